@@ -61,7 +61,7 @@ class ImageView:
 
     An image whose shorter side exceeds `size` is cropped to 50..100 % of its area (aspect ratio 3/4..4/3) and
     resized, as fine-tuning scripts do. A smaller or equal one is resized to (size, size), padded by size // 8
-    on every side by reflection and cropped back, as is usual on CIFAR; a crop by area would cost detail that it
+    on every side by reflection and cropped back, as is usual on CIFAR; a crop by area would cost it detail it
     does not have. Then, if `hflip`, a horizontal flip with probability 1/2.
 
     `strong=True` adds RandAugment (arXiv:1909.13719; 2 operations, magnitude 9 of 30) and Cutout
@@ -124,13 +124,16 @@ class PixelView:
         self.hflip = hflip
         self.photometric: v2.Transform | None = None
         if photometric:
-            kernel = max(3, size // 32 * 2 + 1)
+            # Jitter as PIL (the hue takes half the time), blur as a tensor. Its cost grows with the kernel's area.
+            kernel = min(9, max(3, size // 16 | 1))
             self.photometric = v2.Compose(
                 [
+                    v2.ToPILImage(),
                     v2.RandomApply(
                         [v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)], p=0.8
                     ),
                     v2.RandomGrayscale(p=0.2),
+                    v2.PILToTensor(),
                     v2.RandomApply([v2.GaussianBlur(kernel, sigma=(0.1, 2.0))], p=0.5),
                 ]
             )
