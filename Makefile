@@ -1,0 +1,63 @@
+# `make help` lists the targets. PYTHON is the interpreter that creates the environment in VENV; everything
+# after that runs through VENV, and a second call finds it ready unless pyproject.toml changed.
+
+PYTHON ?= python3
+LOWEST_PYTHON ?= python3.10
+VENV ?= .venv
+LOWEST_VENV ?= .venv-lowest
+ARGS ?=
+
+BIN := $(VENV)/bin
+
+# All four values stand here because `accelerate launch` warns about each one it has to guess.
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-lowest check format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "  Variables: PYTHON=$(PYTHON)  LOWEST_PYTHON=$(LOWEST_PYTHON)  VENV=$(VENV)  ARGS=extra arguments"
+
+demo: $(VENV)/.installed ## train the embedded default to the end (no network, under 3 minutes on 2 cores)
+	$(LAUNCH) scripts/run_dmt.py $(ARGS)
+
+test: $(VENV)/.installed-test ## run the tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-test ## run the tests that take minutes each
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-lowest: $(LOWEST_VENV)/.installed-test ## run the tests on the lowest versions that pyproject.toml allows
+	$(LOWEST_VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+check: $(VENV)/.installed-test ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test ## apply the formatter and the fixes the linter is sure of
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## step time of a pair against the two single-model steps it replaces
+	$(BIN)/python scripts/benchmarks/step_time.py $(ARGS)
+
+clean: ## remove environments, builds and caches (never runs/)
+	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find hf_dmt scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+$(LOWEST_VENV)/.installed-test: pyproject.toml
+	test -x $(LOWEST_VENV)/bin/python || $(LOWEST_PYTHON) -m venv $(LOWEST_VENV)
+	sed -nE 's/^ *"([A-Za-z0-9_-]+)>=([0-9.]+)",$$/\1==\2/p' pyproject.toml > $(LOWEST_VENV)/constraints.txt
+	$(LOWEST_VENV)/bin/python -m pip install --constraint $(LOWEST_VENV)/constraints.txt --editable ".[test]"
+	touch $@

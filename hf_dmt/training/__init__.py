@@ -1,0 +1,1 @@
+"""The phases, run inside one stock Trainer: arguments, labeling, metrics, callbacks."""

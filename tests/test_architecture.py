@@ -1,0 +1,188 @@
+"""The shape of the package, held by reading its sources: nothing here imports a model or trains one."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "hf_dmt"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+# In the order of control; a room may import itself and the rooms after it.
+ROOMS = ["training", "hub", "report", "models", "data", "method"]
+
+# Import names that differ from the name of the distribution that brings them.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "huggingface_hub": "huggingface-hub",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted module) for every import in the file, those inside functions included.
+
+    Relative imports are resolved. `from package import name` yields `package.name`: it may be a module.
+    """
+    package = list(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            for alias in node.names:
+                yield node.lineno, ".".join([*base, *filter(None, [node.module]), alias.name])
+
+
+def room_of(path: Path) -> str:
+    """The room a file stands in; "" for files directly in the package."""
+    inside = path.relative_to(PACKAGE).parts
+    return inside[0] if len(inside) > 1 else ""
+
+
+def describe(path: Path, line: int, what: str) -> str:
+    return f"{path.relative_to(ROOT)}:{line} {what}"
+
+
+def test_every_room_exists_and_every_folder_is_a_room() -> None:
+    """A new folder that no rule below covers would escape them all without a word."""
+    folders = {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE}
+    assert folders == set(ROOMS)
+
+
+def test_imports_point_down_the_room_list() -> None:
+    """An import upwards makes two rooms one: neither can be read, tested or lifted out alone."""
+    wrong = []
+    for path in MODULES:
+        room = room_of(path)
+        if not room:
+            continue  # hf_dmt/__init__.py gathers the public names of all rooms
+        for line, module in imported_modules(path):
+            parts = module.split(".")
+            if parts[0] != "hf_dmt":
+                continue
+            target = parts[1] if len(parts) > 1 else ""
+            if target not in ROOMS or ROOMS.index(target) < ROOMS.index(room):
+                wrong.append(describe(path, line, f"({room}) imports {module}"))
+    assert not wrong, "imports may only go " + " -> ".join(ROOMS) + ":\n" + "\n".join(wrong)
+
+
+def test_method_imports_torch_and_the_standard_library_only() -> None:
+    """`method/` is what a reader compares with the paper and what other projects may lift out."""
+    allowed = {"torch", "hf_dmt", *sys.stdlib_module_names}
+    wrong = [
+        describe(path, line, f"imports {module}")
+        for path in MODULES
+        if room_of(path) == "method"
+        for line, module in imported_modules(path)
+        if module.split(".")[0] not in allowed
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("transformers", ["__init__.py", "models/", "report/", "hub/", "training/"]),
+        ("huggingface_hub", ["models/pair.py", "hub/"]),
+    ],
+)
+def test_libraries_stay_in_their_places(library: str, allowed: list[str]) -> None:
+    """Two places that download can resolve two revisions of one repository: a pair of strangers."""
+    wrong = [
+        describe(path, line, f"imports {module}")
+        for path in MODULES
+        if not path.relative_to(PACKAGE).as_posix().startswith(tuple(allowed))
+        for line, module in imported_modules(path)
+        if module.split(".")[0] == library
+    ]
+    assert not wrong, f"{library} may be imported in {allowed} only:\n" + "\n".join(wrong)
+
+
+def test_every_imported_distribution_is_declared() -> None:
+    """A package that another one happens to bring works here and is missing on the user's machine."""
+    declared = {re.split(r"[<>=~!\[; ]", line)[0].lower() for line in PYPROJECT["project"]["dependencies"]}
+    wrong = []
+    for path in MODULES:
+        for line, module in imported_modules(path):
+            name = module.split(".")[0]
+            if name in sys.stdlib_module_names or name == "hf_dmt":
+                continue
+            if DISTRIBUTIONS.get(name, name) not in declared:
+                wrong.append(describe(path, line, f"imports {name}, which pyproject.toml does not declare"))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_data_file_is_shipped() -> None:
+    """A template outside the package-data patterns works from a checkout and is missing from the wheel."""
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["hf_dmt"]
+    inside = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file()]
+    left_out = [
+        path.as_posix()
+        for path in inside
+        if path.suffix not in {".py", ".pyc"} and not any(path.match(pattern) for pattern in patterns)
+    ]
+    assert not left_out, f"no pattern of {patterns} covers {left_out}"
+
+
+def test_no_file_is_called_utils() -> None:
+    """A drawer without a subject collects helpers that nobody finds again and two people write twice."""
+    drawers = {"utils", "helpers", "common", "misc"}
+    assert not [path.relative_to(ROOT).as_posix() for path in MODULES if path.stem.strip("_") in drawers]
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    """Past that length a file holds two subjects, and the list of files stops being the method."""
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    too_long = {path.relative_to(ROOT).as_posix(): length for path, length in lengths.items() if length > 400}
+    assert not too_long
+
+
+def test_importing_the_package_imports_nothing_slow() -> None:
+    """`import hf_dmt` would take seconds longer, for libraries that only some runs use.
+
+    What transformers itself imports is not ours to judge (5.17 brings scikit-learn), so it goes first.
+    """
+    program = """
+import sys
+from transformers import Trainer
+slow = {"evaluate", "gradio", "matplotlib", "sklearn"}
+before = slow & set(sys.modules)
+import hf_dmt
+print(sorted((slow & set(sys.modules)) - before))
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_text_names_a_folder_of_one_machine() -> None:
+    """A path from the author's disk in an example or a default works for nobody else."""
+    folders = [ROOT / name for name in ("hf_dmt", "scripts", "tests", "model_cards", ".ci")]
+    texts = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    texts += [path for path in ROOT.iterdir() if path.is_file()]
+    # Put together here so that this file does not find itself; /home/user and /Users/you are examples.
+    folders_of_one = "|".join(["root", "work", "home/(?!user)", "Users/(?!you)"])
+    machine = re.compile(rf"(?<![\w.$}}])/(?:{folders_of_one})\b")
+    kinds = {"", ".cff", ".jinja", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
+    found = []
+    for path in texts:
+        if path.suffix not in kinds:
+            continue
+        for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if machine.search(text):
+                found.append(describe(path, number, text.strip()[:100]))
+    assert not found, "\n".join(found)
