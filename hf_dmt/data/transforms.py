@@ -124,7 +124,7 @@ class PixelView:
         self.hflip = hflip
         self.photometric: v2.Transform | None = None
         if photometric:
-            # Jitter as PIL (the hue takes half the time), blur as a tensor. Its cost grows with the kernel's area.
+            # Jitter as PIL (half the time), blur as a tensor (time grows with the kernel's area).
             kernel = min(9, max(3, size // 16 | 1))
             self.photometric = v2.Compose(
                 [

@@ -1,0 +1,251 @@
+"""Tests of decoding: each kind of file that Pillow alone would turn into a wrong image without a word."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_dmt.data.decoding import CorruptImage, find_images, to_mask, to_rgb
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return {"bytes": buffer.getvalue(), "path": f"some/file.{format.lower()}"}
+
+
+def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    assert image.mode == "RGB"
+    value = image.getpixel((x, y))
+    assert isinstance(value, tuple)
+    return value
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    """One grayscale or CMYK file among RGB ones fails in the collator, or is normalised wrongly."""
+    image = Image.new("RGB", (5, 4), "white").convert("L" if mode == "I;16" else mode)
+    result = to_rgb(image.convert("I").point(lambda v: v * 257).convert("I;16") if mode == "I;16" else image)
+    assert result.size == (5, 4) and min(pixel(result)) >= 254
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bit_is_scaled_not_clipped(format: str) -> None:
+    """Pillow's convert clips everything above 255 to white: X-rays and depth maps become blank images."""
+    values = np.array([[0, 257, 25_700, 65_535]], dtype=np.uint16)
+    for source in (
+        encoded(Image.fromarray(values), format),
+        Image.fromarray(values.astype(np.int32)),
+        values,
+    ):
+        assert [pixel(to_rgb(source), x)[0] for x in range(4)] == [0, 1, 100, 255]
+
+
+def test_sixteen_bit_does_not_depend_on_the_rest_of_the_image() -> None:
+    """Scaling by each image's own maximum gives the same value another brightness in every file."""
+    dark, bright = (np.array([[12_850, top]], dtype=np.uint16) for top in (20_000, 65_535))
+    assert pixel(to_rgb(dark)) == pixel(to_rgb(bright)) == (50, 50, 50)
+
+
+def test_transparent_pixels_become_white_whatever_is_stored_under_them() -> None:
+    """Dropping alpha shows colours that nobody sees: black boxes, or noise, learned as a feature."""
+    rgba = Image.new("RGBA", (2, 1), (255, 0, 255, 0))
+    rgba.putpixel((1, 0), (10, 20, 30, 255))
+    gray = Image.new("LA", (2, 1), (7, 0))
+    gray.putpixel((1, 0), (90, 255))
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([255, 0, 255, 10, 20, 30])
+    palette.putpixel((1, 0), 1)
+    for source, opaque in (
+        (encoded(rgba), (10, 20, 30)),
+        (encoded(gray), (90, 90, 90)),
+        (encoded(palette, transparency=0), (10, 20, 30)),
+        (torch.from_numpy(np.array(rgba)).permute(2, 0, 1), (10, 20, 30)),
+    ):
+        assert pixel(to_rgb(source), 0) == (255, 255, 255) and pixel(to_rgb(source), 1) == opaque
+    key = Image.new("RGB", (2, 1), (1, 2, 3))
+    key.putpixel((1, 0), (10, 20, 30))
+    keyed = to_rgb(encoded(key, transparency=(1, 2, 3)))
+    assert (pixel(keyed, 0), pixel(keyed, 1)) == ((255, 255, 255), (10, 20, 30))
+
+
+def test_exif_orientation_is_applied_once() -> None:
+    """Photographs of phones would be trained on lying on their side, and shown upright by every viewer."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    image = Image.new("RGB", (16, 8), "black")
+    image.paste("white", (0, 0, 8, 8))
+    upright = to_rgb(encoded(image, "JPEG", exif=exif, quality=95))
+    assert upright.size == (8, 16) and pixel(upright, 4, 1)[0] > 200 and pixel(upright, 4, 14)[0] < 50
+    assert to_rgb(upright).tobytes() == upright.tobytes()
+    assert to_mask(encoded(Image.new("L", (16, 8), 3), exif=exif)).shape == (16, 8)
+
+
+def test_arrays_and_tensors() -> None:
+    """Channels are last in arrays and first in tensors; floats are fractions of white."""
+    array = np.random.RandomState(0).randint(0, 256, (6, 5, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for source in (array, tensor, tensor.float() / 255, array / 255, Image.fromarray(array)):
+        assert np.array_equal(np.asarray(to_rgb(source)), array)
+    assert pixel(to_rgb(np.array([[True, False]]))) == (255, 255, 255)
+    assert to_rgb(array[..., :1]).size == to_rgb(tensor[0]).size == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((2, 2), 200.0), "from 200 to 200"),
+        (np.full((2, 2), np.nan), "nan"),
+        (np.full((2, 2), 200), "int64"),
+        (np.zeros((3, 8, 9), dtype=np.uint8), r"\(3, 8, 9\)"),
+        (np.zeros((0, 4), dtype=np.uint8), r"\(0, 4\)"),
+    ],
+)
+def test_arrays_without_a_meaning_are_refused(array: np.ndarray, message: str) -> None:
+    """Guessing the range of a float or int64 array gives an image that is all black or all white."""
+    with pytest.raises(ValueError, match=message) as caught:
+        to_rgb(array, name="row 17")
+    assert "row 17" in str(caught.value)
+
+
+def test_palette_masks_keep_their_ids() -> None:
+    """convert("L") turns class 1 (red in the usual VOC palette) into 76."""
+    ids = np.array([[0, 1, 2], [255, 2, 1]], dtype=np.uint8)
+    palette = Image.fromarray(ids).convert("L")
+    coloured = Image.frombytes("P", (3, 2), ids.tobytes())
+    coloured.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 759)
+    for mask in (palette, coloured, encoded(coloured), encoded(coloured, transparency=0)):
+        assert np.array_equal(to_mask(mask), ids)
+
+
+def test_masks_of_every_width_and_form() -> None:
+    """16-bit ids must not be narrowed, and big-endian files must be usable by torch."""
+    wide = np.array([[0, 300], [65_535, 1]], dtype=np.uint16)
+    big = to_mask(encoded(Image.frombytes("I;16B", (2, 2), wide.astype(">u2").tobytes()), "TIFF"))
+    torch.from_numpy(big.astype(np.int64))
+    assert big.dtype.isnative
+    for mask in (
+        big,
+        to_mask(encoded(Image.fromarray(wide))),
+        to_mask(torch.from_numpy(wide.astype(np.int64))),
+    ):
+        assert np.array_equal(mask, wide)
+    assert to_mask(Image.new("1", (2, 2), 1)).tolist() == [[1, 1], [1, 1]]
+    triple = np.repeat(np.array([[3, 4]], dtype=np.uint8)[..., None], 3, axis=-1)
+    assert to_mask(Image.fromarray(triple)).tolist() == [[3, 4]]
+    assert to_mask(Image.fromarray(triple).convert("RGBA")).tolist() == [[3, 4]]
+    assert to_mask(torch.tensor([[[5, 6]]])).tolist() == [[5, 6]]
+    torch.from_numpy(to_mask(encoded(Image.new("L", (2, 2)))))[0, 0] = 1  # writable, or torch warns per image
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (Image.new("RGB", (2, 2), (128, 0, 0)), r"colour image.*row 0, column 0 is \[128, 0, 0\].*palette"),
+        (Image.new("RGBA", (2, 2), (1, 1, 1, 0)), "transparent"),
+        (np.zeros((2, 2), dtype=np.float32), "float32"),
+        (np.zeros((2, 2, 2, 2), dtype=np.uint8), r"\(2, 2, 2, 2\)"),
+    ],
+)
+def test_what_is_no_mask_says_why(mask: Any, message: str) -> None:
+    """A colour mask read as brightness trains on classes that do not exist."""
+    with pytest.raises(ValueError, match=message) as caught:
+        to_mask(mask, name="masks/3.png")
+    assert "masks/3.png" in str(caught.value) and not isinstance(caught.value, CorruptImage)
+
+
+def broken_files() -> dict[str, bytes]:
+    content = encoded(Image.effect_noise((64, 64), 50), "JPEG")["bytes"]
+    png = encoded(Image.effect_noise((64, 64), 50))["bytes"]
+    return {
+        "truncated.jpg": content[: len(content) // 2],
+        "truncated.png": png[: len(png) // 2],
+        "flipped.png": png[:60] + bytes(200) + png[260:],
+        "text.jpg": b"no image",
+        "empty.png": b"",
+    }
+
+
+@pytest.mark.parametrize("name", broken_files())
+def test_broken_files_are_named(name: str, tmp_path: Path) -> None:
+    """Without the name a user with 50,000 files cannot find the one that stopped the run."""
+    path = tmp_path / name
+    path.write_bytes(broken_files()[name])
+    for source in (path, str(path), {"bytes": path.read_bytes(), "path": str(path)}):
+        for decode in (to_rgb, to_mask):
+            with pytest.raises(CorruptImage, match=name) as caught:
+                decode(source)
+            assert "BytesIO" not in str(caught.value) and "--skip_corrupt_images" in str(caught.value)
+
+
+def test_missing_files_and_other_objects() -> None:
+    """A missing file is listed with the broken ones; what is no image at all is a mistake in the caller."""
+    with pytest.raises(CorruptImage, match="nowhere.png.*No such file"):
+        to_rgb({"bytes": None, "path": "nowhere.png"})
+    with pytest.raises(TypeError, match="NoneType"):
+        to_rgb(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bombs_are_an_error_that_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between once and twice its limit Pillow only warns, and fills the memory of every worker."""
+    source = encoded(Image.new("L", (12, 10)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(CorruptImage, match="some/file.png.*12 x 10 pixels.*100"):
+        to_rgb(source)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(CorruptImage, match="some/file.png"):
+        to_rgb(source)
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    """Pillow opens files lazily: a folder of many images then runs out of file handles."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        images = [to_rgb(tmp_path / "a.png") for _ in range(20)]
+    if Path("/proc/self/fd").exists():
+        opened = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert not any(str(tmp_path) in path for path in opened)
+    assert len(images) == 20
+
+
+def test_find_images(tmp_path: Path) -> None:
+    """Text, hidden files and macOS droppings are no images; the order is not the file system's."""
+    names = ["b/2.PNG", "b/10.jpg", "a.jpeg", "c/d/e/x.webp", "a b/ü.tif"]
+    others = ["notes.txt", ".hidden.png", ".cache/y.png", "b/._2.png", "b/Thumbs.db", "png"]
+    for name in names + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a b/ü.tif", "a.jpeg", "b/10.jpg", "b/2.PNG", "c/d/e/x.webp"]
+
+
+def test_find_images_follows_links_and_survives_loops(tmp_path: Path) -> None:
+    """A link to a parent would be walked until the path is too long; a linked disk must still be found."""
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    root.mkdir()
+    disk.mkdir()
+    (disk / "1.png").write_bytes(b"")
+    try:
+        (root / "loop").symlink_to(root, target_is_directory=True)
+        (root / "data").symlink_to(disk, target_is_directory=True)
+        (root / "data again").symlink_to(disk, target_is_directory=True)
+    except OSError:
+        pytest.skip("this file system has no links")
+    assert [path.relative_to(root).as_posix() for path in find_images(root)] == ["data/1.png"]
+
+
+def test_find_images_names_a_wrong_path(tmp_path: Path) -> None:
+    """An empty list for a mistyped path would end in "no unlabeled images" much later."""
+    (tmp_path / "file.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="nowhere.*does not exist"):
+        find_images(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="file.png.*is a file"):
+        find_images(tmp_path / "file.png")
