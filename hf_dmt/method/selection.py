@@ -46,7 +46,8 @@ def select_top_ratio(confidence: Tensor, ratio: float, *, rule: SelectionRule = 
     """Select the most confident fraction of all images.
 
     Args:
-        confidence: (N,) floating.
+        confidence: (N,) floating, or whatever orders like it: -doubt and codes also rank images whose
+            confidence is rounded to 1, which would otherwise be taken in the order of the data set.
         ratio: label ratio in (0, 1].
         rule: "exact" keeps exactly `selected_count(ratio, N)`, ties broken by the lower index. "official"
             keeps what is strictly above the value at index int(1 - ratio * N) of the ascending sort: two
