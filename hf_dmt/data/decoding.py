@@ -17,9 +17,10 @@ from torch import Tensor
 
 ImageSource = Image.Image | np.ndarray | Tensor | str | Path | Mapping[str, Any]
 
-IMAGE_EXTENSIONS = frozenset(
-    ".avif .bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
-)
+IMAGE_EXTENSIONS = {
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
+    *(".tif", ".tiff", ".webp"),
+}
 EXIF_ORIENTATION = 0x0112
 SIXTEEN_BIT = 65535.0
 
@@ -83,8 +84,7 @@ def to_mask(mask: ImageSource, name: str | None = None) -> np.ndarray:
         ids = ids.astype(np.uint8)
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(
-            f"The mask {name} holds {ids.dtype} values; class ids are integers. "
-            "Save it as an 8-bit or 16-bit PNG."
+            f"The mask {name} holds {ids.dtype} values; class ids are integers. Save it as an 8-bit or 16-bit PNG."
         )
     if ids.ndim == 3:
         ids = _single_channel(ids, name)
@@ -98,7 +98,7 @@ def find_images(folder: str | Path) -> list[Path]:
     """All image files in a folder and the folders in it, sorted by their path inside it.
 
     Files are told by their extension (`IMAGE_EXTENSIONS`, any case). Other files, hidden files and hidden
-    folders are left out. Linked folders are followed, each real folder once, so a link to a parent does no harm.
+    folders are left out. Linked folders are followed, each real folder once: a link to a parent does no harm.
 
     Raises:
         ValueError: there is no such folder.
@@ -212,9 +212,7 @@ def _single_channel(ids: np.ndarray, name: str) -> np.ndarray:
     """(H, W, channels) integers -> (H, W), where that loses nothing."""
     if ids.shape[-1] in (2, 4):
         if (ids[..., -1] != np.iinfo(ids.dtype).max).any():
-            raise ValueError(
-                f"The mask {name} has transparent pixels, whose class is unknown. Save it without alpha."
-            )
+            raise ValueError(f"The mask {name} has transparent pixels, whose class is unknown. Save it without alpha.")
         ids = ids[..., :-1]
     if (ids != ids[..., :1]).any():
         row, column = np.argwhere((ids != ids[..., :1]).any(axis=-1))[0]

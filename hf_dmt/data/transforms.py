@@ -115,9 +115,7 @@ class PixelView:
         hflip: Mirror half of the views.
     """
 
-    def __init__(
-        self, size: int, *, scale: bool = True, photometric: bool = False, hflip: bool = True
-    ) -> None:
+    def __init__(self, size: int, *, scale: bool = True, photometric: bool = False, hflip: bool = True) -> None:
         check_size(size)
         self.size = size
         self.scale = scale
@@ -129,9 +127,7 @@ class PixelView:
             self.photometric = v2.Compose(
                 [
                     v2.ToPILImage(),
-                    v2.RandomApply(
-                        [v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)], p=0.8
-                    ),
+                    v2.RandomApply([v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)], p=0.8),
                     v2.RandomGrayscale(p=0.2),
                     v2.PILToTensor(),
                     v2.RandomApply([v2.GaussianBlur(kernel, sigma=(0.1, 2.0))], p=0.5),
@@ -193,13 +189,9 @@ class PixelView:
 
 
 @overload
-def train_view(
-    name: str, size: int, task: Literal["image-classification"], *, hflip: bool = True
-) -> ImageView: ...
+def train_view(name: str, size: int, task: Literal["image-classification"], *, hflip: bool = True) -> ImageView: ...
 @overload
-def train_view(
-    name: str, size: int, task: Literal["semantic-segmentation"], *, hflip: bool = True
-) -> PixelView: ...
+def train_view(name: str, size: int, task: Literal["semantic-segmentation"], *, hflip: bool = True) -> PixelView: ...
 @overload
 def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PixelView: ...
 def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PixelView:
@@ -236,6 +228,4 @@ def check_size(size: int) -> None:
 def check_rgb(image: Image.Image) -> None:
     """Raises ValueError unless the image is RGB: v2 transforms take other modes, and treat them otherwise."""
     if image.mode != "RGB":
-        raise ValueError(
-            f"A training view needs an RGB image and got mode {image.mode!r}: call to_rgb on it first."
-        )
+        raise ValueError(f"A training view needs an RGB image and got mode {image.mode!r}: call to_rgb on it first.")

@@ -186,7 +186,7 @@ def test_broken_files_are_named(name: str, tmp_path: Path) -> None:
 
 def test_missing_files_and_other_objects() -> None:
     """A missing file is listed with the broken ones; what is no image at all is a mistake in the caller."""
-    with pytest.raises(CorruptImage, match="nowhere.png.*No such file"):
+    with pytest.raises(CorruptImage, match=r"nowhere.png.*No such file"):
         to_rgb({"bytes": None, "path": "nowhere.png"})
     with pytest.raises(TypeError, match="NoneType"):
         to_rgb(None)  # type: ignore[arg-type]
@@ -197,10 +197,10 @@ def test_decompression_bombs_are_an_error_that_names_the_file(monkeypatch: pytes
     """Between once and twice its limit Pillow only warns, and fills the memory of every worker."""
     source = encoded(Image.new("L", (12, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(CorruptImage, match="some/file.png.*12 x 10 pixels.*100"):
+    with pytest.raises(CorruptImage, match=r"some/file.png.*12 x 10 pixels.*100"):
         to_rgb(source)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(CorruptImage, match="some/file.png"):
+    with pytest.raises(CorruptImage, match=r"some/file.png"):
         to_rgb(source)
 
 
@@ -245,7 +245,7 @@ def test_find_images_follows_links_and_survives_loops(tmp_path: Path) -> None:
 def test_find_images_names_a_wrong_path(tmp_path: Path) -> None:
     """An empty list for a mistyped path would end in "no unlabeled images" much later."""
     (tmp_path / "file.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="nowhere.*does not exist"):
+    with pytest.raises(ValueError, match=r"nowhere.*does not exist"):
         find_images(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="file.png.*is a file"):
+    with pytest.raises(ValueError, match=r"file.png.*is a file"):
         find_images(tmp_path / "file.png")

@@ -64,9 +64,7 @@ def test_image_mask_and_confidence_move_together(height: int, width: int) -> Non
         seen_padding += int((~valid).any())
         step = (columns[:, 1:] - columns[:, :-1])[valid[:, 1:] & valid[:, :-1]].sum()
         seen_flip, seen_straight = seen_flip + int(step < 0), seen_straight + int(step > 0)
-    assert seen_padding > 4 and seen_flip > 10 and seen_straight > 10, (
-        "the comparison above must not be vacuous"
-    )
+    assert seen_padding > 4 and seen_flip > 10 and seen_straight > 10, "the comparison above must not be vacuous"
 
 
 def test_mask_is_not_shifted_against_the_image_by_scaling() -> None:
@@ -143,9 +141,7 @@ def test_pixel_views_smaller_and_larger_than_the_image(name: str) -> None:
     """A crop larger than the image must be padded, not refused and not shrunk."""
     for shape in ((1, 1), (10, 60), (60, 10), (48, 48)):
         with augmentation_seed(1):
-            pixels, labels, _ = train_view(name, 48, SEGMENTATION)(
-                noise(*shape), np.ones(shape, dtype=np.int64)
-            )
+            pixels, labels, _ = train_view(name, 48, SEGMENTATION)(noise(*shape), np.ones(shape, dtype=np.int64))
         assert pixels.shape == (3, 48, 48) and set(labels.flatten().tolist()) <= {-100, 1}
         assert pixels.min() >= 0 and pixels.max() <= 1
 
@@ -167,9 +163,7 @@ def test_hflip_can_be_switched_off() -> None:
 def test_strong_views_are_not_flat(source: int) -> None:
     """B24: shifts in pixels, meant for large images, leave small ones one flat colour with a label."""
     view = train_view("strong", 32, CLASSIFICATION)
-    flat = sum(
-        bool(v.amax((1, 2)).sub(v.amin((1, 2))).max() < 0.02) for v in draws(view, noise(source, source), 400)
-    )
+    flat = sum(bool(v.amax((1, 2)).sub(v.amin((1, 2))).max() < 0.02) for v in draws(view, noise(source, source), 400))
     assert flat == 0
 
 
@@ -229,7 +223,7 @@ def test_seed_for_is_the_same_everywhere() -> None:
 
 def test_bad_input_is_named() -> None:
     """Each error says what was given, before the tensors are misread."""
-    with pytest.raises(ValueError, match="scale-crop-flip.*image-classification.*weak, strong"):
+    with pytest.raises(ValueError, match=r"scale-crop-flip.*image-classification.*weak, strong"):
         train_view("scale-crop-flip", 32, CLASSIFICATION)
     with pytest.raises(ValueError, match="'detection'"):
         train_view("weak", 32, "detection")
