@@ -116,9 +116,7 @@ def weighted_cross_entropy(
         cross_entropy: (N, *) float32, of the targets.
         coefficients: (N, *) float32, constants for the gradient.
     """
-    loss: Tensor = _WeightedCrossEntropy.apply(
-        logits, top.logit, top.confidence, targets, cross_entropy, coefficients
-    )
+    loss: Tensor = _WeightedCrossEntropy.apply(logits, top.logit, top.confidence, targets, cross_entropy, coefficients)
     return loss
 
 

@@ -17,9 +17,7 @@ from hf_dmt.method.weighting import check_units, top_class, unit_cross_entropy
 MixupWeighting = Literal["mixed", "per_term"]
 
 
-def draw_mixup(
-    n: int, alpha: float, *, generator: torch.Generator, keep_max: bool = True
-) -> tuple[float, Tensor]:
+def draw_mixup(n: int, alpha: float, *, generator: torch.Generator, keep_max: bool = True) -> tuple[float, Tensor]:
     """Draw the ratio lam ~ Beta(alpha, alpha) and a permutation of n samples.
 
     Args:

@@ -67,15 +67,13 @@ def plan_phases(
         _check_at_least("pseudo_batch_size", pseudo_batch_size, 0)
 
     def steps(epochs: float, images: int, batch: int) -> int:
-        # The slack takes back what float arithmetic adds to a product that is whole: 1.1 * 10 / 11 is 1 step.
+        # The slack takes back what float arithmetic adds to a product that is whole: 2.2 * 100 / 4 is 55 steps.
         count = max(1, math.ceil(epochs * images / batch - 1e-9))
         return count if max_steps is None else min(count, max_steps)
 
     phases = []
     if supervised_epochs > 0:
-        phases.append(
-            Phase(0, None, steps(supervised_epochs, num_labeled, labeled_batch_size + pseudo_batch_size))
-        )
+        phases.append(Phase(0, None, steps(supervised_epochs, num_labeled, labeled_batch_size + pseudo_batch_size)))
     for index, ratio in enumerate(label_ratios, start=1):
         images = num_unlabeled if ratio is None else selected_count(ratio, num_unlabeled)
         if select_units == "pixels":

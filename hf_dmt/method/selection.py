@@ -100,9 +100,7 @@ def class_balanced_thresholds(
     _check_ratio(ratio)
     _check_rule(rule)
     if confidence.shape != labels.shape:
-        raise ValueError(
-            f"confidence {tuple(confidence.shape)} and labels {tuple(labels.shape)} must have one shape"
-        )
+        raise ValueError(f"confidence {tuple(confidence.shape)} and labels {tuple(labels.shape)} must have one shape")
     _check_no_nan(confidence)
     values, classes = confidence.flatten().float(), labels.flatten().long()
     _check_classes(classes, num_classes)
@@ -154,8 +152,7 @@ def encode_confidence(confidence: Tensor | None = None, *, doubt: Tensor | None 
     if doubt is None:
         assert confidence is not None
         doubt = 1.0 - confidence.float()
-    # A copy first: the bits of a tensor with strides or of another dtype cannot be read in place.
-    bits = doubt.float().clamp(0.0, 1.0).contiguous().view(torch.int32)
+    bits = doubt.float().clamp(0.0, 1.0).view(torch.int32)
     return (CONFIDENCE_CODES - 1 - (bits >> _DROPPED_BITS)).clamp(min=0)
 
 
@@ -165,9 +162,7 @@ def decode_confidence(codes: Tensor) -> Tensor:
     return 1.0 - (bits | 1 << (_DROPPED_BITS - 1)).view(torch.float32).clamp(max=1.0)
 
 
-def confidence_histogram(
-    codes: Tensor, labels: Tensor, num_classes: int, *, out: Tensor | None = None
-) -> Tensor:
+def confidence_histogram(codes: Tensor, labels: Tensor, num_classes: int, *, out: Tensor | None = None) -> Tensor:
     """Count codes per class. Histograms add: over images by `out`, over processes by a sum.
 
     Args:

@@ -104,7 +104,7 @@ def judge(
     if positive_disagree == "drop":
         weights = torch.where(positive, 0.0, weights)
     elif positive_disagree == "flip":
-        weights = torch.where(positive, (1.0 - confidence).clamp(min=0.0) ** gamma2, weights)
+        weights = torch.where(positive, (1.0 - confidence) ** gamma2, weights)
         targets = torch.where(positive, top.label, labels)
         cross_entropy = torch.where(positive, torch.log1p(top.rest), cross_entropy)
     weights = torch.where(pseudo, weights, valid.float())
@@ -157,9 +157,7 @@ def dynamic_weights(
     ).weights
 
 
-def check_units(
-    logits: Tensor, labels: Tensor, ignore_index: int, **per_unit: Tensor
-) -> tuple[Tensor, Tensor]:
+def check_units(logits: Tensor, labels: Tensor, ignore_index: int, **per_unit: Tensor) -> tuple[Tensor, Tensor]:
     """Refuse what would broadcast or index silently wrong; return logits and int64 labels.
 
     `per_unit` are further tensors of the shape of the labels, by the name that an error shall use. float64

@@ -1,0 +1,294 @@
+"""From images to training batches: which image is drawn when, and how it becomes a sample for a and one for b.
+
+The two members draw from independent streams: own order, own augmentation, own selected subset. Every draw is a pure
+function of (seed, phase, member, position), so ranks never repeat each other, the number of workers does not matter, and a
+resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .pseudo_labels import ImageLabels, PixelLabels
+from .transforms import IGNORE_INDEX, augmentation_seed, seed_for
+
+MEMBERS = ("a", "b")
+PseudoLabels = ImageLabels | PixelLabels
+
+
+class Draw(NamedTuple):
+    """One sample for one member: the image at `row` of the labeled or unlabeled set, augmented with `seed`."""
+
+    member: str
+    is_pseudo: bool
+    row: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Images per optimizer update over all processes and accumulation steps, and how they are divided.
+
+    Attributes:
+        labeled, pseudo: images per update. world_size, accumulation: processes, micro-batches per update.
+    """
+
+    labeled: int
+    pseudo: int
+    world_size: int = 1
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        parts = self.world_size * self.accumulation
+        for name, size in (("labeled_batch_size", self.labeled), ("pseudo_batch_size", self.pseudo)):
+            if size % parts:
+                below, above = size // parts * parts, (size // parts + 1) * parts
+                nearest = f"{below} or {above}" if below else f"{above}"
+                raise ValueError(
+                    f"{name} {size} cannot be divided evenly over {self.world_size} process(es) x {self.accumulation} "
+                    f"accumulation step(s). It counts images per update over all of them: use {nearest}."
+                )
+
+    def labels_only(self) -> BatchShape:
+        """Phase 0: the same number of images, all labeled."""
+        return BatchShape(self.labeled + self.pseudo, 0, self.world_size, self.accumulation)
+
+
+class PhaseBatchSampler:
+    """The micro-batches of one process in the current phase: lists of `(draw for a, draw for b)`.
+
+    `begin` sets the phase. Streams are endless: a permutation of the rows, then the next. `batch_size` and `drop_last` are
+    what accelerate reads.
+    """
+
+    drop_last = False
+
+    def __init__(self, shape: BatchShape, *, rank: int = 0, seed: int = 42) -> None:
+        self.shape, self.rank, self.seed = shape, rank, seed
+        self.phase, self.steps = 0, 0
+        self.rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def begin(self, phase: int, steps: int, labeled: dict[str, np.ndarray], pseudo: dict[str, np.ndarray]) -> None:
+        """Set the phase: its number of updates and, per member, the rows it draws from (empty: none of this kind).
+
+        In a phase without pseudo-labeled rows the whole batch is labeled.
+        """
+        self.phase, self.steps = phase, steps
+        self.rows = {member: (labeled[member], pseudo[member]) for member in MEMBERS}
+
+    @property
+    def batch_size(self) -> int:
+        """Images per micro-batch and process."""
+        return (self.shape.labeled + self.shape.pseudo) // (self.shape.world_size * self.shape.accumulation)
+
+    def __len__(self) -> int:
+        return self.steps * self.shape.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[Draw, Draw]]]:
+        streams = {member: self._member_batches(member, position) for position, member in enumerate(MEMBERS)}
+        for _ in range(len(self)):
+            yield list(zip(next(streams["a"]), next(streams["b"]), strict=True))
+
+    def _member_batches(self, member: str, position: int) -> Iterator[list[Draw]]:
+        labeled, pseudo = self.rows[member]
+        shape = self.shape if len(pseudo) else self.shape.labels_only()
+        kinds = [(False, labeled, shape.labeled), (True, pseudo, shape.pseudo)]
+        streams = [self._stream(member, position, is_pseudo, rows) for is_pseudo, rows, size in kinds if size]
+        sizes = [size // (shape.world_size * shape.accumulation) for *_, size in kinds if size]
+        for _ in range(self.steps):
+            for micro in range(shape.accumulation):
+                batch: list[Draw] = []
+                for stream, size in zip(streams, sizes, strict=True):
+                    # The update's draws in order; micro-batch and rank take their slices, so that one process with a
+                    # batch of 16 and two with 8 each train on the same 16 images.
+                    start = (micro * shape.world_size + self.rank) * size
+                    batch += [stream(start + offset) for offset in range(size)]
+                yield batch
+            for stream, size in zip(streams, sizes, strict=True):
+                stream.advance(size * shape.world_size * shape.accumulation)
+
+    def _stream(self, member: str, position: int, is_pseudo: bool, rows: np.ndarray) -> _Stream:
+        return _Stream(member, is_pseudo, rows, (self.seed, self.phase, position, int(is_pseudo)))
+
+
+class _Stream:
+    """An endless shuffled stream over rows, addressed relative to a position that only moves forward."""
+
+    def __init__(self, member: str, is_pseudo: bool, rows: np.ndarray, key: tuple[int, ...]) -> None:
+        self.member, self.is_pseudo, self.rows, self.key = member, is_pseudo, rows, key
+        self.position = 0
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __call__(self, offset: int) -> Draw:
+        number = self.position + offset
+        turn, place = divmod(number, len(self.rows))
+        if turn not in self._orders:
+            self._orders = {old: order for old, order in self._orders.items() if old >= self.position // len(self.rows)}
+            self._orders[turn] = np.random.default_rng([*self.key, turn]).permutation(len(self.rows))
+        row = int(self.rows[self._orders[turn][place]])
+        return Draw(self.member, self.is_pseudo, row, seed_for(*self.key, number))
+
+    def advance(self, count: int) -> None:
+        self.position += count
+
+
+class PairDataset(Dataset[dict[str, dict[str, Any]]]):
+    """Samples for both members, addressed by `(draw for a, draw for b)`.
+
+    Args:
+        labeled: map-style, `{'image': PIL, 'label': int}` or `{'image': PIL, 'mask': (H, W) int64, -100 = void}`.
+        unlabeled: map-style, `{'image': PIL}`; anything else in its items is not looked at. None without pseudo labels.
+        views: the random view of each member (an `ImageView` or a `PixelView`).
+        image_size: pixels only: images are brought to this shorter side first, never up.
+        num_classes: labels are checked against it when they are read.
+    """
+
+    def __init__(
+        self,
+        labeled: Any,
+        unlabeled: Any | None,
+        views: Mapping[str, Callable[..., Any]],
+        *,
+        task: str,
+        image_size: int,
+        num_classes: int,
+    ) -> None:
+        self.labeled, self.unlabeled, self.views = labeled, unlabeled, views
+        self.task, self.image_size, self.num_classes = task, image_size, num_classes
+        self.pseudo: dict[str, PseudoLabels] = {}  # by the member that learns from them; set when a phase begins
+
+    def __len__(self) -> int:
+        return len(self.labeled) + len(self.unlabeled or ())
+
+    def __getitem__(self, draws: tuple[Draw, Draw]) -> dict[str, dict[str, Any]]:
+        return {draw.member: self._sample(draw) for draw in draws}
+
+    def _sample(self, draw: Draw) -> dict[str, Any]:
+        item = (self.unlabeled if draw.is_pseudo else self.labeled)[draw.row]
+        view = self.views[draw.member]
+        if self.task == "image-classification":
+            label, confidence = self._image_target(draw, item)
+            with augmentation_seed(draw.seed):
+                pixels = view(item["image"])
+            return {
+                "pixel_values": pixels,
+                "labels": label,
+                "confidence": np.float32(confidence),
+                "is_pseudo": draw.is_pseudo,
+            }
+        image = fit_shorter_side(item["image"], self.image_size)
+        mask, confidences = self._pixel_target(draw, item, image.size[::-1])
+        with augmentation_seed(draw.seed):
+            pixels, labels, confidence_map = view(image, mask, confidences)
+        return {
+            "pixel_values": pixels,
+            "labels": labels,
+            "confidence": confidence_map,
+            "is_pseudo": draw.is_pseudo,
+        }
+
+    def _image_target(self, draw: Draw, item: dict[str, Any]) -> tuple[int, float]:
+        if draw.is_pseudo:
+            stored = self.pseudo[draw.member]
+            assert isinstance(stored, ImageLabels)
+            return int(stored.labels[draw.row]), float(stored.confidence[draw.row])
+        label = int(item["label"])
+        check_labels(np.asarray(label), self.num_classes, f"labeled image {draw.row}")
+        return label, 1.0
+
+    def _pixel_target(
+        self, draw: Draw, item: dict[str, Any], size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if draw.is_pseudo:
+            stored = self.pseudo[draw.member]
+            assert isinstance(stored, PixelLabels)
+            return stored.selected(draw.row)
+        mask = np.asarray(item["mask"])
+        check_labels(mask, self.num_classes, f"the mask of labeled image {draw.row}")
+        return resize_mask(mask, size), None
+
+
+class CleanDataset(Dataset[dict[str, Any]]):
+    """Images as they are, for labeling and evaluation; `rows` are one process's share of `source`."""
+
+    def __init__(
+        self, source: Any, rows: Sequence[int] | np.ndarray, *, task: str, shorter_side: int | None = None
+    ) -> None:
+        self.source, self.rows = source, rows
+        self.task, self.shorter_side = task, shorter_side
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = int(self.rows[index])
+        item = self.source[row]
+        image = item["image"]
+        if self.shorter_side is not None:
+            image = fit_shorter_side(image, self.shorter_side)
+        truth = item.get("label") if self.task == "image-classification" else item.get("mask")
+        return {"image": image, "labels": truth, "index": row}
+
+
+class CleanCollator:
+    """Batches of clean images: each member's processor runs here, in the worker, over all images of the batch at once.
+
+    Args:
+        prepare: per member, a function from a list of images to a list of `(3, h, w)` tensors (the processor).
+
+    Returns:
+        `{'a': [tensors], 'b': [tensors], 'labels': list, 'index': (B,) int64, 'sizes': [(H, W)]}`.
+    """
+
+    def __init__(self, prepare: dict[str, Callable[[list[Any]], list[Tensor]]]) -> None:
+        self.prepare = prepare
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        images = [item["image"] for item in items]
+        return {
+            **{member: prepare(images) for member, prepare in self.prepare.items()},
+            "labels": [item["labels"] for item in items],
+            "index": torch.tensor([item["index"] for item in items]),
+            "sizes": [image.size[::-1] for image in images],
+        }
+
+
+def fit_shorter_side(image: Image.Image, side: int) -> Image.Image:
+    """Bring an image to the given shorter side, keeping its shape; smaller images stay as they are."""
+    shorter = min(image.size)
+    if shorter <= side:
+        return image
+    width, height = (max(side, round(length * side / shorter)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask at `(H, W)`, each pixel the class at its centre."""
+    if mask.shape == size:
+        return mask
+    resized = torch.nn.functional.interpolate(
+        torch.from_numpy(mask)[None, None].float(), size, mode="nearest-exact"
+    )  # float32 holds every class id below 2**24
+    return resized[0, 0].long().numpy()
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Labels are checked on the CPU when they are read: on a GPU the same mistake ends the process without a name.
+
+    Raises:
+        ValueError: a label outside 0..num_classes-1 that is not -100.
+    """
+    wrong = labels[(labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_classes))]
+    if wrong.size:
+        raise ValueError(
+            f"Label {int(wrong.flat[0])} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). A void value "
+            "in the masks is named with --ignore_index; a missing class with --id2label."
+        )

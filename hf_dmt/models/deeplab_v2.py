@@ -1,0 +1,215 @@
+"""DeepLab-v2 on ResNet-101, the segmentation network of the paper, as a transformers model.
+
+Importing this module registers `model_type` "hf_dmt_deeplab_v2" with `AutoConfig`,
+`AutoModelForSemanticSegmentation` and `AutoImageProcessor`, so a saved folder loads, and serves as a member of
+a pair, like any other.
+
+Structure: Chen et al., "DeepLab" (2018), as in the official code: the backbone is the standard ResNet V1.5
+(stride in the 3x3 convolution) whose last two stages trade their stride for dilation, so logits are 1/8 of the
+input (41x41 for 321x321); the head sums parallel 3x3 convolutions with dilation 6, 12, 18 and 24. The official
+forward returns after the first two branches and leaves the other two without a gradient. We use all four by
+default; with `aspp_branches=2` the unused ones do not exist, because parameters without a gradient stop
+DistributedDataParallel. Parameters: 44,048,532 at 21 classes with four branches, what the official network counts.
+"""
+
+import os
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+    SegformerImageProcessor,
+)
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils.generic import can_return_tuple
+
+ASPP_DILATIONS = (6, 12, 18, 24)
+
+
+class DeepLabV2Config(PreTrainedConfig):
+    """Configuration of DeepLab-v2; the defaults are the paper's ResNet-101.
+
+    num_channels, embedding_size, hidden_sizes, depths: as in `ResNetConfig`; four stages of bottlenecks.
+    aspp_branches: 4 uses all dilations, 2 is what the official code computes (dilations 6 and 12).
+    semantic_loss_ignore_index: label without a loss when `forward` is given labels.
+
+    Raises ValueError for another number of branches or stages.
+    """
+
+    model_type = "hf_dmt_deeplab_v2"
+
+    num_channels: int = 3
+    embedding_size: int = 64
+    hidden_sizes: list[int] | tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: list[int] | tuple[int, ...] = (3, 4, 23, 3)
+    aspp_branches: int = 4
+    semantic_loss_ignore_index: int = 255
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.aspp_branches not in (2, 4):
+            raise ValueError(
+                f"aspp_branches={self.aspp_branches}: the head sums either all 4 branches or, as the official "
+                "code does, the first 2. Use 4 or 2."
+            )
+        if len(self.depths) != 4 or len(self.hidden_sizes) != 4:
+            raise ValueError(
+                f"depths={self.depths}, hidden_sizes={self.hidden_sizes}: output stride 8 comes from dilating "
+                "stages 3 and 4 of four. Give four numbers each."
+            )
+        # Tuples come back from JSON as lists; one form makes a loaded configuration equal to the saved one.
+        self.hidden_sizes, self.depths = list(self.hidden_sizes), list(self.depths)
+        super().__post_init__(**kwargs)
+
+
+class DeepLabV2ForSemanticSegmentation(PreTrainedModel):
+    """Dilated ResNet and a sum of dilated 3x3 convolutions."""
+
+    config_class = DeepLabV2Config
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["ResNetBottleNeckLayer"]
+    # forward takes **kwargs and its loss is a plain mean: without this the Trainer believes that it divides by
+    # num_items_in_batch, and does not divide by the gradient accumulation steps itself.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: DeepLabV2Config) -> None:
+        super().__init__(config)
+        self.backbone = ResNetModel(
+            ResNetConfig(
+                num_channels=config.num_channels,
+                embedding_size=config.embedding_size,
+                hidden_sizes=config.hidden_sizes,
+                depths=config.depths,
+            )
+        )
+        _dilate(self.backbone)
+        self.branches = nn.ModuleList(
+            nn.Conv2d(config.hidden_sizes[-1], config.num_labels, 3, padding=dilation, dilation=dilation)
+            for dilation in ASPP_DILATIONS[: config.aspp_branches]
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The head starts at PyTorch's default, as officially (the base class would use std 0.02).
+
+        The backbone is a model of its own and initialises itself: He normal, fan-out.
+        """
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> SemanticSegmenterOutput:
+        """pixel_values (N, num_channels, H, W) float -> logits (N, num_labels, ceil(H / 8), ceil(W / 8)).
+
+        labels (N, H', W') int64: logits are upsampled to them (bilinear, align_corners=True, as officially) and
+        `loss` is the mean cross-entropy of the pixels that are not ignored, 0 when all are.
+        """
+        features = self.backbone(pixel_values, return_dict=True).last_hidden_state
+        logits = torch.stack([branch(features) for branch in self.branches]).sum(dim=0)
+        loss = None
+        if labels is not None:
+            upsampled = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=True)
+            ignore_index = self.config.semantic_loss_ignore_index
+            loss = F.cross_entropy(upsampled, labels, ignore_index=ignore_index, reduction="sum")
+            loss = loss / (labels != ignore_index).sum().clamp(min=1)
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
+def _dilate(backbone: ResNetModel) -> None:
+    """Output stride 32 -> 8 in place: stages 3 and 4 keep their resolution and dilate their 3x3 convolutions.
+
+    A stage's first block still has the dilation of the stage before it (1, 2), the others 2 and 4, as with
+    torchvision's `replace_stride_with_dilation`. No tensor changes its name or shape: ResNet checkpoints fit.
+    """
+    for stage, dilation in zip(backbone.encoder.stages[2:], (2, 4), strict=True):
+        for index, block in enumerate(stage.layers):
+            for conv in block.modules():
+                if isinstance(conv, nn.Conv2d):
+                    conv.stride = (1, 1)
+                    if conv.kernel_size == (3, 3):
+                        own = dilation // 2 if index == 0 else dilation
+                        conv.dilation = conv.padding = (own, own)
+
+
+def load_imagenet_backbone(
+    model: DeepLabV2ForSemanticSegmentation, source: PreTrainedModel | str | os.PathLike[str]
+) -> None:
+    """Copy the weights and running statistics of a transformers ResNet into the backbone, in place.
+
+    source: a `ResNetModel`, a `ResNetForImageClassification`, or the Hub id or folder of one, such as
+    "microsoft/resnet-101". Its classifier is left out; every other tensor is used, and every tensor of the
+    backbone is set.
+
+    Raises ValueError when source is no ResNet, lacks tensors, or computes something else than the backbone.
+    """
+    if not isinstance(source, PreTrainedModel):
+        name = os.fspath(source)
+        source, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        lost = sorted(info["missing_keys"]) + sorted(
+            key for key in info["unexpected_keys"] if not key.startswith("classifier.")
+        )
+        if lost:
+            raise ValueError(
+                f"{name}: {len(lost)} tensors do not match {type(source).__name__} ({', '.join(lost[:3])}), so "
+                "part of the backbone would stay random. Give a complete ResNet checkpoint saved by transformers."
+            )
+    resnet = source.base_model
+    if not isinstance(resnet, ResNetModel):
+        raise ValueError(
+            f"Got a {type(source).__name__}: the backbone is a ResNet, so only a ResNet's weights fit. Give a "
+            "ResNetModel or ResNetForImageClassification, or the Hub id or folder of one."
+        )
+    fields = (
+        *("num_channels", "embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act"),
+        *("downsample_in_first_stage", "downsample_in_bottleneck"),  # same tensors, other strides
+    )
+    for field in fields:
+        ours, theirs = getattr(model.backbone.config, field), getattr(resnet.config, field)
+        if ours != theirs:
+            raise ValueError(
+                f"The ResNet has {field}={theirs} where the backbone has {ours}, so its weights would not fit or would "
+                "compute something else. Build the model from a DeepLabV2Config that agrees, or give another ResNet."
+            )
+    model.backbone.load_state_dict(resnet.state_dict(), strict=True)
+
+
+class CaffeImageProcessor(SegformerImageProcessor):
+    """Preprocessing of weights converted from Caffe: BGR, 0 to 255, minus the mean, not divided by anything.
+
+    No processor of transformers can say this: those that flip channels either do not subtract a mean or have no
+    `post_process_semantic_segmentation`, which `pipeline("image-segmentation")` needs. `image_mean` and `image_std`
+    are in BGR order.
+    """
+
+    do_rescale = False
+    image_mean = [104.008, 116.669, 122.675]
+    image_std = [1.0, 1.0, 1.0]
+
+    def rescale_and_normalize(self, images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """(N, C, H, W) -> the same shape; flips channels first. A mask has one channel and stays as it is."""
+        return super().rescale_and_normalize(images.flip(-3), *args, **kwargs)
+
+
+def caffe_bgr_processor(size: int) -> CaffeImageProcessor:
+    """The processor to save beside a DeepLab-v2 with Caffe weights; it resizes to size x size pixels."""
+    return CaffeImageProcessor(size={"height": size, "width": size})
+
+
+AutoConfig.register(DeepLabV2Config.model_type, DeepLabV2Config, exist_ok=True)
+AutoModelForSemanticSegmentation.register(DeepLabV2Config, DeepLabV2ForSemanticSegmentation, exist_ok=True)
+AutoImageProcessor.register(
+    DeepLabV2Config, image_processor_classes={"torchvision": CaffeImageProcessor}, exist_ok=True
+)

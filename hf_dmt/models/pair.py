@@ -1,0 +1,410 @@
+"""Two models as one module: built from checkpoints, run together, saved and loaded as one pair.
+
+A plain `nn.Module` rather than a composite `PreTrainedModel`: the composite re-initialises replaced heads, resets the
+attention settings of its members in place, and breaks DDP together with activation checkpointing. One `forward` runs both
+members, so DDP, FSDP and DeepSpeed see one module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
+from transformers.utils import PushToHubMixin
+
+from ..data.transforms import seed_for
+from . import loading, preprocessing, tiny
+from .loading import CheckpointError
+
+MEMBERS = ("a", "b")
+PAIR_FILE = "dmt_config.json"
+PEER_FOLDER = "peer"
+FORMAT_VERSION = 1
+
+
+class ModelPair(nn.Module, PushToHubMixin):
+    """Two image models of one task and one label map, each with its own image processor.
+
+    Args:
+        model_a, model_b: two models that return `.logits`, `(B, C)` for images or `(B, C, h, w)` for pixels.
+        processor_a, processor_b: their image processors.
+        task: `image-classification` or `semantic-segmentation`.
+        image_size: side of the shared square view that training augments; default: the larger of the processors' sizes.
+        metadata: what `dmt_config.json` holds besides format, task and primary (base models, phase, ...).
+
+    Raises:
+        ValueError: label maps that differ, or a processor that cannot be applied on the device.
+    """
+
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # the Trainer must not pass num_items_in_batch into forward: the loss is ours
+    _keys_to_ignore_on_save = None
+
+    def __init__(
+        self,
+        model_a: PreTrainedModel,
+        model_b: PreTrainedModel,
+        processor_a: BaseImageProcessor,
+        processor_b: BaseImageProcessor,
+        *,
+        task: str = "image-classification",
+        image_size: int | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_task(task)
+        _check_label_maps(model_a.config, model_b.config)
+        self.task = task
+        self.image_size = image_size or max(map(preprocessing.native_size, (processor_a, processor_b)))
+        self.metadata: dict[str, Any] = metadata or {}
+        self.model_tags = ["hf-dmt"]
+        self.model_a, self.model_b = model_a, model_b
+        self.processor_a, self.processor_b = processor_a, processor_b
+        self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
+
+    # ---- the two members -------------------------------------------------------------------------------------------
+
+    def member(self, name: str) -> PreTrainedModel:
+        return self.model_a if name == "a" else self.model_b
+
+    def processor(self, name: str) -> BaseImageProcessor:
+        return self.processor_a if name == "a" else self.processor_b
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The configuration of a: the Trainer and its trackers read one."""
+        return self.model_a.config
+
+    @property
+    def class_names(self) -> list[str]:
+        return loading.label_names(self.config)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        return sorted({name for member in MEMBERS for name in self.member(member)._no_split_modules or ()})
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        return sum(self.member(name).num_parameters(only_trainable=only_trainable) for name in MEMBERS)
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        for name in MEMBERS:
+            enable = getattr(self.member(name), "activation_checkpointing_enable", None)
+            if enable is None:  # transformers before the rename
+                legacy = {"gradient_checkpointing_kwargs": kwargs.get("activation_checkpointing_kwargs")}
+                self.member(name).gradient_checkpointing_enable(**legacy)
+            else:
+                enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        self.activation_checkpointing_enable(activation_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+    # ---- forward ---------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, pixel_values: Tensor | None = None, *, a: Tensor | None = None, b: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of both members.
+
+        Args:
+            pixel_values: clean images `(B, 3, H, W)`, float in [0, 1]; each member's processor does the full geometry.
+            a, b: training views `(B, 3, N, N)`, float in [0, 1]; only resized and normalised, on their device.
+
+        Returns:
+            `{'a': logits, 'b': logits}`, `(B, C)`, or `(B, C, H, W)` at the size of the images or views given.
+        """
+        if pixel_values is not None:
+            size = (int(pixel_values.shape[-2]), int(pixel_values.shape[-1]))
+            images = list((pixel_values.clamp(0, 1) * 255).round().to(torch.uint8))
+            return {
+                name: self.clean_logits(
+                    name, torch.stack(preprocessing.clean_inputs(self.processor(name), images)), size
+                )
+                for name in MEMBERS
+            }
+        if a is None or b is None:
+            raise ValueError("Give either pixel_values (clean images) or both a= and b= (a view for each member).")
+        return {
+            "a": self._logits(self.model_a, self.view_a(a), (int(a.shape[-2]), int(a.shape[-1]))),
+            "b": self._logits(self.model_b, self.view_b(b), (int(b.shape[-2]), int(b.shape[-1]))),
+        }
+
+    def clean_logits(self, name: str, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Logits of one member for model-ready inputs `(B, 3, h, w)`, as its image processor makes them.
+
+        Args:
+            size: for pixels, the `(H, W)` the logits are brought to; None leaves them at the member's own stride.
+        """
+        return self._logits(self.member(name), inputs.to(self.device), size)
+
+    def _logits(self, model: nn.Module, inputs: Tensor, size: tuple[int, int] | None) -> Tensor:
+        logits = model(pixel_values=inputs).logits
+        if self.task == "semantic-segmentation" and size is not None and logits.shape[-2:] != size:
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return logits
+
+    def _view_normalizer(self, processor: BaseImageProcessor) -> preprocessing.ViewNormalizer:
+        if self.task == "semantic-segmentation" and preprocessing.crops(processor):
+            raise ValueError(
+                f"{type(processor).__name__} crops images, so its labels would not cover the image. Switch the crop off "
+                "(do_center_crop=False) or use a processor that only resizes, such as SegformerImageProcessor."
+            )
+        size = preprocessing.output_size(processor, self.image_size, self.image_size)
+        return preprocessing.ViewNormalizer(*preprocessing.colour_map(processor), size)
+
+    # ---- building --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_models(
+        cls,
+        model_a: str | os.PathLike[str],
+        model_b: str | os.PathLike[str],
+        *,
+        task: str = "image-classification",
+        id2label: dict[int, str] | None = None,
+        image_size: int | None = None,
+        seed: int = 42,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> ModelPair:
+        """A new pair from two checkpoints (Hub ids or folders) or builtin configurations such as `tiny:vit`.
+
+        Args:
+            id2label: the classes, in order; None takes the two checkpoints' own map, which must agree.
+            image_size: side of the shared view; members that take any size are set to it and saved so.
+            seed: heads and from-scratch weights are drawn from (seed, member).
+
+        Raises:
+            CheckpointError: a model that cannot be found, read or used for this task.
+            ValueError: no classes given and the checkpoints' maps differ.
+        """
+        _check_task(task)
+        sources = {"a": str(model_a), "b": str(model_b)}
+        hub = {"revision": revision, "token": token}
+        if id2label is None:
+            id2label = _agreed_classes(sources, task, trust_remote_code, hub)
+        id2label = {index: str(name) for index, name in enumerate(id2label.values())}
+        members: dict[str, PreTrainedModel] = {}
+        processors: dict[str, BaseImageProcessor] = {}
+        fresh: dict[str, list[str]] = {}
+        for position, (name, source) in enumerate(sources.items()):
+            draw = seed_for(seed, position)
+            if source.startswith("tiny:"):
+                _check_tiny(source, task)
+                config, processors[name] = tiny.tiny_member(source, id2label, image_size or tiny.DEFAULT_SIDE)
+                members[name] = loading.build(config, task, seed=draw)
+                fresh[name] = sorted(members[name].state_dict())
+            else:
+                members[name], new = loading.load_for_classes(
+                    source, task, id2label, seed=draw, trust_remote_code=trust_remote_code, **hub
+                )
+                processors[name] = loading.load_processor(source, trust_remote_code=trust_remote_code, **hub)
+                fresh[name] = sorted(new)
+            side = image_size or preprocessing.native_size(processors[name])
+            wants_other = preprocessing.native_size(processors[name]) != side or task == "semantic-segmentation"
+            if wants_other and loading.accepts_size(members[name], side):
+                processors[name] = preprocessing.with_size(
+                    processors[name], side, keep_aspect=task == "semantic-segmentation"
+                )
+        return cls(
+            members["a"],
+            members["b"],
+            processors["a"],
+            processors["b"],
+            task=task,
+            image_size=image_size,
+            metadata={"base_models": sources, "fresh": fresh, "seed": seed},
+        )
+
+    # ---- on disk and on the Hub ------------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        primary: str = "a",
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the pair: `primary` as a standard checkpoint at the root, the other in `peer/`, `dmt_config.json` last.
+
+        Args:
+            state_dict: weights of the whole pair where they were gathered elsewhere (FSDP); split by member here.
+        """
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file; a pair needs a folder. Give another name.")
+        for name in MEMBERS:
+            where = folder if name == primary else folder / PEER_FOLDER
+            part = member_state(state_dict, name) if state_dict is not None else None
+            self.member(name).save_pretrained(where, state_dict=part, is_main_process=is_main_process, **kwargs)
+            if is_main_process:
+                self.processor(name).save_pretrained(where)
+        if is_main_process:
+            aside = folder / f"{PAIR_FILE}.partial"
+            aside.write_text(json.dumps(self.description(primary), indent=2) + "\n")
+            aside.replace(folder / PAIR_FILE)
+
+    def description(self, primary: str = "a") -> dict[str, Any]:
+        """The contents of `dmt_config.json`."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "task": self.task,
+            "primary": primary,
+            "image_size": self.image_size,
+            **self.metadata,
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> ModelPair:
+        """Open a pair from a folder or a Hub id; both members come from one commit and every weight is verified.
+
+        Raises:
+            CheckpointError: not a pair, a newer format, a member missing or damaged.
+        """
+        source = str(pretrained_model_name_or_path)
+        hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
+        if Path(source).is_dir():
+            file = Path(source) / PAIR_FILE
+            hub = {}
+        else:
+            file = _download_pair_file(source, revision, token, cache_dir)
+            hub["revision"] = file.parent.name  # the snapshot's commit: a push between two loads cannot mix pairs
+        settings = _read_pair_file(file, source)
+        primary = settings.pop("primary")
+        models: dict[str, PreTrainedModel] = {}
+        processors: dict[str, BaseImageProcessor] = {}
+        for name in MEMBERS:
+            place = {} if name == primary else {"subfolder": PEER_FOLDER}
+            models[name] = loading.load_verified(
+                source, task=settings["task"], trust_remote_code=trust_remote_code, **place, **hub
+            )
+            processors[name] = loading.load_processor(source, trust_remote_code=trust_remote_code, **place, **hub)
+        del settings["format_version"]
+        return cls(
+            models["a"],
+            models["b"],
+            processors["a"],
+            processors["b"],
+            task=settings.pop("task"),
+            image_size=settings.pop("image_size"),
+            metadata=settings,
+        )
+
+    def load_weights(self, folder: str | os.PathLike[str]) -> None:
+        """Load a saved pair of the same two architectures into this one, in place and strictly (resume, best model)."""
+        settings = _read_pair_file(Path(folder) / PAIR_FILE, str(folder))
+        for name in MEMBERS:
+            where = Path(folder) if name == settings["primary"] else Path(folder) / PEER_FOLDER
+            loading.restore(self.member(name), where, self.task)
+
+    def redraw(self, name: str, seed: int) -> None:
+        """Give a member's head (and a from-scratch member's every weight) new values from `seed`, in place."""
+        loading.redraw(self.member(name), self.task, seed, set(self.metadata.get("fresh", {}).get(name, ())))
+
+
+def member_state(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The part of a whole pair's state that belongs to one member, under the member's own names."""
+    prefix = f"model_{name}."
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+def _check_task(task: str) -> None:
+    if task not in loading.AUTO_CLASSES:
+        raise ValueError(f"Unknown task {task!r}; choose one of: {', '.join(loading.AUTO_CLASSES)}.")
+
+
+def _check_tiny(source: str, task: str) -> None:
+    if source not in tiny.TASK_OF:
+        raise CheckpointError(f"Unknown builtin member {source!r}. There are: {', '.join(tiny.TASK_OF)}.")
+    if tiny.TASK_OF[source] != task:
+        fitting = ", ".join(name for name, kind in tiny.TASK_OF.items() if kind == task)
+        raise CheckpointError(
+            f"{source!r} is a builtin for {tiny.TASK_OF[source]}, not for {task}. Use one of: {fitting}."
+        )
+
+
+def _check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
+    names_a, names_b = loading.label_names(a), loading.label_names(b)
+    if names_a == names_b:
+        return
+    if len(names_a) != len(names_b):
+        difference = f"a has {len(names_a)} classes, b has {len(names_b)}"
+    else:
+        first = next(index for index, pair in enumerate(zip(names_a, names_b, strict=True)) if pair[0] != pair[1])
+        difference = f"class {first} is {names_a[first]!r} in a and {names_b[first]!r} in b"
+    raise ValueError(
+        f"The two models do not predict the same classes ({difference}), so neither can learn from the other's labels. "
+        "Give the classes with id2label (--id2label FILE): heads that do not match are then drawn anew."
+    )
+
+
+def _agreed_classes(sources: dict[str, str], task: str, trust_remote_code: bool, hub: dict[str, Any]) -> dict[int, str]:
+    if any(source.startswith("tiny:") for source in sources.values()):
+        raise ValueError("A builtin member has no classes of its own: give id2label={0: 'cat', 1: 'dog', ...}.")
+    configs = [loading.load_config(source, trust_remote_code=trust_remote_code, **hub) for source in sources.values()]
+    _check_label_maps(*configs)
+    return dict(enumerate(loading.label_names(configs[0])))
+
+
+def _download_pair_file(repo: str, revision: str | None, token: str | None, cache_dir: str | None) -> Path:
+    try:
+        return Path(hf_hub_download(repo, PAIR_FILE, revision=revision, token=token, cache_dir=cache_dir))
+    except LocalEntryNotFoundError as problem:
+        raise CheckpointError(
+            f"{repo!r} is not in the local cache and the Hub cannot be reached. Load it once with a network, or give a folder."
+        ) from problem
+    except EntryNotFoundError as problem:
+        raise CheckpointError(
+            f"{repo!r} is a repository without {PAIR_FILE}, so it is not a pair (perhaps a single model: use it as "
+            "--model_a or --model_b)."
+        ) from problem
+    except (RepositoryNotFoundError, HfHubHTTPError, ValueError) as problem:
+        raise CheckpointError(
+            f"{repo!r} is neither a folder nor a repository that you can read on the Hub. Check the name and, for a "
+            "private one, your token (`hf auth login`)."
+        ) from problem
+
+
+def _read_pair_file(file: Path, source: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(
+            f"{source!r} has no {PAIR_FILE}, so it is not a pair saved by hf_dmt. Give the folder of one."
+        )
+    try:
+        settings = json.loads(file.read_text())
+        version, primary = int(settings["format_version"]), settings["primary"]
+        complete = primary in MEMBERS and settings["task"] in loading.AUTO_CLASSES and int(settings["image_size"]) > 0
+    except (ValueError, KeyError, TypeError) as problem:
+        raise CheckpointError(
+            f"{PAIR_FILE} of {source!r} is damaged ({problem!r}). Copy or download it again."
+        ) from problem
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{source!r} was written in format {version}; this version of hf_dmt reads up to {FORMAT_VERSION}. "
+            "Upgrade: pip install -U hf-dmt."
+        )
+    if not complete:
+        raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries. Copy or download it again.")
+    return settings

@@ -1,0 +1,128 @@
+"""`DMTTrainingArguments`: everything `TrainingArguments` has, and the knobs of the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .methods import KNOB_NAMES, PRESETS, Knobs, resolve
+
+# Stock settings that another setting replaces here, with the reason; each is refused unless left at its default.
+_REPLACED: dict[str, str] = {
+    "num_train_epochs": "a run is made of phases: use --supervised_epochs and --phase_epochs",
+    "per_device_train_batch_size": "batch sizes count images per update: use --labeled_batch_size and --pseudo_batch_size",
+    "label_smoothing_factor": "the loss weighs every label already: use --gamma1 and --gamma2",
+    "auto_find_batch_size": "step counts follow from the batch sizes: set --labeled_batch_size and --pseudo_batch_size",
+    "train_sampling_strategy": "labeled and pseudo-labeled images are drawn in a fixed proportion: use "
+    "--labeled_batch_size and --pseudo_batch_size",
+    "dataloader_drop_last": "the streams are endless and have no last batch: leave it out",
+    "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels: leave it out",
+}
+
+
+@dataclass
+class DMTTrainingArguments(TrainingArguments):
+    """Arguments of `DMTTrainer`.
+
+    Knobs of the method default to None, which means the value of the `--method` preset, else the task's default
+    (`hf_dmt/training/methods.py`). Different from `TrainingArguments`: `logging_steps` is 10, `per_device_eval_batch_size`
+    is 16 (also used for labeling), `metric_for_best_model` is the mean of a and b.
+    """
+
+    method: str = field(default="dmt", metadata={"help": f"Preset of the knobs below: {', '.join(PRESETS)}."})
+    strategy: str | None = field(
+        default=None, metadata={"help": "When labels are made: between `phases`, or `online` at every step."}
+    )
+    labeler: str | None = field(default=None, metadata={"help": "Who labels for a member: its `peer` or it`self`."})
+    gamma1: float | None = field(default=None, metadata={"help": "Exponent of the weight where the members agree."})
+    gamma2: float | None = field(default=None, metadata={"help": "Exponent of the weight where they disagree."})
+    positive_disagree: str | None = field(
+        default=None,
+        metadata={"help": "What the student is surer of than the teacher: `drop` it, `keep` it, or `flip` the label."},
+    )
+    gamma_schedule: str | None = field(
+        default=None, metadata={"help": "`constant`, or `ramp` the exponents up within each phase."}
+    )
+    label_ratios: list[float] | None = field(
+        default=None,
+        metadata={"help": "Fraction of pseudo labels kept in each phase, for example 0.2 0.4 0.6 0.8 1.0."},
+    )
+    supervised_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the labeled images in phase 0."}
+    )
+    phase_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the selected unlabeled images in each further phase."}
+    )
+    labeled_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Labeled images per optimizer update, over all processes and accumulation steps."},
+    )
+    pseudo_batch_size: int | None = field(
+        default=None, metadata={"help": "Pseudo-labeled images per optimizer update, over all processes and steps."}
+    )
+    restart: str | None = field(
+        default=None,
+        metadata={"help": "Each phase starts from the previous weights (`continue`) or the `initial` ones."},
+    )
+    mixup_alpha: float | None = field(default=None, metadata={"help": "Beta parameter of mixup; 0 is off."})
+    mixup_weighting: str | None = field(
+        default=None,
+        metadata={"help": "`mixed` weight x mixed loss (official), or each label's own weight (`per_term`)."},
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Decay of averaged weights that label, are evaluated and exported; 0 is off."}
+    )
+    class_balanced: str = field(
+        default="auto", metadata={"help": "Select per predicted class: auto (pixels yes, images no), true or false."}
+    )
+    selection_rule: str | None = field(
+        default=None, metadata={"help": "`exact`, or the `official` code's index arithmetic."}
+    )
+    online_threshold: float | None = field(
+        default=None, metadata={"help": "With --strategy online: ignore labels below this confidence."}
+    )
+    learning_rate_b: float | None = field(
+        default=None, metadata={"help": "Learning rate of model b; default: the same as --learning_rate."}
+    )
+    augmentation: str | None = field(
+        default=None,
+        metadata={"help": "weak, strong, or for masks scale-crop-flip; default: strong, for masks scale-crop-flip."},
+    )
+    augmentation_b: str | None = field(
+        default=None, metadata={"help": "Augmentation of model b's views; default: the same as --augmentation."}
+    )
+    horizontal_flip: bool = field(
+        default=True, metadata={"help": "Mirror half of the views; off for what has a reading direction."}
+    )
+    logging_steps: float = field(
+        default=10, metadata={"help": "Log every so many updates (below 1: share of the run)."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=16, metadata={"help": "Images per batch and process in evaluation and labeling."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: batches are nested by member."})
+
+    def __post_init__(self) -> None:
+        # The stock default of the metric is the loss; ours is the task's metric, which only the trainer knows.
+        self.metric_is_default = self.metric_for_best_model is None
+        super().__post_init__()
+        defaults = TrainingArguments.__dataclass_fields__
+        for name, instead in _REPLACED.items():
+            if name in defaults and getattr(self, name) != defaults[name].default:
+                raise ValueError(f"--{name} {getattr(self, name)} has no meaning here: {instead}.")
+        if self.class_balanced not in ("auto", "true", "false"):
+            raise ValueError(f"--class_balanced {self.class_balanced!r} is not one of: auto, true, false.")
+        self.remove_unused_columns = False
+
+    def knobs(self, task: str) -> Knobs:
+        """The resolved settings of the method for a task.
+
+        Raises:
+            ValueError: a method, choice or value that does not exist.
+        """
+        given = {name: getattr(self, name) for name in KNOB_NAMES if name != "class_balanced"}
+        if given["label_ratios"] is not None:
+            given["label_ratios"] = tuple(float(ratio) for ratio in given["label_ratios"])
+        given["class_balanced"] = None if self.class_balanced == "auto" else self.class_balanced == "true"
+        return resolve(self.method, task, given)

@@ -1,0 +1,208 @@
+"""Between the phases: both members label the clean unlabeled images in one pass, and the store is written."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from ..data.batches import resize_mask
+from ..data.pseudo_labels import ImageLabels, PixelLabels, is_complete, read_manifest
+from ..data.splits import sha256_of_ids
+from ..data.transforms import IGNORE_INDEX
+from ..method import (
+    confidence_histogram,
+    encode_confidence,
+    pseudo_label,
+    select_top_ratio,
+    thresholds_from_histogram,
+)
+from ..method.selection import selected_count
+from ..models.pair import MEMBERS, ModelPair
+from .inference import CleanPass
+from .methods import Knobs
+
+
+def phase_folder(output_dir: str | Path, phase: int) -> Path:
+    """Where the pseudo labels of a phase are: `pseudo_labels/phase-k`, with `a` and `b` inside."""
+    return Path(output_dir) / "pseudo_labels" / f"phase-{phase}"
+
+
+def label_images(
+    pair: ModelPair,
+    unlabeled: Any,
+    clean_pass: CleanPass,
+    accelerator: Accelerator,
+    folder: Path,
+    *,
+    knobs: Knobs,
+    facts: dict[str, Any],
+) -> None:
+    """Label whole images and write both members' tables.
+
+    `facts` (phase, ratio, hashes) go into the manifests, with a summary for `dmt_results.json`.
+    """
+    count = len(unlabeled)
+    rows: list[int] = []
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in MEMBERS}
+    truth: dict[int, int] = {}
+    for part in clean_pass.run(pair, unlabeled, accelerator, title=f"labeling for phase {facts['phase']}"):
+        rows += part.index
+        truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
+        for name in MEMBERS:
+            labels, confidence, _ = pseudo_label(part.logits[name])
+            found[name].append((labels.cpu(), confidence.cpu()))
+    share = {
+        name: tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
+        if parts
+        else (np.empty(0, int), np.empty(0))
+        for name, parts in found.items()
+    }
+    gathered = gather_object([(rows, share, truth)])
+    known = {row: label for *_, part in gathered for row, label in part.items()}
+    true_labels = np.asarray([known.get(row, IGNORE_INDEX) for row in range(count)]) if known else None
+    for name in MEMBERS:
+        all_labels, all_confidence = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.float32)
+        for part_rows, part_share, _ in gathered:
+            all_labels[part_rows], all_confidence[part_rows] = part_share[name]
+        selected = select_images(
+            all_labels, all_confidence, facts["ratio"], class_balanced=knobs.class_balanced, rule=knobs.selection_rule
+        )
+        summary = {
+            "selected": float(selected.mean()),
+            **_accuracy(all_labels[selected], true_labels[selected] if true_labels is not None else None),
+            "class_counts": np.bincount(all_labels[selected], minlength=len(pair.class_names)).tolist(),
+        }
+        if accelerator.is_main_process:
+            stored = ImageLabels(all_labels, all_confidence, selected)
+            stored.write(folder / name, unlabeled_ids(unlabeled), {**facts, "summary": summary})
+    accelerator.wait_for_everyone()
+
+
+def select_images(
+    labels: np.ndarray, confidence: np.ndarray, ratio: float, *, class_balanced: bool, rule: str
+) -> np.ndarray:
+    """`(N,)` bool of the selected images: the most confident over all, or exactly as many taken class by class.
+
+    Class by class, each predicted class gives its most confident fraction; the count over all stays that of `ratio`, so
+    that step counts do not depend on predictions.
+    """
+    values = torch.from_numpy(confidence)
+    if not class_balanced:
+        return select_top_ratio(values, ratio, rule=rule).numpy()  # type: ignore[arg-type]
+    # A unit's rank within its class, as a fraction of the class: the smallest fractions over all are the union of every
+    # class's most confident ones.
+    order = np.lexsort((np.arange(len(labels)), -confidence, labels))
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    fraction = np.empty(len(labels))
+    fraction[order] = (np.arange(len(labels)) - starts[labels[order]] + 0.5) / counts[labels[order]]
+    keep = np.lexsort((-confidence, fraction))[: selected_count(ratio, len(labels))]
+    chosen = np.zeros(len(labels), dtype=bool)
+    chosen[keep] = True
+    return chosen
+
+
+def label_pixels(
+    pair: ModelPair,
+    unlabeled: Any,
+    clean_pass: CleanPass,
+    accelerator: Accelerator,
+    folder: Path,
+    *,
+    facts: dict[str, Any],
+) -> None:
+    """Label every pixel of the unlabeled images, unfiltered, and set per-class thresholds from a histogram.
+
+    Memory: one batch of logits and two histograms of classes x 65536 counts, whatever the number of images.
+    """
+    classes = len(pair.class_names)
+    stores = {name: PixelLabels(folder / name) for name in MEMBERS}
+    histograms = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
+    # Per member, counts by (kept class code): right and known pixels per class and code, for the accuracy of what is kept.
+    right = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
+    known = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
+    any_truth = False
+    title = f"labeling for phase {facts['phase']}"
+    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=pair.image_size):
+        for name in MEMBERS:
+            for position, row in enumerate(part.index):
+                labels, _, doubt = pseudo_label(part.logits[name][position : position + 1])
+                codes = encode_confidence(doubt=doubt)
+                labels, codes = labels[0].cpu(), codes[0].cpu()
+                confidence_histogram(codes, labels, classes, out=histograms[name])
+                stores[name].write(row, labels.numpy(), codes.numpy())
+                if part.truth[position] is not None:
+                    any_truth = True
+                    _count_right(labels, codes, part.truth[position], classes, right[name], known[name])
+    for name in MEMBERS:
+        histogram, hits, seen = (_sum_over_processes(table[name], accelerator) for table in (histograms, right, known))
+        thresholds = thresholds_from_histogram(histogram, facts["ratio"])
+        kept = torch.arange(1 << 16) >= thresholds[:, None]
+        kept_known = int(seen[kept].sum())
+        summary = {
+            "selected": int(histogram[kept].sum()) / max(1, int(histogram.sum())),
+            "accuracy": int(hits[kept].sum()) / kept_known if any_truth and kept_known else None,
+            "class_counts": [int(count) for count in (histogram * kept).sum(dim=1)],
+        }
+        if accelerator.is_main_process:
+            stores[name].finish({**facts, "summary": summary}, thresholds.tolist())
+    accelerator.wait_for_everyone()
+
+
+def reusable(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether both members' stores are complete and were made by the same weights from the same images."""
+    return all(is_complete(folder / name) and facts.items() <= read_manifest(folder / name).items() for name in MEMBERS)
+
+
+def weights_hash(pair: ModelPair) -> str:
+    """A digest of both members' weights, for the manifest."""
+    digest = hashlib.sha256()
+    for name, value in pair.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def ids_hash(unlabeled: Any) -> str:
+    """A digest of the ids that a store belongs to."""
+    return sha256_of_ids(unlabeled_ids(unlabeled))[:16]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Per member, what `dmt_results.json` says of the labels it made."""
+    return {name: read_manifest(folder / name)["summary"] for name in MEMBERS}
+
+
+def unlabeled_ids(unlabeled: Any) -> list[str]:
+    """Ids of an image set, or row numbers for a plain sequence."""
+    return [str(name) for name in getattr(unlabeled, "ids", range(len(unlabeled)))]
+
+
+def _accuracy(labels: np.ndarray, truth: np.ndarray | None) -> dict[str, float | None]:
+    if truth is None or not (truth != IGNORE_INDEX).any():
+        return {"accuracy": None}
+    scored = truth != IGNORE_INDEX
+    return {"accuracy": float((labels[scored] == truth[scored]).mean())}
+
+
+def _count_right(labels: Tensor, codes: Tensor, truth: np.ndarray, classes: int, right: Tensor, known: Tensor) -> None:
+    true_labels = torch.from_numpy(resize_mask(truth, (labels.shape[0], labels.shape[1])))
+    valid = true_labels != IGNORE_INDEX
+    confidence_histogram(codes[valid], labels[valid], classes, out=known)
+    hit = valid & (labels == true_labels)
+    confidence_histogram(codes[hit], labels[hit], classes, out=right)
+
+
+def _sum_over_processes(counts: Tensor, accelerator: Accelerator) -> Tensor:
+    if accelerator.num_processes == 1:
+        return counts
+    total = counts.to(accelerator.device)
+    torch.distributed.all_reduce(total)
+    return total.cpu()

@@ -1,0 +1,156 @@
+"""The family of methods as settings of one code path: who labels, the exponents, what positive disagreement does, when.
+
+One table of presets and one of defaults. A knob given explicitly wins over the preset, the preset over the default; the
+resolved values are saved with the results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Every setting of the method, resolved. The names are those of the command-line flags.
+
+    Attributes:
+        strategy: `phases` labels between phases, `online` at every step by the live teacher.
+        labeler: who makes a member's pseudo labels: its `peer` or it`self`.
+        gamma1, gamma2: exponents of the weight where the members agree and where they disagree.
+        positive_disagree: `drop`, `keep` or `flip` what the student is surer of than the teacher was.
+        gamma_schedule: `constant`, or `ramp` from about 0 within each phase.
+        label_ratios: fraction of the pseudo labels selected in each phase; empty for labels alone.
+        supervised_epochs: passes over the labeled images in phase 0; phase_epochs: over the selected ones in each phase.
+        labeled_batch_size, pseudo_batch_size: images per optimizer update, over all processes.
+        restart: `continue` from the previous phase's weights, or from the `initial` ones.
+        mixup_alpha: Beta parameter of mixup; 0 is off. ema_decay: 0 is off.
+        mixup_weighting: mixed weight x mixed loss as in the official code, or each label's own weight (`per_term`).
+        class_balanced: select the most confident per predicted class rather than over all.
+        selection_rule: `exact`, or `official` index arithmetic.
+        online_threshold: confidence below which an online pseudo label is ignored.
+    """
+
+    strategy: str = "phases"
+    labeler: str = "peer"
+    gamma1: float = 5.0
+    gamma2: float = 5.0
+    positive_disagree: str = "drop"
+    gamma_schedule: str = "constant"
+    label_ratios: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    supervised_epochs: float = 100.0
+    phase_epochs: float = 10.0
+    labeled_batch_size: int = 16
+    pseudo_batch_size: int = 48
+    restart: str = "continue"
+    mixup_alpha: float = 0.0
+    mixup_weighting: str = "mixed"
+    ema_decay: float = 0.0
+    class_balanced: bool = False
+    selection_rule: str = "exact"
+    online_threshold: float = 0.0
+
+
+# What a task changes in the defaults above.
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "image-classification": {},
+    "semantic-segmentation": {"class_balanced": True, "labeled_batch_size": 4, "pseudo_batch_size": 12},
+}
+
+_UNWEIGHTED = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
+
+# Official scripts and losses: `paper` sections 1 and 4. gamma 0 alone switches no case off, hence `keep`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "dmt": {},
+    "supervised": {"label_ratios": ()},
+    "cbst": {"labeler": "self", **_UNWEIGHTED},
+    "dst": {"labeler": "self"},
+    "mutual": _UNWEIGHTED,
+    "naive": {"positive_disagree": "keep"},
+    "flip": {"positive_disagree": "flip"},
+    "cps": {"strategy": "online", **_UNWEIGHTED},
+    "online-st": {"strategy": "online", "labeler": "self", "online_threshold": 0.9, **_UNWEIGHTED},
+    "curriculum": {"labeler": "self", "restart": "initial", **_UNWEIGHTED},
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "strategy": ("phases", "online"),
+    "labeler": ("peer", "self"),
+    "positive_disagree": ("drop", "keep", "flip"),
+    "gamma_schedule": ("constant", "ramp"),
+    "restart": ("continue", "initial"),
+    "mixup_weighting": ("mixed", "per_term"),
+    "selection_rule": ("exact", "official"),
+}
+
+
+def resolve(method: str, task: str, explicit: dict[str, Any]) -> Knobs:
+    """Explicit values over the preset over the task's defaults.
+
+    Args:
+        explicit: knobs by name; None means not given.
+
+    Raises:
+        ValueError: an unknown method or choice, or a value outside its range.
+    """
+    if method not in PRESETS:
+        raise ValueError(f"Unknown method {method!r}; choose one of: {', '.join(PRESETS)}.")
+    given = {name: value for name, value in explicit.items() if value is not None}
+    knobs = Knobs(**{**TASK_DEFAULTS[task], **PRESETS[method], **given})
+    _check(knobs, task)
+    return knobs
+
+
+def as_results(knobs: Knobs) -> dict[str, Any]:
+    """The resolved values for `dmt_results.json`."""
+    return {**asdict(knobs), "label_ratios": list(knobs.label_ratios)}
+
+
+KNOB_NAMES = tuple(field.name for field in fields(Knobs))
+
+
+def _check(knobs: Knobs, task: str) -> None:
+    for name, choices in CHOICES.items():
+        if getattr(knobs, name) not in choices:
+            raise ValueError(f"{name} {getattr(knobs, name)!r} does not exist; choose one of: {', '.join(choices)}.")
+    for ratio in knobs.label_ratios:
+        if not 0 < ratio <= 1:
+            raise ValueError(
+                f"label_ratios contains {ratio:g}; a ratio is the fraction of pseudo labels to keep, above 0 and at most 1, "
+                "such as 0.2 0.4 0.6 0.8 1.0."
+            )
+    for name in ("gamma1", "gamma2", "mixup_alpha"):
+        if not getattr(knobs, name) >= 0:
+            raise ValueError(f"{name} is {getattr(knobs, name)}; it must be 0 or more (0 switches its effect off).")
+    for name in ("ema_decay", "online_threshold"):
+        if not 0 <= getattr(knobs, name) < 1:
+            raise ValueError(
+                f"{name} is {getattr(knobs, name)}; it must be at least 0 and below 1 (0 switches it off)."
+            )
+    for name in ("labeled_batch_size", "pseudo_batch_size"):
+        if getattr(knobs, name) < 1:
+            raise ValueError(f"{name} is {getattr(knobs, name)}; a batch needs at least one image of each kind.")
+    if knobs.supervised_epochs < 0 or not knobs.phase_epochs > 0:
+        raise ValueError(
+            f"supervised_epochs is {knobs.supervised_epochs:g} and phase_epochs {knobs.phase_epochs:g}: the first may be 0 "
+            "(no phase 0), the second must be above 0."
+        )
+    if not knobs.label_ratios and knobs.supervised_epochs == 0:
+        raise ValueError(
+            "supervised_epochs is 0 and label_ratios is empty, so nothing would be trained. Raise one of them."
+        )
+    if task == "semantic-segmentation" and knobs.mixup_alpha > 0:
+        raise ValueError(
+            f"mixup_alpha is {knobs.mixup_alpha:g}, but mixup of images has no meaning for masks. Leave it at 0 for "
+            "semantic-segmentation."
+        )
+    if task == "semantic-segmentation" and knobs.selection_rule == "official":
+        raise ValueError(
+            "selection_rule official is index arithmetic on every 16th pixel, which the store does not keep. Use exact for "
+            "semantic-segmentation; hf_dmt.class_balanced_thresholds(rule='official') reproduces it on tensors."
+        )
+    if task == "semantic-segmentation" and not knobs.class_balanced:
+        raise ValueError(
+            "class_balanced false is not possible for semantic-segmentation: over all classes together, the few large ones "
+            "would fill every ratio. Leave it at auto."
+        )

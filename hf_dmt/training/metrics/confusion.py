@@ -1,0 +1,209 @@
+"""The confusion matrix as a stream of counts, and every score that is a function of it.
+
+Both tasks are scored from one small integer matrix: memory does not grow with the number of images, and
+processes add their matrices once, exactly. Torch only; the modules for the `evaluate` library feed this class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Units counted at a time on the CPU. Temporary arrays this small stay in the cache, and torch does not hand them to
+# other threads, whose start costs more than they save (and far more when the cores are busy).
+CHUNK = 1 << 15
+
+
+class ConfusionMatrix:
+    """Counts of (truth, prediction) pairs, added up on a device.
+
+    Units whose label is `ignore_index` are counted in a row of their own instead of being masked out: no boolean
+    indexing, and off the CPU no synchronisation with the host. Any other label outside 0..num_classes-1 is an
+    error: at once on the CPU, elsewhere when `matrix` is read.
+
+    Args:
+        num_classes: number of classes C; memory is about C * C 64-bit integers.
+        ignore_index: label of units that do not count; outside 0..C-1, at most 1024 away.
+        device: where the counts are kept; predictions and labels are brought there.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = -100, device: torch.device | str | None = None) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; a confusion matrix needs at least one class.")
+        if 0 <= ignore_index < num_classes or not -1024 <= ignore_index < num_classes + 1024:
+            raise ValueError(
+                f"ignore_index is {ignore_index} with the classes 0..{num_classes - 1}: a class would never be "
+                "scored, or the table of labels would be huge. Map the ignored label to -100 (or 255) first."
+            )
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        # A row of C cells for every label from below the lowest to above the highest that is allowed. The two
+        # outermost rows, and those between the classes and ignore_index, stay empty unless labels are invalid.
+        self._lowest, self._highest = min(0, ignore_index), max(num_classes - 1, ignore_index)
+        rows = self._highest - self._lowest + 3
+        self._counts = torch.zeros(rows, num_classes, dtype=torch.int64, device=device)
+        self.device = self._counts.device
+        self._reduced = False
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count a batch: predictions and labels are class ids (integers), any shape, the same for both.
+
+        Predictions are range-checked on the CPU only, also where the label is ignored.
+        """
+        if self._reduced:
+            raise RuntimeError(
+                "This confusion matrix was already summed over the processes; start a new one to count on."
+            )
+        if predictions.shape != labels.shape:
+            raise ValueError(
+                f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}: every unit "
+                "needs one of each. Bring the logits to the labels' resolution, then take their argmax."
+            )
+        for name, ids in (("predictions", predictions), ("labels", labels)):
+            if ids.is_floating_point():
+                raise ValueError(f"{name} are {ids.dtype}, but must be class ids: take the argmax of logits.")
+        if labels.numel() == 0:
+            return
+        # Not below the number of cells, all of which a chunk's bincount writes.
+        chunk = max(CHUNK, self._counts.numel()) if self._counts.is_cpu else labels.numel()
+        pairs = zip(predictions.reshape(-1).split(chunk), labels.reshape(-1).split(chunk), strict=True)
+        for predicted, truth in pairs:
+            self._add(predicted.to(self.device), truth.to(self.device))
+        if self._counts.is_cpu and self._units_outside() > 0:
+            values = labels.long().unique()
+            outside = (values < 0) | (values >= self.num_classes)
+            raise ValueError(self._outside_message(values[outside & (values != self.ignore_index)].tolist()))
+
+    def _add(self, predictions: Tensor, labels: Tensor) -> None:
+        counts = self._counts.view(-1)
+        if counts.is_cpu:
+            low, high = _extremes(predictions)
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"predictions range from {low} to {high}, but the classes are 0..{self.num_classes - 1}. "
+                    "Check that num_classes is the number of the model's outputs."
+                )
+            low, high = _extremes(labels)
+            must_clamp = low < self._lowest or high > self._highest
+        else:
+            must_clamp = True  # looking would wait for the device
+        if must_clamp:
+            labels = labels.long().clamp(self._lowest - 1, self._highest + 1)
+        # The narrowest integers that hold every cell: bandwidth is the cost of what follows.
+        narrow = torch.int16 if counts.numel() < 2**15 else torch.int64
+        cells = torch.add(predictions.to(narrow), labels.to(narrow), alpha=self.num_classes)
+        cells += (1 - self._lowest) * self.num_classes
+        if cells.is_cpu and cells.numel() >= counts.numel():
+            counts += torch.bincount(cells, minlength=counts.numel())
+        else:  # bincount waits for an accelerator, and writes all cells even for a handful of units
+            cells = cells.long()
+            counts.scatter_add_(0, cells, torch.ones_like(cells))
+
+    def reduce(self, reduce_fn: Callable[[Tensor], Tensor]) -> ConfusionMatrix:
+        """Sum the counts over the processes, in place and once; returns itself.
+
+        `reduce_fn` gets the raw counts (2-D int64) and returns their sum over the processes, like
+        `accelerator.reduce`. Every process must call this, also one that saw no data.
+        """
+        if self._reduced:
+            raise RuntimeError("This confusion matrix was already summed over the processes; twice would double it.")
+        total = reduce_fn(self._counts)
+        if total.dtype != torch.int64 or total.shape != self._counts.shape:
+            raise ValueError(
+                f"reduce_fn returned {total.dtype} of shape {tuple(total.shape)} for int64 counts of shape "
+                f"{tuple(self._counts.shape)}; it must sum them over the processes (not gather, not average)."
+            )
+        self._counts = total
+        self._reduced = True
+        return self
+
+    @property
+    def matrix(self) -> Tensor:
+        """(C, C) int64, rows are the truth, columns the predictions."""
+        if self._units_outside() > 0:
+            raise ValueError(self._outside_message())
+        return self._class_rows().clone()
+
+    def _class_rows(self) -> Tensor:
+        return self._counts[1 - self._lowest :][: self.num_classes]
+
+    def _units_outside(self) -> int:
+        ignored = self._counts[1 - self._lowest + self.ignore_index]
+        return int(self._counts.sum() - self._class_rows().sum() - ignored.sum())
+
+    def _outside_message(self, values: Sequence[int] = ()) -> str:
+        found = f": {', '.join(map(str, values[:10]))}{', ...' if len(values) > 10 else ''}" if values else ""
+        return (
+            f"labels outside the classes 0..{self.num_classes - 1} were found{found} (ignore_index is "
+            f"{self.ignore_index}). Either a void label is not mapped to ignore_index, or num_classes or the "
+            "label mapping is wrong. Correct the labels and start a new ConfusionMatrix."
+        )
+
+
+def accuracy(matrix: Tensor) -> Tensor:
+    """Share of correct units, in [0, 1]; matrix (C, C) integer -> float64 scalar, NaN without any unit."""
+    matrix = matrix.cpu().double()
+    return matrix.diagonal().sum() / matrix.sum()
+
+
+def mean_accuracy(matrix: Tensor) -> Tensor:
+    """Mean over the classes in the truth of the share found (balanced accuracy); as `accuracy` otherwise."""
+    matrix = matrix.cpu().double()
+    return (matrix.diagonal() / matrix.sum(dim=1)).nanmean()
+
+
+def per_class_iou(matrix: Tensor) -> Tensor:
+    """Intersection over union; matrix (C, C) integer -> (C,) float64 in [0, 1].
+
+    NaN for a class that is absent: in neither the truth nor the predictions. A class that is predicted but not in
+    the truth scores 0. Predictions on ignored units do not count.
+    """
+    matrix = matrix.cpu().double()
+    intersection = matrix.diagonal()
+    return intersection / (matrix.sum(dim=0) + matrix.sum(dim=1) - intersection)
+
+
+def mean_iou(matrix: Tensor) -> Tensor:
+    """Mean of `per_class_iou` over the classes that are not absent; float64 scalar, NaN without any unit.
+
+    The official code takes the plain mean: one absent class makes it NaN, and no checkpoint is ever the best.
+    """
+    return per_class_iou(matrix).nanmean()
+
+
+def classification_scores(matrix: Tensor) -> dict[str, Any]:
+    """`accuracy` and `mean_accuracy` as numbers for logs and JSON; None where there is nothing to score."""
+    return {"accuracy": _number(accuracy(matrix)), "mean_accuracy": _number(mean_accuracy(matrix))}
+
+
+def segmentation_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """`mean_iou`, `overall_accuracy`, `mean_accuracy` and `per_class_iou` (name -> IoU), for logs and JSON.
+
+    None where there is nothing to score: an absent class, or no valid pixel. Names default to "0", "1", ...
+    """
+    names = [str(index) for index in range(len(matrix))] if class_names is None else list(class_names)
+    if len(names) != len(matrix) or len(set(names)) != len(names):
+        raise ValueError(
+            f"class_names has {len(names)} names, {len(set(names))} of them different, for {len(matrix)} "
+            "classes; give every class its own name."
+        )
+    return {
+        "mean_iou": _number(mean_iou(matrix)),
+        "overall_accuracy": _number(accuracy(matrix)),
+        "mean_accuracy": _number(mean_accuracy(matrix)),
+        "per_class_iou": {name: _number(iou) for name, iou in zip(names, per_class_iou(matrix), strict=True)},
+    }
+
+
+def _number(value: Tensor) -> float | None:
+    """NaN is not JSON, and trackers drop it or fail on it."""
+    return None if value.isnan() else float(value)
+
+
+def _extremes(ids: Tensor) -> tuple[int, int]:
+    # 16-bit masks are uint16, for which torch has hardly an operation besides the conversion.
+    low, high = torch.aminmax(ids.int() if ids.dtype == torch.uint16 else ids)
+    return int(low), int(high)

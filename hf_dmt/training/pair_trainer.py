@@ -1,0 +1,180 @@
+"""A `transformers.Trainer` whose one model is a pair: optimizer, clipping, scoring, saving and loading for two members.
+
+Nothing here knows of phases or pseudo labels; `DMTTrainer` adds them.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PredictionOutput
+from transformers.utils import logging
+
+from ..data.transforms import IGNORE_INDEX
+from ..models.ema import ExponentialAverage
+from ..models.pair import MEMBERS, ModelPair
+from . import checkpoints, evaluation, phases
+from .arguments import DMTTrainingArguments
+from .checks import without_token
+from .inference import CleanPass, broadcast_buffers
+from .telemetry import Telemetry
+
+logger = logging.get_logger(__name__)
+
+
+class PairTrainer(Trainer):
+    """What the stock Trainer does not do right for two models.
+
+    Attributes:
+        telemetry: sums per member, drained into the logs.
+        last_scores: figures of the latest evaluation of `eval_dataset`; they choose the exported root.
+        ema: averaged weights, where the run keeps them.
+    """
+
+    model: ModelPair
+    args: DMTTrainingArguments
+    telemetry: Telemetry
+    last_scores: evaluation.Scores | None = None
+    ema: ExponentialAverage | None = None
+    new_optimizer_state: dict[str, Any]
+    optimizer: Any  # the stock annotation is None until the optimizer is made
+
+    # ---- optimizer -------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The stock optimizer; with `learning_rate_b` its groups are divided by member."""
+        if self.optimizer is not None:
+            return self.optimizer
+        super().create_optimizer(model)
+        if self.args.learning_rate_b is not None:
+            of_b = {id(parameter) for parameter in self.model.model_b.parameters()}
+            for group in list(self.optimizer.param_groups):
+                parameters_b = [parameter for parameter in group["params"] if id(parameter) in of_b]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_b]
+                rest = {key: value for key, value in group.items() if key not in ("params", "lr")}
+                self.optimizer.add_param_group({**rest, "params": parameters_b, "lr": self.args.learning_rate_b})
+        self.new_optimizer_state = copy.deepcopy(self.optimizer.state_dict())
+        return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
+        """Clip each member by its own norm: jointly, the larger gradient would decide how far the other model moves."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()  # once: a second unscaling of the same gradients raises under fp16
+        norms = {
+            name: nn.utils.clip_grad_norm_(self.model.member(name).parameters(), self.args.max_grad_norm)
+            for name in MEMBERS
+        }
+        self.telemetry.norms(norms)
+        return torch.stack(list(norms.values())).max()
+
+    # ---- scores ----------------------------------------------------------------------------------------------------
+
+    def scores(self, source: Any, *, title: str) -> evaluation.Scores:
+        """The figures of a, b and ensemble on an image set, with the averaged weights where there are any."""
+        with phases.preserved_rng():
+            broadcast_buffers(self.model, self.accelerator)
+            with self.ema.applied() if self.ema else nullcontext():
+                return evaluation.evaluate_pair(
+                    self.model,
+                    source,
+                    self._clean_pass(),
+                    self.accelerator,
+                    title=title,
+                    compute_metrics=self.compute_metrics,
+                )
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Logits of both members for whole images: `predictions` is `{'a': (N, C), 'b': (N, C)}`.
+
+        Raises:
+            ValueError: for segmentation, whose logits of a whole set do not fit in memory.
+        """
+        if self.model.task != "image-classification":
+            raise ValueError(
+                "predict() would hold the logits of every pixel of the set in memory. Use pair(...) image by image, or "
+                "evaluate(dataset) for scores."
+            )
+        with phases.preserved_rng(), self.ema.applied() if self.ema else nullcontext():
+            logits, labels = evaluation.predict_pair(self.model, test_dataset, self._clean_pass(), self.accelerator)
+        known = bool((labels != IGNORE_INDEX).all())
+        metrics = self.evaluate(test_dataset, metric_key_prefix=metric_key_prefix) if known else {}
+        return PredictionOutput(predictions=logits, label_ids=labels if known else None, metrics=metrics)  # type: ignore[arg-type]
+
+    def _clean_pass(self) -> CleanPass:
+        return CleanPass(
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+            progress=not self.args.disable_tqdm and self.args.local_process_index == 0,
+        )
+
+    # ---- saving and loading ----------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """A checkpoint holds the live weights as a pair with a at the root, and the averages in `ema.safetensors`."""
+        folder = Path(output_dir or self.args.output_dir)
+        self.model.save_pretrained(folder, state_dict=state_dict)
+        if self.ema is not None:
+            self.ema.save(folder)
+        torch.save(without_token(self.args), folder / TRAINING_ARGS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """The stock version loads raw files without strictness, which leaves most weights of ViT, Swin, DINOv2 and
+        SegFormer as they were."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        self.model.load_weights(resume_from_checkpoint)
+        if self.ema is not None:
+            self.ema.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+            return
+        best = self.state.best_model_checkpoint
+        assert best is not None
+        logger.info(f"Loading the best pair from {best} ({self.args.metric_for_best_model} {self.state.best_metric}).")
+        self.model.load_weights(best)
+        if self.ema is not None:
+            self.ema.load(best)
+        if self.eval_dataset is not None:
+            self.last_scores = self.scores(self.eval_dataset, title="evaluating the best pair")
+
+    def export(self, folder: str | Path | None = None) -> Path:
+        """Write the finished pair: averaged weights where there are any, the better member on the eval split at the root."""
+        target = Path(folder or self.args.output_dir)
+        if self.args.should_save:
+            primary = evaluation.better_member(self.last_scores, self.model.task)
+            with self.ema.applied() if self.ema else nullcontext():
+                self.model.save_pretrained(target, primary=primary)  # type: ignore[arg-type]
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
+        """`True` may arrive as a word from a command line."""
+        if asked is None or asked is False or (isinstance(asked, str) and asked.lower() in ("false", "none", "")):
+            return None
+        if asked is True or (isinstance(asked, str) and asked.lower() == "true"):
+            last = checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)
+            if last is None:
+                logger.warning(f"No complete checkpoint in {self.args.output_dir}: starting from the beginning.")
+            return str(last) if last else None
+        missing = checkpoints.missing_files(asked, self.args.world_size)
+        if missing:
+            raise ValueError(
+                f"{asked!r} is not a complete checkpoint of a run with {self.args.world_size} process(es): "
+                f"{', '.join(missing)} missing or unreadable. Give --resume_from_checkpoint True for the last complete one."
+            )
+        return str(asked)

@@ -1,0 +1,76 @@
+"""The labels of one phase: made once by both members, or read again when a run is taken up in the middle of a phase."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..data.batches import PseudoLabels
+from ..data.pseudo_labels import ImageLabels, PixelLabels
+from ..method import Phase
+from ..models.pair import MEMBERS, ModelPair
+from . import labeling
+from .inference import CleanPass
+from .methods import Knobs
+
+
+@dataclass(frozen=True)
+class PhaseLabels:
+    """What the members learn from in a phase.
+
+    Attributes:
+        of: the store each member learns from, by the student's name.
+        summary: per member, figures of the labels **made by** it. seconds: what making them took.
+    """
+
+    of: dict[str, PseudoLabels]
+    summary: dict[str, Any]
+    seconds: float
+
+
+def provide(
+    phase: Phase,
+    pair: ModelPair,
+    unlabeled: Any,
+    knobs: Knobs,
+    accelerator: Accelerator,
+    clean_pass: CleanPass,
+    output_dir: str,
+    *,
+    in_the_middle: bool,
+) -> PhaseLabels:
+    """Label for `phase` unless a complete store of these weights and images is there.
+
+    Args:
+        in_the_middle: the pair carries weights from the middle of the phase, which did not make its labels.
+
+    Raises:
+        ValueError: the labels are gone and cannot be made again.
+    """
+    assert phase.label_ratio is not None
+    start = time.monotonic()
+    folder = labeling.phase_folder(output_dir, phase.index)
+    facts = {"phase": phase.index, "ids": labeling.ids_hash(unlabeled), "ratio": phase.label_ratio}
+    if not in_the_middle:
+        facts["weights"] = labeling.weights_hash(pair)
+    if not labeling.reusable(folder, facts):
+        if in_the_middle:
+            raise ValueError(
+                f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights from the "
+                "middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase before."
+            )
+        if pair.task == "image-classification":
+            labeling.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
+        else:
+            labeling.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, facts=facts)
+    teacher = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
+    store: type[ImageLabels] | type[PixelLabels]
+    store = ImageLabels if pair.task == "image-classification" else PixelLabels
+    return PhaseLabels(
+        of={student: store.read(folder / teacher[student]) for student in MEMBERS},
+        summary=labeling.read_summary(folder),
+        seconds=round(time.monotonic() - start, 3),
+    )

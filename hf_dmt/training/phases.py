@@ -1,0 +1,92 @@
+"""The phases on the Trainer's own loop: one Trainer epoch is one phase, of its own length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from ..method import Phase, plan_phases
+from .methods import Knobs
+
+if TYPE_CHECKING:
+    from .trainer import DMTTrainer
+
+
+def plan(knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_steps: int | None) -> list[Phase]:
+    """The run's phases. Without label ratios (`supervised`) phase 0 gets the step budget of the whole dmt run, and
+    `online` spends the budget of all its phases in one, so that methods are compared at equal steps."""
+    counts: dict[str, Any] = {
+        "num_labeled": num_labeled,
+        "supervised_epochs": knobs.supervised_epochs,
+        "phase_epochs": knobs.phase_epochs,
+        "labeled_batch_size": knobs.labeled_batch_size,
+        "pseudo_batch_size": knobs.pseudo_batch_size,
+        "select_units": "images" if task == "image-classification" else "pixels",
+        "max_steps": max_steps,
+    }
+    ratios = knobs.label_ratios or (Knobs().label_ratios if num_unlabeled else ())
+    phases = plan_phases(num_unlabeled=num_unlabeled, label_ratios=ratios, **counts)
+    total = sum(phase.steps for phase in phases)
+    if not knobs.label_ratios:
+        return [Phase(0, None, total)]
+    if knobs.strategy == "online":
+        first = [phase for phase in phases if phase.index == 0]
+        return [*first, Phase(1, None, total - sum(phase.steps for phase in first))]
+    return phases
+
+
+def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
+    """`(index into phases, updates done in it)` after `global_step` updates; past the end for a finished run."""
+    for index, phase in enumerate(phases):
+        if global_step < phase.steps:
+            return index, global_step
+        global_step -= phase.steps
+    return len(phases), 0
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Python's, NumPy's and torch's random states are the same after the block as before it.
+
+    Labeling and evaluation between two updates must not change what training draws next, or a resumed run, which does not
+    repeat them, would go another way.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class PhaseCallback(TrainerCallback):
+    """Begins and ends phases; every phase ends with an evaluation and a checkpoint."""
+
+    def __init__(self, trainer: DMTTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin_phase()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.after_update()
+        if position(self.trainer.phases, state.global_step)[1] == 0:
+            # The phase is over: evaluation and checkpoint come once, in on_epoch_end, when its record is complete.
+            control.should_evaluate = control.should_save = control.should_training_stop = False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_evaluate = True
+        control.should_save = args.save_strategy != SaveStrategy.NO
+        control.should_log = True

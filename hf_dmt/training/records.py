@@ -1,0 +1,77 @@
+"""What a run leaves for people and for the report: `dmt_results.json` and `telemetry.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..data.files import write_aside, write_json
+
+RESULTS_FILE = "dmt_results.json"
+TELEMETRY_FILE = "telemetry.jsonl"
+
+
+class RunRecords:
+    """The run's results and log events, on disk at any time; only the main process writes.
+
+    Args:
+        folder: the output folder. writes: whether this process is the one that writes.
+    """
+
+    def __init__(self, folder: str | Path, *, writes: bool) -> None:
+        self.folder, self.writes = Path(folder), writes
+        self.results: dict[str, Any] = {"phases": []}
+
+    def begin(self, facts: dict[str, Any], *, step: int, phase: int) -> None:
+        """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with the
+        same records as one that was never interrupted."""
+        earlier = self._read_results() if step else {}
+        phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
+        self.results = {**facts, "phases": phases}
+        if not self.writes:
+            return
+        kept = [line for line in self._telemetry_lines() if step and line["step"] <= step]
+        write_aside(self.folder / TELEMETRY_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_json(self.folder / RESULTS_FILE, self.results)
+
+    def log(self, step: int, phase: int, logs: dict[str, Any]) -> None:
+        """Append one log event."""
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / TELEMETRY_FILE, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "phase": phase, **logs}) + "\n")
+
+    def add_phase(self, entry: dict[str, Any]) -> None:
+        """Record a finished phase, replacing an earlier record of the same one."""
+        self.results["phases"] = [
+            *(old for old in self.results["phases"] if old["phase"] < entry["phase"]),
+            entry,
+        ]
+        self.save()
+
+    def save(self, **facts: Any) -> None:
+        """Write the results, with further top-level facts."""
+        self.results |= facts
+        if self.writes:
+            write_json(self.folder / RESULTS_FILE, self.results)
+
+    def _read_results(self) -> dict[str, Any]:
+        try:
+            loaded: dict[str, Any] = json.loads((self.folder / RESULTS_FILE).read_text())
+        except (OSError, ValueError):
+            return {}
+        return loaded
+
+    def _telemetry_lines(self) -> list[dict[str, Any]]:
+        try:
+            text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return []
+        lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # the last line of a killed run
+                break
+        return lines

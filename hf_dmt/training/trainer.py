@@ -1,0 +1,395 @@
+"""`DMTTrainer`: a `transformers.Trainer` that holds two models and trains each on the other's pseudo labels.
+
+One `super().train()` runs all phases. The overrides keep to what the method needs: the loss, its scale over processes and
+accumulation steps, the phases, clipping per member, and saving and loading a pair. Callbacks, trackers, mixed precision,
+accumulation, checkpoints and `accelerate` are the Trainer's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+)
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
+
+from ..data.batches import BatchShape, PairDataset, PhaseBatchSampler
+from ..data.pseudo_labels import ImageLabels
+from ..data.transforms import IGNORE_INDEX, seed_for, train_view
+from ..method import Phase, gaussian_ramp
+from ..models.ema import ExponentialAverage
+from ..models.initial import InitialWeights
+from ..models.pair import MEMBERS, ModelPair
+from . import evaluation, phase_labels, phases
+from .arguments import DMTTrainingArguments
+from .checks import check_inputs
+from .inference import broadcast_buffers
+from .methods import as_results
+from .pair_trainer import PairTrainer
+from .progress import PhaseLines, PhaseProgress
+from .records import RunRecords
+from .step import member_steps
+from .telemetry import Telemetry
+
+logger = logging.get_logger(__name__)
+
+
+class DMTTrainer(PairTrainer):
+    """Dynamic mutual training of a `ModelPair`.
+
+    Args:
+        model: the pair.
+        args: settings; every field of `TrainingArguments` and the knobs of the method.
+        train_dataset: labeled images, map-style: `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': (H, W)}` with
+            class ids and -100 where there is no label.
+        unlabeled_dataset: map-style `{'image': PIL}`. A label or mask in it is never trained on, only scored.
+        eval_dataset: like `train_dataset`; scored at the end of every phase and chooses the exported root.
+        test_dataset: scored after phase 0 and after the last phase, and never used to choose anything.
+        compute_metrics: classification only; called with the logits of a, of b and of their ensemble.
+        callbacks: further callbacks.
+
+    Raises:
+        ValueError: settings that cannot work together, before anything is trained.
+    """
+
+    def __init__(
+        self,
+        model: ModelPair,
+        args: DMTTrainingArguments,
+        train_dataset: Any,
+        unlabeled_dataset: Any | None = None,
+        eval_dataset: Any | None = None,
+        test_dataset: Any | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        check_inputs(model, args, train_dataset, compute_metrics, callbacks)
+        self.knobs = args.knobs(model.task)
+        num_unlabeled = len(unlabeled_dataset) if unlabeled_dataset is not None else 0
+        if self.knobs.label_ratios and not num_unlabeled:
+            raise ValueError(
+                f"The method {args.method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images "
+                "without labels, or choose --method supervised."
+            )
+        self.phases: list[Phase] = phases.plan(
+            self.knobs,
+            model.task,
+            num_labeled=len(train_dataset),
+            num_unlabeled=num_unlabeled,
+            max_steps=args.max_steps if args.max_steps > 0 else None,
+        )
+        self.batch_shape = BatchShape(
+            self.knobs.labeled_batch_size,
+            self.knobs.pseudo_batch_size,
+            args.world_size,
+            args.gradient_accumulation_steps,
+        )
+        self.unlabeled_dataset, self.test_dataset = unlabeled_dataset, test_dataset
+        if args.metric_is_default:
+            args.metric_for_best_model = f"eval_{evaluation.PRIMARY_METRIC[model.task]}"
+            args.greater_is_better = True
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=default_collate,
+            train_dataset=self._pair_dataset(model, args, train_dataset, unlabeled_dataset),
+            eval_dataset=eval_dataset,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+        )
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(PhaseLines() if args.disable_tqdm else PhaseProgress())
+        self.add_callback(phases.PhaseCallback(self))
+        self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
+        self.records = RunRecords(args.output_dir, writes=args.should_save)
+        self.telemetry = Telemetry(args.device)
+        self._phase = self._steps_done = 0
+        self._resumed_from: str | None = None
+        self.initial: InitialWeights | None = None
+        self._phase_entry: dict[str, Any] = {}
+        self._phase_start = time.monotonic()
+
+    def _pair_dataset(self, pair: ModelPair, args: DMTTrainingArguments, labeled: Any, unlabeled: Any) -> PairDataset:
+        usual = "strong" if pair.task == "image-classification" else "scale-crop-flip"
+        names = {"a": args.augmentation or usual, "b": args.augmentation_b or args.augmentation or usual}
+        views = {
+            name: train_view(kind, pair.image_size, pair.task, hflip=args.horizontal_flip)
+            for name, kind in names.items()
+        }
+        return PairDataset(
+            labeled,
+            unlabeled,
+            views,
+            task=pair.task,
+            image_size=pair.image_size,
+            num_classes=len(pair.class_names),
+        )
+
+    # ---- the run ---------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Run all phases.
+
+        Args:
+            resume_from_checkpoint: a checkpoint folder, or True for the last complete one in the output folder (from the
+                beginning, with a message, if there is none).
+
+        Raises:
+            ValueError: the checkpoint is incomplete.
+        """
+        self._resumed_from = self._checkpoint_to_resume(resume_from_checkpoint)
+        # An evaluation before training leaves the raw module marked as prepared, and DDP would be left out silently.
+        self.model.__dict__.pop("_is_accelerate_prepared", None)
+        self.model_wrapped = self.model
+        if self.knobs.restart == "initial":
+            folder = Path(self.args.output_dir) / "initial"
+            self.initial = InitialWeights(
+                self.model, folder, resumed=self._resumed_from is not None, writes=self.args.should_save
+            )
+        if self.knobs.ema_decay:
+            self.ema = ExponentialAverage(self.model, self.knobs.ema_decay)
+        return super().train(self._resumed_from, trial, ignore_keys_for_eval)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the current phase. The sampler knows its rank, so accelerate must not divide it again."""
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            generator=torch.Generator(),  # otherwise every phase draws a base seed from the global random state
+        )
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def set_initial_training_values(
+        self, args: Any, dataloader: Any
+    ) -> tuple[int, int, int, int, int, int | None, int]:
+        """One epoch per phase, each as long as the longest one; a phase that yields fewer batches simply ends sooner."""
+        longest = max(phase.steps for phase in self.phases)
+        images = self.knobs.labeled_batch_size + self.knobs.pseudo_batch_size
+        total = sum(phase.steps for phase in self.phases)
+        steps_in_epoch = longest * args.gradient_accumulation_steps
+        return len(self.phases), longest, len(self.train_dataset), total * images, images, steps_in_epoch, total
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: Any, trial: Any
+    ) -> tuple[int, int]:
+        super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
+        self._phase, self._steps_done = phases.position(self.phases, self.state.global_step)
+        number = self.phases[self._phase].index if self._phase < len(self.phases) else len(self.phases) + 1
+        self.records.begin(self._facts(), step=self.state.global_step, phase=number)
+        if self.args.world_size > 1:
+            self.accelerator.wait_for_everyone()
+        return self._phase, self._steps_done * self.args.gradient_accumulation_steps
+
+    # ---- phases ----------------------------------------------------------------------------------------------------
+
+    @property
+    def current_phase(self) -> Phase:
+        return self.phases[min(self._phase, len(self.phases) - 1)]
+
+    def begin_phase(self) -> None:
+        """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its middle."""
+        if self.args.world_size > 1 and self.model_wrapped is self.model:
+            raise RuntimeError(
+                f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its own "
+                "way. This is a bug in how training was started; start a new process with `accelerate launch`."
+            )
+        phase, in_the_middle = self.current_phase, self._steps_done > 0
+        self._phase_start = time.monotonic()
+        self._phase_entry = {
+            "phase": phase.index,
+            "label_ratio": phase.label_ratio,
+            "steps": phase.steps,
+            "labeling_seconds": 0.0,
+            "pseudo_labels": None,
+        }
+        with phases.preserved_rng():
+            broadcast_buffers(self.model, self.accelerator)
+            if phase.label_ratio is not None:
+                with self.ema.applied() if self.ema and not in_the_middle else nullcontext():
+                    labels = phase_labels.provide(
+                        phase,
+                        self.model,
+                        self.unlabeled_dataset,
+                        self.knobs,
+                        self.accelerator,
+                        self._clean_pass(),
+                        self.args.output_dir,
+                        in_the_middle=in_the_middle,
+                    )
+                self.train_dataset.pseudo = labels.of
+                self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds}
+            rows = {name: np.arange(len(self.train_dataset.labeled)) for name in MEMBERS}
+            self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase))
+            if not in_the_middle:
+                if self.initial is not None and phase.index > 0:
+                    self.initial.restore(
+                        self.model, [seed_for(self.args.seed, phase.index, n) for n in range(len(MEMBERS))]
+                    )
+                self.optimizer.load_state_dict(copy.deepcopy(self.new_optimizer_state))
+            self.lr_scheduler = None
+            self.create_scheduler(num_training_steps=phase.steps)
+            self.callback_handler.lr_scheduler = self.lr_scheduler
+            if self.ema is not None:
+                self.ema.restart()
+            if in_the_middle and self._resumed_from is not None:
+                state = torch.load(Path(self._resumed_from) / SCHEDULER_NAME, weights_only=True)
+                self.lr_scheduler.load_state_dict(state)
+                if self.ema is not None:
+                    self.ema.load(self._resumed_from)
+
+    def _pseudo_rows(self, phase: Phase) -> dict[str, np.ndarray]:
+        """Per member, the unlabeled rows it draws from in this phase."""
+        if phase.index == 0:
+            return {name: np.empty(0, dtype=np.int64) for name in MEMBERS}
+        everything = np.arange(len(self.unlabeled_dataset or ()))
+        pseudo = self.train_dataset.pseudo
+        return {
+            name: stored.rows if isinstance(stored := pseudo.get(name), ImageLabels) else everything for name in MEMBERS
+        }
+
+    def after_update(self) -> None:
+        """After every optimizer step."""
+        self._steps_done += 1
+        if self.ema is not None:
+            self.ema.update()
+
+    # ---- the loss --------------------------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | None]:
+        """The micro-batches of one update and, per member, their valid units over all processes: the loss's denominator."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = torch.stack(
+            [sum((batch[name]["labels"] != IGNORE_INDEX).sum() for batch in batches) for name in MEMBERS]
+        ).to(device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(counts)
+        return batches, counts.clamp(min=1)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum of both members' losses; no gradient flows from one to the other.
+
+        Each is a sum over units divided by the valid units of the whole update. DDP averages over processes and the Trainer
+        divides by the accumulation steps, so both are multiplied back here.
+        """
+        phase, step = self.current_phase, self.state.global_step
+        ramped = self.knobs.gamma_schedule == "ramp"
+        steps, logits = member_steps(
+            model,
+            inputs,
+            self.knobs,
+            ramp=gaussian_ramp(min(self._steps_done, phase.steps - 1), phase.steps) if ramped else 1.0,
+            mixup_seeds=[
+                seed_for(self.args.seed, step, number, self.args.process_index) for number in range(len(MEMBERS))
+            ],
+        )
+        scale = self.accelerator.num_processes * getattr(self, "current_gradient_accumulation_steps", 1)
+        total = torch.zeros((), device=self.args.device)
+        for number, (name, result) in enumerate(steps.items()):
+            share = result.cases.valid.clamp(min=1)
+            count = num_items_in_batch[number] if torch.is_tensor(num_items_in_batch) else share
+            total = total + result.loss * share * (scale / count)
+            self.telemetry.add(number, result.cases, inputs[name]["is_pseudo"])
+        return (total, logits) if return_outputs else total
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score a, b and their ensemble; each process sees its own share once.
+
+        Returns:
+            `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a and
+            b), for pixels `..._mean_iou` and more; fractions in [0, 1].
+        """
+        source = self.eval_dataset if eval_dataset is None else eval_dataset
+        start = time.monotonic()
+        metrics: dict[str, float] = {}
+        if source is not None:
+            scores = self.scores(source, title="evaluating")
+            metrics = evaluation.flat(scores, self.model.task, metric_key_prefix)
+            metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - start, 3)
+            if eval_dataset is None:
+                self.last_scores = scores
+            self.log(dict(metrics))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.is_in_train and self._at_phase_end():
+            self._finish_phase(self.last_scores if source is not None else None)
+        return metrics
+
+    def _at_phase_end(self) -> bool:
+        return self._phase < len(self.phases) and self._steps_done == self.current_phase.steps
+
+    def _finish_phase(self, scores: evaluation.Scores | None) -> None:
+        """Complete the record of a phase and move on; called once, by the evaluation at its end."""
+        phase = self.current_phase
+        tested = self.test_dataset is not None and self._phase in (0, len(self.phases) - 1)
+        self._phase_entry |= {
+            "seconds": round(time.monotonic() - self._phase_start, 3),
+            "eval": evaluation.without_loss(scores) if scores is not None else None,
+            "test": evaluation.without_loss(self.scores(self.test_dataset, title="testing")) if tested else None,
+        }
+        self.records.add_phase(self._phase_entry)
+        self.model.metadata["phase"] = phase.index
+        self._phase, self._steps_done = self._phase + 1, 0
+
+    # ---- logs and records ------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        number = self.current_phase.index
+        if "loss" in logs:  # a training log, on every process
+            logs = {**logs, **self.telemetry.drain(self.accelerator)}
+        logs = {**logs, "phase": number}
+        super().log(logs, start_time)
+        self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "task": self.model.task,
+            "method": self.args.method,
+            "knobs": as_results(self.knobs),
+            "num_labels": len(self.model.class_names),
+            "class_names": self.model.class_names,
+            "num_labeled": len(self.train_dataset.labeled),
+            "num_unlabeled": len(self.unlabeled_dataset or ()),
+            "num_eval": len(self.eval_dataset or ()),
+            "num_test": len(self.test_dataset or ()),
+            "world_size": self.args.world_size,
+            "seed": self.args.seed,
+        }

@@ -1,0 +1,372 @@
+"""Scores: exact by the field's definition, the same in pieces as in one, and never in need of a network."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import hf_dmt.training.metrics as metrics
+from hf_dmt.training.metrics import (
+    ConfusionMatrix,
+    MemberScores,
+    accuracy,
+    classification_scores,
+    mean_accuracy,
+    mean_iou,
+    per_class_iou,
+    segmentation_scores,
+)
+
+METRICS_FOLDER = Path(metrics.__file__).parent
+
+
+def numpy_mean_iou(
+    predictions: np.ndarray, labels: np.ndarray, num_classes: int, ignore_index: int
+) -> tuple[float, list[float | None]]:
+    """The definition, class by class, with sets of pixels."""
+    valid = labels != ignore_index
+    ious: list[float | None] = []
+    for index in range(num_classes):
+        predicted, truth = (predictions == index) & valid, (labels == index) & valid
+        union = int((predicted | truth).sum())
+        ious.append(int((predicted & truth).sum()) / union if union else None)
+    present = [iou for iou in ious if iou is not None]
+    return sum(present) / len(present), ious
+
+
+def random_masks(seed: int, shape: tuple[int, ...], num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Predictions, and labels of which about a tenth is void."""
+    generator = torch.Generator().manual_seed(seed)
+    predictions = torch.randint(0, num_classes, shape, generator=generator)
+    labels = torch.randint(0, num_classes, shape, generator=generator)
+    return predictions, labels.masked_fill(torch.rand(shape, generator=generator) < 0.1, ignore_index)
+
+
+def filled(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = -100) -> ConfusionMatrix:
+    confusion = ConfusionMatrix(num_classes, ignore_index)
+    confusion.update(predictions, labels)
+    return confusion
+
+
+def summed_with(others: list[ConfusionMatrix]) -> Callable[[Tensor], Tensor]:
+    """An all-reduce as one process sees it: its own counts plus those of the others."""
+    raw: list[Tensor] = []
+
+    def send(counts: Tensor) -> Tensor:
+        raw.append(counts)
+        return counts
+
+    for other in others:
+        other.reduce(send)
+    return lambda counts: counts + sum(raw)
+
+
+def test_scores_of_the_official_code_on_its_own_kind_of_input() -> None:
+    """Guards against another definition of IoU than the published numbers use (void pixels above all)."""
+    labels = np.random.RandomState(30).randint(0, 6, 500)
+    labels[labels == 5] = 255
+    predictions = np.random.RandomState(31).randint(0, 5, 500)
+    matrix = filled(torch.from_numpy(predictions), torch.from_numpy(labels), 5, ignore_index=255).matrix
+    assert accuracy(matrix).item() == pytest.approx(0.2027972, abs=1e-7)
+    assert per_class_iou(matrix).tolist() == pytest.approx([0.10274, 0.144654, 0.086093, 0.121951, 0.10596], abs=1e-6)
+    assert mean_iou(matrix).item() == pytest.approx(0.1122796, abs=1e-7)
+
+
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("num_classes", [1, 2, 21, 150])
+def test_mean_iou_is_exact(num_classes: int, label_dtype: torch.dtype) -> None:
+    """Guards against wrapped small integers and against losing units at the borders of the chunks."""
+    ignore_index = 255
+    predictions, labels = random_masks(num_classes, (3, 160, 150), num_classes, ignore_index)
+    confusion = filled(predictions, labels.to(label_dtype), num_classes, ignore_index)
+    expected, ious = numpy_mean_iou(predictions.numpy(), labels.numpy(), num_classes, ignore_index)
+    scores = segmentation_scores(confusion.matrix)
+    assert confusion.matrix.sum() == (labels != ignore_index).sum()
+    assert scores["mean_iou"] == pytest.approx(expected, abs=1e-12)
+    assert list(scores["per_class_iou"].values()) == pytest.approx(ious, abs=1e-12)
+
+
+def test_few_units_of_many_classes_count_like_many() -> None:
+    """Guards the way without bincount (accelerators, large heads), which must fill the same cells."""
+    predictions, labels = random_masks(7, (64,), 1000, -100)
+    matrix = filled(predictions, labels, 1000).matrix
+    expected = torch.zeros(1000, 1000, dtype=torch.int64)
+    for predicted, truth in zip(predictions.tolist(), labels.tolist(), strict=True):
+        if truth != -100:
+            expected[truth, predicted] += 1
+    assert torch.equal(matrix, expected)
+
+
+def test_rows_are_the_truth() -> None:
+    """Guards against a transposed matrix, which leaves IoU alone and spoils the mean accuracy silently."""
+    matrix = filled(torch.tensor([1, 1, 1, 0]), torch.tensor([0, 0, 1, 0]), 2).matrix
+    assert matrix.tolist() == [[1, 2], [0, 1]]
+    assert mean_accuracy(matrix).item() == pytest.approx((1 / 3 + 1) / 2)
+    assert classification_scores(matrix) == {"accuracy": 0.5, "mean_accuracy": pytest.approx(2 / 3)}
+
+
+def test_absent_class_is_none_and_left_out_of_the_mean() -> None:
+    """Guards against NaN means (no checkpoint would ever be best) and absent classes counted as 0 or 1."""
+    predictions, labels = torch.tensor([0, 0, 1, 3]), torch.tensor([0, 0, 1, 1])
+    scores = segmentation_scores(filled(predictions, labels, 4).matrix, ["sky", "road", "never", "wrong"])
+    assert scores["per_class_iou"] == {"sky": 1.0, "road": 0.5, "never": None, "wrong": 0.0}
+    assert scores["mean_iou"] == pytest.approx((1.0 + 0.5 + 0.0) / 3)
+    assert scores["mean_accuracy"] == pytest.approx((1.0 + 0.5) / 2)
+
+
+def test_predictions_on_void_do_not_count() -> None:
+    """Guards against void pixels entering the union: a class predicted on void only stays absent."""
+    scores = segmentation_scores(filled(torch.tensor([0, 1]), torch.tensor([0, -100]), 2).matrix)
+    assert scores["per_class_iou"] == {"0": 1.0, "1": None}
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 4, 4)])
+def test_nothing_to_score_is_none(shape: tuple[int, ...]) -> None:
+    """Guards against a made-up 0 or a NaN (not JSON) where every label is void or there is no image."""
+    confusion = filled(torch.zeros(shape, dtype=torch.int64), torch.full(shape, -100), 3)
+    assert classification_scores(confusion.matrix) == {"accuracy": None, "mean_accuracy": None}
+    scores = segmentation_scores(confusion.matrix)
+    assert (scores["mean_iou"], scores["overall_accuracy"], scores["mean_accuracy"]) == (None, None, None)
+    assert set(scores["per_class_iou"].values()) == {None}
+
+
+@pytest.mark.parametrize("units", [4, 100_000])
+@pytest.mark.parametrize("bad", [-1, 3, 255, 2**40])
+def test_label_out_of_range_is_an_error(bad: int, units: int) -> None:
+    """Guards against an unmapped void value scored as a class, in both ways of counting."""
+    labels = torch.zeros(units, dtype=torch.int64)
+    labels[1], labels[2] = bad, -100
+    confusion = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match=rf"0\.\.2 were found: {bad} \(ignore_index is -100\)"):
+        confusion.update(torch.zeros_like(labels), labels)
+    with pytest.raises(ValueError, match=r"outside the classes 0\.\.2"):
+        _ = confusion.matrix
+
+
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_prediction_out_of_range_is_an_error(bad: int) -> None:
+    """Guards against a prediction that lands in the next class's row."""
+    with pytest.raises(ValueError, match=rf"predictions range from .*{bad}.*classes are 0\.\.2"):
+        ConfusionMatrix(3).update(torch.tensor([0, bad]), torch.tensor([0, 1]))
+
+
+def test_misuse_is_explained() -> None:
+    """Guards against broadcasting, logits taken for class ids, a class taken for void, merged class names."""
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), labels \(2,\)"):
+        ConfusionMatrix(3).update(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"predictions are torch\.float32"):
+        ConfusionMatrix(3).update(torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"ignore_index is 0 with the classes 0\.\.2"):
+        ConfusionMatrix(3, ignore_index=0)
+    with pytest.raises(ValueError, match="at least one class"):
+        ConfusionMatrix(0)
+    with pytest.raises(ValueError, match="2 names, 1 of them different, for 2 classes"):
+        segmentation_scores(ConfusionMatrix(2).matrix, ["road", "road"])
+
+
+def test_parts_of_several_processes_sum_to_one_run() -> None:
+    """Guards against scores of one process's share, and against counts rounded to floats on the way."""
+    predictions, labels = random_masks(3, (6, 40, 40), 5, -100)
+    parts = [filled(predictions[rank::3], labels[rank::3], 5) for rank in range(3)]
+    whole = filled(predictions, labels, 5)
+    assert torch.equal(parts[0].reduce(summed_with(parts[1:])).matrix, whole.matrix)
+
+    huge = ConfusionMatrix(5).reduce(lambda counts: counts.index_fill(0, torch.tensor([101]), 2**60 + 1))
+    assert huge.matrix[0, 0] == 2**60 + 1
+
+
+def test_reduce_sums_once_and_only_sums() -> None:
+    """Guards against doubled counts, batches counted after the sum, and gathers or means taken for a sum."""
+    confusion = ConfusionMatrix(2).reduce(torch.clone)
+    with pytest.raises(RuntimeError, match="twice would double it"):
+        confusion.reduce(torch.clone)
+    with pytest.raises(RuntimeError, match="start a new one"):
+        confusion.update(torch.tensor([0]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="must sum them"):
+        ConfusionMatrix(2).reduce(lambda counts: counts / 2)
+    with pytest.raises(ValueError, match="must sum them"):
+        ConfusionMatrix(2).reduce(lambda counts: torch.stack([counts, counts]))
+
+
+def test_bad_label_of_another_process_is_an_error_everywhere() -> None:
+    """Guards against one process that knows of invalid labels while the others report scores."""
+    other = ConfusionMatrix(2)
+    with pytest.raises(ValueError, match="were found: 7"):
+        other.update(torch.tensor([0]), torch.tensor([7]))
+    with pytest.raises(ValueError, match="were found"):
+        _ = ConfusionMatrix(2).reduce(summed_with([other])).matrix
+
+
+def expected_members(logits: dict[str, Tensor], labels: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Predictions of a, b and ensemble and the members' losses, the plain way in float64."""
+    probabilities = {name: z.double().softmax(1) for name, z in logits.items()}
+    mean = (probabilities["a"] + probabilities["b"]) / 2
+    losses = {
+        name: torch.nn.functional.cross_entropy(z.double(), labels, ignore_index=-100).item()
+        for name, z in logits.items()
+    }
+    return {**{name: p.argmax(1) for name, p in probabilities.items()}, "ensemble": mean.argmax(1)}, losses
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_members_and_ensemble_of_images(dtype: torch.dtype) -> None:
+    """Guards against an ensemble of logits instead of probabilities, and against swapped members."""
+    generator = torch.Generator().manual_seed(0)
+    logits = {name: (3 * torch.randn(200, 6, generator=generator)).to(dtype) for name in "ab"}
+    labels = torch.randint(0, 6, (200,), generator=generator)
+    labels[::9] = -100
+    scores = MemberScores(6, "image-classification")
+    for part in (slice(0, 70), slice(70, 71), slice(71, 200)):
+        scores.update({name: z[part] for name, z in logits.items()}, labels[part])
+    predictions, losses = expected_members(logits, labels)
+    result = scores.compute()
+    assert set(result) == {"a", "b", "ensemble"}
+    for name, predicted in predictions.items():
+        expected = (predicted == labels)[labels != -100].double().mean().item()
+        assert result[name]["accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert {name: result[name]["loss"] for name in "ab"} == pytest.approx(losses, rel=1e-6)
+    assert "loss" not in result["ensemble"]
+
+
+def test_members_of_pixels_in_chunks_and_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against images lost between chunks, and losses averaged over processes instead of pixels."""
+    monkeypatch.setattr("hf_dmt.training.metrics.members.CHUNK", 2 * 4 * 8 * 6)  # two images at a time
+    generator = torch.Generator().manual_seed(1)
+    logits = {name: 3 * torch.randn(5, 4, 8, 6, generator=generator) for name in "ab"}
+    labels = torch.randint(0, 4, (5, 8, 6), generator=generator)
+    labels[0] = -100  # one process has an image without a valid pixel
+    ranks = []
+    for rank in range(2):
+        scores = MemberScores(4, "semantic-segmentation", class_names=list("wxyz"))
+        scores.update({name: z[rank::2] for name, z in logits.items()}, labels[rank::2])
+        ranks.append(scores)
+    sent: list[Tensor] = []
+
+    def send(tensor: Tensor) -> Tensor:
+        sent.append(tensor)
+        return tensor
+
+    ranks[1].reduce(send)
+    received = iter(sent)
+    result = ranks[0].reduce(lambda tensor: tensor + next(received)).compute()
+
+    predictions, losses = expected_members(logits, labels)
+    for name, predicted in predictions.items():
+        expected, ious = numpy_mean_iou(predicted.numpy(), labels.numpy(), 4, -100)
+        assert result[name]["mean_iou"] == pytest.approx(expected, abs=1e-12)
+        assert result[name]["per_class_iou"] == pytest.approx(dict(zip("wxyz", ious, strict=True)), abs=1e-12)
+    assert {name: result[name]["loss"] for name in "ab"} == pytest.approx(losses, rel=1e-6)
+
+
+def test_confident_error_has_a_finite_loss_and_leaves_the_logits_alone() -> None:
+    """Guards against the log of an underflowed probability, and in-place work on the caller's logits."""
+    logits = {name: torch.tensor([[500.0, -500.0]]) for name in "ab"}
+    scores = MemberScores(2, "image-classification")
+    scores.update(logits, torch.tensor([1]))
+    assert scores.compute()["a"]["loss"] == 1000.0
+    assert logits["a"].tolist() == [[500.0, -500.0]]
+
+
+def test_members_without_a_valid_label() -> None:
+    """Guards against a loss of 0 or NaN, and a crash on an empty last batch, where nothing can be scored."""
+    scores = MemberScores(2, "image-classification")
+    scores.update({name: torch.zeros(3, 2) for name in "ab"}, torch.full((3,), -100))
+    scores.update({name: torch.zeros(0, 2) for name in "ab"}, torch.zeros(0, dtype=torch.int64))
+    assert scores.compute()["a"] == {"accuracy": None, "mean_accuracy": None, "loss": None}
+
+
+def test_member_misuse_is_explained() -> None:
+    """Guards against logits of another resolution or class count, labels out of range and unknown tasks."""
+    scores = MemberScores(3, "semantic-segmentation")
+    logits = {name: torch.zeros(2, 3, 4, 4) for name in "ab"}
+    with pytest.raises(ValueError, match=r"logits of a have shape \(2, 3, 4, 4\).*need \(2, 3, 8, 8\)"):
+        scores.update(logits, torch.zeros(2, 8, 8, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"were found: 255 \(ignore_index is -100\)"):
+        scores.update(logits, torch.full((2, 4, 4), 255))
+    with pytest.raises(ValueError, match="task is 'detection'"):
+        MemberScores(3, "detection")
+
+
+def test_metrics_do_not_import_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the start of every run against the seconds that importing `evaluate` takes."""
+    for name in [name for name in sys.modules if name.startswith("hf_dmt.training.metrics")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "evaluate", None)  # importing it now raises
+    monkeypatch.setattr(importlib.import_module("hf_dmt.training"), "metrics", metrics)
+    assert importlib.import_module("hf_dmt.training.metrics") is not metrics
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network for this process, and caches in a folder that the test can look into."""
+    import evaluate
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(f"a connection was tried: {arguments}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # `evaluate` adds that folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # they come from the folder of an earlier test
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", ["dmt_mean_iou", "dmt_mean_iou/dmt_mean_iou.py"])
+def test_mean_iou_module_streams_without_network_or_arrow(path: str, offline: Path) -> None:
+    """Guards against a metric that needs the Hub, or that writes every predicted pixel to a cache file."""
+    import evaluate
+
+    cache = offline / "cache"
+    metric = evaluate.load(str(METRICS_FOLDER / path), num_labels=21, ignore_index=255, cache_dir=str(cache))
+    predictions, labels = random_masks(5, (4, 512, 512), 21, 255)
+    metric.add_batch(predictions=predictions.numpy(), references=labels.numpy().astype(np.uint8))
+    metric.add_batch(predictions=[predictions[0, :5], predictions[1, :7]], references=[labels[0, :5], labels[1, :7]])
+    assert metric.writer is None and metric.cache_file_name is None
+    assert [file for file in cache.rglob("*") if file.is_file()] == []
+
+    rows = [(predictions[index], labels[index]) for index in range(4)]
+    rows += [(predictions[0, :5], labels[0, :5]), (predictions[1, :7], labels[1, :7])]
+    flat = [torch.cat([pair[side].flatten() for pair in rows]).numpy() for side in (0, 1)]
+    expected, _ = numpy_mean_iou(flat[0], flat[1], 21, 255)
+    assert metric.compute()["mean_iou"] == pytest.approx(expected, abs=1e-12)
+    assert metric.compute()["mean_iou"] is None  # counted once, then anew
+
+
+def test_accuracy_module_and_combine(offline: Path) -> None:
+    """Guards the interface that `evaluate` users rely on: lists, one by one, and combined metrics."""
+    import evaluate
+
+    path = str(METRICS_FOLDER / "dmt_accuracy")
+    load = {"num_labels": 3, "cache_dir": str(offline / "cache")}
+    metric = evaluate.load(path, **load)
+    metric.add(prediction=2, reference=0)
+    result = metric.compute(predictions=[0, 1, 2], references=[0, 1, -100])
+    assert result == {"accuracy": pytest.approx(2 / 3), "mean_accuracy": pytest.approx(3 / 4)}
+    both = evaluate.combine([evaluate.load(path, **load)])
+    both.add_batch(predictions=np.array([0, 1]), references=np.array([0, 0]))
+    assert both.compute()["accuracy"] == 0.5
+
+
+def test_module_misuse_is_explained(offline: Path) -> None:
+    """Guards against results of one process only, a missing class count, and unpaired masks."""
+    import evaluate
+
+    path = str(METRICS_FOLDER / "dmt_mean_iou")
+    cache = str(offline / "cache")
+    with pytest.raises(ValueError, match="num_labels is missing"):
+        evaluate.load(path, cache_dir=cache)
+    with pytest.raises(ValueError, match="num_process is 2"):
+        evaluate.load(path, num_labels=3, num_process=2, process_id=0, cache_dir=cache)
+    masks = [torch.zeros(2, 2, dtype=torch.int64)] * 2
+    with pytest.raises(ValueError, match="2 predictions were given for 1 references"):
+        evaluate.load(path, num_labels=3, cache_dir=cache).add_batch(predictions=masks, references=masks[:1])
