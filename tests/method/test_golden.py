@@ -33,9 +33,7 @@ def first(count: int, total: int) -> Tensor:
     return torch.arange(total) < count
 
 
-def online_targets(
-    logits: Tensor, labels: Tensor, is_pseudo: Tensor, threshold: float, ignore_index: int
-) -> Tensor:
+def online_targets(logits: Tensor, labels: Tensor, is_pseudo: Tensor, threshold: float, ignore_index: int) -> Tensor:
     """Live self labels where the model is sure enough, for the pseudo-labeled samples."""
     own, confidence, _ = pseudo_label(logits)
     own = torch.where(confidence > threshold, own, ignore_index)
@@ -63,9 +61,7 @@ def check_counts(out: MutualLoss, expected: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("name", ["dmt", "flip", "naive_gamma5", "online_threshold0.9"])
 @pytest.mark.parametrize("case", [f"pixel_0{i}" for i in range(1, 7)])
-def test_pixel_losses(
-    case: str, name: str, golden: dict[str, Any], golden_tensors: dict[str, Tensor]
-) -> None:
+def test_pixel_losses(case: str, name: str, golden: dict[str, Any], golden_tensors: dict[str, Tensor]) -> None:
     facts = golden[case]
     expected = facts["expected"][name]
     logits = golden_tensors[f"{case}.logits"].clone().requires_grad_()
@@ -74,9 +70,7 @@ def test_pixel_losses(
     if name.startswith("online"):
         labels = online_targets(logits, labels, is_pseudo, 0.9, facts["ignore_index"])
     knobs = settings(name, facts["gamma_agree"], facts["gamma_disagree"])
-    out = dynamic_mutual_loss(
-        logits, labels, confidence, is_pseudo, ignore_index=facts["ignore_index"], **knobs
-    )
+    out = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, ignore_index=facts["ignore_index"], **knobs)
     out.loss.backward()
 
     close(out.loss.detach(), expected["loss"])
@@ -116,9 +110,7 @@ def test_image_losses(case: str, golden: dict[str, Any], golden_tensors: dict[st
 
 @pytest.mark.parametrize("step", ["1", "10", "50", "100"])
 @pytest.mark.parametrize("case", ["image_01", "image_02", "image_03"])
-def test_image_ramp_and_mixup(
-    case: str, step: str, golden: dict[str, Any], golden_tensors: dict[str, Tensor]
-) -> None:
+def test_image_ramp_and_mixup(case: str, step: str, golden: dict[str, Any], golden_tensors: dict[str, Tensor]) -> None:
     facts = golden[case]
     expected = facts["ramp_T_max_100"][step]
     logits, labels, confidence = image_inputs(case, golden_tensors)
@@ -129,9 +121,7 @@ def test_image_ramp_and_mixup(
     close(gamma2, expected["gamma2"])
 
     prefix = f"{case}.ramp_step{step}"
-    first_pass = dynamic_mutual_loss(
-        logits.detach(), labels, confidence, is_pseudo, **settings("dmt", gamma1, gamma2)
-    )
+    first_pass = dynamic_mutual_loss(logits.detach(), labels, confidence, is_pseudo, **settings("dmt", gamma1, gamma2))
     close(first_pass.weights, golden_tensors[f"{prefix}.weights"])
     # These cases feed the same logits to the second pass, as if the model gave them for the mixed images.
     permutation = golden_tensors[f"{prefix}.perm"]
@@ -167,17 +157,13 @@ def pixel_stream() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ("seg_online", "online", 0, 0),
     ],
 )
-def test_pixel_stream(
-    case: str, name: str, gamma1: float, gamma2: float, paper_golden: dict[str, Any]
-) -> None:
+def test_pixel_stream(case: str, name: str, gamma1: float, gamma2: float, paper_golden: dict[str, Any]) -> None:
     """G1 to G5, G8 to G10; the norms would show a wrong gradient behind a right loss."""
     expected = paper_golden[case]
     logits, labels, confidence, is_pseudo = pixel_stream()
     if name == "online":
         labels = online_targets(logits, labels, is_pseudo, 0.9, 255)
-    out = dynamic_mutual_loss(
-        logits, labels, confidence, is_pseudo, ignore_index=255, **settings(name, gamma1, gamma2)
-    )
+    out = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, ignore_index=255, **settings(name, gamma1, gamma2))
     out.loss.backward()
     close(out.loss.detach(), expected["loss"], atol=1e-7)
     assert logits.grad is not None
@@ -319,9 +305,7 @@ def sampled(confidence: Tensor, labels: Tensor, every: int) -> tuple[Tensor, Ten
 
 @pytest.mark.parametrize("ratio", ["0.2", "0.6", "1"])
 @pytest.mark.parametrize("case", ["classbalanced_01", "classbalanced_02"])
-def test_pixel_selection(
-    case: str, ratio: str, golden: dict[str, Any], golden_tensors: dict[str, Tensor]
-) -> None:
+def test_pixel_selection(case: str, ratio: str, golden: dict[str, Any], golden_tensors: dict[str, Tensor]) -> None:
     expected = golden[case]["expected"][ratio]
     labels, confidence, _ = pseudo_label(golden_tensors[f"{case}.logits"])
     sample = sampled(confidence, labels, golden[case]["sample_every"])

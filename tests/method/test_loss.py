@@ -62,9 +62,7 @@ def naive(
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("size", [(), (7,), (3, 6)])
 @pytest.mark.parametrize(("gamma1", "gamma2"), [(5.0, 5.0), (0.5, 2.0), (0.0, 0.0), (0.0, 3.0)])
-def test_matches_the_unit_by_unit_reference(
-    rule: Rule, size: tuple[int, ...], gamma1: float, gamma2: float
-) -> None:
+def test_matches_the_unit_by_unit_reference(rule: Rule, size: tuple[int, ...], gamma1: float, gamma2: float) -> None:
     """Loss, weights and the hand-made gradient; one rule for images, sequences and pixels."""
     logits, labels, confidence, is_pseudo = batch(n=6, size=size)
     out = dynamic_mutual_loss(
@@ -152,12 +150,20 @@ def test_zero_probability_to_the_power_zero_is_one() -> None:
     assert dynamic_weights(logits, labels, confidence, gamma1=5.0, gamma2=5.0).tolist() == [0.0, 0.0]
 
 
+def test_an_impossible_label_of_weight_zero_costs_nothing() -> None:
+    """A class masked with -inf: weight 0 times an infinite cross-entropy is NaN, for the whole batch."""
+    logits = torch.tensor([[float("-inf"), 0.0, 0.0], [1.0, 0.0, 0.0]], requires_grad=True)
+    labels, confidence = torch.tensor([0, 0]), torch.tensor([0.9, 0.9])
+    out = dynamic_mutual_loss(logits, labels, confidence, torch.ones(2).bool(), gamma1=5.0, gamma2=5.0)
+    out.loss.backward()
+    assert out.weights[0] == 0 and out.loss.isfinite() and out.loss > 0
+    assert logits.grad is not None and logits.grad[0].tolist() == [0.0, 0.0, 0.0] and logits.grad[1, 0] < 0
+
+
 def test_all_ignored_is_zero_with_zero_gradient() -> None:
     """G7: 0/0 would make the whole model NaN in one step; a detached 0 would break DDP's reduction."""
     logits, labels, confidence, is_pseudo = batch()
-    out = dynamic_mutual_loss(
-        logits, torch.full_like(labels, -100), confidence, is_pseudo, gamma1=5.0, gamma2=5.0
-    )
+    out = dynamic_mutual_loss(logits, torch.full_like(labels, -100), confidence, is_pseudo, gamma1=5.0, gamma2=5.0)
     out.loss.backward()
     assert out.loss.item() == out.unweighted_loss.item() == out.mean_weight.item() == out.valid.item() == 0
     assert logits.grad is not None and logits.grad.abs().max() == 0
@@ -202,18 +208,14 @@ def test_invariances(rule: Rule) -> None:
     """Order of the samples, pixels as images, a constant added to the logits, and memory layout."""
     logits, labels, confidence, is_pseudo = batch(n=5, size=(4, 3))
     knobs: dict[str, Any] = {"gamma1": 2.0, "gamma2": 0.7, "positive_disagree": rule}
-    expected = pytest.approx(
-        figures(dynamic_mutual_loss(logits, labels, confidence, is_pseudo, **knobs)), rel=1e-5
-    )
+    expected = pytest.approx(figures(dynamic_mutual_loss(logits, labels, confidence, is_pseudo, **knobs)), rel=1e-5)
 
     order = torch.tensor([3, 4, 0, 2, 1])
     shuffled = dynamic_mutual_loss(logits[order], labels[order], confidence[order], is_pseudo[order], **knobs)
     assert figures(shuffled) == expected
 
     flat = logits.movedim(1, -1).reshape(-1, logits.shape[1])
-    images = dynamic_mutual_loss(
-        flat, labels.flatten(), confidence.flatten(), is_pseudo.repeat_interleave(12), **knobs
-    )
+    images = dynamic_mutual_loss(flat, labels.flatten(), confidence.flatten(), is_pseudo.repeat_interleave(12), **knobs)
     assert figures(images) == expected
 
     shifted = dynamic_mutual_loss(logits + 50.0, labels, confidence, is_pseudo, **knobs)
@@ -309,9 +311,7 @@ def test_only_the_loss_carries_gradient() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_never_waits_for_the_device(rule: Rule) -> None:
     """Meta tensors have no values: an .item(), a boolean-mask index or an `if tensor` raises on them."""
-    logits, labels, confidence, is_pseudo = (
-        x.detach().to("meta").requires_grad_(x.requires_grad) for x in batch()
-    )
+    logits, labels, confidence, is_pseudo = (x.detach().to("meta").requires_grad_(x.requires_grad) for x in batch())
     for gamma in (5.0, torch.tensor(5.0, device="meta")):
         out = dynamic_mutual_loss(
             logits, labels, confidence, is_pseudo, gamma1=gamma, gamma2=gamma, positive_disagree=rule

@@ -65,8 +65,8 @@ def test_caps_and_degenerate_runs() -> None:
 
 
 def test_whole_products_are_not_rounded_up() -> None:
-    """1.1 * 10 is 11.000000000000002 in floats: a naive ceil adds a step."""
-    assert plan(label_ratios=[1.0], num_unlabeled=10, phase_epochs=1.1, pseudo_batch_size=11)[1].steps == 1
+    """2.2 * 100 is 220.00000000000003 in floats: a naive ceil adds a step."""
+    assert plan(label_ratios=[1.0], num_unlabeled=100, phase_epochs=2.2, pseudo_batch_size=4)[1].steps == 55
 
 
 @pytest.mark.parametrize(

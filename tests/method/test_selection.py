@@ -143,9 +143,7 @@ def test_every_class_keeps_its_ratio(count: int, ratio: float, num_classes: int,
     """Ranked together instead, a hard class would lose all its pixels to an easy one."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_classes, (count,), generator=g)
-    confidence = (
-        (torch.randperm(count, generator=g) + 1) / (count + 1) / (labels + 1)
-    )  # distinct within a class
+    confidence = (torch.randperm(count, generator=g) + 1) / (count + 1) / (labels + 1)  # distinct within a class
     thresholds = class_balanced_thresholds(confidence, labels, num_classes, ratio)
     assert thresholds.shape == (num_classes,) and thresholds.dtype == torch.float32
     kept = confidence >= thresholds[labels]
