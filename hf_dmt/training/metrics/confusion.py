@@ -40,10 +40,10 @@ class ConfusionMatrix:
             )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        # A row of C cells for every label from below the lowest to above the highest that is allowed. The two
-        # outermost rows, and those between the classes and ignore_index, stay empty unless labels are invalid.
+        # A row of C cells for every label between the classes and ignore_index, and one for the labels beyond.
+        # All but the classes' rows and that of ignore_index stay empty unless labels are invalid.
         self._lowest, self._highest = min(0, ignore_index), max(num_classes - 1, ignore_index)
-        rows = self._highest - self._lowest + 3
+        rows = self._highest - self._lowest + 2
         self._counts = torch.zeros(rows, num_classes, dtype=torch.int64, device=device)
         self.device = self._counts.device
         self._reduced = False
@@ -51,7 +51,8 @@ class ConfusionMatrix:
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Count a batch: predictions and labels are class ids (integers), any shape, the same for both.
 
-        Predictions are range-checked on the CPU only, also where the label is ignored.
+        Predictions are range-checked on the CPU only (where the label is ignored too), after they are narrowed
+        to 16 bits when those hold all cells. Labels, which come from files, are always checked exactly.
         """
         if self._reduced:
             raise RuntimeError(
@@ -69,9 +70,10 @@ class ConfusionMatrix:
             return
         # Not below the number of cells, all of which a chunk's bincount writes.
         chunk = max(CHUNK, self._counts.numel()) if self._counts.is_cpu else labels.numel()
-        pairs = zip(predictions.reshape(-1).split(chunk), labels.reshape(-1).split(chunk), strict=True)
-        for predicted, truth in pairs:
-            self._add(predicted.to(self.device), truth.to(self.device))
+        predicted_chunks = predictions.to(self.device).reshape(-1).split(chunk)
+        truth_chunks = labels.to(self.device).reshape(-1).split(chunk)
+        for predicted, truth in zip(predicted_chunks, truth_chunks, strict=True):
+            self._add(predicted, truth)
         if self._counts.is_cpu and self._units_outside() > 0:
             values = labels.long().unique()
             outside = (values < 0) | (values >= self.num_classes)
@@ -79,6 +81,9 @@ class ConfusionMatrix:
 
     def _add(self, predictions: Tensor, labels: Tensor) -> None:
         counts = self._counts.view(-1)
+        # The narrowest integers that hold every cell: bandwidth is the cost of what follows.
+        narrow = torch.int16 if counts.numel() < 2**15 else torch.int64
+        predictions = predictions.to(narrow)
         if counts.is_cpu:
             low, high = _extremes(predictions)
             if low < 0 or high >= self.num_classes:
@@ -87,15 +92,16 @@ class ConfusionMatrix:
                     "Check that num_classes is the number of the model's outputs."
                 )
             low, high = _extremes(labels)
-            must_clamp = low < self._lowest or high > self._highest
+            may_be_beyond = low < self._lowest or high > self._highest
         else:
-            must_clamp = True  # looking would wait for the device
-        if must_clamp:
-            labels = labels.long().clamp(self._lowest - 1, self._highest + 1)
-        # The narrowest integers that hold every cell: bandwidth is the cost of what follows.
-        narrow = torch.int16 if counts.numel() < 2**15 else torch.int64
-        cells = torch.add(predictions.to(narrow), labels.to(narrow), alpha=self.num_classes)
-        cells += (1 - self._lowest) * self.num_classes
+            may_be_beyond = True  # looking would wait for the device
+        if may_be_beyond:
+            labels = labels.long()
+            beyond = (labels < self._lowest) | (labels > self._highest)
+            labels = labels.masked_fill(beyond, self._highest + 1)
+        cells = torch.add(predictions, labels.to(narrow), alpha=self.num_classes)
+        if self._lowest < 0:
+            cells -= self._lowest * self.num_classes
         if cells.is_cpu and cells.numel() >= counts.numel():
             counts += torch.bincount(cells, minlength=counts.numel())
         else:  # bincount waits for an accelerator, and writes all cells even for a handful of units
@@ -128,10 +134,10 @@ class ConfusionMatrix:
         return self._class_rows().clone()
 
     def _class_rows(self) -> Tensor:
-        return self._counts[1 - self._lowest :][: self.num_classes]
+        return self._counts[-self._lowest :][: self.num_classes]
 
     def _units_outside(self) -> int:
-        ignored = self._counts[1 - self._lowest + self.ignore_index]
+        ignored = self._counts[self.ignore_index - self._lowest]
         return int(self._counts.sum() - self._class_rows().sum() - ignored.sum())
 
     def _outside_message(self, values: Sequence[int] = ()) -> str:
