@@ -47,6 +47,7 @@ def dynamic_mutual_loss(
     gamma2: float | Tensor,
     positive_disagree: PositiveDisagree = "drop",
     ignore_index: int = -100,
+    pseudo_weight: float = 1.0,
 ) -> MutualLoss:
     """One rule for images, (N, C) logits, and pixels, (N, C, H, W) logits.
 
@@ -61,6 +62,7 @@ def dynamic_mutual_loss(
         is_pseudo: (N,) bool, True for samples whose labels are pseudo labels; the others weigh 1.
         gamma1, gamma2, positive_disagree, ignore_index: as in `dynamic_weights`. With "flip" the target of a
             positive disagreement becomes the student's own argmax.
+        pseudo_weight: multiplies the weight of every pseudo-labeled unit (online training ramps it up to 1).
 
     Returns:
         MutualLoss. With several processes each divides by its own number of valid units; scale by `valid` for
@@ -87,6 +89,7 @@ def dynamic_mutual_loss(
         gamma2=gamma2,
         positive_disagree=positive_disagree,
         ignore_index=ignore_index,
+        pseudo_weight=pseudo_weight,
     )
     valid = units.valid.sum()
     scale = 1.0 / valid.clamp(min=1).float()

@@ -81,8 +81,11 @@ def judge(
     gamma2: float | Tensor,
     positive_disagree: PositiveDisagree,
     ignore_index: int,
+    pseudo_weight: float = 1.0,
 ) -> Judgement:
     """Apply the table above; `is_pseudo` (N,) bool is True for pseudo-labeled samples, None means all are.
+
+    `pseudo_weight` multiplies the weights of pseudo-labeled units.
 
     Branches on shapes and options only, never on tensor values, so nothing waits for the device.
     """
@@ -107,7 +110,7 @@ def judge(
         weights = torch.where(positive, (1.0 - confidence) ** gamma2, weights)
         targets = torch.where(positive, top.label, labels)
         cross_entropy = torch.where(positive, torch.log1p(top.rest), cross_entropy)
-    weights = torch.where(pseudo, weights, valid.float())
+    weights = torch.where(pseudo, weights * pseudo_weight, valid.float())
     cross_entropy = torch.where(valid, cross_entropy, 0.0)
     return Judgement(weights, targets, cross_entropy, agree, negative, positive, valid)
 

@@ -82,6 +82,10 @@ class DMTTrainingArguments(TrainingArguments):
     online_threshold: float | None = field(
         default=None, metadata={"help": "With --strategy online: ignore labels below this confidence."}
     )
+    unlabeled_ramp: float | None = field(
+        default=None,
+        metadata={"help": "With --strategy online: part of the phase over which pseudo labels gain their full weight."},
+    )
     learning_rate_b: float | None = field(
         default=None, metadata={"help": "Learning rate of model b; default: the same as --learning_rate."}
     )

@@ -50,62 +50,69 @@ def label_images(
     """
     count = len(unlabeled)
     rows: list[int] = []
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in MEMBERS}
+    found: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in MEMBERS}
     truth: dict[int, int] = {}
     for part in clean_pass.run(pair, unlabeled, accelerator, title=f"labeling for phase {facts['phase']}"):
         rows += part.index
         truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
         for name in MEMBERS:
-            labels, confidence, _ = pseudo_label(part.logits[name])
-            found[name].append((labels.cpu(), confidence.cpu()))
+            found[name].append(tuple(column.cpu() for column in pseudo_label(part.logits[name])))
     share = {
-        name: tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
-        if parts
-        else (np.empty(0, int), np.empty(0))
+        name: [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         for name, parts in found.items()
+        if parts
     }
-    gathered = gather_object([(rows, share, truth)])
+    gathered = [part for part in gather_object([(rows, share, truth)]) if part[0]]
     known = {row: label for *_, part in gathered for row, label in part.items()}
-    true_labels = np.asarray([known.get(row, IGNORE_INDEX) for row in range(count)]) if known else None
+    true_labels = np.asarray([known.get(row, IGNORE_INDEX) for row in range(count)])
+    order = np.argsort(np.concatenate([part[0] for part in gathered]))
     for name in MEMBERS:
-        all_labels, all_confidence = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.float32)
-        for part_rows, part_share, _ in gathered:
-            all_labels[part_rows], all_confidence[part_rows] = part_share[name]
-        selected = select_images(
-            all_labels, all_confidence, facts["ratio"], class_balanced=knobs.class_balanced, rule=knobs.selection_rule
+        labels, confidence, doubt = (
+            np.concatenate([part[1][name][column] for part in gathered])[order] for column in range(3)
         )
+        selected = select_images(labels, confidence, doubt, facts["ratio"], knobs)
         summary = {
             "selected": float(selected.mean()),
-            **_accuracy(all_labels[selected], true_labels[selected] if true_labels is not None else None),
-            "class_counts": np.bincount(all_labels[selected], minlength=len(pair.class_names)).tolist(),
+            "accuracy": _accuracy(labels[selected], true_labels[selected]),
+            "class_counts": np.bincount(labels[selected], minlength=len(pair.class_names)).tolist(),
         }
         if accelerator.is_main_process:
-            stored = ImageLabels(all_labels, all_confidence, selected)
+            stored = ImageLabels(labels, confidence, selected)
             stored.write(folder / name, unlabeled_ids(unlabeled), {**facts, "summary": summary})
     accelerator.wait_for_everyone()
 
 
 def select_images(
-    labels: np.ndarray, confidence: np.ndarray, ratio: float, *, class_balanced: bool, rule: str
+    labels: np.ndarray, confidence: np.ndarray, doubt: np.ndarray, ratio: float, knobs: Knobs
 ) -> np.ndarray:
     """`(N,)` bool of the selected images: the most confident over all, or exactly as many taken class by class.
 
-    Class by class, each predicted class gives its most confident fraction; the count over all stays that of `ratio`, so
-    that step counts do not depend on predictions.
+    Ranked by doubt, which still tells apart what a sharp model's confidence rounds to 1. Class by class, each predicted
+    class gives its most confident fraction; the count over all stays that of `ratio`, so that step counts do not depend on
+    predictions.
+
+    Raises:
+        ValueError: the official index arithmetic selects nothing (few images, or that many tied at confidence 1).
     """
-    values = torch.from_numpy(confidence)
-    if not class_balanced:
-        return select_top_ratio(values, ratio, rule=rule).numpy()  # type: ignore[arg-type]
+    if knobs.selection_rule == "official":
+        chosen = select_top_ratio(torch.from_numpy(confidence), ratio, rule="official").numpy()
+        if not chosen.any():
+            raise ValueError(
+                f"selection_rule official selects none of {len(labels)} images at ratio {ratio:g}: its index arithmetic "
+                "fails for few images and for ties at confidence 1. Use --selection_rule exact."
+            )
+        return chosen
+    if not knobs.class_balanced:
+        return select_top_ratio(torch.from_numpy(-doubt), ratio).numpy()
     # A unit's rank within its class, as a fraction of the class: the smallest fractions over all are the union of every
     # class's most confident ones.
-    order = np.lexsort((np.arange(len(labels)), -confidence, labels))
+    order = np.lexsort((doubt, labels))
     counts = np.bincount(labels)
     starts = np.cumsum(counts) - counts
     fraction = np.empty(len(labels))
     fraction[order] = (np.arange(len(labels)) - starts[labels[order]] + 0.5) / counts[labels[order]]
-    keep = np.lexsort((-confidence, fraction))[: selected_count(ratio, len(labels))]
     chosen = np.zeros(len(labels), dtype=bool)
-    chosen[keep] = True
+    chosen[np.lexsort((doubt, fraction))[: selected_count(ratio, len(labels))]] = True
     return chosen
 
 
@@ -185,11 +192,9 @@ def unlabeled_ids(unlabeled: Any) -> list[str]:
     return [str(name) for name in getattr(unlabeled, "ids", range(len(unlabeled)))]
 
 
-def _accuracy(labels: np.ndarray, truth: np.ndarray | None) -> dict[str, float | None]:
-    if truth is None or not (truth != IGNORE_INDEX).any():
-        return {"accuracy": None}
+def _accuracy(labels: np.ndarray, truth: np.ndarray) -> float | None:
     scored = truth != IGNORE_INDEX
-    return {"accuracy": float((labels[scored] == truth[scored]).mean())}
+    return float((labels[scored] == truth[scored]).mean()) if scored.any() else None
 
 
 def _count_right(labels: Tensor, codes: Tensor, truth: np.ndarray, classes: int, right: Tensor, known: Tensor) -> None:

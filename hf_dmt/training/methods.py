@@ -28,7 +28,8 @@ class Knobs:
         mixup_weighting: mixed weight x mixed loss as in the official code, or each label's own weight (`per_term`).
         class_balanced: select the most confident per predicted class rather than over all.
         selection_rule: `exact`, or `official` index arithmetic.
-        online_threshold: confidence below which an online pseudo label is ignored.
+        online_threshold: confidence up to which an online pseudo label is ignored.
+        unlabeled_ramp: part of the online phase over which the weight of pseudo labels rises to 1; 0 is off.
     """
 
     strategy: str = "phases"
@@ -49,6 +50,7 @@ class Knobs:
     class_balanced: bool = False
     selection_rule: str = "exact"
     online_threshold: float = 0.0
+    unlabeled_ramp: float = 0.0
 
 
 # What a task changes in the defaults above.
@@ -96,7 +98,11 @@ def resolve(method: str, task: str, explicit: dict[str, Any]) -> Knobs:
     if method not in PRESETS:
         raise ValueError(f"Unknown method {method!r}; choose one of: {', '.join(PRESETS)}.")
     given = {name: value for name, value in explicit.items() if value is not None}
-    knobs = Knobs(**{**TASK_DEFAULTS[task], **PRESETS[method], **given})
+    preset = {**TASK_DEFAULTS[task], **PRESETS[method]}
+    if given.get("strategy") == "online":
+        # From the first step the labels are those of an untrained or freshly started teacher: let them in slowly.
+        preset.setdefault("unlabeled_ramp", 0.3)
+    knobs = Knobs(**{**preset, **given})
     _check(knobs, task)
     return knobs
 
@@ -122,7 +128,7 @@ def _check(knobs: Knobs, task: str) -> None:
     for name in ("gamma1", "gamma2", "mixup_alpha"):
         if not getattr(knobs, name) >= 0:
             raise ValueError(f"{name} is {getattr(knobs, name)}; it must be 0 or more (0 switches its effect off).")
-    for name in ("ema_decay", "online_threshold"):
+    for name in ("ema_decay", "online_threshold", "unlabeled_ramp"):
         if not 0 <= getattr(knobs, name) < 1:
             raise ValueError(
                 f"{name} is {getattr(knobs, name)}; it must be at least 0 and below 1 (0 switches it off)."
@@ -138,6 +144,11 @@ def _check(knobs: Knobs, task: str) -> None:
     if not knobs.label_ratios and knobs.supervised_epochs == 0:
         raise ValueError(
             "supervised_epochs is 0 and label_ratios is empty, so nothing would be trained. Raise one of them."
+        )
+    if knobs.strategy == "online" and (knobs.restart == "initial" or not knobs.label_ratios):
+        raise ValueError(
+            f"strategy online makes labels at every step of one phase, so restart {knobs.restart!r} with label_ratios "
+            f"{list(knobs.label_ratios)} cannot apply. Leave both at their defaults, or use strategy phases."
         )
     if task == "semantic-segmentation" and knobs.mixup_alpha > 0:
         raise ValueError(

@@ -30,14 +30,21 @@ class MemberStep:
 
 
 def member_steps(
-    model: nn.Module, inputs: Mapping[str, Any], knobs: Knobs, *, ramp: float, mixup_seeds: Sequence[int]
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    knobs: Knobs,
+    *,
+    ramp: float,
+    pseudo_weight: float,
+    mixup_seeds: Sequence[int],
 ) -> tuple[dict[str, MemberStep], dict[str, Tensor]]:
     """Both members' losses on one micro-batch, and their logits.
 
     Args:
         model: the pair or what wraps it; one call runs both members.
         inputs: per member `pixel_values`, `labels`, `confidence`, `is_pseudo`.
-        ramp: multiplier of both exponents. mixup_seeds: one per member; ratio and permutation are a function of them.
+        ramp: multiplier of both exponents. pseudo_weight: multiplier of every pseudo-labeled unit's weight.
+        mixup_seeds: one per member; ratio and permutation are a function of them.
     """
     loss = partial(
         dynamic_mutual_loss,
@@ -45,6 +52,7 @@ def member_steps(
         gamma2=knobs.gamma2 * ramp,
         positive_disagree=knobs.positive_disagree,  # type: ignore[arg-type]
         ignore_index=IGNORE_INDEX,
+        pseudo_weight=pseudo_weight,
     )
 
     def judge(name: str, logits: Tensor) -> MutualLoss:

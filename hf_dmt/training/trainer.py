@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from .arguments import DMTTrainingArguments
 from .checks import check_inputs
 from .inference import broadcast_buffers
 from .methods import as_results
+from .online import label_online
 from .pair_trainer import PairTrainer
 from .progress import PhaseLines, PhaseProgress
 from .records import RunRecords
@@ -127,12 +129,14 @@ class DMTTrainer(PairTrainer):
         self._phase_start = time.monotonic()
 
     def _pair_dataset(self, pair: ModelPair, args: DMTTrainingArguments, labeled: Any, unlabeled: Any) -> PairDataset:
-        usual = "strong" if pair.task == "image-classification" else "scale-crop-flip"
+        pixels, online = pair.task == "semantic-segmentation", self.knobs.strategy == "online"
+        usual = "scale-crop-flip" if pixels and not online else "strong"
         names = {"a": args.augmentation or usual, "b": args.augmentation_b or args.augmentation or usual}
-        views = {
-            name: train_view(kind, pair.image_size, pair.task, hflip=args.horizontal_flip)
-            for name, kind in names.items()
-        }
+        view = partial(train_view, size=pair.image_size, task=pair.task, hflip=args.horizontal_flip)
+        views = {name: view(kind) for name, kind in names.items()}
+        # What the live teacher sees: for masks the student's geometry with the colours as they are.
+        weak = {"strong": "scale-crop-flip"} if pixels else {"strong": "weak"}
+        self.weak_views = {name: view(weak.get(kind, kind)) for name, kind in names.items()}
         return PairDataset(
             labeled,
             unlabeled,
@@ -245,6 +249,7 @@ class DMTTrainer(PairTrainer):
                 self.train_dataset.pseudo = labels.of
                 self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds}
             rows = {name: np.arange(len(self.train_dataset.labeled)) for name in MEMBERS}
+            self.train_dataset.weak_views = self.weak_views if self._is_online() else None
             self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase))
             if not in_the_middle:
                 if self.initial is not None and phase.index > 0:
@@ -262,6 +267,9 @@ class DMTTrainer(PairTrainer):
                 self.lr_scheduler.load_state_dict(state)
                 if self.ema is not None:
                     self.ema.load(self._resumed_from)
+
+    def _is_online(self) -> bool:
+        return self.knobs.strategy == "online" and self.current_phase.index > 0
 
     def _pseudo_rows(self, phase: Phase) -> dict[str, np.ndarray]:
         """Per member, the unlabeled rows it draws from in this phase."""
@@ -288,6 +296,9 @@ class DMTTrainer(PairTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        if self._is_online():
+            with self.ema.applied() if self.ema else nullcontext():
+                batches = [label_online(self.model, batch, self.knobs, self.accelerator) for batch in batches]
         counts = torch.stack(
             [sum((batch[name]["labels"] != IGNORE_INDEX).sum() for batch in batches) for name in MEMBERS]
         ).to(device)
@@ -308,12 +319,12 @@ class DMTTrainer(PairTrainer):
         divides by the accumulation steps, so both are multiplied back here.
         """
         phase, step = self.current_phase, self.state.global_step
-        ramped = self.knobs.gamma_schedule == "ramp"
         steps, logits = member_steps(
             model,
             inputs,
             self.knobs,
-            ramp=gaussian_ramp(min(self._steps_done, phase.steps - 1), phase.steps) if ramped else 1.0,
+            ramp=gaussian_ramp(self._steps_done, phase.steps) if self.knobs.gamma_schedule == "ramp" else 1.0,
+            pseudo_weight=self._pseudo_weight(phase),
             mixup_seeds=[
                 seed_for(self.args.seed, step, number, self.args.process_index) for number in range(len(MEMBERS))
             ],
@@ -326,6 +337,11 @@ class DMTTrainer(PairTrainer):
             total = total + result.loss * share * (scale / count)
             self.telemetry.add(number, result.cases, inputs[name]["is_pseudo"])
         return (total, logits) if return_outputs else total
+
+    def _pseudo_weight(self, phase: Phase) -> float:
+        """1, or on its way there at the beginning of an online phase."""
+        rising = round(self.knobs.unlabeled_ramp * phase.steps)
+        return gaussian_ramp(self._steps_done, rising) if rising and phase.index > 0 else 1.0
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,45 @@
+"""What the command line says about images: which are labeled, which are not, and what the labels are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """Flags of `scripts/run_dmt.py` that choose images. Without any, a builtin set is used."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id, local folder, or a builtin set: digits, digit-scenes."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    train_split: str | None = field(default=None, metadata={"help": "Split with the training images (train)."})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "Split to evaluate on (validation; without one, 20 %% of the labeled images)."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "Split that is only reported (test)."})
+    image_column: str | None = field(default=None, metadata={"help": "Column with the images."})
+    label_column: str | None = field(default=None, metadata={"help": "Column with the labels or masks."})
+    num_labeled: int | None = field(
+        default=None, metadata={"help": "Use the labels of this many training images; the others become unlabeled."}
+    )
+    labeled_fraction: float | None = field(
+        default=None, metadata={"help": "Use the labels of this fraction of the training images."}
+    )
+    labeled_ids: str | None = field(
+        default=None, metadata={"help": "File with the ids of the labeled images, one a line, or a split.json."}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Which images are labeled and held out."})
+    id2label: str | None = field(
+        default=None, metadata={"help": 'JSON file with the classes: {"0": "cat", ...} or ["cat", ...].'}
+    )
+    ignore_index: int = field(default=255, metadata={"help": "Value in the masks that means: no label here."})
+    reduce_labels: bool = field(
+        default=False, metadata={"help": "In the masks 0 means no label, and class k is stored as k + 1."}
+    )
+    skip_corrupt_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
+    unlabeled_dataset_name: str | None = field(default=None, metadata={"help": "Hub id or folder of unlabeled images."})
+    unlabeled_split: str | None = field(default=None, metadata={"help": "Its split (unlabeled, or the only one)."})
+    unlabeled_dir: str | None = field(
+        default=None, metadata={"help": "Folder of unlabeled images, flat or nested; no labels are needed."}
+    )

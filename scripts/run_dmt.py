@@ -1,0 +1,177 @@
+#!/usr/bin/env python
+"""Train a pair by dynamic mutual training: `accelerate launch scripts/run_dmt.py [CONFIG.yaml] [--flags]`.
+
+Without arguments it runs a small embedded example to the end.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
+from hf_dmt.data.assemble import RunImages, assemble
+from hf_dmt.data.files import write_json
+from hf_dmt.data.splits import SPLIT_FILE
+from hf_dmt.models import loading
+from hf_dmt.report import print_summary, write_report
+from hf_dmt.training.command_line import ModelArguments, parse, print_error
+from hf_dmt.training.evaluation import without_loss
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; returns the exit code: 0, or 2 for a mistake in what was given, explained in one message."""
+    try:
+        model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv, RECIPES)
+        check_output_folder(args)
+        # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
+        transformers.utils.logging.disable_progress_bar()
+        images = assemble(
+            data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
+        )
+        pair = build_pair(model_args, args, images.class_names)
+        trainer = build_trainer(pair, args, images)
+    except (ValueError, OSError) as problem:
+        print_error(str(problem))
+        return 2
+    if args.should_save:
+        write_json(Path(args.output_dir) / SPLIT_FILE, images.split)
+        introduce(trainer, images)
+    run(trainer)
+    return 0
+
+
+def check_output_folder(args: DMTTrainingArguments) -> None:
+    """Refuse a folder with foreign contents, and one that holds a run unless it is to be resumed."""
+    folder = Path(args.output_dir)
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    ours = (folder / SPLIT_FILE).is_file()
+    if not ours:
+        raise ValueError(
+            f"--output_dir {str(folder)!r} is not empty and holds no run of hf_dmt, so nothing is written there. Choose "
+            "another folder."
+        )
+    if not args.resume_from_checkpoint or str(args.resume_from_checkpoint).lower() == "false":
+        last = get_last_checkpoint(str(folder))
+        raise ValueError(
+            f"--output_dir {str(folder)!r} already holds a run{f' ({Path(last).name})' if last else ''}. Continue it with "
+            "--resume_from_checkpoint True, or choose another folder."
+        )
+
+
+def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
+    """The class names that both checkpoints agree on, if they name any."""
+    if model_args.pair is not None:
+        return ModelPair.from_pretrained(model_args.pair, token=args.hub_token).class_names
+    sources = [model_args.model_a or "", model_args.model_b or ""]
+    if any(source.startswith("tiny:") for source in sources):
+        return None
+    configs = [
+        loading.load_config(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token)
+        for source in sources
+    ]
+    names = [loading.label_names(config) for config in configs if loading.has_named_classes(config)]
+    return names[0] if len(names) == 2 and names[0] == names[1] else None
+
+
+def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_names: list[str]) -> ModelPair:
+    """The saved pair, or a new one whose heads have exactly the data's classes."""
+    if model_args.pair is not None:
+        pair = ModelPair.from_pretrained(
+            model_args.pair, token=args.hub_token, trust_remote_code=model_args.trust_remote_code
+        )
+        if pair.class_names != class_names:
+            raise ValueError(
+                f"The pair {model_args.pair!r} predicts {len(pair.class_names)} classes ({', '.join(pair.class_names[:3])}, "
+                f"...), the data has {len(class_names)} ({', '.join(class_names[:3])}, ...). Give data of the same classes, "
+                "or start from two models with --model_a and --model_b."
+            )
+        return pair
+    return ModelPair.from_models(
+        model_args.model_a or "",
+        model_args.model_b or "",
+        task=model_args.task,
+        id2label=dict(enumerate(class_names)),
+        image_size=model_args.image_size,
+        seed=args.seed,
+        trust_remote_code=model_args.trust_remote_code,
+        token=args.hub_token,
+    )
+
+
+def build_trainer(pair: ModelPair, args: DMTTrainingArguments, images: RunImages) -> DMTTrainer:
+    return DMTTrainer(
+        model=pair,
+        args=args,
+        train_dataset=images.labeled,
+        unlabeled_dataset=images.unlabeled,
+        eval_dataset=images.evaluation,
+        test_dataset=images.test,
+    )
+
+
+def introduce(trainer: DMTTrainer, images: RunImages) -> None:
+    """What is about to run, in a few lines."""
+    pair, args = trainer.model, trainer.args
+    a, b = (
+        f"{pair.member(name).config.model_type} ({pair.member(name).num_parameters() / 1e6:.1f} M)" for name in "ab"
+    )
+    unlabeled = len(images.unlabeled) if images.unlabeled is not None else 0
+    print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
+    steps = " + ".join(str(phase.steps) for phase in trainer.phases)
+    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
+    print(
+        f"phases of {steps} updates of {trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size} images{processes}"
+    )
+    print(f"output: {args.output_dir}")
+    for note in images.notes:
+        print(note)
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if expected != args.world_size:
+        print(f"Warning: {expected} processes were asked for, {args.world_size} run. See `accelerate launch --help`.")
+
+
+def run(trainer: DMTTrainer) -> None:
+    """Train, score, export, report."""
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    folder = trainer.export()
+    test = None
+    if trainer.test_dataset is not None:
+        last = trainer.records.results["phases"][-1]["test"]
+        test = (
+            without_loss(trainer.scores(trainer.test_dataset, title="testing"))
+            if trainer.args.load_best_model_at_end
+            else last
+        )
+    trainer.records.save(
+        test=test, peak_memory_bytes=peak_memory(trainer.args.device), total_seconds=round(time.monotonic() - start, 3)
+    )
+    if trainer.args.should_save:
+        report = write_report(folder)
+        print_summary(folder)
+        print(f"pair: {folder}\nreport: {report}")
+    trainer.accelerator.end_training()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest point: of the device, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())
