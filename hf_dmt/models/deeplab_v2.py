@@ -1,19 +1,19 @@
 """DeepLab-v2 on ResNet-101, the segmentation network of the paper, as a transformers model.
 
 Importing this module registers `model_type` "hf_dmt_deeplab_v2" with `AutoConfig`,
-`AutoModelForSemanticSegmentation` and `AutoImageProcessor`, so a saved folder loads, and serves as a member of
-a pair, like any other.
+`AutoModelForSemanticSegmentation` and `AutoImageProcessor`, so a saved folder loads, and serves as a member
+of a pair, like any other.
 
 Structure: Chen et al., "DeepLab" (2018), as in the official code: the backbone is the standard ResNet V1.5
-(stride in the 3x3 convolution) whose last two stages trade their stride for dilation, so logits are 1/8 of the
-input (41x41 for 321x321); the head sums parallel 3x3 convolutions with dilation 6, 12, 18 and 24. The official
-forward returns after the first two branches and leaves the other two without a gradient. We use all four by
-default; with `aspp_branches=2` the unused ones do not exist, because parameters without a gradient stop
-DistributedDataParallel. Parameters: 44,048,532 at 21 classes with four branches, what the official network counts.
+(stride in the 3x3 convolution) whose last two stages trade their stride for dilation, so logits are 1/8 of
+the input (41x41 for 321x321); the head sums parallel 3x3 convolutions with dilation 6, 12, 18 and 24. The
+official forward returns after the first two branches and leaves the other two without a gradient. We use all
+four by default; with `aspp_branches=2` the unused ones do not exist, because parameters without a gradient
+stop DistributedDataParallel. Parameters: 44,048,532 at 21 classes with four branches, the official count.
 """
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -57,13 +57,13 @@ class DeepLabV2Config(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.aspp_branches not in (2, 4):
             raise ValueError(
-                f"aspp_branches={self.aspp_branches}: the head sums either all 4 branches or, as the official "
-                "code does, the first 2. Use 4 or 2."
+                f"aspp_branches={self.aspp_branches}: the head sums either all 4 branches or, as the "
+                "official code does, the first 2. Use 4 or 2."
             )
         if len(self.depths) != 4 or len(self.hidden_sizes) != 4:
             raise ValueError(
-                f"depths={self.depths}, hidden_sizes={self.hidden_sizes}: output stride 8 comes from dilating "
-                "stages 3 and 4 of four. Give four numbers each."
+                f"depths={self.depths}, hidden_sizes={self.hidden_sizes}: output stride 8 comes from "
+                "dilating stages 3 and 4 of four. Give four numbers each."
             )
         # Tuples come back from JSON as lists; one form makes a loaded configuration equal to the saved one.
         self.hidden_sizes, self.depths = list(self.hidden_sizes), list(self.depths)
@@ -77,9 +77,9 @@ class DeepLabV2ForSemanticSegmentation(PreTrainedModel):
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _no_split_modules = ["ResNetBottleNeckLayer"]
-    # forward takes **kwargs and its loss is a plain mean: without this the Trainer believes that it divides by
-    # num_items_in_batch, and does not divide by the gradient accumulation steps itself.
+    _no_split_modules: ClassVar[list[str]] = ["ResNetBottleNeckLayer"]
+    # forward takes **kwargs and its loss is a plain mean: without this the Trainer believes that the loss is
+    # divided by num_items_in_batch, and does not divide by the gradient accumulation steps itself.
     accepts_loss_kwargs = False
 
     def __init__(self, config: DeepLabV2Config) -> None:
@@ -114,7 +114,7 @@ class DeepLabV2ForSemanticSegmentation(PreTrainedModel):
     ) -> SemanticSegmenterOutput:
         """pixel_values (N, num_channels, H, W) float -> logits (N, num_labels, ceil(H / 8), ceil(W / 8)).
 
-        labels (N, H', W') int64: logits are upsampled to them (bilinear, align_corners=True, as officially) and
+        labels (N, H', W') int64: logits are upsampled to them (bilinear, align_corners=True, as officially);
         `loss` is the mean cross-entropy of the pixels that are not ignored, 0 when all are.
         """
         features = self.backbone(pixel_values, return_dict=True).last_hidden_state
@@ -155,22 +155,24 @@ def load_imagenet_backbone(
 
     Raises ValueError when source is no ResNet, lacks tensors, or computes something else than the backbone.
     """
-    if not isinstance(source, PreTrainedModel):
+    if isinstance(source, PreTrainedModel):
+        given = source
+    else:
         name = os.fspath(source)
-        source, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        given, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         lost = sorted(info["missing_keys"]) + sorted(
             key for key in info["unexpected_keys"] if not key.startswith("classifier.")
         )
         if lost:
             raise ValueError(
-                f"{name}: {len(lost)} tensors do not match {type(source).__name__} ({', '.join(lost[:3])}), so "
-                "part of the backbone would stay random. Give a complete ResNet checkpoint saved by transformers."
+                f"{name}: {len(lost)} tensors do not match {type(given).__name__} ({', '.join(lost[:3])}), so "
+                "part of the backbone would stay random. Give a complete ResNet checkpoint of transformers."
             )
-    resnet = source.base_model
+    resnet = given.base_model
     if not isinstance(resnet, ResNetModel):
         raise ValueError(
-            f"Got a {type(source).__name__}: the backbone is a ResNet, so only a ResNet's weights fit. Give a "
-            "ResNetModel or ResNetForImageClassification, or the Hub id or folder of one."
+            f"Got a {type(given).__name__}: the backbone is a ResNet, so only a ResNet's weights fit. Give "
+            "a ResNetModel or ResNetForImageClassification, or the Hub id or folder of one."
         )
     fields = (
         *("num_channels", "embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act"),
@@ -180,8 +182,9 @@ def load_imagenet_backbone(
         ours, theirs = getattr(model.backbone.config, field), getattr(resnet.config, field)
         if ours != theirs:
             raise ValueError(
-                f"The ResNet has {field}={theirs} where the backbone has {ours}, so its weights would not fit or would "
-                "compute something else. Build the model from a DeepLabV2Config that agrees, or give another ResNet."
+                f"The ResNet has {field}={theirs} where the backbone has {ours}, so its weights would not fit "
+                "or would compute something else. Build the model from a DeepLabV2Config that agrees, or give "
+                "another ResNet."
             )
     model.backbone.load_state_dict(resnet.state_dict(), strict=True)
 
@@ -189,14 +192,14 @@ def load_imagenet_backbone(
 class CaffeImageProcessor(SegformerImageProcessor):
     """Preprocessing of weights converted from Caffe: BGR, 0 to 255, minus the mean, not divided by anything.
 
-    No processor of transformers can say this: those that flip channels either do not subtract a mean or have no
-    `post_process_semantic_segmentation`, which `pipeline("image-segmentation")` needs. `image_mean` and `image_std`
-    are in BGR order.
+    No processor of transformers can say this: those that flip channels either do not subtract a mean or have
+    no `post_process_semantic_segmentation`, which `pipeline("image-segmentation")` needs. `image_mean` and
+    `image_std` are in BGR order.
     """
 
     do_rescale = False
-    image_mean = [104.008, 116.669, 122.675]
-    image_std = [1.0, 1.0, 1.0]
+    image_mean = (104.008, 116.669, 122.675)
+    image_std = (1.0, 1.0, 1.0)
 
     def rescale_and_normalize(self, images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(N, C, H, W) -> the same shape; flips channels first. A mask has one channel and stays as it is."""

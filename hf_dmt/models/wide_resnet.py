@@ -5,13 +5,13 @@ Importing this module registers `model_type` "hf_dmt_wide_resnet" with `AutoConf
 
 Structure: Zagoruyko and Komodakis, "Wide Residual Networks" (2016): pre-activation basic blocks, no dropout.
 The details are those of the WRN-28-2 on which semi-supervised methods are compared (Oliver et al. 2018,
-MixMatch, FixMatch): leaky ReLU with slope 0.1; in the first block the shortcut sees the activated input, in the
-two later blocks that change width the raw input; a shortcut is a bare 1x1 convolution. Parameters: 1,467,610 in
-80 tensors at 10 classes, as in the official code. A count cannot tell which activation, batch normalisation
-momentum or classifier initialisation that code has; the first two are fields of the configuration.
+MixMatch, FixMatch): leaky ReLU with slope 0.1; in the first block the shortcut sees the activated input, in
+the two later blocks that change width the raw input; a shortcut is a bare 1x1 convolution. Parameters:
+1,467,610 in 80 tensors at 10 classes, as in the official code. A count cannot tell which activation, batch
+normalisation momentum or classifier initialisation that code has; the first two are configuration fields.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +46,8 @@ class WideResNetConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.depth < 10 or self.depth % 6 != 4:
             raise ValueError(
-                f"depth={self.depth}: a wide ResNet has three stages of n blocks with two convolutions each, so "
-                "its depth is 6 n + 4. Use 10, 16, 22, 28, 34, 40, ..."
+                f"depth={self.depth}: a wide ResNet has three stages of n blocks of two convolutions, so its "
+                "depth is 6 n + 4. Use 10, 16, 22, 28, 34, 40, ..."
             )
         super().__post_init__(**kwargs)
 
@@ -90,9 +90,9 @@ class WideResNetForImageClassification(PreTrainedModel):
     config_class = WideResNetConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _no_split_modules = ["WideResNetBlock"]
-    # forward takes **kwargs and its loss is a plain mean: without this the Trainer believes that it divides by
-    # num_items_in_batch, and does not divide by the gradient accumulation steps itself.
+    _no_split_modules: ClassVar[list[str]] = ["WideResNetBlock"]
+    # forward takes **kwargs and its loss is a plain mean: without this the Trainer believes that the loss is
+    # divided by num_items_in_batch, and does not divide by the gradient accumulation steps itself.
     accepts_loss_kwargs = False
 
     def __init__(self, config: WideResNetConfig) -> None:
