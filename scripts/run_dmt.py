@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
 from hf_dmt.data.assemble import RunImages, assemble
+from hf_dmt.data.builtin import BUILTIN_SETS
 from hf_dmt.data.files import write_json
 from hf_dmt.data.splits import SPLIT_FILE
 from hf_dmt.models import loading
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = assemble(
             data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
         )
+        if data_args.dataset_name in BUILTIN_SETS:
+            args.horizontal_flip = False  # a mirrored digit is another digit, or none
         pair = build_pair(model_args, args, images.class_names)
         trainer = build_trainer(pair, args, images)
     except (ValueError, OSError) as problem:

@@ -163,7 +163,10 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
     ) -> None:
         self.labeled, self.unlabeled, self.views = labeled, unlabeled, views
         self.task, self.image_size, self.num_classes = task, image_size, num_classes
-        self.pseudo: dict[str, PseudoLabels] = {}  # by the member that learns from them; set when a phase begins
+        # Both are set when a phase begins: the labels by the member that learns from them, and online the views that the
+        # live teacher labels instead.
+        self.pseudo: dict[str, PseudoLabels] = {}
+        self.weak_views: Mapping[str, Callable[..., Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.labeled) + len(self.unlabeled or ())
@@ -173,30 +176,31 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
 
     def _sample(self, draw: Draw) -> dict[str, Any]:
         item = (self.unlabeled if draw.is_pseudo else self.labeled)[draw.row]
-        view = self.views[draw.member]
+        view, weak_view = self.views[draw.member], (self.weak_views or {}).get(draw.member)
         if self.task == "image-classification":
             label, confidence = self._image_target(draw, item)
+            inputs = (item["image"],)
             with augmentation_seed(draw.seed):
-                pixels = view(item["image"])
-            return {
-                "pixel_values": pixels,
-                "labels": label,
-                "confidence": np.float32(confidence),
-                "is_pseudo": draw.is_pseudo,
-            }
-        image = fit_shorter_side(item["image"], self.image_size)
-        mask, confidences = self._pixel_target(draw, item, image.size[::-1])
-        with augmentation_seed(draw.seed):
-            pixels, labels, confidence_map = view(image, mask, confidences)
-        return {
-            "pixel_values": pixels,
-            "labels": labels,
-            "confidence": confidence_map,
-            "is_pseudo": draw.is_pseudo,
-        }
+                pixels = view(*inputs)
+            sample = {"pixel_values": pixels, "labels": label, "confidence": np.float32(confidence)}
+        else:
+            image = fit_shorter_side(item["image"], self.image_size)
+            inputs = (image, *self._pixel_target(draw, item, image.size[::-1]))
+            with augmentation_seed(draw.seed):
+                pixels, labels, confidences = view(*inputs)
+            sample = {"pixel_values": pixels, "labels": labels, "confidence": confidences}
+        if weak_view is not None:
+            sample["weak"] = pixels
+            if draw.is_pseudo:  # the same seed moves a mask's image by the same numbers: only the colours differ
+                with augmentation_seed(draw.seed):
+                    weak = weak_view(*inputs)
+                sample["weak"] = weak if self.task == "image-classification" else weak[0]
+        return {**sample, "is_pseudo": draw.is_pseudo}
 
     def _image_target(self, draw: Draw, item: dict[str, Any]) -> tuple[int, float]:
         if draw.is_pseudo:
+            if self.weak_views is not None:
+                return 0, 0.0  # the live teacher labels it
             stored = self.pseudo[draw.member]
             assert isinstance(stored, ImageLabels)
             return int(stored.labels[draw.row]), float(stored.confidence[draw.row])
@@ -208,6 +212,8 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         self, draw: Draw, item: dict[str, Any], size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray | None]:
         if draw.is_pseudo:
+            if self.weak_views is not None:
+                return np.zeros(size, dtype=np.int64), None
             stored = self.pseudo[draw.member]
             assert isinstance(stored, PixelLabels)
             return stored.selected(draw.row)

@@ -256,6 +256,22 @@ def open_unlabeled_folder(folder: str) -> Rows:
     return FileRows(images, root)
 
 
+def open_unlabeled_table(name: str, split: str | None, image_column: str | None, token: str | None = None) -> Rows:
+    """The images of a data set, whatever labels it has: the split named, else `unlabeled`, else the only one.
+
+    Raises:
+        DataError: no such data set or split, or several splits to choose from.
+    """
+    tables = _load_tables(name, None, token)
+    chosen = split or ("unlabeled" if "unlabeled" in tables else next(iter(tables)) if len(tables) == 1 else None)
+    if chosen not in tables:
+        asked = f"no split {split!r}" if split else "several splits"
+        raise DataError(f"The unlabeled data set {name!r} has {asked}; it has: {', '.join(tables)}. Use --unlabeled_split.")
+    table = tables[chosen]
+    image = _image_column(table, name, image_column if image_column in table.column_names else None)
+    return TableRows(table, image, None)
+
+
 def _load_tables(name: str, config_name: str | None, token: str | None) -> dict[str, datasets.Dataset]:
     folder = Path(name)
     if (folder.is_absolute() or name.startswith((".", "~"))) and not folder.exists():

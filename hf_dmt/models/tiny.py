@@ -44,7 +44,7 @@ def tiny_member(name: str, id2label: dict[int, str], side: int) -> tuple[Pretrai
         case "tiny:vit":
             config: PretrainedConfig = ViTConfig(
                 image_size=side,
-                patch_size=max(2, side // 8),
+                patch_size=max(2, side // 4),
                 hidden_size=96,
                 num_hidden_layers=4,
                 num_attention_heads=4,

@@ -77,7 +77,8 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     """
     parser = Parser()
     # The stock default is a fixed folder; here every run without one gets its own.
-    parser.set_defaults(output_dir=None)
+    # Bars are for terminals: in a log file they are thousands of lines.
+    parser.set_defaults(output_dir=None, disable_tqdm=not sys.stderr.isatty())
     flags = list(argv)
     if flags and not flags[0].startswith("-"):
         parser.set_defaults(**_read_config(Path(flags.pop(0)), parser))

@@ -103,7 +103,7 @@ class DMTTrainer(PairTrainer):
             args.gradient_accumulation_steps,
         )
         self.unlabeled_dataset, self.test_dataset = unlabeled_dataset, test_dataset
-        if args.metric_is_default:
+        if args.metric_is_default and eval_dataset is not None:
             args.metric_for_best_model = f"eval_{evaluation.PRIMARY_METRIC[model.task]}"
             args.greater_is_better = True
         super().__init__(

@@ -1,0 +1,266 @@
+"""The command line, called in the process: what it writes, what it accepts, what it refuses and how."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from hf_dmt import ModelPair
+from scripts.run_dmt import main
+
+TINY = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "16"]
+SHORT = ["--max_steps", "2", "--labeled_batch_size", "4", "--pseudo_batch_size", "4", "--label_ratios", "0.5", "1.0"]
+
+
+def draw(path: Path, shade: int, size: tuple[int, int] = (20, 24)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(shade).integers(0, 40, (*size, 3)) + shade
+    Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own images: one folder per class, 12 images each."""
+    root = tmp_path_factory.mktemp("data") / "animals"
+    for number, name in enumerate(("cat", "dog", "owl")):
+        for index in range(12):
+            draw(root / name / f"{index:02d}.png", 20 + 70 * number + index)
+    return root
+
+
+@pytest.fixture(scope="module")
+def unlabeled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nested folder of images with a text file among them, as people have it."""
+    root = tmp_path_factory.mktemp("more") / "unsorted"
+    for index in range(10):
+        draw(root / ("deep" if index % 2 else ".") / f"{index:02d}.jpg", 25 * index)
+    (root / "readme.txt").write_text("not an image")
+    return root
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "dmt_results.json").read_text())
+
+
+class TestWholeRun:
+    def test_the_default_runs_to_the_end_and_leaves_what_the_contract_lists(self, tmp_path: Path) -> None:
+        """Guards the first thing a person tries: no arguments but a folder, and everything is there afterwards."""
+        out = tmp_path / "run"
+        assert main(["--max_steps", "2", "--output_dir", str(out)]) == 0
+        for name in ("config.json", "model.safetensors", "preprocessor_config.json", "dmt_config.json", "split.json",
+                     "telemetry.jsonl", "report.html", "peer/config.json", "peer/model.safetensors",
+                     "pseudo_labels/phase-1/a/manifest.json", "pseudo_labels/phase-5/b/labels.parquet"):  # fmt: skip
+            assert (out / name).is_file(), name
+        results = results_of(out)
+        assert [entry["phase"] for entry in results["phases"]] == [0, 1, 2, 3, 4, 5]
+        assert results["num_labeled"] == 50 and results["num_eval"] == 100
+        assert results["num_unlabeled"] == 1197 - 50
+        assert results["phases"][0]["test"] and results["phases"][-1]["test"] == results["test"]
+        assert results["phases"][2]["test"] is None, "the test split is not to be looked at in between"
+        assert results["phases"][3]["pseudo_labels"]["a"]["selected"] == pytest.approx(0.6, abs=1e-3)
+        assert results["peak_memory_bytes"] > 0 and results["total_seconds"] > 0
+
+    def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, tmp_path: Path) -> None:
+        """Guards that `pipeline()` opens the result without our code, with the member that dmt_config.json names."""
+        out = tmp_path / "run"
+        arguments = ["--dataset_name", str(class_folders), "--num_labeled", "15", *TINY, *SHORT, "--output_dir", str(out)]
+        assert main(arguments) == 0
+        classify = pipeline("image-classification", model=str(out))
+        scores = classify(str(class_folders / "cat" / "00.png"))
+        assert {entry["label"] for entry in scores} == {"cat", "dog", "owl"}
+        pair = ModelPair.from_pretrained(out)
+        primary = json.loads((out / "dmt_config.json").read_text())["primary"]
+        assert type(pair.member(primary)).__name__ == type(classify.model).__name__
+        results = results_of(out)
+        assert results["num_labeled"] + results["num_eval"] == 15 and results["num_eval"] == 3
+        assert results["num_unlabeled"] == 36 - 15
+
+    def test_an_unlabeled_folder_is_used_and_never_needs_labels(
+        self, class_folders: Path, unlabeled_folder: Path, tmp_path: Path
+    ) -> None:
+        """Guards that exactly the given folder is unlabeled, nested and with foreign files in it."""
+        out = tmp_path / "run"
+        data = ["--dataset_name", str(class_folders), "--unlabeled_dir", str(unlabeled_folder)]
+        assert main([*data, *TINY, *SHORT, "--output_dir", str(out)]) == 0
+        split = json.loads((out / "split.json").read_text())
+        assert len(split["unlabeled"]) == 10 and "deep/01.jpg" in split["unlabeled"]
+        assert len(split["labeled"]) + len(split["eval"]) == 36
+        assert results_of(out)["phases"][1]["pseudo_labels"]["a"]["accuracy"] is None, "there is no truth to score"
+
+    def test_resuming_a_finished_run_changes_nothing(self, class_folders: Path, tmp_path: Path) -> None:
+        """Guards that `--resume_from_checkpoint True` finds the last checkpoint and does not train further."""
+        out = tmp_path / "run"
+        arguments = ["--dataset_name", str(class_folders), "--num_labeled", "15", *TINY, *SHORT, "--output_dir", str(out)]
+        assert main(arguments) == 0
+        before = (out / "model.safetensors").read_bytes(), results_of(out)["phases"]
+        assert main([*arguments, "--resume_from_checkpoint", "True"]) == 0
+        assert ((out / "model.safetensors").read_bytes(), results_of(out)["phases"]) == before
+
+    def test_a_saved_pair_can_be_trained_further(self, class_folders: Path, tmp_path: Path) -> None:
+        """Guards `--pair`: both members start from the saved weights, not from new ones."""
+        first, second = tmp_path / "first", tmp_path / "second"
+        data = ["--dataset_name", str(class_folders), "--num_labeled", "15"]
+        assert main([*data, *TINY, *SHORT, "--output_dir", str(first)]) == 0
+        frozen = ["--learning_rate", "0", "--weight_decay", "0"]
+        assert main([*data, "--pair", str(first), *SHORT, *frozen, "--output_dir", str(second)]) == 0
+        before, after = (dict(ModelPair.from_pretrained(folder).named_parameters()) for folder in (first, second))
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_without_an_output_folder_every_run_gets_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Guards that a second run does not overwrite the first."""
+        monkeypatch.chdir(tmp_path)
+        short = ["--max_steps", "1", "--label_ratios", "1.0"]
+        assert main(short) == 0 and main(short) == 0
+        assert sorted(path.name for path in Path("runs").iterdir()) == ["digits-1", "digits-2"]
+
+
+class TestConfigFile:
+    def test_numbers_and_choices_are_read_as_meant_and_flags_win(self, class_folders: Path, tmp_path: Path) -> None:
+        """Guards YAML's traps: 6e-5 is a string there and `true` a boolean, whatever the field wants."""
+        config, out = tmp_path / "run.yaml", tmp_path / "run"
+        config.write_text(
+            f"dataset_name: {class_folders}\nmodel_a: tiny:vit\nmodel_b: tiny:resnet\nimage_size: 16\nnum_labeled: 15\n"
+            "learning_rate: 6e-5\nclass_balanced: true\nlabel_ratios: [0.5, 1.0]\nmax_steps: 1\n"
+            f"labeled_batch_size: 4\npseudo_batch_size: 8\noutput_dir: {out}\n"
+        )
+        assert main([str(config), "--pseudo_batch_size", "4"]) == 0
+        knobs = results_of(out)["knobs"]
+        assert knobs["class_balanced"] is True and knobs["label_ratios"] == [0.5, 1.0]
+        assert knobs["pseudo_batch_size"] == 4
+        rates = [json.loads(line).get("learning_rate") for line in (out / "telemetry.jsonl").read_text().splitlines()]
+        assert 6e-5 in rates
+
+    def test_an_unknown_key_names_the_nearest_one(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Guards against a misspelt setting that is silently not applied."""
+        config = tmp_path / "run.yaml"
+        config.write_text("learning_rat: 1e-3\n")
+        assert main([str(config)]) == 2
+        assert "learning_rate" in capsys.readouterr().err
+
+
+BAD = {
+    "unknown flag": (["--max_stepps", "3"], ["--max_stepps", "--max_steps"]),
+    "unknown data set folder": (["--dataset_name", "/no/such/folder", *TINY], ["/no/such/folder", "path"]),
+    "unknown data set id": (["--dataset_name", "nobody/nothing", *TINY], ["nobody/nothing", "spelling"]),
+    "unknown model": (
+        ["--dataset_name", "{data}", "--model_a", "nobody/nothing", "--model_b", "tiny:resnet"],
+        ["nobody/nothing", "Hub"],
+    ),
+    "unknown builtin model": (
+        ["--dataset_name", "{data}", "--model_a", "tiny:nothing", "--model_b", "tiny:resnet"],
+        ["tiny:nothing", "tiny:vit"],
+    ),
+    "a model of another task": (
+        ["--dataset_name", "{data}", "--model_a", "tiny:segformer", "--model_b", "tiny:resnet"],
+        ["tiny:segformer", "semantic-segmentation", "tiny:vit"],
+    ),
+    "one model only": (["--dataset_name", "{data}", "--model_a", "tiny:vit"], ["--model_b", "two models"]),
+    "pair and models": (["--dataset_name", "{data}", "--pair", "x", *TINY], ["--pair", "leave"]),
+    "not a pair": (["--dataset_name", "{data}", "--pair", "{data}"], ["dmt_config.json", "not a pair"]),
+    "missing label column": (
+        ["--dataset_name", "{data}", "--label_column", "species", *TINY],
+        ["species", "label", "Name one"],
+    ),
+    "missing image column": (["--dataset_name", "{data}", "--image_column", "photo", *TINY], ["photo", "image"]),
+    "missing split": (["--dataset_name", "{data}", "--train_split", "training", *TINY], ["training", "train"]),
+    "more labels than images": (["--dataset_name", "{data}", "--num_labeled", "99", *TINY], ["99", "36"]),
+    "no labels": (["--dataset_name", "{data}", "--num_labeled", "0", *TINY], ["0", "1 to 36"]),
+    "two ways to choose labels": (
+        ["--dataset_name", "{data}", "--num_labeled", "9", "--labeled_fraction", "0.5", *TINY],
+        ["--num_labeled", "--labeled_fraction"],
+    ),
+    "no unlabeled images": (["--dataset_name", "{data}", *TINY], ["unlabeled", "supervised"]),
+    "unlabeled folder missing": (
+        ["--dataset_name", "{data}", "--unlabeled_dir", "/no/such", *TINY],
+        ["/no/such", "path"],
+    ),
+    "unlabeled folder empty": (
+        ["--dataset_name", "{data}", "--unlabeled_dir", "{empty}", *TINY],
+        ["no images", "JPEG"],
+    ),
+    "ratio above one": (["--label_ratios", "0.5", "1.5"], ["1.5", "at most 1"]),
+    "ratio zero": (["--label_ratios", "0"], ["label_ratios", "above 0"]),
+    "negative gamma": (["--gamma1", "-1"], ["gamma1", "-1", "0 or more"]),
+    "unknown method": (["--method", "fixmatch"], ["fixmatch", "dmt"]),
+    "unknown choice": (["--positive_disagree", "ignore"], ["ignore", "drop, keep, flip"]),
+    "replaced flag": (["--num_train_epochs", "5"], ["num_train_epochs", "--supervised_epochs"]),
+    "replaced batch flag": (["--per_device_train_batch_size", "4"], ["--labeled_batch_size"]),
+    "indivisible batch": (
+        ["--labeled_batch_size", "5", "--gradient_accumulation_steps", "2"],
+        ["labeled_batch_size 5", "4 or 6"],
+    ),
+    "foreign folder": (["--output_dir", "{data}"], ["not empty", "another folder"]),
+    "unknown augmentation": (["--augmentation", "none"], ["none", "weak", "strong"]),
+    "id file missing": (["--dataset_name", "{data}", "--labeled_ids", "/no/ids.txt", *TINY], ["/no/ids.txt", "one id"]),
+    "class map missing": (["--dataset_name", "{data}", "--id2label", "/no/map.json", *TINY], ["/no/map.json", "JSON"]),
+    "number that is none": (["--learning_rate", "fast"], ["learning_rate", "fast"]),
+    "config file missing": (["/no/run.yaml"], ["/no/run.yaml", "YAML"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_input_ends_with_one_message_before_anything_is_trained(
+    case: str, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guards against a traceback, a wrong exit code, or a run that starts although it cannot work."""
+    arguments, parts = BAD[case]
+    places = {"{data}": str(class_folders), "{empty}": str(tmp_path / "empty")}
+    (tmp_path / "empty").mkdir()
+    given = [places.get(argument, argument) for argument in arguments]
+    if "--output_dir" not in given:
+        given += ["--output_dir", str(tmp_path / "run")]
+    assert main(given) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("run_dmt.py: error: ") and "Traceback" not in message
+    for part in parts:
+        assert places.get(part, part) in message
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("*/model.safetensors"))
+
+
+class TestOddData:
+    def test_a_truncated_image_is_named_and_can_be_left_out(
+        self, class_folders: Path, unlabeled_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Guards against a crash in the third hour of labeling, and against a file that is silently skipped."""
+        broken = tmp_path / "unlabeled"
+        for path in unlabeled_folder.glob("*.jpg"):
+            (broken / path.name).parent.mkdir(exist_ok=True)
+            (broken / path.name).write_bytes(path.read_bytes())
+        (broken / "cut.jpg").write_bytes((unlabeled_folder / "00.jpg").read_bytes()[:300])
+        data = ["--dataset_name", str(class_folders), "--unlabeled_dir", str(broken), *TINY, *SHORT]
+        assert main([*data, "--output_dir", str(tmp_path / "one")]) == 2
+        message = capsys.readouterr().err
+        assert "cut.jpg" in message and "--skip_corrupt_images" in message
+        out = tmp_path / "two"
+        assert main([*data, "--skip_corrupt_images", "--output_dir", str(out)]) == 0
+        assert "cut.jpg" in capsys.readouterr().out
+        assert "cut.jpg" not in json.loads((out / "split.json").read_text())["unlabeled"]
+
+    def test_a_class_without_labels_is_named_and_the_run_goes_on(
+        self, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Guards against a class that can never be predicted without anybody being told."""
+        ids = tmp_path / "ids.txt"
+        train = [f"{name}/{index:02d}.png" for name in ("cat", "dog") for index in range(4)]
+        ids.write_text("\n".join(train) + "\n")
+        data = ["--dataset_name", str(class_folders), "--labeled_ids", str(ids), *TINY, *SHORT]
+        assert main([*data, "--output_dir", str(tmp_path / "run")]) == 0
+        output = capsys.readouterr().out
+        assert "1 of 3 classes have no labeled image" in output and "owl" in output
+
+    def test_three_labels_in_all_still_train(self, class_folders: Path, tmp_path: Path) -> None:
+        """Guards the smallest set: no eval split can be carved, eval is null, and a stays at the root."""
+        out = tmp_path / "run"
+        data = ["--dataset_name", str(class_folders), "--num_labeled", "3", *TINY, *SHORT]
+        assert main([*data, "--output_dir", str(out)]) == 0
+        results = results_of(out)
+        assert results["num_labeled"] == 3 and results["num_eval"] == 0
+        assert results["phases"][-1]["eval"] is None and results["test"] is None
+        assert json.loads((out / "dmt_config.json").read_text())["primary"] == "a"
+        assert len(set(json.loads((out / "split.json").read_text())["labeled"])) == 3
