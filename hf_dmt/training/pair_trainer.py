@@ -6,13 +6,14 @@ Nothing here knows of phases or pseudo labels; `DMTTrainer` adds them.
 from __future__ import annotations
 
 import copy
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
@@ -50,18 +51,19 @@ class PairTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimizer; with `learning_rate_b` its groups are divided by member."""
-        if self.optimizer is not None:
-            return self.optimizer
-        super().create_optimizer(model)
+        first = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if not first:
+            return optimizer
         if self.args.learning_rate_b is not None:
             of_b = {id(parameter) for parameter in self.model.model_b.parameters()}
-            for group in list(self.optimizer.param_groups):
+            for group in list(optimizer.param_groups):
                 parameters_b = [parameter for parameter in group["params"] if id(parameter) in of_b]
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_b]
                 rest = {key: value for key, value in group.items() if key not in ("params", "lr")}
-                self.optimizer.add_param_group({**rest, "params": parameters_b, "lr": self.args.learning_rate_b})
-        self.new_optimizer_state = copy.deepcopy(self.optimizer.state_dict())
-        return self.optimizer
+                optimizer.add_param_group({**rest, "params": parameters_b, "lr": self.args.learning_rate_b})
+        self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
+        return optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
         """Clip each member by its own norm: jointly, the larger gradient would decide how far the other model moves."""
@@ -76,6 +78,28 @@ class PairTrainer(Trainer):
         return torch.stack(list(norms.values())).max()
 
     # ---- scores ----------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score a, b and their ensemble; each process sees its own share once.
+
+        Returns:
+            `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a and
+            b), for pixels `..._mean_iou` and more; fractions in [0, 1]. Empty without an image set.
+        """
+        source = self.eval_dataset if eval_dataset is None else eval_dataset
+        if source is None:
+            return {}
+        start = time.monotonic()
+        scores = self.scores(source, title="evaluating")
+        metrics = evaluation.flat(scores, self.model.task, metric_key_prefix)
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - start, 3)
+        if eval_dataset is None:
+            self.last_scores = scores
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def scores(self, source: Any, *, title: str) -> evaluation.Scores:
         """The figures of a, b and ensemble on an image set, with the averaged weights where there are any."""

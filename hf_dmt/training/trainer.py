@@ -348,25 +348,9 @@ class DMTTrainer(PairTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score a, b and their ensemble; each process sees its own share once.
-
-        Returns:
-            `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a and
-            b), for pixels `..._mean_iou` and more; fractions in [0, 1].
-        """
-        source = self.eval_dataset if eval_dataset is None else eval_dataset
-        start = time.monotonic()
-        metrics: dict[str, float] = {}
-        if source is not None:
-            scores = self.scores(source, title="evaluating")
-            metrics = evaluation.flat(scores, self.model.task, metric_key_prefix)
-            metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - start, 3)
-            if eval_dataset is None:
-                self.last_scores = scores
-            self.log(dict(metrics))
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.is_in_train and self._at_phase_end():
-            self._finish_phase(self.last_scores if source is not None else None)
+            self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
         return metrics
 
     def _at_phase_end(self) -> bool:
