@@ -150,7 +150,7 @@ def test_deeplab_equals_torchvisions_dilated_resnet(branches):
     missing, unexpected = reference.load_state_dict(state, strict=False)
     assert missing == ["fc.weight", "fc.bias"] and not unexpected
 
-    pixel_values = torch.randn(1, 3, 97, 65)
+    pixel_values = torch.randn(1, 3, 209, 65)  # 27 rows of features: dilation 24 reaches another row
     with torch.no_grad():
         features = reference.maxpool(reference.relu(reference.bn1(reference.conv1(pixel_values))))
         for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
@@ -189,6 +189,12 @@ def test_wide_resnet_equals_a_plain_reading_of_the_paper():
         x = skip + conv(activated(x, f"blocks.{block}.norm2"), state[f"blocks.{block}.conv2.weight"], padding=1)
     expected = activated(x, "norm").mean((2, 3)) @ state["classifier.weight"].T + state["classifier.bias"]
     torch.testing.assert_close(model(pixel_values).logits, expected)
+
+
+def test_momentum_of_the_configuration_reaches_every_normalisation():
+    """Running statistics that move at another speed show only in evaluation, after training."""
+    model = tiny_wide_resnet(batch_norm_momentum=0.25)
+    assert {module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.25}
 
 
 def test_first_wide_shortcut_sees_the_activated_input():
