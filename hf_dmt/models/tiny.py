@@ -45,10 +45,10 @@ def tiny_member(name: str, id2label: dict[int, str], side: int) -> tuple[Pretrai
             config: PretrainedConfig = ViTConfig(
                 image_size=side,
                 patch_size=max(2, side // 4),
-                hidden_size=96,
+                hidden_size=64,
                 num_hidden_layers=4,
                 num_attention_heads=4,
-                intermediate_size=192,
+                intermediate_size=128,
                 **labels,
             )
             return config, ViTImageProcessor(size=square)
@@ -67,7 +67,7 @@ def tiny_member(name: str, id2label: dict[int, str], side: int) -> tuple[Pretrai
                 hidden_sizes=[32, 48, 80, 128],
                 depths=[1, 1, 1, 1],
                 num_attention_heads=[1, 2, 4, 4],
-                decoder_hidden_size=96,
+                decoder_hidden_size=64,
                 **labels,
             )
             return config, SegformerImageProcessor(size=square)
