@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zipfile import is_zipfile
 
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -31,6 +32,8 @@ def missing_files(checkpoint: str | Path, world_size: int) -> list[str]:
     needed = [PAIR_FILE, "config.json", f"{PEER_FOLDER}/config.json", OPTIMIZER_NAME, SCHEDULER_NAME]
     ranks = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     missing = [name for name in [*needed, *ranks] if not (folder / name).is_file()]
+    # torch.save writes a zip archive, whose directory comes last: a file cut anywhere is none.
+    missing += [path.name for path in folder.glob("*.pt*") if not is_zipfile(path)]
     for member in (".", PEER_FOLDER):
         if not any((folder / member).glob("model*.safetensors")):
             missing.append(f"{member}/model.safetensors")

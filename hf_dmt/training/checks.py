@@ -15,6 +15,7 @@ def check_inputs(
     model: Any,
     args: DMTTrainingArguments,
     train_dataset: Any,
+    eval_dataset: Any,
     compute_metrics: Any,
     callbacks: list[TrainerCallback] | None,
 ) -> None:
@@ -27,6 +28,11 @@ def check_inputs(
     if train_dataset is None or not len(train_dataset):
         raise ValueError(
             "train_dataset holds no labeled images; dynamic mutual training needs at least a few per class."
+        )
+    if eval_dataset is None and not args.metric_is_default:
+        raise ValueError(
+            f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it on. Give "
+            "one, or leave the metric out."
         )
     if args.n_gpu > 1:
         raise ValueError(

@@ -135,7 +135,6 @@ def label_pixels(
     # Per member, counts by (kept class code): right and known pixels per class and code, for the accuracy of what is kept.
     right = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
     known = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
-    any_truth = False
     title = f"labeling for phase {facts['phase']}"
     for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=pair.image_size):
         for name in MEMBERS:
@@ -146,7 +145,6 @@ def label_pixels(
                 confidence_histogram(codes, labels, classes, out=histograms[name])
                 stores[name].write(row, labels.numpy(), codes.numpy())
                 if part.truth[position] is not None:
-                    any_truth = True
                     _count_right(labels, codes, part.truth[position], classes, right[name], known[name])
     for name in MEMBERS:
         histogram, hits, seen = (_sum_over_processes(table[name], accelerator) for table in (histograms, right, known))
@@ -155,7 +153,7 @@ def label_pixels(
         kept_known = int(seen[kept].sum())
         summary = {
             "selected": int(histogram[kept].sum()) / max(1, int(histogram.sum())),
-            "accuracy": int(hits[kept].sum()) / kept_known if any_truth and kept_known else None,
+            "accuracy": int(hits[kept].sum()) / kept_known if kept_known else None,
             "class_counts": [int(count) for count in (histogram * kept).sum(dim=1)],
         }
         if accelerator.is_main_process:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
 from transformers.utils import logging
 
 from ..data.transforms import IGNORE_INDEX
@@ -64,6 +64,18 @@ class PairTrainer(Trainer):
                 optimizer.add_param_group({**rest, "params": parameters_b, "lr": self.args.learning_rate_b})
         self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
         return optimizer
+
+    def restart_optimizer(self, steps: int, checkpoint: str | None) -> None:
+        """A new optimizer state and a schedule of `steps` updates, or where a checkpoint stood in it.
+
+        The optimizer object stays: an old one would remain with accelerate, and fp16 would unscale its gradients twice.
+        """
+        self.optimizer.load_state_dict(copy.deepcopy(self.new_optimizer_state))
+        self.lr_scheduler = None
+        self.create_scheduler(num_training_steps=steps)
+        # After the scheduler, whose construction sets every learning rate to that of its first step.
+        self._load_optimizer_and_scheduler(checkpoint)
+        self.callback_handler.lr_scheduler = self.lr_scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
         """Clip each member by its own norm: jointly, the larger gradient would decide how far the other model moves."""
@@ -144,6 +156,13 @@ class PairTrainer(Trainer):
         )
 
     # ---- saving and loading ----------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """An older checkpoint of this step loses its mark of completeness before its files are replaced."""
+        if self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            (Path(self.args.output_dir) / name / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A checkpoint holds the live weights as a pair with a at the root, and the averages in `ema.safetensors`."""

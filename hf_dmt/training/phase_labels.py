@@ -53,7 +53,14 @@ def provide(
     assert phase.label_ratio is not None
     start = time.monotonic()
     folder = labeling.phase_folder(output_dir, phase.index)
-    facts = {"phase": phase.index, "ids": labeling.ids_hash(unlabeled), "ratio": phase.label_ratio}
+    facts = {
+        "phase": phase.index,
+        "ids": labeling.ids_hash(unlabeled),
+        "ratio": phase.label_ratio,
+        "selection_rule": knobs.selection_rule,
+        "class_balanced": knobs.class_balanced,
+        "image_size": pair.image_size,
+    }
     if not in_the_middle:
         facts["weights"] = labeling.weights_hash(pair)
     if not labeling.reusable(folder, facts):

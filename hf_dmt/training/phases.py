@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 def plan(knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_steps: int | None) -> list[Phase]:
     """The run's phases. Without label ratios (`supervised`) phase 0 gets the step budget of the whole dmt run, and
-    `online` spends the budget of all its phases in one, so that methods are compared at equal steps."""
+    `online` spends the budget of all its phases in one, so that methods are compared at equal steps. `max_steps` caps
+    every phase, these too."""
     counts: dict[str, Any] = {
         "num_labeled": num_labeled,
         "supervised_epochs": knobs.supervised_epochs,
@@ -29,17 +31,16 @@ def plan(knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_s
         "labeled_batch_size": knobs.labeled_batch_size,
         "pseudo_batch_size": knobs.pseudo_batch_size,
         "select_units": "images" if task == "image-classification" else "pixels",
-        "max_steps": max_steps,
     }
     ratios = knobs.label_ratios or (Knobs().label_ratios if num_unlabeled else ())
     phases = plan_phases(num_unlabeled=num_unlabeled, label_ratios=ratios, **counts)
     total = sum(phase.steps for phase in phases)
     if not knobs.label_ratios:
-        return [Phase(0, None, total)]
-    if knobs.strategy == "online":
+        phases = [Phase(0, None, total)]
+    elif knobs.strategy == "online":
         first = [phase for phase in phases if phase.index == 0]
-        return [*first, Phase(1, None, total - sum(phase.steps for phase in first))]
-    return phases
+        phases = [*first, Phase(1, None, total - sum(phase.steps for phase in first))]
+    return [replace(phase, steps=min(phase.steps, max_steps or phase.steps)) for phase in phases]
 
 
 def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
@@ -59,7 +60,8 @@ def preserved_rng() -> Iterator[None]:
     repeat them, would go another way.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:
@@ -82,7 +84,9 @@ class PhaseCallback(TrainerCallback):
         self.trainer.after_update()
         if position(self.trainer.phases, state.global_step)[1] == 0:
             # The phase is over: evaluation and checkpoint come once, in on_epoch_end, when its record is complete.
-            control.should_evaluate = control.should_save = control.should_training_stop = False
+            control.should_evaluate = control.should_save = False
+        # A checkpoint does not hold what has been summed up since the last log, so nothing is left over in it.
+        control.should_log |= control.should_save or control.should_evaluate
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

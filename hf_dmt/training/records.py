@@ -23,21 +23,22 @@ class RunRecords:
         self.folder, self.writes = Path(folder), writes
         self.results: dict[str, Any] = {"phases": []}
 
-    def begin(self, facts: dict[str, Any], *, step: int, phase: int) -> None:
+    def begin(self, facts: dict[str, Any], *, step: int, phase: int, in_the_middle: bool = False) -> None:
         """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with the
-        same records as one that was never interrupted."""
+        same records as one that was never interrupted. At a boundary (not `in_the_middle` of `phase`) that is also what the
+        next phase had already logged at the checkpoint's step."""
         earlier = self._read_results() if step else {}
         phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
         self.results = {**facts, "phases": phases}
         if not self.writes:
             return
-        kept = [line for line in self._telemetry_lines() if step and line["step"] <= step]
+        kept = [line for line in self._telemetry_lines() if step and line["step"] <= step and (in_the_middle or line["phase"] < phase)]
         write_aside(self.folder / TELEMETRY_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
         write_json(self.folder / RESULTS_FILE, self.results)
 
     def log(self, step: int, phase: int, logs: dict[str, Any]) -> None:
-        """Append one log event."""
-        if self.writes:
+        """Append one log event; the Trainer's closing figures describe one call of train(), not the run."""
+        if self.writes and "train_runtime" not in logs:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / TELEMETRY_FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "phase": phase, **logs}) + "\n")

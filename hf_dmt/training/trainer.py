@@ -7,7 +7,6 @@ accumulation, checkpoints and `accelerate` are the Trainer's own.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -26,7 +25,6 @@ from transformers import (
     ProgressCallback,
     TrainerCallback,
 )
-from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -81,7 +79,7 @@ class DMTTrainer(PairTrainer):
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        check_inputs(model, args, train_dataset, compute_metrics, callbacks)
+        check_inputs(model, args, train_dataset, eval_dataset, compute_metrics, callbacks)
         self.knobs = args.knobs(model.task)
         num_unlabeled = len(unlabeled_dataset) if unlabeled_dataset is not None else 0
         if self.knobs.label_ratios and not num_unlabeled:
@@ -205,7 +203,10 @@ class DMTTrainer(PairTrainer):
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
         self._phase, self._steps_done = phases.position(self.phases, self.state.global_step)
         number = self.phases[self._phase].index if self._phase < len(self.phases) else len(self.phases) + 1
-        self.records.begin(self._facts(), step=self.state.global_step, phase=number)
+        self.records.begin(self._facts(), step=self.state.global_step, phase=number, in_the_middle=self._steps_done > 0)
+        if finished := self.records.results["phases"]:  # the checkpoint's own weights say neither
+            self.model.metadata["phase"] = finished[-1]["phase"]
+            self.last_scores = finished[-1]["eval"]
         if self.args.world_size > 1:
             self.accelerator.wait_for_everyone()
         return self._phase, self._steps_done * self.args.gradient_accumulation_steps
@@ -248,6 +249,8 @@ class DMTTrainer(PairTrainer):
                     )
                 self.train_dataset.pseudo = labels.of
                 self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds}
+                if not in_the_middle:
+                    self._log_labels(labels.summary)
             rows = {name: np.arange(len(self.train_dataset.labeled)) for name in MEMBERS}
             self.train_dataset.weak_views = self.weak_views if self._is_online() else None
             self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase))
@@ -256,17 +259,17 @@ class DMTTrainer(PairTrainer):
                     self.initial.restore(
                         self.model, [seed_for(self.args.seed, phase.index, n) for n in range(len(MEMBERS))]
                     )
-                self.optimizer.load_state_dict(copy.deepcopy(self.new_optimizer_state))
-            self.lr_scheduler = None
-            self.create_scheduler(num_training_steps=phase.steps)
-            self.callback_handler.lr_scheduler = self.lr_scheduler
-            if self.ema is not None:
-                self.ema.restart()
-            if in_the_middle and self._resumed_from is not None:
-                state = torch.load(Path(self._resumed_from) / SCHEDULER_NAME, weights_only=True)
-                self.lr_scheduler.load_state_dict(state)
                 if self.ema is not None:
-                    self.ema.load(self._resumed_from)
+                    self.ema.restart()
+            self.restart_optimizer(phase.steps, self._resumed_from if in_the_middle else None)
+
+    def _log_labels(self, summary: dict[str, Any]) -> None:
+        """What each member labeled: shares for the trackers, and for the telemetry the count of every predicted class."""
+        named = {"selected": "selected", "accuracy": "label_accuracy"}
+        figures = {f"{name}/{log}": summary[name][key] for name in MEMBERS for key, log in named.items()}
+        self.log({key: value for key, value in figures.items() if value is not None})
+        counts = {f"{name}/class_counts": summary[name]["class_counts"] for name in MEMBERS}
+        self.records.log(self.state.global_step, self.current_phase.index, counts)
 
     def _is_online(self) -> bool:
         return self.knobs.strategy == "online" and self.current_phase.index > 0
@@ -352,6 +355,10 @@ class DMTTrainer(PairTrainer):
         if self.is_in_train and self._at_phase_end():
             self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Decides what `save_strategy best` saves: the end of every phase too."""
+        return super()._determine_best_metric(metrics, trial) or self._steps_done == 0
 
     def _at_phase_end(self) -> bool:
         return self._phase < len(self.phases) and self._steps_done == self.current_phase.steps
