@@ -48,10 +48,6 @@ def tiny_deeplab(**changes) -> DeepLabV2ForSemanticSegmentation:
     return DeepLabV2ForSemanticSegmentation(DeepLabV2Config(**TINY_RESNET | {"num_labels": 5} | changes))
 
 
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def full_deeplab(**changes) -> DeepLabV2ForSemanticSegmentation:
     """The paper's size without its memory: shapes only."""
     with torch.device("meta"):
@@ -70,15 +66,12 @@ def scatter_statistics(model: nn.Module) -> None:
                 tensor.fill_(7)
 
 
-# --- size ---
-
-
 @pytest.mark.parametrize(("num_labels", "parameters"), [(10, 1_467_610), (100, 1_467_610 + 90 * 129)])
 def test_wide_resnet_has_the_papers_parameters(num_labels, parameters):
     """A missing shortcut, a biased convolution or a wrong width would train, and compare with nothing."""
     with torch.device("meta"):
         model = WideResNetForImageClassification(WideResNetConfig(num_labels=num_labels))
-    assert count(model) == parameters
+    assert model.num_parameters() == parameters
     assert len(list(model.parameters())) == 80
 
 
@@ -88,7 +81,7 @@ def test_wide_resnet_has_the_papers_parameters(num_labels, parameters):
 )
 def test_deeplab_has_the_papers_parameters(num_labels, branches, parameters):
     """Two branches must not register the two that are dead officially, four must equal the official count."""
-    assert count(full_deeplab(num_labels=num_labels, aspp_branches=branches)) == parameters
+    assert full_deeplab(num_labels=num_labels, aspp_branches=branches).num_parameters() == parameters
 
 
 @pytest.mark.parametrize(
@@ -118,9 +111,6 @@ def test_impossible_structures_are_refused(config, wrong, named):
     """A rounded depth or an ignored branch count would build another network than the card names."""
     with pytest.raises(ValueError, match=named):
         config(**wrong)
-
-
-# --- structure ---
 
 
 @pytest.mark.parametrize("branches", [2, 4])
@@ -180,12 +170,7 @@ def test_wide_resnet_equals_a_plain_reading_of_the_paper():
         [(1, False), (1, False), (2, True), (1, False), (2, True), (1, False)]
     ):
         skip = x if not changes_width else conv(x, state[f"blocks.{block}.shortcut.weight"], stride=stride)
-        x = conv(
-            activated(x, f"blocks.{block}.norm1"),
-            state[f"blocks.{block}.conv1.weight"],
-            stride=stride,
-            padding=1,
-        )
+        x = conv(activated(x, f"blocks.{block}.norm1"), state[f"blocks.{block}.conv1.weight"], stride=stride, padding=1)
         x = skip + conv(activated(x, f"blocks.{block}.norm2"), state[f"blocks.{block}.conv2.weight"], padding=1)
     expected = activated(x, "norm").mean((2, 3)) @ state["classifier.weight"].T + state["classifier.bias"]
     torch.testing.assert_close(model(pixel_values).logits, expected)
@@ -206,9 +191,6 @@ def test_first_wide_shortcut_sees_the_activated_input():
     x = torch.randn(1, 16, 8, 8)
     expected = first.shortcut(nn.functional.leaky_relu(first.norm1(x), 0.1))
     torch.testing.assert_close(first(x), expected)
-
-
-# --- initialisation ---
 
 
 def test_wide_resnet_starts_with_he_fan_out():
@@ -237,9 +219,6 @@ def test_deeplab_starts_like_its_parts():
         bound = 1 / math.sqrt(9 * 2048)
         assert 0.99 * bound < branch.weight.abs().max().item() <= bound
         assert 0 < branch.bias.abs().max().item() <= bound
-
-
-# --- gradients ---
 
 
 @pytest.mark.parametrize("model", [tiny_wide_resnet(), tiny_deeplab(), tiny_deeplab(aspp_branches=2)])
@@ -273,9 +252,6 @@ def test_trainer_divides_the_loss_by_the_accumulation_steps(model, tmp_path):
     """**kwargs in forward makes the Trainer believe otherwise, and gradients come out k times too large."""
     trainer = Trainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
     assert trainer.model_accepts_loss_kwargs is False
-
-
-# --- saving and loading ---
 
 
 @pytest.mark.parametrize(
@@ -334,9 +310,6 @@ def test_pipelines_open_the_folders(tmp_path):
     assert masks[0]["mask"].size == (50, 40)
 
 
-# --- ImageNet weights ---
-
-
 def tiny_resnet(**changes) -> ResNetForImageClassification:
     torch.manual_seed(3)
     resnet = ResNetForImageClassification(ResNetConfig(**TINY_RESNET | changes))
@@ -384,9 +357,6 @@ def test_incomplete_backbone_checkpoint_is_refused(tmp_path):
     resnet.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match="do not match"):
         load_imagenet_backbone(tiny_deeplab(), tmp_path)
-
-
-# --- preprocessing ---
 
 
 def saved_and_loaded(processor, folder: Path):
