@@ -1,0 +1,189 @@
+"""A run that is killed and resumed ends as if nothing had happened: weights, records, labels, exported pair.
+
+The stock Trainer fails this silently for ViT and Swin: it loads raw checkpoint files without strictness, so most weights stay
+as they were.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import (
+    Kill,
+    KillAt,
+    assert_same,
+    images,
+    make_pair,
+    make_trainer,
+    results,
+    scenes,
+    state_of,
+    telemetry,
+    without_times,
+)
+from transformers import Trainer
+
+from hf_dmt import DMTTrainer
+
+PIXELS: dict[str, Any] = {"members": ("segformer", "segformer")}
+RUNS: dict[str, dict[str, Any]] = {
+    "dropout": {"dropout": 0.2},
+    "warm-up": {"warmup_steps": 2, "lr_scheduler_type": "cosine"},
+    "ema": {"dropout": 0.2, "ema_decay": 0.9},
+    "mixup": {"mixup_alpha": 0.5, "members": ("vit", "resnet")},
+    "initial": {"restart": "initial", "members": ("vit", "resnet")},
+    "online": {"strategy": "online", "dropout": 0.2, "label_ratios": [1.0]},
+    "accumulation": {"gradient_accumulation_steps": 2, "dropout": 0.2, "gamma_schedule": "ramp"},
+    "strong": {"augmentation": "strong", "dropout": 0.2},
+    "pixels": {**PIXELS, "dropout": 0.2, "augmentation": None},
+    "pixels-ema": {**PIXELS, "ema_decay": 0.9},
+    "workers": {"dataloader_num_workers": 2, "dropout": 0.2},
+}
+
+
+def run(folder: Path, settings: dict[str, Any], kill_at: int | None = None, resume: Any = None) -> DMTTrainer:
+    """Train as a new process would: a new pair, a new trainer, random numbers from elsewhere; then export."""
+    settings = dict(settings)
+    members, dropout = settings.pop("members", ("vit", "swin")), settings.pop("dropout", 0.0)
+    evaluation = (scenes if members[0] == "segformer" else images)(6, seed=3)
+    pair = make_pair(*members, dropout=dropout)
+    torch.rand(7 if resume is None else 70)
+    trainer = make_trainer(
+        folder,
+        pair,
+        evaluation=evaluation,
+        test=evaluation,
+        callbacks=[KillAt(kill_at)] if kill_at else None,
+        **{"save_strategy": "steps", "save_steps": 2, **settings},
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.export()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of each run left alone, run once."""
+    done: dict[str, Path] = {}
+
+    def folder_of(name: str) -> Path:
+        if name not in done:
+            done[name] = tmp_path_factory.mktemp(name)
+            run(done[name], RUNS[name])
+        return done[name]
+
+    return folder_of
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    for member in (".", "peer"):
+        weights = [load_file(folder / member / "model.safetensors") for folder in (found, expected)]
+        assert_same(*weights)
+    for name in ("dmt_config.json", "config.json", "peer/config.json"):
+        assert json.loads((found / name).read_text()) == json.loads((expected / name).read_text()), name
+    assert without_times(results(found)) == without_times(results(expected))
+    assert without_times(telemetry(found)) == without_times(telemetry(expected))
+    last = max(int(path.name.split("-")[1]) for path in expected.glob("checkpoint-*"))
+    for kind in ("optimizer.pt", "scheduler.pt"):
+        states = [torch.load(folder / f"checkpoint-{last}" / kind, weights_only=True) for folder in (found, expected)]
+        assert str(states[0]) == str(states[1]), kind
+
+
+# Phases end at steps 3, 5 and 8; checkpoints are at 2, 3, 4, 5, 6 and 8.
+@pytest.mark.parametrize("kill_at", [1, 3, 4, 5, 6, 7, 8])
+def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
+    """Silent: weights that stay unloaded, dropout that goes another way, a phase begun twice, records counted twice.
+
+    Killed before any checkpoint, in phase 0 after one, right after a phase's end, in the middle of later phases, and at the
+    last step before its checkpoint.
+    """
+    with pytest.raises(Kill):
+        run(tmp_path, RUNS["dropout"], kill_at=kill_at)
+    run(tmp_path, RUNS["dropout"], resume=True)
+    assert_same_run(tmp_path, uninterrupted("dropout"))
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "dropout"])
+def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, name: str) -> None:
+    """Silent, in the middle of a phase: averages restarted, mixup drawn again, a warm-up's rate of 0 for one update,
+    backbones restored twice, a ramp that begins again, labels made by weights of the middle of the phase."""
+    # Between two checkpoints of the last phase, one of which is in its middle; online has phases of 3 and 3.
+    kill_at = 6 if name == "online" else 7
+    with pytest.raises(Kill):
+        run(tmp_path, RUNS[name], kill_at=kill_at)
+    run(tmp_path, RUNS[name], resume="True")
+    assert_same_run(tmp_path, uninterrupted(name))
+
+
+@pytest.mark.parametrize("name", ["ema", "initial", "pixels"])
+def test_resume_where_a_phase_ended(tmp_path: Path, uninterrupted: Any, name: str) -> None:
+    """Silent: labels of the next phase made by other weights (live instead of averaged, restored instead of trained)."""
+    ends = 6 if name == "pixels" else 5
+    with pytest.raises(Kill):
+        run(tmp_path, RUNS[name], kill_at=ends + 1)
+    run(tmp_path, RUNS[name], resume=str(tmp_path / f"checkpoint-{ends}"))
+    assert_same_run(tmp_path, uninterrupted(name))
+
+
+def test_finished_run_resumed_exports_the_same_root(tmp_path: Path) -> None:
+    """Silent: killed in the final export, the resumed run does not evaluate again and would put a at the root."""
+    settings = {"members": ("vit", "resnet"), "learning_rate": 1e-5, "learning_rate_b": 2e-2, "supervised_epochs": 8}
+    first = run(tmp_path, settings)
+    before = json.loads((tmp_path / "dmt_config.json").read_text())
+    assert before["primary"] == "b" and before["phase"] == 2, "this test needs a run that b wins"
+    recorded, logged = results(tmp_path), telemetry(tmp_path)
+    second = run(tmp_path, settings, resume=True)
+    assert json.loads((tmp_path / "dmt_config.json").read_text()) == before
+    assert (results(tmp_path), telemetry(tmp_path)) == (recorded, logged)
+    assert_same(state_of(second.model), state_of(first.model))
+
+
+def test_killed_twice(tmp_path: Path, uninterrupted: Any) -> None:
+    """Silent: what a resumed run writes cannot be resumed again (ranks of optimizer state, phase, averages)."""
+    for kill_at, resume in ((4, None), (7, True)):
+        with pytest.raises(Kill):
+            run(tmp_path, RUNS["ema"], kill_at=kill_at, resume=resume)
+    run(tmp_path, RUNS["ema"], resume=True)
+    assert_same_run(tmp_path, uninterrupted("ema"))
+
+
+def test_stock_loading_would_fail_this(tmp_path: Path) -> None:
+    """The reason for our own loading is still there: if this fails, the stock Trainer was mended and ours can go."""
+    trainer = run(tmp_path, {})
+    saved = state_of(trainer.model)
+    other = make_trainer(tmp_path / "other", make_pair(seed=5))
+    try:
+        Trainer._load_from_checkpoint(other, str(max(tmp_path.glob("checkpoint-*"), key=lambda path: path.name)))
+    except (OSError, RuntimeError, ValueError):
+        pass
+    with pytest.raises(AssertionError):
+        assert_same(state_of(other.model), saved)
+
+
+def test_best_pair_is_loaded_whole(tmp_path: Path) -> None:
+    """Silent: stock load_best_model_at_end returns a mixture of the best and the last weights for ViT and Swin."""
+    evaluation = images(9, seed=3)
+    trainer = make_trainer(
+        tmp_path,
+        evaluation=evaluation,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        learning_rate=5e-2,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,  # the worst is the best: certainly not the last one
+    )
+    trainer.train()
+    best = Path(str(trainer.state.best_model_checkpoint))
+    assert best.name == "checkpoint-3" or best.name == "checkpoint-5", "this test needs a best that is not the last"
+    found = {f"model_{name}.{key}": value for name in "ab" for key, value in state_of(trainer.model.member(name)).items()}
+    expected = make_pair(seed=9)
+    expected.load_weights(best)
+    assert_same(found, {key: value for key, value in state_of(expected).items() if key in found})
+    losses = {row["step"]: row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row}
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[int(best.name.split("-")[1])], abs=1e-6)
