@@ -1,0 +1,373 @@
+"""The phases inside one `train()`: how many updates, what is new in each, and what stands at its end."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import (
+    IMAGES,
+    PIXELS,
+    Kill,
+    KillAt,
+    assert_same,
+    images,
+    make_pair,
+    make_trainer,
+    results,
+    scenes,
+    state_of,
+    telemetry,
+)
+from transformers import TrainerCallback
+
+from hf_dmt.method import Phase
+from hf_dmt.training.checkpoints import last_complete_checkpoint, missing_files
+from hf_dmt.training.methods import resolve
+from hf_dmt.training.phases import plan, position, preserved_rng
+from hf_dmt.training.records import RunRecords
+
+
+def phases(method: str, task: str = IMAGES, *, unlabeled: int = 100, max_steps: int | None = None, **knobs: Any) -> Any:
+    sizes = {"labeled_batch_size": 8, "pseudo_batch_size": 24, "supervised_epochs": 10, "phase_epochs": 3}
+    settings = resolve(method, task, {**sizes, **knobs})
+    return plan(settings, task, num_labeled=20, num_unlabeled=unlabeled, max_steps=max_steps)
+
+
+# ---- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_steps_follow_from_counts() -> None:
+    """Silent: a budget other than the documented one. ceil(10 * 20 / 32) = 7, ceil(3 * 20 / 24) = 3, ..., pixels: all."""
+    found = phases("dmt")
+    assert [phase.steps for phase in found] == [7, 3, 5, 8, 10, 13]
+    assert [phase.label_ratio for phase in found] == [None, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [phase.steps for phase in phases("dmt", PIXELS)] == [7, 13, 13, 13, 13, 13]
+
+
+def test_baselines_get_the_same_budget() -> None:
+    """Silent: a baseline that trains less than what it is compared with."""
+    total = sum(phase.steps for phase in phases("dmt"))
+    assert phases("supervised") == [Phase(0, None, total)]
+    assert phases("online-st") == [Phase(0, None, 7), Phase(1, None, total - 7)]
+    assert phases("supervised", unlabeled=0) == [Phase(0, None, 7)]
+    assert phases("dmt", supervised_epochs=0)[0] == Phase(1, 0.2, 3)
+
+
+@pytest.mark.parametrize("method", ["dmt", "supervised", "cps"])
+def test_max_steps_caps_every_phase(method: str) -> None:
+    """Silent: a smoke run of N updates that takes the whole budget because its budget is one phase."""
+    assert all(phase.steps == 2 for phase in phases(method, max_steps=2))
+
+
+def test_position_counts_updates_of_unequal_phases() -> None:
+    """Silent: a resumed run that starts a phase again or leaves one out."""
+    plan_of = [Phase(0, None, 3), Phase(1, 0.5, 1), Phase(2, 1.0, 2)]
+    assert [position(plan_of, step) for step in range(7)] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (3, 0)]
+
+
+# ---- the loop ---------------------------------------------------------------------------------------------------------
+
+
+class Diary(TrainerCallback):
+    """What an onlooker sees: learning rates and optimizer ages per update, and the order of events."""
+
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+        self.ages: list[int] = []
+        self.events: list[tuple[str, int]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        optimizer = kwargs["optimizer"]
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+        ages = {int(entry["step"]) for entry in optimizer.state.values()}
+        assert len(ages) <= 1
+        self.ages.append(ages.pop() if ages else 0)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.events.append(("evaluate", state.global_step))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.events.append(("save", state.global_step))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" in logs:
+            self.events.append(("log", state.global_step))
+
+
+def test_each_phase_starts_anew_on_one_axis(tmp_path: Path) -> None:
+    """Silent: Adam's memory and a finished schedule carried into the next phase, which then hardly trains."""
+    diary = Diary()
+    trainer = make_trainer(tmp_path, learning_rate_b=4e-2, callbacks=[diary])
+    trainer.train()
+    assert diary.ages == [0, 1, 2, 0, 1, 0, 1, 2]
+    expected = [1, 2 / 3, 1 / 3, 1, 1 / 2, 1, 2 / 3, 1 / 3]
+    a, b = 1e-2, 4e-2
+    for rates, share in zip(diary.rates, expected, strict=True):
+        assert sorted(set(rates)) == pytest.approx([a * share, b * share])
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0)  # every schedule reached its end
+    steps = [line["step"] for line in telemetry(tmp_path)]
+    assert steps == sorted(steps) and steps[-1] == 8 == trainer.state.max_steps
+    assert [line["phase"] for line in telemetry(tmp_path) if "loss" in line] == [0, 0, 1, 1, 2, 2]
+
+
+def test_learning_rate_b_reaches_every_tensor_of_b_alone(tmp_path: Path) -> None:
+    """Silent: a rate for b that also drives a, or leaves out the tensors without weight decay."""
+    trainer = make_trainer(tmp_path, learning_rate_b=4e-2, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    rates = {id(tensor): group["lr"] for group in optimizer.param_groups for tensor in group["params"]}
+    for name, rate in (("a", 1e-2), ("b", 4e-2)):
+        assert {rates[id(tensor)] for tensor in trainer.model.member(name).parameters()} == {rate}
+    decays = {group["weight_decay"] for group in optimizer.param_groups if group["lr"] == 4e-2}
+    assert decays == {0.0, 0.1}
+
+
+@pytest.mark.parametrize("save_strategy", ["steps", "epoch", "best"])
+def test_every_phase_ends_with_one_evaluation_and_one_checkpoint(tmp_path: Path, save_strategy: str) -> None:
+    """Silent: a phase without a checkpoint (save_strategy best), or one evaluated or saved twice at the same step.
+
+    save_steps coincides with the first phase's end at 3 and with none of the others'.
+    """
+    diary = Diary()
+    trainer = make_trainer(
+        tmp_path,
+        evaluation=images(6, seed=3),
+        callbacks=[diary],
+        save_strategy=save_strategy,
+        save_steps=3,
+        **({"eval_strategy": "epoch", "metric_for_best_model": "loss"} if save_strategy == "best" else {}),
+    )
+    trainer.train()
+    saved = [step for event, step in diary.events if event == "save"]
+    assert [step for event, step in diary.events if event == "evaluate"] == [3, 5, 8]
+    assert saved == ([3, 5, 6, 8] if save_strategy == "steps" else [3, 5, 8])
+    for step in saved:
+        assert missing_files(tmp_path / f"checkpoint-{step}", 1) == []
+        # What has been summed since the last log is not in a checkpoint, so nothing may be left over.
+        assert ("log", step) in diary.events
+    assert [entry["phase"] for entry in results(tmp_path)["phases"]] == [0, 1, 2]
+    assert len({(event, step) for event, step in diary.events}) == len(diary.events)
+
+
+def test_save_strategy_no_saves_nothing_but_records_every_phase(tmp_path: Path) -> None:
+    """Silent: checkpoints against the user's wish, or phases that count only where one was saved."""
+    make_trainer(tmp_path, save_strategy="no").train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+    recorded = results(tmp_path)["phases"]
+    assert [(entry["phase"], entry["label_ratio"], entry["steps"]) for entry in recorded] == [
+        (0, None, 3),
+        (1, 0.5, 2),
+        (2, 1.0, 3),
+    ]
+    assert all(entry["eval"] is None and entry["test"] is None for entry in recorded)
+
+
+def test_save_total_limit_holds_over_phases(tmp_path: Path) -> None:
+    """Silent: a disk filled by the checkpoints of finished phases."""
+    make_trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]
+
+
+def test_a_stop_asked_for_at_the_end_of_a_phase_is_obeyed(tmp_path: Path) -> None:
+    """Silent: a callback's stop (a cluster's preemption) dropped because a phase ended at that step."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    trainer = make_trainer(tmp_path, callbacks=[Stop()], save_strategy="epoch")
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert [entry["phase"] for entry in results(tmp_path)["phases"]] == [0]
+    resumed = make_trainer(tmp_path, save_strategy="epoch")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 8
+
+
+def test_test_split_is_scored_after_the_first_and_the_last_phase(tmp_path: Path) -> None:
+    """Silent: a published gain measured against another phase than phase 0."""
+    make_trainer(tmp_path, test=images(6, seed=4), evaluation=images(6, seed=3)).train()
+    tests = [entry["test"] for entry in results(tmp_path)["phases"]]
+    assert tests[1] is None
+    for found in (tests[0], tests[2]):
+        assert found.keys() == {"a", "b", "ensemble"} and 0 <= found["a"]["accuracy"] <= 1 and "loss" not in found["a"]
+
+
+@pytest.mark.parametrize("members", [("vit", "resnet"), ("segformer", "segformer")])
+def test_labeling_and_evaluation_move_no_random_state(tmp_path: Path, members: tuple[str, str]) -> None:
+    """Silent: training that depends on how often it is evaluated; then no resumed run ends like the first."""
+
+    class Watch(TrainerCallback):
+        def states(self) -> list[Any]:
+            return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # type: ignore[index]
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.after = self.states()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step:
+                assert self.states() == self.after
+                self.after = []
+
+    made = (scenes if members[0] == "segformer" else images)(5, seed=3)
+    trainer = make_trainer(
+        tmp_path,
+        make_pair(*members, dropout=0.2),
+        evaluation=made,
+        test=made,
+        callbacks=[Watch()],
+        eval_strategy="steps",
+        eval_steps=1,
+        augmentation="strong" if members[0] != "segformer" else None,
+    )
+    trainer.train()
+    assert trainer.state.global_step > 3
+
+
+def test_preserved_rng_gives_back_all_three_states_after_an_error() -> None:
+    """Silent: random numbers that go another way once something failed inside."""
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    with pytest.raises(Kill), preserved_rng():
+        random.random(), np.random.rand(), torch.rand(1)
+        raise Kill
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+# ---- checkpoints and records -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    make_trainer(folder, save_strategy="steps", save_steps=2).train()
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "optimizer.pt").unlink(),
+        lambda folder: (folder / "scheduler.pt").unlink(),
+        lambda folder: (folder / "rng_state.pth").unlink(),
+        lambda folder: (folder / "peer" / "model.safetensors").unlink(),
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "dmt_config.json").unlink(),
+        lambda folder: (folder / "trainer_state.json").unlink(),
+        lambda folder: cut(folder / "trainer_state.json"),
+        lambda folder: cut(folder / "optimizer.pt"),
+        lambda folder: cut(folder / "rng_state.pth"),
+    ],
+)
+def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path, damage: Any) -> None:
+    """Silent: the stock Trainer takes the highest number, and without optimizer.pt resumes without optimizer state."""
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "run")
+    assert last_complete_checkpoint(tmp_path / "run", 1) == tmp_path / "run" / "checkpoint-8"
+    damage(tmp_path / "run" / "checkpoint-8")
+    assert last_complete_checkpoint(tmp_path / "run", 1) == tmp_path / "run" / "checkpoint-6"
+    assert last_complete_checkpoint(tmp_path / "run", 2) is None  # one rank's random state only
+    trainer = make_trainer(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"checkpoint-8.*is not a complete checkpoint.*missing or unreadable"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
+
+
+def test_highest_number_is_not_the_last_word(tmp_path: Path) -> None:
+    """Silent: checkpoint-10 sorted before checkpoint-9, or a folder of another name taken for a checkpoint."""
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-"):
+        (tmp_path / name).mkdir()
+    assert last_complete_checkpoint(tmp_path, 1) is None
+
+
+@pytest.mark.parametrize("asked", [True, "True", "true"])
+def test_resume_as_a_word(tmp_path: Path, asked: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Silent in the stock Trainer: the word 'True' from a command line is taken for a folder. Without any checkpoint the
+    run starts from the beginning and says so."""
+    logging.getLogger("transformers").propagate = True
+    trainer = make_trainer(tmp_path, max_steps=1)
+    with caplog.at_level("WARNING"):
+        trainer.train(resume_from_checkpoint=asked)
+    assert trainer.state.global_step == 3
+    assert any("starting from the beginning" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("asked", [False, "False", None, ""])
+def test_no_resume_as_a_word(tmp_path: Path, finished: Path, asked: Any) -> None:
+    """Silent: the word 'False' is true."""
+    trainer = make_trainer(finished)
+    assert trainer._checkpoint_to_resume(asked) is None
+
+
+def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -> None:
+    """Silent: killed while an older checkpoint of the same step is overwritten, the old mark vouches for mixed files."""
+    make_trainer(tmp_path, save_strategy="epoch", max_steps=1).train()
+    trainer = make_trainer(tmp_path, make_pair(seed=4), save_strategy="epoch", max_steps=1)
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    trainer._save_rng_state = full_disk
+    with pytest.raises(OSError, match="No space"):
+        trainer.train()
+    assert "trainer_state.json" in missing_files(tmp_path / "checkpoint-1", 1)
+
+
+def test_labels_deleted_in_the_middle_of_a_phase_are_an_error(tmp_path: Path) -> None:
+    """Silent: weights from the middle of a phase label again, and the run goes another way."""
+    import shutil
+
+    with pytest.raises(Kill):
+        make_trainer(tmp_path, save_strategy="steps", save_steps=1, callbacks=[KillAt(5)]).train()
+    shutil.rmtree(tmp_path / "pseudo_labels")
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match=r"labels of phase 1 are gone.*Resume from the checkpoint at the end"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_records_cut_what_is_later_than_the_checkpoint(tmp_path: Path) -> None:
+    """Silent: events and phases counted twice after a resume; a line cut by a kill that breaks every reader."""
+    records = RunRecords(tmp_path, writes=True)
+    records.begin({"seed": 1}, step=0, phase=0)
+    for step in (2, 4, 6):
+        records.log(step, 0, {"loss": 1.0 * step})
+    records.log(6, 0, {"train_runtime": 1.0, "train_loss": 3.0})
+    records.add_phase({"phase": 0})
+    records.add_phase({"phase": 1})
+    with open(tmp_path / "telemetry.jsonl", "a") as file:
+        file.write('{"step": 7, "pha')
+    again = RunRecords(tmp_path, writes=True)
+    again.begin({"seed": 1}, step=4, phase=1)
+    assert [line["step"] for line in telemetry(tmp_path)] == [2, 4]
+    assert results(tmp_path) == {"seed": 1, "phases": [{"phase": 0}]}
+    RunRecords(tmp_path / "other", writes=False).log(1, 0, {"loss": 1.0})
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_second_run_in_one_folder_starts_new_records(tmp_path: Path) -> None:
+    """Silent: telemetry of two runs in one file."""
+    make_trainer(tmp_path, max_steps=1).train()
+    first = telemetry(tmp_path)
+    make_trainer(tmp_path, max_steps=1).train()
+    assert [line["step"] for line in telemetry(tmp_path)] == [line["step"] for line in first]
+
+
+def test_train_twice_on_one_trainer(tmp_path: Path) -> None:
+    """Silent: a second train() with the first one's finished schedule trains nothing."""
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.train()
+    before = state_of(trainer.model)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    with pytest.raises(AssertionError):
+        assert_same(state_of(trainer.model), before)
