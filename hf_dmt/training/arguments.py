@@ -43,7 +43,16 @@ class DMTTrainingArguments(TrainingArguments):
         metadata={"help": "What the student is surer of than the teacher: `drop` it, `keep` it, or `flip` the label."},
     )
     gamma_schedule: str | None = field(
-        default=None, metadata={"help": "`constant`, or `ramp` the exponents up within each phase."}
+        default=None,
+        metadata={"help": "`constant`, `ramp` the exponents up within each phase, or the `official-ramp`."},
+    )
+    exchange: str | None = field(
+        default=None,
+        metadata={"help": "Labels of the previous phase for both (`simultaneous`), or a and b in turn (`sequential`)."},
+    )
+    difference_maximised_sampling: str | None = field(
+        default=None,
+        metadata={"help": 'Phase 0 on different 80 %% of the labels: true, false, or a file {"a": [ids], "b": [ids]}.'},
     )
     label_ratios: list[float] | None = field(
         default=None,
@@ -74,6 +83,9 @@ class DMTTrainingArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None, metadata={"help": "Decay of averaged weights that label, are evaluated and exported; 0 is off."}
     )
+    ema_rule: str | None = field(
+        default=None, metadata={"help": "`exact`, or the `official` code's average, which is the last weights."}
+    )
     class_balanced: str = field(
         default="auto", metadata={"help": "Select per predicted class: auto (pixels yes, images no), true or false."}
     )
@@ -89,6 +101,13 @@ class DMTTrainingArguments(TrainingArguments):
     )
     learning_rate_b: float | None = field(
         default=None, metadata={"help": "Learning rate of model b; default: the same as --learning_rate."}
+    )
+    supervised_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of phase 0 (b's in proportion); default: the same as --learning_rate."},
+    )
+    weight_decay_everywhere: bool = field(
+        default=False, metadata={"help": "Decay biases and norms too, as the official code does."}
     )
     augmentation: str | None = field(
         default=None,

@@ -19,12 +19,17 @@ class Knobs:
         labeler: who makes a member's pseudo labels: its `peer` or it`self`.
         gamma1, gamma2: exponents of the weight where the members agree and where they disagree.
         positive_disagree: `drop`, `keep` or `flip` what the student is surer of than the teacher was.
-        gamma_schedule: `constant`, or `ramp` from about 0 within each phase.
+        gamma_schedule: `constant`, or `ramp` from about 0 within each phase; `official-ramp` has the full exponents at
+            a phase's first update, as the official code does.
         label_ratios: fraction of the pseudo labels selected in each phase; empty for labels alone.
         supervised_epochs: passes over the labeled images in phase 0; phase_epochs: over the selected ones in each phase.
         labeled_batch_size, pseudo_batch_size: images per optimizer update, over all processes.
+        exchange: `simultaneous`, both learn from the previous phase's labels; `sequential`, phases train a and b in turn,
+            each on the labels of the peer as it now is (so there are two phases per label ratio).
+        difference_maximised_sampling: `true` trains phase 0 of a and b on different 80 % of the labels; a file says which.
         restart: `continue` from the previous phase's weights, or from the `initial` ones.
         mixup_alpha: Beta parameter of mixup; 0 is off. ema_decay: 0 is off.
+        ema_rule: `exact`, or the `official` code's inverted factor, whose average is the last weights.
         mixup_weighting: mixed weight x mixed loss as in the official code, or each label's own weight (`per_term`).
         class_balanced: select the most confident per predicted class rather than over all.
         selection_rule: `exact`, or `official` index arithmetic.
@@ -43,10 +48,13 @@ class Knobs:
     phase_epochs: float = 10.0
     labeled_batch_size: int = 16
     pseudo_batch_size: int = 48
+    exchange: str = "simultaneous"
+    difference_maximised_sampling: str = "false"
     restart: str = "continue"
     mixup_alpha: float = 0.0
     mixup_weighting: str = "mixed"
     ema_decay: float = 0.0
+    ema_rule: str = "exact"
     class_balanced: bool = False
     selection_rule: str = "exact"
     online_threshold: float = 0.0
@@ -79,9 +87,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": ("phases", "online"),
     "labeler": ("peer", "self"),
     "positive_disagree": ("drop", "keep", "flip"),
-    "gamma_schedule": ("constant", "ramp"),
+    "gamma_schedule": ("constant", "ramp", "official-ramp"),
+    "exchange": ("simultaneous", "sequential"),
     "restart": ("continue", "initial"),
     "mixup_weighting": ("mixed", "per_term"),
+    "ema_rule": ("exact", "official"),
     "selection_rule": ("exact", "official"),
 }
 
@@ -149,6 +159,14 @@ def _check(knobs: Knobs, task: str) -> None:
         raise ValueError(
             f"strategy online makes labels at every step of one phase, so restart {knobs.restart!r} with label_ratios "
             f"{list(knobs.label_ratios)} cannot apply. Leave both at their defaults, or use strategy phases."
+        )
+    if knobs.exchange == "sequential" and (
+        knobs.strategy == "online" or knobs.labeler == "self" or knobs.restart == "initial" or knobs.ema_decay
+    ):
+        raise ValueError(
+            "exchange sequential lets a and b teach each other in turn, each going on from its own weights. With strategy "
+            f"{knobs.strategy}, labeler {knobs.labeler}, restart {knobs.restart} and ema_decay {knobs.ema_decay:g} it "
+            "cannot. Use phases, peer, continue and 0, or exchange simultaneous."
         )
     if task == "semantic-segmentation" and knobs.mixup_alpha > 0:
         raise ValueError(

@@ -65,12 +65,23 @@ class PairTrainer(Trainer):
         self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
         return optimizer
 
-    def restart_optimizer(self, steps: int, checkpoint: str | None) -> None:
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        if self.args.weight_decay_everywhere:
+            return [name for name, _ in model.named_parameters()]
+        names: list[str] = super().get_decay_parameter_names(model)
+        return names
+
+    def restart_optimizer(self, steps: int, checkpoint: str | None, *, learning_rate: float | None = None) -> None:
         """A new optimizer state and a schedule of `steps` updates, or where a checkpoint stood in it.
+
+        `learning_rate` takes the place of the run's; b's own is brought to the same proportion.
 
         The optimizer object stays: an old one would remain with accelerate, and fp16 would unscale its gradients twice.
         """
         self.optimizer.load_state_dict(copy.deepcopy(self.new_optimizer_state))
+        if learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= learning_rate / self.args.learning_rate
         self.lr_scheduler = None
         self.create_scheduler(num_training_steps=steps)
         # After the scheduler, whose construction sets every learning rate to that of its first step.

@@ -33,6 +33,8 @@ def plan(knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_s
         "select_units": "images" if task == "image-classification" else "pixels",
     }
     ratios = knobs.label_ratios or (Knobs().label_ratios if num_unlabeled else ())
+    if knobs.exchange == "sequential":
+        ratios = tuple(ratio for ratio in ratios for _ in range(2))
     phases = plan_phases(num_unlabeled=num_unlabeled, label_ratios=ratios, **counts)
     total = sum(phase.steps for phase in phases)
     if not knobs.label_ratios:
@@ -41,6 +43,13 @@ def plan(knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_s
         first = [phase for phase in phases if phase.index == 0]
         phases = [*first, Phase(1, None, total - sum(phase.steps for phase in first))]
     return [replace(phase, steps=min(phase.steps, max_steps or phase.steps)) for phase in phases]
+
+
+def idle_member(knobs: Knobs, phase: Phase) -> str | None:
+    """The member that a phase leaves as it is: with sequential exchange odd phases train a, even ones b."""
+    if knobs.exchange == "simultaneous" or phase.index == 0:
+        return None
+    return "b" if phase.index % 2 else "a"
 
 
 def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
@@ -79,6 +88,14 @@ class PhaseCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.begin_phase()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Without a gradient the optimizer passes over a parameter: no decay, no momentum.
+        if idle := self.trainer.idle_member:
+            for parameter in self.trainer.model.member(idle).parameters():
+                parameter.grad = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.trainer.after_update()

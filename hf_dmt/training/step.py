@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.transforms import IGNORE_INDEX
-from ..method import MutualLoss, draw_mixup, dynamic_mutual_loss, mix, mixup_loss
+from ..method import MutualLoss, draw_mixup, dynamic_mutual_loss, gaussian_ramp, mix, mixup_loss
 from ..models.pair import MEMBERS
 from .methods import Knobs
 
@@ -29,6 +29,19 @@ class MemberStep:
     cases: MutualLoss
 
 
+def exponent_ramp(knobs: Knobs, done: int, steps: int) -> float:
+    """Multiplier of both exponents after `done` of a phase's `steps` updates."""
+    if knobs.gamma_schedule == "constant":
+        return 1.0
+    return gaussian_ramp(done, steps, official=knobs.gamma_schedule == "official-ramp")
+
+
+def pseudo_weight(knobs: Knobs, done: int, steps: int) -> float:
+    """Multiplier of every pseudo-labeled unit's weight: 1, or on its way there at the beginning of an online phase."""
+    rising = round(knobs.unlabeled_ramp * steps)
+    return gaussian_ramp(done, rising) if rising else 1.0
+
+
 def member_steps(
     model: nn.Module,
     inputs: Mapping[str, Any],
@@ -37,6 +50,8 @@ def member_steps(
     ramp: float,
     pseudo_weight: float,
     mixup_seeds: Sequence[int],
+    labels_only: bool = False,
+    idle: str | None = None,
 ) -> tuple[dict[str, MemberStep], dict[str, Tensor]]:
     """Both members' losses on one micro-batch, and their logits.
 
@@ -45,6 +60,9 @@ def member_steps(
         inputs: per member `pixel_values`, `labels`, `confidence`, `is_pseudo`.
         ramp: multiplier of both exponents. pseudo_weight: multiplier of every pseudo-labeled unit's weight.
         mixup_seeds: one per member; ratio and permutation are a function of them.
+        labels_only: no sample is pseudo-labeled, so every weight is 1 and needs no pass of its own.
+        idle: a member that is not trained now. It has no loss, and its logits are those of its first view alone: what
+            DDP needs in order not to wait for its gradients.
     """
     loss = partial(
         dynamic_mutual_loss,
@@ -60,19 +78,25 @@ def member_steps(
         return loss(logits, batch["labels"], batch["confidence"], batch["is_pseudo"])
 
     views = {name: inputs[name]["pixel_values"] for name in MEMBERS}
+    trained = [name for name in MEMBERS if name != idle]
+    if idle is not None:
+        views[idle] = views[idle][:1]
     if not knobs.mixup_alpha:
         logits: dict[str, Tensor] = model(**views)
-        outcomes = {name: judge(name, logits[name]) for name in MEMBERS}
+        outcomes = {name: judge(name, logits[name]) for name in trained}
         return {name: MemberStep(outcome.loss, outcome) for name, outcome in outcomes.items()}, logits
-    # The weights come from a first pass over the clean views, in train mode as in the official code: BatchNorm sees both.
-    with torch.no_grad():
-        clean = model(**views)
-    cases = {name: judge(name, clean[name]) for name in MEMBERS}
+    if not labels_only:
+        # The weights come from a first pass over the unmixed views, in train mode as in the official code: BatchNorm
+        # sees both.
+        with torch.no_grad():
+            unmixed = model(**views)
     draws = {}
     for name, seed in zip(MEMBERS, mixup_seeds, strict=True):
         lam, order = draw_mixup(len(views[name]), knobs.mixup_alpha, generator=torch.Generator().manual_seed(seed))
         draws[name] = lam, order.to(views[name].device)
     logits = model(**{name: mix(views[name], *draws[name]) for name in MEMBERS})
+    with torch.no_grad():
+        cases = {name: judge(name, (logits if labels_only else unmixed)[name]) for name in trained}
     weighting: Any = knobs.mixup_weighting
     mixed = {
         name: mixup_loss(
@@ -83,6 +107,6 @@ def member_steps(
             weighting=weighting,
             ignore_index=IGNORE_INDEX,
         )
-        for name in MEMBERS
+        for name in trained
     }
-    return {name: MemberStep(mixed[name], cases[name]) for name in MEMBERS}, logits
+    return {name: MemberStep(mixed[name], cases[name]) for name in trained}, logits

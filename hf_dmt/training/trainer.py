@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,15 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..data.batches import BatchShape, PairDataset, PhaseBatchSampler
+from ..data.batches import BatchShape, PhaseBatchSampler
+from ..data.official_splits import member_rows
 from ..data.pseudo_labels import ImageLabels
-from ..data.transforms import IGNORE_INDEX, seed_for, train_view
-from ..method import Phase, gaussian_ramp
+from ..data.transforms import IGNORE_INDEX, seed_for
+from ..method import Phase
 from ..models.ema import ExponentialAverage
 from ..models.initial import InitialWeights
 from ..models.pair import MEMBERS, ModelPair
-from . import evaluation, phase_labels, phases
+from . import evaluation, labeling, phase_labels, phases
 from .arguments import DMTTrainingArguments
 from .checks import check_inputs
 from .inference import broadcast_buffers
@@ -44,8 +44,9 @@ from .online import label_online
 from .pair_trainer import PairTrainer
 from .progress import PhaseLines, PhaseProgress
 from .records import RunRecords
-from .step import member_steps
+from .step import exponent_ramp, member_steps, pseudo_weight
 from .telemetry import Telemetry
+from .training_set import training_set
 
 logger = logging.get_logger(__name__)
 
@@ -87,10 +88,13 @@ class DMTTrainer(PairTrainer):
                 f"The method {args.method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images "
                 "without labels, or choose --method supervised."
             )
+        self.supervised_rows = member_rows(
+            self.knobs.difference_maximised_sampling, labeling.unlabeled_ids(train_dataset), args.seed
+        )
         self.phases: list[Phase] = phases.plan(
             self.knobs,
             model.task,
-            num_labeled=len(train_dataset),
+            num_labeled=len(self.supervised_rows["a"]),
             num_unlabeled=num_unlabeled,
             max_steps=args.max_steps if args.max_steps > 0 else None,
         )
@@ -104,11 +108,12 @@ class DMTTrainer(PairTrainer):
         if args.metric_is_default and eval_dataset is not None:
             args.metric_for_best_model = f"eval_{evaluation.PRIMARY_METRIC[model.task]}"
             args.greater_is_better = True
+        samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, unlabeled_dataset)
         super().__init__(
             model=model,
             args=args,
             data_collator=default_collate,
-            train_dataset=self._pair_dataset(model, args, train_dataset, unlabeled_dataset),
+            train_dataset=samples,
             eval_dataset=eval_dataset,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -125,24 +130,6 @@ class DMTTrainer(PairTrainer):
         self.initial: InitialWeights | None = None
         self._phase_entry: dict[str, Any] = {}
         self._phase_start = time.monotonic()
-
-    def _pair_dataset(self, pair: ModelPair, args: DMTTrainingArguments, labeled: Any, unlabeled: Any) -> PairDataset:
-        pixels, online = pair.task == "semantic-segmentation", self.knobs.strategy == "online"
-        usual = "scale-crop-flip" if pixels and not online else "strong"
-        names = {"a": args.augmentation or usual, "b": args.augmentation_b or args.augmentation or usual}
-        view = partial(train_view, size=pair.image_size, task=pair.task, hflip=args.horizontal_flip)
-        views = {name: view(kind) for name, kind in names.items()}
-        # What the live teacher sees: for masks the student's geometry with the colours as they are.
-        weak = {"strong": "scale-crop-flip"} if pixels else {"strong": "weak"}
-        self.weak_views = {name: view(weak.get(kind, kind)) for name, kind in names.items()}
-        return PairDataset(
-            labeled,
-            unlabeled,
-            views,
-            task=pair.task,
-            image_size=pair.image_size,
-            num_classes=len(pair.class_names),
-        )
 
     # ---- the run ---------------------------------------------------------------------------------------------------
 
@@ -171,7 +158,8 @@ class DMTTrainer(PairTrainer):
                 self.model, folder, resumed=self._resumed_from is not None, writes=self.args.should_save
             )
         if self.knobs.ema_decay:
-            self.ema = ExponentialAverage(self.model, self.knobs.ema_decay)
+            official = self.knobs.ema_rule == "official"
+            self.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official)
         return super().train(self._resumed_from, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -217,6 +205,10 @@ class DMTTrainer(PairTrainer):
     def current_phase(self) -> Phase:
         return self.phases[min(self._phase, len(self.phases) - 1)]
 
+    @property
+    def idle_member(self) -> str | None:
+        return phases.idle_member(self.knobs, self.current_phase)
+
     def begin_phase(self) -> None:
         """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its middle."""
         if self.args.world_size > 1 and self.model_wrapped is self.model:
@@ -251,7 +243,8 @@ class DMTTrainer(PairTrainer):
                 self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds}
                 if not in_the_middle:
                     self._log_labels(labels.summary)
-            rows = {name: np.arange(len(self.train_dataset.labeled)) for name in MEMBERS}
+            everything = np.arange(len(self.train_dataset.labeled))
+            rows = self.supervised_rows if phase.index == 0 else dict.fromkeys(MEMBERS, everything)
             self.train_dataset.weak_views = self.weak_views if self._is_online() else None
             self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase))
             if not in_the_middle:
@@ -261,7 +254,11 @@ class DMTTrainer(PairTrainer):
                     )
                 if self.ema is not None:
                     self.ema.restart()
-            self.restart_optimizer(phase.steps, self._resumed_from if in_the_middle else None)
+            self.restart_optimizer(
+                phase.steps,
+                self._resumed_from if in_the_middle else None,
+                learning_rate=self.args.supervised_learning_rate if phase.index == 0 else None,
+            )
 
     def _log_labels(self, summary: dict[str, Any]) -> None:
         """What each member labeled: shares for the trackers, and for the telemetry the count of every predicted class."""
@@ -316,35 +313,35 @@ class DMTTrainer(PairTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The sum of both members' losses; no gradient flows from one to the other.
+        """The sum of the losses of the members in training; no gradient flows from one to the other.
 
         Each is a sum over units divided by the valid units of the whole update. DDP averages over processes and the Trainer
         divides by the accumulation steps, so both are multiplied back here.
         """
-        phase, step = self.current_phase, self.state.global_step
+        phase, step, idle = self.current_phase, self.state.global_step, self.idle_member
+        if idle is not None:
+            self.model.member(idle).eval()  # the Trainer has just put everything into training mode
         steps, logits = member_steps(
             model,
             inputs,
             self.knobs,
-            ramp=gaussian_ramp(self._steps_done, phase.steps) if self.knobs.gamma_schedule == "ramp" else 1.0,
-            pseudo_weight=self._pseudo_weight(phase),
+            ramp=exponent_ramp(self.knobs, self._steps_done, phase.steps),
+            pseudo_weight=pseudo_weight(self.knobs, self._steps_done, phase.steps) if phase.index else 1.0,
             mixup_seeds=[
                 seed_for(self.args.seed, step, number, self.args.process_index) for number in range(len(MEMBERS))
             ],
+            labels_only=phase.index == 0,
+            idle=idle,
         )
         scale = self.accelerator.num_processes * getattr(self, "current_gradient_accumulation_steps", 1)
-        total = torch.zeros((), device=self.args.device)
-        for number, (name, result) in enumerate(steps.items()):
+        total = 0.0 * logits[idle].float().sum() if idle else torch.zeros((), device=self.args.device)
+        for name, result in steps.items():
+            number = MEMBERS.index(name)
             share = result.cases.valid.clamp(min=1)
             count = num_items_in_batch[number] if torch.is_tensor(num_items_in_batch) else share
             total = total + result.loss * share * (scale / count)
             self.telemetry.add(number, result.cases, inputs[name]["is_pseudo"])
         return (total, logits) if return_outputs else total
-
-    def _pseudo_weight(self, phase: Phase) -> float:
-        """1, or on its way there at the beginning of an online phase."""
-        rising = round(self.knobs.unlabeled_ramp * phase.steps)
-        return gaussian_ramp(self._steps_done, rising) if rising and phase.index > 0 else 1.0
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,32 @@
+"""What both members are trained on: the labeled and unlabeled images behind each member's random views."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..data.batches import PairDataset
+from ..data.transforms import train_view
+from ..models.pair import ModelPair
+from .arguments import DMTTrainingArguments
+from .methods import Knobs
+
+
+def training_set(
+    pair: ModelPair, args: DMTTrainingArguments, knobs: Knobs, labeled: Any, unlabeled: Any
+) -> tuple[PairDataset, dict[str, Any]]:
+    """The training samples, and per member the weakly augmented view that a live teacher labels.
+
+    For masks that view is the student's geometry with the colours as they are.
+    """
+    pixels, online = pair.task == "semantic-segmentation", knobs.strategy == "online"
+    usual = "scale-crop-flip" if pixels and not online else "strong"
+    names = {"a": args.augmentation or usual, "b": args.augmentation_b or args.augmentation or usual}
+    view = partial(train_view, size=pair.image_size, task=pair.task, hflip=args.horizontal_flip)
+    views = {name: view(kind) for name, kind in names.items()}
+    weaker = {"strong": "scale-crop-flip"} if pixels else {"strong": "weak"}
+    weak_views = {name: view(weaker.get(kind, kind)) for name, kind in names.items()}
+    samples = PairDataset(
+        labeled, unlabeled, views, task=pair.task, image_size=pair.image_size, num_classes=len(pair.class_names)
+    )
+    return samples, weak_views
