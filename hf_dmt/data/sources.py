@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
+from PIL import Image
 
 from .builtin import BUILTIN_SETS, load_builtin
 from .decoding import CorruptImage, find_images, to_mask, to_rgb
+from .rows import NO_LABEL, BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, is_label
 from .transforms import IGNORE_INDEX
 
 _IMAGE_FOLDERS = ("images", "image", "img")
@@ -21,79 +23,18 @@ _SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
-    "unlabeled": ("unlabeled", "unlabelled"),
 }
-
-
-class DataError(ValueError):
-    """Data that cannot be used as given, and what to do."""
-
-
-class Rows(Protocol):
-    """Undecoded images and targets by row, with an id for each."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-    def raw(self, row: int) -> tuple[Any, Any]:
-        """`(image, target)` before decoding; target None where there is none."""
-        ...
-
-    def targets(self) -> Sequence[Any] | None:
-        """All targets without touching an image (class labels only), else None."""
-        ...
-
-
-class TableRows:
-    """Rows of a `datasets.Dataset`; images stay encoded until they are asked for, so a bad file can be named."""
-
-    def __init__(self, table: datasets.Dataset, image: str, target: str | None) -> None:
-        self.table = table.select_columns([image, target] if target else [image])
-        for column in self.table.column_names:
-            if isinstance(self.table.features[column], datasets.Image):
-                self.table = self.table.cast_column(column, datasets.Image(decode=False))
-        self.image, self.target = image, target
-        self.ids = [str(row) for row in range(len(table))]
-
-    def raw(self, row: int) -> tuple[Any, Any]:
-        item = self.table[row]
-        return item[self.image], item[self.target] if self.target else None
-
-    def targets(self) -> Sequence[Any] | None:
-        return self.table[self.target][:] if self.target else None
-
-
-class FileRows:
-    """Image files, with a mask file each or without."""
-
-    def __init__(self, images: Sequence[Path], root: Path, masks: Sequence[Path] | None = None) -> None:
-        self.images, self.masks = list(images), list(masks) if masks is not None else None
-        self.ids = [path.relative_to(root).as_posix() for path in self.images]
-
-    def raw(self, row: int) -> tuple[Any, Any]:
-        return self.images[row], self.masks[row] if self.masks else None
-
-    def targets(self) -> Sequence[Any] | None:
-        return None
-
-
-class BuiltinRows:
-    """A builtin set, whose images need no decoding."""
-
-    def __init__(self, items: Any) -> None:
-        self.items, self.ids = items, items.ids
-
-    def raw(self, row: int) -> tuple[Any, Any]:
-        item = self.items[row]
-        return item["image"], item.get("label", item.get("mask"))
-
-    def targets(self) -> Sequence[Any] | None:
-        return getattr(self.items, "labels", None)
+_UNLABELED_FOLDERS = ("unlabeled", "unlabelled")
+_SHOWN = 10
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Map-style images: `source[i]` is `{'image': RGB PIL}` plus `'label'` (int) or `'mask'` ((H, W) int64, -100 = void).
+    """Map-style images: `source[i]` is `{'image': RGB PIL}` plus `'label'`, an int, or `'mask'`.
+
+    A mask is (H, W) int64 class ids with -100 for void, of the image's size.
+    An image without a label (null, or -1 as on the Hub) or without a mask is an item without that key.
 
     Attributes:
         rows: where the undecoded items come from.
@@ -114,29 +55,53 @@ class ImageSet:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises CorruptImage, or DataError for a target that does not fit; both name the image."""
         image, target = self.rows.raw(int(self.chosen[index]))
-        item: dict[str, Any] = {"image": to_rgb(image, self.id_of(index))}
-        if target is None:
+        item: dict[str, Any] = {"image": to_rgb(image, self._called(index))}
+        if not is_label(target):
             return item
         if self.task == "image-classification":
-            return item | {"label": self.class_of[target] if self.class_of else int(target)}
-        mask = self.mask_of(target)
-        if mask.shape != item["image"].size[::-1]:
-            raise DataError(
-                f"Image {self.id_of(index)!r} is {item['image'].size[0]}x{item['image'].size[1]} but its mask is "
-                f"{mask.shape[1]}x{mask.shape[0]}: a mask needs one value for every pixel. Pair the right files, or resize "
-                "the mask to the image with nearest-neighbour interpolation."
-            )
+            return item | {"label": self._class_index(target)}
+        mask = self._class_ids(self._mask_values(index, target))
+        check_mask_size(mask, item["image"], self._called(index))
         return item | {"mask": mask}
 
-    def mask_of(self, target: Any) -> np.ndarray:
-        """A mask file as `(H, W)` int64 class ids with -100 for void."""
-        values = to_mask(target).astype(np.int64)
+    def values(self, index: int) -> list[int]:
+        """The class ids in an image's mask, sorted, without void; the image is not read."""
+        _, target = self.rows.raw(int(self.chosen[index]))
+        if target is None:
+            return []
+        found = self._class_ids(np.unique(self._mask_values(index, target)))
+        return sorted(int(value) for value in found if value != IGNORE_INDEX)
+
+    def _mask_values(self, index: int, target: Any) -> np.ndarray:
+        return to_mask(target, str(target) if isinstance(target, Path) else self._called(index))
+
+    def _class_ids(self, values: np.ndarray) -> np.ndarray:
+        """Values of a mask file as int64 class ids with -100 for void."""
         void = values == self.ignore_index
+        ids = values.astype(np.int64)
         if self.reduce_labels:
             void |= values == 0
-            values = values - 1
-        return np.where(void, IGNORE_INDEX, values)
+            ids -= 1
+        return np.where(void, IGNORE_INDEX, ids)
+
+    def _class_index(self, target: Any) -> int:
+        if not is_label(target):
+            return NO_LABEL
+        if self.class_of is None:
+            return int(target)
+        if target not in self.class_of:
+            raise DataError(
+                f"The label {target!r} is not one of the {len(self.class_of)} that the training images have: "
+                f"{', '.join(repr(known) for known in list(self.class_of)[:_SHOWN])}. Correct it, or use other data."
+            )
+        return self.class_of[target]
+
+    def _called(self, index: int) -> str:
+        """What errors call an image: its path, or `row 7`."""
+        name = self.id_of(index)
+        return f"row {name}" if name.isdigit() else name
 
     def id_of(self, index: int) -> str:
         return self.rows.ids[int(self.chosen[index])]
@@ -147,52 +112,68 @@ class ImageSet:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """`(N,)` int64 classes without decoding an image; None for masks and where there are no labels."""
+        """`(N,)` int64 classes, -1 where there is none; None for masks and sets without labels. Decodes no image."""
         targets = self.rows.targets() if self.task == "image-classification" else None
         if targets is None:
             return None
-        mapped = [self.class_of[target] for target in targets] if self.class_of else targets
-        return np.asarray(mapped, dtype=np.int64)[self.chosen]
+        return np.asarray([self._class_index(targets[int(row)]) for row in self.chosen], dtype=np.int64)
 
     def subset(self, positions: np.ndarray) -> ImageSet:
         return replace(self, chosen=self.chosen[positions])
 
     def without_targets(self) -> ImageSet:
-        return replace(self, rows=_Blind(self.rows), class_of=None)
+        return replace(self, rows=WithoutTargets(self.rows), class_of=None)
 
 
-class _Blind:
-    """Rows whose targets are never read."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows, self.ids = rows, rows.ids
-
-    def raw(self, row: int) -> tuple[Any, Any]:
-        return self.rows.raw(row)[0], None
-
-    def targets(self) -> Sequence[Any] | None:
-        return None
+def check_mask_size(mask: np.ndarray, image: Image.Image, name: str) -> None:
+    """Raises DataError unless the mask has one value for every pixel of the image."""
+    if mask.shape != image.size[::-1]:
+        raise DataError(
+            f"The image {name} is {image.width}x{image.height} but its mask is {mask.shape[1]}x{mask.shape[0]}: a mask "
+            "needs one value for every pixel. Pair the right files, or resize the mask to the image with "
+            "nearest-neighbour interpolation."
+        )
 
 
 def corrupt_images(source: ImageSet) -> dict[int, str]:
-    """Positions of images that cannot be decoded, with the reason. Every image is decoded to its end, because that is the
-    only way to find a truncated one."""
+    """Positions of images, or of their masks, that cannot be decoded, with the reason.
+
+    Everything is decoded to its end, because that is the only way to find a truncated file.
+
+    Raises:
+        DataError, ValueError: a mask that is not one of class ids, or has another size than its image.
+    """
+    if isinstance(source.rows, BuiltinRows):
+        return {}
+    files = source.without_targets() if source.task == "image-classification" else source
 
     def reason(position: int) -> str | None:
-        image, _ = source.rows.raw(int(source.chosen[position]))
         try:
-            to_rgb(image, source.id_of(position))
+            files[position]
         except CorruptImage as problem:
             return str(problem)
         return None
 
-    if isinstance(source.rows, BuiltinRows):
-        return {}
-    with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock while it decodes
-        return {position: text for position, text in enumerate(pool.map(reason, range(len(source)))) if text}
+    return {position: text for position, text in enumerate(_in_threads(reason, len(files))) if text}
 
 
-# ---- finding the splits ------------------------------------------------------------------------------------------------
+def mask_values(source: ImageSet) -> dict[str, list[int]]:
+    """Per image id, the class ids in its mask, void left out; empty where all of it is void or there is no mask."""
+    return dict(zip(source.ids, _in_threads(source.values, len(source)), strict=True))
+
+
+def _in_threads(function: Callable[[int], _Result], count: int) -> Iterator[_Result]:
+    """`function(0..count-1)` in order. Pillow and NumPy release the interpreter lock while they decode and sort."""
+
+    def block(start: int) -> list[_Result]:
+        return [function(position) for position in range(start, min(start + 64, count))]
+
+    with ThreadPoolExecutor() as pool:
+        for results in pool.map(block, range(0, count, 64)):  # blocks: a future each for a million images is a gigabyte
+            yield from results
+
+
+# ---- finding the splits ----------------------------------------------------------------------------------------------
 
 
 def open_splits(
@@ -210,7 +191,7 @@ def open_splits(
         name: a builtin set, a folder (class folders, parquet files, or `images/` beside `masks/`), or a Hub id.
 
     Raises:
-        DataError: nothing there, or columns that do not exist.
+        DataError: nothing there, columns that do not exist, images without masks, or data of the other task.
     """
     if name in BUILTIN_SETS:
         builtin = load_builtin(name)
@@ -219,23 +200,32 @@ def open_splits(
             fitting = [key for key in BUILTIN_SETS if kind in load_builtin(key)["train"][0]]
             raise DataError(f"The builtin set {name!r} has no {kind}s, which {task} needs. Use {', '.join(fitting)}.")
         return {split: BuiltinRows(items) for split, items in builtin.items()}, list(builtin["train"].class_names)
-    folder = Path(name)
-    if folder.is_dir() and task == "semantic-segmentation":
-        found = _mask_folders(folder)
-        if found:
-            return {**found}, None
-    tables = _load_tables(name, config_name, token)
-    first = next(iter(tables.values()))
+    if task == "semantic-segmentation" and (found := _mask_folders(Path(name).expanduser())):
+        return {**found}, None
+    tables, folder = _load_tables(name, config_name, token)
+    first = tables.get("train", next(iter(tables.values())))
     image = _image_column(first, name, image_column)
     target = _target_column(first, name, image, label_column, task)
     classes = _class_names(first, target)
+    misplaced = sorted({*_UNLABELED_FOLDERS, *_IMAGE_FOLDERS, *_MASK_FOLDERS} & set(classes or ())) if folder else []
+    if folder and misplaced:
+        raise DataError(
+            f"The folder {str(folder / misplaced[0])!r} would become the class {misplaced[0]!r}. Move unlabeled "
+            "images to a folder of their own and pass it as --unlabeled_dir; for images/ beside masks/ use "
+            "--task semantic-segmentation."
+        )
+    if task == "semantic-segmentation" and target is None:
+        raise DataError(
+            f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with --label_column, "
+            "or put the files into images/ and masks/ under the same names."
+        )
     splits: dict[str, Rows] = {}
     for split, table in tables.items():
         if image not in table.column_names:
             raise DataError(
                 f"Split {split!r} of {name!r} has no column {image!r}; it has: {', '.join(table.column_names)}."
             )
-        splits[split] = TableRows(table, image, target if target in table.column_names else None)
+        splits[split] = TableRows(table, image, target if target in table.column_names else None, folder=folder)
     return splits, classes
 
 
@@ -245,7 +235,7 @@ def open_unlabeled_folder(folder: str) -> Rows:
     Raises:
         DataError: no such folder, or no image in it.
     """
-    root = Path(folder)
+    root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(f"--unlabeled_dir {folder!r} is not a folder. Check the path.")
     images = find_images(root)
@@ -256,44 +246,82 @@ def open_unlabeled_folder(folder: str) -> Rows:
     return FileRows(images, root)
 
 
-def open_unlabeled_table(name: str, split: str | None, image_column: str | None, token: str | None = None) -> Rows:
-    """The images of a data set, whatever labels it has: the split named, else `unlabeled`, else the only one.
+def open_unlabeled_table(
+    name: str,
+    split: str | None,
+    image_column: str | None,
+    token: str | None = None,
+    *,
+    task: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] = (),
+) -> Rows:
+    """The images of a data set: the split named, else `unlabeled`, else the only one.
+
+    Args:
+        task, label_column: with a task, labels or masks that the set happens to have are kept, to score pseudo labels.
+        class_names: the run's classes; labels are brought to their order by name, and other names are unknown.
 
     Raises:
         DataError: no such data set or split, or several splits to choose from.
     """
-    tables = _load_tables(name, None, token)
+    root = Path(name).expanduser()
+    # `datasets` passes over a split folder that has none of its own split names, and labels nobody if it is listed.
+    for folder in [root / part for part in ([split] if split else _UNLABELED_FOLDERS)]:
+        if folder.is_dir() and (images := find_images(folder)):
+            return FileRows(images, root)
+    tables, local = _load_tables(name, None, token)
     chosen = split or ("unlabeled" if "unlabeled" in tables else next(iter(tables)) if len(tables) == 1 else None)
     if chosen not in tables:
         asked = f"no split {split!r}" if split else "several splits"
-        raise DataError(f"The unlabeled data set {name!r} has {asked}; it has: {', '.join(tables)}. Use --unlabeled_split.")
+        raise DataError(
+            f"The unlabeled data set {name!r} has {asked}; it has: {', '.join(tables)}. Use --unlabeled_split."
+        )
     table = tables[chosen]
     image = _image_column(table, name, image_column if image_column in table.column_names else None)
-    return TableRows(table, image, None)
+    if task is None:
+        return TableRows(table, image, None, folder=local)
+    column = label_column if label_column in table.column_names else None
+    target = _target_column(table, name, image, column, task)
+    recode = None
+    if target and task == "image-classification":
+        own = _class_names(table, target)
+        position = {word: index for index, word in enumerate(class_names)}
+        words = dict(enumerate(own)) if own else {word: str(word) for word in table.unique(target)}
+        recode = {word: position[text] for word, text in words.items() if text in position}
+    return TableRows(table, image, target, folder=local, recode=recode)
 
 
-def _load_tables(name: str, config_name: str | None, token: str | None) -> dict[str, datasets.Dataset]:
-    folder = Path(name)
-    if (folder.is_absolute() or name.startswith((".", "~"))) and not folder.exists():
+def _load_tables(
+    name: str, config_name: str | None, token: str | None
+) -> tuple[dict[str, datasets.Dataset], Path | None]:
+    """The splits, and the folder they come from if it is a local one."""
+    folder = Path(name).expanduser()
+    if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
     try:
         loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
-        text = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        reason = problem.__cause__ or problem  # "An error occurred while generating the dataset" says nothing
+        text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
         raise DataError(
             f"Cannot open the data set {name!r}: it is not builtin ({', '.join(BUILTIN_SETS)}), and neither a readable "
             f"folder nor a data set that the Hub or the local cache knows ({text}). Check the spelling and the network."
         ) from problem
-    return dict(loaded)
+    return dict(loaded), folder if folder.is_dir() else None
+
+
+def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) -> str:
+    if column not in table.column_names:
+        raise DataError(
+            f"{flag} {column!r} is not in {name!r}, which has: {', '.join(table.column_names)}. Name one of these."
+        )
+    return column
 
 
 def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
     if asked is not None:
-        if asked not in table.column_names:
-            raise DataError(
-                f"--image_column {asked!r} is not in {name!r}, which has: {', '.join(table.column_names)}. Name one of these."
-            )
-        return asked
+        return _named_column(table, name, asked, "--image_column")
     images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
     for column in ("image", "img", "pixel_values"):
         if column in images or (column in table.column_names and not images):
@@ -306,18 +334,22 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
 
 
 def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | None, task: str) -> str | None:
+    """The column of labels (one value an image) or of masks."""
+    labels = [key for key, kind in table.features.items() if isinstance(kind, (datasets.ClassLabel, datasets.Value))]
+    fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
     if asked is not None:
-        if asked not in table.column_names:
+        if _named_column(table, name, asked, "--label_column") not in fitting:
             raise DataError(
-                f"--label_column {asked!r} is not in {name!r}, which has: {', '.join(table.column_names)}. Name one of these."
+                f"--label_column {asked!r} of {name!r} holds {table.features[asked]}, and {task} needs "
+                f"{'one label an image' if fitting is labels else 'masks'}. Name another column, or another --task."
             )
         return asked
     if task == "image-classification":
-        named = [column for column, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-        usual = [column for column in ("label", "labels", "fine_label") if column in table.column_names]
-        return next(iter(usual + named), None)
-    masks = ("annotation", "mask", "label", "labels", "annotations", "segmentation_mask")
-    return next((column for column in masks if column in table.column_names and column != image), None)
+        usual = ["label", "labels", "fine_label"]
+        usual += [key for key in labels if isinstance(table.features[key], datasets.ClassLabel)]
+    else:
+        usual = ["annotation", "mask", "label", "labels", "annotations", "segmentation_mask"]
+    return next((key for key in usual if key in fitting and key != image), None)
 
 
 def _class_names(table: datasets.Dataset, target: str | None) -> list[str] | None:
@@ -326,30 +358,33 @@ def _class_names(table: datasets.Dataset, target: str | None) -> list[str] | Non
 
 
 def _mask_folders(root: Path) -> dict[str, FileRows]:
-    """Splits of a folder with `images/` and `masks/` inside, at the root (train) or per split."""
+    """Splits of a folder with `images/` and `masks/` inside, at the root (train) or per split; empty without them."""
     splits: dict[str, FileRows] = {}
     for split, names in _SPLIT_FOLDERS.items():
         for folder in [root / name for name in names] + ([root] if split == "train" else []):
-            if split not in splits and (rows := _image_and_mask_files(folder)) is not None:
+            if split not in splits and (rows := _image_and_mask_files(folder, root)) is not None:
                 splits[split] = rows
     return splits
 
 
-def _image_and_mask_files(folder: Path) -> FileRows | None:
+def _image_and_mask_files(folder: Path, root: Path) -> FileRows | None:
     image_folder = next((folder / name for name in _IMAGE_FOLDERS if (folder / name).is_dir()), None)
     mask_folder = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
     if image_folder is None:
         return None
-    images = find_images(image_folder)
     if mask_folder is None:
-        return FileRows(images, image_folder)
+        raise DataError(
+            f"{str(image_folder)!r} has no folder 'masks' beside it. Add the masks under the names of the images, or "
+            "pass the images as --unlabeled_dir."
+        )
+    images = find_images(image_folder)
     by_name = {path.relative_to(mask_folder).with_suffix("").as_posix(): path for path in find_images(mask_folder)}
     names = [path.relative_to(image_folder).with_suffix("").as_posix() for path in images]
     missing = [name for name in names if name not in by_name]
-    if missing:
+    if missing or not images:
         raise DataError(
             f"{len(missing)} of {len(names)} images in {str(image_folder)!r} have no mask of the same name in "
-            f"{str(mask_folder)!r}, for example {missing[0]!r}. Add the masks, or move images without one to a folder of "
-            "their own and pass it as --unlabeled_dir."
+            f"{str(mask_folder)!r}{f', for example {missing[0]!r}' if missing else ''}. Add the masks, or move images "
+            "without one to a folder of their own and pass it as --unlabeled_dir."
         )
-    return FileRows(images, image_folder, [by_name[name] for name in names])
+    return FileRows(images, root, [by_name[name] for name in names])
