@@ -207,13 +207,8 @@ def open_splits(
     image = _image_column(first, name, image_column)
     target = _target_column(first, name, image, label_column, task)
     classes = _class_names(first, target)
-    misplaced = sorted({*_UNLABELED_FOLDERS, *_IMAGE_FOLDERS, *_MASK_FOLDERS} & set(classes or ())) if folder else []
-    if folder and misplaced:
-        raise DataError(
-            f"The folder {str(folder / misplaced[0])!r} would become the class {misplaced[0]!r}. Move unlabeled "
-            "images to a folder of their own and pass it as --unlabeled_dir; for images/ beside masks/ use "
-            "--task semantic-segmentation."
-        )
+    if folder:
+        _check_class_folders(folder, set(classes or ()))
     if task == "semantic-segmentation" and target is None:
         raise DataError(
             f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with --label_column, "
@@ -355,6 +350,19 @@ def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | 
 def _class_names(table: datasets.Dataset, target: str | None) -> list[str] | None:
     feature = table.features.get(target) if target else None
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def _check_class_folders(folder: Path, classes: set[str]) -> None:
+    """Raises DataError where a folder that is no class was taken for one, as `datasets` does with every folder."""
+    if unlabeled := classes & set(_UNLABELED_FOLDERS):
+        raise DataError(
+            f"The folder {min(unlabeled)!r} in {str(folder)!r} would become a class. Move it out and pass it as "
+            "--unlabeled_dir."
+        )
+    if classes & set(_IMAGE_FOLDERS) and classes & set(_MASK_FOLDERS):
+        raise DataError(
+            f"{str(folder)!r} holds images beside masks, not one folder per class. Add --task semantic-segmentation."
+        )
 
 
 def _mask_folders(root: Path) -> dict[str, FileRows]:
