@@ -59,6 +59,7 @@ def config(kind: str, dropout: float = 0.0) -> PretrainedConfig:
             num_heads=[1, 2],
             window_size=2,
             hidden_dropout_prob=dropout,
+            drop_path_rate=dropout,
             **labels,
         )
     if kind == "resnet":
@@ -102,6 +103,21 @@ def make_pair(a: str = "vit", b: str = "swin", *, dropout: float = 0.0, seed: in
             torch.manual_seed(1000 * seed + number)
             members.append(auto.from_config(config(kind, dropout)))
     return ModelPair(*members, processor(a), processor(b), task=task)
+
+
+def without_batch_statistics(pair: ModelPair) -> ModelPair:
+    """BatchNorm out: with it, a batch's loss depends on how the batch is divided, whatever the Trainer does."""
+    for name in ("a", "b"):
+        head = getattr(pair.member(name), "decode_head", None)
+        if head is not None:
+            head.batch_norm = torch.nn.Identity()
+    return pair
+
+
+def same_weights_on(task: str) -> ModelPair:
+    """A pair without batch statistics for a task."""
+    members = ("segformer", "segformer") if task == PIXELS else ("vit", "swin")
+    return without_batch_statistics(make_pair(*members))
 
 
 class ImageList(list[dict[str, Any]]):

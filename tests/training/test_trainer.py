@@ -1,0 +1,480 @@
+"""`DMTTrainer` on tiny pairs: what the stock Trainer would do wrong without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import (
+    CLASSES,
+    IMAGES,
+    PIXELS,
+    assert_same,
+    config,
+    images,
+    make_pair,
+    make_trainer,
+    processor,
+    results,
+    same_weights_on,
+    scenes,
+    state_of,
+    telemetry,
+)
+from transformers import AutoModelForImageClassification, EarlyStoppingCallback, EvalPrediction, TrainerCallback
+
+from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_weights
+from hf_dmt.data.pseudo_labels import ImageLabels
+from hf_dmt.training.methods import PRESETS
+
+MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
+
+
+# ---- the loss's scale, clipping ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path, task: str) -> None:
+    """Silent: a mean per micro-batch. It is off where pixels have uneven void or fewer pseudo labels are kept, and 4 times
+    too large where the stock Trainer believes that the model scales by itself."""
+    weights, losses = [], []
+    for steps in (1, 4):
+        trainer = make_trainer(
+            tmp_path / str(steps),
+            same_weights_on(task),
+            labeled_batch_size=8,
+            pseudo_batch_size=8,
+            gradient_accumulation_steps=steps,
+            optim="sgd",
+            learning_rate=0.3,
+            logging_steps=1,
+            phase_epochs=2,
+        )
+        trainer.train()
+        weights.append(state_of(trainer.model))
+        losses.append([line for line in telemetry(tmp_path / str(steps)) if "loss" in line])
+    assert_same(weights[1], weights[0], tolerance=2e-6)
+    for one, four in zip(*losses, strict=True):
+        assert four == pytest.approx(one, rel=1e-4, abs=1e-5)
+
+
+class GradientNorms(TrainerCallback):
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.seen.append(
+            {
+                name: torch.stack([tensor.grad.norm() for tensor in model.member(name).parameters()]).norm().item()
+                for name in ("a", "b")
+            }
+        )
+
+
+def test_each_member_is_clipped_by_its_own_norm(tmp_path: Path) -> None:
+    """Silent: one joint norm, by which a member with large gradients stops the other from learning."""
+    norms = GradientNorms()
+    trainer = make_trainer(tmp_path, max_grad_norm=0.05, callbacks=[norms], logging_steps=1)
+    trainer.train()
+    for seen in norms.seen:
+        assert seen == pytest.approx({"a": 0.05, "b": 0.05}, rel=1e-3)
+    logged = [line for line in telemetry(tmp_path) if "loss" in line]
+    for line in logged:  # before clipping, each member's own, and the larger one under the stock key
+        assert line["grad_norm"] == pytest.approx(max(line["a/grad_norm"], line["b/grad_norm"]))
+        assert line["a/grad_norm"] != line["b/grad_norm"] and min(line["a/grad_norm"], line["b/grad_norm"]) > 0.05
+
+
+def test_no_gradient_flows_between_the_members(tmp_path: Path) -> None:
+    """Silent: members that train each other's weights. a's are the same whatever b is, as long as nobody labels."""
+    weights = []
+    for b in ("swin", "resnet"):
+        trainer = make_trainer(tmp_path / b, make_pair("vit", b), method="supervised", label_ratios=None, unlabeled=None)
+        trainer.train()
+        weights.append(state_of(trainer.model.model_a))
+    assert_same(*weights)
+
+
+# ---- something is trained ------------------------------------------------------------------------------------------------
+
+
+def assert_trained(pair: ModelPair, before: dict[str, torch.Tensor]) -> None:
+    """Every trainable tensor of both members changed, and all are finite."""
+    parameters = {name: tensor for name, tensor in pair.named_parameters() if tensor.requires_grad}
+    assert {name.split(".")[0] for name in parameters} == {"model_a", "model_b"}
+    still = [name for name, tensor in parameters.items() if torch.equal(tensor, before[name])]
+    assert not still, f"{len(still)} of {len(parameters)} tensors were not trained: {still[:5]}"
+    assert all(torch.isfinite(tensor).all() for tensor in parameters.values())
+
+
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+@pytest.mark.parametrize("method", PRESETS)
+def test_every_method_trains_every_tensor_of_both_members(tmp_path: Path, method: str, task: str) -> None:
+    """Silent: a run that trains nothing, one member only, or a head only. No phase 0, so it is the pseudo labels' phase."""
+    pair = make_pair(*MEMBERS_OF[task])
+    before = state_of(pair)
+    epochs = 1 if method == "supervised" else 0
+    trainer = make_trainer(tmp_path, pair, method=method, label_ratios=None, supervised_epochs=epochs, max_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == (1 if method in ("supervised", "cps", "online-st") else 5)
+    assert_trained(pair, before)
+    lines = [line for line in telemetry(tmp_path) if "loss" in line]
+    assert lines and all(np.isfinite(line["a/loss"]) and np.isfinite(line["b/loss"]) for line in lines)
+    if method != "supervised" and method != "online-st":  # above its threshold there may be nothing yet
+        assert lines[-1]["a/mean_weight"] >= 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bf16": True},
+        {"mixup_alpha": 0.5},
+        {"mixup_alpha": 0.5, "mixup_weighting": "per_term", "gradient_accumulation_steps": 2},
+        {"ema_decay": 0.9, "restart": "initial"},
+        {"activation_checkpointing": True},
+        {"gamma_schedule": "ramp", "positive_disagree": "flip"},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_other_settings_train_every_tensor_too(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Silent: a setting that switches training off or yields NaN."""
+    pair = make_pair("vit", "swin" if "activation_checkpointing" in settings else "resnet")
+    before = state_of(pair)
+    if "activation_checkpointing" in settings and not hasattr(DMTTrainingArguments, "activation_checkpointing"):
+        settings = {"gradient_checkpointing": True}  # its name in older releases
+    trainer = make_trainer(tmp_path, pair, evaluation=images(6, seed=3), **settings)
+    trainer.train()
+    assert_trained(pair, before)
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+
+
+# ---- what is learned from whom -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+def test_hidden_truth_never_reaches_training(tmp_path: Path, task: str) -> None:
+    """Silent: labels that an unlabeled set happens to carry are trained on, and the result is worth nothing."""
+    made = (scenes if task == PIXELS else images)(9, seed=1)
+    weights = []
+    for name, unlabeled in (("known", made), ("hidden", made.without_truth())):
+        trainer = make_trainer(tmp_path / name, make_pair(*MEMBERS_OF[task]), unlabeled=unlabeled)
+        trainer.train()
+        weights.append(state_of(trainer.model))
+    assert_same(*weights)
+    known, hidden = (
+        [entry["pseudo_labels"] for entry in results(tmp_path / name)["phases"] if entry["pseudo_labels"]]
+        for name in ("known", "hidden")
+    )
+    for one, other in zip(known, hidden, strict=True):
+        for member in ("a", "b"):
+            assert 0 <= one[member]["accuracy"] <= 1 and other[member]["accuracy"] is None
+            assert one[member]["selected"] == other[member]["selected"] > 0
+
+
+@pytest.mark.parametrize(("labeler", "teacher"), [("peer", {"a": "b", "b": "a"}), ("self", {"a": "a", "b": "b"})])
+def test_who_labels_for_whom(tmp_path: Path, labeler: str, teacher: dict[str, str]) -> None:
+    """Silent: mutual training that is self-training, or a results file that names the student instead of the maker."""
+    pair, unlabeled = make_pair("vit", "resnet"), images(12, seed=1)
+    made: dict[str, np.ndarray] = {}
+    pair.eval()
+    with torch.no_grad():
+        pixels = torch.stack([torch.from_numpy(np.array(item["image"])).permute(2, 0, 1) / 255 for item in unlabeled])
+        made = {name: logits.argmax(1).numpy() for name, logits in pair(pixels).items()}
+    assert (made["a"] != made["b"]).any(), "this test needs members that disagree"
+    trainer = make_trainer(
+        tmp_path, pair, unlabeled=unlabeled, labeler=labeler, label_ratios=[0.5], supervised_epochs=0
+    )
+    trainer.train()
+    summary = results(tmp_path)["phases"][0]["pseudo_labels"]
+    truth = np.array([item["label"] for item in unlabeled])
+    for name in ("a", "b"):
+        stored = ImageLabels.read(tmp_path / "pseudo_labels" / "phase-1" / name)
+        assert stored.labels.tolist() == made[name].tolist()
+        learned = trainer.train_dataset.pseudo[name]
+        assert learned.labels.tolist() == made[teacher[name]].tolist()
+        rows = ImageLabels.read(tmp_path / "pseudo_labels" / "phase-1" / teacher[name]).rows
+        assert trainer.sampler.rows[name][1].tolist() == rows.tolist() and len(rows) == 6
+        chosen = stored.rows
+        assert summary[name]["accuracy"] == pytest.approx((made[name][chosen] == truth[chosen]).mean())
+        assert summary[name]["selected"] == 0.5 and sum(summary[name]["class_counts"]) == 6
+
+
+class Recount(DMTTrainer):
+    """Keeps what went into the loss, and what came out of the networks."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        loss, logits = super().compute_loss(model, inputs, True, num_items_in_batch)
+        seen = {name: (inputs[name], logits[name].detach().clone()) for name in ("a", "b")}
+        self.__dict__.setdefault("seen", []).append(seen)
+        return (loss, logits) if return_outputs else loss
+
+
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+def test_telemetry_is_what_the_loss_saw(tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: figures of the other member, of another step, of labeled units, or of padding."""
+    monkeypatch.setattr("small_runs.DMTTrainer", Recount)
+    trainer = make_trainer(
+        tmp_path, make_pair(*MEMBERS_OF[task]), logging_steps=1, supervised_epochs=0, gamma1=1.0, gamma2=2.0, phase_epochs=2
+    )
+    trainer.train()
+    lines = [line for line in telemetry(tmp_path) if "loss" in line]
+    assert len(lines) == len(trainer.seen)  # type: ignore[attr-defined]
+    both = 0.0
+    for line, seen in zip(lines, trainer.seen, strict=True):  # type: ignore[attr-defined]
+        for name, (batch, logits) in seen.items():
+            shares = [line[f"{name}/{case}"] for case in ("agree", "negative_disagree", "positive_disagree")]
+            assert sum(shares) == pytest.approx(1)
+            probability, top = logits.float().softmax(1).max(1)
+            pseudo = batch["is_pseudo"].view(-1, *[1] * (batch["labels"].ndim - 1)) & (batch["labels"] != -100)
+            agree = top == batch["labels"]
+            surer = ~agree & (probability > batch["confidence"])
+            counts = [(case & pseudo).sum().item() for case in (agree, ~agree & ~surer, surer)]
+            assert shares == pytest.approx([count / sum(counts) for count in counts])
+            weights = dynamic_weights(logits, batch["labels"], batch["confidence"], gamma1=1.0, gamma2=2.0)
+            assert line[f"{name}/mean_weight"] == pytest.approx(weights[pseudo].mean().item(), rel=1e-5)
+            both += line[f"{name}/loss"]
+    assert sum(line["loss"] for line in lines) == pytest.approx(both, rel=1e-5)
+
+
+# ---- restarts and averages -----------------------------------------------------------------------------------------------
+
+
+class AtFirstStep(TrainerCallback):
+    """The weights with which each phase begins."""
+
+    def __init__(self) -> None:
+        self.weights: dict[int, dict[str, torch.Tensor]] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.weights[state.global_step] = state_of(model)
+
+
+def test_initial_restart_keeps_the_backbone_and_redraws_the_head(tmp_path: Path) -> None:
+    """Silent: a phase that starts from the trained weights, from a new random backbone, or from one and the same head."""
+    for kind in ("vit", "swin"):
+        AutoModelForImageClassification.from_config(config(kind)).save_pretrained(tmp_path / kind)
+        processor(kind).save_pretrained(tmp_path / kind)
+    classes = {0: "red", 1: "green", 2: "blue"}
+    pair = ModelPair.from_models(tmp_path / "vit", tmp_path / "swin", id2label=classes)
+    first, watch = state_of(pair), AtFirstStep()
+    make_trainer(tmp_path / "run", pair, restart="initial", callbacks=[watch]).train()
+    assert_same(watch.weights[0], first)
+    heads = {name for name in first if "classifier" in name}
+    for step in (3, 5):  # phases 1 and 2
+        rest = {name: value for name, value in watch.weights[step].items() if name not in heads}
+        assert_same(rest, {name: first[name] for name in rest})
+    for name in heads:
+        if name.endswith("weight"):
+            drawn = [watch.weights[step][name] for step in (0, 3, 5)]
+            assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+    assert len(heads) == 4
+
+
+def test_continue_goes_on_from_the_trained_weights(tmp_path: Path) -> None:
+    """Silent: labels made in between change the weights (BatchNorm's statistics, averages swapped in and left there)."""
+    watch = AtFirstStep()
+    pair = make_pair("vit", "resnet")
+    trainer = make_trainer(tmp_path, pair, ema_decay=0.9, callbacks=[watch], save_strategy="epoch")
+    trainer.train()
+    for step in (3, 5):
+        saved = make_pair("vit", "resnet", seed=9)
+        saved.load_weights(tmp_path / f"checkpoint-{step}")
+        assert_same(watch.weights[step], state_of(saved))
+
+
+def test_averaged_weights_label_and_are_scored_and_exported(tmp_path: Path) -> None:
+    """Silent: averages that are kept but never used, or saved as if they were the weights that training goes on from."""
+    unlabeled, evaluation = images(12, seed=1), images(9, seed=3)
+    trainer = make_trainer(
+        tmp_path, unlabeled=unlabeled, evaluation=evaluation, ema_decay=0.7, save_strategy="epoch", learning_rate=3e-2
+    )
+    trainer.train()
+    live = state_of(trainer.model)
+    assert trainer.ema is not None
+    average = load_file(tmp_path / "checkpoint-8" / "ema.safetensors")
+    assert_same(average, trainer.ema.state)
+    with pytest.raises(AssertionError):
+        assert_same(average, live)
+    other = make_pair(seed=9)
+    other.load_weights(tmp_path / "checkpoint-8")
+    assert_same(state_of(other), live)
+    # Export and evaluation: the averages, and the live weights stand again afterwards.
+    exported = ModelPair.from_pretrained(trainer.export(tmp_path / "export"))
+    assert_same(state_of(exported), average)
+    logged = trainer.state.log_history[-2]
+    plain = make_trainer(tmp_path / "plain", exported, evaluation=evaluation).evaluate()
+    for key in ("eval_a_loss", "eval_b_loss", "eval_accuracy"):
+        assert plain[key] == pytest.approx(logged[key], abs=1e-6)
+    assert_same(state_of(trainer.model), live)
+    # Labels of phase 2: by the averages at the end of phase 1.
+    other.load_state_dict(load_file(tmp_path / "checkpoint-5" / "ema.safetensors"))
+    other.eval()
+    with torch.no_grad():
+        pixels = torch.stack([torch.from_numpy(np.array(item["image"])).permute(2, 0, 1) / 255 for item in unlabeled])
+        confidence = {name: logits.softmax(1).amax(1) for name, logits in other(pixels).items()}
+    for name in ("a", "b"):
+        stored = ImageLabels.read(tmp_path / "pseudo_labels" / "phase-2" / name)
+        assert stored.confidence == pytest.approx(confidence[name].numpy(), abs=1e-5)
+
+
+# ---- evaluation ----------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_of_a_pair_has_figures(tmp_path: Path) -> None:
+    """Silent in the stock Trainer: nested batches have no labels that it can see, and no metric is ever called."""
+    calls: list[tuple[int, ...]] = []
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        assert isinstance(prediction.predictions, np.ndarray)
+        calls.append(prediction.predictions.shape)
+        return {"f1": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    evaluation = images(7, seed=3)
+    trainer = make_trainer(tmp_path, evaluation=evaluation, compute_metrics=compute_metrics)
+    trainer.train()
+    calls.clear()
+    found = trainer.evaluate()
+    assert calls == [(7, CLASSES)] * 3
+    for name in ("a", "b", "ensemble"):
+        assert found[f"eval_{name}_f1"] == pytest.approx(found[f"eval_{name}_accuracy"])
+    assert found["eval_accuracy"] == pytest.approx((found["eval_a_accuracy"] + found["eval_b_accuracy"]) / 2)
+    predicted = trainer.predict(evaluation)
+    truth = np.array([item["label"] for item in evaluation])
+    assert predicted.label_ids.tolist() == truth.tolist()
+    for name in ("a", "b"):
+        hits = predicted.predictions[name].argmax(-1) == truth
+        assert predicted.metrics[f"test_{name}_accuracy"] == pytest.approx(hits.mean())
+    mean = np.mean([torch.tensor(predicted.predictions[name]).softmax(-1).numpy() for name in ("a", "b")], axis=0)
+    assert found["eval_ensemble_accuracy"] == pytest.approx((mean.argmax(-1) == truth).mean())
+    assert trainer.predict(evaluation.without_truth()).label_ids is None
+
+
+def test_evaluation_of_pixels_is_at_the_masks_size(tmp_path: Path) -> None:
+    """Silent: scores on shrunken masks, or void counted as a class."""
+    evaluation = scenes(5, seed=3)
+    pair = make_pair("segformer", "segformer")
+    found = make_trainer(tmp_path, pair, evaluation=evaluation).evaluate()
+    pair.eval()
+    hits = {name: [0, 0] for name in ("a", "b")}
+    for item in evaluation:
+        pixels = torch.from_numpy(np.array(item["image"])).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            for name, logits in pair(pixels).items():
+                valid = item["mask"] != -100
+                hits[name][0] += int((logits[0].argmax(0).numpy() == item["mask"])[valid].sum())
+                hits[name][1] += int(valid.sum())
+    for name, (right, total) in hits.items():
+        assert found[f"eval_{name}_overall_accuracy"] == pytest.approx(right / total)
+    assert found["eval_mean_iou"] == pytest.approx((found["eval_a_mean_iou"] + found["eval_b_mean_iou"]) / 2)
+    with pytest.raises(ValueError, match="predict\\(\\) would hold the logits of every pixel"):
+        make_trainer(tmp_path, pair).predict(evaluation)
+
+
+def test_evaluate_leaves_weights_and_mode_alone(tmp_path: Path) -> None:
+    """Silent: BatchNorm statistics that move while scoring, a pair left in eval mode."""
+    pair = make_pair("vit", "resnet")
+    trainer = make_trainer(tmp_path, pair, evaluation=images(6, seed=3))
+    before = state_of(pair)
+    pair.train()
+    trainer.evaluate()
+    assert pair.training and all(module.training for module in pair.modules())
+    assert_same(state_of(pair), before)
+
+
+def test_evaluation_before_training_changes_nothing(tmp_path: Path) -> None:
+    """Silent: a random state that moved, or a module marked as prepared."""
+    weights = []
+    for name, early in (("plain", False), ("early", True)):
+        trainer = make_trainer(tmp_path / name, make_pair(dropout=0.2), evaluation=images(6, seed=3))
+        if early:
+            trainer.evaluate()
+            trainer.predict(images(6, seed=3))
+        trainer.train()
+        weights.append(state_of(trainer.model))
+    assert_same(*weights)
+
+
+# ---- what is written -----------------------------------------------------------------------------------------------------
+
+
+def test_no_token_on_disk(tmp_path: Path) -> None:
+    """Silent: the stock training_args.bin holds the Hub token in clear, and is pushed with the model."""
+    trainer = make_trainer(tmp_path, hub_token="hf_verysecret", save_strategy="epoch", report_to="tensorboard")
+    trainer.train()
+    trainer.export()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert (tmp_path / "checkpoint-8" / "training_args.bin") in files
+    assert not [path for path in files if b"hf_verysecret" in path.read_bytes()]
+    assert trainer.args.hub_token == "hf_verysecret"
+
+
+def test_better_member_is_exported_at_the_root(tmp_path: Path) -> None:
+    """Silent: the weaker member at the root, which is what `pipeline()` opens; or a resume that takes the root for a."""
+    trainer = make_trainer(tmp_path, make_pair("vit", "resnet"), save_strategy="epoch")
+    trainer.train()
+    trainer.last_scores = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.6}, "ensemble": {"accuracy": 0.7}}
+    trainer.export()
+    assert AutoModelForImageClassification.from_pretrained(tmp_path).config.model_type == "resnet"
+    assert AutoModelForImageClassification.from_pretrained(tmp_path, subfolder="peer").config.model_type == "vit"
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-8").config.model_type == "vit"
+    assert_same(state_of(ModelPair.from_pretrained(tmp_path)), state_of(trainer.model))
+    for scores in (None, {name: {"accuracy": 0.5} for name in ("a", "b", "ensemble")}):
+        trainer.last_scores = scores
+        trainer.export(tmp_path / "tie")
+        assert AutoModelForImageClassification.from_pretrained(tmp_path / "tie").config.model_type == "vit"
+
+
+def test_results_say_what_ran(tmp_path: Path) -> None:
+    """Silent: a results file with the settings that were given instead of those that ran."""
+    make_trainer(tmp_path, method="naive", evaluation=images(5, seed=3), test=images(4, seed=4)).train()
+    found = results(tmp_path)
+    expected = {"method": "naive", "num_labels": 3, "num_labeled": 12, "num_unlabeled": 12, "num_eval": 5, "num_test": 4}
+    assert {key: found[key] for key in expected} == expected
+    assert found["knobs"]["positive_disagree"] == "keep" and found["knobs"]["gamma1"] == 5.0
+    assert found["world_size"] == 1 and found["seed"] == 42
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> None:
+    """Silent: an hour of training that ends in an error, or trains something else than asked for."""
+    with pytest.raises(ValueError, match=r"trains a ModelPair, got ViTForImageClassification\. Build one"):
+        DMTTrainer(make_pair().model_a, DMTTrainingArguments(str(tmp_path)), images(3), images(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="holds no labeled images"):
+        make_trainer(tmp_path, labeled=[])
+    for unlabeled in (None, []):
+        with pytest.raises(ValueError, match=r"'dmt' learns from unlabeled images.*--method supervised"):
+            make_trainer(tmp_path, unlabeled=unlabeled)
+    with pytest.raises(ValueError, match="every pixel in memory"):
+        make_trainer(tmp_path, make_pair("segformer", "segformer"), compute_metrics=lambda prediction: {})
+    with pytest.raises(ValueError, match="EarlyStoppingCallback would end the run in the middle of a phase"):
+        make_trainer(tmp_path, callbacks=[EarlyStoppingCallback(1)])
+    with pytest.raises(ValueError, match=r"metric_for_best_model is 'accuracy'.*no eval_dataset"):
+        make_trainer(tmp_path, metric_for_best_model="accuracy")
+    with pytest.raises(ValueError, match=r"labeled_batch_size 4 cannot be divided.*use 3 or 6"):
+        make_trainer(tmp_path, gradient_accumulation_steps=3)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [("_n_gpu", 2, "accelerate launch --multi_gpu --num_processes 2"), ("deepspeed", "zero.json", "Use DDP or FSDP")],
+)
+def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, value: Any, message: str) -> None:
+    """Silent: DataParallel trains with wrong losses; DeepSpeed keeps one optimizer for the whole process."""
+    trainer = make_trainer(tmp_path)
+    setattr(trainer.args, attribute, value)
+    with pytest.raises(ValueError, match=message):
+        DMTTrainer(make_pair(), trainer.args, images(3), images(3))
+
+
+def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
+    """Silent on a GPU: a device assertion without a name."""
+    labeled = images(12)
+    labeled[5]["label"] = 3
+    with pytest.raises(ValueError, match=r"Label 3 in labeled image 5 is outside 0\.\.2"):
+        make_trainer(tmp_path, labeled=labeled, supervised_epochs=8).train()
