@@ -220,9 +220,7 @@ def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
     """Bit-identical, or within a tolerance."""
     assert found.keys() == expected.keys()
-    differences = {
-        name: (found[name].double() - value.double()).abs().max().item() for name, value in expected.items()
-    }
+    differences = {name: (found[name].double() - value.double()).abs().max().item() for name, value in expected.items()}
     wrong = {name: difference for name, difference in differences.items() if not difference <= tolerance}
     assert not wrong, f"{len(wrong)} of {len(differences)} tensors differ, such as {next(iter(wrong.items()))}"
 

@@ -181,7 +181,9 @@ def test_best_pair_is_loaded_whole(tmp_path: Path) -> None:
     trainer.train()
     best = Path(str(trainer.state.best_model_checkpoint))
     assert best.name == "checkpoint-3" or best.name == "checkpoint-5", "this test needs a best that is not the last"
-    found = {f"model_{name}.{key}": value for name in "ab" for key, value in state_of(trainer.model.member(name)).items()}
+    found = {
+        f"model_{name}.{key}": value for name in "ab" for key, value in state_of(trainer.model.member(name)).items()
+    }
     expected = make_pair(seed=9)
     expected.load_weights(best)
     assert_same(found, {key: value for key, value in state_of(expected).items() if key in found})

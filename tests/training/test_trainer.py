@@ -92,7 +92,9 @@ def test_no_gradient_flows_between_the_members(tmp_path: Path) -> None:
     """Silent: members that train each other's weights. a's are the same whatever b is, as long as nobody labels."""
     weights = []
     for b in ("swin", "resnet"):
-        trainer = make_trainer(tmp_path / b, make_pair("vit", b), method="supervised", label_ratios=None, unlabeled=None)
+        trainer = make_trainer(
+            tmp_path / b, make_pair("vit", b), method="supervised", label_ratios=None, unlabeled=None
+        )
         trainer.train()
         weights.append(state_of(trainer.model.model_a))
     assert_same(*weights)
@@ -205,7 +207,9 @@ def test_who_labels_for_whom(tmp_path: Path, labeler: str, teacher: dict[str, st
 class Recount(DMTTrainer):
     """Keeps what went into the loss, and what came out of the networks."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         loss, logits = super().compute_loss(model, inputs, True, num_items_in_batch)
         seen = {name: (inputs[name], logits[name].detach().clone()) for name in ("a", "b")}
         self.__dict__.setdefault("seen", []).append(seen)
@@ -217,7 +221,13 @@ def test_telemetry_is_what_the_loss_saw(tmp_path: Path, task: str, monkeypatch: 
     """Silent: figures of the other member, of another step, of labeled units, or of padding."""
     monkeypatch.setattr("small_runs.DMTTrainer", Recount)
     trainer = make_trainer(
-        tmp_path, make_pair(*MEMBERS_OF[task]), logging_steps=1, supervised_epochs=0, gamma1=1.0, gamma2=2.0, phase_epochs=2
+        tmp_path,
+        make_pair(*MEMBERS_OF[task]),
+        logging_steps=1,
+        supervised_epochs=0,
+        gamma1=1.0,
+        gamma2=2.0,
+        phase_epochs=2,
     )
     trainer.train()
     lines = [line for line in telemetry(tmp_path) if "loss" in line]
@@ -431,7 +441,14 @@ def test_results_say_what_ran(tmp_path: Path) -> None:
     """Silent: a results file with the settings that were given instead of those that ran."""
     make_trainer(tmp_path, method="naive", evaluation=images(5, seed=3), test=images(4, seed=4)).train()
     found = results(tmp_path)
-    expected = {"method": "naive", "num_labels": 3, "num_labeled": 12, "num_unlabeled": 12, "num_eval": 5, "num_test": 4}
+    expected = {
+        "method": "naive",
+        "num_labels": 3,
+        "num_labeled": 12,
+        "num_unlabeled": 12,
+        "num_eval": 5,
+        "num_test": 4,
+    }
     assert {key: found[key] for key in expected} == expected
     assert found["knobs"]["positive_disagree"] == "keep" and found["knobs"]["gamma1"] == 5.0
     assert found["world_size"] == 1 and found["seed"] == 42

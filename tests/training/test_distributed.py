@@ -1,0 +1,165 @@
+"""Two processes do what one does. On CPU with gloo, launched as `accelerate launch` launches GPUs.
+
+Two processes are started twice here; every test below reads what the first launch left.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import two_processes
+from small_runs import IMAGES, PIXELS, assert_same, results, telemetry
+
+from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+
+SCRIPT = Path(two_processes.__file__)
+ROOT = SCRIPT.parents[2]
+EXACT = ["image-classification-accumulation-1", "image-classification-accumulation-2"]
+EXACT += ["semantic-segmentation-accumulation-1", "semantic-segmentation-accumulation-2"]
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`--cpu --num_processes 2` would start one process without a word; `--multi_gpu` with `use_cpu` starts two."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(SCRIPT), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same cases on one process, here, and on two."""
+    target = tmp_path_factory.mktemp("processes")
+    two_processes.run(target, 1)
+    done = launch("run", str(target))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return target
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    one, two = (torch.load(folder / f"found-{world}.pt", weights_only=False) for world in (1, 2))
+    return one, two
+
+
+@pytest.fixture(scope="module")
+def two_only(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / "two-only.pt", weights_only=False)
+    return loaded
+
+
+@pytest.mark.parametrize("name", [*EXACT, "online", "sequential"])
+def test_weights_equal_those_of_one_process(found: Any, name: str) -> None:
+    """Silent: training without DDP (evaluate() came first), a loss divided by each rank's own count, other images."""
+    one, two = found
+    assert_same(two[name]["weights"], one[name]["weights"], tolerance=1e-6)
+
+
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+def test_a_second_train_is_distributed_too(found: Any, task: str) -> None:
+    """Silent: the second train() of a process goes on without DDP, or reduces every gradient twice."""
+    one, two = (part[f"{task}-accumulation-1"] for part in found)
+    assert two["second_apart"] == 0
+    assert_same(two["second"], one["second"], tolerance=2e-6)
+    with pytest.raises(AssertionError):
+        assert_same(two["second"], two["weights"], tolerance=1e-3)
+
+
+@pytest.mark.parametrize("name", [*EXACT, "online", "sequential"])
+def test_parameters_are_equal_on_all_ranks_after_every_phase(found: Any, name: str) -> None:
+    """Silent: each process trains a pair of its own."""
+    apart = found[1][name]["apart"]
+    assert len([event for event, *_ in apart if event == "trained"]) >= 2
+    assert all(parameters == 0 for _, parameters, _ in apart)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_figures_equal_those_of_one_process(folder: Path, found: Any, name: str) -> None:
+    """Silent: images scored twice or left out (7 of them on two processes), telemetry of one rank only."""
+    one, two = (part[name] for part in found)
+    for key in ("first", "last"):
+        for figure, value in one[key].items():
+            if not figure.endswith("runtime"):
+                assert two[key][figure] == pytest.approx(value, abs=1e-5), figure
+    assert (one["writes"], two["writes"]) == ([True], [True, False])
+    lines = [
+        [line for line in telemetry(folder / f"{name}-{world}") if "loss" in line and line["step"]] for world in (1, 2)
+    ]
+    assert len(lines[0]) > 20
+    for of_one, of_two in zip(*lines, strict=True):
+        for key, value in of_one.items():
+            assert of_two[key] == pytest.approx(value, rel=1e-3, abs=1e-4), (key, of_one["step"])
+    assert [results(folder / f"{name}-{world}")["world_size"] for world in (1, 2)] == [1, 2]
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("name", EXACT)
+def test_labels_equal_those_of_one_process(folder: Path, name: str, phase: int) -> None:
+    """Silent: images labeled twice or not at all (13 on two processes), thresholds of one rank's share."""
+    for member in ("a", "b"):
+        one, two = (folder / f"{name}-{world}" / "pseudo_labels" / f"phase-{phase}" / member for world in (1, 2))
+        if name.startswith("image"):
+            first, second = ImageLabels.read(one), ImageLabels.read(two)
+            assert len(second.labels) == 13
+            assert second.labels.tolist() == first.labels.tolist()
+            assert second.selected.tolist() == first.selected.tolist()
+            assert second.confidence == pytest.approx(first.confidence, abs=1e-5)
+            continue
+        thresholds = [np.array(read_manifest(store)["code_thresholds"]) for store in (one, two)]
+        assert np.abs(thresholds[0] - thresholds[1]).max() <= 2
+        for row in range(13):
+            (labels, codes), (other_labels, other_codes) = (PixelLabels.read(store).codes(row) for store in (one, two))
+            assert (labels == other_labels).mean() > 0.99
+            assert np.abs(codes - other_codes).max() <= 2
+        summaries = [read_manifest(store)["summary"] for store in (one, two)]
+        assert sum(summaries[1]["class_counts"]) == pytest.approx(sum(summaries[0]["class_counts"]), abs=8)
+        assert summaries[1]["selected"] == pytest.approx(summaries[0]["selected"], abs=1e-3)
+
+
+def test_batch_statistics_agree_before_they_label_and_score(two_only: Any) -> None:
+    """Silent: BatchNorm's running statistics differ between ranks after a step, so each would label with its own."""
+    apart = two_only["batch statistics"]["apart"]
+    assert any(buffers > 1e-4 for event, _, buffers in apart if event == "trained"), "they must differ before"
+    assert all(buffers == 0 for event, _, buffers in apart if event == "scored")
+    assert all(parameters == 0 for _, parameters, _ in apart)
+
+
+def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
+    """Silent in the stock Trainer: without workers all ranks draw identical augmentations."""
+    draws = two_only["draws"]
+    assert len(draws) == 2 and len(draws[0]) == len(draws[1]) == 8
+    assert not {draw.seed for draw in draws[0]} & {draw.seed for draw in draws[1]}
+    assert not torch.equal(*two_only["views"])
+
+
+def test_resume_on_two_processes_is_exact(two_only: Any) -> None:
+    """Silent: one rank's random state restored on both, or a draw replayed."""
+    assert_same(*two_only["resumed"])
+
+
+def test_predictions_are_gathered_in_order(two_only: Any) -> None:
+    """Silent: rows in the order of the shards, or padded ones."""
+    together, alone = two_only["predicted"]
+    for name in ("a", "b"):
+        assert together[name].shape == alone[name].shape == (5, 3)
+        assert together[name] == pytest.approx(alone[name], abs=1e-5)
+
+
+def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path: Path) -> None:
+    """Silent: the others wait for it until a timeout of half an hour."""
+    done = launch("die", str(tmp_path))
+    assert done.returncode != 0
+    assert "MemoryError: this process ran out of something" in done.stderr

@@ -1,0 +1,178 @@
+"""Runs that must not depend on the number of processes. Called in one process by the tests, launched on two by them.
+
+What they found is in `<folder>/found-<world size>.pt` and `<folder>/two-only.pt`, written by the main process.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from small_runs import (
+    IMAGES,
+    PIXELS,
+    Kill,
+    KillAt,
+    images,
+    make_pair,
+    make_trainer,
+    same_weights_on,
+    scenes,
+    state_of,
+)
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+from transformers import TrainerCallback
+
+from hf_dmt import DMTTrainer
+
+# 13 images on two processes: uneven shards. 5 + 7 + 13 updates of SGD, in which nothing hides a wrong scale.
+PLAIN: dict[str, Any] = {
+    "optim": "sgd",
+    "learning_rate": 0.1,
+    "phase_epochs": 4,
+    "supervised_epochs": 4,
+    "logging_steps": 1,
+    "per_device_eval_batch_size": 3,
+}
+
+
+class Agreement(TrainerCallback):
+    """How far parameters and buffers of the processes are apart, at the end of every phase and once it is scored."""
+
+    def __init__(self) -> None:
+        self.apart: list[tuple[str, float, float]] = []
+
+    def _measure(self, event: str, model: Any) -> None:
+        self.apart.append((event, apart(model.parameters()), apart(model.buffers())))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._measure("trained", model)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, model: Any = None, **kwargs: Any) -> None:
+        self._measure("scored", model)
+
+
+def apart(tensors: Any) -> float:
+    """The largest difference from the main process's tensors."""
+    flat = torch.cat([tensor.detach().flatten().double() for tensor in tensors])
+    if not torch.distributed.is_initialized():
+        return 0.0
+    first = flat.clone()
+    torch.distributed.broadcast(first, src=0)
+    worst = (flat - first).abs().max()
+    torch.distributed.all_reduce(worst, op=torch.distributed.ReduceOp.MAX)
+    return float(worst)
+
+
+def gathered(value: Any) -> list[Any]:
+    if not torch.distributed.is_initialized():
+        return [value]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def case(folder: Path, name: str, pair: Any, world: int, **settings: Any) -> tuple[DMTTrainer, dict[str, Any]]:
+    """Evaluate, train, and what can be compared afterwards."""
+    pixels = pair.task == PIXELS
+    make = scenes if pixels else images
+    agreement = Agreement()
+    trainer = make_trainer(
+        folder / f"{name}-{world}",
+        pair,
+        labeled=make(10),
+        unlabeled=make(13, seed=1),
+        evaluation=make(7, seed=3),
+        callbacks=[agreement],
+        **{**PLAIN, **settings},
+    )
+    assert trainer.args.world_size == world == trainer.accelerator.num_processes, "fewer processes than asked for"
+    first = trainer.evaluate()  # leaves the stock Trainer without DDP
+    trainer.train()
+    wrapped = isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
+    assert wrapped == (world > 1)
+    return trainer, {
+        "weights": state_of(trainer.model),
+        "first": first,
+        "last": trainer.evaluate(),
+        "apart": agreement.apart,
+        "writes": gathered(trainer.records.writes),
+    }
+
+
+def run(folder: Path, world: int) -> None:
+    """All cases, on as many processes as this was launched with."""
+    found: dict[str, Any] = {}
+    for task in (IMAGES, PIXELS):
+        for accumulation in (1, 2):
+            name = f"{task}-accumulation-{accumulation}"
+            trainer, found[name] = case(
+                folder, name, same_weights_on(task), world, gradient_accumulation_steps=accumulation
+            )
+            if accumulation == 1:
+                trainer.train()
+                assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel) == (world > 1)
+                found[name]["second"] = state_of(trainer.model)
+                found[name]["second_apart"] = apart(trainer.model.parameters())
+    found |= {
+        "online": case(folder, "online", make_pair(), world, strategy="online", label_ratios=[1.0])[1],
+        "sequential": case(folder, "sequential", make_pair(), world, exchange="sequential", label_ratios=[0.5])[1],
+    }
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return
+    torch.save(found, folder / f"found-{world}.pt")
+
+
+def two_only(folder: Path) -> None:
+    """What has no counterpart on one process: batch statistics, random states per process, resume."""
+    found: dict[str, Any] = {}
+    found["batch statistics"] = case(
+        folder, "statistics", make_pair("vit", "resnet", dropout=0.2), 2, mixup_alpha=0.5, ema_decay=0.9
+    )[1]
+
+    trainer = make_trainer(folder / "draws", max_steps=1, augmentation="strong")
+    trainer.train()
+    draws = next(iter(trainer.sampler))
+    found["draws"] = gathered([draw for pair in draws for draw in pair])
+    found["views"] = gathered(trainer.train_dataset[draws[0]]["a"]["pixel_values"])
+
+    settings = {"save_strategy": "steps", "save_steps": 2, "augmentation": "strong", "ema_decay": 0.9}
+    whole = make_trainer(folder / "whole", make_pair(dropout=0.2), **settings)
+    whole.train()
+    with suppress(Kill):
+        make_trainer(folder / "killed", make_pair(dropout=0.2), callbacks=[KillAt(7)], **settings).train()
+    resumed = make_trainer(folder / "killed", make_pair(dropout=0.2), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    found["resumed"] = state_of(resumed.model), state_of(whole.model)
+
+    made = images(5, seed=8)
+    logits = resumed.predict(made).predictions
+    alone: dict[str, Tensor] = {}
+    resumed.model.eval()
+    with torch.no_grad(), resumed.ema.applied():  # type: ignore[union-attr]
+        alone = resumed.model(torch.stack([to_tensor(item["image"]) for item in made]))
+    found["predicted"] = logits, {name: value.numpy() for name, value in alone.items()}
+    if torch.distributed.get_rank() == 0:
+        torch.save(found, folder / "two-only.pt")
+
+
+class DieAt(TrainerCallback):
+    """One process fails; the other waits for its gradients."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2 and args.process_index == 1:
+            raise MemoryError("this process ran out of something")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[2])
+    if sys.argv[1] == "die":
+        make_trainer(target, callbacks=[DieAt()]).train()
+    else:
+        run(target, 2)
+        two_only(target)
+        torch.distributed.destroy_process_group()
