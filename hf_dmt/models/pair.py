@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin
 
 from ..data.transforms import seed_for
+from ..hub import card, push, repository
+from ..hub.repository import PAIR_FILE, PEER_FOLDER
 from . import loading, preprocessing, tiny
+from .ensemble import EnsemblePipeline
 from .loading import CheckpointError
-
-MEMBERS = ("a", "b")
-PAIR_FILE = "dmt_config.json"
-PEER_FOLDER = "peer"
-FORMAT_VERSION = 1
+from .pair_file import FORMAT_VERSION, MEMBERS, load_member, member_folder, read_pair_file
 
 
 class ModelPair(nn.Module, PushToHubMixin):
@@ -39,6 +37,9 @@ class ModelPair(nn.Module, PushToHubMixin):
         task: `image-classification` or `semantic-segmentation`.
         image_size: side of the shared square view that training augments; default: the larger of the processors' sizes.
         metadata: what `dmt_config.json` holds besides format, task and primary (base models, phase, ...).
+
+    Attributes:
+        primary: the member that is saved and pushed at the root: `a`, unless the pair was opened otherwise.
 
     Raises:
         ValueError: label maps that differ, or a processor that cannot be applied on the device.
@@ -65,6 +66,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.task = task
         self.image_size = image_size or max(map(preprocessing.native_size, (processor_a, processor_b)))
         self.metadata: dict[str, Any] = metadata or {}
+        self.primary = "a"
         self.model_tags = ["hf-dmt"]
         self.model_a, self.model_b = model_a, model_b
         self.processor_a, self.processor_b = processor_a, processor_b
@@ -225,7 +227,13 @@ class ModelPair(nn.Module, PushToHubMixin):
             processors["b"],
             task=task,
             image_size=image_size,
-            metadata={"base_models": sources, "fresh": fresh, "seed": seed},
+            metadata={
+                "base_models": sources,
+                # Known where a member came from the Hub, and then it says from which revision.
+                "base_commits": {name: getattr(model.config, "_commit_hash", None) for name, model in members.items()},
+                "fresh": fresh,
+                "seed": seed,
+            },
         )
 
     # ---- on disk and on the Hub ------------------------------------------------------------------------------------
@@ -234,7 +242,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self,
         save_directory: str | os.PathLike[str],
         *,
-        primary: str = "a",
+        primary: str | None = None,
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
         **kwargs: Any,
@@ -247,6 +255,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"{folder} is a file; a pair needs a folder. Give another name.")
+        primary = primary or self.primary
         for name in MEMBERS:
             where = folder if name == primary else folder / PEER_FOLDER
             part = member_state(state_dict, name) if state_dict is not None else None
@@ -281,43 +290,71 @@ class ModelPair(nn.Module, PushToHubMixin):
         """Open a pair from a folder or a Hub id; both members come from one commit and every weight is verified.
 
         Raises:
-            CheckpointError: not a pair, a newer format, a member missing or damaged.
+            CheckpointError: not a pair, a newer format, a member missing or damaged, or code that was not asked for.
+            HubError: it cannot be read on the Hub, or is something else there.
         """
         source = str(pretrained_model_name_or_path)
-        hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
-        if Path(source).is_dir():
-            file = Path(source) / PAIR_FILE
-            hub = {}
-        else:
-            file = _download_pair_file(source, revision, token, cache_dir)
-            hub["revision"] = file.parent.name  # the snapshot's commit: a push between two loads cannot mix pairs
-        settings = _read_pair_file(file, source)
-        primary = settings.pop("primary")
-        models: dict[str, PreTrainedModel] = {}
-        processors: dict[str, BaseImageProcessor] = {}
-        for name in MEMBERS:
-            place = {} if name == primary else {"subfolder": PEER_FOLDER}
-            models[name] = loading.load_verified(
-                source, task=settings["task"], trust_remote_code=trust_remote_code, **place, **hub
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = repository.fetch_pair(
+                source, revision=revision, token=token, cache_dir=cache_dir, with_code=trust_remote_code
             )
-            processors[name] = loading.load_processor(source, trust_remote_code=trust_remote_code, **place, **hub)
+        settings = read_pair_file(folder, source)
+        members = {
+            name: load_member(folder, settings, name, source, trust_remote_code=trust_remote_code) for name in MEMBERS
+        }
         del settings["format_version"]
-        return cls(
-            models["a"],
-            models["b"],
-            processors["a"],
-            processors["b"],
+        primary = settings.pop("primary")
+        pair = cls(
+            *(members[name][0] for name in MEMBERS),
+            *(members[name][1] for name in MEMBERS),
             task=settings.pop("task"),
             image_size=settings.pop("image_size"),
             metadata=settings,
         )
+        pair.primary = primary
+        return pair
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload pair",
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        tag: str | None = None,
+        **card_facts: Any,
+    ) -> str:
+        """Publish the pair with a card in one commit, in a repository that is made unless it exists.
+
+        Args:
+            revision: branch, made if there is none. tag: a name for the commit.
+            card_facts: `license`, `language`, `tags`, `model_name`, `dataset`, `dataset_tags` for the card.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            HubError: the Hub refused or cannot be reached, and what to do.
+        """
+        name = repository.open_target(repo_id, token=token, private=private)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            card.write_card(folder, repo_id=name, token=token, **card_facts)
+            commit = push.push_folder(folder, name, message=commit_message, token=token, revision=revision, tag=tag)
+        return str(commit.commit_url)
+
+    def pipeline(self, batch_size: int = 1) -> EnsemblePipeline:
+        """Both members behind one call: paths, URLs and PIL images in, the standard pipeline's entries out."""
+        return EnsemblePipeline(self, batch_size)
 
     def load_weights(self, folder: str | os.PathLike[str]) -> None:
         """Load a saved pair of the same two architectures into this one, in place and strictly (resume, best model)."""
-        settings = _read_pair_file(Path(folder) / PAIR_FILE, str(folder))
+        settings = read_pair_file(Path(folder), str(folder))
         for name in MEMBERS:
-            where = Path(folder) if name == settings["primary"] else Path(folder) / PEER_FOLDER
-            loading.restore(self.member(name), where, self.task)
+            loading.restore(self.member(name), member_folder(Path(folder), settings, name), self.task)
+        self.metadata |= {key: settings[key] for key in ("phase", "continued") if key in settings}
 
     def redraw(self, name: str, seed: int) -> None:
         """Give a member's head (and a from-scratch member's every weight) new values from `seed`, in place."""
@@ -366,45 +403,3 @@ def _agreed_classes(sources: dict[str, str], task: str, trust_remote_code: bool,
     configs = [loading.load_config(source, trust_remote_code=trust_remote_code, **hub) for source in sources.values()]
     _check_label_maps(*configs)
     return dict(enumerate(loading.label_names(configs[0])))
-
-
-def _download_pair_file(repo: str, revision: str | None, token: str | None, cache_dir: str | None) -> Path:
-    try:
-        return Path(hf_hub_download(repo, PAIR_FILE, revision=revision, token=token, cache_dir=cache_dir))
-    except LocalEntryNotFoundError as problem:
-        raise CheckpointError(
-            f"{repo!r} is not in the local cache and the Hub cannot be reached. Load it once with a network, or give a folder."
-        ) from problem
-    except EntryNotFoundError as problem:
-        raise CheckpointError(
-            f"{repo!r} is a repository without {PAIR_FILE}, so it is not a pair (perhaps a single model: use it as "
-            "--model_a or --model_b)."
-        ) from problem
-    except (RepositoryNotFoundError, HfHubHTTPError, ValueError) as problem:
-        raise CheckpointError(
-            f"{repo!r} is neither a folder nor a repository that you can read on the Hub. Check the name and, for a "
-            "private one, your token (`hf auth login`)."
-        ) from problem
-
-
-def _read_pair_file(file: Path, source: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise CheckpointError(
-            f"{source!r} has no {PAIR_FILE}, so it is not a pair saved by hf_dmt. Give the folder of one."
-        )
-    try:
-        settings = json.loads(file.read_text())
-        version, primary = int(settings["format_version"]), settings["primary"]
-        complete = primary in MEMBERS and settings["task"] in loading.AUTO_CLASSES and int(settings["image_size"]) > 0
-    except (ValueError, KeyError, TypeError) as problem:
-        raise CheckpointError(
-            f"{PAIR_FILE} of {source!r} is damaged ({problem!r}). Copy or download it again."
-        ) from problem
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{source!r} was written in format {version}; this version of hf_dmt reads up to {FORMAT_VERSION}. "
-            "Upgrade: pip install -U hf-dmt."
-        )
-    if not complete:
-        raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries. Copy or download it again.")
-    return settings

@@ -1,0 +1,200 @@
+"""The model card of a pair, made from the files of its folder: no figure can appear that the run did not measure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..data.builtin import BUILTIN_SETS
+from ..data.files import write_aside
+from ..report.gain import Gain, gain_of, headline
+from ..report.run import MEMBERS, NAMES, Run, read_run, score_of
+from .repository import PAIR_FILE, PEER_FOLDER, licence_of
+
+CARD_FILE = "README.md"
+_TAGS = ("hf-dmt", "semi-supervised-learning", "mutual-learning")
+_PIPELINES = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
+_AUTO_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_SHOWN_CLASSES = 30
+_FIGURES = ("scores.png", "label_accuracy.png", "cases_a.png", "cases_b.png")  # the report shows the others
+
+
+def write_card(
+    folder: str | Path,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    language: str | list[str] | None = None,
+    tags: Sequence[str] = (),
+    model_name: str | None = None,
+    dataset: str | None = None,
+    dataset_tags: str | Sequence[str] = (),
+    token: str | None = None,
+) -> Path:
+    """Write `README.md` for the pair saved in `folder`, with the results of its run where they are there.
+
+    Args:
+        repo_id: where the pair is published; the examples of use name it. None names the folder.
+        license: of the weights; None takes the one that both base models state on the Hub, if they agree, when there is
+            a `repo_id`, and leaves it open otherwise.
+        tags: further tags. model_name: the title. dataset: what people call the data.
+        dataset_tags: ids of data sets on the Hub; None takes the run's if it is one.
+
+    Returns:
+        The file's path.
+    """
+    folder = Path(folder)
+    pair: dict[str, Any] = json.loads((folder / PAIR_FILE).read_text())
+    run = read_run(folder) if (folder / "dmt_results.json").is_file() else None
+    name = model_name or (repo_id or folder.resolve().name).split("/")[-1]
+    bases = {member: _hub_id_of_base(pair, member) for member in MEMBERS}
+    licences = {base: licence_of(base, token) for base in bases.values() if base} if repo_id and not license else {}
+    data_ids = [dataset_tags] if isinstance(dataset_tags, str) else list(dataset_tags)
+    data_name, data_id = _dataset(run)
+    data_ids = data_ids or ([data_id] if data_id else [])
+    scored = _final_scores(run) if run else None
+    # The figures of a phase 0 that started from a pair trained before are not those of labels alone.
+    gain = gain_of(run) if run and not pair.get("continued") else None
+    metadata = ModelCardData(
+        base_model=list(dict.fromkeys(base for base in bases.values() if base)) or None,
+        datasets=data_ids or None,
+        eval_results=_eval_results(run, scored, gain, pair["primary"], data_ids, dataset or data_name) if run else None,
+        language=language,
+        library_name="transformers",
+        license=license or _common(licences, bases),
+        metrics=[run.metric] if run and scored else None,
+        model_name=name,
+        pipeline_tag=_PIPELINES[pair["task"]],
+        tags=list(dict.fromkeys([*_TAGS, *tags])),
+    )
+    card = ModelCard.from_template(
+        metadata,
+        template_str=resources.files(__package__).joinpath("model_card.md.jinja").read_text(encoding="utf-8"),
+        title=name,
+        repo=repo_id or str(folder.name),
+        published=repo_id is not None,
+        pair=pair,
+        peer="b" if pair["primary"] == "a" else "a",
+        peer_folder=PEER_FOLDER,
+        members={member: _member(folder, pair, member, bases[member]) for member in MEMBERS},
+        auto_class=_AUTO_CLASSES[pair["task"]],
+        pipeline_name=_PIPELINES[pair["task"]],
+        licences=licences,
+        classes=_classes(folder),
+        shown_classes=_SHOWN_CLASSES,
+        run=run,
+        dataset=dataset or data_name,
+        scored=scored,
+        gain=gain,
+        headline=headline(run) if run and not pair.get("continued") else None,
+        names=NAMES,
+        score_of=score_of,
+        figures=[name for name in _FIGURES if (folder / "figures" / name).is_file()],
+    )
+    write_aside(folder / CARD_FILE, str(card).encode())
+    return folder / CARD_FILE
+
+
+def _hub_id_of_base(pair: dict[str, Any], member: str) -> str | None:
+    """What a member started from, if that was loaded from the Hub; a folder's name can look like an id."""
+    source = pair.get("base_models", {}).get(member)
+    loaded_at = pair.get("base_commits", {}).get(member)
+    return source if source and loaded_at and _HUB_ID.fullmatch(source) else None
+
+
+def _member(folder: Path, pair: dict[str, Any], member: str, hub_id: str | None) -> dict[str, Any]:
+    """What the card says of one member."""
+    at_root = pair["primary"] == member
+    config = json.loads((folder / ("." if at_root else PEER_FOLDER) / "config.json").read_text())
+    source = str(pair.get("base_models", {}).get(member, ""))
+    if hub_id:
+        origin = f"fine-tuned from [{hub_id}](https://huggingface.co/{hub_id})"
+    elif source.startswith("tiny:"):
+        origin = f"trained from scratch (`{source}`)"
+    else:
+        origin = "fine-tuned from a local checkpoint" if source else "of unrecorded origin"
+    return {
+        "type": config.get("model_type", "?"),
+        "architecture": (config.get("architectures") or ["?"])[0],
+        "origin": origin,
+        "commit": pair.get("base_commits", {}).get(member) if hub_id else None,
+        "place": "the root of this repository" if at_root else f"`{PEER_FOLDER}/`",
+    }
+
+
+def _classes(folder: Path) -> list[str]:
+    id2label = json.loads((folder / "config.json").read_text()).get("id2label") or {}
+    # In a table of a card a name may neither end a cell nor a line.
+    return [re.sub(r"[`|\s]+", " ", str(id2label[key])) for key in sorted(id2label, key=int)]
+
+
+def _dataset(run: Run | None) -> tuple[str, str | None]:
+    """What to call the run's data, and its id on the Hub if it has one. A folder gives its name, never its path."""
+    given = (run.split.get("dataset") if run else None) or ""
+    if not given:
+        return "unnamed data", None
+    if given in BUILTIN_SETS:
+        return f"{given} (built into hf_dmt)", None
+    if Path(given).exists() or not _HUB_ID.fullmatch(given):
+        return Path(given).resolve().name, None
+    return given, given
+
+
+def _final_scores(run: Run) -> tuple[str, dict[str, Any]] | None:
+    """`(split, scores)` of the exported pair: on the test split, else on eval, else None."""
+    if not run.phases:
+        return None
+    if test := run.results.get("test") or run.phases[-1].get("test"):
+        return "test", test
+    if held_out := run.phases[-1].get("eval"):
+        return "eval", held_out
+    return None
+
+
+def _eval_results(
+    run: Run,
+    scored: tuple[str, dict[str, Any]] | None,
+    gain: Gain | None,
+    primary: str,
+    data_ids: list[str],
+    data_name: str,
+) -> list[EvalResult] | None:
+    """The figures of a, b and ensemble, and those after the labels alone, for the card's metadata."""
+    if scored is None:
+        return None
+    split, scores = scored
+    where = {name: "repository root" if name == primary else f"{PEER_FOLDER}/" for name in MEMBERS}
+    titles = {name: f"{name}, {where[name]}" if name in where else "ensemble of both" for name in NAMES}
+    figures = {titles[name]: score_of(scores, name, run.metric) for name in NAMES}
+    if gain is not None and gain.split == split:
+        figures |= {f"{titles[name]}, labels alone": gain.before[name] for name in gain.names}
+    task = _PIPELINES[run.results["task"]]
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=data_ids[0] if data_ids else re.sub(r"\W+", "-", data_name.split(" (")[0]),
+            dataset_name=data_name,
+            dataset_split="validation" if split == "eval" else split,
+            metric_type=run.metric,
+            metric_name=f"{run.metric_name} ({title})",
+            metric_value=round(value, 4),
+        )
+        for title, value in figures.items()
+        if value is not None
+    ] or None
+
+
+def _common(licences: dict[str, str | None], bases: dict[str, str | None]) -> str | None:
+    """The one licence of all base models, if every member has a base model that states it."""
+    stated = {licences.get(base) if base else None for base in bases.values()}
+    return stated.pop() if len(stated) == 1 else None

@@ -1,0 +1,146 @@
+"""What travels in a push, set apart before it goes: hard links in a folder of its own, then one commit.
+
+Training goes on while a push runs, overwrites the pair and rotates checkpoints away; the links keep the files of the
+moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo
+
+from .repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, PEER_FOLDER, PUBLISHED, HubError, publish
+
+_STAGING = "_push-"
+_MEMBERS = ("a", "b")
+# What a resume reads, and nothing else: the stock training_args.bin would tell paths and settings of the machine.
+_CHECKPOINT_FILES = (
+    *PAIR_FILES,
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "ema.safetensors",
+    "trainer_state.json",
+)
+
+
+class Staging:
+    """A folder inside of a run's folder with what one push sends; gone when it has been sent.
+
+    Args:
+        output_dir: the run's folder.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        self.output_dir = output_dir
+        self.folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output_dir))
+
+    def add(self, source: Path, patterns: Iterable[str], place: str = ".") -> None:
+        """Link the files of `source` that match, under `place`."""
+        for pattern in patterns:
+            for path in source.glob(pattern):
+                if path.is_file():
+                    _link(path, self.folder / place / path.relative_to(source))
+
+    def add_run(self) -> None:
+        """What a run shows beside the pair: results, split, report and figures, as they are now."""
+        self.add(self.output_dir, [name for name in PUBLISHED if name not in PAIR_FILES])
+
+    def add_pair(self, saved: Path, primary: str) -> None:
+        """A saved pair, with `primary` at the root wherever it stands in `saved`."""
+        description: dict[str, Any] = json.loads((saved / PAIR_FILE).read_text())
+        if description["primary"] == primary:
+            self.add(saved, PAIR_FILES)
+            return
+        at_root = [name for name in PAIR_FILES if "/" not in name and name != PAIR_FILE]
+        self.add(saved, at_root, PEER_FOLDER)
+        self.add(saved / PEER_FOLDER, at_root)
+        (self.folder / PAIR_FILE).write_text(json.dumps({**description, "primary": primary}, indent=2) + "\n")
+
+    def add_checkpoint(self, checkpoint: Path, name: str = LAST_CHECKPOINT) -> None:
+        """A whole checkpoint under `name`, with the weights that every phase starts from where the run keeps them."""
+        self.add(checkpoint, _CHECKPOINT_FILES, name)
+        self.add(self.output_dir / "initial", PAIR_FILES, f"{name}/initial")
+
+    def send(self, repo_id: str, **how: Any) -> CommitInfo:
+        """Publish in one commit and remove the folder, whatever happens.
+
+        Raises:
+            HubError: the push failed.
+        """
+        replaces = [*PUBLISHED]
+        if (self.folder / LAST_CHECKPOINT).exists():
+            replaces.append(f"{LAST_CHECKPOINT}/*")
+        try:
+            return publish(self.folder, repo_id, replaces=replaces, **how)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class BackgroundPushes:
+    """Pushes that run while training goes on, one after the other; their failures are kept until somebody asks.
+
+    Args:
+        output_dir: the run's folder; what a killed run left staged in it is removed.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        for left in output_dir.glob(f"{_STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._pushes: list[Future[CommitInfo]] = []
+
+    @property
+    def busy(self) -> bool:
+        return any(not push.done() for push in self._pushes)
+
+    def send(self, staging: Staging, repo_id: str, **how: Any) -> Future[CommitInfo]:
+        """Start the push, or queue it behind the one that runs."""
+        push = self._sender.submit(staging.send, repo_id, **how)
+        self._pushes.append(push)
+        return push
+
+    def failures(self, *, wait: bool = False) -> list[str]:
+        """Messages of the pushes that failed since the last call; with `wait`, after all have ended."""
+        found = []
+        for push in list(self._pushes):
+            if wait or push.done():
+                self._pushes.remove(push)
+                if (problem := push.exception()) is not None:
+                    found.append(str(problem))
+        return found
+
+
+def push_folder(folder: str | Path, repo_id: str, *, message: str = "Upload pair", **how: Any) -> CommitInfo:
+    """Publish the pair in a folder, with its card and results, in one commit; the repository must exist.
+
+    Args:
+        how: `token`, `revision`, `tag`.
+
+    Raises:
+        HubError: not a pair, or the push failed.
+    """
+    folder = Path(folder)
+    if not (folder / PAIR_FILE).is_file():
+        raise HubError(f"{str(folder)!r} has no {PAIR_FILE}, so it is not a pair. Give the output folder of a run.")
+    staging = Staging(folder)
+    staging.add(folder, PUBLISHED)
+    return staging.send(repo_id, message=message, **how)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

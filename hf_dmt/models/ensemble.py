@@ -1,0 +1,118 @@
+"""Both members of a pair behind one call, with the inputs and outputs of the standard pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.image_utils import load_image
+
+from .preprocessing import clean_inputs
+
+if TYPE_CHECKING:
+    from .pair import ModelPair
+
+ImageLike = str | Image.Image
+Prediction = list[dict[str, Any]]
+
+
+class EnsemblePipeline:
+    """Predicts with the mean of the members' probabilities and says where they disagree.
+
+    For images, entries are those of the `image-classification` pipeline, best first; for pixels those of the
+    `image-segmentation` pipeline, one for each class found. Each has one key more, `disagreement` in [0, 1]:
+
+    - images: the difference of the two members' probabilities of that label;
+    - pixels: the part of that mask on which the two members predict different classes.
+
+    Args:
+        pair: the pair; it stays on its device.
+        batch_size: images that go through the members together.
+    """
+
+    def __init__(self, pair: ModelPair, batch_size: int = 1) -> None:
+        self.pair, self.batch_size = pair, batch_size
+
+    def __call__(self, inputs: Any, *, top_k: int | None = 5, timeout: float | None = None) -> Any:
+        """Predict one image or many.
+
+        Args:
+            inputs: a path, a URL or a PIL image; a list of these; or anything that yields them, read as it is consumed.
+            top_k: images only: how many labels to return; None returns all.
+            timeout: seconds to wait for an image from the web.
+
+        Returns:
+            A list of entries for one image, a list of such lists for a list, an iterator of them for an iterable.
+
+        Raises:
+            ValueError: something that is no image.
+        """
+        if isinstance(inputs, (str, Image.Image)):
+            return next(self._predict([inputs], top_k, timeout))
+        if isinstance(inputs, (list, tuple)):
+            return list(self._predict(inputs, top_k, timeout))
+        if not isinstance(inputs, Iterable):
+            raise ValueError(f"Give a path, a URL, a PIL image, or several of them; got {type(inputs).__name__}.")
+        return self._predict(inputs, top_k, timeout)
+
+    def _predict(self, inputs: Iterable[ImageLike], top_k: int | None, timeout: float | None) -> Iterator[Prediction]:
+        entries = self._pixels if self.pair.task == "semantic-segmentation" else self._labels
+        waiting = iter(inputs)
+        while batch := list(islice(waiting, self.batch_size)):
+            images = [load_image(image, timeout=timeout) for image in batch]
+            logits = {name: self._logits(name, images) for name in ("a", "b")}
+            for index, image in enumerate(images):
+                yield entries({name: rows[index] for name, rows in logits.items()}, image, top_k)
+
+    def _logits(self, name: str, images: list[Image.Image]) -> list[Tensor]:
+        """Logits of every image on the CPU; images that come to one size go through the member together."""
+        inputs = clean_inputs(self.pair.processor(name), images)
+        found: dict[int, Tensor] = {}
+        member = self.pair.member(name)
+        was_training = member.training
+        member.eval()
+        with torch.no_grad():
+            for shape in {tuple(values.shape) for values in inputs}:
+                rows = [row for row, values in enumerate(inputs) if tuple(values.shape) == shape]
+                logits = self.pair.clean_logits(name, torch.stack([inputs[row] for row in rows])).float().cpu()
+                found |= dict(zip(rows, logits, strict=True))
+        member.train(was_training)
+        return [found[row] for row in range(len(images))]
+
+    def _labels(self, logits: dict[str, Tensor], image: Image.Image, top_k: int | None) -> Prediction:
+        a, b = (logits[name].softmax(dim=0) for name in ("a", "b"))
+        mean, difference = (a + b) / 2, (a - b).abs()
+        return [
+            {
+                "label": self.pair.class_names[index],
+                "score": mean[index].item(),
+                "disagreement": difference[index].item(),
+            }
+            for index in mean.argsort(descending=True)[:top_k].tolist()
+        ]
+
+    def _pixels(self, logits: dict[str, Tensor], image: Image.Image, top_k: int | None) -> Prediction:
+        size = (image.height, image.width)
+        a, b = (
+            torch.nn.functional.interpolate(logits[name][None], size, mode="bilinear", align_corners=False)[0].softmax(
+                dim=0
+            )
+            for name in ("a", "b")
+        )
+        labels, differ = (a + b).argmax(dim=0), a.argmax(dim=0) != b.argmax(dim=0)
+        entries = []
+        for index in labels.unique().tolist():
+            mask = labels == index
+            entries.append(
+                {
+                    "score": None,
+                    "label": self.pair.class_names[index],
+                    "mask": Image.fromarray(mask.to(torch.uint8).mul(255).numpy()),
+                    "disagreement": differ[mask].float().mean().item(),
+                }
+            )
+        return entries

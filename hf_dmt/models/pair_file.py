@@ -1,0 +1,81 @@
+"""A saved pair read back: `dmt_config.json`, and both members with every weight verified."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from ..hub.repository import PAIR_FILE, PEER_FOLDER
+from . import loading
+from .loading import CheckpointError
+
+MEMBERS = ("a", "b")
+FORMAT_VERSION = 1
+
+
+def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
+    """The contents of `dmt_config.json`, which says what the pair is and which member stands where.
+
+    Args:
+        source: what the user gave, for messages; `folder` may lie in a cache.
+
+    Raises:
+        CheckpointError: not a pair, a newer format, or damaged.
+    """
+    file = folder / PAIR_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"{source!r} has no {PAIR_FILE}, so it is not a pair saved by hf_dmt. Give the folder of one."
+        )
+    try:
+        settings: dict[str, Any] = json.loads(file.read_text())
+        version = int(settings["format_version"])
+        valid = version > FORMAT_VERSION or (
+            settings["primary"] in MEMBERS
+            and settings["task"] in loading.AUTO_CLASSES
+            and int(settings["image_size"]) > 0
+        )
+    except (ValueError, KeyError, TypeError) as problem:
+        raise CheckpointError(
+            f"{PAIR_FILE} of {source!r} is damaged ({problem!r}). Copy or download it again."
+        ) from problem
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{source!r} was written in format {version}; this version of hf_dmt reads up to {FORMAT_VERSION}. "
+            "Upgrade: pip install -U hf-dmt."
+        )
+    if not valid:
+        raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries. Copy or download it again.")
+    return settings
+
+
+def member_folder(folder: Path, settings: dict[str, Any], name: str) -> Path:
+    """Where member `name` stands; never by position, for the better member is at the root."""
+    return folder if name == settings["primary"] else folder / PEER_FOLDER
+
+
+def load_member(
+    folder: Path, settings: dict[str, Any], name: str, source: str, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """One member of a saved pair and its image processor.
+
+    Raises:
+        CheckpointError: missing, damaged, not safetensors, or code that was not asked for.
+    """
+    where = member_folder(folder, settings, name)
+    if not (where / "config.json").is_file():
+        raise CheckpointError(
+            f"{source!r} is a pair without its member {name}: {(where / 'config.json').relative_to(folder)} is "
+            "missing. Copy, download or push the pair again."
+        )
+    try:
+        loading.load_config(str(where), trust_remote_code=trust_remote_code)  # refuses code that was not asked for
+        return (
+            loading.load_verified(str(where), task=settings["task"], trust_remote_code=trust_remote_code),
+            loading.load_processor(str(where), trust_remote_code=trust_remote_code),
+        )
+    except CheckpointError as problem:  # name what the user gave, not a folder of the cache
+        raise CheckpointError(str(problem).replace(str(folder), source)) from problem
