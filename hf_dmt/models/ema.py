@@ -7,27 +7,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from .loading import CheckpointError
 
 EMA_FILE = "ema.safetensors"
 
 
 class ExponentialAverage:
-    """`average = decay * average + (1 - decay) * weight` over floating-point parameters; everything else is copied.
+    """`average = decay * average + (1 - decay) * weight` over floating-point tensors; everything else is copied.
 
-    Integer tensors must not be averaged: rounding them moves, for example, BEiT's relative-position index to wrong rows
-    and costs up to 20 points of mIoU. BatchNorm's running statistics are copied, as in the paper's code.
+    BatchNorm's running statistics are averaged like the weights they belong to. Integers must not be: rounding them
+    moves, for example, BEiT's relative-position index to wrong rows and costs up to 20 points of mIoU.
 
     Args:
-        module: the module to follow; `official=True` follows the official code's update, whose factor is inverted
-            (`paper` table B1), so that its average is the last weights.
+        module: the module to follow.
+        decay: in [0, 1); 0 keeps the last weights.
+        official: follow the official code, which swaps the two factors (`average -= decay * (average - weight)`), so
+            that its average is nearly the last weights.
     """
 
     def __init__(self, module: nn.Module, decay: float, *, official: bool = False) -> None:
         self.module = module
-        self.decay = 1.0 - decay if official else decay
-        self._averaged = {name for name, value in module.named_parameters() if value.is_floating_point()}
+        self.step = decay if official else 1.0 - decay
         self.state: dict[str, Tensor] = {}
         self.restart()
 
@@ -39,14 +43,11 @@ class ExponentialAverage:
     def update(self) -> None:
         """One step, after the optimizer's."""
         live = self.module.state_dict()
-        names = [name for name in live if name in self._averaged]
+        averaged = [name for name, value in live.items() if value.is_floating_point()]
         # One fused call instead of a Python loop with a clone for every tensor.
-        torch._foreach_lerp_(
-            [self.state[name] for name in names], [live[name].detach() for name in names], 1.0 - self.decay
-        )
-        for name, value in live.items():
-            if name not in self._averaged:
-                self.state[name].copy_(value)
+        torch._foreach_lerp_([self.state[name] for name in averaged], [live[name] for name in averaged], self.step)
+        for name in live.keys() - set(averaged):
+            self.state[name].copy_(live[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -65,12 +66,16 @@ class ExponentialAverage:
         """Continue from a checkpoint's averages.
 
         Raises:
-            ValueError: the file holds other tensors than the module.
+            CheckpointError: no readable file, or one with other tensors than the module's.
         """
-        saved = load_file(Path(folder) / EMA_FILE)
-        if saved.keys() != self.state.keys():
-            raise ValueError(
-                f"{Path(folder) / EMA_FILE} belongs to another pair. Resume with the models it was written by."
-            )
+        file = Path(folder) / EMA_FILE
+        try:
+            saved = load_file(file)
+        except (OSError, SafetensorError) as problem:
+            raise CheckpointError(f"{file} cannot be read ({problem}). Resume from another checkpoint.") from problem
+        if {name: value.shape for name, value in saved.items()} != {
+            name: value.shape for name, value in self.state.items()
+        }:
+            raise CheckpointError(f"{file} belongs to another pair. Resume with the models it was written by.")
         for name, value in saved.items():
             self.state[name].copy_(value)

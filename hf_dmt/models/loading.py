@@ -1,17 +1,20 @@
 """Load one member and prove that every weight arrived.
 
-`from_pretrained` only warns when a tensor of the checkpoint does not reach the model, and the stock Trainer's resume does
-not even load most tensors of ViT, DINOv2, Swin and SegFormer: on disk they have other names than in the module. Here a
-weight that stays unloaded is an error, unless it belongs to the head that the user's classes replace.
+`from_pretrained` only warns when a tensor of the checkpoint does not reach the model, and the stock Trainer's resume
+does not even load most tensors of ViT, DINOv2, Swin and SegFormer: on disk they have other names than in the module.
+Here a weight that stays unloaded is an error, unless it belongs to the head that the user's classes replace.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -25,10 +28,17 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# What a file that is missing, damaged or of another kind raises inside `from_pretrained`.
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+
 AUTO_CLASSES: dict[str, Any] = {
     "image-classification": AutoModelForImageClassification,
     "semantic-segmentation": AutoModelForSemanticSegmentation,
 }
+
+
+# A counter that old files lack and that changes nothing.
+_NEVER_TRAINED = ".num_batches_tracked"
 
 
 class CheckpointError(ValueError):
@@ -45,6 +55,41 @@ def has_named_classes(config: PretrainedConfig) -> bool:
     return any(name != f"LABEL_{index}" for index, name in enumerate(label_names(config)))
 
 
+def check_task(task: str) -> None:
+    if task not in AUTO_CLASSES:
+        raise ValueError(f"Unknown task {task!r}; choose one of: {', '.join(AUTO_CLASSES)}.")
+
+
+def check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
+    """Raise a ValueError that names the first class in which the two members differ."""
+    names_a, names_b = label_names(a), label_names(b)
+    if names_a == names_b:
+        return
+    if len(names_a) != len(names_b):
+        difference = f"a has {len(names_a)} classes, b has {len(names_b)}"
+    else:
+        first = next(index for index, names in enumerate(zip(names_a, names_b, strict=True)) if names[0] != names[1])
+        difference = f"class {first} is {names_a[first]!r} in a and {names_b[first]!r} in b"
+    raise ValueError(
+        f"The two models do not predict the same classes ({difference}), so neither can learn from the other's labels. "
+        "Give the classes with id2label (--id2label FILE): heads that do not match are then drawn anew."
+    )
+
+
+def in_order(id2label: dict[int, str]) -> dict[int, str]:
+    """A class map with its ids ascending.
+
+    Raises:
+        ValueError: fewer than one class, or ids other than 0, 1, 2, ...: logits would stand for other classes.
+    """
+    if not id2label or sorted(id2label) != list(range(len(id2label))):
+        raise ValueError(
+            f"Class ids must be the integers 0, 1, 2, ..., got {list(id2label)[:10]}. "
+            "Give a map such as {0: 'cat', 1: 'dog'}."
+        )
+    return {index: str(id2label[index]) for index in range(len(id2label))}
+
+
 def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> PretrainedConfig:
     """The configuration of a Hub id or folder, with an error that names what was given."""
     try:
@@ -56,9 +101,9 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
                 "then pass --trust_remote_code, or choose a model that transformers has built in."
             ) from problem
         raise CheckpointError(
-            f"Cannot find a model at {source!r}: it is neither a folder with a config.json nor a model id that the Hub "
-            f"or the local cache knows ({_first_line(problem)}). Check the spelling, the network and your token "
-            "(`hf auth login`) for private models."
+            f"Cannot open a model at {source!r} ({_first_line(problem)}). Give a folder with config.json and "
+            "model.safetensors, or a model id of the Hub: check the spelling, the network and, for a private model, "
+            "your token (`hf auth login`)."
         ) from problem
 
 
@@ -75,11 +120,15 @@ def load_processor(source: str, *, trust_remote_code: bool = False, **hub: Any) 
         ) from problem
 
 
-def build(config: PretrainedConfig, task: str, *, seed: int) -> PreTrainedModel:
-    """A new model with weights drawn from `seed`; the caller's random state does not move."""
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """New weights inside the block come from `seed`; the caller's random state does not move.
+
+    `torch.manual_seed` would also seed the accelerators' generators, which are not restored here.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AUTO_CLASSES[task].from_config(config, dtype=torch.float32)
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def load_for_classes(
@@ -99,14 +148,14 @@ def load_for_classes(
         The model in float32 and the names of the tensors that were not loaded but drawn.
 
     Raises:
-        CheckpointError: no such model, a model of another task, pickled weights, or a backbone tensor that is missing.
+        CheckpointError: no such model, a model of another task, pickled weights, or a tensor that is missing or
+            misshapen and does not belong to a new head.
     """
     config = load_config(source, trust_remote_code=trust_remote_code, **hub)
     keeps_head = label_names(config) == list(id2label.values()) and has_named_classes(config)
     auto = AUTO_CLASSES[task]
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(seed):
             model, info = auto.from_pretrained(
                 source,
                 num_labels=len(id2label),
@@ -119,7 +168,7 @@ def load_for_classes(
                 trust_remote_code=trust_remote_code,
                 **hub,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as problem:
+    except _UNREADABLE as problem:
         text = _first_line(problem)
         if "Unrecognized configuration class" in str(problem):
             raise CheckpointError(
@@ -131,21 +180,25 @@ def load_for_classes(
                 f"{source!r} has no safetensors weights ({text}). Pickled weights can run code when they are read and "
                 "are refused: convert them once with `model.save_pretrained(folder)` in a place you trust."
             ) from problem
-        raise CheckpointError(f"{source!r} could not be loaded for {task}: {text}") from problem
-    fresh = set(info["missing_keys"]) | {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
-    prefix = f"{model.base_model_prefix}."
-    lost = sorted(key for key in fresh if key.startswith(prefix) and not _is_pooler(key))
+        raise CheckpointError(f"{source!r} could not be loaded for {task}: {text}. Download it again.") from problem
+    head = class_tensors(model)
+    missing = {key for key in info["missing_keys"] if not key.endswith(_NEVER_TRAINED)}
+    misshapen = {str(entry[0]) for entry in info["mismatched_keys"]}
+    backbone = (f"{model.base_model_prefix}.", "backbone.")
+    lost = {key for key in missing if key.startswith(backbone) and ".pooler." not in key} | (misshapen - head)
     if lost:
         raise CheckpointError(
-            f"{source!r} does not fill the {config.model_type!r} backbone: {len(lost)} tensors stay unloaded, for example "
-            f"{lost[0]!r}. The file is damaged or belongs to another architecture; download it again or choose another."
+            f"{source!r} does not fill the {config.model_type!r} model: {len(lost)} tensors stay unloaded, such as "
+            f"{min(lost)!r}. The file is damaged or of another architecture; download it again or choose another."
         )
+    fresh = missing | misshapen
     if not keeps_head:
-        fresh |= _redraw(model, task, seed, only=class_tensors(model, task))
+        redraw(model, seed, head)
+        fresh |= head
     if fresh:
         logger.warning(
-            f"{source}: the head is new ({len(fresh)} tensors drawn from seed {seed}, {len(id2label)} classes); phase 0 "
-            "trains it on the labeled images."
+            f"{source}: the head is new ({len(fresh)} tensors drawn from seed {seed}, {len(id2label)} classes); "
+            "phase 0 trains it on the labeled images."
         )
     return model, fresh
 
@@ -163,7 +216,7 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
         model, info = loader.from_pretrained(
             source, output_loading_info=True, dtype=torch.float32, use_safetensors=True, **hub
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as problem:
+    except _UNREADABLE as problem:
         where = f"{source}/{hub['subfolder']}" if hub.get("subfolder") else source
         raise CheckpointError(
             f"The member in {where!r} could not be loaded ({_first_line(problem)}). A pair needs config.json and "
@@ -187,50 +240,27 @@ def restore(member: PreTrainedModel, folder: Path, task: str) -> None:
     member.load_state_dict(load_verified(str(folder), member, task=task).state_dict(), strict=True)
 
 
-def class_tensors(model: PreTrainedModel, task: str) -> set[str]:
+def class_tensors(model: PreTrainedModel) -> set[str]:
     """Names of the tensors whose shape depends on the number of classes, found by building the model without memory."""
 
     def shapes(num_labels: int) -> dict[str, torch.Size]:
-        config = type(model.config).from_dict({**model.config.to_dict(), "id2label": None, "label2id": None})
+        config = copy.deepcopy(model.config)
         config.num_labels = num_labels
         with torch.device("meta"):
-            return {key: value.shape for key, value in AUTO_CLASSES[task].from_config(config).state_dict().items()}
+            return {key: value.shape for key, value in type(model)(config).state_dict().items()}
 
     smaller, larger = shapes(model.config.num_labels + 1), shapes(model.config.num_labels + 2)
     return {key for key, shape in smaller.items() if shape != larger[key]}
 
 
-def redraw(model: PreTrainedModel, task: str, seed: int, names: set[str]) -> None:
+def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
     """Give the named tensors new values from `seed`, in place; all others stay."""
-    _redraw(model, task, seed, only=names)
-
-
-def accepts_size(model: nn.Module, side: int) -> bool:
-    """Whether a member takes square images of another size than its own (ViT does not, convolutions do)."""
-    training = model.training
-    model.eval()  # a pooled BatchNorm refuses one image in training mode, whatever its size
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
-    except (ValueError, RuntimeError, AssertionError):
-        return False
-    finally:
-        model.train(training)
-    return True
-
-
-def _redraw(model: PreTrainedModel, task: str, seed: int, *, only: set[str]) -> set[str]:
-    new = build(model.config, task, seed=seed).state_dict()
+    with drawn_from(seed):
+        new = type(model)(copy.deepcopy(model.config)).state_dict()
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if name in only:
+            if name in names:
                 value.copy_(new[name])
-    return only
-
-
-def _is_pooler(key: str) -> bool:
-    """Poolers differ between the pretraining and the fine-tuning class of several models and have no trained values."""
-    return ".pooler." in key
 
 
 def _first_line(problem: BaseException) -> str:

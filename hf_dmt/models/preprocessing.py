@@ -36,14 +36,17 @@ class ViewNormalizer(nn.Module):
         self.size = size
 
     def forward(self, view: Tensor) -> Tensor:
-        if view.ndim != 4 or view.shape[1] != 3:
+        if view.ndim != 4 or view.shape[1] != 3 or not view.is_floating_point():
             raise ValueError(
-                f"A view must be (batch, 3, height, width) in [0, 1], got shape {tuple(view.shape)}: "
-                "convert images to RGB and stack them first."
+                f"A view must be (batch, 3, height, width), float in [0, 1], got {view.dtype} of shape "
+                f"{tuple(view.shape)}: convert images to RGB, divide by 255 and stack them first."
             )
         if view.shape[-2:] != self.size:
             view = F.interpolate(view, self.size, mode="bilinear", antialias=True, align_corners=False)
-        return torch.einsum("oi,bihw->bohw", self.matrix, view) + self.offset[:, None, None]
+        # Autocast would round mean and std to bfloat16, and only here: clean images are normalised in float32.
+        with torch.autocast(view.device.type, enabled=False):
+            matrix, offset = self.matrix.float(), self.offset.float()
+            return torch.einsum("oi,bihw->bohw", matrix, view.float()) + offset[:, None, None]
 
 
 def colour_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
@@ -52,43 +55,29 @@ def colour_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the processor is not an affine map of colours (for example patches of NaFlex or colour clusters).
     """
-
-    def colours(images: Tensor) -> Tensor:  # (N, 3, 8, 8) uint8 -> float, geometry off
-        off = {
-            flag: False
-            for flag in ("do_resize", "do_center_crop", "do_pad")
-            if getattr(processor, flag, None) is not None
-        }
-        return torch.as_tensor(processor(list(images), return_tensors="pt", **off)["pixel_values"]).float()
-
-    name = type(processor).__name__
-    try:
-        flat = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-        for channel in range(3):
-            flat[channel + 1, channel] = 255
-        black, *pure = (value.mean(dim=(1, 2)) for value in colours(flat))
-        matrix, offset = torch.stack([colour - black for colour in pure], dim=1), black
-        noise = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        expected = torch.einsum("oi,bihw->bohw", matrix, noise / 255) + offset[:, None, None]
-        error = (colours(noise) - expected).abs().max().item()
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as problem:
+    geometry = ("do_resize", "do_center_crop", "do_pad")
+    off = {flag: False for flag in geometry if getattr(processor, flag, None) is not None}
+    flat = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    for channel in range(3):
+        flat[channel + 1, channel] = 255
+    noise = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    black, *pure = (value.mean(dim=(1, 2)) for value in _processed(processor, flat, **off))
+    matrix = torch.stack([colour - black for colour in pure], dim=1)
+    values = _processed(processor, noise, **off)
+    expected = torch.einsum("oi,bihw->bohw", matrix, noise / 255) + black[:, None, None]
+    error = (values - expected).abs().max().item() if values.shape == expected.shape else float("inf")
+    if not error < _TOLERANCE:  # NaN is refused too
         raise ValueError(
-            f"{name} cannot be applied to a batch of RGB images on the device ({problem}). "
-            "Use a checkpoint whose image processor resizes, rescales and normalises plain RGB images."
-        ) from problem
-    if not error < _TOLERANCE:
-        raise ValueError(
-            f"{name} is not an affine map of colours (a random image differs by {error:.3g} from the best fit), so views "
-            "cannot be normalised on the device. Use a checkpoint whose processor only rescales, normalises or flips "
-            "channels."
+            f"{type(processor).__name__} is not an affine map of colours (a random image differs by {error:.3g} from "
+            "the best fit), so views cannot be normalised on the device. Use a checkpoint whose processor only "
+            "rescales, normalises or flips channels."
         )
-    return matrix, offset
+    return matrix, black
 
 
 def output_size(processor: BaseImageProcessor, height: int, width: int) -> tuple[int, int]:
     """The `(height, width)` that a processor makes of an image of the given size."""
-    image = torch.zeros(3, height, width, dtype=torch.uint8)
-    values = torch.as_tensor(processor([image], return_tensors="pt")["pixel_values"])
+    values = _processed(processor, torch.zeros(1, 3, height, width, dtype=torch.uint8))
     return int(values.shape[-2]), int(values.shape[-1])
 
 
@@ -97,45 +86,47 @@ def native_size(processor: BaseImageProcessor) -> int:
     return max(output_size(processor, 256, 256))
 
 
-def with_size(processor: BaseImageProcessor, side: int, *, keep_aspect: bool) -> BaseImageProcessor:
-    """A copy of `processor` for images of shorter side `side`.
+def fitted(processor: BaseImageProcessor, model: nn.Module, side: int | None, *, pixels: bool) -> BaseImageProcessor:
+    """The processor for clean images at `side`; where the model or the processor cannot do that, `processor` itself.
 
     Args:
-        keep_aspect: ask for the shorter side (segmentation: the clean image keeps the scale that crops were trained at);
-            a processor class that cannot do that gets a square instead.
+        side: the side wanted; None keeps the processor's own.
+        pixels: an image must arrive whole. Its shorter side becomes `side`, so that it keeps the scale that the
+            training views have; a model that takes squares only (DPT) gets the whole image as a square.
     """
+    side = side or native_size(processor)
     square = {"height": side, "width": side}
-
-    def resized(size: dict[str, int]) -> BaseImageProcessor:
-        settings: dict[str, Any] = copy.deepcopy(processor.to_dict())
-        settings |= {"size": size, "do_resize": True}
-        if settings.get("do_center_crop"):
-            settings["crop_size"] = square
-            if keep_aspect:
-                settings["do_center_crop"] = False
-        if settings.get("crop_pct") is not None:  # ConvNeXt: below 384 it resizes to size / crop_pct first, then crops
-            settings["crop_pct"] = 1.0
-        settings.pop("image_processor_type", None)
-        return type(processor)(**settings)
-
-    if keep_aspect:
-        try:
-            candidate = resized({"shortest_edge": side})
-            if output_size(candidate, 2 * side, 3 * side) == (side, 3 * side // 2):
-                return candidate
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
-            pass  # a class that knows only height and width: the question below decides
-    asks_shorter_side = getattr(processor.size, "shortest_edge", None) is not None
-    return resized({"shortest_edge": side} if asks_shorter_side else square)
+    if not pixels:
+        if native_size(processor) == side or not _accepts(model, side, side):
+            return processor
+        asks_shorter_side = getattr(processor.size, "shortest_edge", None) is not None
+        return _resized(processor, {"shortest_edge": side} if asks_shorter_side else square, crop_size=square)
+    for size, width in (({"shortest_edge": side}, 2 * side + 1), (square, side)):
+        if _accepts(model, side, width):
+            try:
+                candidate = _resized(processor, size, crop_size=None)
+                if output_size(candidate, 2 * side, 4 * side + 2) == (side, width):
+                    return candidate
+            except (AttributeError, KeyError, TypeError, ValueError):
+                continue  # a class that cannot be asked for this: the next shape, or its own
+    return processor
 
 
-def crops(processor: BaseImageProcessor) -> bool:
-    """Whether a processor cuts the sides off a wide image: fine for one label an image, wrong for one label a pixel."""
-    image = torch.zeros(3, 64, 128, dtype=torch.uint8)
-    image[:, :, :8] = image[:, :, -8:] = 255
-    values = torch.as_tensor(processor([image], return_tensors="pt")["pixel_values"])[0].float().mean(dim=(0, 1))
-    middle, edge = values[values.shape[0] // 2], min(values[0], values[-1])
-    return not bool(edge > middle)
+def shows_whole_image(processor: BaseImageProcessor) -> bool:
+    """Whether all of a wide image, and nothing else, reaches the model: no crop and no padding.
+
+    Measured on a ramp from black to white, whose ends a crop cuts off and a padding replaces.
+    """
+    ramp = torch.arange(0, 256, 2, dtype=torch.uint8)
+    columns = _processed(processor, ramp.expand(1, 3, 64, 128)).mean(dim=(0, 1, 2))
+    matrix, offset = colour_map(processor)
+    measured = (columns - offset.mean()) / (matrix.sum() / 3)
+    width = columns.shape[0]
+    position = (torch.arange(width) + 0.5) * 128 / width - 0.5
+    expected = position.clamp(0, 127) * 2 / 255
+    one_column = 2 / 255 * 128 / width
+    # Filters bend the ramp's ends by less than half a column; 0.02 is 2.5 of 128 pixels.
+    return bool(((measured - expected).abs() < 0.02 + one_column / 2).all())
 
 
 def clean_inputs(processor: BaseImageProcessor, images: list[Any]) -> list[Tensor]:
@@ -146,3 +137,53 @@ def clean_inputs(processor: BaseImageProcessor, images: list[Any]) -> list[Tenso
     """
     values = processor(images, return_tensors=None)["pixel_values"]
     return [torch.as_tensor(value).float() for value in values]
+
+
+def _processed(processor: BaseImageProcessor, images: Tensor, **options: bool) -> Tensor:
+    """`(N, 3, h, w)` float32 of images `(N, 3, H, W)` uint8; the one place that asks an unknown processor."""
+    try:
+        values = torch.stack([torch.as_tensor(v) for v in processor(list(images), **options)["pixel_values"]]).float()
+    except Exception as problem:  # whatever the foreign class raises, it means the same
+        raise _not_images(processor, f"{type(problem).__name__}: {problem}") from problem
+    if values.ndim != 4 or values.shape[:2] != images.shape[:2]:
+        raise _not_images(processor, f"it makes {tuple(values.shape)} of {tuple(images.shape)}")
+    return values
+
+
+def _not_images(processor: BaseImageProcessor, what: str) -> ValueError:
+    return ValueError(
+        f"{type(processor).__name__} cannot be applied to a batch of RGB images ({what}). Use a checkpoint whose image "
+        "processor resizes, rescales and normalises plain RGB images."
+    )
+
+
+def _resized(
+    processor: BaseImageProcessor, size: dict[str, int], *, crop_size: dict[str, int] | None
+) -> BaseImageProcessor:
+    """A copy that resizes to `size`; where it crops it then crops to `crop_size`, or no more (None)."""
+    settings: dict[str, Any] = copy.deepcopy(processor.to_dict()) | {"size": size, "do_resize": True}
+    if settings.get("do_center_crop"):
+        settings |= {"crop_size": crop_size} if crop_size else {"do_center_crop": False}
+    if settings.get("keep_aspect_ratio") and "height" in size:  # DPT: a square may then come out wide
+        settings["keep_aspect_ratio"] = False
+    if settings.get("crop_pct") is not None:  # ConvNeXt: below 384 it resizes to size / crop_pct first, then crops
+        settings["crop_pct"] = 1.0
+    settings.pop("image_processor_type", None)
+    return type(processor)(**settings)
+
+
+def _accepts(model: nn.Module, height: int, width: int) -> bool:
+    """Whether a model takes images of a size other than its own (ViT does not, convolutions do).
+
+    A map of logits must also be as wide as the image: DPT folds 4 x 9 patches into 6 x 6 without a word.
+    """
+    training = model.training
+    model.eval()  # a pooled BatchNorm refuses one image in training mode, whatever its size
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, 3, height, width, device=next(model.parameters()).device)).logits
+    except (ValueError, RuntimeError, AssertionError, IndexError):
+        return False
+    finally:
+        model.train(training)
+    return logits.ndim == 2 or (logits.shape[-1] > logits.shape[-2]) == (width > height)

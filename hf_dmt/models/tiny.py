@@ -6,13 +6,14 @@ Each is a stock transformers architecture with a small configuration, so everyth
 
 from __future__ import annotations
 
+import torch
 from transformers import (
     BaseImageProcessor,
     BitImageProcessor,
-    ConvNextConfig,
     MobileNetV2Config,
     MobileNetV2ImageProcessor,
     PretrainedConfig,
+    PreTrainedModel,
     ResNetConfig,
     SegformerConfig,
     SegformerImageProcessor,
@@ -21,6 +22,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from .loading import AUTO_CLASSES, CheckpointError, drawn_from
+
+PREFIX = "tiny:"
 TASK_OF = {
     "tiny:vit": "image-classification",
     "tiny:resnet": "image-classification",
@@ -32,12 +36,25 @@ TASK_OF = {
 DEFAULT_SIDE = 32
 
 
-def tiny_member(name: str, id2label: dict[int, str], side: int) -> tuple[PretrainedConfig, BaseImageProcessor]:
-    """Configuration and image processor of a builtin member for square images of `side` pixels.
+def tiny_member(
+    name: str, task: str, id2label: dict[int, str], *, side: int, seed: int
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """A builtin member for square images of `side` pixels, its weights drawn from `seed`, and its image processor.
 
     Raises:
-        ValueError: an unknown name.
+        CheckpointError: an unknown name, or one of the other task.
     """
+    fitting = ", ".join(other for other, kind in TASK_OF.items() if kind == task)
+    if name not in TASK_OF:
+        raise CheckpointError(f"Unknown builtin member {name!r}. For {task} there are: {fitting}.")
+    if TASK_OF[name] != task:
+        raise CheckpointError(f"{name!r} is a builtin for {TASK_OF[name]}, not for {task}. Use one of: {fitting}.")
+    config, processor = _configuration(name, id2label, side)
+    with drawn_from(seed):
+        return AUTO_CLASSES[task].from_config(config, dtype=torch.float32), processor
+
+
+def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[PretrainedConfig, BaseImageProcessor]:
     labels = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
     square = {"height": side, "width": side}
     match name:
@@ -64,9 +81,12 @@ def tiny_member(name: str, id2label: dict[int, str], side: int) -> tuple[Pretrai
             return config, BitImageProcessor(size={"shortest_edge": side}, crop_size=square)
         case "tiny:segformer":
             config = SegformerConfig(
-                hidden_sizes=[32, 48, 80, 128],
+                hidden_sizes=[24, 40, 64, 96],
                 depths=[1, 1, 1, 1],
                 num_attention_heads=[1, 2, 4, 4],
+                # Half the usual strides: objects of ten pixels vanish at a quarter of the resolution.
+                patch_sizes=[3, 3, 3, 3],
+                strides=[2, 2, 2, 2],
                 decoder_hidden_size=64,
                 **labels,
             )
@@ -76,14 +96,14 @@ def tiny_member(name: str, id2label: dict[int, str], side: int) -> tuple[Pretrai
                 depth_multiplier=0.35, output_stride=8, finegrained_output=True, tf_padding=False, **labels
             )
             return config, MobileNetV2ImageProcessor(size={"shortest_edge": side}, do_center_crop=False)
-        case "tiny:upernet":
-            backbone = ConvNextConfig(
+        case _:  # tiny:upernet
+            # Basic ResNet blocks: the depthwise 7x7 convolutions of ConvNeXt train three times slower on a CPU.
+            backbone = ResNetConfig(
+                embedding_size=32,
                 hidden_sizes=[32, 48, 64, 96],
                 depths=[1, 1, 1, 1],
-                patch_size=2,
+                layer_type="basic",
                 out_features=["stage1", "stage2", "stage3", "stage4"],
             )
-            config = UperNetConfig(backbone_config=backbone, hidden_size=64, use_auxiliary_head=False, **labels)
+            config = UperNetConfig(backbone_config=backbone, hidden_size=32, use_auxiliary_head=False, **labels)
             return config, SegformerImageProcessor(size=square)
-        case _:
-            raise ValueError(f"Unknown builtin member {name!r}. There are: {', '.join(TASK_OF)}.")

@@ -1,0 +1,298 @@
+"""One member: every weight arrives or is drawn on purpose; what cannot serve as a member says why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import SegformerForImageClassification, ViTConfig, ViTModel
+
+from hf_dmt.models import loading
+from hf_dmt.models.loading import CheckpointError
+
+CLASSES = ["ant", "bee", "cat"]
+IMAGE_FAMILIES = ["vit", "swin", "dinov2", "resnet", "convnext"]
+PIXEL_FAMILIES = ["segformer", "upernet", "dpt", "mobilenet", "beit"]
+
+
+def task_of(family: str) -> str:
+    return "image-classification" if family in IMAGE_FAMILIES else "semantic-segmentation"
+
+
+def load(source: str, names: list[str] | None = None, *, task: str = "image-classification", seed: int = 0):
+    return loading.load_for_classes(
+        source, task, dict(enumerate(CLASSES if names is None else names)), seed=seed, trust_remote_code=False
+    )
+
+
+def edit_weights(folder: str | Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    file = Path(folder) / "model.safetensors"
+    weights = {name: value.clone() for name, value in load_file(file).items()}
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def backbone_tensor(weights: dict[str, torch.Tensor]) -> str:
+    """The largest tensor that no head can explain."""
+    body = {name: value for name, value in weights.items() if "head" not in name and "classifier" not in name}
+    return max(body, key=lambda name: (body[name].ndim, body[name].numel()))
+
+
+# ---- weights that arrive -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES + PIXEL_FAMILIES)
+def test_every_weight_of_a_checkpoint_arrives(family, build, checkpoint):
+    """Tensors renamed between disk and memory stay at their random values with a warning at most."""
+    saved = build(family, seed=5)[0].state_dict()
+    model, fresh = load(checkpoint(family, seed=5), task=task_of(family))
+    loaded = model.state_dict()
+    assert fresh == set()
+    assert loaded.keys() == saved.keys()
+    assert [name for name in saved if not torch.equal(saved[name], loaded[name])] == []
+
+
+def test_half_precision_checkpoint_trains_in_float32(build, checkpoint):
+    """`from_pretrained` keeps the checkpoint's float16, and small updates then vanish in rounding."""
+    model, _ = build("resnet", seed=5)
+    folder = checkpoint("resnet")
+    model.half().save_pretrained(folder)
+    loaded, _ = load(folder)
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    assert torch.equal(loaded.state_dict()["classifier.1.weight"], model.classifier[1].weight.float())
+
+
+def test_backbone_without_a_head_keeps_every_weight_and_draws_the_head(tmp_path, caplog):
+    """A pretrained backbone names its tensors without the prefix `vit.`; all of it could stay random."""
+    config = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+    )
+    backbone = ViTModel(config)
+    backbone.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        model, fresh = load(str(tmp_path))
+    loaded = model.vit.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in backbone.state_dict().items() if name in loaded)
+    assert fresh == {"classifier.weight", "classifier.bias"}
+    assert "the head is new (2 tensors" in caplog.text
+
+
+def test_segmentation_from_a_classifier_draws_its_decoder_only(build, tmp_path):
+    """MiT backbones come as classifiers: the decoder is new, the encoder must not be."""
+    config = build("segformer")[0].config
+    classifier = SegformerForImageClassification(config)
+    classifier.save_pretrained(tmp_path)
+    model, fresh = load(str(tmp_path), task="semantic-segmentation")
+    loaded = model.segformer.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in classifier.segformer.state_dict().items())
+    assert fresh and all(name.startswith("decode_head.") for name in fresh)
+
+
+def test_old_checkpoint_without_batchnorm_counters_is_complete(checkpoint):
+    """Files written before the counter existed would be refused as damaged."""
+    folder = checkpoint("resnet")
+
+    def drop(weights):
+        for name in [name for name in weights if name.endswith("num_batches_tracked")]:
+            del weights[name]
+
+    edit_weights(folder, drop)
+    assert load(folder)[1] == set()
+
+
+# ---- heads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet", "upernet"])
+@pytest.mark.parametrize("names", [["ant", "bee", "cat", "dog"], ["x", "y", "z"], ["bee", "ant", "cat"]])
+def test_head_of_other_classes_is_drawn_anew_with_a_warning(family, names, checkpoint, caplog):
+    """A head of the same size for other classes, or the same in another order, would be kept, and wrong."""
+    folder = checkpoint(family, seed=3)
+    kept, _ = load(folder, task=task_of(family))
+    with caplog.at_level(logging.WARNING):
+        model, fresh = load(folder, names, task=task_of(family))
+    head = loading.class_tensors(model)
+    old, new = kept.state_dict(), model.state_dict()
+    assert fresh == head
+    assert "the head is new" in caplog.text
+    assert [name for name in new if name not in head and not torch.equal(old[name], new[name])] == []
+    weights = [name for name in head if name.endswith("weight")]
+    assert all(old[name].shape != new[name].shape or not torch.equal(old[name], new[name]) for name in weights)
+    assert loading.label_names(model.config) == names
+    assert model.config.label2id == {name: index for index, name in enumerate(names)}
+
+
+def test_head_without_class_names_is_not_taken_for_the_users(checkpoint):
+    """`LABEL_0, LABEL_1` on both sides says nothing about what a head was trained for."""
+    placeholders = [f"LABEL_{index}" for index in range(3)]
+    _, fresh = load(checkpoint("vit", names=placeholders), placeholders)
+    assert fresh == {"classifier.weight", "classifier.bias"}
+
+
+def test_head_is_drawn_from_the_seed_and_moves_no_random_state(checkpoint):
+    """A head from the global state differs between processes, and drawing it there shifts what training draws."""
+    folder, names = checkpoint("resnet"), ["x", "y"]
+    before = torch.get_rng_state()
+    first, again, other = (load(folder, names, seed=seed)[0].classifier[1].weight for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES + PIXEL_FAMILIES)
+def test_class_tensors_are_the_last_layers(family, build):
+    """A head found too small keeps the old classes' bias; one found too large loses pretrained weights."""
+    model, _ = build(family)
+    names = loading.class_tensors(model)
+    kinds = {name.rpartition(".")[2] for name in names}
+    assert kinds == {"weight", "bias"}
+    assert all(model.state_dict()[name].shape[0] == len(CLASSES) for name in names)
+    heads = 2 if family in ("upernet", "dpt", "beit") else 1
+    assert len(names) == 2 * heads
+
+
+def test_redraw_changes_the_named_tensors_only(build):
+    """Restarting a phase with a new head must not touch the pretrained backbone."""
+    model, _ = build("swin")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    loading.redraw(model, 3, {"classifier.weight"})
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == [
+        "classifier.weight"
+    ]
+
+
+# ---- what cannot be a member ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES + PIXEL_FAMILIES)
+def test_missing_backbone_tensor_is_an_error(family, checkpoint):
+    """transformers warns and trains on with random weights, UperNet's too, which has no base model prefix."""
+    folder = checkpoint(family)
+    edit_weights(folder, lambda weights: weights.pop(backbone_tensor(weights)))
+    with pytest.raises(CheckpointError, match="1 tensors stay unloaded"):
+        load(folder, task=task_of(family))
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet", "upernet", "segformer"])
+def test_misshapen_backbone_tensor_is_an_error(family, checkpoint):
+    """`ignore_mismatched_sizes`, meant for the head, would also draw a backbone tensor anew."""
+    folder = checkpoint(family)
+
+    def grow(weights):
+        name = backbone_tensor(weights)
+        weights[name] = torch.cat([weights[name], weights[name]])
+
+    edit_weights(folder, grow)
+    with pytest.raises(CheckpointError, match="stay unloaded"):
+        load(folder, ["x", "y"], task=task_of(family))
+
+
+def test_truncated_weights_are_an_error_that_names_the_source(checkpoint):
+    """A cut download must not surface as a traceback of the tensor library."""
+    folder = checkpoint("vit")
+    file = Path(folder) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=f"{folder}.*Download it again"):
+        load(folder)
+
+
+def test_pickled_weights_are_refused(build, checkpoint):
+    """Reading a pickle runs whatever code its author put in."""
+    folder = Path(checkpoint("vit"))
+    (folder / "model.safetensors").unlink()
+    torch.save(build("vit")[0].state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="no safetensors weights"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(("family", "task"), [("vit", "semantic-segmentation"), ("upernet", "image-classification")])
+def test_model_of_another_task_says_which(family, task, checkpoint):
+    """The error of transformers lists 60 configuration classes and not the model."""
+    with pytest.raises(CheckpointError, match=f"which transformers cannot use for {task}"):
+        load(checkpoint(family), task=task)
+
+
+@pytest.mark.parametrize("source", ["nobody/no-such-model", "no/such/folder/here", "vit-bsae"])
+def test_unknown_model_repeats_what_was_given(source):
+    """A mistyped id must end in one line that shows it."""
+    with pytest.raises(CheckpointError, match=f"Cannot open a model at '{source}'"):
+        load(source)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "no-such-type"}'])
+def test_damaged_configuration_is_a_clear_error(text, checkpoint):
+    """A half-written config.json raises anything from JSONDecodeError to AttributeError."""
+    folder = checkpoint("vit")
+    (Path(folder) / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="Cannot open a model at"):
+        load(folder)
+
+
+def test_modelling_code_is_not_run_unless_asked(checkpoint):
+    """A checkpoint's own Python file must never run by default."""
+    folder = Path(checkpoint("vit"))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "custom",
+        "auto_map": {"AutoConfig": "custom.C", "AutoModelForImageClassification": "custom.M"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "custom.py").write_text("raise SystemExit('ran')\n")
+    with pytest.raises(CheckpointError, match="pass --trust_remote_code"):
+        load(str(folder))
+
+
+def test_checkpoint_without_image_processor_says_how_to_add_one(checkpoint):
+    """Training on images normalised by a guess lowers every score without a word."""
+    folder = Path(checkpoint("vit"))
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(CheckpointError, match="no usable image processor"):
+        loading.load_processor(str(folder))
+
+
+def test_sharded_checkpoint_with_a_missing_shard_is_an_error(build, tmp_path):
+    """Large checkpoints come in several files; one that is missing leaves its layers random."""
+    model, _ = build("vit")
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    assert load(str(tmp_path))[1] == set()
+    shards[-1].unlink()
+    with pytest.raises(CheckpointError):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("ids", [{}, {1: "a", 2: "b"}, {0: "a", 2: "b"}, {"0": "a"}])
+def test_class_ids_must_count_from_zero(ids):
+    """Other ids would be renumbered by position, and every logit would stand for another class than its mask value."""
+    with pytest.raises(ValueError, match="Class ids must be the integers 0, 1, 2"):
+        loading.in_order(ids)
+
+
+def test_class_ids_are_sorted_not_taken_as_written():
+    """A map written in another order than its ids would swap the classes' names."""
+    assert list(loading.in_order({1: "b", 0: "a"}.copy()).items()) == [(0, "a"), (1, "b")]
+
+
+def test_restore_brings_back_every_tensor_and_leaves_the_configuration(build, checkpoint):
+    """Resume into a live member: strict, in place, in the member's own dtype and settings."""
+    member, _ = build("dinov2", seed=1)
+    parameters = list(member.parameters())
+    settings = member.config.to_dict()
+    loading.restore(member, Path(checkpoint("dinov2", seed=2)), "image-classification")
+    expected = build("dinov2", seed=2)[0].state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in member.state_dict().items())
+    assert all(old is new for old, new in zip(parameters, member.parameters(), strict=True))
+    assert member.config.to_dict() == settings
+
+
+def test_copied_folder_loads_alike(checkpoint, tmp_path):
+    """A checkpoint that only opens where it was written is not one."""
+    shutil.copytree(checkpoint("vit"), tmp_path / "elsewhere")
+    assert load(str(tmp_path / "elsewhere"))[1] == set()
