@@ -1,0 +1,205 @@
+"""What is labeled, what is selected of it, and when a store may be used again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from small_runs import CLASSES, Kill, KillAt, images, make_pair, make_trainer, results, scenes, state_of, telemetry
+
+from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+from hf_dmt.training import labeling
+from hf_dmt.training.inference import CleanPass
+from hf_dmt.training.methods import Knobs
+
+
+def outputs(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, confidences and doubts of a member that prefers class 0."""
+    rng = np.random.default_rng(seed)
+    labels = np.minimum(rng.geometric(0.6, count) - 1, CLASSES - 1)
+    doubt = rng.random(count) ** 3
+    return labels, (1 - doubt).astype(np.float32), doubt
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.5, 0.77, 1.0])
+def test_selection_keeps_the_count(ratio: float, balanced: bool) -> None:
+    """Silent: step counts that depend on predictions, because a class rounds to other numbers of images."""
+    labels, confidence, doubt = outputs()
+    chosen = labeling.select_images(labels, confidence, doubt, ratio, Knobs(class_balanced=balanced))
+    assert chosen.sum() == round(ratio * 40)
+    for label in range(CLASSES):
+        kept, left = doubt[chosen & (labels == label)], doubt[~chosen & (labels == label)]
+        if balanced and len(kept) and len(left):
+            assert kept.max() <= left.min()  # the surest of every class
+            assert len(kept) == pytest.approx(ratio * (labels == label).sum(), abs=1)
+    if not balanced and chosen.sum() < 40:
+        assert doubt[chosen].max() <= doubt[~chosen].min()
+
+
+def test_balanced_selection_gives_every_class_its_share() -> None:
+    """Silent: the large class fills the whole ratio although balance was asked for."""
+    labels = np.array([0] * 30 + [1] * 10)
+    doubt = np.concatenate([np.linspace(0, 0.1, 30), np.linspace(0.5, 0.9, 10)])
+    confidence = (1 - doubt).astype(np.float32)
+    plain, balanced = (
+        labeling.select_images(labels, confidence, doubt, 0.2, Knobs(class_balanced=value)) for value in (False, True)
+    )
+    assert np.bincount(labels[plain]).tolist() == [8]
+    assert np.bincount(labels[balanced]).tolist() == [6, 2]
+
+
+def test_sharp_models_are_still_ranked() -> None:
+    """Silent: confidences that round to 1 make the choice of the surest images a coin toss."""
+    doubt = np.array([3e-9, 1e-9, 2e-9, 4e-9])
+    confidence = np.ones(4, dtype=np.float32)
+    chosen = labeling.select_images(np.zeros(4, dtype=np.int64), confidence, doubt, 0.5, Knobs())
+    assert chosen.tolist() == [False, True, True, False]
+
+
+def test_official_selection_that_selects_nothing_is_an_error() -> None:
+    """Silent: the official index arithmetic keeps nothing of tied confidences, and the phase has no pseudo labels."""
+    labels, confidence, doubt = outputs()
+    chosen = labeling.select_images(labels, confidence, doubt, 0.5, Knobs(selection_rule="official"))
+    assert 0 < chosen.sum() <= 20
+    with pytest.raises(ValueError, match=r"selects none of 40 images.*--selection_rule exact"):
+        labeling.select_images(labels, np.ones(40, dtype=np.float32), doubt, 0.2, Knobs(selection_rule="official"))
+
+
+@pytest.mark.parametrize(("count", "world"), [(13, 2), (13, 4), (3, 4), (8, 1)])
+def test_shares_cover_every_image_once(count: int, world: int) -> None:
+    """Silent: padded shards, which accelerate makes by default, count images twice."""
+    shares = [CleanPass(batch_size=2, rank=rank, world_size=world).share(count) for rank in range(world)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(count))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_images_of_different_sizes(tmp_path: Path, workers: int) -> None:
+    """Silent: rows that change places where a batch is divided by size; labels that are another image's."""
+    pair, made = make_pair("segformer", "segformer"), scenes(5)
+    for row in (1, 3):
+        made[row] = {"image": made[row]["image"].resize((24, 16)), "mask": None}
+    loop = CleanPass(batch_size=3, num_workers=workers)
+    seen: dict[int, Any] = {}
+    for part in loop.run(pair, made, Accelerator(cpu=True), title="", shorter_side=16):
+        for position, row in enumerate(part.index):
+            seen[row] = part.logits["a"][position], part.truth[position], part.sizes[position]
+    assert sorted(seen) == list(range(5))
+    pair.eval()
+    for row, (logits, truth, size) in seen.items():
+        alone = next(iter(CleanPass(1).run(pair, [made[row]], Accelerator(cpu=True), title="", shorter_side=16)))
+        assert logits.shape[-2:] == size == ((16, 24) if row in (1, 3) else (16, 16))
+        assert (truth is None) == (row in (1, 3))
+        assert torch.allclose(logits, alone.logits["a"][0], atol=1e-5)
+
+
+def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
+    """Silent: thresholds over all classes together; a summary that counts something else than what is trained on."""
+    pair, unlabeled = make_pair("segformer", "segformer"), scenes(6, seed=1)
+    labeling.label_pixels(
+        pair, unlabeled, CleanPass(4), Accelerator(cpu=True), tmp_path, facts={"phase": 1, "ratio": 0.5}
+    )
+    for name in ("a", "b"):
+        store = PixelLabels.read(tmp_path / name)
+        unfiltered = np.concatenate([store.codes(row)[0].ravel() for row in range(6)])
+        selected = np.concatenate([store.selected(row)[0].ravel() for row in range(6)])
+        truth = np.concatenate([item["mask"].ravel() for item in unlabeled])
+        summary = read_manifest(tmp_path / name)["summary"]
+        kept = selected != -100
+        for label in np.unique(unfiltered):
+            # A ratio of every class is kept, more only where the next confidence is tied.
+            assert kept[unfiltered == label].mean() >= 0.5 - 1 / (unfiltered == label).sum()
+        assert summary["selected"] == pytest.approx(kept.mean())
+        assert summary["class_counts"] == np.bincount(selected[kept], minlength=CLASSES).tolist()
+        scored = kept & (truth != -100)
+        assert summary["accuracy"] == pytest.approx((selected[scored] == truth[scored]).mean())
+
+
+def test_a_store_is_used_again_only_for_the_same_question(tmp_path: Path) -> None:
+    """Silent: a second run in the folder, with another selection, trains on the first one's."""
+
+    def written(**settings: Any) -> tuple[int, bool]:
+        trainer = make_trainer(tmp_path, label_ratios=[0.3], supervised_epochs=0, max_steps=1, **settings)
+        trainer.train()
+        folder = tmp_path / "pseudo_labels" / "phase-1" / "a"
+        return (folder / "manifest.json").stat().st_mtime_ns, read_manifest(folder)["class_balanced"]
+
+    first = written()
+    assert written() == first  # the same pair, images and selection: nothing is labeled twice
+    again = written(class_balanced="true")
+    assert again[0] > first[0] and again[1] is True
+
+
+def test_another_pair_labels_again(tmp_path: Path) -> None:
+    """Silent: labels of other weights, left in the folder by an earlier run."""
+    stores = []
+    for seed in (0, 1):
+        make_trainer(tmp_path, make_pair(seed=seed), label_ratios=[1.0], supervised_epochs=0, max_steps=1).train()
+        stores.append(ImageLabels.read(tmp_path / "pseudo_labels" / "phase-1" / "a").confidence)
+    assert not np.array_equal(*stores)
+
+
+def test_killed_while_labeling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: half a store taken for a whole one. a's labels are written, b's are not."""
+    whole = tmp_path / "whole"
+    make_trainer(whole, save_strategy="epoch").train()
+
+    def killed(self: ImageLabels, target: Path, *rest: Any) -> None:
+        if target.parts[-2:] == ("phase-1", "b"):
+            raise Kill
+        write(self, target, *rest)
+
+    write = ImageLabels.write
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        patch.setattr(ImageLabels, "write", killed)
+        make_trainer(tmp_path / "run", save_strategy="epoch").train()
+    assert not labeling.reusable(tmp_path / "run" / "pseudo_labels" / "phase-1", {"phase": 1})
+    resumed = make_trainer(tmp_path / "run", save_strategy="epoch")
+    resumed.train(resume_from_checkpoint=True)
+    for name in ("a", "b"):
+        one, two = (
+            ImageLabels.read(folder / "pseudo_labels" / "phase-2" / name) for folder in (whole, tmp_path / "run")
+        )
+        assert one.confidence.tolist() == two.confidence.tolist()
+
+
+def test_labels_are_made_by_the_weights_before_they_are_trained_on(tmp_path: Path) -> None:
+    """Silent: BatchNorm in training mode while labeling; then labels depend on the batch and the statistics move."""
+    pair = make_pair("vit", "resnet")
+    before = state_of(pair)
+    knobs, facts = Knobs(), {"phase": 1, "ratio": 1.0}
+    confidences = []
+    for size in (1, 5):
+        pair.train()
+        labeling.label_images(
+            pair, images(7), CleanPass(size), Accelerator(cpu=True), tmp_path / str(size), knobs=knobs, facts=facts
+        )
+        confidences.append(ImageLabels.read(tmp_path / str(size) / "b").confidence)
+    assert confidences[0] == pytest.approx(confidences[1], abs=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+    assert labeling.read_summary(tmp_path / "5")["a"]["selected"] == 1.0
+
+
+def test_partial_truth_is_scored_where_it_is(tmp_path: Path) -> None:
+    """Silent: unknown labels counted as wrong."""
+    made = images(6)
+    for row in (0, 1, 2):
+        del made[row]["label"]
+    trainer = make_trainer(tmp_path, unlabeled=made, label_ratios=[1.0], supervised_epochs=0, max_steps=1)
+    trainer.train()
+    stored = ImageLabels.read(tmp_path / "pseudo_labels" / "phase-1" / "a")
+    expected = np.mean([stored.labels[row] == made[row]["label"] for row in (3, 4, 5)])
+    assert results(tmp_path)["phases"][0]["pseudo_labels"]["a"]["accuracy"] == pytest.approx(expected)
+
+
+def test_a_run_killed_between_phases_labels_once(tmp_path: Path) -> None:
+    """Silent: what was logged of the labels before the kill is there twice after the resume."""
+    with pytest.raises(Kill):
+        make_trainer(tmp_path, save_strategy="epoch", callbacks=[KillAt(4)]).train()
+    make_trainer(tmp_path, save_strategy="epoch").train(resume_from_checkpoint=True)
+    keys = [(line["step"], line["phase"], *sorted(line)) for line in telemetry(tmp_path)]
+    assert len(keys) == len(set(keys))

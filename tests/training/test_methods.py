@@ -1,0 +1,135 @@
+"""Knobs: explicit over preset over default, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import IMAGES, PIXELS
+
+from hf_dmt import DMTTrainingArguments
+from hf_dmt.training.methods import PRESETS, Knobs, as_results, resolve
+
+OFF = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("dmt", {"labeler": "peer", "gamma1": 5.0, "gamma2": 5.0, "positive_disagree": "drop", "strategy": "phases"}),
+        ("supervised", {"label_ratios": ()}),
+        ("cbst", {"labeler": "self", **OFF}),
+        ("dst", {"labeler": "self", "gamma1": 5.0, "positive_disagree": "drop"}),
+        ("mutual", {"labeler": "peer", **OFF}),
+        ("naive", {"labeler": "peer", "gamma1": 5.0, "positive_disagree": "keep"}),
+        ("flip", {"labeler": "peer", "gamma2": 5.0, "positive_disagree": "flip"}),
+        ("cps", {"strategy": "online", "labeler": "peer", **OFF}),
+        ("online-st", {"strategy": "online", "labeler": "self", **OFF}),
+        ("curriculum", {"labeler": "self", "restart": "initial", **OFF}),
+    ],
+)
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+def test_presets_are_settings_of_one_method(method: str, expected: dict[str, Any], task: str) -> None:
+    """Silent: a baseline that drops positive disagreements because gamma 0 alone was thought to switch the rule off."""
+    found = as_results(resolve(method, task, {}))
+    expected = {key: list(value) if isinstance(value, tuple) else value for key, value in expected.items()}
+    assert {key: found[key] for key in expected} == expected
+    assert found["class_balanced"] is (task == PIXELS)
+    assert found["labeled_batch_size"] * 3 == found["pseudo_batch_size"]
+
+
+def test_every_preset_is_covered() -> None:
+    """Silent: a preset that nobody looked at."""
+    assert set(PRESETS) == {*"dmt supervised cbst dst mutual naive flip cps online-st curriculum".split()}
+
+
+def test_explicit_beats_preset_beats_default(tmp_path: Path) -> None:
+    """Silent: a flag on the command line that the preset overrules, or 0 taken for not given."""
+    args = DMTTrainingArguments(str(tmp_path), method="cbst", gamma1=2.0, labeler="peer", supervised_epochs=0.0)
+    knobs = args.knobs(IMAGES)
+    assert (knobs.gamma1, knobs.gamma2, knobs.labeler, knobs.supervised_epochs) == (2.0, 0.0, "peer", 0.0)
+    assert DMTTrainingArguments(str(tmp_path)).knobs(IMAGES) == Knobs()
+    assert DMTTrainingArguments(str(tmp_path), class_balanced="true").knobs(IMAGES).class_balanced
+    assert DMTTrainingArguments(str(tmp_path)).knobs(PIXELS).class_balanced
+    assert DMTTrainingArguments(str(tmp_path), label_ratios=["0.5", 1]).knobs(IMAGES).label_ratios == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"label_ratios": (0.0, 1.0)}, "label_ratios contains 0; .* above 0 and at most 1"),
+        ({"label_ratios": (20.0,)}, "label_ratios contains 20; .* such as 0.2"),
+        ({"gamma1": -1.0}, "gamma1 is -1.0; it must be 0 or more"),
+        ({"gamma2": float("nan")}, "gamma2 is nan"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0; .* below 1"),
+        ({"online_threshold": -0.1}, "online_threshold is -0.1"),
+        ({"labeler": "teacher"}, "labeler 'teacher' does not exist; choose one of: peer, self"),
+        ({"strategy": "live"}, "choose one of: phases, online"),
+        ({"positive_disagree": "ignore"}, "choose one of: drop, keep, flip"),
+        ({"restart": "scratch"}, "choose one of: continue, initial"),
+        ({"labeled_batch_size": 0}, "labeled_batch_size is 0; a batch needs at least one image"),
+        ({"phase_epochs": 0.0}, "the second must be above 0"),
+        ({"supervised_epochs": 0.0, "label_ratios": ()}, "nothing would be trained"),
+        ({"strategy": "online", "restart": "initial"}, "strategy online .* cannot apply"),
+        ({"strategy": "online", "label_ratios": ()}, "strategy online .* cannot apply"),
+        ({"exchange": "sequential", "labeler": "self"}, "exchange sequential .* cannot"),
+    ],
+)
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+def test_values_that_cannot_work_are_refused(knobs: dict[str, Any], message: str, task: str) -> None:
+    """Silent: a typed value that trains something else than meant."""
+    with pytest.raises(ValueError, match=message):
+        resolve("dmt", task, knobs)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"mixup_alpha": 0.5}, "no meaning for masks"),
+        ({"selection_rule": "official"}, "Use exact for semantic-segmentation"),
+        ({"class_balanced": False}, "the few large ones would fill every ratio"),
+    ],
+)
+def test_what_masks_do_not_allow(knobs: dict[str, Any], message: str) -> None:
+    """Silent: settings of images that pixels would pass over."""
+    with pytest.raises(ValueError, match=message):
+        resolve("dmt", PIXELS, knobs)
+    resolve("dmt", IMAGES, knobs)
+
+
+def test_unknown_method_lists_the_others() -> None:
+    """Silent: none; the message must help."""
+    with pytest.raises(ValueError, match=r"Unknown method 'dtm'; choose one of: dmt, supervised"):
+        resolve("dtm", IMAGES, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "instead"),
+    [
+        ({"num_train_epochs": 10}, "--supervised_epochs and --phase_epochs"),
+        ({"per_device_train_batch_size": 32}, "--labeled_batch_size and --pseudo_batch_size"),
+        ({"label_smoothing_factor": 0.1}, "--gamma1 and --gamma2"),
+        ({"auto_find_batch_size": True}, "set --labeled_batch_size"),
+        ({"dataloader_drop_last": True}, "endless"),
+        ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "previous phase's labels"),
+        ({"ignore_data_skip": True}, "goes on where it stood"),
+        ({"train_sampling_strategy": "group_by_length"}, "fixed proportion"),
+        ({"class_balanced": "yes"}, "is not one of: auto, true, false"),
+    ],
+)
+def test_replaced_settings_are_refused_with_what_replaces_them(
+    tmp_path: Path, settings: dict[str, Any], instead: str
+) -> None:
+    """Silent: a stock setting that is accepted and has no effect."""
+    name, value = next(iter(settings.items()))
+    if name not in DMTTrainingArguments.__dataclass_fields__:
+        pytest.skip(f"this transformers has no {name}")
+    with pytest.raises(ValueError, match=rf"--{name} '?{value}.*{instead}"):
+        DMTTrainingArguments(str(tmp_path), **settings)
+
+
+def test_our_defaults(tmp_path: Path) -> None:
+    """Silent: the stock default drops the columns that a pair needs."""
+    args = DMTTrainingArguments(str(tmp_path), remove_unused_columns=True)
+    assert not args.remove_unused_columns and args.logging_steps == 10 and args.per_device_eval_batch_size == 16
