@@ -1,28 +1,32 @@
 """The pseudo-label store: what each member said of every unlabeled image, per phase, on disk.
 
-Labels and confidences are stored unfiltered; selection is applied when they are read, so one pass of the networks serves
-any label ratio. A folder `pseudo_labels/phase-k/{a,b}/` is complete when its `manifest.json` is there, and never changes
-afterwards.
+Labels and confidences are stored unfiltered; selection is applied when they are read, so one pass of the networks
+serves any label ratio. A folder `pseudo_labels/phase-k/{a,b}/` is complete when its `manifest.json` is there; whoever
+writes into it takes the manifest away first, so labels of two models are never read as one store.
 
 - Images: one `labels.parquet` (id, label, confidence, selected), which any table tool opens.
-- Pixels: one zstd file per image (class ids and 16-bit confidence codes), written aside and renamed, so that a kill leaves
-  no half image and memory does not grow with the set. `as_dataset` turns them into images a person can open.
+- Pixels: one zstd file per image (class ids and 16-bit confidence codes), written aside and renamed, so that a kill
+  leaves no half image and memory does not grow with the set. `as_dataset` turns them into images a person can open.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 
 from ..method import decode_confidence
+from ..method.selection import CONFIDENCE_CODES
 from .files import write_aside, write_json
 from .transforms import IGNORE_INDEX
 
@@ -30,6 +34,9 @@ MANIFEST = "manifest.json"
 _TABLE = "labels.parquet"
 _CODEC = pa.Codec("zstd", compression_level=1)
 _FILES_PER_FOLDER = 1000
+# The checksum is of the compressed bytes: without it, zstd decodes many damaged files to other labels.
+_HEADER = np.dtype([("height", "<u4"), ("width", "<u4"), ("label_bytes", "<u4"), ("checksum", "<u4")])
+_CONFIDENCE = decode_confidence(torch.arange(CONFIDENCE_CODES)).numpy()
 
 
 @dataclass(frozen=True)
@@ -51,46 +58,54 @@ class ImageLabels:
 
     def write(self, folder: Path, ids: Sequence[str], manifest: dict[str, Any]) -> None:
         """Write the table, then the manifest that marks it complete."""
-        table = pa.table(
-            {"id": list(ids), "label": self.labels, "confidence": self.confidence, "selected": self.selected}
-        )
+        columns = {"id": list(ids), "label": self.labels, "confidence": self.confidence, "selected": self.selected}
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer)
+        pq.write_table(pa.table(columns), buffer)
+        (folder / MANIFEST).unlink(missing_ok=True)
         write_aside(folder / _TABLE, buffer.getvalue().to_pybytes())
         write_json(folder / MANIFEST, manifest)
 
     @classmethod
     def read(cls, folder: Path) -> ImageLabels:
-        """Raises ValueError when the folder is incomplete."""
+        """Raises ValueError when the folder is incomplete or the table damaged."""
         read_manifest(folder)
-        table = pq.read_table(folder / _TABLE, columns=["label", "confidence", "selected"])
-        return cls(*(table[name].to_numpy() for name in ("label", "confidence", "selected")))
+        names = ["label", "confidence", "selected"]
+        try:
+            table = pq.read_table(folder / _TABLE, columns=names)
+        except (OSError, ValueError) as problem:
+            raise _unreadable(folder / _TABLE, folder, problem) from problem
+        return cls(*(table[name].to_numpy() for name in names))
 
 
 class PixelLabels:
-    """One member's label maps of the unlabeled images in one phase; safe to read from many workers and processes."""
+    """One member's label maps of the unlabeled images in one phase; safe to read from many workers and processes.
 
-    def __init__(self, folder: Path, thresholds: np.ndarray | None = None) -> None:
-        self.folder = folder
-        self.thresholds = thresholds  # (C,) int64 codes; a pixel is kept when its code >= the one of its class
+    Args:
+        manifest: of a complete store, whose labels can be selected; None for one that is being written.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any] | None = None) -> None:
+        self.folder, self.manifest = folder, manifest
+        # (C,): a pixel is kept when its code >= the one of its class
+        self.thresholds = np.asarray(manifest["code_thresholds"], dtype=np.uint16) if manifest else None
 
     @classmethod
     def read(cls, folder: Path) -> PixelLabels:
         """Raises ValueError when the folder is incomplete."""
-        return cls(folder, np.asarray(read_manifest(folder)["code_thresholds"], dtype=np.int64))
+        return cls(folder, read_manifest(folder))
 
     def write(self, row: int, labels: np.ndarray, codes: np.ndarray) -> None:
         """Store one image's unfiltered labels (H, W), 0..65535, and confidence codes (H, W), 0..65535."""
-        wide = labels.max(initial=0) > 255
-        header = np.asarray([*labels.shape, wide], dtype="<u4").tobytes()
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        kind = "<u2" if labels.max(initial=0) > 255 else "u1"
         # The high and the low byte of the codes as planes of their own: the high one is smooth and compresses.
         planes = np.ascontiguousarray(codes, dtype="<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
-        content = np.ascontiguousarray(labels, dtype="<u2" if wide else "u1").tobytes() + planes
-        path = self._path(row)
-        write_aside(path, header + _CODEC.compress(content, asbytes=True))
+        packed = _CODEC.compress(np.ascontiguousarray(labels, dtype=kind).tobytes() + planes, asbytes=True)
+        header = np.array((*labels.shape, np.dtype(kind).itemsize, zlib.crc32(packed)), dtype=_HEADER)
+        write_aside(self._path(row), header.tobytes() + packed)
 
     def codes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Unfiltered `(labels, codes)` of one image, (H, W) int64 each.
+        """Unfiltered `(labels, codes)` of one image: (H, W) uint8 or uint16, and (H, W) uint16.
 
         Raises:
             ValueError: the file is missing or damaged.
@@ -98,59 +113,54 @@ class PixelLabels:
         path = self._path(row)
         try:
             content = path.read_bytes()
-            height, width, wide = (int(value) for value in np.frombuffer(content[:12], dtype="<u4"))
+            height, width, label_bytes, checksum = np.frombuffer(content, dtype=_HEADER, count=1)[0].tolist()
+            packed = memoryview(content)[_HEADER.itemsize :]
+            if zlib.crc32(packed) != checksum:
+                raise ValueError("its checksum does not match its content")
             pixels = height * width
-            size = pixels * (4 if wide else 3)
-            plain = _CODEC.decompress(content[12:], decompressed_size=size, asbytes=True)
-            labels = np.frombuffer(plain, dtype="<u2" if wide else "u1", count=pixels)
-            planes = np.frombuffer(plain, dtype=np.uint8, offset=size - 2 * pixels).reshape(2, pixels)
+            plain = _CODEC.decompress(packed, decompressed_size=pixels * (label_bytes + 2), asbytes=True)
         except (OSError, ValueError) as problem:
-            raise ValueError(
-                f"The stored labels {path} cannot be read ({problem}). They were deleted or damaged after labeling: resume "
-                "from the last checkpoint at the end of a phase, which labels again."
-            ) from problem
-        shape = (height, width)
-        codes = planes[0].astype(np.int64) | (planes[1].astype(np.int64) << 8)
-        return labels.astype(np.int64).reshape(shape), codes.reshape(shape)
+            raise _unreadable(path, self.folder, problem) from problem
+        labels = np.frombuffer(plain, dtype=f"<u{label_bytes}", count=pixels)
+        low, high = np.frombuffer(plain, dtype=np.uint8, offset=pixels * label_bytes).reshape(2, pixels)
+        codes = np.empty((pixels, 2), dtype=np.uint8)
+        codes[:, 0], codes[:, 1] = low, high
+        return labels.reshape(height, width), codes.view("<u2").reshape(height, width)
 
     def selected(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(labels, confidence)` of one image for training: labels (H, W) int64 with -100 below the thresholds."""
+        """`(labels, confidence)` of one image for training, (H, W) int32 with -100 below the thresholds and float32."""
         if self.thresholds is None:
             raise ValueError(f"{self.folder} is still being written: open it with PixelLabels.read.")
         labels, codes = self.codes(row)
-        confidence = decode_confidence(torch.from_numpy(codes)).numpy()
-        return np.where(codes >= self.thresholds[labels], labels, IGNORE_INDEX), confidence
+        return np.where(codes >= self.thresholds[labels], labels, np.int32(IGNORE_INDEX)), _CONFIDENCE[codes]
 
     def finish(self, manifest: dict[str, Any], thresholds: Sequence[int]) -> None:
         """Mark the store complete; `thresholds` are per-class codes."""
         write_json(self.folder / MANIFEST, {**manifest, "code_thresholds": [int(code) for code in thresholds]})
 
-    def as_dataset(self, ids: Sequence[str]) -> Any:
+    def as_dataset(self, ids: Sequence[str]) -> datasets.Dataset:
         """The store as a `datasets.Dataset` with columns id, label (image), confidence (image), kept (image).
 
         Label values are class ids; confidence is 255 times the probability; kept is 255 where the label is trained on.
         Publish it with `.push_to_hub(repo)`.
         """
-        import datasets
-        from PIL import Image
 
         def rows() -> Iterator[dict[str, Any]]:
             for row, name in enumerate(ids):
                 labels, _ = self.codes(row)
                 kept, confidence = self.selected(row)
-                wide = labels.max(initial=0) > 255
                 yield {
                     "id": name,
-                    "label": Image.fromarray(labels.astype(np.uint16 if wide else np.uint8)),
+                    "label": Image.fromarray(labels),
                     "confidence": Image.fromarray((confidence * 255).round().astype(np.uint8)),
                     "kept": Image.fromarray(np.where(kept == IGNORE_INDEX, 0, 255).astype(np.uint8)),
                 }
 
         image = datasets.Image()
-        features = datasets.Features(
-            {"id": datasets.Value("string"), "label": image, "confidence": image, "kept": image}
-        )
-        return datasets.Dataset.from_generator(rows, features=features)
+        columns = {"id": datasets.Value("string"), "label": image, "confidence": image, "kept": image}
+        # The cache key is a hash of `rows` with all it refers to, the manifest included: labels that were made again
+        # in the same folder are not answered from the cache.
+        return datasets.Dataset.from_generator(rows, features=datasets.Features(columns))
 
     def _path(self, row: int) -> Path:
         return self.folder / f"{row // _FILES_PER_FOLDER:05d}" / f"{row:08d}.zst"
@@ -166,7 +176,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as problem:
         raise ValueError(
-            f"The pseudo labels in {folder} are not complete ({problem}). Resume from the last checkpoint at the end of a "
-            "phase, which labels again."
+            f"The pseudo labels in {folder} are not complete ({problem}). Resume from the last checkpoint at the end "
+            "of a phase, which labels again."
         ) from problem
     return manifest
+
+
+def _unreadable(path: Path, folder: Path, problem: Exception) -> ValueError:
+    return ValueError(
+        f"The stored labels {path} cannot be read ({problem}). They were deleted or damaged after labeling: delete the "
+        f"folder {folder} and resume from the last checkpoint at the end of a phase, which labels again."
+    )
