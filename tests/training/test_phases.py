@@ -240,6 +240,44 @@ def test_preserved_rng_gives_back_all_three_states_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
+def test_sequential_exchange_leaves_the_idle_member_alone(tmp_path: Path) -> None:
+    """Silent: weight decay, momentum or batch statistics that move the member that is not in training."""
+
+    class Ends(TrainerCallback):
+        def __init__(self) -> None:
+            self.weights: list[dict[str, torch.Tensor]] = []
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            self.weights.append(state_of(model))
+
+    ends = Ends()
+    pair = make_pair("vit", "resnet")
+    trainer = make_trainer(
+        tmp_path, pair, exchange="sequential", label_ratios=[0.5], weight_decay=0.1, callbacks=[ends], logging_steps=1
+    )
+    trainer.train()
+    assert [phase.index for phase in trainer.phases] == [0, 1, 2]
+    for before, after, idle in zip(ends.weights, ends.weights[1:], ("b", "a"), strict=False):
+        for name, value in after.items():
+            if name.startswith(f"model_{idle}."):
+                assert torch.equal(value, before[name]), name
+        moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
+        assert any("classifier" in name for name in moved)
+    lines = [line for line in telemetry(tmp_path) if "loss" in line]
+    assert "a/agree" in lines[-4] and "b/agree" not in lines[-4]
+    assert "b/agree" in lines[-1] and "a/agree" not in lines[-1]
+
+
+def test_rate_of_phase_0_holds_in_phase_0_alone(tmp_path: Path) -> None:
+    """Silent: a rate for the labels alone that stays, or reaches one member only."""
+    diary = Diary()
+    make_trainer(tmp_path, supervised_learning_rate=0.1, learning_rate_b=4e-2, callbacks=[diary]).train()
+    assert [sorted(set(rates)) for rates in diary.rates[:1] + diary.rates[3:4]] == [
+        pytest.approx([0.1, 0.4]),
+        pytest.approx([1e-2, 4e-2]),
+    ]
+
+
 # ---- checkpoints and records -------------------------------------------------------------------------------------------
 
 
