@@ -1,8 +1,8 @@
 """Two models as one module: built from checkpoints, run together, saved and loaded as one pair.
 
 A plain `nn.Module` rather than a composite `PreTrainedModel`: the composite re-initialises replaced heads, resets the
-attention settings of its members in place, and breaks DDP together with activation checkpointing. One `forward` runs both
-members, so DDP, FSDP and DeepSpeed see one module.
+attention settings of its members in place, and breaks DDP together with activation checkpointing. One `forward` runs
+both members, so DDP, FSDP and DeepSpeed see one module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ..hub import card, push, repository
 from ..hub.repository import PAIR_FILE, PEER_FOLDER
 from . import loading, preprocessing, tiny
 from .ensemble import EnsemblePipeline
-from .loading import CheckpointError
 from .pair_file import FORMAT_VERSION, MEMBERS, load_member, member_folder, read_pair_file
 
 
@@ -61,8 +60,8 @@ class ModelPair(nn.Module, PushToHubMixin):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        _check_task(task)
-        _check_label_maps(model_a.config, model_b.config)
+        loading.check_task(task)
+        loading.check_label_maps(model_a.config, model_b.config)
         self.task = task
         self.image_size = image_size or max(map(preprocessing.native_size, (processor_a, processor_b)))
         self.metadata: dict[str, Any] = metadata or {}
@@ -71,6 +70,9 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.model_a, self.model_b = model_a, model_b
         self.processor_a, self.processor_b = processor_a, processor_b
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
+        # Tensors that this process drew and did not load; a pair opened from disk has none.
+        self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}
+        self.eval()  # as `from_pretrained` leaves a model: dropout off until a trainer turns it on
 
     # ---- the two members -------------------------------------------------------------------------------------------
 
@@ -125,8 +127,13 @@ class ModelPair(nn.Module, PushToHubMixin):
 
         Returns:
             `{'a': logits, 'b': logits}`, `(B, C)`, or `(B, C, H, W)` at the size of the images or views given.
+
+        Raises:
+            ValueError: neither or integer images.
         """
         if pixel_values is not None:
+            if not pixel_values.is_floating_point():
+                raise ValueError(f"Images must be float in [0, 1], got {pixel_values.dtype}: divide by 255 first.")
             size = (int(pixel_values.shape[-2]), int(pixel_values.shape[-1]))
             images = list((pixel_values.clamp(0, 1) * 255).round().to(torch.uint8))
             return {
@@ -150,17 +157,19 @@ class ModelPair(nn.Module, PushToHubMixin):
         """
         return self._logits(self.member(name), inputs.to(self.device), size)
 
-    def _logits(self, model: nn.Module, inputs: Tensor, size: tuple[int, int] | None) -> Tensor:
-        logits = model(pixel_values=inputs).logits
+    def _logits(self, model: PreTrainedModel, inputs: Tensor, size: tuple[int, int] | None) -> Tensor:
+        logits = model(pixel_values=inputs.to(model.dtype)).logits
         if self.task == "semantic-segmentation" and size is not None and logits.shape[-2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+            # To float32 while they are small: afterwards it would be a second copy at full size.
+            logits = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
         return logits
 
     def _view_normalizer(self, processor: BaseImageProcessor) -> preprocessing.ViewNormalizer:
-        if self.task == "semantic-segmentation" and preprocessing.crops(processor):
+        if self.task == "semantic-segmentation" and not preprocessing.shows_whole_image(processor):
             raise ValueError(
-                f"{type(processor).__name__} crops images, so its labels would not cover the image. Switch the crop off "
-                "(do_center_crop=False) or use a processor that only resizes, such as SegformerImageProcessor."
+                f"{type(processor).__name__} crops or pads images, so pixels and labels would not lie on each other. "
+                "Switch that off (do_center_crop=False, do_pad=False) or use a processor that only resizes, such as "
+                "SegformerImageProcessor."
             )
         size = preprocessing.output_size(processor, self.image_size, self.image_size)
         return preprocessing.ViewNormalizer(*preprocessing.colour_map(processor), size)
@@ -192,35 +201,26 @@ class ModelPair(nn.Module, PushToHubMixin):
             CheckpointError: a model that cannot be found, read or used for this task.
             ValueError: no classes given and the checkpoints' maps differ.
         """
-        _check_task(task)
+        loading.check_task(task)
         sources = {"a": str(model_a), "b": str(model_b)}
-        hub = {"revision": revision, "token": token}
-        if id2label is None:
-            id2label = _agreed_classes(sources, task, trust_remote_code, hub)
-        id2label = {index: str(name) for index, name in enumerate(id2label.values())}
+        hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+        id2label = _agreed_classes(sources, hub) if id2label is None else loading.in_order(id2label)
+        pixels = task == "semantic-segmentation"
         members: dict[str, PreTrainedModel] = {}
         processors: dict[str, BaseImageProcessor] = {}
-        fresh: dict[str, list[str]] = {}
+        fresh: dict[str, set[str]] = {}
         for position, (name, source) in enumerate(sources.items()):
             draw = seed_for(seed, position)
-            if source.startswith("tiny:"):
-                _check_tiny(source, task)
-                config, processors[name] = tiny.tiny_member(source, id2label, image_size or tiny.DEFAULT_SIDE)
-                members[name] = loading.build(config, task, seed=draw)
-                fresh[name] = sorted(members[name].state_dict())
+            if source.startswith(tiny.PREFIX):
+                side = image_size or tiny.DEFAULT_SIDE
+                model, processor = tiny.tiny_member(source, task, id2label, side=side, seed=draw)
+                fresh[name] = set(model.state_dict())
             else:
-                members[name], new = loading.load_for_classes(
-                    source, task, id2label, seed=draw, trust_remote_code=trust_remote_code, **hub
-                )
-                processors[name] = loading.load_processor(source, trust_remote_code=trust_remote_code, **hub)
-                fresh[name] = sorted(new)
-            side = image_size or preprocessing.native_size(processors[name])
-            wants_other = preprocessing.native_size(processors[name]) != side or task == "semantic-segmentation"
-            if wants_other and loading.accepts_size(members[name], side):
-                processors[name] = preprocessing.with_size(
-                    processors[name], side, keep_aspect=task == "semantic-segmentation"
-                )
-        return cls(
+                model, fresh[name] = loading.load_for_classes(source, task, id2label, seed=draw, **hub)
+                processor = loading.load_processor(source, **hub)
+            members[name] = model
+            processors[name] = preprocessing.fitted(processor, model, image_size, pixels=pixels)
+        pair = cls(
             members["a"],
             members["b"],
             processors["a"],
@@ -231,10 +231,11 @@ class ModelPair(nn.Module, PushToHubMixin):
                 "base_models": sources,
                 # Known where a member came from the Hub, and then it says from which revision.
                 "base_commits": {name: getattr(model.config, "_commit_hash", None) for name, model in members.items()},
-                "fresh": fresh,
                 "seed": seed,
             },
         )
+        pair.fresh = fresh
+        return pair
 
     # ---- on disk and on the Hub ------------------------------------------------------------------------------------
 
@@ -250,12 +251,17 @@ class ModelPair(nn.Module, PushToHubMixin):
         """Write the pair: `primary` as a standard checkpoint at the root, the other in `peer/`, `dmt_config.json` last.
 
         Args:
+            primary: `a` or `b`; None is the pair's own.
             state_dict: weights of the whole pair where they were gathered elsewhere (FSDP); split by member here.
         """
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"{folder} is a file; a pair needs a folder. Give another name.")
         primary = primary or self.primary
+        if primary not in MEMBERS:
+            raise ValueError(f"primary must be 'a' or 'b', got {primary!r}.")
+        if is_main_process:  # over an older pair: cut short here, the folder is no pair rather than a mixed one
+            (folder / PAIR_FILE).unlink(missing_ok=True)
         for name in MEMBERS:
             where = folder if name == primary else folder / PEER_FOLDER
             part = member_state(state_dict, name) if state_dict is not None else None
@@ -358,7 +364,8 @@ class ModelPair(nn.Module, PushToHubMixin):
 
     def redraw(self, name: str, seed: int) -> None:
         """Give a member's head (and a from-scratch member's every weight) new values from `seed`, in place."""
-        loading.redraw(self.member(name), self.task, seed, set(self.metadata.get("fresh", {}).get(name, ())))
+        model = self.member(name)
+        loading.redraw(model, seed, self.fresh[name] | loading.class_tensors(model))
 
 
 def member_state(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -367,39 +374,9 @@ def member_state(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
 
 
-def _check_task(task: str) -> None:
-    if task not in loading.AUTO_CLASSES:
-        raise ValueError(f"Unknown task {task!r}; choose one of: {', '.join(loading.AUTO_CLASSES)}.")
-
-
-def _check_tiny(source: str, task: str) -> None:
-    if source not in tiny.TASK_OF:
-        raise CheckpointError(f"Unknown builtin member {source!r}. There are: {', '.join(tiny.TASK_OF)}.")
-    if tiny.TASK_OF[source] != task:
-        fitting = ", ".join(name for name, kind in tiny.TASK_OF.items() if kind == task)
-        raise CheckpointError(
-            f"{source!r} is a builtin for {tiny.TASK_OF[source]}, not for {task}. Use one of: {fitting}."
-        )
-
-
-def _check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
-    names_a, names_b = loading.label_names(a), loading.label_names(b)
-    if names_a == names_b:
-        return
-    if len(names_a) != len(names_b):
-        difference = f"a has {len(names_a)} classes, b has {len(names_b)}"
-    else:
-        first = next(index for index, pair in enumerate(zip(names_a, names_b, strict=True)) if pair[0] != pair[1])
-        difference = f"class {first} is {names_a[first]!r} in a and {names_b[first]!r} in b"
-    raise ValueError(
-        f"The two models do not predict the same classes ({difference}), so neither can learn from the other's labels. "
-        "Give the classes with id2label (--id2label FILE): heads that do not match are then drawn anew."
-    )
-
-
-def _agreed_classes(sources: dict[str, str], task: str, trust_remote_code: bool, hub: dict[str, Any]) -> dict[int, str]:
-    if any(source.startswith("tiny:") for source in sources.values()):
+def _agreed_classes(sources: dict[str, str], hub: dict[str, Any]) -> dict[int, str]:
+    if any(source.startswith(tiny.PREFIX) for source in sources.values()):
         raise ValueError("A builtin member has no classes of its own: give id2label={0: 'cat', 1: 'dog', ...}.")
-    configs = [loading.load_config(source, trust_remote_code=trust_remote_code, **hub) for source in sources.values()]
-    _check_label_maps(*configs)
-    return dict(enumerate(loading.label_names(configs[0])))
+    config_a, config_b = (loading.load_config(source, **hub) for source in sources.values())
+    loading.check_label_maps(config_a, config_b)
+    return dict(enumerate(loading.label_names(config_a)))
