@@ -84,7 +84,11 @@ class Staging:
         try:
             return publish(self.folder, repo_id, replaces=replaces, **how)
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class BackgroundPushes:

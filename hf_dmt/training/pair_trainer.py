@@ -178,7 +178,7 @@ class PairTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A checkpoint holds the live weights as a pair with a at the root, and the averages in `ema.safetensors`."""
         folder = Path(output_dir or self.args.output_dir)
-        self.model.save_pretrained(folder, state_dict=state_dict)
+        self.model.save_pretrained(folder, primary="a", state_dict=state_dict)
         if self.ema is not None:
             self.ema.save(folder)
         torch.save(without_token(self.args), folder / TRAINING_ARGS_NAME)
@@ -216,7 +216,7 @@ class PairTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         return target
 
-    def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
+    def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
         """`True` may arrive as a word from a command line."""
         if asked is None or asked is False or (isinstance(asked, str) and asked.lower() in ("false", "none", "")):
             return None

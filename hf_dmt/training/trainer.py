@@ -18,12 +18,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
-from transformers import (
-    EvalPrediction,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-)
+from transformers import EvalPrediction, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -41,8 +36,9 @@ from .checks import check_inputs
 from .inference import broadcast_buffers
 from .methods import as_results
 from .online import label_online
-from .pair_trainer import PairTrainer
 from .progress import PhaseLines, PhaseProgress
+from .provenance import provenance
+from .publishing import PublishingTrainer
 from .records import RunRecords
 from .step import exponent_ramp, member_steps, pseudo_weight
 from .telemetry import Telemetry
@@ -51,7 +47,7 @@ from .training_set import training_set
 logger = logging.get_logger(__name__)
 
 
-class DMTTrainer(PairTrainer):
+class DMTTrainer(PublishingTrainer):
     """Dynamic mutual training of a `ModelPair`.
 
     Args:
@@ -142,13 +138,13 @@ class DMTTrainer(PairTrainer):
         """Run all phases.
 
         Args:
-            resume_from_checkpoint: a checkpoint folder, or True for the last complete one in the output folder (from the
-                beginning, with a message, if there is none).
+            resume_from_checkpoint: a checkpoint folder, a repository on the Hub with a `last-checkpoint`, or True for the
+                last complete one in the output folder (from the beginning, with a message, if there is none).
 
         Raises:
             ValueError: the checkpoint is incomplete.
         """
-        self._resumed_from = self._checkpoint_to_resume(resume_from_checkpoint)
+        self._resumed_from = self.checkpoint_to_resume(resume_from_checkpoint)
         # An evaluation before training leaves the raw module marked as prepared, and DDP would be left out silently.
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
@@ -396,4 +392,5 @@ class DMTTrainer(PairTrainer):
             "num_test": len(self.test_dataset or ()),
             "world_size": self.args.world_size,
             "seed": self.args.seed,
+            **provenance(self.args),
         }

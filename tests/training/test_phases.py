@@ -344,7 +344,7 @@ def test_resume_as_a_word(tmp_path: Path, asked: Any, caplog: pytest.LogCaptureF
 def test_no_resume_as_a_word(tmp_path: Path, finished: Path, asked: Any) -> None:
     """Silent: the word 'False' is true."""
     trainer = make_trainer(finished)
-    assert trainer._checkpoint_to_resume(asked) is None
+    assert trainer.checkpoint_to_resume(asked) is None
 
 
 def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -> None:
