@@ -32,7 +32,11 @@ class RunRecords:
         self.results = {**facts, "phases": phases}
         if not self.writes:
             return
-        kept = [line for line in self._telemetry_lines() if step and line["step"] <= step and (in_the_middle or line["phase"] < phase)]
+        kept = [
+            line
+            for line in self._telemetry_lines()
+            if step and line["step"] <= step and (in_the_middle or line["phase"] < phase)
+        ]
         write_aside(self.folder / TELEMETRY_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
         write_json(self.folder / RESULTS_FILE, self.results)
 
