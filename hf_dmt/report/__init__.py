@@ -1,1 +1,7 @@
 """What people look at: tables, figures and the HTML report, from results and telemetry alone."""
+
+from .figures import write_figures
+from .html import write_report
+from .terminal import phase_table, print_summary
+
+__all__ = ["phase_table", "print_summary", "write_figures", "write_report"]

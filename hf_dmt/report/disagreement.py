@@ -1,0 +1,92 @@
+"""Where the two models disagree on the unlabeled images, read from the pseudo-label store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ..data.pseudo_labels import is_complete, read_manifest
+from ..method import decode_confidence
+from .run import MEMBERS, Run
+
+SHOWN_IMAGES, SHOWN_PAIRS = 20, 10
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Both members' labels of the unlabeled images of one phase, compared.
+
+    Attributes:
+        phase: whose labels. agree: fraction of all images with the same label. total: number of images.
+        images: the most confident disagreements, `{id, a, b, a_confidence, b_confidence}` with class names.
+        pairs: the most frequent ones, `(class of a, class of b, images)`.
+    """
+
+    phase: int
+    agree: float
+    total: int
+    images: list[dict[str, Any]]
+    pairs: list[tuple[str, str, int]]
+
+
+def last_disagreement(run: Run) -> Disagreement | None:
+    """That of the last phase whose image labels are in the folder; None for pixels and without a store."""
+    if run.is_pixels:
+        return None
+    for entry in reversed(run.labeled_phases):
+        tables = [_read_table(_folder(run, entry, member)) for member in MEMBERS]
+        if all(table is not None for table in tables):
+            return _compare(run, entry["phase"], *tables)
+    return None
+
+
+def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float]] | None:
+    """Per member, the confidence from which a pixel label of each class was used in a phase; None without a store."""
+    folders = {member: _folder(run, entry, member) for member in MEMBERS}
+    if not run.is_pixels or not all(is_complete(folder) for folder in folders.values()):
+        return None
+    codes = {member: read_manifest(folder).get("code_thresholds") for member, folder in folders.items()}
+    return {
+        member: decode_confidence(torch.tensor(values)).tolist() if values else [0.0] * len(run.class_names)
+        for member, values in codes.items()
+    }
+
+
+def _folder(run: Run, entry: dict[str, Any], member: str) -> Path:
+    return run.folder / "pseudo_labels" / f"phase-{entry['phase']}" / member
+
+
+def _read_table(folder: Path) -> pa.Table | None:
+    file = folder / "labels.parquet"
+    return pq.read_table(file) if is_complete(folder) and file.is_file() else None
+
+
+def _compare(run: Run, phase: int, a: pa.Table, b: pa.Table) -> Disagreement | None:
+    if a.num_rows != b.num_rows or not a.num_rows:
+        return None
+    label_a, label_b = (table["label"].to_numpy() for table in (a, b))
+    confidence_a, confidence_b = (table["confidence"].to_numpy() for table in (a, b))
+    differ = np.flatnonzero(label_a != label_b)
+    # Both must be sure: one that guesses is no contradiction.
+    surest = differ[np.argsort(-np.minimum(confidence_a, confidence_b)[differ], kind="stable")[:SHOWN_IMAGES]]
+    names = run.class_names
+    images = [
+        {
+            "id": a["id"][row].as_py(),
+            "a": names[label_a[row]],
+            "b": names[label_b[row]],
+            "a_confidence": float(confidence_a[row]),
+            "b_confidence": float(confidence_b[row]),
+        }
+        for row in surest.tolist()
+    ]
+    counted = Counter(zip(label_a[differ].tolist(), label_b[differ].tolist(), strict=True))
+    pairs = [(names[left], names[right], count) for (left, right), count in counted.most_common(SHOWN_PAIRS)]
+    return Disagreement(phase, 1 - len(differ) / len(label_a), len(label_a), images, pairs)

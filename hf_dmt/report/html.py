@@ -1,0 +1,216 @@
+"""`report.html`: one file that tells the story of a run, opens from disk, and loads nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..data.files import write_aside
+from .disagreement import class_thresholds, last_disagreement
+from .figures import svg_figures
+from .gain import chance_points, gain_of, headline, signed
+from .panels import COLORS, PANELS
+from .run import MEMBERS, NAMES, Run, read_run, score_of
+
+REPORT_FILE = "report.html"
+
+# Which figures stand in which section of the page.
+_SECTIONS = {
+    "scores": ("scores",),
+    "labels": ("label_accuracy", "classes_covered", "labels_per_class"),
+    "training": ("cases_a", "cases_b", "mean_weight", "loss", "grad_norm"),
+    "time": ("seconds",),
+}
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `report.html` into a run's folder, from its results and telemetry, and the label store where it is there.
+
+    Works on an unfinished run too: it shows what there is.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    run = read_run(folder)
+    # Everything is escaped: class names and ids come from other people's data.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "duration": _duration, "signed": signed}
+    page = environment.get_template("report.html.jinja").render(**_context(run))
+    path = run.folder / REPORT_FILE
+    # File names need not be valid text; a letter that UTF-8 cannot write becomes a question mark.
+    write_aside(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+def _context(run: Run) -> dict[str, Any]:
+    gain = gain_of(run)
+    figures = svg_figures(run)
+    titles = {panel.name: panel for panel in PANELS}
+    return {
+        "run": run,
+        "results": run.results,
+        "members": MEMBERS,
+        "names": NAMES,
+        "colors": COLORS,
+        "headline": headline(run),
+        "gain": gain,
+        "chance": chance_points(gain, run) if gain else None,
+        "latest": _latest_scores(run),
+        "has": {split: any(entry.get(split) for entry in run.phases) for split in ("eval", "test")},
+        "sections": {
+            section: [(titles[name], figures[name]) for name in names if name in figures]
+            for section, names in _SECTIONS.items()
+        },
+        "truth_known": any(
+            run.label_fact(entry, member, "accuracy") is not None for entry in run.labeled_phases for member in MEMBERS
+        ),
+        "class_counts": _class_counts(run),
+        "never_labeled": {member: _never_labeled(run, member) for member in MEMBERS},
+        "iou": _iou_rows(run),
+        "iou_split": gain.split if gain else _latest_split(run),
+        "disagreement": last_disagreement(run),
+        "time": _time(run),
+        "protocol": _protocol(run),
+    }
+
+
+def _latest_split(run: Run) -> str:
+    last = run.phases[-1] if run.phases else {}
+    return "test" if last.get("test") else "eval"
+
+
+def _latest_scores(run: Run) -> dict[str, Any] | None:
+    """Scores to show where there is no gain to show."""
+    split = _latest_split(run)
+    figures = {name: run.score(run.phases[-1], split, name) for name in NAMES} if run.phases else {}
+    known = {name: value for name, value in figures.items() if value is not None}
+    return {"split": split, "scores": known} if known else None
+
+
+def _class_counts(run: Run) -> list[dict[str, Any]]:
+    """Per class, how many selected labels of it each member made in its first and its last labeled phase."""
+    entries = [entry for entry in run.labeled_phases if run.label_fact(entry, "a", "class_counts")]
+    if not entries:
+        return []
+    shown = [entries[0], entries[-1]] if len(entries) > 1 else entries
+    thresholds = class_thresholds(run, entries[-1])
+    columns = []
+    for member in MEMBERS:
+        for entry in shown:
+            counts = run.label_fact(entry, member, "class_counts") or [0] * len(run.class_names)
+            columns.append({"member": member, "phase": entry["phase"], "counts": counts, "most": max(1, *counts)})
+    return [
+        {
+            "name": name,
+            "cells": [
+                {
+                    "member": column["member"],
+                    "phase": column["phase"],
+                    "count": column["counts"][index],
+                    "width": round(100 * column["counts"][index] / column["most"], 1),
+                }
+                for column in columns
+            ],
+            "thresholds": [thresholds[member][index] for member in MEMBERS] if thresholds else [],
+        }
+        for index, name in enumerate(run.class_names)
+    ]
+
+
+def _never_labeled(run: Run, member: str) -> list[str]:
+    """Classes that none of a member's selected labels in the last phase named."""
+    counts = run.label_fact(run.labeled_phases[-1], member, "class_counts") if run.labeled_phases else None
+    return [name for name, count in zip(run.class_names, counts or [], strict=False) if not count]
+
+
+def _iou_rows(run: Run) -> list[dict[str, Any]]:
+    """Per class, IoU after phase 0 and at the end; the worst class of the ensemble first, absent classes last."""
+    gain = gain_of(run)
+    if not run.is_pixels or not run.phases:
+        return []
+    split = gain.split if gain else _latest_split(run)
+    first = run.phases[0].get(split) if gain else None
+    last = run.phases[-1].get(split)
+    if split == "test" and gain:
+        last = run.results.get("test") or last
+    rows: list[dict[str, Any]] = []
+    for name in run.class_names:
+        before, after = (
+            {who: score_of({who: ((scores or {}).get(who) or {}).get("per_class_iou")}, who, name) for who in NAMES}
+            for scores in (first, last)
+        )
+        change = None
+        if before["ensemble"] is not None and after["ensemble"] is not None:
+            change = 100 * (after["ensemble"] - before["ensemble"])
+        rows.append({"name": name, "before": before, "after": after, "change": change})
+    known = [row for row in rows if row["after"]["ensemble"] is not None]
+    known.sort(key=lambda row: row["after"]["ensemble"])
+    return known + [row for row in rows if row["after"]["ensemble"] is None] if known else []
+
+
+def _time(run: Run) -> dict[str, float] | None:
+    phases = run.phases
+    if not phases:
+        return None
+    labeling = sum(entry.get("labeling_seconds") or 0.0 for entry in phases)
+    in_phases = sum(entry.get("seconds") or 0.0 for entry in phases)
+    total = run.results.get("total_seconds") or in_phases
+    return {
+        "total": total,
+        "labeling": labeling,
+        "training": max(0.0, in_phases - labeling),
+        "rest": max(0.0, total - in_phases),
+    }
+
+
+def _protocol(run: Run) -> list[tuple[str, str]]:
+    results, split = run.results, run.split
+    rows = [("Task", results["task"]), ("Method", str(results.get("method", "")))]
+    rows += [(f"Model {member} started from", run.base_models[member]) for member in run.base_models]
+    if split.get("dataset"):
+        rows.append(("Data", str(split["dataset"])))
+    if split.get("unlabeled_from"):
+        rows.append(("Unlabeled images from", str(split["unlabeled_from"])))
+    for key, title in (
+        ("num_labeled", "Labeled images trained on"),
+        ("num_unlabeled", "Unlabeled images"),
+        ("num_eval", "Eval images"),
+        ("num_test", "Test images"),
+        ("num_labels", "Classes"),
+        ("seed", "Seed"),
+        ("world_size", "Processes"),
+    ):
+        if results.get(key) is not None:
+            rows.append((title, f"{results[key]:,}" if key != "seed" else str(results[key])))
+    if "split_seed" in split:
+        rows.append(("Split seed", str(split["split_seed"])))
+    if results.get("peak_memory_bytes"):
+        rows.append(("Peak memory", f"{results['peak_memory_bytes'] / 2**30:.2f} GiB"))
+    rows += [(f"Ids of {role}, sha256", str(value)) for role, value in (split.get("sha256") or {}).items()]
+    return rows
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,312 @@
+"""The figures: one small panel each, so that a phone shows the same picture as a card. Drawing only, no files.
+
+A panel function draws on the given axes and returns whether the run has anything for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .run import MEMBERS, NAMES, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Each colour stands for one meaning in every figure. Members differ in line style too: print may be black and white.
+COLORS = {
+    "a": "#0069b4",
+    "b": "#c84e00",
+    "ensemble": "#00765e",
+    "agree": "#8fa3bf",
+    "negative": "#dfae3c",
+    "positive": "#a63a50",
+    "ink": "#1c2128",
+    "muted": "#5a6572",
+    "grid": "#d3dae2",
+}
+_LINES = {"a": "-", "b": (0, (5, 2)), "ensemble": (0, (1, 1.2))}
+_CASES = {"agree": "agree", "negative_disagree": "negative", "positive_disagree": "positive"}
+
+MOST_POINTS = 200  # of one curve; more would make the file large and the curve no clearer
+MOST_BARS = 24  # class names under each other that are still readable
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure by name, with its title and what it shows in a sentence."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Axes, Run], bool]
+
+
+def scores(axes: Axes, run: Run) -> bool:
+    named: set[str] = set()
+    styles: dict[str, dict[str, Any]] = {
+        "eval": {"marker": "o", "markersize": 3.5},
+        "test": {"marker": "D", "markersize": 5, "markerfacecolor": "none", "linestyle": "none"},
+    }
+    for split, style in styles.items():
+        for name in NAMES:
+            points = [(entry["phase"], run.score(entry, split, name)) for entry in run.phases]
+            known = [(phase, 100 * score) for phase, score in points if score is not None]
+            if known:
+                label = {"label": name} if name not in named else {}
+                named.add(name)
+                axes.plot(*zip(*known, strict=True), **{**_line(name), **style, **label})
+    axes.set_ylabel(f"{run.metric_name}, %")
+    _phase_axis(axes, [entry["phase"] for entry in run.phases])
+    return bool(named) and _legend(axes)
+
+
+def label_accuracy(axes: Axes, run: Run) -> bool:
+    entries = run.labeled_phases
+    found = False
+    for member in MEMBERS:
+        points = [(entry["phase"], run.label_fact(entry, member, "accuracy")) for entry in entries]
+        known = [(phase, 100 * value) for phase, value in points if value is not None]
+        if known:
+            found = True
+            axes.plot(*zip(*known, strict=True), marker="o", markersize=3.5, label=f"by {member}", **_line(member))
+    axes.set_ylabel("right, %")
+    axes.set_ylim(0, 103)
+    _phase_axis(axes, [entry["phase"] for entry in entries])
+    return found and _legend(axes)
+
+
+def classes_covered(axes: Axes, run: Run) -> bool:
+    from matplotlib.ticker import MaxNLocator
+
+    entries = [entry for entry in run.labeled_phases if run.label_fact(entry, "a", "class_counts") is not None]
+    for member in MEMBERS:
+        counts = [sum(count > 0 for count in run.label_fact(entry, member, "class_counts") or []) for entry in entries]
+        phases = [entry["phase"] for entry in entries]
+        axes.plot(phases, counts, marker="o", markersize=3.5, label=f"by {member}", **_line(member))
+    classes = len(run.class_names)
+    axes.axhline(classes, color=COLORS["muted"], linewidth=0.8, linestyle=":")
+    axes.set_ylim(0, classes * 1.06)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("classes with labels")
+    _phase_axis(axes, [entry["phase"] for entry in entries])
+    return bool(entries) and _legend(axes)
+
+
+def labels_per_class(axes: Axes, run: Run) -> bool:
+    entries = [entry for entry in run.labeled_phases if run.label_fact(entry, "a", "class_counts") is not None]
+    if not entries:
+        return False
+    shares = {}
+    for member in MEMBERS:
+        counts = np.asarray(run.label_fact(entries[-1], member, "class_counts") or [0] * len(run.class_names), float)
+        shares[member] = 100 * counts / max(1.0, counts.sum())
+    classes = len(run.class_names)
+    if classes <= MOST_BARS:
+        rows = np.arange(classes)
+        for offset, member in zip((-0.2, 0.2), MEMBERS, strict=True):
+            axes.barh(rows + offset, shares[member], height=0.38, color=COLORS[member], label=f"by {member}")
+        axes.set_yticks(rows, [_short(name) for name in run.class_names])
+        axes.set_ylim(classes - 0.4, -0.6)
+        axes.set_xlabel("share of the labels, %")
+        axes.grid(axis="y", visible=False)
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)  # a name with dollar signs is no formula
+    else:
+        for member in MEMBERS:
+            ranked = np.sort(shares[member])[::-1]
+            axes.plot(np.arange(1, classes + 1), ranked, label=f"by {member}", drawstyle="steps-mid", **_line(member))
+        axes.set_xlabel("classes, the most frequent first")
+        axes.set_ylabel("share of the labels, %")
+        axes.set_ylim(bottom=0)
+    return _legend(axes)
+
+
+def loss(axes: Axes, run: Run) -> bool:
+    return _curves(axes, run, "loss", "loss")
+
+
+def mean_weight(axes: Axes, run: Run) -> bool:
+    found = _curves(axes, run, "mean_weight", "mean weight")
+    axes.set_ylim(0, max(0.05, axes.get_ylim()[1]) if found else None)
+    return found
+
+
+def grad_norm(axes: Axes, run: Run) -> bool:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    found = _curves(axes, run, "grad_norm", "gradient norm")
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return found
+
+
+def cases_a(axes: Axes, run: Run) -> bool:
+    return _cases(axes, run, "a")
+
+
+def cases_b(axes: Axes, run: Run) -> bool:
+    return _cases(axes, run, "b")
+
+
+def seconds(axes: Axes, run: Run) -> bool:
+    phases = run.phases
+    if not phases:
+        return False
+    labeling = np.asarray([entry.get("labeling_seconds") or 0.0 for entry in phases])
+    rest = np.maximum(0.0, np.asarray([entry.get("seconds") or 0.0 for entry in phases]) - labeling)
+    divisor, unit = (60, "minutes") if (labeling + rest).max() > 300 else (1, "seconds")
+    numbers = [entry["phase"] for entry in phases]
+    axes.bar(numbers, rest / divisor, color=COLORS["agree"], label="training and scoring", width=0.7)
+    axes.bar(numbers, labeling / divisor, bottom=rest / divisor, color=COLORS["positive"], label="labeling", width=0.7)
+    axes.set_ylabel(unit)
+    axes.grid(axis="x", visible=False)
+    _phase_axis(axes, numbers)
+    return bool((labeling + rest).max() > 0) and _legend(axes)
+
+
+PANELS = [
+    Panel(
+        "scores",
+        "Scores after each phase",
+        "Phase 0 is the labels alone. Lines: the eval split. Hollow diamonds: the test split.",
+        scores,
+    ),
+    Panel(
+        "label_accuracy",
+        "How many pseudo labels are right",
+        "Of the labels that each member made and that were selected for training.",
+        label_accuracy,
+    ),
+    Panel(
+        "classes_covered",
+        "Classes that receive labels",
+        "Classes that occur among a member's selected labels; the dotted line is all of them.",
+        classes_covered,
+    ),
+    Panel(
+        "labels_per_class",
+        "Labels per class, last phase",
+        "Compare with what you expect of your images: a class without any labels is not learned from them.",
+        labels_per_class,
+    ),
+    Panel("loss", "Loss", "Weighted cross-entropy per labeled or pseudo-labeled unit of each member.", loss),
+    Panel(
+        "mean_weight",
+        "Mean weight of the pseudo labels",
+        "0: a member learns nothing from the pseudo labels. 1: it takes them all at full value.",
+        mean_weight,
+    ),
+    Panel("cases_a", "How a takes its labels", "Shares of the pseudo labels that a is trained on.", cases_a),
+    Panel("cases_b", "How b takes its labels", "Shares of the pseudo labels that b is trained on.", cases_b),
+    Panel("grad_norm", "Gradient norm", "Before clipping, of the update that was logged.", grad_norm),
+    Panel("seconds", "Time per phase", "Labeling is one pass of both members over the unlabeled images.", seconds),
+]
+
+
+def _line(name: str) -> dict[str, Any]:
+    return {"color": COLORS[name], "linestyle": _LINES[name]}
+
+
+def _curves(axes: Axes, run: Run, key: str, title: str) -> bool:
+    found = False
+    for member in MEMBERS:
+        points = _points(run, [f"{member}/{key}"])
+        if len(points):
+            found = True
+            size = 2.5 if len(points) < 30 else 0
+            axes.plot(points[:, 0], points[:, 1], label=member, marker="o", markersize=size, **_line(member))
+    axes.set_ylabel(title)
+    _step_axis(axes, run)
+    return found and _legend(axes)
+
+
+def _cases(axes: Axes, run: Run, member: str) -> bool:
+    points = _points(run, [f"{member}/{case}" for case in _CASES])
+    if not len(points):
+        return False
+    # Each log event describes the steps since the one before it.
+    edges = np.concatenate([[_first_pseudo_step(run)], points[:, 0]])
+    bottom = np.zeros(len(edges))
+    for column, (case, color) in enumerate(_CASES.items(), start=1):
+        share = 100 * points[:, column]
+        top = bottom + np.append(share, share[-1])
+        fill: Any = {"color": COLORS[color], "linewidth": 0, "label": case.replace("_", " ")}
+        axes.fill_between(edges, bottom, top, step="post", **fill)
+        bottom = top
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("share, %")
+    _step_axis(axes, run, over_bars=True)
+    return _legend(axes)
+
+
+def _first_pseudo_step(run: Run) -> int:
+    return int(run.phases[0]["steps"]) if run.phases and run.phases[0]["phase"] == 0 else 0
+
+
+def _points(run: Run, keys: list[str]) -> np.ndarray:
+    """(events, 1 + keys) of step and values, where all are finite; averaged in bins when there are many."""
+    rows = [[event["step"], *(event.get(key) for key in keys)] for event in run.events]
+    kept = [row for row in rows if all(value is not None and math.isfinite(value) for value in row)]
+    points = np.asarray(kept, dtype=float).reshape(-1, 1 + len(keys))
+    if len(points) <= MOST_POINTS:
+        return points
+    bins = np.array_split(points, MOST_POINTS)
+    return np.stack([np.concatenate([part[-1:, 0], part[:, 1:].mean(axis=0)]) for part in bins])
+
+
+def _phase_axis(axes: Axes, phases: list[int]) -> None:
+    axes.set_xlabel("phase")
+    if phases:
+        axes.set_xticks(phases[:: 1 + len(phases) // 12])
+        axes.set_xlim(min(phases) - 0.5, max(phases) + 0.5)
+
+
+def _step_axis(axes: Axes, run: Run, *, over_bars: bool = False) -> None:
+    """Steps, with a line where each phase begins and its number above."""
+    axes.set_xlabel("step")
+    start, total = 0, sum(entry["steps"] for entry in run.phases)
+    last_shown = -math.inf
+    for entry in run.phases:
+        color = COLORS["ink" if over_bars else "grid"]
+        axes.axvline(start, color=color, linewidth=0.5 if over_bars else 0.9, zorder=3 if over_bars else 0.5)
+        middle = start + entry["steps"] / 2
+        if total and (middle - last_shown) / total > 0.06:
+            axes.text(
+                middle,
+                1.015,
+                f"{entry['phase']}",
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                color=COLORS["muted"],
+            )
+            last_shown = middle
+        start += entry["steps"]
+    axes.grid(axis="x", visible=False)
+    if total:
+        axes.set_xlim(0, total * 1.01)
+
+
+def _legend(axes: Axes) -> bool:
+    spacing: Any = {
+        "handlelength": 1.0 if axes.patches or axes.collections else 2.2,
+        "columnspacing": 1.2,
+        "handletextpad": 0.5,
+    }
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.07), ncols=3, frameon=False, borderaxespad=0, **spacing)
+    return True
+
+
+def _short(name: str) -> str:
+    """A name that fits beside an axis; what cannot be printed (and XML forbids) becomes a blank."""
+    name = "".join(letter if letter.isprintable() else " " for letter in name).strip()
+    return name if len(name) <= 18 else name[:17] + "…"

@@ -1,0 +1,139 @@
+"""A run as it stands on disk: what every table and figure of this room is made from."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+MEMBERS = ("a", "b")
+NAMES = (*MEMBERS, "ensemble")
+
+# Per task: the figure that is compared, and what people call it.
+_METRICS = {"image-classification": ("accuracy", "accuracy"), "semantic-segmentation": ("mean_iou", "mean IoU")}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of one run's folder, finished or not.
+
+    Attributes:
+        results: `dmt_results.json`. events: the training log events of `telemetry.jsonl`, in order of steps.
+        split: `split.json`, {} without one. base_models: what a and b started from, {} where not recorded.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    events: list[dict[str, Any]]
+    split: dict[str, Any]
+    base_models: dict[str, str]
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        phases: list[dict[str, Any]] = self.results.get("phases", [])
+        return phases
+
+    @property
+    def is_pixels(self) -> bool:
+        return bool(self.results["task"] == "semantic-segmentation")
+
+    @property
+    def metric(self) -> str:
+        """Key of the figure that is compared."""
+        return _METRICS[self.results["task"]][0]
+
+    @property
+    def metric_name(self) -> str:
+        return _METRICS[self.results["task"]][1]
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        given = self.results.get("class_names") or range(self.results["num_labels"])
+        return [str(name) for name in given]
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        knobs: dict[str, Any] = self.results.get("knobs") or {}
+        return knobs
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether the method has a phase on unlabeled images at all."""
+        return bool(self.knobs.get("label_ratios", True))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every phase that the settings ask for is there."""
+        if not self.knobs:
+            return True
+        on_unlabeled = 1 if self.knobs["strategy"] == "online" else len(self.knobs["label_ratios"])
+        return len(self.phases) >= max(1, on_unlabeled + (self.knobs["supervised_epochs"] > 0))
+
+    def score(self, entry: dict[str, Any] | None, split: str, name: str) -> float | None:
+        """The compared figure of a, b or ensemble on `eval` or `test` in a phase's entry; None where there is none."""
+        return score_of((entry or {}).get(split), name, self.metric)
+
+    def label_fact(self, entry: dict[str, Any], member: str, key: str) -> Any:
+        """`selected`, `accuracy` or `class_counts` of the labels that a member made for a phase, or None."""
+        return ((entry.get("pseudo_labels") or {}).get(member) or {}).get(key)
+
+    @property
+    def labeled_phases(self) -> list[dict[str, Any]]:
+        """Phases that trained on stored pseudo labels."""
+        return [entry for entry in self.phases if entry.get("pseudo_labels")]
+
+
+def score_of(scores: dict[str, Any] | None, name: str, metric: str) -> float | None:
+    """One finite figure out of `{'a': {...}, 'b': {...}, 'ensemble': {...}}`, else None."""
+    value = ((scores or {}).get(name) or {}).get(metric)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        ValueError: it holds no readable `dmt_results.json`, or one of an unknown task.
+    """
+    folder = Path(folder)
+    file = folder / "dmt_results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ValueError(
+            f"{str(file)!r} cannot be read ({problem}), and a report is made from it. Give the output folder of a run."
+        ) from problem
+    if not isinstance(results, dict) or results.get("task") not in _METRICS or "num_labels" not in results:
+        raise ValueError(
+            f"{str(file)!r} does not name num_labels and a task ({' or '.join(_METRICS)}), so it is not the results "
+            "file of a run. Give the output folder of a run that trained."
+        )
+    events = [event for event in _read_lines(folder / "telemetry.jsonl") if "a/loss" in event or "b/loss" in event]
+    base_models = _read_optional(folder / "dmt_config.json").get("base_models")
+    split = _read_optional(folder / "split.json")
+    return Run(folder, results, events, split, base_models if isinstance(base_models, dict) else {})
+
+
+def _read_optional(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    events = []
+    for line in text.splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:  # the last line of a killed run
+            break
+    return events

@@ -1,0 +1,299 @@
+"""The report as a file: read by a parser, not looked at. What a browser makes of it is in test_browser.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_dmt.data.pseudo_labels import ImageLabels
+from hf_dmt.report import write_figures, write_report
+from hf_dmt.report.disagreement import last_disagreement
+from hf_dmt.report.panels import COLORS
+from hf_dmt.report.run import read_run
+from tests.report.runs import write_run
+
+MANY = [f"class {number}" for number in range(150)]
+TEN = [str(number) for number in range(10)]
+CASES = {
+    "2 classes": {},
+    "10 classes, no truth, no test": {"classes": TEN, "truth_known": False, "has_test": False},
+    "150 classes": {"classes": MANY},
+    "masks, 11 classes": {"classes": [*TEN, "void"], "pixels": True},
+    "masks, 150 classes, no store": {"classes": MANY, "pixels": True, "store": False, "has_test": False},
+    "nothing held out": {"has_eval": False, "has_test": False},
+    "test only": {"has_eval": False},
+    "labels alone": {"method": "supervised"},
+    "online": {"method": "cps"},
+    "self-training, bare folder": {"method": "dst", "split": False, "store": False},
+    "after phase 0": {"phases": 1},
+    "before phase 0": {"phases": 0},
+}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self._inside: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside:
+            while self._inside.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._inside:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def values(self, key: str) -> list[str]:
+        return [value for _, name, value in self.attributes if name == key]
+
+
+def page_of(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def html_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The report of each of CASES, made once."""
+
+    @cache
+    def make(case: str) -> str:
+        return write_report(write_run(tmp_path_factory.mktemp("run"), **CASES[case])).read_text(encoding="utf-8")
+
+    return make
+
+
+def figure_names(page: Page) -> set[str]:
+    return {value.removeprefix("figure-") for tag, key, value in page.attributes if tag == "figure" and key == "id"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_run_has_a_clean_report(html_of: Callable[[str], str], case: str) -> None:
+    """A value that is not there must read as a dash or be left out, never as None or nan; nothing may be loaded."""
+    page = Page(html_of(case))
+    assert not re.search(r"\b(None|nan|inf|undefined)\b", page.text)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    for tag, key, value in page.attributes:
+        if key.split(":")[-1] in ("href", "src", "srcset", "data", "action"):
+            assert value.startswith("#"), (tag, key, value)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert page.tags["svg"] == page.tags["figure"] == len(figure_names(page))
+    # Colours must come from the page, or dark letters stand on the dark page.
+    assert not [value for value in page.values("style") if any(color in value for color in COLORS.values())]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_svg_references_resolve_within_their_own_figure(html_of: Callable[[str], str], case: str) -> None:
+    """Matplotlib's ids repeat from figure to figure: a clip path of another one cuts the curve off."""
+    for svg in re.findall(r"<svg.*?</svg>", html_of(case), flags=re.DOTALL):
+        ids = set(re.findall(r'\bid="([^"]+)"', svg))
+        used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
+        assert used and used <= ids
+
+
+def test_a_full_run_has_every_figure_and_each_has_curves(html_of: Callable[[str], str]) -> None:
+    html = html_of("2 classes")
+    assert figure_names(Page(html)) == {
+        "scores",
+        "label_accuracy",
+        "classes_covered",
+        "labels_per_class",
+        "loss",
+        "mean_weight",
+        "cases_a",
+        "cases_b",
+        "grad_norm",
+        "seconds",
+    }
+    for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
+        assert any(f"var(--{name})" in svg for name in ("a", "agree")), svg[:200]
+
+
+def test_figures_without_data_are_left_out(html_of: Callable[[str], str]) -> None:
+    """An empty frame looks like a result of zero."""
+    assert figure_names(Page(html_of("labels alone"))) == {
+        "scores",
+        "loss",
+        "grad_norm",
+        "seconds",
+    }
+    unknown = Page(html_of("10 classes, no truth, no test"))
+    assert "label_accuracy" not in figure_names(unknown)
+    assert "labels right" not in unknown.text and "cannot be said how many pseudo labels are right" in unknown.text
+    assert figure_names(Page(html_of("before phase 0"))) == set()
+
+
+def test_headline_tiles_and_phases_show_the_results(html_of: Callable[[str], str]) -> None:
+    """Figures of the wrong split, phase or member would look just as plausible."""
+    text = Page(html_of("2 classes")).text
+    assert "The unlabeled images were worth +25.0 to a, +25.0 to b and +25.0 to the ensemble" in text
+    assert "53.0 → 78.0" in text and "56.0 → 81.0" in text and "59.0 → 84.0" in text
+    # Phase 2: not tested, scored on eval, ratio, steps, selected and right labels, times.
+    assert "2 – – – 65.0 68.0 71.0 0.4 40 40.0 40.0 89.0 89.0 2.5 s 22.0 s" in text
+
+
+def test_a_gain_within_chance_is_marked(tmp_path: Path) -> None:
+    """Half a point in green on 400 images is an invitation to publish noise."""
+    write_run(tmp_path)
+    file = tmp_path / "dmt_results.json"
+    results = json.loads(file.read_text())
+    results["test"] = {name: {"accuracy": value} for name, value in {"a": 0.535, "b": 0.9, "ensemble": 0.2}.items()}
+    file.write_text(json.dumps(results))
+    page = page_of(tmp_path)
+    tiles = [value for tag, key, value in page.attributes if tag == "b" and key == "class"]
+    assert tiles == ["even", "up", "down"]
+    assert "53.0 → 53.5, may be chance" in page.text
+
+
+def test_eval_figures_say_that_they_are_eval_figures(html_of: Callable[[str], str]) -> None:
+    assert "There is no test split" in html_of("10 classes, no truth, no test")
+    assert "There is no test split" not in html_of("2 classes")
+
+
+def test_unfinished_run_says_so(html_of: Callable[[str], str]) -> None:
+    unfinished = {case for case in CASES if "has not finished" in html_of(case)}
+    assert unfinished == {"after phase 0", "before phase 0"}
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</svg></figure><b>bold</b>",
+    "$\\frac{1}{$",
+    "{{ 7 * 7 }}",
+    "null\x00 bell\x07 line\nbreak",
+    "\ud800 half a letter",
+    "犬",
+]
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_names_from_data_are_text_and_nothing_else(tmp_path: Path, pixels: bool) -> None:
+    """Class names and file names come from strangers, and reports are opened from the Hub."""
+    ids = [f"<img src=x onerror=alert({row})>.png" for row in range(200)]
+    page = page_of(write_run(tmp_path, classes=HOSTILE, pixels=pixels, ids=ids, has_test=False))
+    assert "script" not in page.tags and "img" not in page.tags and page.tags["b"] == 3  # the tiles
+    assert not [key for _, key, _ in page.attributes if key.startswith("on")]
+    assert "<script>alert(1)</script>" in page.text and "{{ 7 * 7 }}" in page.text and "犬" in page.text
+    assert pixels or "<img src=x onerror=alert(" in page.text  # an id among the disagreements
+    policy = [value for tag, key, value in page.attributes if tag == "meta" and key == "content"]
+    assert any("default-src 'none'" in value for value in policy)
+    assert len(write_figures(tmp_path)) == 10  # a name that is no formula must not be typeset as one
+
+
+def test_dollar_names_stay_as_written_in_figures(tmp_path: Path) -> None:
+    """Matplotlib takes text between dollar signs for a formula."""
+    page = page_of(write_run(tmp_path, classes=["$5 bill$", "$10 bill$"], store=False, split=False))
+    assert page.text.count("$5 bill$") >= 2  # in the figure and in the table
+
+
+def test_telemetry_of_a_killed_or_diverged_run(tmp_path: Path) -> None:
+    """The last line may be half written, losses may be NaN, gradients infinite."""
+    write_run(tmp_path)
+    lines = (tmp_path / "telemetry.jsonl").read_text().splitlines()
+    broken = json.loads(lines[3]) | {"a/loss": float("nan"), "a/grad_norm": float("inf"), "b/grad_norm": 0.0}
+    lines[3] = json.dumps(broken)
+    (tmp_path / "telemetry.jsonl").write_text("\n".join(lines) + '\n{"step": 2')
+    assert len(figure_names(page_of(tmp_path))) == 10
+    (tmp_path / "telemetry.jsonl").unlink()
+    assert not {"loss", "cases_a", "grad_norm"} & figure_names(page_of(tmp_path))
+
+
+def test_a_long_run_makes_no_huge_file(tmp_path: Path) -> None:
+    """Ten thousand log events as curves of ten thousand points make a page that a phone cannot scroll."""
+    write_run(tmp_path, classes=MANY, pixels=True, steps=20_000, log_every=12)
+    assert write_report(tmp_path).stat().st_size < 600_000
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Random ids or a date would make every push of an unchanged run a change."""
+    write_run(tmp_path)
+    assert write_report(tmp_path).read_bytes() == write_report(tmp_path).read_bytes()
+    first = [path.read_bytes() for path in write_figures(tmp_path)]
+    assert first == [path.read_bytes() for path in write_figures(tmp_path)]
+
+
+def test_png_figures_are_there_and_not_blank(tmp_path: Path) -> None:
+    """The card links to these by name."""
+    paths = write_figures(write_run(tmp_path, classes=MANY))
+    assert {path.parent for path in paths} == {tmp_path / "figures"} and len(paths) == 10
+    for path in paths:
+        image = np.asarray(Image.open(path).convert("RGB"))
+        assert image.shape[1] == 800
+        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20, path.name
+
+
+def test_classes_without_labels_are_named(html_of: Callable[[str], str]) -> None:
+    """A class that a member never predicts is the first thing to know of a run that failed."""
+    text = Page(html_of("2 classes")).text
+    assert "Among the selected labels by a in the last phase, 1 of the 2 classes is missing : dog." in text
+    assert "Among the selected labels by b" not in text
+
+
+def test_worst_class_stands_first_and_absent_ones_last(tmp_path: Path) -> None:
+    """Where the models fail must be seen without scrolling through 150 classes."""
+    html = write_report(write_run(tmp_path, classes=TEN, pixels=True)).read_text(encoding="utf-8")
+    table = re.search(r'<table id="iou">.*?</table>', html, flags=re.DOTALL)
+    assert table is not None
+    shown = re.findall(r'<tr><th class="name">(\d)</th>', table.group())
+    ious = read_run(tmp_path).results["test"]["ensemble"]["per_class_iou"]
+    assert shown == [*sorted(TEN[:-1], key=lambda name: ious[name]), "9"]
+
+
+def test_disagreement_by_hand(tmp_path: Path) -> None:
+    """Ordered by the less sure member: where one only guesses, nothing contradicts."""
+    write_run(tmp_path, ids=[f"{row}.png" for row in range(4)])
+    place = tmp_path / "pseudo_labels" / "phase-5"
+    selected = np.ones(4, dtype=bool)
+    for member, labels, confidence in (
+        ("a", [0, 0, 1, 1], [0.9, 1.0, 0.8, 0.7]),
+        ("b", [1, 1, 0, 1], [0.9, 0.4, 0.8, 0.9]),
+    ):
+        stored = ImageLabels(np.array(labels), np.array(confidence, dtype=np.float32), selected)
+        stored.write(place / member, [f"{row}.png" for row in range(4)], {"phase": 5})
+    found = last_disagreement(read_run(tmp_path))
+    assert found is not None
+    assert (found.phase, found.agree, found.total) == (5, 0.25, 4)
+    assert [image["id"] for image in found.images] == ["0.png", "2.png", "1.png"]
+    assert found.pairs == [("cat", "dog", 2), ("dog", "cat", 1)]
+    assert "gave the same label to 25.0 % of the 4 unlabeled images" in page_of(tmp_path).text
+
+
+def test_an_incomplete_store_is_passed_over(tmp_path: Path) -> None:
+    """A run killed while labeling leaves one member's table: comparing it with an older one would invent errors."""
+    write_run(tmp_path)
+    (tmp_path / "pseudo_labels" / "phase-5" / "b" / "manifest.json").unlink()
+    found = last_disagreement(read_run(tmp_path))
+    assert found is not None and found.phase == 4
+
+
+def test_pixel_thresholds_are_shown_as_confidence(html_of: Callable[[str], str]) -> None:
+    """Codes such as 30000 mean nothing to a reader."""
+    page = Page(html_of("masks, 11 classes"))
+    assert "must be surer than, %" in page.text
+    assert not [text for text in page.texts if text.strip().startswith("300")]
