@@ -106,13 +106,15 @@ class ModelPair(nn.Module, PushToHubMixin):
         for name in MEMBERS:
             enable = getattr(self.member(name), "activation_checkpointing_enable", None)
             if enable is None:  # transformers before the rename
-                legacy = {"gradient_checkpointing_kwargs": kwargs.get("activation_checkpointing_kwargs")}
+                legacy = {key.replace("activation_", "gradient_"): value for key, value in kwargs.items()}
                 self.member(name).gradient_checkpointing_enable(**legacy)
             else:
                 enable(**kwargs)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        self.activation_checkpointing_enable(activation_checkpointing_kwargs=gradient_checkpointing_kwargs)
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        self.activation_checkpointing_enable(activation_checkpointing_kwargs=gradient_checkpointing_kwargs, **kwargs)
 
     # ---- forward ---------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,8 @@ def run(folder: Path, settings: dict[str, Any], kill_at: int | None = None, resu
         evaluation=evaluation,
         test=evaluation,
         callbacks=[KillAt(kill_at)] if kill_at else None,
-        **{"save_strategy": "steps", "save_steps": 2, **settings},
+        # Logs at other steps than checkpoints: what is summed up between two logs must survive too.
+        **{"save_strategy": "steps", "save_steps": 2, "logging_steps": 5, **settings},
     )
     trainer.train(resume_from_checkpoint=resume)
     trainer.export()

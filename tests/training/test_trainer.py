@@ -29,6 +29,7 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_weights
 from hf_dmt.data.pseudo_labels import ImageLabels
+from hf_dmt.models.ema import ExponentialAverage
 from hf_dmt.training.methods import PRESETS
 
 MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
@@ -288,7 +289,18 @@ def test_continue_goes_on_from_the_trained_weights(tmp_path: Path) -> None:
     watch = AtFirstStep()
     pair = make_pair("vit", "resnet")
     trainer = make_trainer(tmp_path, pair, ema_decay=0.9, callbacks=[watch], save_strategy="epoch")
-    trainer.train()
+    averages: list[dict[str, torch.Tensor]] = []
+    restart = ExponentialAverage.restart
+
+    def spy(average: ExponentialAverage) -> None:
+        restart(average)
+        averages.append({name: value.clone() for name, value in average.state.items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExponentialAverage, "restart", spy)
+        trainer.train()
+    for start, average in zip((0, 3, 5), averages[-3:], strict=True):  # each phase averages its own weights alone
+        assert_same(average, watch.weights[start])
     for step in (3, 5):
         saved = make_pair("vit", "resnet", seed=9)
         saved.load_weights(tmp_path / f"checkpoint-{step}")
@@ -412,7 +424,7 @@ def test_evaluation_before_training_changes_nothing(tmp_path: Path) -> None:
 
 def test_no_token_on_disk(tmp_path: Path) -> None:
     """Silent: the stock training_args.bin holds the Hub token in clear, and is pushed with the model."""
-    trainer = make_trainer(tmp_path, hub_token="hf_verysecret", save_strategy="epoch", report_to="tensorboard")
+    trainer = make_trainer(tmp_path, hub_token="hf_verysecret", save_strategy="epoch")
     trainer.train()
     trainer.export()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -91,7 +91,9 @@ def case(folder: Path, name: str, pair: Any, world: int, **settings: Any) -> tup
         **{**PLAIN, **settings},
     )
     assert trainer.args.world_size == world == trainer.accelerator.num_processes, "fewer processes than asked for"
-    first = trainer.evaluate()  # leaves the stock Trainer without DDP
+    first = trainer.evaluate()
+    # What the stock evaluation loop, if anything calls it, leaves behind: train() then goes without DDP.
+    trainer.model._is_accelerate_prepared = True
     trainer.train()
     wrapped = isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
     assert wrapped == (world > 1)
