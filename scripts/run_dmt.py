@@ -22,8 +22,9 @@ from hf_dmt.data.assemble import RunImages, assemble
 from hf_dmt.data.builtin import BUILTIN_SETS
 from hf_dmt.data.files import write_json
 from hf_dmt.data.splits import SPLIT_FILE
+from hf_dmt.hub.repository import HubError
 from hf_dmt.models import loading
-from hf_dmt.report import print_summary, write_report
+from hf_dmt.report import print_summary, write_figures, write_report
 from hf_dmt.training.command_line import ModelArguments, parse, print_error
 from hf_dmt.training.evaluation import without_loss
 
@@ -31,7 +32,11 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; returns the exit code: 0, or 2 for a mistake in what was given, explained in one message."""
+    """Run.
+
+    Returns:
+        The exit code: 0; 1 if all is done and saved but could not be pushed; 2 for a mistake in what was given.
+    """
     try:
         model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv, RECIPES)
         check_output_folder(args)
@@ -44,14 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.horizontal_flip = False  # a mirrored digit is another digit, or none
         pair = build_pair(model_args, args, images.class_names)
         trainer = build_trainer(pair, args, images)
+        checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
     except (ValueError, OSError) as problem:
         print_error(str(problem))
         return 2
     if args.should_save:
         write_json(Path(args.output_dir) / SPLIT_FILE, images.split)
         introduce(trainer, images)
-    run(trainer)
-    return 0
+    code = 0
+    try:
+        run(trainer, checkpoint)
+    except HubError as problem:
+        print_error(f"{problem} Everything is in {args.output_dir}. Push it later: {push_command(trainer)}")
+        code = 1
+    trainer.accelerator.end_training()
+    return code
 
 
 def check_output_folder(args: DMTTrainingArguments) -> None:
@@ -62,21 +74,22 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
     ours = (folder / SPLIT_FILE).is_file()
     if not ours:
         raise ValueError(
-            f"--output_dir {str(folder)!r} is not empty and holds no run of hf_dmt, so nothing is written there. Choose "
-            "another folder."
+            f"--output_dir {str(folder)!r} is not empty and holds no run of hf_dmt, so nothing is written there. "
+            "Choose another folder."
         )
     if not args.resume_from_checkpoint or str(args.resume_from_checkpoint).lower() == "false":
         last = get_last_checkpoint(str(folder))
         raise ValueError(
-            f"--output_dir {str(folder)!r} already holds a run{f' ({Path(last).name})' if last else ''}. Continue it with "
-            "--resume_from_checkpoint True, or choose another folder."
+            f"--output_dir {str(folder)!r} already holds a run{f' ({Path(last).name})' if last else ''}. Continue it "
+            "with --resume_from_checkpoint True, or choose another folder."
         )
 
 
 def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
     """The class names that both checkpoints agree on, if they name any."""
     if model_args.pair is not None:
-        return ModelPair.from_pretrained(model_args.pair, token=args.hub_token).class_names
+        code = model_args.trust_remote_code
+        return ModelPair.from_pretrained(model_args.pair, token=args.hub_token, trust_remote_code=code).class_names
     sources = [model_args.model_a or "", model_args.model_b or ""]
     if any(source.startswith("tiny:") for source in sources):
         return None
@@ -96,9 +109,10 @@ def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_nam
         )
         if pair.class_names != class_names:
             raise ValueError(
-                f"The pair {model_args.pair!r} predicts {len(pair.class_names)} classes ({', '.join(pair.class_names[:3])}, "
-                f"...), the data has {len(class_names)} ({', '.join(class_names[:3])}, ...). Give data of the same classes, "
-                "or start from two models with --model_a and --model_b."
+                f"The pair {model_args.pair!r} predicts {len(pair.class_names)} classes "
+                f"({', '.join(pair.class_names[:3])}, ...), the data has {len(class_names)} "
+                f"({', '.join(class_names[:3])}, ...). Give data of the same classes, or start from two models with "
+                "--model_a and --model_b."
             )
         return pair
     return ModelPair.from_models(
@@ -134,9 +148,8 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
     steps = " + ".join(str(phase.steps) for phase in trainer.phases)
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
-    print(
-        f"phases of {steps} updates of {trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size} images{processes}"
-    )
+    batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
+    print(f"phases of {steps} updates of {batch} images{processes}")
     print(f"output: {args.output_dir}")
     for note in images.notes:
         print(note)
@@ -145,10 +158,14 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
         print(f"Warning: {expected} processes were asked for, {args.world_size} run. See `accelerate launch --help`.")
 
 
-def run(trainer: DMTTrainer) -> None:
-    """Train, score, export, report."""
+def run(trainer: DMTTrainer, checkpoint: str | None) -> None:
+    """Train, score, export, report, publish.
+
+    Raises:
+        HubError: the push at the end failed; everything else is done and in the output folder.
+    """
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     folder = trainer.export()
     test = None
     if trainer.test_dataset is not None:
@@ -163,9 +180,22 @@ def run(trainer: DMTTrainer) -> None:
     )
     if trainer.args.should_save:
         report = write_report(folder)
+        write_figures(folder)
         print_summary(folder)
         print(f"pair: {folder}\nreport: {report}")
-    trainer.accelerator.end_training()
+    trainer.create_model_card()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+        if trainer.args.should_save:
+            print(f"published: {trainer.hub_model_id}")
+
+
+def push_command(trainer: DMTTrainer) -> str:
+    """What publishes the output folder at any later time."""
+    args = trainer.args
+    command = f"python -m hf_dmt.hub {args.output_dir} {trainer.hub_model_id}"
+    private = " --private" if args.hub_private_repo else ""
+    return command + private + (f" --revision {args.hub_revision}" if args.hub_revision else "")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -100,9 +100,7 @@ class Calls:
             raise HubError(409, f"You already created this {type} repo", url=url)
         repo = Repo(id, type, private=asked.get("visibility") == "private" or bool(asked.get("private")))
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-        repo.commit(
-            "main", {".gitattributes": Blob(attributes.encode(), False)}, repo.owner, "initial commit"
-        )
+        repo.commit("main", {".gitattributes": Blob(attributes.encode(), False)}, repo.owner, "initial commit")
         self.hub.repos[type, id] = repo
         return {"url": url, "name": id, "id": secrets.token_hex(12)}
 
@@ -162,13 +160,8 @@ class Calls:
 
     def _validate_yaml(self) -> Any:
         _, errors, warnings = read_card(json.loads(self.body)["content"])
-        result = {
-            name: [{"message": m} for m in found]
-            for name, found in (("errors", errors), ("warnings", warnings))
-        }
-        return Reply(
-            400 if errors else 200, json.dumps(result).encode(), {"Content-Type": "application/json"}
-        )
+        result = {name: [{"message": m} for m in found] for name, found in (("errors", errors), ("warnings", warnings))}
+        return Reply(400 if errors else 200, json.dumps(result).encode(), {"Content-Type": "application/json"})
 
     # -- commits, branches, tags
 

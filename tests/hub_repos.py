@@ -110,13 +110,9 @@ class Repo:
     def files(self, revision: str = "main") -> dict[str, bytes]:
         return {path: blob.content for path, blob in self.at(revision).blobs.items()}
 
-    def commit(
-        self, branch: str, blobs: Mapping[str, Blob], author: str, title: str, message: str = ""
-    ) -> Commit:
+    def commit(self, branch: str, blobs: Mapping[str, Blob], author: str, title: str, message: str = "") -> Commit:
         date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        new = Commit(
-            secrets.token_hex(20), self.branches.get(branch), title, message, author, date, dict(blobs)
-        )
+        new = Commit(secrets.token_hex(20), self.branches.get(branch), title, message, author, date, dict(blobs))
         self.commits.append(new)
         self.branches[branch] = new
         return new
@@ -176,9 +172,7 @@ def read_card(text: str) -> tuple[dict[str, Any], list[str], list[str]]:
         for j, result in enumerate(model.get("results") or [{}]):
             where = f"[{i}].results[{j}]"
             needed[f"{where}.task.type"] = result.get("task", {}).get("type")
-            needed |= {
-                f"{where}.dataset.{key}": result.get("dataset", {}).get(key) for key in ("name", "type")
-            }
+            needed |= {f"{where}.dataset.{key}": result.get("dataset", {}).get(key) for key in ("name", "type")}
             for k, metric in enumerate(result.get("metrics") or [{}]):
                 needed |= {f"{where}.metrics[{k}].{key}": metric.get(key) for key in ("type", "value")}
         errors += [f'"model-index{key}" is required' for key, value in needed.items() if value is None]

@@ -30,7 +30,9 @@ def test_the_python_example_trains_evaluates_and_exports(tmp_path: Path) -> None
         "validation": [{"image": image, "label": index % 2} for index, image in enumerate(shades[30:])],
     }
     # Fewer passes than the example: what is tested is that every line of it works.
-    code = blocks[0].replace("supervised_epochs=20, phase_epochs=2", "supervised_epochs=6, phase_epochs=1, use_cpu=True")
+    code = blocks[0].replace(
+        "supervised_epochs=20, phase_epochs=2", "supervised_epochs=6, phase_epochs=1, use_cpu=True"
+    )
     exec(compile(code, str(README), "exec"), given)
     assert (tmp_path / "run" / "peer" / "model.safetensors").is_file()
     assert given["trainer"].state.global_step == sum(phase.steps for phase in given["trainer"].phases)

@@ -76,7 +76,8 @@ def assemble(
     everything = _image_set(train, task, args)
     if task == "image-classification" and train.targets() is None:
         raise DataError(
-            f"The training images of {args.dataset_name!r} have no labels: no label column and no class folders. Name the "
+            f"The training images of {args.dataset_name!r} have no labels: no label column and no class folders. "
+            "Name the "
             "column with --label_column, or put labeled images into one folder per class."
         )
     everything = _without_corrupt(everything, args.skip_corrupt_images, "training", notes)
@@ -93,7 +94,8 @@ def assemble(
             notes.append(f"No evaluation split: {len(carved)} of the labeled images are kept for evaluation.")
         else:
             notes.append(
-                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to keep some back: nothing is "
+                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to keep some back: nothing "
+                "is "
                 "evaluated during training, and a stays at the root."
             )
     test = _optional(splits, args.test_split, ("test",), everything, args, "--test_split", notes)
@@ -288,7 +290,8 @@ def _check_labeled(labeled: ImageSet, names: list[str], notes: list[str]) -> Non
         if len(outside):
             raise DataError(
                 f"Label {int(outside[0])} of {len(outside)} labeled images is outside the {len(names)} classes (0 to "
-                f"{len(names) - 1}). -1 usually marks images without a label: move those to the unlabeled set, or name all "
+                f"{len(names) - 1}). -1 usually marks images without a label: move those to the unlabeled set, or "
+                "name all "
                 "classes with --id2label."
             )
         present = set(labels.tolist())
@@ -314,13 +317,15 @@ def _check_labeled(labeled: ImageSet, names: list[str], notes: list[str]) -> Non
             )
         if not present:
             raise DataError(
-                "The masks of the labeled images hold nothing but the ignore value: there is nothing to learn from. Choose "
+                "The masks of the labeled images hold nothing but the ignore value: there is nothing to learn from. "
+                "Choose "
                 "other labeled images, or check --ignore_index and --reduce_labels."
             )
     missing = [name for index, name in enumerate(names) if index not in present]
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
         notes.append(
-            f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: {shown}. Label a few "
+            f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: {shown}. "
+            "Label a few "
             "of each, or leave these classes out."
         )

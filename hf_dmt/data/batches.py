@@ -1,8 +1,8 @@
 """From images to training batches: which image is drawn when, and how it becomes a sample for a and one for b.
 
 The two members draw from independent streams: own order, own augmentation, own selected subset. Every draw is a pure
-function of (seed, phase, member, position), so ranks never repeat each other, the number of workers does not matter, and a
-resumed run draws what the uninterrupted one would have drawn.
+function of (seed, phase, member, position), so ranks never repeat each other, the number of workers does not matter,
+and a resumed run draws what the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .decoding import to_mask, to_rgb
 from .pseudo_labels import ImageLabels, PixelLabels
+from .sources import check_mask_size
 from .transforms import IGNORE_INDEX, augmentation_seed, seed_for
 
 MEMBERS = ("a", "b")
@@ -65,8 +67,8 @@ class BatchShape:
 class PhaseBatchSampler:
     """The micro-batches of one process in the current phase: lists of `(draw for a, draw for b)`.
 
-    `begin` sets the phase. Streams are endless: a permutation of the rows, then the next. `batch_size` and `drop_last` are
-    what accelerate reads.
+    `begin` sets the phase. Streams are endless: a permutation of the rows, then the next. `batch_size` and `drop_last`
+    are what accelerate reads.
     """
 
     drop_last = False
@@ -144,7 +146,8 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
     """Samples for both members, addressed by `(draw for a, draw for b)`.
 
     Args:
-        labeled: map-style, `{'image': PIL, 'label': int}` or `{'image': PIL, 'mask': (H, W) int64, -100 = void}`.
+        labeled: map-style, `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': PIL or (H, W) integers}` with
+            -100 for void.
         unlabeled: map-style, `{'image': PIL}`; anything else in its items is not looked at. None without pseudo labels.
         views: the random view of each member (an `ImageView` or a `PixelView`).
         image_size: pixels only: images are brought to this shorter side first, never up.
@@ -163,8 +166,8 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
     ) -> None:
         self.labeled, self.unlabeled, self.views = labeled, unlabeled, views
         self.task, self.image_size, self.num_classes = task, image_size, num_classes
-        # Both are set when a phase begins: the labels by the member that learns from them, and online the views that the
-        # live teacher labels instead.
+        # Both are set when a phase begins: the labels by the member that learns from them, and online the views that
+        # the live teacher labels instead.
         self.pseudo: dict[str, PseudoLabels] = {}
         self.weak_views: Mapping[str, Callable[..., Any]] | None = None
 
@@ -175,51 +178,61 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         return {draw.member: self._sample(draw) for draw in draws}
 
     def _sample(self, draw: Draw) -> dict[str, Any]:
-        item = (self.unlabeled if draw.is_pseudo else self.labeled)[draw.row]
+        source: Any = self.unlabeled if draw.is_pseudo else self.labeled
+        item, name = source[draw.row], _name_of(source, draw.row)
+        image = to_rgb(item["image"], f"image {name}")
         view, weak_view = self.views[draw.member], (self.weak_views or {}).get(draw.member)
+        inputs: tuple[Any, ...]
         if self.task == "image-classification":
-            label, confidence = self._image_target(draw, item)
-            inputs = (item["image"],)
-            with augmentation_seed(draw.seed):
-                pixels = view(*inputs)
-            sample = {"pixel_values": pixels, "labels": label, "confidence": np.float32(confidence)}
+            inputs = (image,)
+            labels, confidence = self._image_target(draw, item, name)
+            pixels = _seen(view, inputs, draw.seed)
         else:
-            image = fit_shorter_side(item["image"], self.image_size)
-            inputs = (image, *self._pixel_target(draw, item, image.size[::-1]))
-            with augmentation_seed(draw.seed):
-                pixels, labels, confidences = view(*inputs)
-            sample = {"pixel_values": pixels, "labels": labels, "confidence": confidences}
+            fitted = fit_shorter_side(image, self.image_size)
+            inputs = (fitted, *self._pixel_target(draw, item, name, image, fitted))
+            pixels, labels, confidence = _seen(view, inputs, draw.seed)
+        sample = {"pixel_values": pixels, "labels": labels, "confidence": confidence, "is_pseudo": draw.is_pseudo}
         if weak_view is not None:
-            sample["weak"] = pixels
-            if draw.is_pseudo:  # the same seed moves a mask's image by the same numbers: only the colours differ
-                with augmentation_seed(draw.seed):
-                    weak = weak_view(*inputs)
-                sample["weak"] = weak if self.task == "image-classification" else weak[0]
-        return {**sample, "is_pseudo": draw.is_pseudo}
+            # The same seed moves a mask's image by the same numbers: only the colours differ.
+            weak = _seen(weak_view, inputs, draw.seed) if draw.is_pseudo else pixels
+            sample["weak"] = weak[0] if isinstance(weak, tuple) else weak
+        return sample
 
-    def _image_target(self, draw: Draw, item: dict[str, Any]) -> tuple[int, float]:
+    def _image_target(self, draw: Draw, item: Mapping[str, Any], name: str) -> tuple[int, np.float32]:
         if draw.is_pseudo:
             if self.weak_views is not None:
-                return 0, 0.0  # the live teacher labels it
+                return 0, np.float32(0)  # the live teacher labels it
             stored = self.pseudo[draw.member]
             assert isinstance(stored, ImageLabels)
-            return int(stored.labels[draw.row]), float(stored.confidence[draw.row])
+            return int(stored.labels[draw.row]), stored.confidence[draw.row]
         label = int(item["label"])
-        check_labels(np.asarray(label), self.num_classes, f"labeled image {draw.row}")
-        return label, 1.0
+        check_labels(np.asarray(label), self.num_classes, f"labeled image {name}")
+        return label, np.float32(1)
 
     def _pixel_target(
-        self, draw: Draw, item: dict[str, Any], size: tuple[int, int]
+        self, draw: Draw, item: Mapping[str, Any], name: str, image: Image.Image, fitted: Image.Image
     ) -> tuple[np.ndarray, np.ndarray | None]:
+        size = fitted.size[::-1]
         if draw.is_pseudo:
             if self.weak_views is not None:
                 return np.zeros(size, dtype=np.int64), None
             stored = self.pseudo[draw.member]
             assert isinstance(stored, PixelLabels)
             return stored.selected(draw.row)
-        mask = np.asarray(item["mask"])
-        check_labels(mask, self.num_classes, f"the mask of labeled image {draw.row}")
+        mask = to_mask(item["mask"], name)
+        check_labels(mask, self.num_classes, f"the mask of labeled image {name}")
+        check_mask_size(mask, image, name)
         return resize_mask(mask, size), None
+
+
+def _seen(view: Callable[..., Any], inputs: tuple[Any, ...], seed: int) -> Any:
+    with augmentation_seed(seed):
+        return view(*inputs)
+
+
+def _name_of(source: Any, row: int) -> str:
+    """What errors call an image: its id where the set has ids."""
+    return str(source.id_of(row) if hasattr(source, "id_of") else row)
 
 
 class CleanDataset(Dataset[dict[str, Any]]):
@@ -236,11 +249,13 @@ class CleanDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
-        item = self.source[row]
-        image = item["image"]
+        item, name = self.source[row], _name_of(self.source, row)
+        image = to_rgb(item["image"], f"image {name}")
         if self.shorter_side is not None:
             image = fit_shorter_side(image, self.shorter_side)
-        truth = item.get("label") if self.task == "image-classification" else item.get("mask")
+        truth = item.get("label" if self.task == "image-classification" else "mask")
+        if self.task == "semantic-segmentation" and truth is not None:
+            truth = to_mask(truth, name).astype(np.int64)
         return {"image": image, "labels": truth, "index": row}
 
 
@@ -280,10 +295,10 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask at `(H, W)`, each pixel the class at its centre."""
     if mask.shape == size:
         return mask
-    resized = torch.nn.functional.interpolate(
-        torch.from_numpy(mask)[None, None].float(), size, mode="nearest-exact"
-    )  # float32 holds every class id below 2**24
-    return resized[0, 0].long().numpy()
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
@@ -294,7 +309,12 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
     """
     wrong = labels[(labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_classes))]
     if wrong.size:
-        raise ValueError(
-            f"Label {int(wrong.flat[0])} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). A void value "
-            "in the masks is named with --ignore_index; a missing class with --id2label."
-        )
+        found = int(wrong.flat[0])
+        cause = "A missing class is named with --id2label."
+        if labels.ndim:
+            cause = (
+                f"If {found} is void, name it with --ignore_index; in arrays given from Python, void is -100. {cause}"
+            )
+        elif found < 0:
+            cause = "-1 usually marks an image without a label: move it to the unlabeled images."
+        raise ValueError(f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). {cause}")

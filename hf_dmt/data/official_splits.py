@@ -1,9 +1,10 @@
 """The labeled sets of the official experiments, made again from nothing but the sorted list of image names.
 
 The official scripts (segmentation/generate_splits.py, dms_sample.py, pascal_sbd_split.py; classification/
-generate_splits.py) shuffle with Python's and NumPy's seeded generators, whose streams do not change between versions. So
-their lists need not be shipped: `VOC_LABELED_SHA256` and `CITYSCAPES_LABELED_SHA256` say whether a list made here is the
-published one.
+generate_splits.py) shuffle with Python's and NumPy's seeded generators, whose streams do not change between versions.
+So
+their lists need not be shipped: `VOC_LABELED_SHA256` and `CITYSCAPES_LABELED_SHA256` say whether a list made here is
+the published one.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def cifar_train_and_validation(labels: np.ndarray, per_class: int = 20, seed: in
 
 
 def cifar_labeled(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Labeled rows: the first `per_class` of each class in its order for `seed` (officially 1 to 5), so sets are nested.
+    """Labeled rows: the first `per_class` of each class in its order for `seed` (officially 1 to 5), so sets are
+    nested.
 
     Args:
         labels: `(N,)` of the training images, without the validation images.

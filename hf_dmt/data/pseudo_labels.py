@@ -123,16 +123,26 @@ class PixelLabels:
             raise _unreadable(path, self.folder, problem) from problem
         labels = np.frombuffer(plain, dtype=f"<u{label_bytes}", count=pixels)
         low, high = np.frombuffer(plain, dtype=np.uint8, offset=pixels * label_bytes).reshape(2, pixels)
-        codes = np.empty((pixels, 2), dtype=np.uint8)
-        codes[:, 0], codes[:, 1] = low, high
-        return labels.reshape(height, width), codes.view("<u2").reshape(height, width)
+        codes = high.astype(np.uint16)
+        codes <<= 8
+        codes |= low
+        return labels.reshape(height, width), codes.reshape(height, width)
 
     def selected(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(labels, confidence)` of one image for training, (H, W) int32 with -100 below the thresholds and float32."""
+        """`(labels, confidence)` of one image for training: (H, W) int16 or int32, -100 below the thresholds; float32.
+
+        Raises:
+            ValueError: as `codes`, or the store is not complete yet.
+        """
         if self.thresholds is None:
             raise ValueError(f"{self.folder} is still being written: open it with PixelLabels.read.")
         labels, codes = self.codes(row)
-        return np.where(codes >= self.thresholds[labels], labels, np.int32(IGNORE_INDEX)), _CONFIDENCE[codes]
+        # `take` with mode="clip" looks up in half the time of indexing; no index is outside.
+        kept = codes >= np.take(self.thresholds, labels, mode="clip")
+        # int16 where it fits: beside float32 confidences, wider labels would take the view through float64.
+        selected = np.full(labels.shape, IGNORE_INDEX, dtype=np.int16 if labels.itemsize == 1 else np.int32)
+        np.copyto(selected, labels, where=kept)
+        return selected, np.take(_CONFIDENCE, codes, mode="clip")
 
     def finish(self, manifest: dict[str, Any], thresholds: Sequence[int]) -> None:
         """Mark the store complete; `thresholds` are per-class codes."""

@@ -1,13 +1,14 @@
 """Which images are labeled, unlabeled and held out, and the file that says so.
 
-Every random order here is a pure function of (labels, seed), and a smaller labeled set is the beginning of a larger one,
-so that label counts can be compared on nested sets.
+Every random order here is a pure function of (labels, seed), and a smaller labeled set is the beginning of a larger
+one, so that label counts can be compared on nested sets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,7 @@ def read_ids(file: Path) -> list[str]:
         ValueError: not readable, empty, or an id twice.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
     except (OSError, UnicodeDecodeError) as problem:
         raise ValueError(
             f"The id file {str(file)!r} cannot be read ({problem}). Give a text file with one id a line."
@@ -124,9 +125,9 @@ def read_ids(file: Path) -> list[str]:
         ids = [line.strip() for line in text.splitlines() if line.strip()]
     if not ids:
         raise ValueError(f"The id file {str(file)!r} holds no ids. Write one id a line.")
-    twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise ValueError(f"The id file {str(file)!r} names {twice[0]!r} more than once. Remove the repetition.")
+    name, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"The id file {str(file)!r} names {name!r} {times} times. Remove the repetition.")
     return ids
 
 
@@ -140,8 +141,8 @@ def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
     missing = [name for name in ids if name not in row_of]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(ids)} labeled ids are not in the training split, for example {missing[0]!r}; its ids "
-            f"look like {known[0]!r}. An id is the row number or the path inside the folder."
+            f"{len(missing)} of {len(ids)} labeled ids are not in the training split, for example {missing[0]!r}; its "
+            f"ids look like {known[0]!r}. An id is the row number or the path inside the folder."
         )
     return np.sort(np.asarray([row_of[name] for name in ids], dtype=np.int64))
 

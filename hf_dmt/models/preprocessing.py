@@ -164,8 +164,8 @@ def _resized(
     settings: dict[str, Any] = copy.deepcopy(processor.to_dict()) | {"size": size, "do_resize": True}
     if settings.get("do_center_crop"):
         settings |= {"crop_size": crop_size} if crop_size else {"do_center_crop": False}
-    if settings.get("keep_aspect_ratio") and "height" in size:  # DPT: a square may then come out wide
-        settings["keep_aspect_ratio"] = False
+    if settings.get("keep_aspect_ratio") and "height" in size:  # DPT, which would make a wide image of a square
+        settings |= {"keep_aspect_ratio": False, "ensure_multiple_of": 1}
     if settings.get("crop_pct") is not None:  # ConvNeXt: below 384 it resizes to size / crop_pct first, then crops
         settings["crop_pct"] = 1.0
     settings.pop("image_processor_type", None)

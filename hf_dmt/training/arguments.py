@@ -11,14 +11,16 @@ from .methods import KNOB_NAMES, PRESETS, Knobs, resolve
 # Stock settings that another setting replaces here, with the reason; each is refused unless left at its default.
 _REPLACED: dict[str, str] = {
     "num_train_epochs": "a run is made of phases: use --supervised_epochs and --phase_epochs",
-    "per_device_train_batch_size": "batch sizes count images per update: use --labeled_batch_size and --pseudo_batch_size",
+    "per_device_train_batch_size": "batch sizes count images per update: use --labeled_batch_size and "
+    "--pseudo_batch_size",
     "label_smoothing_factor": "the loss weighs every label already: use --gamma1 and --gamma2",
     "auto_find_batch_size": "step counts follow from the batch sizes: set --labeled_batch_size and --pseudo_batch_size",
     "train_sampling_strategy": "labeled and pseudo-labeled images are drawn in a fixed proportion: use "
     "--labeled_batch_size and --pseudo_batch_size",
     "dataloader_drop_last": "the streams are endless and have no last batch: leave it out",
     "ignore_data_skip": "a resumed phase goes on where it stood: leave it out",
-    "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels: leave it out",
+    "dataloader_persistent_workers": "workers that outlive a phase would train on the labels of the one before: "
+    "leave it out",
 }
 
 
@@ -27,8 +29,8 @@ class DMTTrainingArguments(TrainingArguments):
     """Arguments of `DMTTrainer`.
 
     Knobs of the method default to None, which means the value of the `--method` preset, else the task's default
-    (`hf_dmt/training/methods.py`). Different from `TrainingArguments`: `logging_steps` is 10, `per_device_eval_batch_size`
-    is 16 (also used for labeling), `metric_for_best_model` is the mean of a and b.
+    (`hf_dmt/training/methods.py`). Different from `TrainingArguments`: `logging_steps` is 10,
+    `per_device_eval_batch_size` is 16 (also used for labeling), `metric_for_best_model` is the mean of a and b.
     """
 
     method: str = field(default="dmt", metadata={"help": f"Preset of the knobs below: {', '.join(PRESETS)}."})

@@ -1,8 +1,8 @@
 """Which checkpoints can be resumed from.
 
 `trainer_state.json` is written last, but rank 0 writes it without waiting for the other ranks, and stock
-`get_last_checkpoint` looks at nothing but the number. A checkpoint cut by a kill would then fail on resume or, worse, resume
-without its optimizer.
+`get_last_checkpoint` looks at nothing but the number. A checkpoint cut by a kill would then fail on resume or, worse,
+resume without its optimizer.
 """
 
 from __future__ import annotations

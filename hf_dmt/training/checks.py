@@ -31,22 +31,26 @@ def check_inputs(
         )
     if eval_dataset is None and not args.metric_is_default:
         raise ValueError(
-            f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it on. Give "
+            f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it "
+            "on. Give "
             "one, or leave the metric out."
         )
     if args.n_gpu > 1:
         raise ValueError(
-            f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. Start one "
+            f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. "
+            "Start one "
             f"process per GPU: accelerate launch --multi_gpu --num_processes {args.n_gpu} scripts/run_dmt.py ..."
         )
     if compute_metrics is not None and model.task != "image-classification":
         raise ValueError(
-            "compute_metrics would need the logits of every pixel in memory. Segmentation reports mean IoU, accuracies and "
+            "compute_metrics would need the logits of every pixel in memory. Segmentation reports mean IoU, "
+            "accuracies and "
             "per-class IoU by itself; leave compute_metrics out."
         )
     if any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks or ()):
         raise ValueError(
-            "EarlyStoppingCallback would end the run in the middle of a phase. Lower --phase_epochs, or keep the best phase "
+            "EarlyStoppingCallback would end the run in the middle of a phase. Lower --phase_epochs, or keep the "
+            "best phase "
             "with --load_best_model_at_end."
         )
     if args.deepspeed and model is not None:

@@ -61,8 +61,8 @@ class Parser(HfArgumentParser):
             [ModelArguments, DataArguments, DMTTrainingArguments],  # type: ignore[arg-type]
             allow_abbrev=False,
             prog="run_dmt.py",
-            description="Dynamic mutual training: two models learn from few labels, many unlabeled images and each other. "
-            "Give a config file (YAML or JSON) first if you like; flags override it.",
+            description="Dynamic mutual training: two models learn from few labels, many unlabeled images and each "
+            "other. Give a config file (YAML or JSON) first if you like; flags override it.",
         )
 
     def error(self, message: str) -> NoReturn:
@@ -163,7 +163,8 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
         ) from problem
     if action.choices and converted not in action.choices:
         raise UsageError(
-            f"The config file {str(file)!r} sets {action.dest} to {value!r}; choose one of: {', '.join(map(str, action.choices))}"
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}; choose one of: "
+            f"{', '.join(map(str, action.choices))}"
         )
     return converted
 
@@ -182,7 +183,8 @@ def _check_models(model: ModelArguments) -> None:
     missing = [flag for flag in ("model_a", "model_b") if getattr(model, flag) is None]
     if missing:
         raise UsageError(
-            f"--{missing[0]} is missing: mutual training needs two models. Give --model_a and --model_b (Hub ids, folders or "
+            f"--{missing[0]} is missing: mutual training needs two models. Give --model_a and --model_b (Hub ids, "
+            "folders or "
             "tiny:vit, tiny:resnet, ...), or --pair."
         )
 

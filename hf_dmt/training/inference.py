@@ -1,8 +1,8 @@
 """Clean images through both members: the one loop under labeling and evaluation.
 
 Always the raw pair, never the Trainer's `evaluation_loop`: that marks the raw module as prepared, and a later `train()`
-then runs without DDP, silently (`ecosystem` of transformers 5.17 and 5.23). Each process takes its own share of the images,
-so no image is seen twice, whatever the number of processes.
+then runs without DDP, silently (`ecosystem` of transformers 5.17 and 5.23). Each process takes its own share of the
+images, so no image is seen twice, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class CleanPass:
 
 
 def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the main process's buffers: after a step, BatchNorm's running statistics differ between ranks."""
+    """Give every process the main process's buffers: after a step, BatchNorm's running statistics differ between
+    ranks."""
     if accelerator.num_processes > 1:
         for buffer in module.buffers():
             if buffer.is_floating_point() or buffer.dtype == torch.int64:

@@ -88,8 +88,8 @@ def select_images(
     """`(N,)` bool of the selected images: the most confident over all, or exactly as many taken class by class.
 
     Ranked by doubt, which still tells apart what a sharp model's confidence rounds to 1. Class by class, each predicted
-    class gives its most confident fraction; the count over all stays that of `ratio`, so that step counts do not depend on
-    predictions.
+    class gives its most confident fraction; the count over all stays that of `ratio`, so that step counts do not
+    depend on predictions.
 
     Raises:
         ValueError: the official index arithmetic selects nothing (few images, or that many tied at confidence 1).
@@ -98,7 +98,8 @@ def select_images(
         chosen = select_top_ratio(torch.from_numpy(confidence), ratio, rule="official").numpy()
         if not chosen.any():
             raise ValueError(
-                f"selection_rule official selects none of {len(labels)} images at ratio {ratio:g}: its index arithmetic "
+                f"selection_rule official selects none of {len(labels)} images at ratio {ratio:g}: its index "
+                "arithmetic "
                 "fails for few images and for ties at confidence 1. Use --selection_rule exact."
             )
         return chosen
@@ -132,7 +133,8 @@ def label_pixels(
     classes = len(pair.class_names)
     stores = {name: PixelLabels(folder / name) for name in MEMBERS}
     histograms = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
-    # Per member, counts by (kept class code): right and known pixels per class and code, for the accuracy of what is kept.
+    # Per member, counts by (kept class code): right and known pixels per class and code, for the accuracy of what is
+    # kept.
     right = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
     known = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
     title = f"labeling for phase {facts['phase']}"

@@ -22,11 +22,13 @@ class Knobs:
         gamma_schedule: `constant`, or `ramp` from about 0 within each phase; `official-ramp` has the full exponents at
             a phase's first update, as the official code does.
         label_ratios: fraction of the pseudo labels selected in each phase; empty for labels alone.
-        supervised_epochs: passes over the labeled images in phase 0; phase_epochs: over the selected ones in each phase.
+        supervised_epochs: passes over the labeled images in phase 0; phase_epochs: over the selected ones in each
+            phase.
         labeled_batch_size, pseudo_batch_size: images per optimizer update, over all processes.
-        exchange: `simultaneous`, both learn from the previous phase's labels; `sequential`, phases train a and b in turn,
-            each on the labels of the peer as it now is (so there are two phases per label ratio).
-        difference_maximised_sampling: `true` trains phase 0 of a and b on different 80 % of the labels; a file says which.
+        exchange: `simultaneous`, both learn from the previous phase's labels; `sequential`, phases train a and b in
+            turn, each on the labels of the peer as it now is (so there are two phases per label ratio).
+        difference_maximised_sampling: `true` trains phase 0 of a and b on different 80 % of the labels; a file says
+            which.
         restart: `continue` from the previous phase's weights, or from the `initial` ones.
         mixup_alpha: Beta parameter of mixup; 0 is off. ema_decay: 0 is off.
         ema_rule: `exact`, or the `official` code's inverted factor, whose average is the last weights.
@@ -132,7 +134,8 @@ def _check(knobs: Knobs, task: str) -> None:
     for ratio in knobs.label_ratios:
         if not 0 < ratio <= 1:
             raise ValueError(
-                f"label_ratios contains {ratio:g}; a ratio is the fraction of pseudo labels to keep, above 0 and at most 1, "
+                f"label_ratios contains {ratio:g}; a ratio is the fraction of pseudo labels to keep, above 0 and at "
+                "most 1, "
                 "such as 0.2 0.4 0.6 0.8 1.0."
             )
     for name in ("gamma1", "gamma2", "mixup_alpha"):
@@ -148,7 +151,8 @@ def _check(knobs: Knobs, task: str) -> None:
             raise ValueError(f"{name} is {getattr(knobs, name)}; a batch needs at least one image of each kind.")
     if knobs.supervised_epochs < 0 or not knobs.phase_epochs > 0:
         raise ValueError(
-            f"supervised_epochs is {knobs.supervised_epochs:g} and phase_epochs {knobs.phase_epochs:g}: the first may be 0 "
+            f"supervised_epochs is {knobs.supervised_epochs:g} and phase_epochs {knobs.phase_epochs:g}: the first "
+            "may be 0 "
             "(no phase 0), the second must be above 0."
         )
     if not knobs.label_ratios and knobs.supervised_epochs == 0:
@@ -164,7 +168,8 @@ def _check(knobs: Knobs, task: str) -> None:
         knobs.strategy == "online" or knobs.labeler == "self" or knobs.restart == "initial" or knobs.ema_decay
     ):
         raise ValueError(
-            "exchange sequential lets a and b teach each other in turn, each going on from its own weights. With strategy "
+            "exchange sequential lets a and b teach each other in turn, each going on from its own weights. With "
+            "strategy "
             f"{knobs.strategy}, labeler {knobs.labeler}, restart {knobs.restart} and ema_decay {knobs.ema_decay:g} it "
             "cannot. Use phases, peer, continue and 0, or exchange simultaneous."
         )
@@ -175,11 +180,13 @@ def _check(knobs: Knobs, task: str) -> None:
         )
     if task == "semantic-segmentation" and knobs.selection_rule == "official":
         raise ValueError(
-            "selection_rule official is index arithmetic on every 16th pixel, which the store does not keep. Use exact for "
+            "selection_rule official is index arithmetic on every 16th pixel, which the store does not keep. Use "
+            "exact for "
             "semantic-segmentation; hf_dmt.class_balanced_thresholds(rule='official') reproduces it on tensors."
         )
     if task == "semantic-segmentation" and not knobs.class_balanced:
         raise ValueError(
-            "class_balanced false is not possible for semantic-segmentation: over all classes together, the few large ones "
+            "class_balanced false is not possible for semantic-segmentation: over all classes together, the few "
+            "large ones "
             "would fill every ratio. Leave it at auto."
         )

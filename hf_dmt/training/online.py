@@ -1,4 +1,5 @@
-"""`strategy=online`: labels are made at every step by the live teacher, on a weakly augmented view; there is no store."""
+"""`strategy=online`: labels are made at every step by the live teacher, on a weakly augmented view; there is no
+store."""
 
 from __future__ import annotations
 

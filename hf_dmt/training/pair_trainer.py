@@ -108,8 +108,8 @@ class PairTrainer(Trainer):
         """Score a, b and their ensemble; each process sees its own share once.
 
         Returns:
-            `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a and
-            b), for pixels `..._mean_iou` and more; fractions in [0, 1]. Empty without an image set.
+            `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a
+            and b), for pixels `..._mean_iou` and more; fractions in [0, 1]. Empty without an image set.
         """
         source = self.eval_dataset if eval_dataset is None else eval_dataset
         if source is None:
@@ -207,7 +207,8 @@ class PairTrainer(Trainer):
             self.last_scores = self.scores(self.eval_dataset, title="evaluating the best pair")
 
     def export(self, folder: str | Path | None = None) -> Path:
-        """Write the finished pair: averaged weights where there are any, the better member on the eval split at the root."""
+        """Write the finished pair: averaged weights where there are any, the better member on the eval split at the
+        root."""
         target = Path(folder or self.args.output_dir)
         if self.args.should_save:
             primary = evaluation.better_member(self.last_scores, self.model.task)
@@ -229,6 +230,7 @@ class PairTrainer(Trainer):
         if missing:
             raise ValueError(
                 f"{asked!r} is not a complete checkpoint of a run with {self.args.world_size} process(es): "
-                f"{', '.join(missing)} missing or unreadable. Give --resume_from_checkpoint True for the last complete one."
+                f"{', '.join(missing)} missing or unreadable. Give --resume_from_checkpoint True for the last "
+                "complete one."
             )
         return str(asked)

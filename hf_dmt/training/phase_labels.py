@@ -66,7 +66,8 @@ def provide(
     if not labeling.reusable(folder, facts):
         if in_the_middle:
             raise ValueError(
-                f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights from the "
+                f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
+                "from the "
                 "middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase before."
             )
         if pair.task == "image-classification":

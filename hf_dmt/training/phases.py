@@ -65,8 +65,8 @@ def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
 def preserved_rng() -> Iterator[None]:
     """Python's, NumPy's and torch's random states are the same after the block as before it.
 
-    Labeling and evaluation between two updates must not change what training draws next, or a resumed run, which does not
-    repeat them, would go another way.
+    Labeling and evaluation between two updates must not change what training draws next, or a resumed run, which does
+    not repeat them, would go another way.
     """
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

@@ -10,7 +10,8 @@ _SHOWN = ("loss", "a/agree", "b/agree", "a/mean_weight", "b/mean_weight")
 
 
 class PhaseProgress(ProgressCallback):
-    """The stock bar, which counts updates over all phases, with the newest figures beside it instead of printed dicts."""
+    """The stock bar, which counts updates over all phases, with the newest figures beside it instead of printed
+    dicts."""
 
     def on_log(
         self,

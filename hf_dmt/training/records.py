@@ -24,9 +24,9 @@ class RunRecords:
         self.results: dict[str, Any] = {"phases": []}
 
     def begin(self, facts: dict[str, Any], *, step: int, phase: int, in_the_middle: bool = False) -> None:
-        """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with the
-        same records as one that was never interrupted. At a boundary (not `in_the_middle` of `phase`) that is also what the
-        next phase had already logged at the checkpoint's step."""
+        """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with
+        the same records as one that was never interrupted. At a boundary (not `in_the_middle` of `phase`) that is also
+        what the next phase had already logged at the checkpoint's step."""
         earlier = self._read_results() if step else {}
         phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
         self.results = {**facts, "phases": phases}

@@ -1,8 +1,8 @@
 """`DMTTrainer`: a `transformers.Trainer` that holds two models and trains each on the other's pseudo labels.
 
-One `super().train()` runs all phases. The overrides keep to what the method needs: the loss, its scale over processes and
-accumulation steps, the phases, clipping per member, and saving and loading a pair. Callbacks, trackers, mixed precision,
-accumulation, checkpoints and `accelerate` are the Trainer's own.
+One `super().train()` runs all phases. The overrides keep to what the method needs: the loss, its scale over processes
+and accumulation steps, the phases, clipping per member, and saving and loading a pair. Callbacks, trackers, mixed
+precision, accumulation, checkpoints and `accelerate` are the Trainer's own.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class DMTTrainer(PublishingTrainer):
     Args:
         model: the pair.
         args: settings; every field of `TrainingArguments` and the knobs of the method.
-        train_dataset: labeled images, map-style: `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': (H, W)}` with
-            class ids and -100 where there is no label.
+        train_dataset: labeled images, map-style: `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': (H, W)}`
+            with class ids and -100 where there is no label.
         unlabeled_dataset: map-style `{'image': PIL}`. A label or mask in it is never trained on, only scored.
         eval_dataset: like `train_dataset`; scored at the end of every phase and chooses the exported root.
         test_dataset: scored after phase 0 and after the last phase, and never used to choose anything.
@@ -138,8 +138,8 @@ class DMTTrainer(PublishingTrainer):
         """Run all phases.
 
         Args:
-            resume_from_checkpoint: a checkpoint folder, a repository on the Hub with a `last-checkpoint`, or True for the
-                last complete one in the output folder (from the beginning, with a message, if there is none).
+            resume_from_checkpoint: a checkpoint folder, a repository on the Hub with a `last-checkpoint`, or True for
+                the last complete one in the output folder (from the beginning, with a message, if there is none).
 
         Raises:
             ValueError: the checkpoint is incomplete.
@@ -174,7 +174,8 @@ class DMTTrainer(PublishingTrainer):
     def set_initial_training_values(
         self, args: Any, dataloader: Any
     ) -> tuple[int, int, int, int, int, int | None, int]:
-        """One epoch per phase, each as long as the longest one; a phase that yields fewer batches simply ends sooner."""
+        """One epoch per phase, each as long as the longest one; a phase that yields fewer batches simply ends
+        sooner."""
         longest = max(phase.steps for phase in self.phases)
         images = self.knobs.labeled_batch_size + self.knobs.pseudo_batch_size
         total = sum(phase.steps for phase in self.phases)
@@ -206,10 +207,12 @@ class DMTTrainer(PublishingTrainer):
         return phases.idle_member(self.knobs, self.current_phase)
 
     def begin_phase(self) -> None:
-        """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its middle."""
+        """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its
+        middle."""
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             raise RuntimeError(
-                f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its own "
+                f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its "
+                "own "
                 "way. This is a bug in how training was started; start a new process with `accelerate launch`."
             )
         phase, in_the_middle = self.current_phase, self._steps_done > 0
@@ -257,7 +260,8 @@ class DMTTrainer(PublishingTrainer):
             )
 
     def _log_labels(self, summary: dict[str, Any]) -> None:
-        """What each member labeled: shares for the trackers, and for the telemetry the count of every predicted class."""
+        """What each member labeled: shares for the trackers, and for the telemetry the count of every predicted
+        class."""
         named = {"selected": "selected", "accuracy": "label_accuracy"}
         figures = {f"{name}/{log}": summary[name][key] for name in MEMBERS for key, log in named.items()}
         self.log({key: value for key, value in figures.items() if value is not None})
@@ -288,7 +292,8 @@ class DMTTrainer(PublishingTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of one update and, per member, their valid units over all processes: the loss's denominator."""
+        """The micro-batches of one update and, per member, their valid units over all processes: the loss's
+        denominator."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -311,8 +316,8 @@ class DMTTrainer(PublishingTrainer):
     ) -> Any:
         """The sum of the losses of the members in training; no gradient flows from one to the other.
 
-        Each is a sum over units divided by the valid units of the whole update. DDP averages over processes and the Trainer
-        divides by the accumulation steps, so both are multiplied back here.
+        Each is a sum over units divided by the valid units of the whole update. DDP averages over processes and the
+        Trainer divides by the accumulation steps, so both are multiplied back here.
         """
         phase, step, idle = self.current_phase, self.state.global_step, self.idle_member
         if idle is not None:

@@ -1,10 +1,12 @@
-"""What the unlabeled images are worth over several split seeds: the final pair against its own phase 0, on the test split.
+"""What the unlabeled images are worth over several split seeds: the final pair against its own phase 0, on the test
+split.
 
     python scripts/benchmarks/gain_over_seeds.py --seeds 0 1 2 3 4
     python scripts/benchmarks/gain_over_seeds.py --seeds 0 1 2 3 4 -- --task semantic-segmentation
 
-Everything after `--` goes to `run_dmt.py`; without more it runs the embedded default. `--split_seed` and `--seed` are set to
-each seed in turn. The last lines are the mean gain of the two members and of the ensemble with their standard errors.
+Everything after `--` goes to `run_dmt.py`; without more it runs the embedded default. `--split_seed` and `--seed` are
+set to each seed in turn. The last lines are the mean gain of the two members and of the ensemble with their standard
+errors.
 """
 
 from __future__ import annotations

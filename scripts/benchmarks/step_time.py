@@ -1,8 +1,8 @@
 """One phase step of the pair against the two plain `Trainer` steps it replaces.
 
-Same models, same images and views, same total batch, same optimizer, in one process, in turns. The time of a step is from
-the end of one update to the end of the next, so loading data counts. The last line is `ratio <number>`: the median over
-rounds of pair / (plain a + plain b).
+Same models, same images and views, same total batch, same optimizer, in one process, in turns. The time of a step is
+from the end of one update to the end of the next, so loading data counts. The last line is `ratio <number>`: the
+median over rounds of pair / (plain a + plain b).
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Views(torch.utils.data.Dataset):
 class SemanticTrainer(Trainer):
     """Cross-entropy at label resolution with -100 ignored; models' own losses ignore other values."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         logits = model(pixel_values=inputs["pixel_values"]).logits
         size = inputs["labels"].shape[-2:]
         logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)

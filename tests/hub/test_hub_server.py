@@ -91,9 +91,7 @@ def test_names_of_files_are_those_of_git_and_lfs(hub: HubServer, api: HfApi, fol
     push(api, folder)
     info = {f.path: f for f in api.list_repo_tree("me/pair", recursive=True) if isinstance(f, RepoFile)}
     assert set(info) == {*contents(folder), ".gitattributes"}, "pages were lost"
-    assert (
-        info["hello.txt"].blob_id == "ce013625030ba8dba906f756967f9e9ca394464a"
-    )  # what `git hash-object` says
+    assert info["hello.txt"].blob_id == "ce013625030ba8dba906f756967f9e9ca394464a"  # what `git hash-object` says
     weights = (folder / "model.safetensors").read_bytes()
     lfs = info["model.safetensors"].lfs
     assert lfs is not None and (lfs.size, lfs.sha256) == (len(weights), sha256(weights).hexdigest())
@@ -153,11 +151,7 @@ def test_branches_and_tags(hub: HubServer, api: HfApi, folder: Path) -> None:
     refs = api.list_repo_refs("me/pair")
     assert {b.name: b.target_commit for b in refs.branches} == {"main": main, "runs/1": side}
     assert {t.name: t.target_commit for t in refs.tags} == {"v1": side}
-    assert (
-        hub.repo("me/pair").files("runs/1")["config.json"]
-        == b"{}"
-        != hub.repo("me/pair").files()["config.json"]
-    )
+    assert hub.repo("me/pair").files("runs/1")["config.json"] == b"{}" != hub.repo("me/pair").files()["config.json"]
     api.delete_tag("me/pair", tag="v1")
     api.delete_branch("me/pair", branch="runs/1")
     with pytest.raises(RevisionNotFoundError):
@@ -173,9 +167,7 @@ def test_commit_on_an_outdated_parent_is_refused(hub: HubServer, api: HfApi, fol
     with pytest.raises(HfHubHTTPError) as refused:
         api.delete_file("config.json", "me/pair", parent_commit=old)
     assert refused.value.response.status_code == 412
-    assert (
-        "config.json" in hub.repo("me/pair").files() and "peer/config.json" not in hub.repo("me/pair").files()
-    )
+    assert "config.json" in hub.repo("me/pair").files() and "peer/config.json" not in hub.repo("me/pair").files()
     with pytest.raises(EntryNotFoundError):
         api.delete_file("peer/config.json", "me/pair")
 
@@ -190,11 +182,7 @@ def test_repositories_by_name_and_kind(hub: HubServer, api: HfApi) -> None:
     assert api.create_repo("x", exist_ok=True).repo_id == "me/x"
     assert api.create_repo("me/x", repo_type="dataset").repo_type == "dataset"
     assert api.create_repo("me/x", repo_type="space", space_sdk="static").repo_type == "space"
-    assert (
-        api.dataset_info("me/x").sha
-        == hub.repo("me/x", "dataset").at("main").oid
-        != api.model_info("me/x").sha
-    )
+    assert api.dataset_info("me/x").sha == hub.repo("me/x", "dataset").at("main").oid != api.model_info("me/x").sha
     assert api.repo_exists("me/x") and not api.repo_exists("me/y")
     assert api.file_exists("me/x", ".gitattributes") and not api.file_exists("me/x", "config.json")
     api.delete_repo("me/x")
@@ -224,9 +212,7 @@ def test_private_repository_is_hidden(hub: HubServer, api: HfApi, tmp_path: Path
     api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="me/secret")
 
     def read(token: str | bool) -> str:
-        return hf_hub_download(
-            "me/secret", "config.json", endpoint=hub.endpoint, cache_dir=tmp_path, token=token
-        )
+        return hf_hub_download("me/secret", "config.json", endpoint=hub.endpoint, cache_dir=tmp_path, token=token)
 
     for token in (False, OTHER_TOKEN):
         with pytest.raises(RepositoryNotFoundError):
@@ -315,9 +301,7 @@ def test_cut_download_goes_on_where_it_stopped(hub: HubServer, api: HfApi, tmp_p
 def test_ranges_of_a_file(hub: HubServer, api: HfApi) -> None:
     """Readers of parquet and safetensors ask for ends and pieces of a file."""
     api.create_repo("me/data", repo_type="dataset")
-    api.upload_file(
-        path_or_fileobj=bytes(range(100)), path_in_repo="a/b.bin", repo_id="me/data", repo_type="dataset"
-    )
+    api.upload_file(path_or_fileobj=bytes(range(100)), path_in_repo="a/b.bin", repo_id="me/data", repo_type="dataset")
     files = HfFileSystem(endpoint=hub.endpoint, token=TOKEN)
     assert files.find("datasets/me/data") == ["datasets/me/data/.gitattributes", "datasets/me/data/a/b.bin"]
     assert files.isdir("datasets/me/data/a") and files.info("datasets/me/data/a/b.bin")["size"] == 100
@@ -348,9 +332,7 @@ def test_cards_are_checked_and_read(hub: HubServer, api: HfApi) -> None:
     api.create_repo("me/pair")
     data = ModelCardData(license="apache-2.0", pipeline_tag="image-classification", base_model=["a/b", "c"])
     text = f"---\n{data.to_yaml()}\n---\nA pair.\n"
-    api.upload_file(
-        path_or_fileobj=str(ModelCard(text)).encode(), path_in_repo="README.md", repo_id="me/pair"
-    )
+    api.upload_file(path_or_fileobj=str(ModelCard(text)).encode(), path_in_repo="README.md", repo_id="me/pair")
     info = api.model_info("me/pair")
     assert info.pipeline_tag == "image-classification" and info.card_data is not None
     assert info.card_data.base_model == ["a/b", "c"]

@@ -67,7 +67,16 @@ class TestWholeRun:
     def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, tmp_path: Path) -> None:
         """Guards that `pipeline()` opens the result without our code, with the member that dmt_config.json names."""
         out = tmp_path / "run"
-        arguments = ["--dataset_name", str(class_folders), "--num_labeled", "15", *TINY, *SHORT, "--output_dir", str(out)]
+        arguments = [
+            "--dataset_name",
+            str(class_folders),
+            "--num_labeled",
+            "15",
+            *TINY,
+            *SHORT,
+            "--output_dir",
+            str(out),
+        ]
         assert main(arguments) == 0
         classify = pipeline("image-classification", model=str(out))
         scores = classify(str(class_folders / "cat" / "00.png"))
@@ -94,7 +103,16 @@ class TestWholeRun:
     def test_resuming_a_finished_run_changes_nothing(self, class_folders: Path, tmp_path: Path) -> None:
         """Guards that `--resume_from_checkpoint True` finds the last checkpoint and does not train further."""
         out = tmp_path / "run"
-        arguments = ["--dataset_name", str(class_folders), "--num_labeled", "15", *TINY, *SHORT, "--output_dir", str(out)]
+        arguments = [
+            "--dataset_name",
+            str(class_folders),
+            "--num_labeled",
+            "15",
+            *TINY,
+            *SHORT,
+            "--output_dir",
+            str(out),
+        ]
         assert main(arguments) == 0
         before = (out / "model.safetensors").read_bytes(), results_of(out)["phases"]
         assert main([*arguments, "--resume_from_checkpoint", "True"]) == 0

@@ -77,7 +77,8 @@ def test_the_teachers_statistics_and_mode_do_not_move() -> None:
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_threshold_and_padding(pixels: bool) -> None:
-    """Silent: labels below the threshold or of padding that count as valid units, and shrink every other one's share."""
+    """Silent: labels below the threshold or of padding that count as valid units, and shrink every other one's
+    share."""
     pair = make_pair("segformer", "segformer") if pixels else make_pair()
     made = batch(pixels=pixels)
     everything = teach(pair, made, KNOBS)

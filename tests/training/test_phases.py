@@ -39,11 +39,13 @@ def phases(method: str, task: str = IMAGES, *, unlabeled: int = 100, max_steps: 
     return plan(settings, task, num_labeled=20, num_unlabeled=unlabeled, max_steps=max_steps)
 
 
-# ---- the plan ---------------------------------------------------------------------------------------------------------
+# ---- the plan
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_steps_follow_from_counts() -> None:
-    """Silent: a budget other than the documented one. ceil(10 * 20 / 32) = 7, ceil(3 * 20 / 24) = 3, ..., pixels: all."""
+    """Silent: a budget other than the documented one. ceil(10 * 20 / 32) = 7, ceil(3 * 20 / 24) = 3, ..., pixels:
+    all."""
     found = phases("dmt")
     assert [phase.steps for phase in found] == [7, 3, 5, 8, 10, 13]
     assert [phase.label_ratio for phase in found] == [None, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -71,7 +73,8 @@ def test_position_counts_updates_of_unequal_phases() -> None:
     assert [position(plan_of, step) for step in range(7)] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (3, 0)]
 
 
-# ---- the loop ---------------------------------------------------------------------------------------------------------
+# ---- the loop
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Diary(TrainerCallback):
@@ -278,7 +281,8 @@ def test_rate_of_phase_0_holds_in_phase_0_alone(tmp_path: Path) -> None:
     ]
 
 
-# ---- checkpoints and records -------------------------------------------------------------------------------------------
+# ---- checkpoints and records
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -330,8 +334,8 @@ def test_highest_number_is_not_the_last_word(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", [True, "True", "true"])
 def test_resume_as_a_word(tmp_path: Path, asked: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Silent in the stock Trainer: the word 'True' from a command line is taken for a folder. Without any checkpoint the
-    run starts from the beginning and says so."""
+    """Silent in the stock Trainer: the word 'True' from a command line is taken for a folder. Without any checkpoint
+    the run starts from the beginning and says so."""
     logging.getLogger("transformers").propagate = True
     trainer = make_trainer(tmp_path, max_steps=1)
     with caplog.at_level("WARNING"):
@@ -348,7 +352,8 @@ def test_no_resume_as_a_word(tmp_path: Path, finished: Path, asked: Any) -> None
 
 
 def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -> None:
-    """Silent: killed while an older checkpoint of the same step is overwritten, the old mark vouches for mixed files."""
+    """Silent: killed while an older checkpoint of the same step is overwritten, the old mark vouches for mixed
+    files."""
     make_trainer(tmp_path, save_strategy="epoch", max_steps=1).train()
     trainer = make_trainer(tmp_path, make_pair(seed=4), save_strategy="epoch", max_steps=1)
 

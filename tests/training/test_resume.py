@@ -1,7 +1,7 @@
 """A run that is killed and resumed ends as if nothing had happened: weights, records, labels, exported pair.
 
-The stock Trainer fails this silently for ViT and Swin: it loads raw checkpoint files without strictness, so most weights stay
-as they were.
+The stock Trainer fails this silently for ViT and Swin: it loads raw checkpoint files without strictness, so most
+weights stay as they were.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def assert_same_run(found: Path, expected: Path) -> None:
 def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
     """Silent: weights that stay unloaded, dropout that goes another way, a phase begun twice, records counted twice.
 
-    Killed before any checkpoint, in phase 0 after one, right after a phase's end, in the middle of later phases, and at the
-    last step before its checkpoint.
+    Killed before any checkpoint, in phase 0 after one, right after a phase's end, in the middle of later phases, and
+    at the last step before its checkpoint.
     """
     with pytest.raises(Kill):
         run(tmp_path, RUNS["dropout"], kill_at=kill_at)
@@ -131,7 +131,8 @@ def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, n
 
 @pytest.mark.parametrize("name", ["ema", "initial", "pixels"])
 def test_resume_where_a_phase_ended(tmp_path: Path, uninterrupted: Any, name: str) -> None:
-    """Silent: labels of the next phase made by other weights (live instead of averaged, restored instead of trained)."""
+    """Silent: labels of the next phase made by other weights (live instead of averaged, restored instead of
+    trained)."""
     ends = 6 if name == "pixels" else 5
     with pytest.raises(Kill):
         run(tmp_path, RUNS[name], kill_at=ends + 1)

@@ -35,13 +35,14 @@ from hf_dmt.training.methods import PRESETS
 MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
 
 
-# ---- the loss's scale, clipping ------------------------------------------------------------------------------------------
+# ---- the loss's scale, clipping
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path, task: str) -> None:
-    """Silent: a mean per micro-batch. It is off where pixels have uneven void or fewer pseudo labels are kept, and 4 times
-    too large where the stock Trainer believes that the model scales by itself."""
+    """Silent: a mean per micro-batch. It is off where pixels have uneven void or fewer pseudo labels are kept, and 4
+    times too large where the stock Trainer believes that the model scales by itself."""
     weights, losses = [], []
     for steps in (1, 4):
         trainer = make_trainer(
@@ -101,7 +102,8 @@ def test_no_gradient_flows_between_the_members(tmp_path: Path) -> None:
     assert_same(*weights)
 
 
-# ---- something is trained ------------------------------------------------------------------------------------------------
+# ---- something is trained
+# ------------------------------------------------------------------------------------------------
 
 
 def assert_trained(pair: ModelPair, before: dict[str, torch.Tensor]) -> None:
@@ -116,7 +118,8 @@ def assert_trained(pair: ModelPair, before: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 @pytest.mark.parametrize("method", PRESETS)
 def test_every_method_trains_every_tensor_of_both_members(tmp_path: Path, method: str, task: str) -> None:
-    """Silent: a run that trains nothing, one member only, or a head only. No phase 0, so it is the pseudo labels' phase."""
+    """Silent: a run that trains nothing, one member only, or a head only. No phase 0, so it is the pseudo labels'
+    phase."""
     pair = make_pair(*MEMBERS_OF[task])
     before = state_of(pair)
     epochs = 1 if method == "supervised" else 0
@@ -154,7 +157,8 @@ def test_other_settings_train_every_tensor_too(tmp_path: Path, settings: dict[st
     assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
 
 
-# ---- what is learned from whom -------------------------------------------------------------------------------------------
+# ---- what is learned from whom
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
@@ -250,7 +254,8 @@ def test_telemetry_is_what_the_loss_saw(tmp_path: Path, task: str, monkeypatch: 
     assert sum(line["loss"] for line in lines) == pytest.approx(both, rel=1e-5)
 
 
-# ---- restarts and averages -----------------------------------------------------------------------------------------------
+# ---- restarts and averages
+# -----------------------------------------------------------------------------------------------
 
 
 class AtFirstStep(TrainerCallback):
@@ -264,7 +269,8 @@ class AtFirstStep(TrainerCallback):
 
 
 def test_initial_restart_keeps_the_backbone_and_redraws_the_head(tmp_path: Path) -> None:
-    """Silent: a phase that starts from the trained weights, from a new random backbone, or from one and the same head."""
+    """Silent: a phase that starts from the trained weights, from a new random backbone, or from one and the same
+    head."""
     for kind in ("vit", "swin"):
         AutoModelForImageClassification.from_config(config(kind)).save_pretrained(tmp_path / kind)
         processor(kind).save_pretrained(tmp_path / kind)
@@ -285,7 +291,8 @@ def test_initial_restart_keeps_the_backbone_and_redraws_the_head(tmp_path: Path)
 
 
 def test_continue_goes_on_from_the_trained_weights(tmp_path: Path) -> None:
-    """Silent: labels made in between change the weights (BatchNorm's statistics, averages swapped in and left there)."""
+    """Silent: labels made in between change the weights (BatchNorm's statistics, averages swapped in and left
+    there)."""
     watch = AtFirstStep()
     pair = make_pair("vit", "resnet")
     trainer = make_trainer(tmp_path, pair, ema_decay=0.9, callbacks=[watch], save_strategy="epoch")
@@ -308,7 +315,8 @@ def test_continue_goes_on_from_the_trained_weights(tmp_path: Path) -> None:
 
 
 def test_averaged_weights_label_and_are_scored_and_exported(tmp_path: Path) -> None:
-    """Silent: averages that are kept but never used, or saved as if they were the weights that training goes on from."""
+    """Silent: averages that are kept but never used, or saved as if they were the weights that training goes on
+    from."""
     unlabeled, evaluation = images(12, seed=1), images(9, seed=3)
     trainer = make_trainer(
         tmp_path, unlabeled=unlabeled, evaluation=evaluation, ema_decay=0.7, save_strategy="epoch", learning_rate=3e-2
@@ -342,7 +350,8 @@ def test_averaged_weights_label_and_are_scored_and_exported(tmp_path: Path) -> N
         assert stored.confidence == pytest.approx(confidence[name].numpy(), abs=1e-5)
 
 
-# ---- evaluation ----------------------------------------------------------------------------------------------------------
+# ---- evaluation
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_evaluation_of_a_pair_has_figures(tmp_path: Path) -> None:
@@ -419,7 +428,8 @@ def test_evaluation_before_training_changes_nothing(tmp_path: Path) -> None:
     assert_same(*weights)
 
 
-# ---- what is written -----------------------------------------------------------------------------------------------------
+# ---- what is written
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_no_token_on_disk(tmp_path: Path) -> None:
@@ -434,7 +444,8 @@ def test_no_token_on_disk(tmp_path: Path) -> None:
 
 
 def test_better_member_is_exported_at_the_root(tmp_path: Path) -> None:
-    """Silent: the weaker member at the root, which is what `pipeline()` opens; or a resume that takes the root for a."""
+    """Silent: the weaker member at the root, which is what `pipeline()` opens; or a resume that takes the root for
+    a."""
     trainer = make_trainer(tmp_path, make_pair("vit", "resnet"), save_strategy="epoch")
     trainer.train()
     trainer.last_scores = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.6}, "ensemble": {"accuracy": 0.7}}
@@ -466,7 +477,8 @@ def test_results_say_what_ran(tmp_path: Path) -> None:
     assert found["world_size"] == 1 and found["seed"] == 42
 
 
-# ---- what is refused -----------------------------------------------------------------------------------------------------
+# ---- what is refused
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> None:

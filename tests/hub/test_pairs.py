@@ -1,0 +1,354 @@
+"""A pair on the Hub: what a push sends, what everybody can open, and what is said when something is wrong.
+
+The clients are the real ones; `HF_ENDPOINT` names the Hub of the tests (see tests/conftest.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from hf_dmt import ModelPair
+from hf_dmt.hub.push import push_folder
+from hf_dmt.hub.repository import HubError
+from hf_dmt.models.loading import CheckpointError
+from tests.hub_server import HubServer
+from tests.training.small_runs import assert_same, make_pair, state_of
+
+MINE, READ_ONLY, OTHERS = "hf_mine", "hf_mine_read_only", "hf_other"
+FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "peer/config.json",
+         "peer/model.safetensors", "peer/preprocessor_config.json", "dmt_config.json"}  # fmt: skip
+
+
+@pytest.fixture
+def pair() -> ModelPair:
+    made = make_pair("vit", "resnet")
+    made.primary = "b"
+    return made
+
+
+@pytest.fixture
+def published(hub: HubServer, pair: ModelPair) -> ModelPair:
+    """`me/pair` on the Hub, b at the root."""
+    pair.push_to_hub("me/pair", token=MINE)
+    return pair
+
+
+def files(hub: HubServer, revision: str = "main") -> set[str]:
+    return set(hub.repo("me/pair").files(revision)) - {".gitattributes"}
+
+
+def replace(contents: dict[str, bytes | None]) -> None:
+    """Put other files into `me/pair`, as somebody else's tool would; None deletes one."""
+    operations = [
+        CommitOperationDelete(path_in_repo=path)
+        if content is None
+        else CommitOperationAdd(path_in_repo=path, path_or_fileobj=content)
+        for path, content in contents.items()
+    ]
+    HfApi(token=MINE).create_commit("me/pair", operations, commit_message="by hand")
+
+
+class TestPush:
+    def test_one_commit_of_the_listed_files(self, hub: HubServer, published: ModelPair) -> None:
+        """Guards that nobody ever sees half a pair, and that nothing but the pair leaves the machine."""
+        repo = hub.repo("me/pair")
+        assert len(repo.commits) == 2 and repo.at("main").changed == sorted(FILES)
+        assert files(hub) == FILES
+
+    def test_only_changed_files_travel(self, hub: HubServer, published: ModelPair) -> None:
+        """Guards a gigabyte of unchanged weights with every push."""
+        first = hub.repo("me/pair").at("main").oid
+        hub.requests.clear()
+        published.push_to_hub("me/pair", token=MINE)
+        assert hub.repo("me/pair").at("main").oid == first and not hub.calls(method="PUT")
+        with torch.no_grad():
+            next(published.model_a.parameters()).add_(1)
+        published.push_to_hub("me/pair", token=MINE)
+        assert hub.repo("me/pair").at("main").changed == ["peer/model.safetensors"]
+
+    def test_files_of_an_earlier_push_do_not_stay_beside_the_new_ones(
+        self, hub: HubServer, published: ModelPair
+    ) -> None:
+        """Guards results and shards of another pair: `from_pretrained` would even prefer a stale weights file."""
+        replace({"dmt_results.json": b"{}", "model.safetensors.index.json": b"{}", "notes.txt": b"mine"})
+        published.push_to_hub("me/pair", token=MINE)
+        assert files(hub) == FILES | {"notes.txt"}
+
+    def test_branches_tags_and_private_repositories(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
+        """Guards that a named revision is what is opened, and that private means private."""
+        old = state_of(pair)
+        pair.push_to_hub("me/pair", token=MINE, private=True, tag="v1")
+        with torch.no_grad():
+            for parameter in pair.parameters():
+                parameter.add_(1)
+        pair.push_to_hub("me/pair", token=MINE, revision="trial")
+        assert hub.repo("me/pair").private
+        for revision, expected in (("v1", old), ("main", old), ("trial", state_of(pair))):
+            opened = ModelPair.from_pretrained("me/pair", revision=revision, token=MINE, cache_dir=str(tmp_path))
+            assert_same(state_of(opened), expected)
+        with pytest.raises(HubError, match="no token"):
+            ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path / "other"))
+        with pytest.raises(HubError, match="no branch, tag or commit"):
+            ModelPair.from_pretrained("me/pair", revision="v2", token=MINE)
+
+    def test_a_push_cut_in_the_middle_leaves_the_older_revision_and_can_be_repeated(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path
+    ) -> None:
+        """Guards a repository that cannot be opened after a lost connection, and weights that are sent twice."""
+        old = state_of(published)
+        with torch.no_grad():
+            for parameter in published.parameters():
+                parameter.add_(1)
+        hub.fail("/commit/", "cut", method="POST")
+        hub.requests.clear()
+        with pytest.raises(HubError, match="'me/pair' failed"):
+            published.push_to_hub("me/pair", token=MINE)
+        assert len(hub.calls(method="PUT")) == 2
+        assert_same(state_of(ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path / "1"))), old)
+        hub.requests.clear()
+        published.push_to_hub("me/pair", token=MINE)
+        assert not hub.calls(method="PUT"), "weights that had arrived were sent again"
+        assert_same(state_of(ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path / "2"))), state_of(published))
+
+    @pytest.mark.parametrize(
+        ("attempt", "says"),
+        {
+            "no token": ({}, "no token"),
+            "wrong token": ({"token": "hf_wrong"}, "does not know the token"),
+            "read-only token": ({"token": READ_ONLY}, "no right to write"),
+            "another owner": ({"token": MINE, "repo_id": "other/pair"}, "no right to write"),
+            "not a name": ({"token": MINE, "repo_id": "a/b/c"}, "not a name"),
+            "line break in the token": ({"token": "hf_secret\n"}, "line breaks"),
+        }.values(),
+        ids=str,
+    )
+    def test_a_refusal_says_why(self, hub: HubServer, pair: ModelPair, attempt: dict[str, str], says: str) -> None:
+        """Guards a status number as the only explanation, and a token inside of one."""
+        given = {"repo_id": "me/pair", **attempt}
+        with pytest.raises(HubError, match=says) as refusal:
+            pair.push_to_hub(given.pop("repo_id"), **given)
+        chain: BaseException | None = refusal.value
+        while chain is not None:
+            assert "hf_" not in str(chain).replace("hf_dmt", "")
+            chain = chain.__cause__ or chain.__context__
+        assert not hub.calls("/commit/")
+
+    @pytest.mark.parametrize(
+        ("status", "says"),
+        [(401, "not know"), (403, "no right"), (409, "taken"), (429, "no more requests"), (500, "its own")],
+    )
+    def test_what_the_hub_answers_is_explained(
+        self, hub: HubServer, pair: ModelPair, tmp_path: Path, status: int, says: str
+    ) -> None:
+        """Guards the commit at the end of a long run: each answer has its own remedy."""
+        pair.push_to_hub("me/pair", token=MINE)
+        pair.metadata["phase"] = 3
+        hub.fail("/commit/", status, method="POST", times=9)
+        with pytest.raises(HubError, match=says):
+            pair.push_to_hub("me/pair", token=MINE)
+        assert ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path)).metadata.get("phase") is None
+
+    def test_another_model_under_this_name_is_not_overwritten(self, hub: HubServer, pair: ModelPair) -> None:
+        """Guards somebody's single model against a mistyped name."""
+        api = HfApi(token=MINE)
+        api.create_repo("me/single")
+        api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="me/single")
+        with pytest.raises(HubError, match="holds another model"):
+            pair.push_to_hub("me/single", token=MINE)
+
+    def test_private_asked_for_and_public_found(self, hub: HubServer, published: ModelPair) -> None:
+        """Guards against publishing what was meant to be private: `create_repo` ignores the wish for a known name."""
+        with pytest.raises(HubError, match="is public"):
+            published.push_to_hub("me/pair", token=MINE, private=True)
+
+    def test_a_folder_can_be_pushed_later(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
+        """Guards what a person is left with after a run without a network; checkpoints and stores stay at home."""
+        pair.save_pretrained(tmp_path / "run")
+        for name in ("checkpoint-3/model.safetensors", "pseudo_labels/x.zst", "telemetry.jsonl", "training_args.bin"):
+            (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "run" / name).write_bytes(b"private")
+        (tmp_path / "run" / "split.json").write_text("{}")
+        HfApi(token=MINE).create_repo("me/pair")
+        push_folder(tmp_path / "run", "me/pair", token=MINE)
+        assert files(hub) == FILES - {"README.md"} | {"split.json"}
+        assert not list((tmp_path / "run").glob("_push-*")), "what was staged stays behind"
+
+
+class TestWithoutOurPackage:
+    def test_the_better_member_opens_at_the_root_and_the_other_by_subfolder(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path
+    ) -> None:
+        """Guards the promise that transformers alone opens both members, each with its own image processor."""
+        image = Image.new("RGB", (30, 20), (200, 10, 10))
+        for place, member in ((".", "b"), ("peer", "a")):
+            at = {} if place == "." else {"subfolder": place}
+            model = AutoModelForImageClassification.from_pretrained("me/pair", cache_dir=str(tmp_path), **at)
+            processor = AutoImageProcessor.from_pretrained("me/pair", cache_dir=str(tmp_path), **at)
+            assert type(model) is type(published.member(member))
+            assert_same(state_of(model), state_of(published.member(member)))
+            with torch.no_grad():
+                found = model(**processor(image, return_tensors="pt")).logits
+                inputs = published.processor(member)(image, return_tensors="pt")["pixel_values"]
+                torch.testing.assert_close(found, published.clean_logits(member, inputs))
+        classify = pipeline("image-classification", "me/pair")
+        assert type(classify.model) is type(published.model_b)
+        assert {entry["label"] for entry in classify(image)} == set(published.class_names)
+
+
+class TestOpen:
+    def test_a_pair_is_opened_as_it_was_pushed(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
+        """Guards weights, names of a and b, and which of them is at the root."""
+        opened = ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
+        assert_same(state_of(opened), state_of(published))
+        assert opened.primary == "b" and opened.class_names == published.class_names
+
+    def test_both_members_come_from_one_commit(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
+        """Guards a pair of strangers: a push while somebody downloads."""
+        old = state_of(pair)
+        pair.push_to_hub("me/pair", token=MINE)
+        repo, first = hub.repo("me/pair"), hub.repo("me/pair").at("main")
+        with torch.no_grad():
+            for parameter in pair.parameters():
+                parameter.add_(1)
+        pair.push_to_hub("me/pair", token=MINE)
+        newer, repo.branches["main"] = repo.at("main"), first
+
+        class Moving(dict):  # type: ignore[type-arg]
+            """A branch that moves on when it has been read once."""
+
+            def get(self, name: str, default: object = None) -> object:
+                found = super().get(name, default)
+                if name in self:
+                    self[name] = newer
+                return found
+
+        repo.branches = Moving(repo.branches)
+        opened = ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
+        assert_same(state_of(opened), old)
+
+    def test_offline_from_the_cache(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
+        """Guards a pair that has been opened once on a machine that has no network now (a process of its own)."""
+        ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
+        program = """
+import sys
+from hf_dmt import ModelPair
+pair = ModelPair.from_pretrained("me/pair", cache_dir=sys.argv[1])
+print(sorted(pair.class_names), pair.primary)
+try:
+    ModelPair.from_pretrained("me/other", cache_dir=sys.argv[1])
+except ValueError as problem:
+    print(problem)
+"""
+        hub.requests.clear()
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[0] == f"{sorted(published.class_names)} b"
+        assert "me/other" in lines[1] and "network" in lines[1]
+        assert not hub.requests
+
+    def test_the_hub_goes_away_and_the_cache_serves(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
+        """Guards a run that starts from a published pair while the Hub has a bad day."""
+        ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
+        hub.fail("", 500, times=99)
+        assert_same(state_of(ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))), state_of(published))
+
+    def test_a_download_cut_in_the_middle_is_taken_up(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path
+    ) -> None:
+        """Guards half a weights file that is taken for a whole one."""
+        hub.fail("/resolve/.*model.safetensors", "cut", method="GET")
+        assert_same(state_of(ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))), state_of(published))
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        {
+            "a single model": ({"dmt_config.json": None}, "single model.*--model_a"),
+            "no model at all": (
+                {"dmt_config.json": None, "config.json": None},
+                "not a pair; it is a repository of .* files",
+            ),
+            "a newer format": ({"dmt_config.json": b'{"format_version": 99}'}, "format 99.*Upgrade"),
+            "damaged": ({"dmt_config.json": b"{"}, "damaged"),
+            "peer missing": (
+                {
+                    "peer/config.json": None,
+                    "peer/model.safetensors": None,
+                    "peer/preprocessor_config.json": None,
+                },
+                "without its member a: peer/config.json",
+            ),
+            "weights missing": ({"peer/model.safetensors": None}, "safetensors"),
+            "pickled weights": (
+                {"model.safetensors": None, "pytorch_model.bin": b"\x80\x04pickle"},
+                "safetensors",
+            ),
+        }.values(),
+        ids=str,
+    )
+    def test_what_is_not_a_whole_pair_is_named(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path, change: dict[str, bytes | None], says: str
+    ) -> None:
+        """Guards a library's traceback, or a pair with a random member; messages name the id, not a cache folder."""
+        replace(change)
+        with pytest.raises((HubError, CheckpointError), match=says) as refusal:
+            ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
+        assert "me/pair" in str(refusal.value) and str(tmp_path) not in str(refusal.value)
+        assert not list(tmp_path.rglob("*.bin")), "pickled weights are not even downloaded"
+
+    def test_code_of_a_repository_is_refused_unless_asked_for(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path
+    ) -> None:
+        """Guards code from the Hub that runs when a pair is opened."""
+        config = json.loads(hub.repo("me/pair").files()["peer/config.json"])
+        config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MyConfig"}}
+        replace({"peer/config.json": json.dumps(config).encode(), "mine.py": b"raise SystemExit('ran')"})
+        with pytest.raises(CheckpointError, match="--trust_remote_code") as refusal:
+            ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
+        assert "me/pair" in str(refusal.value) and not list(tmp_path.rglob("*.py"))
+
+    def test_a_data_set_is_called_a_data_set(self, hub: HubServer, tmp_path: Path) -> None:
+        """Guards `--pair` with the id of the data."""
+        HfApi(token=MINE).create_repo("me/images", repo_type="dataset")
+        with pytest.raises(HubError, match="is a data set"):
+            ModelPair.from_pretrained("me/images", token=MINE, cache_dir=str(tmp_path))
+
+    def test_a_folder_that_is_not_there_and_an_unknown_name(self, hub: HubServer, tmp_path: Path) -> None:
+        """Guards a mistyped folder, which looks like an id."""
+        with pytest.raises(HubError, match=r"is not a folder.*not a name"):
+            ModelPair.from_pretrained(tmp_path / "nothing")
+        with pytest.raises(HubError, match=r"is not a folder.*no repository of that name"):
+            ModelPair.from_pretrained("runs/nothing", token=MINE, cache_dir=str(tmp_path))
+
+
+class TestCardOfABarePair:
+    def test_it_claims_nothing_and_passes_the_validation(self, hub: HubServer, published: ModelPair) -> None:
+        """Guards figures in a card of a pair whose training nobody recorded."""
+        text = hub.repo("me/pair").files()["README.md"].decode()
+        card = ModelCard(text)
+        assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
+        assert card.data.base_model is None and card.data.eval_results is None
+        assert "## Results" not in text and 'subfolder="peer"' in text and "me/pair" in text
+        card.validate()
+
+
+def test_the_ensemble_needs_no_checkpoint_of_its_own(hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
+    """Guards the pair's own pipeline after a way over the Hub."""
+    opened = ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
+    entries = opened.pipeline()(Image.new("RGB", (30, 20), (200, 10, 10)))
+    assert sum(entry["score"] for entry in entries) == pytest.approx(1)

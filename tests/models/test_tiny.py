@@ -1,0 +1,72 @@
+"""The builtin members: stock architectures that run at every size a user may ask for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from hf_dmt.models import tiny
+from hf_dmt.models.loading import CheckpointError
+
+CLASSES = {0: "ant", 1: "bee", 2: "cat"}
+NAMES = sorted(tiny.TASK_OF)
+
+
+def member(name: str, *, side: int = tiny.DEFAULT_SIDE, seed: int = 0):
+    return tiny.tiny_member(name, tiny.TASK_OF[name], CLASSES, side=side, seed=seed)
+
+
+@pytest.mark.parametrize("side", [16, 32, 50, 64, 96])
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_and_learns_at_any_side(name, side):
+    """A stride too many leaves no pixel, or a training batch that BatchNorm refuses, after minutes of data loading."""
+    model, processor = member(name, side=side)
+    model.train()
+    inputs = processor([torch.zeros(3, side, side, dtype=torch.uint8)] * 2, return_tensors="pt")["pixel_values"]
+    assert inputs.shape[-2:] == (side, side)
+    logits = model(pixel_values=inputs).logits
+    assert logits.shape[:2] == (2, 3)
+    logits.square().mean().backward()
+    assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.grad is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_come_from_the_seed_alone(name):
+    """Weights from the global state differ between processes; equal ones for a and b make the method pointless."""
+    before = torch.get_rng_state()
+    first, again, other = (member(name, seed=seed)[0].state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert any(not torch.equal(value, other[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_small(name):
+    """A demo that takes minutes more than it says is not tried again."""
+    assert member(name)[0].num_parameters() < 2_000_000
+
+
+def test_opens_as_any_checkpoint(tmp_path):
+    """A configuration without the classes would come back from `pipeline()` as LABEL_0."""
+    model, processor = member("tiny:resnet")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    classify = pipeline("image-classification", str(tmp_path))
+    assert {entry["label"] for entry in classify(Image.new("RGB", (20, 30)), top_k=3)} == set(CLASSES.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "message"),
+    [
+        ("tiny:vti", "image-classification", "Unknown builtin member 'tiny:vti'.*tiny:vit, tiny:resnet"),
+        ("tiny:", "semantic-segmentation", "Unknown builtin member.*tiny:segformer"),
+        ("tiny:vit", "semantic-segmentation", "'tiny:vit' is a builtin for image-classification.*tiny:segformer"),
+        ("tiny:upernet", "image-classification", "not for image-classification. Use one of: tiny:vit, tiny:resnet"),
+    ],
+)
+def test_unknown_name_or_other_task_lists_what_there_is(name, task, message):
+    """A typo must show the names that exist, of this task only."""
+    with pytest.raises(CheckpointError, match=message):
+        tiny.tiny_member(name, task, CLASSES, side=32, seed=0)
