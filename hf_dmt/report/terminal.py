@@ -51,12 +51,13 @@ def print_summary(folder: str | Path) -> None:
     """
     run = read_run(folder)
     table = phase_table(run.results)
-    in_terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    table.box = box.SIMPLE_HEAD if in_terminal else None
-    if not in_terminal:
-        # A log file has no width: every column as wide as it needs.
-        console = Console(file=sys.stdout, highlight=False, markup=False, no_color=True, width=200, soft_wrap=True)
+    if sys.stdout.isatty():
+        console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+        table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)  # close enough for 80 columns
+    else:
+        # A log file has no width: every column is as wide as it needs.
+        console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, no_color=True, width=200)
+        table.box = None
     if run.phases:
         console.print(table)
     console.print(_gain_line(run).replace("−", "-"))  # a log file may be ASCII
