@@ -57,9 +57,9 @@ def label_images(
         rows += part.index
         truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
         for name in MEMBERS:
-            labels, confidence, doubt = pseudo_label(part.logits[name])
-            judged = separation.student_scores(part.logits, name, labels, confidence, knobs)
-            found[name].append(tuple(column.cpu() for column in (labels, confidence, doubt, *judged)))
+            made = pseudo_label(part.logits[name])
+            judged = separation.student_scores(part.logits, name, *made[:2], knobs)
+            found[name].append(tuple(column.cpu() for column in (*made, *judged)))
     share = {
         name: [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         for name, parts in found.items()

@@ -81,7 +81,7 @@ def of_images(weight: np.ndarray, confidence: np.ndarray, agree: np.ndarray, hit
     scores = {"weight": weight, "confidence": confidence, "disagreement": agree}
     distinct = {name: np.unique(values, return_inverse=True) for name, values in scores.items()}
     counts = {
-        name: [np.bincount(place[chosen], minlength=len(values)) for chosen in (hit, ~hit)]
+        name: (np.bincount(place[hit], minlength=len(values)), np.bincount(place[~hit], minlength=len(values)))
         for name, (values, place) in distinct.items()
     }
     return {
@@ -99,9 +99,11 @@ class PixelSeparation:
 
     def add(self, weight: Tensor, agree: Tensor, labels: Tensor, truth: Tensor) -> None:
         """Pixels of one image, all of one shape; those whose truth is -100 are left out."""
-        for row, chosen in enumerate((labels == truth, (labels != truth) & (truth != IGNORE_INDEX))):
-            self.counts[row, :-2] += torch.bincount(_code(weight[chosen]), minlength=CONFIDENCE_CODES)
-            self.counts[row, -2:] += torch.bincount(agree[chosen].long(), minlength=2)
+        known = truth != IGNORE_INDEX
+        row = (labels != truth)[known] * self.counts.shape[1]
+        for place in (_code(weight[known]), CONFIDENCE_CODES + agree[known].long()):
+            place = row + place
+            self.counts.view(-1).scatter_add_(0, place, torch.ones_like(place))
 
     def figures(self, right: Tensor, known: Tensor, total: Callable[[Tensor], Tensor]) -> dict[str, Any] | None:
         """The figures over all processes, None without known pixels.
@@ -113,13 +115,13 @@ class PixelSeparation:
         counts = total(self.counts).numpy()
         if not known.any():
             return None
-        right, wrong = right.numpy(), (known - right).numpy()
+        by_confidence = right.numpy(), (known - right).numpy()
         values = decode_confidence(torch.arange(CONFIDENCE_CODES)).double().numpy()
         return {
             "weight": auroc(*counts[:, :-2]),
-            "confidence": auroc(right, wrong),
+            "confidence": auroc(*by_confidence),
             "disagreement": auroc(*counts[:, -2:]),
-            "calibration": calibration(values, right, wrong),
+            "calibration": calibration(values, *by_confidence),
         }
 
 
