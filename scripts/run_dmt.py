@@ -146,6 +146,8 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     )
     unlabeled = len(images.unlabeled) if images.unlabeled is not None else 0
     print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
+    if args.freeze_backbone:
+        print(f"backbones frozen: {pair.num_parameters(only_trainable=True) / 1e6:.2f} M parameters are trained")
     steps = " + ".join(str(phase.steps) for phase in trainer.phases)
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"

@@ -111,6 +111,10 @@ class DMTTrainingArguments(TrainingArguments):
     weight_decay_everywhere: bool = field(
         default=False, metadata={"help": "Decay biases and norms too, as the official code does."}
     )
+    freeze_backbone: bool = field(
+        default=False,
+        metadata={"help": "Train both members' heads alone: less memory and time, for backbones that fit the images."},
+    )
     augmentation: str | None = field(
         default=None,
         metadata={"help": "weak, strong, or for masks scale-crop-flip; default: strong, for masks scale-crop-flip."},

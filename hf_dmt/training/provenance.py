@@ -19,6 +19,7 @@ _SETTINGS = (
     "warmup_steps",
     "max_grad_norm",
     "gradient_accumulation_steps",
+    "freeze_backbone",
 )
 
 
@@ -49,7 +50,7 @@ def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str,
         "settings": {
             "optim": str(getattr(args.optim, "value", args.optim)),
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-            **{name: value for name, value in settings.items() if value is not None},
+            **{name: value for name, value in settings.items() if value is not None and value is not False},
             "precision": precision,
         },
         "environment": {
