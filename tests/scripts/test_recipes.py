@@ -34,9 +34,9 @@ from transformers import (
 )
 
 from hf_dmt.training.methods import PRESETS, as_results, resolve
-from scripts import prepare_data, prepare_model
-from scripts.run_dmt import RECIPES as FOLDER
-from scripts.run_dmt import main
+from scripts import prepare_data, prepare_model, run_dmt
+
+FOLDER = run_dmt.RECIPES
 
 RECIPES = sorted(
     path.relative_to(FOLDER).as_posix() for room in ("paper", "modern") for path in (FOLDER / room).glob("*.yaml")
@@ -155,6 +155,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
+@pytest.fixture(autouse=True)
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs do, and has tests of its own."""
+    monkeypatch.setattr(run_dmt, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(run_dmt, "write_figures", lambda folder: None)
+
+
 def flags(settings: dict[str, Any]) -> list[str]:
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
@@ -167,12 +174,12 @@ def run(recipe: str, out: Path) -> dict[str, Any]:
         small["num_labeled"] = 20
     if written.get("selection_rule") == "official":
         # Two updates at the rate of thousands leave a network that is sure of everything: ties, of which it keeps none.
-        small |= {"learning_rate": 1e-4, "supervised_learning_rate": 1e-4}
+        small |= {"image_size": 8, "learning_rate": 1e-4, "supervised_learning_rate": 1e-4}
     if written["method"] not in ("supervised", "online-st"):
         argument = [*flags(small), "--label_ratios", "0.5"]
     else:
         argument = flags(small)
-    assert main([str(FOLDER / recipe), *argument, "--output_dir", str(out)]) == 0
+    assert run_dmt.main([str(FOLDER / recipe), *argument, "--output_dir", str(out)]) == 0
     found: dict[str, Any] = json.loads((out / "dmt_results.json").read_text())
     return found
 
@@ -223,8 +230,8 @@ TASKS = {
 def test_every_method_runs_on_both_tasks(workplace: Path, tmp_path: Path, task: str, method: str) -> None:
     """Silent: a preset that a task refuses, or results that name a method and hold another one's settings."""
     given = ["--task", task, *TASKS[task].split(), *METHODS[method], "--max_steps", "1", "--supervised_epochs", "2"]
-    given += ["--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--use_cpu", "true"]
-    assert main([*given, "--output_dir", str(tmp_path / "run")]) == 0
+    given += ["--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--use_cpu", "true", "--save_strategy", "no"]
+    assert run_dmt.main([*given, "--output_dir", str(tmp_path / "run")]) == 0
     results = json.loads((tmp_path / "run" / "dmt_results.json").read_text())
     name, *online = method.split()
     explicit: dict[str, Any] = {"labeled_batch_size": 2, "pseudo_batch_size": 2, "supervised_epochs": 2.0}
