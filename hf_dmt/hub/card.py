@@ -139,15 +139,11 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _dataset(run: Run | None) -> tuple[str, str | None]:
-    """What to call the run's data, and its id on the Hub if it has one. A folder gives its name, never its path."""
-    given = (run.split.get("dataset") if run else None) or ""
-    if not given:
-        return "unnamed data", None
+    """What to call the run's data, and its id on the Hub if it has one."""
+    given = (run.split.get("dataset") if run else None) or "unnamed data"
     if given in BUILTIN_SETS:
         return f"{given} (built into hf_dmt)", None
-    if Path(given).exists() or not _HUB_ID.fullmatch(given):
-        return Path(given).resolve().name, None
-    return given, given
+    return given, run.split.get("dataset_id") if run else None
 
 
 def _final_scores(run: Run) -> tuple[str, dict[str, Any]] | None:
