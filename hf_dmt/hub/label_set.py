@@ -102,8 +102,8 @@ def _store(folder: Path, phase: int | None) -> tuple[int, Path]:
     }
     if not found:
         raise HubError(
-            f"{str(folder)!r} has no pseudo_labels/, so there are no labels to publish. Give the output folder of a run "
-            "with --strategy phases on unlabeled images."
+            f"{str(folder)!r} has no pseudo_labels/, so there are no labels to publish. Give the output folder of a "
+            "run with --strategy phases on unlabeled images."
         )
     if phase is not None and phase not in found:
         raise HubError(
