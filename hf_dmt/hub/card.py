@@ -63,8 +63,7 @@ def write_card(
     data_name, data_id = _dataset(run)
     data_ids = data_ids or ([data_id] if data_id else [])
     scored = _final_scores(run) if run else None
-    # The figures of a phase 0 that started from a pair trained before are not those of labels alone.
-    gain = gain_of(run) if run and not pair.get("continued") else None
+    gain = gain_of(run) if run else None
     metadata = ModelCardData(
         base_model=list(dict.fromkeys(base for base in bases.values() if base)) or None,
         datasets=data_ids or None,
@@ -96,7 +95,7 @@ def write_card(
         dataset=dataset or data_name,
         scored=scored,
         gain=gain,
-        headline=headline(run) if run and not pair.get("continued") else None,
+        headline=headline(run) if run else None,
         names=NAMES,
         score_of=score_of,
         figures=[name for name in _FIGURES if (folder / "figures" / name).is_file()],

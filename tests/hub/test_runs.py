@@ -94,7 +94,10 @@ class TestAfterTraining:
         published_run(data, tmp_path / "run")
         repo = hub.repo("me/run")
         found = set(repo.files()) - {".gitattributes"}
-        assert len(repo.commits) == 2, "the push is one commit"
+        assert [commit.title for commit in repo.commits[1:]] == [
+            *(f"Training in progress, step {step}" for step in (2, 4, 6)),
+            "End of training",
+        ]
         assert found >= PAIR | {"report.html", "dmt_results.json", "split.json", "figures/scores.png"}
         assert all(any(fnmatch(name, pattern) for pattern in PUBLISHED) for name in found)
         written = results(tmp_path / "run")
@@ -152,11 +155,11 @@ class TestAfterTraining:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Guards a long run: everything is on disk, the exit code tells a script, and the command that is named works."""
+        """Guards a long run: everything is on disk, the exit code tells a script, the named command works."""
         out = tmp_path / "my run"
         hub.fail("/preupload/|/commit/|lfs", "cut", times=math.inf)
-        given = [*data, *TINY, *SHORT, *PUSH, "--hub_private_repo", "True", "--output_dir", str(out)]
-        assert main(given) == 1
+        given = [*data, *TINY, *SHORT, *PUSH, "--hub_private_repo", "True", "--hub_strategy", "end"]
+        assert main([*given, "--output_dir", str(out)]) == 1
         message = capsys.readouterr().err
         assert "Hub cannot be reached" in message and str(out) in message and MINE not in message
         assert all((out / name).is_file() for name in PAIR | {"report.html", "dmt_results.json"})
