@@ -186,8 +186,8 @@ def _pixel_thresholds(manifest: dict[str, Any]) -> list[float | None]:
 
 def _lowest_kept(rows: datasets.Dataset, classes: int) -> list[float | None]:
     """Per class, the lowest confidence among the images that are kept; None for a class without any."""
-    table = rows.with_format("numpy")
-    labels, confidence, kept = (table[name][:] for name in ("label", "confidence", "kept"))
+    # Not with_format("numpy"): with torchvision from 0.26, datasets before 5 fails in it.
+    labels, confidence, kept = (rows.data.column(name).to_numpy() for name in ("label", "confidence", "kept"))
     found = [confidence[kept & (labels == index)] for index in range(classes)]
     return [float(values.min()) if len(values) else None for values in found]
 

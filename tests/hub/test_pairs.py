@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
@@ -21,6 +22,7 @@ from hf_dmt import ModelPair
 from hf_dmt.hub.push import push_folder
 from hf_dmt.hub.repository import HubError
 from hf_dmt.models.loading import CheckpointError
+from tests.hub_repos import read_card
 from tests.hub_server import HubServer
 from tests.training.small_runs import assert_same, make_pair, state_of
 
@@ -383,7 +385,10 @@ class TestCardOfABarePair:
         assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
         assert card.data.base_model is None and card.data.eval_results is None
         assert "## Results" not in text and 'subfolder="peer"' in text and "me/pair" in text
-        card.validate()
+        assert not read_card(text)[1]
+        # Releases before 2 send the card to the real Hub for validation, whatever HF_ENDPOINT says.
+        if int(huggingface_hub.__version__.split(".")[0]) >= 2:
+            card.validate()
 
 
 def test_the_ensemble_needs_no_checkpoint_of_its_own(hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
