@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -185,19 +186,21 @@ def run(trainer: DMTTrainer, checkpoint: str | None) -> None:
         write_figures(folder)
         print_summary(folder)
         print(f"pair: {folder}\nreport: {report}")
-    trainer.create_model_card()
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-        if trainer.args.should_save:
-            print(f"published: {trainer.hub_model_id}")
+    if not trainer.args.push_to_hub:
+        trainer.create_model_card()
+        return
+    trainer.push_to_hub()
+    if trainer.args.should_save:
+        print(f"published: {trainer.hub_model_id}")
 
 
 def push_command(trainer: DMTTrainer) -> str:
     """What publishes the output folder at any later time."""
     args = trainer.args
-    command = f"python -m hf_dmt.hub {args.output_dir} {trainer.hub_model_id}"
-    private = " --private" if args.hub_private_repo else ""
-    return command + private + (f" --revision {args.hub_revision}" if args.hub_revision else "")
+    command = ["python", "-m", "hf_dmt.hub", "push", args.output_dir, trainer.hub_model_id or ""]
+    command += ["--private"] if args.hub_private_repo else []
+    command += ["--revision", args.hub_revision] if args.hub_revision else []
+    return shlex.join(command)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import DataArguments
+from .builtin import BUILTIN_SETS
 from .sources import (
     DataError,
     ImageSet,
@@ -108,9 +109,20 @@ def assemble(
         "eval": held_out.ids if held_out is not None else [],
         "test": test.ids if test is not None else [],
     }
-    facts = {"dataset": args.dataset_name, "unlabeled_from": args.unlabeled_dir or args.unlabeled_dataset_name}
+    facts = {
+        **_origin("dataset", args.dataset_name),
+        **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
+    }
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
     return RunImages(labeled, unlabeled, held_out, test, names, split, notes)
+
+
+def _origin(key: str, given: str | None) -> dict[str, str | None]:
+    """A source by name and, if it has one, by its id on the Hub. `split.json` is published: of a folder it holds the
+    name alone, for a path tells of its owner's machine."""
+    local = given is not None and Path(given).exists()
+    on_hub = given is not None and not local and given not in BUILTIN_SETS
+    return {key: Path(given).resolve().name if given and local else given, f"{key}_id": given if on_hub else None}
 
 
 def read_class_names(file: str) -> list[str]:
