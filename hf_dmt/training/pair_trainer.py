@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..data.transforms import IGNORE_INDEX
 from ..models.ema import ExponentialAverage
+from ..models.frozen import freeze_backbones
 from ..models.pair import MEMBERS, ModelPair
 from . import checkpoints, evaluation, phases
 from .arguments import DMTTrainingArguments
@@ -46,6 +47,11 @@ class PairTrainer(Trainer):
     ema: ExponentialAverage | None = None
     new_optimizer_state: dict[str, Any]
     optimizer: Any  # the stock annotation is None until the optimizer is made
+
+    def __init__(self, model: ModelPair, args: DMTTrainingArguments, **stock: Any) -> None:
+        if args.freeze_backbone:
+            freeze_backbones(model)  # before the stock constructor, which may compile or wrap what it is given
+        super().__init__(model=model, args=args, **stock)
 
     # ---- optimizer -------------------------------------------------------------------------------------------------
 
