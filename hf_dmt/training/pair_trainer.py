@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -228,7 +229,11 @@ class PairTrainer(Trainer):
         if asked is None or asked is False or (isinstance(asked, str) and asked.lower() in ("false", "none", "")):
             return None
         if asked is True or (isinstance(asked, str) and asked.lower() == "true"):
-            last = checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)
+            # One process looks, after all have finished writing: the others could find a checkpoint whole that it did
+            # not, and train another phase.
+            self.accelerator.wait_for_everyone()
+            found = [checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)]
+            last = broadcast_object_list(found)[0]
             if last is None:
                 logger.warning(f"No complete checkpoint in {self.args.output_dir}: starting from the beginning.")
             return str(last) if last else None
