@@ -243,11 +243,16 @@ class Bench:
         """The record of one run, read if it is there, else made now."""
         name = f"{arm}-seed-{seed}" + (f"-rate-{factor:g}" if trial else "")
         file = self.folder / ("trials" if trial else "runs") / f"{name}.json"
+        flags = self.flags(arm, seed, factor)
         if file.is_file():
             record: dict[str, Any] = json.loads(file.read_text())
+            if record["flags"] != flags:
+                raise SystemExit(
+                    f"{file} was run with other settings:\n  then: {' '.join(record['flags'])}\n  now:  "
+                    f"{' '.join(flags)}\nGive another --output_dir, or delete the file to run it again."
+                )
             return record
         start = time.monotonic()
-        flags = self.flags(arm, seed, factor)
         with tempfile.TemporaryDirectory() as folder:
             code, output = self._call([*flags, "--output_dir", folder])
             if code:

@@ -161,6 +161,14 @@ def test_tuned_seeds_are_not_reported(capsys: pytest.CaptureFixture[str]) -> Non
     assert "seeds [1] are both tuned on and reported" in capsys.readouterr().err
 
 
+def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
+    """Silent: digits and scenes compared into one folder, and the second table is the first one's figures."""
+    made = {**record("dmt", 0, 0.6, 0.8), "flags": ["--task", "semantic-segmentation"]}
+    write_json(tmp_path / "own" / "data" / "runs" / "dmt-seed-0.json", made)
+    with pytest.raises(SystemExit, match="was run with other settings"):
+        main(["--arms", "dmt", "--seeds", "0", "--output_dir", str(tmp_path)])
+
+
 def smoke(folder: Path, *arms: str) -> dict[str, dict[str, Any]]:
     main(["--suite", "smoke", "--seeds", "0", "--output_dir", str(folder), "--arms", *arms])
     runs = [json.loads(file.read_text()) for file in (folder / "smoke" / "digits" / "runs").glob("*.json")]
