@@ -196,6 +196,7 @@ def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_method_runs(tmp_path: Path) -> None:
     """Silent: a method of the list whose settings the command line has come to refuse."""
     assert smoke(tmp_path, *ARMS).keys() == ARMS.keys()
