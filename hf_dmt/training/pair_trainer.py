@@ -183,6 +183,8 @@ class PairTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A checkpoint holds the live weights as a pair with a at the root, and the averages in `ema.safetensors`."""
+        if not self.args.should_save:  # transformers from 5.23 calls this on every process, 5.17 on the main one
+            return
         folder = Path(output_dir or self.args.output_dir)
         self.model.save_pretrained(folder, primary="a", state_dict=state_dict)
         if self.ema is not None:

@@ -146,6 +146,8 @@ def two_only(folder: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": 2, "augmentation": "strong", "ema_decay": 0.9}
     whole = make_trainer(folder / "whole", make_pair(dropout=0.2), **settings)
     whole.train()
+    if torch.distributed.get_rank() > 0:
+        whole.save_model(str(folder / "saved by another process"))
     with suppress(Kill):
         make_trainer(folder / "killed", make_pair(dropout=0.2), callbacks=[KillAt(7)], **settings).train()
     resumed = make_trainer(folder / "killed", make_pair(dropout=0.2), **settings)
