@@ -141,6 +141,8 @@ def test_batch_statistics_agree_before_they_label_and_score(two_only: Any) -> No
     assert any(buffers > 1e-4 for event, _, buffers in apart if event == "trained"), "they must differ before"
     assert all(buffers == 0 for event, _, buffers in apart if event == "scored")
     assert all(parameters == 0 for _, parameters, _ in apart)
+    assert two_only["averages apart"] > 1e-4, "each process averages its own"
+    assert two_only["averages that judge apart"] == 0
 
 
 def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
