@@ -6,7 +6,6 @@ Without arguments it runs a small embedded example to the end.
 
 from __future__ import annotations
 
-import os
 import resource
 import shlex
 import sys
@@ -156,9 +155,6 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     print(f"output: {args.output_dir}")
     for note in images.notes:
         print(note)
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
-    if expected != args.world_size:
-        print(f"Warning: {expected} processes were asked for, {args.world_size} run. See `accelerate launch --help`.")
 
 
 def run(trainer: DMTTrainer, checkpoint: str | None) -> None:

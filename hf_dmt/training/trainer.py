@@ -33,7 +33,6 @@ from ..models.pair import MEMBERS, ModelPair
 from . import evaluation, labeling, phase_labels, phases
 from .arguments import DMTTrainingArguments
 from .checks import check_inputs
-from .inference import broadcast_buffers
 from .online import label_online
 from .progress import PhaseLines, PhaseProgress
 from .provenance import run_facts
@@ -224,9 +223,8 @@ class DMTTrainer(PublishingTrainer):
             "pseudo_labels": None,
         }
         with phases.preserved_rng():
-            broadcast_buffers(self.model, self.accelerator)
             if phase.label_ratio is not None:
-                with self.ema.applied() if self.ema and not in_the_middle else nullcontext():
+                with self.judging(averaged=not in_the_middle):
                     labels = phase_labels.provide(
                         phase,
                         self.model,

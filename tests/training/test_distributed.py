@@ -39,13 +39,19 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def errors_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Each process's own traceback, in the order printed: the end of stderr tells only how the others noticed."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("[rank")]
+    return "\n".join(lines or done.stderr.splitlines()[:80])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same cases on one process, here, and on two."""
     target = tmp_path_factory.mktemp("processes")
     two_processes.run(target, 1)
     done = launch("run", str(target))
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, errors_of(done)
     return target
 
 
@@ -135,6 +141,8 @@ def test_batch_statistics_agree_before_they_label_and_score(two_only: Any) -> No
     assert any(buffers > 1e-4 for event, _, buffers in apart if event == "trained"), "they must differ before"
     assert all(buffers == 0 for event, _, buffers in apart if event == "scored")
     assert all(parameters == 0 for _, parameters, _ in apart)
+    assert two_only["averages apart"] > 1e-4, "each process averages its own"
+    assert two_only["averages that judge apart"] == 0
 
 
 def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
@@ -148,6 +156,12 @@ def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
 def test_resume_on_two_processes_is_exact(two_only: Any) -> None:
     """Silent: one rank's random state restored on both, or a draw replayed."""
     assert_same(*two_only["resumed"])
+
+
+def test_only_the_main_process_saves(folder: Path, two_only: dict[str, Any]) -> None:
+    """Both write one checkpoint: mixed files or, now and then, a rename that finds its file gone and ends the run."""
+    assert (folder / "whole" / "checkpoint-8" / "dmt_config.json").is_file()
+    assert not (folder / "saved by another process").exists()
 
 
 def test_predictions_are_gathered_in_order(two_only: Any) -> None:

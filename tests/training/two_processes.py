@@ -133,9 +133,13 @@ def run(folder: Path, world: int) -> None:
 def two_only(folder: Path) -> None:
     """What has no counterpart on one process: batch statistics, random states per process, resume."""
     found: dict[str, Any] = {}
-    found["batch statistics"] = case(
+    trainer, found["batch statistics"] = case(
         folder, "statistics", make_pair("vit", "resnet", dropout=0.2), 2, mixup_alpha=0.5, ema_decay=0.9
-    )[1]
+    )
+    with trainer.ema.applied():  # type: ignore[union-attr]
+        found["averages apart"] = apart(trainer.model.buffers())
+    with trainer.judging():
+        found["averages that judge apart"] = apart(trainer.model.buffers())
 
     trainer = make_trainer(folder / "draws", max_steps=1, augmentation="strong")
     trainer.train()
@@ -146,6 +150,8 @@ def two_only(folder: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": 2, "augmentation": "strong", "ema_decay": 0.9}
     whole = make_trainer(folder / "whole", make_pair(dropout=0.2), **settings)
     whole.train()
+    if torch.distributed.get_rank() > 0:
+        whole.save_model(str(folder / "saved by another process"))
     with suppress(Kill):
         make_trainer(folder / "killed", make_pair(dropout=0.2), callbacks=[KillAt(7)], **settings).train()
     resumed = make_trainer(folder / "killed", make_pair(dropout=0.2), **settings)
