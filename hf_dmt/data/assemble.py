@@ -170,8 +170,10 @@ def _split_with_targets(
             else f"The {role} split has no {what} and is not used."
         )
         found = found.subset(known)
+    if not len(known):
+        return None
     check_targets(found, role, names, args)
-    return found.images if len(known) else None
+    return found.images
 
 
 def _labeled_rows(

@@ -96,7 +96,7 @@ def _look(images: ImageSet, position: int) -> tuple[str, Any]:
         return "fine", images.look(position)
     except CorruptImage as problem:
         return "unreadable", str(problem)
-    except ValueError as problem:
+    except (ValueError, TypeError) as problem:
         return "wrong", str(problem)
 
 

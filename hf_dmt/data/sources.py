@@ -228,7 +228,7 @@ def open_unlabeled_table(
         rows = classified[0]
         files = rows[_unlabeled_split(name, split, list(rows))]
         return FileRows(files.images, root, labels=[position.get(label) for label in files.labels or ()])
-    tables, local = _load_tables(name, config_name, token)
+    tables, local = _load_tables(name, config_name, token, unlabeled=split or "unlabeled")
     table = tables[_unlabeled_split(name, split, list(tables))]
     image = _image_column(table, name, image_column if image_column in table.column_names else None)
     fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == _has_labels(task)
@@ -262,14 +262,23 @@ def _target_of(task: str) -> str:
 
 
 def _load_tables(
-    name: str, config_name: str | None, token: str | None
+    name: str, config_name: str | None, token: str | None, *, unlabeled: str | None = None
 ) -> tuple[dict[str, datasets.Dataset], Path | None]:
-    """The splits, and the folder they come from if it is a local one."""
+    """The splits, and the folder they come from if it is a local one.
+
+    Args:
+        unlabeled: a split that is looked for in files of its own name, which `datasets` passes over in local folders.
+    """
     folder = Path(name).expanduser()
     if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
     try:
-        loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
+        own_files = (
+            {unlabeled: f"{unlabeled}*.parquet"} if unlabeled and any(folder.glob(f"{unlabeled}*.parquet")) else None
+        )
+        loaded = datasets.load_dataset(
+            str(folder) if folder.exists() else name, config_name, data_files=own_files, token=token
+        )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
         reason = problem.__cause__ or problem  # "An error occurred while generating the dataset" says nothing
         text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
@@ -293,7 +302,8 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
         return _named_column(table, name, asked, "--image_column")
     images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
     for column in ("image", "img", "pixel_values"):
-        if column in images or (column in table.column_names and not images):
+        # Files as plain bytes, as other tools write them, have no feature that says so.
+        if column in images or (column in table.column_names and not (images and holds_labels(table.features[column]))):
             return column
     if images:
         return images[0]
