@@ -170,7 +170,10 @@ def _open(
 ) -> Image.Image:
     """Decode completely and turn upright, or whatever `read` does, with errors that name the image."""
     if not isinstance(image, (Image.Image, bytes, str, Path, Mapping)):
-        raise TypeError(f"{name} is no image: expected a PIL image, path, bytes, array or tensor.")
+        raise TypeError(
+            f"{name} is no image: expected a PIL image, path, bytes, array or tensor, got {type(image).__name__}. Name "
+            "the column with the images: --image_column."
+        )
     try:
         return (read or _decode)(image)
     except UnidentifiedImageError as error:

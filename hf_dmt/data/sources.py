@@ -172,6 +172,11 @@ def open_splits(
     tables, folder = _load_tables(name, config_name, token)
     first = tables.get("train", next(iter(tables.values())))
     image = _image_column(first, name, image_column)
+    if image == label_column:
+        raise DataError(
+            f"--image_column and --label_column are both {image!r}, and a value cannot be an image and its label. "
+            f"Name two of: {', '.join(first.column_names)}."
+        )
     target = _target_column(first, name, image, label_column, task)
     classes = _class_names(first, target)
     if folder:
