@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import datasets
 import torch
 import transformers
 from transformers.trainer_utils import get_last_checkpoint
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output_folder(args)
         # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
         transformers.utils.logging.disable_progress_bar()
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
         images = assemble(
             data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
         )
@@ -153,7 +156,7 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
     print(f"phases of {steps} updates of {batch} images{processes}")
     print(f"output: {args.output_dir}")
-    for note in images.notes:
+    for note in [*images.notes, *images.view_notes(pair.image_size)]:
         print(note)
 
 
