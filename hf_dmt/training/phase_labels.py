@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..data.batches import PseudoLabels
-from ..data.pseudo_labels import ImageLabels, PixelLabels
+from ..data.pseudo_labels import ImageLabels, PixelLabels, StoreError
 from ..method import Phase
 from ..models.pair import MEMBERS, ModelPair
 from . import labeling
@@ -65,10 +65,10 @@ def provide(
         facts["weights"] = labeling.weights_hash(pair)
     if not labeling.reusable(folder, facts):
         if in_the_middle:
-            raise ValueError(
+            raise StoreError(
                 f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
-                "from the "
-                "middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase before."
+                "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase "
+                "before."
             )
         if pair.task == "image-classification":
             labeling.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
