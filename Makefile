@@ -6,6 +6,8 @@ LOWEST_PYTHON ?= python3.10
 VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
 ARGS ?=
+# As many test processes as cores; a file's tests share their fixtures, so they stay in one.
+PARALLEL ?= -n auto --dist loadfile
 
 BIN := $(VENV)/bin
 
@@ -23,13 +25,13 @@ demo: $(VENV)/.installed ## train the embedded default to the end (no network, u
 	$(LAUNCH) scripts/run_dmt.py $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-lowest: $(LOWEST_VENV)/.installed-test ## run the tests on the lowest versions that pyproject.toml allows
-	$(LOWEST_VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(LOWEST_VENV)/bin/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 check: $(VENV)/.installed-test ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from hf_dmt.data.builtin import BUILTIN_SETS
 from hf_dmt.data.files import write_json
 from hf_dmt.data.splits import SPLIT_FILE
 from hf_dmt.hub.repository import HubError
-from hf_dmt.models import loading
+from hf_dmt.models import loading, tiny
 from hf_dmt.report import print_summary, write_figures, write_report
 from hf_dmt.training.command_line import ModelArguments, parse, print_error
 from hf_dmt.training.evaluation import without_loss
@@ -86,7 +86,7 @@ def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> li
         code = model_args.trust_remote_code
         return ModelPair.from_pretrained(model_args.pair, token=args.hub_token, trust_remote_code=code).class_names
     sources = [model_args.model_a or "", model_args.model_b or ""]
-    if any(source.startswith("tiny:") for source in sources):
+    if any(source.startswith(tiny.PREFIX) for source in sources):
         return None
     configs = [
         loading.load_config(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token)
@@ -141,6 +141,8 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     )
     unlabeled = len(images.unlabeled) if images.unlabeled is not None else 0
     print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
+    if args.freeze_backbone:
+        print(f"backbones frozen: {pair.num_parameters(only_trainable=True) / 1e6:.2f} M parameters are trained")
     steps = " + ".join(str(phase.steps) for phase in trainer.phases)
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"

@@ -126,9 +126,9 @@ def _scene(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One scene: image uint8 (size, size, 3) and mask uint8 (size, size)."""
     # Texture: coarse patches of colour and fine grain.
-    patches = Image.fromarray(rng.randint(70, 186, (4, 4, 3)).astype(np.uint8))
+    patches = Image.fromarray(rng.randint(90, 166, (4, 4, 3)).astype(np.uint8))
     image = np.asarray(patches.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
-    image = image + rng.normal(0, 10, (size, size, 1)).astype(np.float32)
+    image = image + rng.normal(0, 6, (size, size, 1)).astype(np.float32)
     mask = np.zeros((size, size), dtype=np.uint8)
     for _ in range(digits):
         which = rng.randint(len(pools))
@@ -139,7 +139,7 @@ def _scene(
         places = [(slice(y, y + side), slice(x, x + side)) for y, x in rng.randint(0, size - side + 1, (4, 2))]
         window = min(places, key=lambda place: np.count_nonzero(mask[place]))
         surroundings = image[window].mean((0, 1))
-        contrast = rng.uniform(60, 120) * (1 if surroundings.mean() < 128 else -1)
+        contrast = rng.uniform(70, 120) * (1 if surroundings.mean() < 128 else -1)
         colour = np.clip(surroundings + contrast + rng.normal(0, 25, 3), 0, 255).astype(np.float32)
         image[window] += ink * (colour - image[window])
         mask[window][ink[..., 0] > 0.5] = which + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,20 @@ from typing import Any
 def write_aside(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, then rename: a reader sees the old file or the new one, never a part.
 
+    One process at a time writes a path. What a kill leaves beside it is overwritten by the next attempt.
+
     Raises:
         OSError: with the folder's name, when it is full or not writable; the old file is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             file.write(content)
         aside.replace(path)
     except OSError as problem:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         raise OSError(
             problem.errno,
             f"Cannot write {path.name} in {path.parent} ({problem.strerror}). Free space or choose another folder",

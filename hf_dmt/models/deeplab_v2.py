@@ -159,7 +159,9 @@ def load_imagenet_backbone(
         given = source
     else:
         name = os.fspath(source)
-        given, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        given, info = AutoModel.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
         lost = sorted(info["missing_keys"]) + sorted(
             key for key in info["unexpected_keys"] if not key.startswith("classifier.")
         )

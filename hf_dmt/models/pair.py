@@ -72,6 +72,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
         # Tensors that this process drew and did not load; a pair opened from disk has none.
         self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}
+        self.frozen_backbones: dict[str, nn.Module] = {}  # filled by `freeze_backbones`
         self.eval()  # as `from_pretrained` leaves a model: dropout off until a trainer turns it on
 
     # ---- the two members -------------------------------------------------------------------------------------------
@@ -98,6 +99,13 @@ class ModelPair(nn.Module, PushToHubMixin):
     @property
     def _no_split_modules(self) -> list[str]:
         return sorted({name for member in MEMBERS for name in self.member(member)._no_split_modules or ()})
+
+    def train(self, mode: bool = True) -> ModelPair:
+        """As `nn.Module.train`, but a frozen backbone stays in eval mode."""
+        super().train(mode)
+        for backbone in self.frozen_backbones.values():
+            backbone.eval()
+        return self
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         return sum(self.member(name).num_parameters(only_trainable=only_trainable) for name in MEMBERS)

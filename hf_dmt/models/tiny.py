@@ -1,7 +1,7 @@
 """Small members trained from scratch: `tiny:vit`, `tiny:resnet` and so on, for trying things without a download.
 
-Each is a stock transformers architecture with a small configuration, so everything that holds for a checkpoint (saving,
-`pipeline()`, the Hub) holds for them.
+Each is a stock transformers architecture with a small configuration, or the paper's WRN-28-2, so everything that holds
+for a checkpoint (saving, `pipeline()`, the Hub) holds for them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,26 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from .deeplab_v2 import DeepLabV2Config
 from .loading import AUTO_CLASSES, CheckpointError, drawn_from
+from .wide_resnet import WideResNetConfig
 
-PREFIX = "tiny:"
+PREFIX = ("tiny:", "paper:")
 TASK_OF = {
+    "paper:wrn-28-2": "image-classification",
+    "paper:deeplab-v2": "semantic-segmentation",
     "tiny:vit": "image-classification",
     "tiny:resnet": "image-classification",
+    "tiny:wrn-28-2": "image-classification",
     "tiny:segformer": "semantic-segmentation",
     "tiny:mobilenet-deeplab": "semantic-segmentation",
     "tiny:upernet": "semantic-segmentation",
 }
 
 DEFAULT_SIDE = 32
+
+# Of the training images, as in the official classification code.
+CIFAR_MEAN, CIFAR_STD = (0.49137, 0.48235, 0.44667), (0.24706, 0.24353, 0.26157)
 
 
 def tiny_member(
@@ -58,6 +66,12 @@ def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[Pret
     labels = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
     square = {"height": side, "width": side}
     match name:
+        case "paper:wrn-28-2":
+            return WideResNetConfig(**labels), BitImageProcessor(
+                size={"shortest_edge": side}, crop_size=square, image_mean=CIFAR_MEAN, image_std=CIFAR_STD
+            )
+        case "paper:deeplab-v2":
+            return DeepLabV2Config(**labels), SegformerImageProcessor(size=square)
         case "tiny:vit":
             config: PretrainedConfig = ViTConfig(
                 image_size=side,
@@ -79,6 +93,12 @@ def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[Pret
                 **labels,
             )
             return config, BitImageProcessor(size={"shortest_edge": side}, crop_size=square)
+        case "tiny:wrn-28-2":
+            # The paper's network for CIFAR-10, 1.5 M parameters, and the colours of that set.
+            processor = ViTImageProcessor(
+                size=square, image_mean=[0.49137, 0.48235, 0.44667], image_std=[0.24706, 0.24353, 0.26157]
+            )
+            return WideResNetConfig(**labels), processor
         case "tiny:segformer":
             config = SegformerConfig(
                 hidden_sizes=[24, 40, 64, 96],

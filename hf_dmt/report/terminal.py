@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from .gain import gain_of, signed, why_no_gain
@@ -21,7 +22,8 @@ def phase_table(results: dict[str, Any]) -> Table:
         results: the contents of `dmt_results.json`.
     """
     run = Run(Path(), results, [], {}, {})
-    table = Table(title_justify="left")
+    # Two blanks between columns: with the usual three, eleven of them are wider than 80 letters.
+    table = Table(title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     has = {split: any(entry.get(split) for entry in run.phases) for split in ("eval", "test")}
     for title in ("phase", "ratio", "steps"):
         table.add_column(title, justify="right")
@@ -52,11 +54,10 @@ def print_summary(folder: str | Path) -> None:
     run = read_run(folder)
     table = phase_table(run.results)
     in_terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    console = Console(file=sys.stdout, highlight=False, markup=False, no_color=not in_terminal, soft_wrap=True)
     table.box = box.SIMPLE_HEAD if in_terminal else None
-    if not in_terminal:
-        # A log file has no width: every column as wide as it needs.
-        console = Console(file=sys.stdout, highlight=False, markup=False, no_color=True, width=200, soft_wrap=True)
+    # A log file has no width, and a terminal breaks lines by itself; rich would cut figures to dots.
+    console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum)
     if run.phases:
         console.print(table)
     console.print(_gain_line(run).replace("−", "-"))  # a log file may be ASCII

@@ -19,7 +19,7 @@ _REPLACED: dict[str, str] = {
     "--labeled_batch_size and --pseudo_batch_size",
     "dataloader_drop_last": "the streams are endless and have no last batch: leave it out",
     "ignore_data_skip": "a resumed phase goes on where it stood: leave it out",
-    "dataloader_persistent_workers": "workers that outlive a phase would train on the labels of the one before: "
+    "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels: "
     "leave it out",
     "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and stops: leave it out",
 }
@@ -111,6 +111,10 @@ class DMTTrainingArguments(TrainingArguments):
     )
     weight_decay_everywhere: bool = field(
         default=False, metadata={"help": "Decay biases and norms too, as the official code does."}
+    )
+    freeze_backbone: bool = field(
+        default=False,
+        metadata={"help": "Train both members' heads alone: less memory and time, for backbones that fit the images."},
     )
     augmentation: str | None = field(
         default=None,

@@ -25,6 +25,7 @@ from ..method import (
 )
 from ..method.selection import selected_count
 from ..models.pair import MEMBERS, ModelPair
+from . import separation
 from .inference import CleanPass
 from .methods import Knobs
 
@@ -56,7 +57,9 @@ def label_images(
         rows += part.index
         truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
         for name in MEMBERS:
-            found[name].append(tuple(column.cpu() for column in pseudo_label(part.logits[name])))
+            made = pseudo_label(part.logits[name])
+            judged = separation.student_scores(part.logits, name, *made[:2], knobs)
+            found[name].append(tuple(column.cpu() for column in (*made, *judged)))
     share = {
         name: [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         for name, parts in found.items()
@@ -65,16 +68,19 @@ def label_images(
     gathered = [part for part in gather_object([(rows, share, truth)]) if part[0]]
     known = {row: label for *_, part in gathered for row, label in part.items()}
     true_labels = np.asarray([known.get(row, IGNORE_INDEX) for row in range(count)])
+    scored = true_labels != IGNORE_INDEX
     order = np.argsort(np.concatenate([part[0] for part in gathered]))
     for name in MEMBERS:
-        labels, confidence, doubt = (
-            np.concatenate([part[1][name][column] for part in gathered])[order] for column in range(3)
+        labels, confidence, doubt, weight, agree = (
+            np.concatenate([part[1][name][column] for part in gathered])[order] for column in range(5)
         )
         selected = select_images(labels, confidence, doubt, facts["ratio"], knobs)
+        hit = labels == true_labels
         summary = {
             "selected": float(selected.mean()),
-            "accuracy": _accuracy(labels[selected], true_labels[selected]),
+            "accuracy": float(hit[selected & scored].mean()) if (selected & scored).any() else None,
             "class_counts": np.bincount(labels[selected], minlength=len(pair.class_names)).tolist(),
+            "separation": separation.of_images(weight[scored], confidence[scored], agree[scored], hit[scored]),
         }
         if accelerator.is_main_process:
             stored = ImageLabels(labels, confidence, selected)
@@ -124,11 +130,12 @@ def label_pixels(
     accelerator: Accelerator,
     folder: Path,
     *,
+    knobs: Knobs,
     facts: dict[str, Any],
 ) -> None:
     """Label every pixel of the unlabeled images, unfiltered, and set per-class thresholds from a histogram.
 
-    Memory: one batch of logits and two histograms of classes x 65536 counts, whatever the number of images.
+    Memory: one batch of logits and histograms of classes x 65536 counts, whatever the number of images.
     """
     classes = len(pair.class_names)
     stores = {name: PixelLabels(folder / name) for name in MEMBERS}
@@ -137,17 +144,21 @@ def label_pixels(
     # kept.
     right = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
     known = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
+    judged = {name: separation.PixelSeparation() for name in MEMBERS}
     title = f"labeling for phase {facts['phase']}"
     for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=pair.image_size):
         for name in MEMBERS:
             for position, row in enumerate(part.index):
-                labels, _, doubt = pseudo_label(part.logits[name][position : position + 1])
-                codes = encode_confidence(doubt=doubt)
-                labels, codes = labels[0].cpu(), codes[0].cpu()
+                logits = {member: part.logits[member][position : position + 1] for member in MEMBERS}
+                made, confidence, doubt = pseudo_label(logits[name])
+                labels, codes = made[0].cpu(), encode_confidence(doubt=doubt)[0].cpu()
                 confidence_histogram(codes, labels, classes, out=histograms[name])
                 stores[name].write(row, labels.numpy(), codes.numpy())
                 if part.truth[position] is not None:
-                    _count_right(labels, codes, part.truth[position], classes, right[name], known[name])
+                    truth = torch.from_numpy(resize_mask(part.truth[position], (labels.shape[0], labels.shape[1])))
+                    _count_right(labels, codes, truth, classes, right[name], known[name])
+                    weight, agree = separation.student_scores(logits, name, made, confidence, knobs)
+                    judged[name].add(weight[0].cpu(), agree[0].cpu(), labels, truth)
     for name in MEMBERS:
         histogram, hits, seen = (_sum_over_processes(table[name], accelerator) for table in (histograms, right, known))
         thresholds = thresholds_from_histogram(histogram, facts["ratio"])
@@ -157,6 +168,9 @@ def label_pixels(
             "selected": int(histogram[kept].sum()) / max(1, int(histogram.sum())),
             "accuracy": int(hits[kept].sum()) / kept_known if kept_known else None,
             "class_counts": [int(count) for count in (histogram * kept).sum(dim=1)],
+            "separation": judged[name].figures(
+                hits.sum(dim=0), seen.sum(dim=0), lambda counts: _sum_over_processes(counts, accelerator)
+            ),
         }
         if accelerator.is_main_process:
             stores[name].finish({**facts, "summary": summary}, thresholds.tolist())
@@ -192,16 +206,10 @@ def unlabeled_ids(unlabeled: Any) -> list[str]:
     return [str(name) for name in getattr(unlabeled, "ids", range(len(unlabeled)))]
 
 
-def _accuracy(labels: np.ndarray, truth: np.ndarray) -> float | None:
-    scored = truth != IGNORE_INDEX
-    return float((labels[scored] == truth[scored]).mean()) if scored.any() else None
-
-
-def _count_right(labels: Tensor, codes: Tensor, truth: np.ndarray, classes: int, right: Tensor, known: Tensor) -> None:
-    true_labels = torch.from_numpy(resize_mask(truth, (labels.shape[0], labels.shape[1])))
-    valid = true_labels != IGNORE_INDEX
+def _count_right(labels: Tensor, codes: Tensor, truth: Tensor, classes: int, right: Tensor, known: Tensor) -> None:
+    valid = truth != IGNORE_INDEX
     confidence_histogram(codes[valid], labels[valid], classes, out=known)
-    hit = valid & (labels == true_labels)
+    hit = valid & (labels == truth)
     confidence_histogram(codes[hit], labels[hit], classes, out=right)
 
 

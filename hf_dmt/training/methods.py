@@ -69,20 +69,25 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "semantic-segmentation": {"class_balanced": True, "labeled_batch_size": 4, "pseudo_batch_size": 12},
 }
 
-_UNWEIGHTED = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
+# Every weight 1. gamma 0 alone would still drop positive disagreements, hence `keep`.
+_UNWEIGHTED: dict[str, Any] = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
 
-# Official scripts and losses: `paper` sections 1 and 4. gamma 0 alone switches no case off, hence `keep`.
+# What each method changes in the defaults above; docs/methods.md says where it comes from and when to use it.
 PRESETS: dict[str, dict[str, Any]] = {
     "dmt": {},
+    # labels alone
     "supervised": {"label_ratios": ()},
+    # each member labels for itself
     "cbst": {"labeler": "self", **_UNWEIGHTED},
     "dst": {"labeler": "self"},
+    "curriculum": {"labeler": "self", "restart": "initial", **_UNWEIGHTED},
+    # the members label for each other, with other weights than dmt
     "mutual": _UNWEIGHTED,
     "naive": {"positive_disagree": "keep"},
     "flip": {"positive_disagree": "flip"},
+    # labels at every step
     "cps": {"strategy": "online", **_UNWEIGHTED},
     "online-st": {"strategy": "online", "labeler": "self", "online_threshold": 0.9, **_UNWEIGHTED},
-    "curriculum": {"labeler": "self", "restart": "initial", **_UNWEIGHTED},
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -128,15 +133,22 @@ KNOB_NAMES = tuple(field.name for field in fields(Knobs))
 
 
 def _check(knobs: Knobs, task: str) -> None:
+    _check_each(knobs)
+    _check_together(knobs)
+    if task == "semantic-segmentation":
+        _check_pixels(knobs)
+
+
+def _check_each(knobs: Knobs) -> None:
+    """Every value by itself."""
     for name, choices in CHOICES.items():
         if getattr(knobs, name) not in choices:
             raise ValueError(f"{name} {getattr(knobs, name)!r} does not exist; choose one of: {', '.join(choices)}.")
     for ratio in knobs.label_ratios:
         if not 0 < ratio <= 1:
             raise ValueError(
-                f"label_ratios contains {ratio:g}; a ratio is the fraction of pseudo labels to keep, above 0 and at "
-                "most 1, "
-                "such as 0.2 0.4 0.6 0.8 1.0."
+                f"label_ratios contains {ratio:g}; a ratio is the fraction of pseudo labels to keep, "
+                "above 0 and at most 1, such as 0.2 0.4 0.6 0.8 1.0."
             )
     for name in ("gamma1", "gamma2", "mixup_alpha"):
         if not getattr(knobs, name) >= 0:
@@ -151,10 +163,13 @@ def _check(knobs: Knobs, task: str) -> None:
             raise ValueError(f"{name} is {getattr(knobs, name)}; a batch needs at least one image of each kind.")
     if knobs.supervised_epochs < 0 or not knobs.phase_epochs > 0:
         raise ValueError(
-            f"supervised_epochs is {knobs.supervised_epochs:g} and phase_epochs {knobs.phase_epochs:g}: the first "
-            "may be 0 "
-            "(no phase 0), the second must be above 0."
+            f"supervised_epochs is {knobs.supervised_epochs:g} and phase_epochs {knobs.phase_epochs:g}: "
+            "the first may be 0 (no phase 0), the second must be above 0."
         )
+
+
+def _check_together(knobs: Knobs) -> None:
+    """Values that exclude each other."""
     if not knobs.label_ratios and knobs.supervised_epochs == 0:
         raise ValueError(
             "supervised_epochs is 0 and label_ratios is empty, so nothing would be trained. Raise one of them."
@@ -169,24 +184,26 @@ def _check(knobs: Knobs, task: str) -> None:
     ):
         raise ValueError(
             "exchange sequential lets a and b teach each other in turn, each going on from its own weights. With "
-            "strategy "
-            f"{knobs.strategy}, labeler {knobs.labeler}, restart {knobs.restart} and ema_decay {knobs.ema_decay:g} it "
-            "cannot. Use phases, peer, continue and 0, or exchange simultaneous."
+            f"strategy {knobs.strategy}, labeler {knobs.labeler}, restart {knobs.restart} and ema_decay "
+            f"{knobs.ema_decay:g} it cannot. Use phases, peer, continue and 0, or exchange simultaneous."
         )
-    if task == "semantic-segmentation" and knobs.mixup_alpha > 0:
+
+
+def _check_pixels(knobs: Knobs) -> None:
+    """What masks do not allow."""
+    if knobs.mixup_alpha > 0:
         raise ValueError(
-            f"mixup_alpha is {knobs.mixup_alpha:g}, but mixup of images has no meaning for masks. Leave it at 0 for "
-            "semantic-segmentation."
+            f"mixup_alpha is {knobs.mixup_alpha:g}, but mixup of images has no meaning for masks. "
+            "Leave it at 0 for semantic-segmentation."
         )
-    if task == "semantic-segmentation" and knobs.selection_rule == "official":
+    if knobs.selection_rule == "official":
         raise ValueError(
-            "selection_rule official is index arithmetic on every 16th pixel, which the store does not keep. Use "
-            "exact for "
-            "semantic-segmentation; hf_dmt.class_balanced_thresholds(rule='official') reproduces it on tensors."
+            "selection_rule official is index arithmetic on every 16th pixel, which the store does not keep. "
+            "Use exact for semantic-segmentation; "
+            "hf_dmt.class_balanced_thresholds(rule='official') reproduces it on tensors."
         )
-    if task == "semantic-segmentation" and not knobs.class_balanced:
+    if not knobs.class_balanced:
         raise ValueError(
-            "class_balanced false is not possible for semantic-segmentation: over all classes together, the few "
-            "large ones "
-            "would fill every ratio. Leave it at auto."
+            "class_balanced false is not possible for semantic-segmentation: over all classes together, "
+            "the few large ones would fill every ratio. Leave it at auto."
         )

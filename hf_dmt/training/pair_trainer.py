@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
@@ -21,6 +22,7 @@ from transformers.utils import logging
 
 from ..data.transforms import IGNORE_INDEX
 from ..models.ema import ExponentialAverage
+from ..models.frozen import freeze_backbones
 from ..models.pair import MEMBERS, ModelPair
 from . import checkpoints, evaluation, phases, run_folder
 from .arguments import DMTTrainingArguments
@@ -54,6 +56,11 @@ class PairTrainer(Trainer):
     ema: ExponentialAverage | None = None
     new_optimizer_state: dict[str, Any]
     optimizer: Any  # the stock annotation is None until the optimizer is made
+
+    def __init__(self, model: ModelPair, args: DMTTrainingArguments, **stock: Any) -> None:
+        if args.freeze_backbone:
+            freeze_backbones(model)  # before the stock constructor, which may compile or wrap what it is given
+        super().__init__(model=model, args=args, **stock)
 
     def train(
         self,
@@ -263,7 +270,11 @@ class PairTrainer(Trainer):
         if asked is None or asked is False or (isinstance(asked, str) and asked.lower() in ("false", "none", "")):
             return None
         if asked is True or (isinstance(asked, str) and asked.lower() == "true"):
-            last = checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)
+            # One process looks, after all have finished writing: the others could find a checkpoint whole that it did
+            # not, and train another phase.
+            self.accelerator.wait_for_everyone()
+            found = [checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)]
+            last = broadcast_object_list(found)[0]
             if last is None:
                 logger.warning(f"No complete checkpoint in {self.args.output_dir}: starting from the beginning.")
             return str(last) if last else None

@@ -73,7 +73,7 @@ def provide(
         if pair.task == "image-classification":
             labeling.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
         else:
-            labeling.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, facts=facts)
+            labeling.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
     teacher = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
     store: type[ImageLabels] | type[PixelLabels]
     store = ImageLabels if pair.task == "image-classification" else PixelLabels

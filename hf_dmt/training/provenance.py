@@ -1,4 +1,4 @@
-"""What a run was made with, beside the knobs of the method: the optimizer's settings, software and hardware."""
+"""What a run was made with: task, method and its knobs, images, the optimizer's settings, software and hardware."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from ..models.pair import ModelPair
 from .arguments import DMTTrainingArguments
+from .methods import Knobs, as_results
 
 _SETTINGS = (
     "learning_rate",
@@ -17,11 +19,30 @@ _SETTINGS = (
     "warmup_steps",
     "max_grad_norm",
     "gradient_accumulation_steps",
+    "freeze_backbone",
 )
 
 
-def provenance(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
-    """`settings` and `environment` for `dmt_results.json`: no path, name or token of the owner is among them."""
+def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image_sets: Any) -> dict[str, Any]:
+    """The head of `dmt_results.json`: no path, name or token of the owner is among it.
+
+    Args:
+        image_sets: labeled, unlabeled, eval, test; each is counted, None as 0.
+    """
+    return {
+        "task": pair.task,
+        "method": args.method,
+        "knobs": as_results(knobs),
+        "num_labels": len(pair.class_names),
+        "class_names": pair.class_names,
+        **{f"num_{role}": len(images or ()) for role, images in image_sets.items()},
+        "world_size": args.world_size,
+        "seed": args.seed,
+        **_settings_and_environment(args),
+    }
+
+
+def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     settings = {name: getattr(args, name) for name in _SETTINGS}
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
@@ -29,7 +50,7 @@ def provenance(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
         "settings": {
             "optim": str(getattr(args.optim, "value", args.optim)),
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-            **{name: value for name, value in settings.items() if value is not None},
+            **{name: value for name, value in settings.items() if value is not None and value is not False},
             "precision": precision,
         },
         "environment": {

@@ -34,11 +34,10 @@ from . import evaluation, labeling, phase_labels, phases
 from .arguments import DMTTrainingArguments
 from .checks import check_inputs
 from .inference import broadcast_buffers
-from .methods import as_results
 from .online import label_online
 from .preemption import StopOnSigterm
 from .progress import PhaseLines, PhaseProgress
-from .provenance import provenance
+from .provenance import run_facts
 from .publishing import PublishingTrainer
 from .records import RunRecords
 from .step import exponent_ramp, member_steps, pseudo_weight
@@ -387,17 +386,5 @@ class DMTTrainer(PublishingTrainer):
         self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})
 
     def _facts(self) -> dict[str, Any]:
-        return {
-            "task": self.model.task,
-            "method": self.args.method,
-            "knobs": as_results(self.knobs),
-            "num_labels": len(self.model.class_names),
-            "class_names": self.model.class_names,
-            "num_labeled": len(self.train_dataset.labeled),
-            "num_unlabeled": len(self.unlabeled_dataset or ()),
-            "num_eval": len(self.eval_dataset or ()),
-            "num_test": len(self.test_dataset or ()),
-            "world_size": self.args.world_size,
-            "seed": self.args.seed,
-            **provenance(self.args),
-        }
+        sets = {"unlabeled": self.unlabeled_dataset, "eval": self.eval_dataset, "test": self.test_dataset}
+        return run_facts(self.args, self.model, self.knobs, labeled=self.train_dataset.labeled, **sets)

@@ -42,7 +42,7 @@ def test_weights_come_from_the_seed_alone(name):
     assert any(not torch.equal(value, other[key]) for key, value in first.items())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("tiny:")])
 def test_is_small(name):
     """A demo that takes minutes more than it says is not tried again."""
     assert member(name)[0].num_parameters() < 2_000_000
@@ -63,7 +63,7 @@ def test_opens_as_any_checkpoint(tmp_path):
         ("tiny:vti", "image-classification", "Unknown builtin member 'tiny:vti'.*tiny:vit, tiny:resnet"),
         ("tiny:", "semantic-segmentation", "Unknown builtin member.*tiny:segformer"),
         ("tiny:vit", "semantic-segmentation", "'tiny:vit' is a builtin for image-classification.*tiny:segformer"),
-        ("tiny:upernet", "image-classification", "not for image-classification. Use one of: tiny:vit, tiny:resnet"),
+        ("tiny:upernet", "image-classification", "not for image-classification. Use one of: .*tiny:vit, tiny:resnet"),
     ],
 )
 def test_unknown_name_or_other_task_lists_what_there_is(name, task, message):

@@ -61,7 +61,7 @@ def two_only(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize("name", [*EXACT, "online", "sequential"])
+@pytest.mark.parametrize("name", [*EXACT, "online", "sequential", "frozen"])
 def test_weights_equal_those_of_one_process(found: Any, name: str) -> None:
     """Silent: training without DDP (evaluate() came first), a loss divided by each rank's own count, other images."""
     one, two = found
@@ -78,7 +78,7 @@ def test_a_second_train_is_distributed_too(found: Any, task: str) -> None:
         assert_same(two["second"], two["weights"], tolerance=1e-3)
 
 
-@pytest.mark.parametrize("name", [*EXACT, "online", "sequential"])
+@pytest.mark.parametrize("name", [*EXACT, "online", "sequential", "frozen"])
 def test_parameters_are_equal_on_all_ranks_after_every_phase(found: Any, name: str) -> None:
     """Silent: each process trains a pair of its own."""
     apart = found[1][name]["apart"]

@@ -100,9 +100,8 @@ def test_batches_of_images_of_different_sizes(tmp_path: Path, workers: int) -> N
 def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
     """Silent: thresholds over all classes together; a summary that counts something else than what is trained on."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(6, seed=1)
-    labeling.label_pixels(
-        pair, unlabeled, CleanPass(4), Accelerator(cpu=True), tmp_path, facts={"phase": 1, "ratio": 0.5}
-    )
+    facts = {"phase": 1, "ratio": 0.5}
+    labeling.label_pixels(pair, unlabeled, CleanPass(4), Accelerator(cpu=True), tmp_path, knobs=Knobs(), facts=facts)
     for name in ("a", "b"):
         store = PixelLabels.read(tmp_path / name)
         unfiltered = np.concatenate([store.codes(row)[0].ravel() for row in range(6)])

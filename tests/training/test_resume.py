@@ -47,6 +47,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "dropout": 0.2,
         "label_ratios": [0.1],
     },
+    "frozen": {"freeze_backbone": True, "ema_decay": 0.9, "dropout": 0.2, "members": ("vit", "resnet")},
     "strong": {"augmentation": "strong", "dropout": 0.2},
     "pixels": {**PIXELS, "dropout": 0.2, "augmentation": None},
     "pixels-ema": {**PIXELS, "ema_decay": 0.9},

@@ -123,6 +123,7 @@ def run(folder: Path, world: int) -> None:
     found |= {
         "online": case(folder, "online", make_pair(), world, strategy="online", label_ratios=[1.0])[1],
         "sequential": case(folder, "sequential", make_pair(), world, exchange="sequential", label_ratios=[0.5])[1],
+        "frozen": case(folder, "frozen", make_pair(), world, freeze_backbone=True, label_ratios=[0.5])[1],
     }
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         return

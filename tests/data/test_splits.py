@@ -1,0 +1,135 @@
+"""Splits: nested, stratified, the same in every release, and id files that are read as meant."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_dmt.data.splits import carve_eval, choose_labeled, describe, read_ids, rows_of, sha256_of_ids, stratified_order
+
+label_lists = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(np.asarray)
+seeds = st.integers(0, 2**31)
+
+
+@given(label_lists, seeds, st.data())
+def test_a_smaller_labeled_set_is_part_of_a_larger_one(labels: np.ndarray, seed: int, data: st.DataObject) -> None:
+    """Otherwise curves over the number of labels compare different images."""
+    small = data.draw(st.integers(1, len(labels)))
+    large = data.draw(st.integers(small, len(labels)))
+    for strata in (labels, None):
+        few = choose_labeled(small, len(labels), seed=seed, labels=strata)
+        many = choose_labeled(large, len(labels), seed=seed, labels=strata)
+        assert len(few) == small == len(set(few.tolist())) and set(few.tolist()) <= set(many.tolist())
+        assert few.tolist() == sorted(few.tolist())
+
+
+@given(label_lists, seeds, st.data())
+def test_every_class_is_labeled_as_soon_as_there_are_labels_enough(
+    labels: np.ndarray, seed: int, data: st.DataObject
+) -> None:
+    """A class that is left out can never be learned, and no error says so."""
+    classes = set(labels.tolist())
+    count = data.draw(st.integers(1, len(labels)))
+    chosen = labels[choose_labeled(count, len(labels), seed=seed, labels=labels)]
+    assert len(set(chosen.tolist())) == min(count, len(classes))
+
+
+@pytest.mark.parametrize("count", [10, 13, 40, 99])
+def test_equal_classes_get_equal_shares(count: int) -> None:
+    """Stratified means in proportion, not only present."""
+    labels = np.arange(200) % 10
+    counts = np.bincount(labels[choose_labeled(count, 200, seed=3, labels=labels)], minlength=10)
+    assert counts.sum() == count and counts.max() - counts.min() <= 1
+
+
+def test_unequal_classes_keep_their_proportions() -> None:
+    labels = np.repeat([0, 1, 2], [800, 150, 50])
+    np.testing.assert_allclose(
+        np.bincount(labels[choose_labeled(100, 1000, seed=0, labels=labels)]), [80, 15, 5], atol=1
+    )
+
+
+def test_a_split_seed_names_the_same_images_in_every_release() -> None:
+    """Published figures name a split seed; another order behind it would change them without a word."""
+    labels = np.arange(20) % 4
+    assert choose_labeled(5, 20, seed=0, labels=labels).tolist() == [2, 5, 8, 15, 17]
+    assert choose_labeled(5, 20, seed=0, labels=None).tolist() == [2, 4, 6, 13, 19]
+    assert stratified_order(labels, 0).tolist() != stratified_order(labels, 1).tolist()
+
+
+@given(label_lists, seeds)
+def test_carving_never_takes_the_last_two_labels_of_a_class(labels: np.ndarray, seed: int) -> None:
+    labeled = np.arange(0, 3 * len(labels), 3)
+    everywhere = np.full(3 * len(labels), 9)
+    everywhere[labeled] = labels
+    kept, held = carve_eval(labeled, everywhere, seed=seed)
+    assert sorted([*kept.tolist(), *held.tolist()]) == labeled.tolist()
+    assert len(held) <= round(0.2 * len(labels))
+    if len(labels) < 10:
+        assert not len(held)
+    for label in set(labels.tolist()):
+        before, after = int((labels == label).sum()), int((everywhere[kept] == label).sum())
+        assert after >= min(before, 2)
+
+
+def test_carving_takes_a_fifth_of_every_class_or_of_all_pixels() -> None:
+    labels = np.arange(100) % 5
+    kept, held = carve_eval(np.arange(100), labels, seed=0)
+    assert len(kept) == 80 and np.bincount(labels[held]).tolist() == [4] * 5
+    kept, held = carve_eval(np.arange(100), None, seed=0)
+    assert len(kept) == 80 and len(held) == 20 and not set(kept.tolist()) & set(held.tolist())
+    assert not len(carve_eval(np.arange(9), None, seed=0)[1])
+
+
+@pytest.mark.parametrize("count", [0, -1, 21])
+def test_more_labels_than_there_are_is_an_error(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} labeled images were asked for, but the training split has 20"):
+        choose_labeled(count, 20, seed=0, labels=None)
+
+
+def test_id_files_of_a_person_and_of_a_run(tmp_path: Path) -> None:
+    """A byte order mark (Windows) or a blank line must not become part of an id."""
+    text, run = tmp_path / "ids.txt", tmp_path / "split.json"
+    text.write_bytes(b"\xef\xbb\xbf3\r\n\r\n a b/1.jpg \r\n")
+    assert read_ids(text) == ["3", "a b/1.jpg"]
+    run.write_text(json.dumps(describe({"labeled": ["3", "7"], "eval": []}, split_seed=1)))
+    assert read_ids(run) == ["3", "7"]
+    assert rows_of(["7", "3"], [str(row) for row in range(10)]).tolist() == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "cannot be read"),
+        ("binary.txt", b"\xff\xfe\x00", "cannot be read"),
+        ("empty.txt", b"\n\n", "holds no ids"),
+        ("twice.txt", b"3\n4\n3\n", "names '3' 2 times"),
+        ("other.json", b'{"train": [1]}', "is not a split file"),
+        ("list.json", b"[1, 2]", "is not a split file"),
+        ("broken.json", b"{", "is not a split file"),
+    ],
+)
+def test_an_id_file_that_cannot_be_used_is_named(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_ids(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_ids_that_the_training_split_does_not_have_are_named() -> None:
+    with pytest.raises(ValueError, match=r"1 of 2 labeled ids .* 'cat/9.jpg'; its ids look like 'cat/0.jpg'"):
+        rows_of(["cat/0.jpg", "cat/9.jpg"], ["cat/0.jpg", "cat/1.jpg"])
+
+
+def test_the_hash_is_that_of_a_plain_list_of_ids() -> None:
+    """Anyone can check it: `printf '3\\n7\\n' | sha256sum`."""
+    assert sha256_of_ids(["3", "7"]) == hashlib.sha256(b"3\n7\n").hexdigest()
+    split = describe({"labeled": ["3", "7"]}, split_seed=5)
+    assert split == {"split_seed": 5, "labeled": ["3", "7"], "sha256": {"labeled": sha256_of_ids(["3", "7"])}}

@@ -1,0 +1,569 @@
+"""The pair: what is saved comes back, what is damaged is refused, and its scores are those of `pipeline()`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForImageClassification,
+    BitImageProcessor,
+    SegformerImageProcessor,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from hf_dmt.models.loading import CheckpointError
+from hf_dmt.models.pair import MEMBERS, PAIR_FILE, PEER_FOLDER, ModelPair, member_state
+from hf_dmt.models.preprocessing import clean_inputs
+
+CLASSES = ["ant", "bee", "cat"]
+IMAGE_FAMILIES = ["vit", "swin", "dinov2", "resnet", "convnext"]
+PIXEL_FAMILIES = ["segformer", "upernet", "dpt", "mobilenet", "beit"]
+SEGMENTATION = "semantic-segmentation"
+
+
+def state(pair: ModelPair) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in pair.state_dict().items()}
+
+
+def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+# ---- saved and loaded --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_every_weight_comes_back(family, make_pair, tmp_path):
+    """A tensor that stays unloaded is random: scores drop, and nothing else tells."""
+    pair = make_pair(family, "resnet")
+    pair.save_pretrained(tmp_path)
+    opened, live = ModelPair.from_pretrained(tmp_path), make_pair(family, "resnet", seed=8)
+    assert differing(state(live), state(pair))
+    live.load_weights(tmp_path)
+    assert differing(state(opened), state(pair)) == []
+    assert differing(state(live), state(pair)) == []
+
+
+@pytest.mark.parametrize("family", PIXEL_FAMILIES)
+def test_every_weight_of_a_segmentation_pair_comes_back(family, make_pair, tmp_path):
+    """Decoders and auxiliary heads have renamed tensors of their own."""
+    pair = make_pair(family, "segformer", task=SEGMENTATION)
+    pair.save_pretrained(tmp_path)
+    opened, live = ModelPair.from_pretrained(tmp_path), make_pair(family, "segformer", task=SEGMENTATION, seed=8)
+    live.load_weights(tmp_path)
+    assert opened.task == SEGMENTATION
+    assert differing(state(opened), state(pair)) == []
+    assert differing(state(live), state(pair)) == []
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "dinov2"])
+def test_loading_the_file_as_the_stock_trainer_does_leaves_weights_behind(family, build, make_pair, tmp_path):
+    """The reason for `load_weights`: stock resume reads the raw file with strict=False and only warns."""
+    make_pair(family, "resnet").save_pretrained(tmp_path)
+    expected = make_pair(family, "resnet").model_a.state_dict()
+    model, _ = build(family, seed=8)
+    missed = model.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False).missing_keys
+    assert missed, "transformers writes the names it uses in memory now: stock resume may have been mended"
+    assert any(not torch.equal(model.state_dict()[name], expected[name]) for name in missed)
+
+
+def test_stock_classes_open_both_members(make_pair, tmp_path):
+    """The root and `peer/` are standard checkpoints: no code of ours is needed to use them."""
+    pair = make_pair("vit", "resnet")
+    pair.save_pretrained(tmp_path)
+    root = AutoModelForImageClassification.from_pretrained(tmp_path)
+    peer = AutoModelForImageClassification.from_pretrained(tmp_path, subfolder=PEER_FOLDER)
+    for model, name in ((root, "a"), (peer, "b")):
+        assert differing(model.state_dict(), pair.member(name).state_dict()) == []
+        assert model.config.id2label == dict(enumerate(CLASSES))
+
+
+@pytest.mark.parametrize("primary", MEMBERS)
+def test_members_are_found_by_name_not_by_position(primary, make_pair, tmp_path):
+    """With b at the root, loading by position swaps the members; two of one architecture would not even fail."""
+    pair = make_pair("vit", "vit")
+    pair.save_pretrained(tmp_path, primary=primary)
+    live = make_pair("vit", "vit", seed=8)
+    live.load_weights(tmp_path)
+    opened = ModelPair.from_pretrained(tmp_path)
+    assert differing(state(live), state(pair)) == []
+    assert differing(state(opened), state(pair)) == []
+    root = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert differing(root.state_dict(), pair.member(primary).state_dict()) == []
+    assert json.loads((tmp_path / PAIR_FILE).read_text())["primary"] == primary
+
+
+@pytest.mark.parametrize("primary", ["c", "../b", "peer", "A"])
+def test_primary_is_a_or_b(primary, make_pair, tmp_path):
+    """Any other name would write both members into `peer/`, one over the other."""
+    with pytest.raises(ValueError, match="primary must be 'a' or 'b'"):
+        make_pair("vit", "resnet").save_pretrained(tmp_path, primary=primary)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_pair_is_survives_saving(make_pair, tmp_path):
+    """The report and a resumed run read phase and base models back."""
+    pair = make_pair("vit", "resnet")
+    pair.metadata |= {"base_models": {"a": "x", "b": "y"}, "phase": 3}
+    pair.save_pretrained(tmp_path)
+    opened = ModelPair.from_pretrained(tmp_path)
+    assert opened.metadata == pair.metadata
+    assert (opened.task, opened.image_size, opened.class_names) == (pair.task, pair.image_size, CLASSES)
+    assert opened.description() == pair.description()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_gathered_weights_are_split_by_member(make_pair, tmp_path):
+    """Under FSDP the state arrives as one dictionary; the live shards must not be saved instead."""
+    pair, gathered = make_pair("vit", "resnet"), make_pair("vit", "resnet", seed=8).state_dict()
+    pair.save_pretrained(tmp_path, state_dict=gathered)
+    assert differing(state(ModelPair.from_pretrained(tmp_path)), gathered) == []
+    assert set(member_state(gathered, "b")) == set(pair.model_b.state_dict())
+
+
+def test_save_over_an_older_pair_cut_short_is_no_pair(make_pair, tmp_path):
+    """Killed between the two members, the folder would hold one new and one old member under the old description."""
+    make_pair("vit", "resnet").save_pretrained(tmp_path)
+    newer = make_pair("vit", "resnet", seed=8)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    newer.processor_b.save_pretrained = killed
+    with pytest.raises(KeyboardInterrupt):
+        newer.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="not a pair"):
+        ModelPair.from_pretrained(tmp_path)
+
+
+def test_other_processes_write_nothing(make_pair, tmp_path):
+    """Every process calls `save_pretrained`; two writers tear a file."""
+    make_pair("vit", "resnet").save_pretrained(tmp_path / "pair", is_main_process=False)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_saving_to_a_file_is_refused(make_pair, tmp_path):
+    """transformers logs this as an error and returns: the weights of a long run would be gone."""
+    (tmp_path / "pair").write_text("")
+    with pytest.raises(ValueError, match="is a file; a pair needs a folder"):
+        make_pair("vit", "resnet").save_pretrained(tmp_path / "pair")
+
+
+def test_half_precision_pair_opens_in_float32(make_pair, tmp_path):
+    """A pair saved in float16 goes on training in float16, where small updates vanish."""
+    pair = make_pair("vit", "resnet")
+    copy.deepcopy(pair).half().save_pretrained(tmp_path)
+    opened = ModelPair.from_pretrained(tmp_path)
+    assert {value.dtype for value in opened.parameters()} == {torch.float32}
+    pair.load_weights(tmp_path)
+    assert {value.dtype for value in pair.parameters()} == {torch.float32}
+    assert differing(state(opened), state(pair)) == []
+
+
+# ---- damaged folders ---------------------------------------------------------------------------------------------
+
+
+def change_weights(file: Path, change) -> None:
+    weights = {name: value.clone() for name, value in load_file(file).items()}
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def change_settings(folder: Path, **changes) -> None:
+    settings = json.loads((folder / PAIR_FILE).read_text()) | changes
+    (folder / PAIR_FILE).write_text(json.dumps(settings))
+
+
+def drop_setting(folder: Path, name: str) -> None:
+    settings = json.loads((folder / PAIR_FILE).read_text())
+    del settings[name]
+    (folder / PAIR_FILE).write_text(json.dumps(settings))
+
+
+def grow(weights: dict[str, torch.Tensor], name: str) -> None:
+    weights[name] = torch.cat([weights[name], weights[name]])
+
+
+def pickle_weights(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+ROOT_HEAD, PEER_HEAD = "classifier.weight", "classifier.1.weight"
+DAMAGES = {
+    "not a pair": (lambda pair: (pair / PAIR_FILE).unlink(), "not a pair"),
+    "settings cut": (lambda pair: (pair / PAIR_FILE).write_text('{"format_version": 1, '), "is damaged"),
+    "settings empty": (lambda pair: (pair / PAIR_FILE).write_text(""), "is damaged"),
+    "settings a list": (lambda pair: (pair / PAIR_FILE).write_text("[]"), "is damaged"),
+    "settings binary": (lambda pair: (pair / PAIR_FILE).write_bytes(b"\xff\xfe\x00"), "is damaged"),
+    "newer format": (lambda pair: change_settings(pair, format_version=2), "format 2.*pip install -U hf-dmt"),
+    "newer format, other keys": (
+        lambda pair: (pair / PAIR_FILE).write_text('{"format_version": 9}'),
+        "format 9.*pip install -U hf-dmt",
+    ),
+    "no primary": (lambda pair: drop_setting(pair, "primary"), "is damaged.*primary"),
+    "primary a path": (lambda pair: change_settings(pair, primary="../../elsewhere"), "invalid entries"),
+    "unknown task": (lambda pair: change_settings(pair, task="translation"), "invalid entries"),
+    "no size": (lambda pair: change_settings(pair, image_size=0), "invalid entries"),
+    "size not a number": (lambda pair: change_settings(pair, image_size="wide"), "is damaged"),
+    "member gone": (lambda pair: shutil.rmtree(pair / PEER_FOLDER), "peer"),
+    "root weights gone": (lambda pair: (pair / "model.safetensors").unlink(), "could not be loaded"),
+    "peer weights gone": (lambda pair: (pair / PEER_FOLDER / "model.safetensors").unlink(), "could not be loaded"),
+    "root weights cut": (lambda pair: truncate(pair / "model.safetensors"), "could not be loaded"),
+    "peer weights cut": (lambda pair: truncate(pair / PEER_FOLDER / "model.safetensors"), "could not be loaded"),
+    "root pickled": (pickle_weights, "safetensors"),
+    "peer pickled": (lambda pair: pickle_weights(pair / PEER_FOLDER), "safetensors"),
+    "root tensor gone": (
+        lambda pair: change_weights(pair / "model.safetensors", lambda weights: weights.pop(ROOT_HEAD)),
+        "1 missing keys",
+    ),
+    "peer tensor gone": (
+        lambda pair: change_weights(pair / PEER_FOLDER / "model.safetensors", lambda weights: weights.pop(PEER_HEAD)),
+        "1 missing keys",
+    ),
+    "tensor too many": (
+        lambda pair: change_weights(
+            pair / "model.safetensors", lambda weights: weights.update(stray=torch.zeros(1))
+        ),
+        "1 unexpected keys",
+    ),
+    "root tensor misshapen": (
+        lambda pair: change_weights(pair / "model.safetensors", lambda weights: grow(weights, ROOT_HEAD)),
+        "could not be loaded|mismatched",
+    ),
+    "peer tensor misshapen": (
+        lambda pair: change_weights(
+            pair / PEER_FOLDER / "model.safetensors", lambda weights: grow(weights, PEER_HEAD)
+        ),
+        "could not be loaded|mismatched",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_pair_is_refused(damage, make_pair, tmp_path):
+    """A pair is whole or refused: half a pair trains on, or is published, without a word."""
+    pair = make_pair("vit", "resnet")
+    pair.save_pretrained(tmp_path)
+    before = state(pair)
+    spoil, message = DAMAGES[damage]
+    spoil(tmp_path)
+    with pytest.raises(CheckpointError, match=f"(?s){message}"):
+        ModelPair.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"(?s){message}"):
+        pair.load_weights(tmp_path)
+    if "peer" not in damage and "member" not in damage:
+        assert differing(state(pair), before) == []
+
+
+def test_weights_of_other_architectures_are_refused(make_pair, tmp_path):
+    """Resume with the two models exchanged on the command line must not load what happens to fit."""
+    make_pair("vit", "resnet").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError):
+        make_pair("resnet", "vit").load_weights(tmp_path)
+
+
+def test_missing_processor_is_refused(make_pair, tmp_path):
+    """`subfolder=` must not fall back to the processor of the root: the peer would see other colours."""
+    make_pair("vit", "resnet").save_pretrained(tmp_path)
+    (tmp_path / PEER_FOLDER / "preprocessor_config.json").unlink()
+    with pytest.raises(CheckpointError, match="no usable image processor"):
+        ModelPair.from_pretrained(tmp_path)
+
+
+# ---- built from two models ---------------------------------------------------------------------------------------
+
+
+def test_label_maps_that_differ_are_refused(build, checkpoint):
+    """Class 1 of a is class 0 of b: each would teach the other the wrong names."""
+    (vit, vit_processor), (resnet, resnet_processor) = build("vit"), build("resnet", ["bee", "ant", "cat"])
+    with pytest.raises(ValueError, match="class 0 is 'ant' in a and 'bee' in b"):
+        ModelPair(vit, resnet, vit_processor, resnet_processor)
+    a, b = checkpoint("vit"), checkpoint("resnet", names=["ant", "bee"])
+    with pytest.raises(ValueError, match=r"a has 3 classes, b has 2.*--id2label"):
+        ModelPair.from_models(a, b)
+
+
+def test_agreeing_label_maps_need_no_classes(checkpoint, build):
+    """Two fine-tuned models of the same classes go on from their heads."""
+    pair = ModelPair.from_models(checkpoint("vit", seed=3), checkpoint("resnet", seed=4))
+    assert pair.class_names == CLASSES
+    assert torch.equal(pair.model_a.classifier.weight, build("vit", seed=3)[0].classifier.weight)
+    assert pair.fresh == {"a": set(), "b": set()}
+
+
+def test_class_ids_in_any_order_keep_their_names(checkpoint):
+    """A map written as {1: ..., 0: ...} would otherwise be renumbered by position."""
+    pair = ModelPair.from_models(checkpoint("vit"), "tiny:resnet", id2label={2: "z", 0: "x", 1: "y"})
+    assert pair.class_names == ["x", "y", "z"]
+    assert pair.model_b.config.label2id == {"x": 0, "y": 1, "z": 2}
+
+
+def test_members_from_one_checkpoint_get_different_heads(checkpoint):
+    """Two equal members agree on everything and teach each other nothing."""
+    folder = checkpoint("resnet")
+    pair = ModelPair.from_models(folder, folder, id2label={0: "x", 1: "y"})
+    a, b = pair.model_a.state_dict(), pair.model_b.state_dict()
+    assert set(differing(a, b)) <= {"classifier.1.weight", "classifier.1.bias"}
+    assert "classifier.1.weight" in differing(a, b)
+
+
+def test_builtin_members_need_classes():
+    """A builtin has no classes to agree on."""
+    with pytest.raises(ValueError, match="give id2label="):
+        ModelPair.from_models("tiny:vit", "tiny:resnet")
+
+
+@pytest.mark.parametrize(
+    ("a", "task", "message"),
+    [
+        ("nobody/no-such-model", "image-classification", "'nobody/no-such-model'"),
+        ("tiny:vti", "image-classification", "'tiny:vti'"),
+        ("tiny:segformer", "image-classification", "builtin for semantic-segmentation"),
+        ("", "image-classification", "''"),
+        ("tiny:vit", "detection", "Unknown task 'detection'"),
+    ],
+)
+def test_unusable_models_are_named(a, task, message):
+    """The message repeats what was given: of two models a user must see which one is meant."""
+    with pytest.raises(ValueError, match=message):
+        ModelPair.from_models(a, "tiny:resnet", task=task, id2label={0: "x", 1: "y"})
+
+
+@pytest.mark.parametrize("size", [None, 48])
+def test_image_size_reaches_the_views_and_the_saved_processors(size, checkpoint, tmp_path):
+    """A size that only training knows is lost on disk: `pipeline()` would then score another pair."""
+    pair = ModelPair.from_models(checkpoint("vit"), checkpoint("convnext"), id2label={0: "x"}, image_size=size)
+    pair.save_pretrained(tmp_path)
+    for one in (pair, ModelPair.from_pretrained(tmp_path)):
+        assert one.image_size == (size or 32)
+        assert one.view_a.size == (32, 32), "a ViT keeps the size it was trained at"
+        assert one.view_b.size == (size or 32, size or 32)
+    image = Image.new("RGB", (70, 50))
+    assert clean_inputs(ModelPair.from_pretrained(tmp_path).processor_b, [image])[0].shape[-1] == (size or 32)
+
+
+# ---- scores ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", IMAGE_FAMILIES)
+def test_scores_are_those_of_the_standard_pipeline(family, make_pair, photographs, tmp_path):
+    """The card's figures must be what a user gets: 32 images of eight sizes through both, root and peer."""
+    pair = make_pair(family, "resnet")
+    pair.save_pretrained(tmp_path)
+    for name, folder in (("a", tmp_path), ("b", tmp_path / PEER_FOLDER)):
+        classify = pipeline("image-classification", model=str(folder))
+        rows = [{entry["label"]: entry["score"] for entry in row} for row in classify(photographs, top_k=3)]
+        expected = torch.tensor([[row[label] for label in CLASSES] for row in rows])
+        with torch.no_grad():
+            logits = pair.clean_logits(name, torch.stack(clean_inputs(pair.processor(name), photographs)))
+        torch.testing.assert_close(logits.softmax(dim=1), expected, atol=1e-5, rtol=1e-4)
+        assert expected.std(dim=0).max() > 1e-4, "images that all score alike compare nothing"
+
+
+def test_calling_the_pair_does_the_full_geometry(make_pair, photographs):
+    """`pair(pixel_values)` is for clean images: resize and crop of each member's processor, not the training view."""
+    pair = make_pair("dinov2", "convnext")
+    image = photographs[4]
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        logits = pair(pixels)
+        for name in MEMBERS:
+            expected = pair.clean_logits(name, torch.stack(clean_inputs(pair.processor(name), [image])))
+            torch.testing.assert_close(logits[name], expected, atol=1e-6, rtol=0)
+        views = pair(a=pixels, b=pixels)
+    assert not torch.allclose(views["a"], logits["a"], atol=1e-6), "a crop that changes nothing compares nothing"
+
+
+def test_each_member_sees_its_own_view(make_pair):
+    """Views exchanged between the members would train each on the other's labels and crops."""
+    pair = make_pair("vit", "resnet")
+    a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        both, other = pair(a=a, b=b), pair(a=a, b=a)
+    assert torch.equal(both["a"], other["a"])
+    assert not torch.equal(both["b"], other["b"])
+
+
+def test_wrong_calls_say_what_is_missing(make_pair):
+    """Integer images would all be clamped to white; half a batch would train one member."""
+    pair = make_pair("vit", "resnet")
+    with pytest.raises(ValueError, match=r"float in \[0, 1\]"):
+        pair(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="a view for each member"):
+        pair(a=torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("way", ["autocast", "weights"])
+@pytest.mark.parametrize("task", ["image-classification", SEGMENTATION])
+def test_bfloat16_stays_near_float32(way, task, make_pair):
+    """`--bf16` (weights in float32) and a pair moved to bfloat16: no dtype error and nearly the same scores."""
+    families = ("vit", "resnet") if task == "image-classification" else ("segformer", "upernet")
+    pair = make_pair(*families, task=task)
+    view = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected, expected_clean = pair(a=view, b=view), pair(view)
+        if way == "weights":
+            pair.to(torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=way == "autocast"):
+            got, got_clean = pair(a=view, b=view), pair(view)
+    for name in MEMBERS:
+        for result, reference in ((got, expected), (got_clean, expected_clean)):
+            assert result[name].shape == reference[name].shape
+            error = (result[name].float() - reference[name]).abs().max()
+            assert error < 0.05 * max(1.0, reference[name].abs().max())
+
+
+# ---- pixels ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("families", [(family, family) for family in PIXEL_FAMILIES] + [("upernet", "mobilenet")])
+def test_logits_of_any_stride_come_at_the_label_resolution(families, make_pair):
+    """Logits at stride 2, 4, 8 or 1, and an auxiliary head beside them: the loss needs one shape."""
+    pair = make_pair(*families, task=SEGMENTATION)
+    view, wide = torch.rand(2, 3, 32, 32), torch.rand(1, 3, 40, 72)
+    with torch.no_grad():
+        views, clean = pair(a=view, b=view), pair(wide)
+    for name in MEMBERS:
+        assert views[name].shape == (2, 3, 32, 32)
+        assert clean[name].shape == (1, 3, 40, 72)
+
+
+@pytest.mark.parametrize("family", PIXEL_FAMILIES)
+def test_logits_lie_where_the_image_does(family, make_pair):
+    """Rows and columns exchanged, or patches folded into a square, keep every shape and lose every pixel."""
+    pair = make_pair(family, family, task=SEGMENTATION)
+    base = torch.full((1, 3, 48, 144), 0.5)
+    patch = torch.rand(1, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+
+    def centre_of_change(columns: slice) -> float:
+        touched = base.clone()
+        touched[..., 2:18, columns] = patch
+        with torch.no_grad():
+            change = (pair(touched)["a"] - pair(base)["a"]).abs().sum(dim=(0, 1, 2))
+        return float(change @ torch.arange(144.0) / change.sum())
+
+    # Along the longer side only: a random network smears the few patches of the shorter one over all of it. DeepLab's
+    # pooled branch changes every pixel, which pulls both centres to the middle: they stay 4 pixels apart there.
+    assert centre_of_change(slice(4, 24)) + 2 < centre_of_change(slice(120, 140))
+
+
+def test_enlarged_logits_are_float32_under_autocast(make_pair):
+    """Interpolated in bfloat16, neighbouring pixels tie and the arg-max depends on the order of the classes."""
+    pair = make_pair("segformer", "mobilenet", task=SEGMENTATION)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = pair(a=torch.rand(1, 3, 32, 32), b=torch.rand(1, 3, 32, 32))
+    assert {value.dtype for value in logits.values()} == {torch.float32}
+
+
+def test_cropping_processor_is_refused_for_pixels_only(build):
+    """Pixel labels of a cropped image lie beside their pixels; one label an image may be cropped."""
+    model, _ = build("segformer")
+    crop = BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+    with pytest.raises(ValueError, match="BitImageProcessor crops or pads images"):
+        ModelPair(model, model, SegformerImageProcessor(), crop, task=SEGMENTATION)
+
+
+@pytest.mark.parametrize("family", PIXEL_FAMILIES)
+def test_segmentation_checkpoints_become_a_pair(family, checkpoint):
+    """From a checkpoint, each processor is brought to whole images at the shared size, cropping ones too."""
+    pair = ModelPair.from_models(
+        checkpoint(family), "tiny:segformer", task=SEGMENTATION, id2label={0: "x", 1: "y"}, image_size=48
+    )
+    with torch.no_grad():
+        logits = pair(torch.rand(1, 3, 50, 90))
+    assert {value.shape for value in logits.values()} == {(1, 2, 50, 90)}
+
+
+# ---- what the Trainer relies on ----------------------------------------------------------------------------------
+
+
+def test_state_has_the_members_tensors_and_no_more(make_pair):
+    """Keys of normalisers or other helpers would change with them and make old optimizer states unreadable."""
+    pair = make_pair("vit", "resnet")
+    expected = {f"model_{name}.{key}" for name in MEMBERS for key in pair.member(name).state_dict()}
+    assert set(pair.state_dict()) == expected
+
+
+def test_copy_is_independent(make_pair):
+    """A shallow copy shares weights: an average or a second run would train the first pair."""
+    pair = make_pair("vit", "resnet")
+    before, twin = state(pair), copy.deepcopy(pair)
+    assert differing(state(twin), before) == []
+    with torch.no_grad():
+        for value in twin.parameters():
+            value.add_(1)
+    assert differing(state(pair), before) == []
+    view = torch.rand(1, 3, 32, 32)
+    assert twin(a=view, b=view)["a"].shape == (1, 3)
+
+
+def test_new_pair_is_in_eval_mode(build):
+    """As `from_pretrained` leaves a model: with dropout on, the first prediction would be noise."""
+    (vit, vit_processor), (resnet, resnet_processor) = build("vit"), build("resnet")
+    pair = ModelPair(vit.train(), resnet.train(), vit_processor, resnet_processor)
+    assert not any(module.training for module in pair.modules())
+
+
+def test_trainer_reads_what_it_needs(make_pair, tmp_path):
+    """Each attribute is read somewhere in the Trainer or its callbacks, some only at the end of a run."""
+    pair = make_pair("vit", "swin")
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    trainer = Trainer(pair, arguments)
+    assert trainer.model_accepts_loss_kwargs is False
+    assert pair.main_input_name == "pixel_values"
+    assert pair._keys_to_ignore_on_save is None
+    assert pair.config is pair.model_a.config
+    assert pair.num_parameters() == sum(value.numel() for value in pair.parameters())
+    assert pair.num_parameters(only_trainable=True) == pair.num_parameters()
+    assert set(pair._no_split_modules) == {name for member in MEMBERS for name in pair.member(member)._no_split_modules}
+    assert pair.device.type == "cpu"
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").is_file()
+
+
+def test_activation_checkpointing_reaches_both_members(make_pair):
+    """Flagged on one member only, the other keeps its activations; changed gradients would be worse."""
+    pair = make_pair("vit", "swin").train()
+    view = torch.rand(2, 3, 32, 32)
+
+    def gradients() -> list[torch.Tensor]:
+        pair.zero_grad()
+        torch.manual_seed(0)
+        logits = pair(a=view, b=view)
+        (logits["a"].square().sum() + logits["b"].square().sum()).backward()
+        return [value.grad.clone() for value in pair.parameters() if value.grad is not None]
+
+    plain = gradients()
+    pair.gradient_checkpointing_enable({"use_reentrant": False})
+    assert all(
+        getattr(pair.member(name), "is_activation_checkpointing", False)
+        or getattr(pair.member(name), "is_gradient_checkpointing", False)
+        for name in MEMBERS
+    )
+    for one, other in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_redraw_takes_the_head_of_a_pretrained_member(checkpoint):
+    """A kept head belongs to the head all the same: `restart=initial` draws it anew."""
+    pair = ModelPair.from_models(checkpoint("vit", seed=3), checkpoint("resnet", seed=4))
+    before = state(pair)
+    pair.redraw("b", 7)
+    assert set(differing(state(pair), before)) <= {"model_b.classifier.1.weight", "model_b.classifier.1.bias"}
+    assert differing(state(pair), before)
