@@ -39,6 +39,10 @@ _HEADER = np.dtype([("height", "<u4"), ("width", "<u4"), ("label_bytes", "<u4"),
 _CONFIDENCE = decode_confidence(torch.arange(CONFIDENCE_CODES)).numpy()
 
 
+class StoreError(ValueError):
+    """Stored labels that are missing or damaged, and how to have them made again."""
+
+
 @dataclass(frozen=True)
 class ImageLabels:
     """One member's labels of the unlabeled images in one phase.
@@ -199,15 +203,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as problem:
-        raise ValueError(
+        raise StoreError(
             f"The pseudo labels in {folder} are not complete ({problem}). Resume from the last checkpoint at the end "
             "of a phase, which labels again."
         ) from problem
     return manifest
 
 
-def _unreadable(path: Path, folder: Path, problem: Exception) -> ValueError:
-    return ValueError(
+def _unreadable(path: Path, folder: Path, problem: Exception) -> StoreError:
+    return StoreError(
         f"The stored labels {path} cannot be read ({problem}). They were deleted or damaged after labeling: delete the "
         f"folder {folder} and resume from the last checkpoint at the end of a phase, which labels again."
     )
