@@ -115,7 +115,7 @@ class DMTTrainer(PublishingTrainer):
         )
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(PhaseLines() if args.disable_tqdm else PhaseProgress())
+        self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.add_callback(phases.PhaseCallback(self))
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
