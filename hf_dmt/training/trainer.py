@@ -115,7 +115,7 @@ class DMTTrainer(PublishingTrainer):
         )
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(PhaseLines() if args.disable_tqdm else PhaseProgress())
+        self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.preemption = StopOnSigterm()
         self.add_callback(self.preemption)
         self.add_callback(phases.PhaseCallback(self))
