@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -30,6 +31,8 @@ from hf_dmt.data.pseudo_labels import PixelLabels
 from hf_dmt.data.transforms import IGNORE_INDEX
 from hf_dmt.method import decode_confidence
 from hf_dmt.method.selection import CONFIDENCE_CODES
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.run_dmt import main as run_dmt
 
 Maps = tuple[np.ndarray, np.ndarray]  # (H, W) class ids, (H, W) confidence codes
@@ -122,16 +125,9 @@ FORMATS: dict[str, type[Format]] = {"float32 .npy": Float32, "memmap": Memmap, "
 
 def trained_store(folder: Path, quick: bool) -> Path:
     """The labels that a made of the embedded scenes after a short phase 0."""
-    short = ["--supervised_epochs", "2" if quick else "40", "--max_steps", "8" if quick else "150"]
-    arguments = [
-        "--task",
-        "semantic-segmentation",
-        "--label_ratios",
-        "0.4",
-        *short,
-        "--output_dir",
-        str(folder / "run"),
-    ]
+    epochs, steps = ("2", "8") if quick else ("40", "150")
+    arguments = ["--task", "semantic-segmentation", "--label_ratios", "0.4", "--output_dir", str(folder / "run")]
+    arguments += ["--supervised_epochs", epochs, "--max_steps", steps]
     if run_dmt(arguments):
         raise SystemExit("the run that makes the maps failed; see above")
     return folder / "run" / "pseudo_labels" / "phase-1" / "a"
