@@ -171,13 +171,13 @@ print(sorted((slow & set(sys.modules)) - before))
 
 def test_no_text_names_a_folder_of_one_machine() -> None:
     """A path from the author's disk in an example or a default works for nobody else."""
-    folders = [ROOT / name for name in ("hf_dmt", "scripts", "tests", "model_cards", ".ci")]
+    folders = [ROOT / name for name in ("hf_dmt", "scripts", "tests", "docs", "model_cards", ".ci")]
     texts = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    texts += [path for path in ROOT.iterdir() if path.is_file()]
+    texts += [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # in a worktree it is a file
     # Put together here so that this file does not find itself; /home/user and /Users/you are examples.
     folders_of_one = "|".join(["root", "work", "home/(?!user)", "Users/(?!you)"])
     machine = re.compile(rf"(?<![\w.$}}])/(?:{folders_of_one})\b")
-    kinds = {"", ".cff", ".jinja", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
+    kinds = {"", ".cff", ".ipynb", ".jinja", ".json", ".md", ".py", ".svg", ".toml", ".txt", ".yaml", ".yml"}
     found = []
     for path in texts:
         if path.suffix not in kinds:

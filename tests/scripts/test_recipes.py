@@ -18,24 +18,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from transformers import (
-    BitImageProcessor,
-    Dinov2Config,
-    Dinov2ForImageClassification,
-    PreTrainedModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-    SegformerConfig,
-    SegformerForImageClassification,
-    SegformerImageProcessor,
-    ViTConfig,
-    ViTImageProcessor,
-    ViTModel,
-)
 
 from hf_dmt.training.command_line import Parser
 from hf_dmt.training.methods import PRESETS, as_results, resolve
 from scripts import prepare_data, prepare_model, run_dmt
+from tests.small_checkpoints import prepare_networks, save_checkpoints
 
 FOLDER = run_dmt.RECIPES
 
@@ -89,48 +76,14 @@ def make_table(root: Path, column: str, train: int, classes: int) -> None:
         datasets.Dataset.from_dict(columns, features=features).to_parquet(root / f"{split}.parquet")
 
 
-def make_models() -> None:
-    square = {"height": 32, "width": 32}
-    vit: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
-    stages: dict[str, Any] = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16]}
-    dinov2 = Dinov2Config(image_size=32, patch_size=8, **vit)
-    mit = SegformerConfig(num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16, **stages)
-    tiny: dict[str, tuple[PreTrainedModel, Any]] = {
-        "google/vit-base-patch16-224-in21k": (
-            ViTModel(ViTConfig(image_size=32, patch_size=8, intermediate_size=16, **vit)),
-            ViTImageProcessor(size=square),
-        ),
-        "facebook/dinov2-base": (
-            Dinov2ForImageClassification(dinov2),
-            BitImageProcessor(size={"shortest_edge": 36}, crop_size=square),
-        ),
-        "nvidia/mit-b2": (SegformerForImageClassification(mit), SegformerImageProcessor(size=square)),
-        "microsoft/resnet-101": (
-            ResNetForImageClassification(ResNetConfig(embedding_size=8, **stages)),
-            BitImageProcessor(size={"shortest_edge": 36}, crop_size=square),
-        ),
-    }
-    for name, (model, processor) in tiny.items():
-        model.save_pretrained(name)
-        processor.save_pretrained(name)
-    for command in (
-        "deeplab-v2 --branches 2 --backbone microsoft/resnet-101 --bgr --output models/deeplab-v2-coco",
-        "deeplab-v2 --branches 2 --backbone microsoft/resnet-101 --output models/deeplab-v2-imagenet",
-        "upernet --backbone facebook/dinov2-base --output models/upernet-dinov2",
-    ):
-        assert prepare_model.main(command.split()) == 0
-    # The head is not among the weights, so a smaller one is only another number in the configuration.
-    config = Path("models/upernet-dinov2/config.json")
-    config.write_text(config.read_text().replace('"hidden_size": 512', '"hidden_size": 16'))
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder a person would run the recipes in, everything in it that they name."""
     root = tmp_path_factory.mktemp("workplace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        make_models()
+        save_checkpoints(Path())
+        prepare_networks()
         make_voc(Path("VOCdevkit/VOC2012"))
         make_cityscapes(Path("cityscapes"))
         make_table(Path("uoft-cs/cifar100"), "fine_label", train=40, classes=3)

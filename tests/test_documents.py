@@ -1,0 +1,225 @@
+"""README.md and docs/: every command and every Python block runs, and what a page says is printed is printed.
+
+Each page is worked through from top to bottom in a folder of its own, as by a person who has the images that the page
+speaks of. Models and data sets of the Hub come from the Hub of the tests, under their real ids and tiny. Commands are
+called in this process, with the fewest updates that a run can have.
+
+    ```bash       commands, which must succeed
+    ```console    `$ command`, then what it prints, in this order among other lines; `...` stands for anything
+    ```python     code; a page's blocks share their names
+    ```text       no code: a tree of files, a formula
+
+A block after `<!-- not run: reason -->` is left out, and `NOT_RUN` lists it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_dmt.hub import __main__ as hub_command
+from hf_dmt.training.command_line import Parser
+from scripts import prepare_data, prepare_model, run_dmt
+from tests.data import small_files
+from tests.hub_repos import Blob, Repo
+from tests.hub_server import HubServer
+from tests.small_checkpoints import save_checkpoints
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+
+# Every block that is not run, by the reason that stands above it.
+NOT_RUN = {
+    "README.md": ["installs the package"],
+}
+
+# The fewest updates that a run can have; batch sizes and ratios that a page gives hold.
+SMALLER = shlex.split("--labeled_batch_size 4 --pseudo_batch_size 4 --label_ratios 1.0")
+SMALLEST = shlex.split("--max_steps 1 --image_size 32 --use_cpu true --bf16 false --dataloader_num_workers 0")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it stands, what it is, and why it is not run if it is not."""
+
+    place: str
+    kind: str
+    code: str
+    not_run: str | None
+
+
+def blocks(page: str) -> list[Block]:
+    text = PAGES[page].read_text(encoding="utf-8")
+    fence = re.compile(r"^(?:<!-- not run: (?P<why>.+) -->\n)?```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+    return [
+        Block(f"{page}:{text.count(chr(10), 0, found.start('kind')) + 1}", found["kind"], found["code"], found["why"])
+        for found in fence.finditer(text)
+    ]
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+def commands(code: str) -> list[list[str]]:
+    """The words of each command, without comments."""
+    lines = code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def call(words: list[str]) -> int:
+    """Run one command in this process; returns its exit code."""
+    match words:
+        case ["accelerate", "launch", *rest] if "scripts/run_dmt.py" in rest:
+            given = rest[rest.index("scripts/run_dmt.py") + 1 :]
+            config = [given.pop(0)] if given and not given[0].startswith("-") else []
+            return run_dmt.main([*config, *SMALLER, *given, *SMALLEST])
+        case ["python", "-m", "hf_dmt.hub", *given]:
+            return hub_command.main(given)
+        case ["python", "scripts/prepare_model.py", *given]:
+            return prepare_model.main(given)
+        case ["python", "scripts/prepare_data.py", *given]:
+            return prepare_data.main(given)
+        case ["make", target, *_]:  # what it does is a matter of the gate, which calls make
+            return 0 if re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) else 2
+    raise AssertionError(f"{shlex.join(words)}: no way to run this here. Teach `call`, or say why it is not run.")
+
+
+def expected(code: str) -> Iterator[tuple[str, str]]:
+    """Each command of a console block, and what the page says it prints."""
+    for part in re.split(r"^\$ ", code, flags=re.M)[1:]:
+        command, _, output = part.replace("\\\n", " ").partition("\n")
+        yield command, output
+
+
+def missing_from(output: str, said: str) -> str | None:
+    """The first piece of what a page says that is not in the output, in order and whatever the line breaks."""
+    have = " ".join(output.split())
+    for piece in (" ".join(part.split()) for part in re.split(r"\.\.\.(?=\s|$)", said)):
+        _, found, have = have.partition(piece)
+        if piece and not found:
+            return piece
+    return None
+
+
+# ---- the folder of a person who reads a page -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("checkpoints")
+    save_checkpoints(root)
+    return root
+
+
+@pytest.fixture
+def desk(checkpoints: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the images, and a Hub with the models and data sets, that the pages name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    for folder in (path.parent for path in checkpoints.rglob("config.json")):
+        publish(hub, "model", folder.relative_to(checkpoints).as_posix(), folder)
+    small_files.class_folder(Path("my_images"), each=8)
+    for number in range(12):
+        small_files.save(small_files.image(15 * number), Path("my_unlabeled") / "ab"[number % 2] / f"{number}.jpg")
+        small_files.save(small_files.image(15 * number), Path("my_unlabeled_scenes") / f"{number}.jpg")
+    small_files.scene_folder(Path("my_scenes"), [(0, 1), (1, 2), (0, 2), (0, 1, 2)] * 3)
+    Path("classes.json").write_text('["road", "tree", "sky"]')
+    small_files.image(90).save("image.jpg")
+    return tmp_path
+
+
+def publish(hub: HubServer, kind: str, name: str, folder: Path) -> None:
+    """Put a folder on the Hub in one commit, whoever owns the name."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    blobs = {path.relative_to(folder).as_posix(): Blob(path.read_bytes(), lfs=False) for path in files}
+    repo = hub.hub.repos[kind, name] = Repo(name, kind, private=False)
+    repo.commit("main", blobs, author="me", title="Add files")
+
+
+def names_of_a_page() -> dict[str, Any]:
+    """What Python on a page may take for granted: two checkpoints and a few images in lists."""
+    images = [small_files.image(8 * number) for number in range(40)]
+    return {
+        "model_a": "google/vit-base-patch16-224-in21k",
+        "model_b": "facebook/dinov2-base",
+        "output_dir": "runs/python",
+        "labeled": [{"image": image, "label": index % 2} for index, image in enumerate(images[:10])],
+        "unlabeled": [{"image": image} for image in images[10:30]],
+        "validation": [{"image": image, "label": index % 2} for index, image in enumerate(images[30:])],
+    }
+
+
+# ---- tests -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_runs(page: str, desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Silent: a flag, file or call in the documents that no longer exists, and a message that reads otherwise now."""
+    names = names_of_a_page()
+    for block in blocks(page):
+        if block.not_run:
+            continue
+        match block.kind:
+            case "python":
+                exec(compile("\n" * int(block.place.partition(":")[2]) + block.code, str(PAGES[page]), "exec"), names)
+            case "bash":
+                for words in commands(block.code):
+                    capfd.readouterr()
+                    code = call(words)
+                    assert code == 0, f"{block.place}: {shlex.join(words)}\n{''.join(capfd.readouterr())}"
+            case "console":
+                for command, said in expected(block.code):
+                    capfd.readouterr()
+                    (words,) = commands(command)
+                    call(words)
+                    printed = "".join(capfd.readouterr())
+                    lost = missing_from(printed, said)
+                    assert lost is None, f"{block.place}: not printed: {lost}\nprinted:\n{printed}"
+            case kind:
+                assert kind == "text", f"{block.place}: a block of kind {kind!r} is not run by anything"
+
+
+def test_what_is_not_run_says_why() -> None:
+    """Guards against blocks that drop out of the test one by one."""
+    found = {page: [block.not_run for block in blocks(page) if block.not_run] for page in PAGES}
+    assert {page: reasons for page, reasons in found.items() if reasons} == NOT_RUN
+
+
+def test_every_fence_is_seen() -> None:
+    """Guards against a block that is indented or marked in a way that `blocks` passes over."""
+    for page, path in PAGES.items():
+        fences = [line for line in path.read_text(encoding="utf-8").splitlines() if "```" in line]
+        assert len(fences) == 2 * len(blocks(page)), page
+
+
+def test_flags_that_pages_name_exist() -> None:
+    """Guards against a flag that was renamed everywhere but in a sentence."""
+    ours = {option for action in Parser()._actions for option in action.option_strings}
+    for program in (*ROOT.glob("scripts/**/*.py"), ROOT / "hf_dmt" / "hub" / "__main__.py"):
+        ours |= set(re.findall(r"add_argument\(\s*\"(--[a-z_]+)\"", program.read_text(encoding="utf-8")))
+    accelerate = {"--multi_gpu", "--num_processes", "--num_machines", "--mixed_precision", "--dynamo_backend", "--cpu"}
+    for page, path in PAGES.items():
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_]*", path.read_text(encoding="utf-8")))
+        assert not named - ours - accelerate, page
+
+
+def test_links_lead_to_files() -> None:
+    """Guards against a page that was moved or a heading that was renamed."""
+    for page, path in PAGES.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            if re.match(r"https?:", target):
+                continue
+            file, _, heading = target.partition("#")
+            found = (path.parent / file).resolve() if file else path
+            assert found.exists(), f"{page}: {target}"
+            if heading:
+                headings = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.M)
+                slugs = {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+                assert heading in slugs, f"{page}: {target}"
