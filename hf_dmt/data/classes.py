@@ -137,6 +137,8 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
             f"The masks of the {len(scanned)} labeled images hold nothing but void: there is nothing to learn from. "
             "Choose other labeled images, or check --ignore_index and --reduce_labels."
         )
+    if scanned.images.task == "semantic-segmentation":
+        _check_contrast(scanned, names, args)
     void = [position for position, values in enumerate(scanned.values) if values == ()]
     if void:
         notes.append(
@@ -150,6 +152,24 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
             f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: {shown}. "
             "Label a few of each, or leave these classes out."
         )
+
+
+def _check_contrast(scanned: ScannedImages, names: list[str], args: DataArguments) -> None:
+    """Masks of 0 and 255 are the usual way to draw one object, and 255 is the usual void: together, one class is left.
+
+    Raises:
+        DataError: every labeled pixel is of one class, and any model that says it everywhere is right.
+    """
+    shown = {value for values in scanned.values for value in values or ()}
+    if len(shown) > 1:
+        return
+    (only,) = shown
+    void = f"0 and {args.ignore_index} mean" if args.reduce_labels else f"{args.ignore_index} means"
+    raise DataError(
+        f"Every labeled pixel of the {len(scanned)} labeled masks is {_in_file(only, args)} ({names[only]}); {void} "
+        "'no label'. There is nothing to tell apart. If that value marks an object, save the masks again with a class "
+        "id in its place: 0, 1, 2, ... Or label other classes, too."
+    )
 
 
 def _names_of_masks(

@@ -74,7 +74,7 @@ def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarra
 
     Raises:
         CorruptImage: it cannot be read.
-        ValueError: its colours, transparency, fractions or shape are not class ids.
+        ValueError: its colours, transparency, fractions, shape or JPEG compression are not class ids.
         TypeError: it is none of the above.
     """
     if isinstance(mask, list):  # a column of numbers in a table
@@ -82,7 +82,13 @@ def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarra
     name = name or _name_of(mask)
     if isinstance(mask, Tensor):
         mask = _channels_last(mask)
-    ids = mask if isinstance(mask, np.ndarray) else np.array(_open(mask, name))
+    opened = mask if isinstance(mask, np.ndarray) else _open(mask, name)
+    if getattr(opened, "format", None) == "JPEG":
+        raise ValueError(
+            f"The mask {name} is a JPEG file, whose compression turns class ids into others near every edge. Save the "
+            "masks as PNG, from where they were drawn: converting this file keeps its errors."
+        )
+    ids = opened if isinstance(opened, np.ndarray) else np.array(opened)
     if ids.dtype == np.bool_:
         ids = ids.astype(np.uint8)
     if not np.issubdtype(ids.dtype, np.integer):

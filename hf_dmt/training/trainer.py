@@ -81,7 +81,7 @@ class DMTTrainer(PublishingTrainer):
         if self.knobs.label_ratios and not num_unlabeled:
             raise ValueError(
                 f"The method {args.method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images "
-                "without labels, or choose --method supervised."
+                "without labels (--unlabeled_dir), hold labels back (--num_labeled), or choose --method supervised."
             )
         self.supervised_rows = member_rows(
             self.knobs.difference_maximised_sampling, labeling.unlabeled_ids(train_dataset), args.seed

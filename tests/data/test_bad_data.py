@@ -141,6 +141,18 @@ SEGMENTATION: dict[str, Case] = {
         r"every value is the ignore value \(255\)",
         r"Check --ignore_index",
     ),
+    "an object drawn as 255": (
+        lambda root: scenes(root, (0, 255), (255, 0)),
+        r"Every labeled pixel of the 2 labeled masks is 0 \(0\); 255 means 'no label'",
+        r"nothing to tell apart",
+        r"save the masks again with a class id in its place: 0, 1, 2",
+    ),
+    "one class left of the named ones": (
+        lambda root: scenes(root, (0, 1), (1, 255), reduce_labels=True, id2label=three_names(root)),
+        r"Every labeled pixel of the 2 labeled masks is 1 \(.*\); 0 and 255 mean 'no label'",
+        r"nothing to tell apart",
+        r"Or label other classes",
+    ),
     "labeled masks all void": (
         lambda root: scenes(root, (255,), (0, 1), labeled_ids=ids_file(root, "images/00.jpg")),
         r"The masks of the 1 labeled images",
