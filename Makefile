@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest check format bench cards clean
+.PHONY: help demo test test-slow test-lowest check format bench cards notebook api clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,13 @@ cards: $(VENV)/.installed ## train the embedded recipes and write their finished
 		sh model_cards/keep.sh runs/cards/$$name || exit 1; \
 	done
 
+notebook: $(VENV)/.installed-docs ## run docs/quickstart.ipynb and keep what it shows (3 to 5 minutes)
+	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/quickstart.ipynb
+
+api: $(VENV)/.installed-docs ## the API reference from the docstrings, into build/api
+	$(BIN)/python -m pdoc --docformat google --output-directory build/api \
+		hf_dmt hf_dmt.method hf_dmt.training.methods hf_dmt.data.pseudo_labels
+
 clean: ## remove environments, builds and caches (never runs/)
 	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find hf_dmt scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -62,6 +69,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --editable ".[docs]"
 	touch $@
 
 $(LOWEST_VENV)/.installed-test: pyproject.toml

@@ -1,4 +1,4 @@
-"""README.md and docs/: every command and every Python block runs, and what a page says is printed is printed.
+"""README.md and docs/: every command, every Python block and the notebook runs, and what a page quotes is printed.
 
 Each page is worked through from top to bottom in a folder of its own, as by a person who has the images that the page
 speaks of. Models and data sets of the Hub come from the Hub of the tests, under their real ids and tiny. Commands are
@@ -14,14 +14,20 @@ A block after `<!-- not run: reason -->` is left out, and `NOT_RUN` lists it.
 
 from __future__ import annotations
 
+import html
+import importlib
+import json
 import re
 import shlex
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import matplotlib.pyplot as plt
+import pdoc
 import pytest
 
 from hf_dmt.hub import __main__ as hub_command
@@ -34,6 +40,9 @@ from tests.small_checkpoints import make_upernet_narrow, save_checkpoints
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+
+NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 # Every block that is not run, by the reason that stands above it.
 NOT_RUN = {
@@ -89,7 +98,7 @@ def call(words: list[str]) -> int:
         case ["python", "scripts/prepare_data.py", *given]:
             return prepare_data.main(given)
         case ["make", target, *_]:  # what it does is a matter of the gate, which calls make
-            return 0 if re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M) else 2
+            return 0 if re.search(rf"^{target}:", MAKEFILE, re.M) else 2
     raise AssertionError(f"{shlex.join(words)}: no way to run this here. Teach `call`, or say why it is not run.")
 
 
@@ -253,3 +262,39 @@ def test_links_lead_to_files() -> None:
                 headings = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), re.M)
                 slugs = {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
                 assert heading in slugs, f"{page}: {target}"
+
+
+def test_the_notebook_runs(desk: Path) -> None:
+    """Guards against a cell that no longer runs; the networks learn for one update a phase here."""
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        for number, cell in enumerate(cells()):
+            code = "".join(cell["source"])
+            if "parameters" in cell["metadata"].get("tags", []):
+                code = 'settings = {"max_steps": 1, "label_ratios": [1.0], "use_cpu": True}'
+            exec(compile(code, f"{NOTEBOOK}, code cell {number}", "exec"), names)
+    plt.close("all")
+    assert [phase["steps"] for phase in names["phases"]] == [1, 1]
+
+
+def test_what_the_notebook_shows_is_one_whole_run() -> None:
+    """Guards against pictures of an older run, of cells that were run out of order, or of an error."""
+    assert [cell["execution_count"] for cell in cells()] == list(range(1, len(cells()) + 1))
+    kinds = [output["output_type"] for cell in cells() for output in cell["outputs"]]
+    assert kinds.count("display_data") == 3 and "error" not in kinds
+
+
+def cells() -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("module", re.findall(r"\bhf_dmt[\w.]*", re.findall(r"pdoc .*\\\n(.*)", MAKEFILE)[0]))
+def test_docstrings_become_pages_of_the_api(module: str) -> None:
+    """Guards against a section that the converter does not know, which would stand there as running text."""
+    pdoc.render.configure(docformat="google", show_source=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        page = pdoc.render.html_module(pdoc.doc.Module(importlib.import_module(module)), all_modules={})
+    shown = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert "Arguments:" in shown or "Attributes:" in shown
+    assert not re.search(r"^\s*(Args|Keyword Args|Returns|Raises|Attributes): *\S", shown, re.M)
