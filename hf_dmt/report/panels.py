@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,11 +26,18 @@ COLORS = {
     "agree": "#8fa3bf",
     "negative": "#dfae3c",
     "positive": "#a63a50",
+    "weight": "#6b3fa0",
     "ink": "#1c2128",
     "muted": "#5a6572",
     "grid": "#d3dae2",
 }
 _LINES = {"a": "-", "b": (0, (5, 2)), "ensemble": (0, (1, 1.2))}
+# The scores by which right pseudo labels may be told from wrong ones, as the results name them.
+_SEPARATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "weight": ("weight", {"color": COLORS["weight"], "linestyle": "-"}),
+    "disagreement": ("agreement", {"color": COLORS["negative"], "linestyle": (0, (5, 2))}),
+    "confidence": ("confidence", {"color": COLORS["muted"], "linestyle": (0, (1, 1.2))}),
+}
 _CASES = {"agree": "agree", "negative_disagree": "negative", "positive_disagree": "positive"}
 
 MOST_POINTS = 200  # of one curve; more would make the file large and the curve no clearer
@@ -126,6 +134,36 @@ def labels_per_class(axes: Axes, run: Run) -> bool:
     return _legend(axes)
 
 
+def separation(axes: Axes, run: Run, member: str) -> bool:
+    entries, lowest = run.labeled_phases, 0.5
+    for key, (title, style) in _SEPARATORS.items():
+        found = [(entry["phase"], (run.label_fact(entry, member, "separation") or {}).get(key)) for entry in entries]
+        points = [(phase, value) for phase, value in found if value is not None]
+        if points:
+            lowest = min(lowest, *(value for _, value in points))
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=title, **style)
+    axes.axhline(0.5, color=COLORS["muted"], linewidth=0.8, linestyle=":")
+    axes.set_ylim(max(0.0, lowest - 0.05), 1.02)
+    axes.set_ylabel("AUROC")
+    _phase_axis(axes, [entry["phase"] for entry in entries])
+    return bool(axes.get_legend_handles_labels()[0]) and _legend(axes)
+
+
+def calibration(axes: Axes, run: Run) -> bool:
+    entry = run.labeled_phases[-1] if run.labeled_phases else {}
+    for member in MEMBERS:
+        bins = (run.label_fact(entry, member, "separation") or {}).get("calibration") or []
+        if bins:
+            points = [(100 * part["confidence"], 100 * part["accuracy"]) for part in bins]
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=f"by {member}", **_line(member))
+    axes.plot([0, 100], [0, 100], color=COLORS["muted"], linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, 102)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("confidence, %")
+    axes.set_ylabel("right, %")
+    return bool(axes.get_legend_handles_labels()[0]) and _legend(axes)
+
+
 def loss(axes: Axes, run: Run) -> bool:
     return _curves(axes, run, "loss", "loss")
 
@@ -196,6 +234,21 @@ PANELS = [
         "Labels per class, last phase",
         "Compare with what you expect of your images: a class without any labels is not learned from them.",
         labels_per_class,
+    ),
+    *(
+        Panel(
+            f"separation_{member}",
+            f"Telling right labels by {member} from wrong ones",
+            "1: every right label scores above every wrong one. 0.5, dotted: no better than drawing lots.",
+            partial(separation, member=member),
+        )
+        for member in MEMBERS
+    ),
+    Panel(
+        "calibration",
+        "Are they as right as they are sure?",
+        "All labels of the last phase in ten groups by confidence. Below the dotted line a member is surer than right.",
+        calibration,
     ),
     Panel("loss", "Loss", "Weighted cross-entropy per labeled or pseudo-labeled unit of each member.", loss),
     Panel(

@@ -55,11 +55,11 @@ def keep_gallery(
     store = labeling.phase_folder(output_dir, phase)
     share = replace(clean_pass, progress=False, num_workers=0)
     if pair.task == "image-classification":
-        rows = contradicting_images(*(ImageLabels.read(store / name) for name in MEMBERS))
+        rows = contradicting_images(ImageLabels.read(store / "a"), ImageLabels.read(store / "b"))
         facts = {"agree": 1 - len(rows) / max(1, len(unlabeled))}
     else:
         mine = share.share(len(unlabeled))
-        found = contradicting_masks(*(PixelLabels.read(store / name) for name in MEMBERS), mine)
+        found = contradicting_masks(PixelLabels.read(store / "a"), PixelLabels.read(store / "b"), mine)
         parts = gather_object([(mine, found)])
         everything, scores = (np.concatenate([part[column] for part in parts]) for column in range(2))
         rows = everything[np.lexsort((everything, -scores[:, 0]))]
