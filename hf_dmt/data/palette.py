@@ -13,9 +13,9 @@ _TONES = ((0.85, 0.95), (0.60, 0.65), (0.45, 1.0))  # saturation and value, in t
 
 
 def class_colors(count: int) -> np.ndarray:
-    """`(count, 3)` uint8 RGB; none is the grey of void pixels."""
-    tones = [(number * _GOLDEN % 1, *_TONES[number % len(_TONES)]) for number in range(count)]
-    colors = [[round(255 * part) for part in colorsys.hsv_to_rgb(*tone)] for tone in tones]
+    """`(count, 3)` uint8 RGB: black for class 0, which is the background in most data sets, and none is void's grey."""
+    tones = [(number * _GOLDEN % 1, *_TONES[number % len(_TONES)]) for number in range(1, count)]
+    colors = [(0, 0, 0), *([round(255 * part) for part in colorsys.hsv_to_rgb(*tone)] for tone in tones)][:count]
     return np.asarray(colors, dtype=np.uint8).reshape(count, 3)
 
 

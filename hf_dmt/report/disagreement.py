@@ -52,7 +52,7 @@ def last_disagreement(run: Run) -> Disagreement | None:
 def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float | None]] | None:
     """Per member, the confidence from which a label of each class was used in a phase; None without a store.
 
-    For images that is the least confident label of the class that was selected, None where none was.
+    For images that is the least confident label of the class that was selected. None where none was, or any would do.
     """
     folders = {member: _folder(run, entry, member) for member in MEMBERS}
     if not run.is_pixels:
@@ -61,11 +61,8 @@ def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float | 
         return lowest if len(lowest) == len(MEMBERS) else None
     if not all(is_complete(folder) for folder in folders.values()):
         return None
-    codes = {member: read_manifest(folder).get("code_thresholds") for member, folder in folders.items()}
-    return {
-        member: decode_confidence(torch.tensor(values)).tolist() if values else [0.0] * len(run.class_names)
-        for member, values in codes.items()
-    }
+    codes = {member: torch.tensor(read_manifest(folder)["code_thresholds"]) for member, folder in folders.items()}
+    return {member: [value or None for value in decode_confidence(values).tolist()] for member, values in codes.items()}
 
 
 def _folder(run: Run, entry: dict[str, Any], member: str) -> Path:

@@ -35,11 +35,12 @@ def last_gallery(run: Run) -> dict[str, Any] | None:
 
 
 def _image(run: Run, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = {"id": entry["id"], "image": _address(folder / entry["file"])}
-    names, truth = run.class_names, entry["truth"]
+    file, names, truth = folder / entry["file"], run.class_names, entry["truth"]
+    # Tiny images are kept as PNG; enlarged by blending, eight pixels are a blur.
+    shown: dict[str, Any] = {"id": entry["id"], "image": _address(file), "tiny": file.suffix == ".png"}
     if not run.is_pixels:
         labels = {
-            name: {**entry[name], "label": names[entry[name]["label"]], "right": truth in (None, entry[name]["label"])}
+            name: {**entry[name], "label": names[entry[name]["label"]], "right": truth == entry[name]["label"]}
             for name in MEMBERS
         }
         return {**shown, **labels, "truth": None if truth is None else names[truth]}

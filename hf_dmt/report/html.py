@@ -52,12 +52,18 @@ def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "duration": _duration, "signed": signed}
+    environment.filters |= {"percent": _percent, "sure": _sure, "duration": _duration, "signed": signed}
     page = environment.get_template("report.html.jinja").render(**_context(run, pictures))
     path = Path(to or run.folder) / REPORT_FILE
     # File names need not be valid text; a letter that UTF-8 cannot write becomes a question mark.
     write_aside(path, page.encode("utf-8", errors="replace"))
     return path
+
+
+def has_pictures(folder: str | Path) -> bool:
+    """Whether the report in a folder shows images of the run."""
+    report = Path(folder) / REPORT_FILE
+    return report.is_file() and b"data:image/" in report.read_bytes()
 
 
 def _context(run: Run, pictures: bool) -> dict[str, Any]:
@@ -137,14 +143,15 @@ def _class_counts(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _separation(run: Run) -> list[tuple[str, dict[str, float]]]:
+def _separation(run: Run) -> list[dict[str, Any]]:
     """Per member, how well each score told right labels from wrong ones in the last phase, where that is known."""
     found = []
     for member in MEMBERS if run.labeled_phases else ():
         figures = run.label_fact(run.labeled_phases[-1], member, "separation") or {}
-        known = {key: figures[key] for key in ("weight", "disagreement", "confidence") if figures.get(key) is not None}
-        if len(known) == 3:
-            found.append((member, known))
+        if None not in (figures.get("weight"), figures.get("confidence")):
+            change = figures["weight"] - figures["confidence"]
+            verdict = "as well as" if abs(change) < 0.005 else "better than" if change > 0 else "less well than"
+            found.append({"member": member, "verdict": verdict, **figures})
     return found
 
 
@@ -223,6 +230,13 @@ def _protocol(run: Run) -> list[tuple[str, str]]:
 
 def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
+
+
+def _sure(confidence: float | None) -> str:
+    """A confidence in %, with more decimals the closer it is to 100: there one in a hundred is one in ten thousand."""
+    if confidence is None or not 0 < confidence < 1:
+        return _percent(confidence)
+    return f"{100 * confidence:.{max(1, -math.floor(math.log10(100 - 100 * confidence)))}f}"
 
 
 def _duration(seconds: float | None) -> str:

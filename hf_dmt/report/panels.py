@@ -169,7 +169,7 @@ def loss(axes: Axes, run: Run) -> bool:
 
 
 def mean_weight(axes: Axes, run: Run) -> bool:
-    found = _curves(axes, run, "mean_weight", "mean weight")
+    found = _curves(axes, run, "mean_weight", "mean weight", since=_first_pseudo_step(run))
     axes.set_ylim(0, max(0.05, axes.get_ylim()[1]) if found else None)
     return found
 
@@ -268,7 +268,7 @@ def _line(name: str) -> dict[str, Any]:
     return {"color": COLORS[name], "linestyle": _LINES[name]}
 
 
-def _curves(axes: Axes, run: Run, key: str, title: str) -> bool:
+def _curves(axes: Axes, run: Run, key: str, title: str, *, since: int = 0) -> bool:
     found = False
     for member in MEMBERS:
         points = _points(run, [f"{member}/{key}"])
@@ -277,7 +277,7 @@ def _curves(axes: Axes, run: Run, key: str, title: str) -> bool:
             size = 2.5 if len(points) < 30 else 0
             axes.plot(points[:, 0], points[:, 1], label=member, marker="o", markersize=size, **_line(member))
     axes.set_ylabel(title)
-    _step_axis(axes, run)
+    _step_axis(axes, run, since=since)
     return found and _legend(axes)
 
 
@@ -286,7 +286,8 @@ def _cases(axes: Axes, run: Run, member: str) -> bool:
     if not len(points):
         return False
     # Each log event describes the steps since the one before it.
-    edges = np.concatenate([[_first_pseudo_step(run)], points[:, 0]])
+    first = _first_pseudo_step(run)
+    edges = np.concatenate([[first], points[:, 0]])
     bottom = np.zeros(len(edges))
     for column, (case, color) in enumerate(_CASES.items(), start=1):
         share = 100 * points[:, column]
@@ -296,7 +297,7 @@ def _cases(axes: Axes, run: Run, member: str) -> bool:
         bottom = top
     axes.set_ylim(0, 100)
     axes.set_ylabel("share, %")
-    _step_axis(axes, run, over_bars=True)
+    _step_axis(axes, run, since=first, over_bars=True)
     return _legend(axes)
 
 
@@ -322,16 +323,17 @@ def _phase_axis(axes: Axes, phases: list[int]) -> None:
         axes.set_xlim(min(phases) - 0.5, max(phases) + 0.5)
 
 
-def _step_axis(axes: Axes, run: Run, *, over_bars: bool = False) -> None:
-    """Steps, with a line where each phase begins and its number above."""
+def _step_axis(axes: Axes, run: Run, *, since: int = 0, over_bars: bool = False) -> None:
+    """Steps from `since` on, with a line where each phase begins and its number above."""
     axes.set_xlabel("step")
-    start, total = 0, sum(entry["steps"] for entry in run.phases)
+    start, end = 0, sum(entry["steps"] for entry in run.phases)
+    total = end - since
     last_shown = -math.inf
     for entry in run.phases:
         color = COLORS["ink" if over_bars else "grid"]
         axes.axvline(start, color=color, linewidth=0.5 if over_bars else 0.9, zorder=3 if over_bars else 0.5)
         middle = start + entry["steps"] / 2
-        if total and (middle - last_shown) / total > 0.06:
+        if total and start >= since and (middle - last_shown) / total > 0.06:
             axes.text(
                 middle,
                 1.015,
@@ -346,7 +348,7 @@ def _step_axis(axes: Axes, run: Run, *, over_bars: bool = False) -> None:
         start += entry["steps"]
     axes.grid(axis="x", visible=False)
     if total:
-        axes.set_xlim(0, total * 1.01)
+        axes.set_xlim(since, end + total * 0.01)
 
 
 def _legend(axes: Axes) -> bool:

@@ -32,9 +32,10 @@ from .inference import CleanLogits, CleanPass
 from .methods import Knobs
 
 GALLERY_FILE = "gallery.json"
-SHOWN = {"image-classification": 24, "semantic-segmentation": 8}
+SHOWN_IMAGES, SHOWN_MASKS = 24, 8
 _SIDE = 224  # longer side of a thumbnail in pixels
 
+Entry = dict[str, Any]
 Files = dict[str, bytes]
 
 
@@ -47,85 +48,100 @@ def keep_gallery(
     accelerator: Accelerator,
     knobs: Knobs,
 ) -> None:
-    """Choose images from a phase's label store and write their gallery; every process takes part.
-
-    The members see the chosen images once more, because the store does not hold what a weight is made of: the student's
-    probability for the other's label. For pixels, choosing reads the store once.
-    """
+    """Choose images from a phase's label store and write their gallery; every process takes part."""
     store = labeling.phase_folder(output_dir, phase)
-    share = replace(clean_pass, progress=False, num_workers=0)
     if pair.task == "image-classification":
-        rows = contradicting_images(ImageLabels.read(store / "a"), ImageLabels.read(store / "b"))
-        facts = {"agree": 1 - len(rows) / max(1, len(unlabeled))}
+        agree, shown = _images(store, unlabeled) if accelerator.is_main_process else (0.0, [])
     else:
-        mine = share.share(len(unlabeled))
-        found = contradicting_masks(PixelLabels.read(store / "a"), PixelLabels.read(store / "b"), mine)
-        parts = gather_object([(mine, found)])
-        everything, scores = (np.concatenate([part[column] for part in parts]) for column in range(2))
-        rows = everything[np.lexsort((everything, -scores[:, 0]))]
-        rows = rows[: int((scores[:, 0] > 0).sum())]
-        facts = {"agree": 1 - float(scores[:, 1].mean()) if len(scores) else 1.0}
-    rows = rows[: SHOWN[pair.task]].tolist()
-    side = pair.image_size if pair.task == "semantic-segmentation" else None
-    shown: list[tuple[int, dict[str, Any], Files]] = []
-    for part in share.run(pair, Subset(unlabeled, rows), accelerator, title="gallery", shorter_side=side):
-        for position, place in enumerate(part.index):
-            image = to_rgb(unlabeled[rows[place]]["image"])
-            entry, files = _entry(part, position, image, pair, knobs, stem=f"{place:02d}")
-            shown.append((place, {"row": rows[place], **entry}, files))
-    shown = sorted(gather_object(shown), key=lambda item: item[0])
+        agree, shown = _masks(store, pair, unlabeled, clean_pass, accelerator, knobs)
     if not accelerator.is_main_process:
         return
     ids = labeling.unlabeled_ids(unlabeled)
     folder = Path(output_dir) / "gallery" / f"phase-{phase}"
     (folder / GALLERY_FILE).unlink(missing_ok=True)
-    for _, _, files in shown:
+    for _, files in shown:
         for name, content in files.items():
             write_aside(folder / name, content)
-    entries = [{"id": ids[entry["row"]], **entry} for _, entry, _ in shown]
-    write_json(folder / GALLERY_FILE, {"phase": phase, "labeler": knobs.labeler, **facts, "images": entries})
+    entries = [{"id": ids[entry["row"]], **entry} for entry, _ in shown]
+    write_json(folder / GALLERY_FILE, {"phase": phase, "agree": agree, "images": entries})
 
 
-def _entry(
-    part: CleanLogits, position: int, image: Image.Image, pair: ModelPair, knobs: Knobs, *, stem: str
-) -> tuple[dict[str, Any], Files]:
-    """What `gallery.json` says of one image, and its thumbnails by file name.
+def _images(store: Path, unlabeled: Any) -> tuple[float, list[tuple[Entry, Files]]]:
+    """The fraction with the same label, and of each image shown label and confidence of both members, and the truth."""
+    made = {name: ImageLabels.read(store / name) for name in MEMBERS}
+    differ = contradicting_images(made["a"], made["b"])
+    shown = []
+    for place, row in enumerate(differ[:SHOWN_IMAGES].tolist()):
+        item = unlabeled[row]
+        image, truth = to_rgb(item["image"]), item.get("label")
+        entry = {
+            "row": row,
+            "file": f"{place:02d}-image{_kind(image)}",
+            "truth": None if truth is None or truth < 0 else int(truth),
+            **{
+                name: {"label": int(labels.labels[row]), "confidence": float(labels.confidence[row])}
+                for name, labels in made.items()
+            },
+        }
+        shown.append((entry, {entry["file"]: _encoded(image)}))
+    return 1 - len(differ) / max(1, len(unlabeled)), shown
 
-    Of the labels that each member made: for images class, confidence and the weight that the student gives; for pixels
-    the same as pictures, and the mean weight.
+
+def _masks(
+    store: Path, pair: ModelPair, unlabeled: Any, clean_pass: CleanPass, accelerator: Accelerator, knobs: Knobs
+) -> tuple[float, list[tuple[Entry, Files]]]:
+    """The fraction of pixels with the same label, and the images shown, each as maps.
+
+    Choosing reads the store once, each process its share. The members see the chosen images once more, because the
+    store does not hold what a weight is made of: the student's probability for the other's label.
     """
+    mine = clean_pass.share(len(unlabeled))
+    found = contradicting_masks(PixelLabels.read(store / "a"), PixelLabels.read(store / "b"), mine)
+    parts = gather_object([(mine, found)])
+    rows, scores = (np.concatenate([part[column] for part in parts]) for column in range(2))
+    best = np.lexsort((rows, -scores[:, 0]))[:SHOWN_MASKS]
+    chosen = rows[best[scores[best, 0] > 0]].tolist()
+    loop = replace(clean_pass, progress=False, num_workers=0)
+    shown: list[tuple[int, Entry, Files]] = []
+    for part in loop.run(pair, Subset(unlabeled, chosen), accelerator, title="", shorter_side=pair.image_size):
+        for position, place in enumerate(part.index):
+            image = to_rgb(unlabeled[chosen[place]]["image"])
+            entry, files = _maps(part, position, image, pair, knobs, stem=f"{place:02d}")
+            shown.append((place, {"row": chosen[place], **entry}, files))
+    shown = sorted(gather_object(shown), key=lambda item: item[0])
+    agree = 1 - float(scores[:, 1].mean()) if len(scores) else 1.0
+    return agree, [(entry, files) for _, entry, files in shown]
+
+
+def _maps(
+    part: CleanLogits, position: int, image: Image.Image, pair: ModelPair, knobs: Knobs, *, stem: str
+) -> tuple[Entry, Files]:
+    """What `gallery.json` says of one image, and by file name the image, both members' labels, the weights that their
+    students give, and the truth."""
     logits = {name: part.logits[name][position : position + 1] for name in MEMBERS}
-    made: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    made: dict[str, tuple[Tensor, Tensor]] = {}
     for name in MEMBERS:
         labels, confidence, _ = pseudo_label(logits[name])
         weight, _ = separation.student_scores(logits, name, labels, confidence, knobs)
-        made[name] = labels[0].cpu(), confidence[0].cpu(), weight[0].cpu()
-    entry: dict[str, Any] = {"file": f"{stem}-image{_kind(image)}"}
-    files = {entry["file"]: _encoded(image)}
-    truth = part.truth[position]
-    if pair.task == "image-classification":
-        for name, (label, confidence, weight) in made.items():
-            entry[name] = {"label": int(label), "confidence": float(confidence), "weight": float(weight)}
-        entry["truth"] = None if truth is None or int(truth) < 0 else int(truth)
-        return entry, files
+        made[name] = labels[0].cpu(), weight[0].cpu()
     classes = len(pair.class_names)
+    entry: Entry = {"file": f"{stem}-image{_kind(image)}", "truth": None}
+    files = {entry["file"]: _encoded(image)}
     present: set[int] = set()
-    for name, (labels, _, weight) in made.items():
-        maps = {"labels": paint(labels.numpy(), classes), "weight": _grey(weight)}
+    for name, (labels, weight) in made.items():
         entry[name] = {"weight": float(weight.mean())}
-        for what, picture in maps.items():
+        for what, picture in (("labels", paint(labels.numpy(), classes)), ("weight", _grey(weight))):
             entry[name][f"{what}_file"] = f"{stem}-{name}-{what}.png"
             files[f"{stem}-{name}-{what}.png"] = _encoded(picture, flat=True)
         present |= set(labels.unique().tolist())
     entry["differ"] = float((made["a"][0] != made["b"][0]).float().mean())
-    entry["truth"] = None
-    if truth is not None:
-        mask = resize_mask(np.asarray(truth), tuple(made["a"][0].shape))  # type: ignore[arg-type]
+    if part.truth[position] is not None:
+        height, width = made["a"][0].shape
+        mask = resize_mask(part.truth[position], (height, width))
         entry["truth"] = f"{stem}-truth.png"
         files[entry["truth"]] = _encoded(paint(mask, classes), flat=True)
         present |= {int(value) for value in np.unique(mask) if 0 <= value < classes}
-    entry["classes"] = sorted(present)
-    return entry, files
+    return {**entry, "classes": sorted(present)}, files
 
 
 def _grey(weight: Tensor) -> Image.Image:

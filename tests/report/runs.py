@@ -142,13 +142,13 @@ def _write_gallery(
         entry: dict[str, Any] = {"id": name, "row": number, "file": f"{number:02d}-image.png", "truth": None}
         files = [entry["file"]]
         for member in "ab":
-            entry[member] = {"weight": 0.25}
             if pixels:
                 kinds = {f"{kind}_file": f"{number:02d}-{member}-{kind}.png" for kind in ("labels", "weight")}
-                entry[member] |= kinds
+                entry[member] = {"weight": 0.25, **kinds}
                 files += kinds.values()
             else:
-                entry[member] |= {"label": number % len(names), "confidence": 0.9}
+                label = (number + (member == "b")) % len(names)
+                entry |= {member: {"label": label, "confidence": 0.9}, "truth": number // 2 % len(names)}
         if pixels:
             entry |= {"differ": 0.4, "truth": f"{number:02d}-truth.png", "classes": [0, len(names) - 1]}
             files.append(entry["truth"])

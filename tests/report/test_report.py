@@ -17,6 +17,7 @@ from PIL import Image
 from hf_dmt.data.pseudo_labels import ImageLabels
 from hf_dmt.report import write_figures, write_report
 from hf_dmt.report.disagreement import last_disagreement
+from hf_dmt.report.html import _sure
 from hf_dmt.report.panels import COLORS
 from hf_dmt.report.run import read_run
 from tests.report.runs import write_run
@@ -294,7 +295,9 @@ def test_galleries_show_every_picture_with_what_was_said_of_it(html_of: Callable
     """A picture beside the words of another one, or a tile that was forgotten, looks like any other."""
     images, masks = Page(html_of("pictures")), Page(html_of("masks with pictures"))
     assert images.tags["img"] == 5 and masks.tags["img"] == 5 * 6
-    assert images.text.count("cat 90 % sure, weight 0.25") == 2 * 3 and "images/0003.jpg" in images.text
+    said = "a says cat {}90.0 % sure b says dog {}90.0 % sure "
+    assert said.format("✓ ", "") + "images/0000.jpg" in images.text  # truth: cat
+    assert said.format("", "✓ ") + "images/0002.jpg" in images.text  # truth: dog
     assert "disagreement-images" not in images.values("id")  # the same images, without the pictures
     assert masks.values("alt")[:6] == [
         f"{what} of images/0000.jpg"
@@ -302,8 +305,8 @@ def test_galleries_show_every_picture_with_what_was_said_of_it(html_of: Callable
             "image",
             "labels by a",
             "labels by b",
-            "weight of the labels by a, mean 0.25",
-            "weight of the labels by b, mean 0.25",
+            "weight of a’s labels, 0.25 on average",
+            "weight of b’s labels, 0.25 on average",
             "truth",
         )
     ]
@@ -328,9 +331,18 @@ def test_a_gallery_that_lost_a_file_is_passed_over(tmp_path: Path) -> None:
 def test_separation_is_told_for_both_members(html_of: Callable[[str], str]) -> None:
     """The claim that the method rests on; where truth is unknown nothing may be said of it."""
     text = Page(html_of("2 classes")).text
-    told = "the weight tells right from wrong with an AUROC of 0.800, agreement 0.750, confidence alone 0.700"
-    assert f"of labels by a {told}; by b {told}." in text.replace(" ;", ";").replace(" .", ".")
+    for member in "ab":
+        told = f"labels by {member} better than the confidence of {member} alone (AUROC 0.800 against 0.700)"
+        assert told in text.replace(" )", ")")
     assert "AUROC" not in Page(html_of("10 classes, no truth, no test")).text
+
+
+@pytest.mark.parametrize(
+    ("confidence", "shown"), [(0.5, "50.0"), (0.99987, "99.99"), (0.999996, "99.9996"), (1, "100.0")]
+)
+def test_only_certainty_is_100_percent(confidence: float, shown: str) -> None:
+    """Thresholds of trained models are all above 99.9: rounded to 100.0 they look like one that nothing passes."""
+    assert _sure(confidence) == shown
 
 
 def test_an_incomplete_store_is_passed_over(tmp_path: Path) -> None:
