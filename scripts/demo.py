@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import yaml
 from PIL import Image
@@ -25,6 +24,11 @@ import hf_dmt
 from hf_dmt import ModelPair
 from hf_dmt.data.palette import class_colors
 from hf_dmt.hub.repository import PAIR_FILES
+
+try:
+    import gradio as gr
+except ModuleNotFoundError:
+    sys.exit('demo.py: error: the page is made with Gradio, which is not installed: pip install "hf-dmt[demo]"')
 
 NAMES = ("a", "b", "ensemble")
 # The usual theme loads its letters from the web; a page on a machine without one should look the same.

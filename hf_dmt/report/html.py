@@ -220,6 +220,8 @@ def _protocol(run: Run) -> list[tuple[str, str]]:
     ):
         if results.get(key) is not None:
             rows.append((title, f"{results[key]:,}" if key != "seed" else str(results[key])))
+    if split.get("extra_labeled"):
+        rows.append(("Of the labeled, labeled since", f"{len(split['extra_labeled']):,}"))
     if "split_seed" in split:
         rows.append(("Split seed", str(split["split_seed"])))
     if results.get("peak_memory_bytes"):
