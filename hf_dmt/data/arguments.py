@@ -29,6 +29,10 @@ class DataArguments:
     labeled_ids: str | None = field(
         default=None, metadata={"help": "File with the ids of the labeled images, one a line, or a split.json."}
     )
+    extra_labels: list[str] | None = field(
+        default=None,
+        metadata={"help": "Unlabeled images labeled since: an answered labeling queue, or a CSV of id and label."},
+    )
     split_seed: int = field(default=0, metadata={"help": "Which images are labeled and held out."})
     id2label: str | None = field(
         default=None, metadata={"help": 'JSON file with the classes: {"0": "cat", ...} or ["cat", ...].'}

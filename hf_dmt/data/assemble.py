@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .answers import with_answers
 from .arguments import DataArguments
 from .builtin import BUILTIN_SETS
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
@@ -94,13 +95,17 @@ def assemble(
     test = _split_with_targets(splits, "test", everything, names, args, notes)
     used = np.union1d(labeled_rows, carved)
     scanned = everything.subset(labeled_rows)
-    check_labeled(scanned, names, args, notes)
     check_targets(everything.subset(carved), "eval", names, args)
     rest = _unlabeled(args, everything, used, names, notes, token)
+    if args.extra_labels:
+        scanned, rest = with_answers(scanned, rest, names, args, notes)
+    check_labeled(scanned, names, args, notes)
     labeled, unlabeled = scanned.images, rest.images if rest is not None else None
     sides = np.concatenate([scanned.shorter_sides, *([rest.shorter_sides] if rest is not None else [])])
+    first = len(labeled_rows)  # those behind them were labeled since, and `--labeled_ids` does not know their ids
     roles: dict[str, Sequence[str]] = {
-        "labeled": labeled.ids,
+        "labeled": labeled.ids[:first],
+        **({"extra_labeled": labeled.ids[first:]} if args.extra_labels else {}),
         "unlabeled": unlabeled.ids if unlabeled is not None else [],
         "eval": held_out.ids if held_out is not None else [],
         "test": test.ids if test is not None else [],

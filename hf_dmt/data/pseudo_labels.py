@@ -157,7 +157,12 @@ class PixelLabels:
         # int16 where it fits: beside float32 confidences, wider labels would take the view through float64.
         selected = np.full(labels.shape, IGNORE_INDEX, dtype=np.int16 if labels.itemsize == 1 else np.int32)
         np.copyto(selected, labels, where=kept)
-        return selected, np.take(_CONFIDENCE, codes, mode="clip")
+        return selected, self.confidence_of(codes)
+
+    @staticmethod
+    def confidence_of(codes: np.ndarray) -> np.ndarray:
+        """Confidence codes as float32 probabilities."""
+        return np.take(_CONFIDENCE, codes, mode="clip")
 
     def finish(self, manifest: dict[str, Any], thresholds: Sequence[int]) -> None:
         """Mark the store complete; `thresholds` are per-class codes."""

@@ -18,6 +18,7 @@ from typing import Any
 from huggingface_hub import CommitInfo
 
 from ..data.files import write_json
+from ..report.html import has_pictures, write_report
 from .repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, PEER_FOLDER, PUBLISHED, HubError, publish
 
 STAGING = "_push-"
@@ -53,8 +54,13 @@ class Staging:
                     _link(path, self.folder / place / path.relative_to(source))
 
     def add_run(self) -> None:
-        """What a run shows beside the pair: results, split, report and figures, as they are now."""
+        """What a run shows beside the pair: results, split, report and figures, as they are now.
+
+        The report goes without its pictures: they are unlabeled images, which are their owner's.
+        """
         self.add(self.output_dir, [name for name in PUBLISHED if name not in PAIR_FILES])
+        if has_pictures(self.folder):
+            write_report(self.output_dir, to=self.folder, pictures=False)
 
     def add_pair(self, saved: Path, primary: str) -> None:
         """A saved pair, with `primary` at the root wherever it stands in `saved`."""
@@ -143,7 +149,8 @@ def push_folder(folder: str | Path, repo_id: str, *, message: str = "Upload pair
     if not (folder / PAIR_FILE).is_file():
         raise HubError(f"{str(folder)!r} has no {PAIR_FILE}, so it is not a pair. Give the output folder of a run.")
     staging = Staging(folder)
-    staging.add(folder, PUBLISHED)
+    staging.add(folder, PAIR_FILES)
+    staging.add_run()
     return staging.send(repo_id, message=message, **how)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers.image_utils import load_image
 
 from .preprocessing import clean_inputs
@@ -61,14 +62,24 @@ class EnsemblePipeline:
             raise ValueError(f"Give a path, a URL, a PIL image, or several of them; got {type(inputs).__name__}.")
         return self._predict(inputs, top_k, timeout)
 
+    def members(self, image: ImageLike, *, timeout: float | None = None) -> dict[str, Tensor]:
+        """What each member says of one image: probabilities of a and of b, on the CPU.
+
+        Args:
+            image, timeout: as for a call.
+
+        Returns:
+            By `a` and `b`, float32: (C,); for pixels (C, H, W) at the size of the image.
+        """
+        return self._probabilities([self._loaded(image, timeout)])[0]
+
     def _predict(self, inputs: Iterable[ImageLike], top_k: int | None, timeout: float | None) -> Iterator[Prediction]:
         entries = self._pixels if self.pair.task == "semantic-segmentation" else self._labels
         waiting = iter(inputs)
         while batch := list(islice(waiting, self.batch_size)):
             images = [self._loaded(image, timeout) for image in batch]
-            logits = {name: self._logits(name, images) for name in ("a", "b")}
-            for index, image in enumerate(images):
-                yield entries({name: rows[index] for name, rows in logits.items()}, image, top_k)
+            for found in self._probabilities(images):
+                yield entries(found, top_k)
 
     def _loaded(self, image: ImageLike, timeout: float | None) -> Any:
         if isinstance(image, (np.ndarray, Tensor)) and self.pair.task == "image-classification":
@@ -90,8 +101,20 @@ class EnsemblePipeline:
         member.train(was_training)
         return [found[row] for row in range(len(images))]
 
-    def _labels(self, logits: dict[str, Tensor], image: Any, top_k: int | None) -> Prediction:
-        a, b = (logits[name].softmax(dim=0) for name in ("a", "b"))
+    def _probabilities(self, images: list[Any]) -> list[dict[str, Tensor]]:
+        logits = {name: self._logits(name, images) for name in ("a", "b")}
+        if self.pair.task == "semantic-segmentation":
+            logits = {
+                name: [
+                    interpolate(row[None], (image.height, image.width), mode="bilinear", align_corners=False)[0]
+                    for row, image in zip(rows, images, strict=True)
+                ]
+                for name, rows in logits.items()
+            }
+        return [{name: rows[index].softmax(dim=0) for name, rows in logits.items()} for index in range(len(images))]
+
+    def _labels(self, found: dict[str, Tensor], top_k: int | None) -> Prediction:
+        a, b = found["a"], found["b"]
         mean, difference = (a + b) / 2, (a - b).abs()
         return [
             {
@@ -102,14 +125,8 @@ class EnsemblePipeline:
             for index in mean.argsort(descending=True)[:top_k].tolist()
         ]
 
-    def _pixels(self, logits: dict[str, Tensor], image: Image.Image, top_k: int | None) -> Prediction:
-        size = (image.height, image.width)
-        a, b = (
-            torch.nn.functional.interpolate(logits[name][None], size, mode="bilinear", align_corners=False)[0].softmax(
-                dim=0
-            )
-            for name in ("a", "b")
-        )
+    def _pixels(self, found: dict[str, Tensor], top_k: int | None) -> Prediction:
+        a, b = found["a"], found["b"]
         labels, differ = (a + b).argmax(dim=0), a.argmax(dim=0) != b.argmax(dim=0)
         entries = []
         for index in labels.unique().tolist():

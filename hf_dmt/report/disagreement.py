@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ..data.pseudo_labels import is_complete, read_manifest
+from ..data.disagreement import contradicting_images
+from ..data.pseudo_labels import ImageLabels, is_complete, read_manifest
 from ..method import decode_confidence
 from .run import MEMBERS, Run
 
 SHOWN_IMAGES, SHOWN_PAIRS = 20, 10
+_COLUMNS = ("label", "confidence", "selected")
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,20 @@ def last_disagreement(run: Run) -> Disagreement | None:
     return None
 
 
-def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float]] | None:
-    """Per member, the confidence from which a pixel label of each class was used in a phase; None without a store."""
+def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float | None]] | None:
+    """Per member, the confidence from which a label of each class was used in a phase; None without a store.
+
+    For images that is the least confident label of the class that was selected. None where none was, or any would do.
+    """
     folders = {member: _folder(run, entry, member) for member in MEMBERS}
-    if not run.is_pixels or not all(is_complete(folder) for folder in folders.values()):
+    if not run.is_pixels:
+        tables = {member: _read_table(folder) for member, folder in folders.items()}
+        lowest = {member: _least_confident(table, run) for member, table in tables.items() if table is not None}
+        return lowest if len(lowest) == len(MEMBERS) else None
+    if not all(is_complete(folder) for folder in folders.values()):
         return None
-    codes = {member: read_manifest(folder).get("code_thresholds") for member, folder in folders.items()}
-    return {
-        member: decode_confidence(torch.tensor(values)).tolist() if values else [0.0] * len(run.class_names)
-        for member, values in codes.items()
-    }
+    codes = {member: torch.tensor(read_manifest(folder)["code_thresholds"]) for member, folder in folders.items()}
+    return {member: [value or None for value in decode_confidence(values).tolist()] for member, values in codes.items()}
 
 
 def _folder(run: Run, entry: dict[str, Any], member: str) -> Path:
@@ -68,14 +74,22 @@ def _read_table(folder: Path) -> pa.Table | None:
     return pq.read_table(file) if is_complete(folder) and file.is_file() else None
 
 
+def _least_confident(table: pa.Table, run: Run) -> list[float | None]:
+    used = table["selected"].to_numpy(zero_copy_only=False)
+    labels, confidence = table["label"].to_numpy()[used], table["confidence"].to_numpy()[used]
+    lowest = np.full(len(run.class_names), np.inf)
+    np.minimum.at(lowest, labels, confidence)
+    return [float(value) if np.isfinite(value) else None for value in lowest]
+
+
 def _compare(run: Run, phase: int, a: pa.Table, b: pa.Table) -> Disagreement | None:
     if a.num_rows != b.num_rows or not a.num_rows:
         return None
     label_a, label_b = (table["label"].to_numpy() for table in (a, b))
     confidence_a, confidence_b = (table["confidence"].to_numpy() for table in (a, b))
-    differ = np.flatnonzero(label_a != label_b)
-    # Both must be sure: one that guesses is no contradiction.
-    surest = differ[np.argsort(-np.minimum(confidence_a, confidence_b)[differ], kind="stable")[:SHOWN_IMAGES]]
+    differ = contradicting_images(
+        *(ImageLabels(*(table[key].to_numpy(zero_copy_only=False) for key in _COLUMNS)) for table in (a, b))
+    )
     names = run.class_names
     images = [
         {
@@ -85,7 +99,7 @@ def _compare(run: Run, phase: int, a: pa.Table, b: pa.Table) -> Disagreement | N
             "a_confidence": float(confidence_a[row]),
             "b_confidence": float(confidence_b[row]),
         }
-        for row in surest.tolist()
+        for row in differ[:SHOWN_IMAGES].tolist()
     ]
     counted = Counter(zip(label_a[differ].tolist(), label_b[differ].tolist(), strict=True))
     pairs = [(names[left], names[right], count) for (left, right), count in counted.most_common(SHOWN_PAIRS)]

@@ -12,6 +12,7 @@ from ..data.files import write_aside
 from .disagreement import class_thresholds, last_disagreement
 from .figures import svg_figures
 from .gain import chance_points, gain_of, headline, signed
+from .gallery import last_gallery
 from .panels import COLORS, PANELS
 from .run import MEMBERS, NAMES, Run, read_run, score_of
 
@@ -21,15 +22,20 @@ REPORT_FILE = "report.html"
 _SECTIONS = {
     "scores": ("scores",),
     "labels": ("label_accuracy", "classes_covered", "labels_per_class"),
+    "separation": ("separation_a", "separation_b", "calibration"),
     "training": ("cases_a", "cases_b", "mean_weight", "loss", "grad_norm"),
     "time": ("seconds",),
 }
 
 
-def write_report(folder: str | Path) -> Path:
-    """Write `report.html` into a run's folder, from its results and telemetry, and the label store where it is there.
+def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: bool = True) -> Path:
+    """Write `report.html` from a run's results and telemetry, and its label store and gallery where they are there.
 
     Works on an unfinished run too: it shows what there is.
+
+    Args:
+        folder: the run's. to: the folder of the report, by default the run's.
+        pictures: False leaves the images themselves out, which are the owner's and not for everybody.
 
     Returns:
         The path of the report.
@@ -46,15 +52,21 @@ def write_report(folder: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "duration": _duration, "signed": signed}
-    page = environment.get_template("report.html.jinja").render(**_context(run))
-    path = run.folder / REPORT_FILE
+    environment.filters |= {"percent": _percent, "sure": _sure, "duration": _duration, "signed": signed}
+    page = environment.get_template("report.html.jinja").render(**_context(run, pictures))
+    path = Path(to or run.folder) / REPORT_FILE
     # File names need not be valid text; a letter that UTF-8 cannot write becomes a question mark.
     write_aside(path, page.encode("utf-8", errors="replace"))
     return path
 
 
-def _context(run: Run) -> dict[str, Any]:
+def has_pictures(folder: str | Path) -> bool:
+    """Whether the report in a folder shows images of the run."""
+    report = Path(folder) / REPORT_FILE
+    return report.is_file() and b"data:image/" in report.read_bytes()
+
+
+def _context(run: Run, pictures: bool) -> dict[str, Any]:
     gain = gain_of(run)
     figures = svg_figures(run)
     titles = {panel.name: panel for panel in PANELS}
@@ -81,6 +93,8 @@ def _context(run: Run) -> dict[str, Any]:
         "iou": _iou_rows(run),
         "iou_split": gain.split if gain else _latest_split(run),
         "disagreement": last_disagreement(run),
+        "gallery": last_gallery(run) if pictures else None,
+        "separation": _separation(run),
         "time": _time(run),
         "protocol": _protocol(run),
     }
@@ -127,6 +141,18 @@ def _class_counts(run: Run) -> list[dict[str, Any]]:
         }
         for index, name in enumerate(run.class_names)
     ]
+
+
+def _separation(run: Run) -> list[dict[str, Any]]:
+    """Per member, how well each score told right labels from wrong ones in the last phase, where that is known."""
+    found = []
+    for member in MEMBERS if run.labeled_phases else ():
+        figures = run.label_fact(run.labeled_phases[-1], member, "separation") or {}
+        if None not in (figures.get("weight"), figures.get("confidence")):
+            change = figures["weight"] - figures["confidence"]
+            verdict = "as well as" if abs(change) < 0.005 else "better than" if change > 0 else "less well than"
+            found.append({"member": member, "verdict": verdict, **figures})
+    return found
 
 
 def _never_labeled(run: Run, member: str) -> list[str]:
@@ -194,6 +220,8 @@ def _protocol(run: Run) -> list[tuple[str, str]]:
     ):
         if results.get(key) is not None:
             rows.append((title, f"{results[key]:,}" if key != "seed" else str(results[key])))
+    if split.get("extra_labeled"):
+        rows.append(("Of the labeled, labeled since", f"{len(split['extra_labeled']):,}"))
     if "split_seed" in split:
         rows.append(("Split seed", str(split["split_seed"])))
     if results.get("peak_memory_bytes"):
@@ -204,6 +232,13 @@ def _protocol(run: Run) -> list[tuple[str, str]]:
 
 def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
+
+
+def _sure(confidence: float | None) -> str:
+    """A confidence in %, with more decimals the closer it is to 100: there one in a hundred is one in ten thousand."""
+    if confidence is None or not 0 < confidence < 1:
+        return _percent(confidence)
+    return f"{100 * confidence:.{max(1, -math.floor(math.log10(100 - 100 * confidence)))}f}"
 
 
 def _duration(seconds: float | None) -> str:

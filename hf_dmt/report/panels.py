@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,11 +26,18 @@ COLORS = {
     "agree": "#8fa3bf",
     "negative": "#dfae3c",
     "positive": "#a63a50",
+    "weight": "#6b3fa0",
     "ink": "#1c2128",
     "muted": "#5a6572",
     "grid": "#d3dae2",
 }
 _LINES = {"a": "-", "b": (0, (5, 2)), "ensemble": (0, (1, 1.2))}
+# The scores by which right pseudo labels may be told from wrong ones, as the results name them.
+_SEPARATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "weight": ("weight", {"color": COLORS["weight"], "linestyle": "-"}),
+    "disagreement": ("agreement", {"color": COLORS["negative"], "linestyle": (0, (5, 2))}),
+    "confidence": ("confidence", {"color": COLORS["muted"], "linestyle": (0, (1, 1.2))}),
+}
 _CASES = {"agree": "agree", "negative_disagree": "negative", "positive_disagree": "positive"}
 
 MOST_POINTS = 200  # of one curve; more would make the file large and the curve no clearer
@@ -126,12 +134,42 @@ def labels_per_class(axes: Axes, run: Run) -> bool:
     return _legend(axes)
 
 
+def separation(axes: Axes, run: Run, member: str) -> bool:
+    entries, lowest = run.labeled_phases, 0.5
+    for key, (title, style) in _SEPARATORS.items():
+        found = [(entry["phase"], (run.label_fact(entry, member, "separation") or {}).get(key)) for entry in entries]
+        points = [(phase, value) for phase, value in found if value is not None]
+        if points:
+            lowest = min(lowest, *(value for _, value in points))
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=title, **style)
+    axes.axhline(0.5, color=COLORS["muted"], linewidth=0.8, linestyle=":")
+    axes.set_ylim(max(0.0, lowest - 0.05), 1.02)
+    axes.set_ylabel("AUROC")
+    _phase_axis(axes, [entry["phase"] for entry in entries])
+    return bool(axes.get_legend_handles_labels()[0]) and _legend(axes)
+
+
+def calibration(axes: Axes, run: Run) -> bool:
+    entry = run.labeled_phases[-1] if run.labeled_phases else {}
+    for member in MEMBERS:
+        bins = (run.label_fact(entry, member, "separation") or {}).get("calibration") or []
+        if bins:
+            points = [(100 * part["confidence"], 100 * part["accuracy"]) for part in bins]
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=f"by {member}", **_line(member))
+    axes.plot([0, 100], [0, 100], color=COLORS["muted"], linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, 102)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("confidence, %")
+    axes.set_ylabel("right, %")
+    return bool(axes.get_legend_handles_labels()[0]) and _legend(axes)
+
+
 def loss(axes: Axes, run: Run) -> bool:
     return _curves(axes, run, "loss", "loss")
 
 
 def mean_weight(axes: Axes, run: Run) -> bool:
-    found = _curves(axes, run, "mean_weight", "mean weight")
+    found = _curves(axes, run, "mean_weight", "mean weight", since=_first_pseudo_step(run))
     axes.set_ylim(0, max(0.05, axes.get_ylim()[1]) if found else None)
     return found
 
@@ -197,6 +235,21 @@ PANELS = [
         "Compare with what you expect of your images: a class without any labels is not learned from them.",
         labels_per_class,
     ),
+    *(
+        Panel(
+            f"separation_{member}",
+            f"Telling right labels by {member} from wrong ones",
+            "1: every right label scores above every wrong one. 0.5, dotted: no better than drawing lots.",
+            partial(separation, member=member),
+        )
+        for member in MEMBERS
+    ),
+    Panel(
+        "calibration",
+        "Are they as right as they are sure?",
+        "All labels of the last phase in ten groups by confidence. Below the dotted line a member is surer than right.",
+        calibration,
+    ),
     Panel("loss", "Loss", "Weighted cross-entropy per labeled or pseudo-labeled unit of each member.", loss),
     Panel(
         "mean_weight",
@@ -215,7 +268,7 @@ def _line(name: str) -> dict[str, Any]:
     return {"color": COLORS[name], "linestyle": _LINES[name]}
 
 
-def _curves(axes: Axes, run: Run, key: str, title: str) -> bool:
+def _curves(axes: Axes, run: Run, key: str, title: str, *, since: int = 0) -> bool:
     found = False
     for member in MEMBERS:
         points = _points(run, [f"{member}/{key}"])
@@ -224,7 +277,7 @@ def _curves(axes: Axes, run: Run, key: str, title: str) -> bool:
             size = 2.5 if len(points) < 30 else 0
             axes.plot(points[:, 0], points[:, 1], label=member, marker="o", markersize=size, **_line(member))
     axes.set_ylabel(title)
-    _step_axis(axes, run)
+    _step_axis(axes, run, since=since)
     return found and _legend(axes)
 
 
@@ -233,7 +286,8 @@ def _cases(axes: Axes, run: Run, member: str) -> bool:
     if not len(points):
         return False
     # Each log event describes the steps since the one before it.
-    edges = np.concatenate([[_first_pseudo_step(run)], points[:, 0]])
+    first = _first_pseudo_step(run)
+    edges = np.concatenate([[first], points[:, 0]])
     bottom = np.zeros(len(edges))
     for column, (case, color) in enumerate(_CASES.items(), start=1):
         share = 100 * points[:, column]
@@ -243,7 +297,7 @@ def _cases(axes: Axes, run: Run, member: str) -> bool:
         bottom = top
     axes.set_ylim(0, 100)
     axes.set_ylabel("share, %")
-    _step_axis(axes, run, over_bars=True)
+    _step_axis(axes, run, since=first, over_bars=True)
     return _legend(axes)
 
 
@@ -269,16 +323,17 @@ def _phase_axis(axes: Axes, phases: list[int]) -> None:
         axes.set_xlim(min(phases) - 0.5, max(phases) + 0.5)
 
 
-def _step_axis(axes: Axes, run: Run, *, over_bars: bool = False) -> None:
-    """Steps, with a line where each phase begins and its number above."""
+def _step_axis(axes: Axes, run: Run, *, since: int = 0, over_bars: bool = False) -> None:
+    """Steps from `since` on, with a line where each phase begins and its number above."""
     axes.set_xlabel("step")
-    start, total = 0, sum(entry["steps"] for entry in run.phases)
+    start, end = 0, sum(entry["steps"] for entry in run.phases)
+    total = end - since
     last_shown = -math.inf
     for entry in run.phases:
         color = COLORS["ink" if over_bars else "grid"]
         axes.axvline(start, color=color, linewidth=0.5 if over_bars else 0.9, zorder=3 if over_bars else 0.5)
         middle = start + entry["steps"] / 2
-        if total and (middle - last_shown) / total > 0.06:
+        if total and start >= since and (middle - last_shown) / total > 0.06:
             axes.text(
                 middle,
                 1.015,
@@ -293,7 +348,7 @@ def _step_axis(axes: Axes, run: Run, *, over_bars: bool = False) -> None:
         start += entry["steps"]
     axes.grid(axis="x", visible=False)
     if total:
-        axes.set_xlim(0, total * 1.01)
+        axes.set_xlim(since, end + total * 0.01)
 
 
 def _legend(axes: Axes) -> bool:

@@ -46,7 +46,7 @@ def phase_table(results: dict[str, Any]) -> Table:
 
 
 def print_summary(folder: str | Path) -> None:
-    """Print the table of phases and one line on the gain over labels alone; plain text unless stdout is a terminal.
+    """Print the table of phases and the gain over labels alone; plain text unless stdout is a terminal.
 
     Raises:
         ValueError: the folder holds no run.
@@ -60,10 +60,10 @@ def print_summary(folder: str | Path) -> None:
     console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum)
     if run.phases:
         console.print(table)
-    console.print(_gain_line(run).replace("−", "-"))  # a log file may be ASCII
+    console.print(_gain_lines(run).replace("−", "-"))  # a log file may be ASCII
 
 
-def _gain_line(run: Run) -> str:
+def _gain_lines(run: Run) -> str:
     gain = gain_of(run)
     if gain is None:
         return why_no_gain(run)
@@ -72,8 +72,12 @@ def _gain_line(run: Run) -> str:
         f"({100 * gain.before[name]:.1f} to {100 * gain.after[name]:.1f})"
         for name in gain.names
     )
-    note = "" if gain.split == "test" else "; there is no test split, so this is the split that phases were compared on"
-    return f"gain over labels alone, points of {gain.split} {run.metric_name}: {figures}{note}"
+    note = (
+        ""
+        if gain.split == "test"
+        else "\n  (there is no test split, so this is the split that phases were compared on)"
+    )
+    return f"gain over labels alone, points of {gain.split} {run.metric_name}:\n  {figures}{note}"
 
 
 def _percent(value: Any) -> str:

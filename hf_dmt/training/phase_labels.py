@@ -14,6 +14,7 @@ from ..data.pseudo_labels import ImageLabels, PixelLabels, StoreError
 from ..method import Phase
 from ..models.pair import MEMBERS, ModelPair
 from . import labeling
+from .gallery import keep_gallery
 from .inference import CleanPass
 from .methods import Knobs
 
@@ -78,6 +79,7 @@ def provide(
             labeling.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
         else:
             labeling.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
+        keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
     teacher = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
     store: type[ImageLabels] | type[PixelLabels]
     store = ImageLabels if pair.task == "image-classification" else PixelLabels

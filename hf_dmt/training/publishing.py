@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..hub.card import write_card
 from ..hub.push import BackgroundPushes, CommitInfo, Staging
-from ..hub.repository import LAST_CHECKPOINT, PAIR_FILE, PUBLISHED, fetch_checkpoint, open_target
+from ..hub.repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, fetch_checkpoint, open_target
 from . import evaluation
 from .pair_trainer import PairTrainer
 
@@ -101,7 +101,8 @@ class PublishingTrainer(PairTrainer):
         assert self.pushes is not None and self.hub_model_id is not None
         self._write_card(folder, token=token, **card_facts)
         staging = Staging(folder)
-        staging.add(folder, PUBLISHED)
+        staging.add(folder, PAIR_FILES)
+        staging.add_run()
         how: dict[str, Any] = {"revision": revision or self.args.hub_revision, "token": token, "tag": tag}
         if blocking:
             return staging.send(self.hub_model_id, message=commit_message, **how)

@@ -26,6 +26,7 @@ from transformers import pipeline
 from hf_dmt import DMTTrainer, ModelPair
 from hf_dmt.hub import __main__ as hub_command
 from hf_dmt.hub.repository import LAST_CHECKPOINT, PUBLISHED
+from hf_dmt.report.html import has_pictures
 from scripts.run_dmt import main
 from tests.hub_server import HubServer
 from tests.training.small_runs import (
@@ -102,6 +103,8 @@ class TestAfterTraining:
             "End of training",
         ]
         assert found >= PAIR | {"report.html", "dmt_results.json", "split.json", "figures/scores.png"}
+        # The unlabeled images that the report on disk shows are their owner's, and are not published.
+        assert has_pictures(tmp_path / "run") and b"data:image/" not in repo.files()["report.html"]
         assert all(any(fnmatch(name, pattern) for pattern in PUBLISHED) for name in found)
         written = results(tmp_path / "run")
         card = ModelCard(repo.files()["README.md"].decode())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from hf_dmt.data.pseudo_labels import ImageLabels
 from hf_dmt.data.splits import describe
@@ -31,6 +32,7 @@ def write_run(
     ids: Sequence[str] | None = None,
     steps: int = 40,
     log_every: int = 10,
+    gallery: bool = False,
 ) -> Path:
     """Write a run's folder; `phases` cuts it off before the end."""
     random = np.random.default_rng(len(classes))
@@ -87,6 +89,10 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dmt_results.json").write_text(json.dumps(results, indent=2) + "\n")
     (folder / "telemetry.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if gallery:
+        _write_gallery(
+            folder / "gallery" / f"phase-{len(planned) - 1}", random, len(planned) - 1, names, unlabeled, pixels
+        )
     if split:
         roles = {"labeled": ["1", "2"], "unlabeled": unlabeled, "eval": ["3"], "test": []}
         (folder / "split.json").write_text(json.dumps(describe(roles, split_seed=0, dataset="pets/")))
@@ -115,6 +121,7 @@ def _labels(
         "selected": float(selected.mean()),
         "accuracy": 0.95 - 0.03 * phase if truth_known else None,
         "class_counts": np.bincount(labels[selected], minlength=len(names)).tolist(),
+        "separation": _separation(phase) if truth_known else None,
     }
     place, manifest = folder / "pseudo_labels" / f"phase-{phase}" / member, {"phase": phase, "summary": summary}
     if store and not pixels:
@@ -124,6 +131,37 @@ def _labels(
         codes = {"code_thresholds": [30_000 + 10 * index for index in range(len(names))]}
         (place / "manifest.json").write_text(json.dumps({**manifest, **codes}))
     return summary
+
+
+def _write_gallery(
+    folder: Path, random: np.random.Generator, phase: int, names: list[str], ids: list[str], pixels: bool
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    for number, name in enumerate(ids[:5]):
+        entry: dict[str, Any] = {"id": name, "row": number, "file": f"{number:02d}-image.png", "truth": None}
+        files = [entry["file"]]
+        for member in "ab":
+            if pixels:
+                kinds = {f"{kind}_file": f"{number:02d}-{member}-{kind}.png" for kind in ("labels", "weight")}
+                entry[member] = {"weight": 0.25, **kinds}
+                files += kinds.values()
+            else:
+                label = (number + (member == "b")) % len(names)
+                entry |= {member: {"label": label, "confidence": 0.9}, "truth": number // 2 % len(names)}
+        if pixels:
+            entry |= {"differ": 0.4, "truth": f"{number:02d}-truth.png", "classes": [0, len(names) - 1]}
+            files.append(entry["truth"])
+        for file in files:
+            Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(folder / file)
+        images.append(entry)
+    (folder / "gallery.json").write_text(json.dumps({"phase": phase, "agree": 0.7, "images": images}))
+
+
+def _separation(phase: int) -> dict[str, Any]:
+    bins = [{"confidence": 0.3 + 0.07 * n, "accuracy": 0.2 + 0.08 * n, "count": 20} for n in range(10)]
+    auroc = {"weight": 0.9 - 0.02 * phase, "confidence": 0.8 - 0.02 * phase, "disagreement": 0.85 - 0.02 * phase}
+    return {**auroc, "calibration": bins}
 
 
 def _event(random: np.random.Generator, step: int, phase: int, *, learns_from_pseudo: bool) -> dict[str, Any]:

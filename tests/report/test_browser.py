@@ -31,6 +31,7 @@ window.onload = () => {{
   document.getElementById("found").textContent = JSON.stringify({{
     figures: boxes("figure svg").map((box) => [box.width, box.height]),
     marks: Array.from(page.querySelectorAll("figure svg"), (svg) => svg.querySelectorAll("path").length),
+    pictures: Array.from(page.images, (image) => [image.naturalWidth, image.getBoundingClientRect().width]),
     overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
     letters: Math.min(...boxes("figure svg text").map((box) => box.height)),
     page: luminance(view.getComputedStyle(page.body).backgroundColor),
@@ -72,13 +73,15 @@ def look(report: Path, width: int, *, dark: bool) -> dict:
 def test_nothing_is_cut_off_empty_or_invisible(tmp_path: Path, classes: int, width: int) -> None:
     """A page wider than the screen, a figure of no height or black letters on black pass every check of the text."""
     names = [f"a rather long class name, number {number}" for number in range(classes)]
-    report = write_report(write_run(tmp_path, classes=names, pixels=classes == 150))
+    report = write_report(write_run(tmp_path, classes=names, pixels=classes == 150, gallery=True))
     dark = width == 390
     seen = look(report, width, dark=dark)
     assert seen["overflow"] <= 0
-    assert len(seen["figures"]) == 10
+    assert len(seen["figures"]) == 13
     assert all(300 < wide <= width and high > 150 for wide, high in seen["figures"])
     assert all(marks > 5 for marks in seen["marks"])
+    assert len(seen["pictures"]) == (30 if classes == 150 else 5)
+    assert all(real == 32 and shown > 90 for real, shown in seen["pictures"])
     assert seen["letters"] >= 8
     assert (seen["page"] < 0.2) if dark else (seen["page"] > 0.9)
     assert abs(seen["page"] - seen["ink"]) > 0.6 and abs(seen["page"] - seen["svgInk"]) > 0.25

@@ -26,10 +26,11 @@ def test_plain_text_where_output_is_no_terminal(tmp_path: Path, capsys: pytest.C
     rows = [line.split() for line in text.splitlines()]
     assert ["2", "0.4", "40", "89.0", "89.0", "65.0", "68.0", "71.0"] in rows
     assert ["5", "1", "40", "80.0", "80.0", "80.0", "83.0", "86.0", "78.0", "81.0", "84.0"] in rows
-    assert text.splitlines()[-1] == (
-        "gain over labels alone, points of test accuracy: a +25.0 (53.0 to 78.0), b +25.0 (56.0 to 81.0), "
-        "ensemble +25.0 (59.0 to 84.0)"
-    )
+    assert text.splitlines()[-2:] == [
+        "gain over labels alone, points of test accuracy:",
+        "  a +25.0 (53.0 to 78.0), b +25.0 (56.0 to 81.0), ensemble +25.0 (59.0 to 84.0)",
+    ]
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("width", [80, 50])

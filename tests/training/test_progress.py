@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import Kill, KillAt, images, make_trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_dmt.training.progress import PhaseLines, PhaseProgress
@@ -86,3 +88,25 @@ def test_only_the_first_process_talks(args: TrainingArguments, capsys: pytest.Ca
         callback.on_log(args, other, TrainerControl(), logs=LOGS)
         callback.on_evaluate(args, other, TrainerControl(), metrics=SCORES)
     assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_has_one_step_axis_through_phases_and_a_resume(tmp_path: Path) -> None:
+    """Curves that start again at 0 with every phase lie on top of each other; so do those of a and b under one name."""
+    settings = {"report_to": ["tensorboard"], "logging_steps": 1, "save_strategy": "epoch"}
+    with pytest.raises(Kill):
+        make_trainer(tmp_path, evaluation=images(6), callbacks=[KillAt(4)], **settings).train()
+    make_trainer(tmp_path, evaluation=images(6), **settings).train(resume_from_checkpoint=True)
+    found: dict[str, list[int]] = {}
+    for folder in sorted({file.parent for file in tmp_path.rglob("events.out.tfevents.*")}):
+        events = EventAccumulator(str(folder)).Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend(event.step for event in events.Scalars(tag))
+    shares = ("agree", "negative_disagree", "positive_disagree", "mean_weight")
+    for name in "ab":
+        # Step 4 was killed before it was logged, and done again after the resume from step 3.
+        assert sorted(set(found[f"train/{name}/loss"])) == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert all(sorted(set(found[f"train/{name}/{share}"])) == [4, 5, 6, 7, 8] for share in shares)
+        assert sorted(set(found[f"eval/{name}_accuracy"])) == [3, 5, 8]
+    assert sorted(set(found["eval/ensemble_accuracy"])) == [3, 5, 8]
+    # What is in no group stands above them all as one of its own: none may.
+    assert {tag.partition("/")[0] for tag in found} == {"train", "eval"}

@@ -1,0 +1,59 @@
+"""The pictures of a run's last gallery, as parts of a page."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from ..data.palette import class_colors
+from .run import MEMBERS, Run
+
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
+
+
+def last_gallery(run: Run) -> dict[str, Any] | None:
+    """The gallery of the last phase of the results that has a readable one, with thumbnails as `data:` addresses.
+
+    Returns:
+        `{phase, agree, images, legend}`; `agree` is the fraction of images or pixels with the same label by a and b,
+        `legend` the names and colours of the classes that the label maps show. None without a gallery.
+    """
+    for entry in reversed(run.labeled_phases):
+        folder = run.folder / "gallery" / f"phase-{entry['phase']}"
+        try:
+            found = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
+            images = [_image(run, folder, image) for image in found["images"]]
+        except (OSError, ValueError, LookupError, TypeError):  # none, or a part of it was deleted
+            continue
+        present = sorted({number for image in found["images"] for number in image.get("classes", ())})
+        colors = class_colors(len(run.class_names)).tolist()
+        legend = [(run.class_names[number], "#{:02x}{:02x}{:02x}".format(*colors[number])) for number in present]
+        return {"phase": found["phase"], "agree": found["agree"], "images": images, "legend": legend}
+    return None
+
+
+def _image(run: Run, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    file, names, truth = folder / entry["file"], run.class_names, entry["truth"]
+    # Tiny images are kept as PNG; enlarged by blending, eight pixels are a blur.
+    shown: dict[str, Any] = {"id": entry["id"], "image": _address(file), "tiny": file.suffix == ".png"}
+    if not run.is_pixels:
+        labels = {
+            name: {**entry[name], "label": names[entry[name]["label"]], "right": truth == entry[name]["label"]}
+            for name in MEMBERS
+        }
+        return {**shown, **labels, "truth": None if truth is None else names[truth]}
+    maps = {
+        name: {
+            "labels": _address(folder / entry[name]["labels_file"]),
+            "weights": _address(folder / entry[name]["weight_file"]),
+            "weight": entry[name]["weight"],
+        }
+        for name in MEMBERS
+    }
+    return {**shown, **maps, "differ": entry["differ"], "truth": _address(folder / truth) if truth else None}
+
+
+def _address(file: Path) -> str:
+    return f"data:{_TYPES[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -1,0 +1,122 @@
+"""Answers to a labeling queue, as people and their programs write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hf_dmt.data.answers import read_answers
+from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.assemble import assemble
+from hf_dmt.data.rows import DataError
+from tests.data.small_files import class_folder, image, save, scene_folder
+
+NAMES = ["cat", "dog", "owl"]
+IMAGES, PIXELS = "image-classification", "semantic-segmentation"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id,label\nx.jpg,cat\ny.jpg,\nz.jpg, owl \n",
+        "\ufeffid;note;label\r\nx.jpg;a, b;cat\r\ny.jpg;;\r\nz.jpg;;owl\r\n".encode(),  # from a spreadsheet
+        b"label\tid\ncat\tx.jpg\nowl\tz.jpg\n",
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> None:
+    """Silent: questions without an answer read as class 0."""
+    (tmp_path / "mine.csv").write_bytes(content)
+    assert read_answers(tmp_path / "mine.csv", IMAGES, NAMES) == {"x.jpg": 0, "z.jpg": 2}
+
+
+def test_images_moved_into_the_folder_of_their_class(tmp_path: Path) -> None:
+    """Silent: an image counted for the folder `images`, or moved files that are no answer to anything."""
+    (tmp_path / "queue.csv").write_text("file,id,label\n1.png,x.jpg,\n2.png,y.jpg,\n3.png,z.jpg,owl\n")
+    for place in ("dog/1.png", "images/2.png", "cat/3.png", "cat/stranger.png"):
+        save(image(0), tmp_path / place)
+    assert read_answers(tmp_path, IMAGES, NAMES) == {"x.jpg": 1, "z.jpg": 2}  # the table is the last word
+
+
+def coco(**changes: Any) -> dict[str, Any]:
+    annotation = {"id": 1, "image_id": 7, "category_id": 2, "segmentation": [[0, 0, 2, 0, 2, 2, 0, 2]], **changes}
+    return {
+        "images": [{"id": 7, "file_name": "sub/1.png", "width": 4, "height": 3}],
+        "categories": [{"id": 1, "name": "to label"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "elk"}],
+        "annotations": [annotation],
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "reason"),
+    [
+        (IMAGES, {"queue.csv": "id,label\nx.jpg,dgo\n"}, "'dgo' is none of the 3 classes. Did you mean 'dog'"),
+        (IMAGES, {"queue.csv": "id,label\nx.jpg,\n"}, "holds no answer yet.*or move images"),
+        (IMAGES, {"queue.csv": "file,class\nx.jpg,dog\n"}, r"columns \['class', 'file'\]; it needs 'id' and 'label'"),
+        (IMAGES, {}, "cannot be read .*queue.csv.*Give the folder of a labeling queue"),
+        (PIXELS, {"annotations.json": coco(category_id=1)}, "holds no answer yet"),
+        (PIXELS, {"annotations.json": coco(category_id=3)}, "'elk' is none of the 3 classes"),
+        (PIXELS, {"annotations.json": coco(segmentation={"counts": [1]})}, "annotation 1 is run-length encoded"),
+        (PIXELS, {"annotations.json": {"images": []}}, "cannot be read .*categories.*Give the folder"),
+        (PIXELS, {"annotations.json": coco(image_id=8)}, "cannot be read"),
+    ],
+)
+def test_answers_that_cannot_be_used(tmp_path: Path, task: str, files: dict[str, Any], reason: str) -> None:
+    """Silent: a misspelt class, or a file of another kind, that counts as nothing said."""
+    if task == PIXELS:
+        (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
+    for name, content in files.items():
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DataError, match=reason):
+        read_answers(tmp_path, task, NAMES)
+
+
+def test_answered_images_are_labeled_and_no_longer_unlabeled(tmp_path: Path) -> None:
+    """Silent: an image in both sets, a label of the image beside it, or an eval split that changes under the pair."""
+    data = class_folder(tmp_path / "data", each=8)
+    for index in range(5):
+        save(image(200 + index), tmp_path / "more" / f"{index}.jpg")
+    args = {"dataset_name": str(data), "unlabeled_dir": str(tmp_path / "more")}
+    before = assemble(DataArguments(**args), IMAGES)
+    rounds = []
+    for number, (name, label) in enumerate((("3.jpg", "owl"), ("1.jpg", "cat"))):
+        rounds.append(tmp_path / f"round{number}.csv")
+        rounds[-1].write_text(f"id,label\n{name},{label}\n")
+    after = assemble(DataArguments(**args, extra_labels=[str(file) for file in rounds]), IMAGES)
+    assert before.unlabeled is not None and after.unlabeled is not None
+    assert after.unlabeled.ids == ["0.jpg", "2.jpg", "4.jpg"]
+    assert after.labeled.ids == [*before.labeled.ids, "3.jpg", "1.jpg"]
+    assert before.labeled.labels is not None and after.labeled.labels is not None
+    assert after.labeled.labels.tolist() == [*before.labeled.labels.tolist(), 2, 0]
+    item = after.labeled[len(before.labeled)]
+    assert item["label"] == 2 and np.array_equal(item["image"], before.unlabeled[3]["image"])
+    assert after.evaluation is not None and before.evaluation is not None
+    assert after.evaluation.ids == before.evaluation.ids
+    assert after.split["labeled"] == before.split["labeled"]  # what --labeled_ids can read again
+    assert after.split["extra_labeled"] == ["3.jpg", "1.jpg"]
+    rounds[0].write_text("id,label\nnowhere.jpg,cat\n")
+    with pytest.raises(DataError, match=r"not among the 5 unlabeled ones, for example 'nowhere.jpg'.*'0.jpg'"):
+        assemble(DataArguments(**args, extra_labels=[str(rounds[0])]), IMAGES)
+
+
+@pytest.mark.parametrize("reduce_labels", [False, True])
+def test_answered_regions_are_masks_of_the_runs_own_kind(tmp_path: Path, reduce_labels: bool) -> None:
+    """Silent: classes one off where masks count from 1, or background where nobody said anything."""
+    data = scene_folder(tmp_path / "data", [(1, 2, 3)] * 4 if reduce_labels else [(0, 1, 2)] * 4)
+    save(image(9), tmp_path / "more" / "x.jpg")
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    (queue / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,2\n")
+    answers = coco(category_id=1)
+    answers["images"][0] |= {"width": 20, "height": 16}
+    (queue / "annotations.json").write_text(json.dumps(answers))
+    args = DataArguments(str(data), unlabeled_dir=str(tmp_path / "more"), extra_labels=[str(queue)])
+    args.reduce_labels = reduce_labels
+    found = assemble(args, PIXELS)
+    assert found.unlabeled is None and len(found.labeled) == 5
+    mask = found.labeled[4]["mask"]
+    assert (mask[:2, :2] == 2).all() and (mask != -100).sum() == 4
+    assert found.labeled[0]["mask"].min() == 0 and found.labeled[0]["mask"].max() == 2

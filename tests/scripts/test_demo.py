@@ -1,0 +1,161 @@
+"""The demo page, in a real browser with a real upload, and as a Space."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from hf_dmt import ModelPair
+from tests.data.small_files import image, save
+
+gr = pytest.importorskip("gradio", reason="needs the extra `demo`")
+browsers = pytest.importorskip("playwright.sync_api", reason="needs the extra `test`")
+
+from scripts.demo import LOOK, main, page, see_image, see_pixels  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = ["a cat, asleep", "dog", "owl"]
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium (chromium, chromium-browser or google-chrome on the path)"
+)
+
+
+def make_pair(task: str) -> ModelPair:
+    a, b = ("tiny:vit", "tiny:resnet") if task == "image-classification" else ("tiny:segformer", "tiny:upernet")
+    return ModelPair.from_models(a, b, task=task, id2label=dict(enumerate(NAMES)), image_size=32)
+
+
+@contextmanager
+def opened(blocks: Any, size: dict[str, int]) -> Iterator[Any]:
+    """The page in Chromium; fails on an error in its console."""
+    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **LOOK)
+    errors: list[str] = []
+    try:
+        with browsers.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            tab = browser.new_page(viewport=size)
+            tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            tab.on("pageerror", lambda problem: errors.append(str(problem)))
+            tab.goto(address)
+            yield tab
+            browser.close()
+    finally:
+        blocks.close(verbose=False)
+    assert not errors, errors
+
+
+@needs_browser
+@pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
+def test_an_upload_shows_what_each_member_says(tmp_path: Path, task: str) -> None:
+    """Silent: a page that opens, and answers an upload with an error or not at all."""
+    pair = make_pair(task)
+    picture = image(90, (60, 40))
+    file = save(picture, tmp_path / "picture.png")
+    pixels = task == "semantic-segmentation"
+    size = {"width": 390, "height": 900} if pixels else {"width": 1280, "height": 900}
+    with opened(page(pair, "my pair"), size) as tab:
+        tab.locator("#image input[type=file]").set_input_files(str(file))
+        tab.locator("#verdict >> text=/They|Both/").wait_for(timeout=30_000)
+        expected = (see_pixels if pixels else see_image)(pair, picture)
+        said = tab.locator("#verdict").inner_text()
+        assert said.strip() == expected[-1].replace("**", "")
+        for name, shown in zip(("a", "b", "ensemble"), expected, strict=False):
+            part = tab.locator(f"#{name}")
+            if pixels:
+                assert part.locator("img").count() == 1 + len(shown[1])
+                for _, label in shown[1]:
+                    assert label in part.inner_text()
+            else:
+                best = max(shown, key=shown.get)
+                assert best in part.inner_text() and f"{100 * shown[best]:.0f}%" in part.inner_text()
+        assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        tab.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+
+
+def test_what_is_shown_is_what_the_members_say() -> None:
+    """Silent: a and b exchanged, or an ensemble that is one of them."""
+    pair, picture = make_pair("image-classification"), image(90, (60, 40))
+    a, b, ensemble, _ = see_image(pair, picture)
+    for name, found in (("a", a), ("b", b)):
+        inputs = pair.processor(name)(picture, return_tensors="pt")
+        with torch.no_grad():
+            logits = pair.member(name).eval()(**inputs).logits[0]
+        assert list(found.values()) == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
+    assert {entry["label"]: entry["score"] for entry in pair.pipeline()(picture)} == pytest.approx(ensemble)
+    assert ensemble["dog"] == pytest.approx((a["dog"] + b["dog"]) / 2)
+
+
+def test_overlays_are_of_the_size_of_the_picture_and_cover_it_once() -> None:
+    """Silent: masks of the network's own size, which the page stretches or refuses."""
+    shown = see_pixels(make_pair("semantic-segmentation"), image(90, (60, 40)))
+    for picture, masks in shown[:3]:
+        assert picture.size == (60, 40)
+        assert np.array_equal(np.sum([mask for mask, _ in masks], axis=0), np.ones((40, 60)))
+    masks_a, masks_b = ({label: mask for mask, label in masks} for _, masks in shown[:2])
+    same = sum((masks_a[label] & masks_b[label]).sum() for label in masks_a.keys() & masks_b.keys())
+    [(differ, _)] = shown[3][1]
+    assert differ.sum() == 60 * 40 - same
+    assert f"{100 * differ.mean():.1f} %" in shown[4]
+    assert see_pixels(make_pair("semantic-segmentation"), None) == [None, None, None, None, ""]
+
+
+def test_a_space_holds_all_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Silent: a Space that looks for a folder of the machine it was written on, or for a file that was left behind."""
+    make_pair("image-classification").save_pretrained(tmp_path / "pair")
+    space = tmp_path / "space"
+    assert main([str(tmp_path / "pair"), "--write_space", str(space)]) == 0
+    _, settings, about = (space / "README.md").read_text().split("---\n")
+    assert yaml.safe_load(settings) == {
+        **{"title": "pair", "sdk": "gradio", "sdk_version": gr.__version__, "app_file": "app.py"}
+    }
+    needed = (space / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith("transformers>=") for line in needed) and not any("extra" in line for line in needed)
+    assert str(tmp_path) not in (space / "app.py").read_text() + about
+    assert {path.name for path in (space / "pair").iterdir()} >= {"config.json", "model.safetensors", "peer"}
+    assert main([str(tmp_path / "pair"), "--write_space", str(space)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main([str(tmp_path / "nothing"), "--write_space", str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_a_space_starts_on_its_own(tmp_path: Path) -> None:
+    """Silent: a Space that works only where the pair and this package were when it was written."""
+    make_pair("image-classification").save_pretrained(tmp_path / "pair")
+    assert main([str(tmp_path / "pair"), "--write_space", str(tmp_path / "space")]) == 0
+    (tmp_path / "pair").rename(tmp_path / "moved")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ours = {**os.environ, "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": ""}
+    command = [sys.executable, "app.py"]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(command, cwd=tmp_path / "space", env=ours, stdout=log, stderr=log)
+    try:
+        for _ in range(240):
+            assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            try:
+                answer = urlopen(f"http://127.0.0.1:{port}/config", timeout=5).read()
+                break
+            except OSError:
+                time.sleep(0.5)
+        assert b"where they disagree" in answer
+        assert (tmp_path / "space" / "hf_dmt" / "__pycache__").is_dir()  # this package, not the one installed here
+    finally:
+        server.kill()
+        server.wait()
