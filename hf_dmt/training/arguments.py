@@ -132,6 +132,14 @@ class DMTTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(
         default=16, metadata={"help": "Images per batch and process in evaluation and labeling."}
     )
+    max_skipped_updates: int = field(
+        default=20,
+        metadata={"help": "Stop after so many updates in a row without finite gradients; each is skipped."},
+    )
+    rollback_on_collapse: bool = field(
+        default=False,
+        metadata={"help": "Go back to the last good weights, with a lower label ratio, when a phase collapses."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: batches are nested by member."})
 
     def __post_init__(self) -> None:

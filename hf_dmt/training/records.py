@@ -61,6 +61,10 @@ class RunRecords:
         if self.writes:
             write_json(self.folder / RESULTS_FILE, self.results)
 
+    def lines(self, phase: int) -> list[dict[str, Any]]:
+        """The log events of one phase so far."""
+        return [line for line in self._telemetry_lines() if line["phase"] == phase]
+
     def _read_results(self) -> dict[str, Any]:
         try:
             loaded: dict[str, Any] = json.loads((self.folder / RESULTS_FILE).read_text())

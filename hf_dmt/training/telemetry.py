@@ -19,6 +19,7 @@ class Telemetry:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(len(MEMBERS), len(_NAMES), dtype=dtype, device=device)
         self._norms: dict[str, Tensor] = {}
+        self._fresh = False
 
     def add(self, member: int, outcome: MutualLoss, is_pseudo: Tensor) -> None:
         """One member's micro-batch. No value is read here: that would make the device wait every step."""
@@ -32,11 +33,16 @@ class Telemetry:
                 outcome.positive_disagree.to(self._sums.dtype),
                 outcome.valid.to(self._sums.dtype),
             ]
-        )
+        ).nan_to_num(0, 0, 0)  # of an update that is skipped; it would hide all others until the next log
 
     def norms(self, norms: dict[str, Tensor]) -> None:
         """Gradient norms of the latest update, before clipping."""
-        self._norms = norms
+        self._norms, self._fresh = norms, True
+
+    def take_norms(self) -> dict[str, Tensor]:
+        """The norms of this update, once; nothing where it was not clipped."""
+        fresh, self._fresh = self._fresh, False
+        return self._norms if fresh else {}
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """Log keys over all processes since the last call; a collective, so every process must call it.
