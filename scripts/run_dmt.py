@@ -6,14 +6,15 @@ Without arguments it runs a small embedded example to the end.
 
 from __future__ import annotations
 
-import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import datasets
 import torch
 import transformers
 
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output_folder(args)
         # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
         transformers.utils.logging.disable_progress_bar()
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
         images = assemble(
             data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
         )
@@ -148,11 +151,8 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
     print(f"phases of {steps} updates of {batch} images{processes}")
     print(f"output: {args.output_dir}")
-    for note in images.notes:
+    for note in [*images.notes, *images.view_notes(pair.image_size)]:
         print(note)
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
-    if expected != args.world_size:
-        print(f"Warning: {expected} processes were asked for, {args.world_size} run. See `accelerate launch --help`.")
 
 
 def run(trainer: DMTTrainer, checkpoint: str | None) -> None:
@@ -180,19 +180,21 @@ def run(trainer: DMTTrainer, checkpoint: str | None) -> None:
         write_figures(folder)
         print_summary(folder)
         print(f"pair: {folder}\nreport: {report}")
-    trainer.create_model_card()
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-        if trainer.args.should_save:
-            print(f"published: {trainer.hub_model_id}")
+    if not trainer.args.push_to_hub:
+        trainer.create_model_card()
+        return
+    trainer.push_to_hub()
+    if trainer.args.should_save:
+        print(f"published: {trainer.hub_model_id}")
 
 
 def push_command(trainer: DMTTrainer) -> str:
     """What publishes the output folder at any later time."""
     args = trainer.args
-    command = f"python -m hf_dmt.hub {args.output_dir} {trainer.hub_model_id}"
-    private = " --private" if args.hub_private_repo else ""
-    return command + private + (f" --revision {args.hub_revision}" if args.hub_revision else "")
+    command = ["python", "-m", "hf_dmt.hub", "push", args.output_dir, trainer.hub_model_id or ""]
+    command += ["--private"] if args.hub_private_repo else []
+    command += ["--revision", args.hub_revision] if args.hub_revision else []
+    return shlex.join(command)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -41,6 +43,7 @@ def check_inputs(
             "Start one "
             f"process per GPU: accelerate launch --multi_gpu --num_processes {args.n_gpu} scripts/run_dmt.py ..."
         )
+    check_processes(args.world_size, os.environ)
     if compute_metrics is not None and model.task != "image-classification":
         raise ValueError(
             "compute_metrics would need the logits of every pixel in memory. Segmentation reports mean IoU, "
@@ -53,9 +56,30 @@ def check_inputs(
             "best phase "
             "with --load_best_model_at_end."
         )
-    if args.deepspeed and model is not None:
+    if args.deepspeed:
         raise ValueError(
             "DeepSpeed restarts its optimizer only with the process, and each phase needs a new one. Use DDP or FSDP."
+        )
+
+
+def check_processes(world_size: int, environment: Mapping[str, str]) -> None:
+    """Refuse to train on fewer processes than were asked for: each would take all batches, and the run as many times as
+    long as meant.
+
+    `accelerate launch --cpu --num_processes 2`, and a configuration of type MULTI_CPU or NO, start one process without
+    a word. They give it an address to meet the others at, and no number of its own.
+
+    Raises:
+        ValueError: fewer than asked for, and the command that starts them.
+    """
+    asked = int(environment.get("WORLD_SIZE", "1"))
+    left_alone = "WORLD_SIZE" not in environment and {"MASTER_ADDR", "ACCELERATE_DYNAMO_MODE"} <= environment.keys()
+    if asked > world_size or (left_alone and world_size == 1):
+        raise ValueError(
+            f"accelerate launch was asked for {'several' if left_alone else asked} processes, but {world_size} runs: "
+            "--cpu, or --num_processes without --multi_gpu, never starts more than one. For N processes, on CPUs too: "
+            "accelerate launch --multi_gpu --num_processes N --num_machines 1 --mixed_precision no --dynamo_backend no "
+            "scripts/run_dmt.py ... If one is meant, give --num_processes 1 and unset MASTER_ADDR."
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,16 +141,17 @@ def provide(trainer: DMTTrainer, phase: Phase, *, in_the_middle: bool) -> tuple[
         back = f" Back to the last good weights, with label ratio {event['label_ratio']:g}."
         way = back if "rolled_back" in event else ""
         logger.warning("\n".join([f"Phase {phase.index} may be collapsing.{way}", *(f"  {line}" for line in seen[0])]))
-    elif trainer.args.rollback_on_collapse and trainer.args.should_save:
-        shutil.rmtree(last_good, ignore_errors=True)
-        trainer.model.save_pretrained(last_good)
-    if trainer.args.rollback_on_collapse:
+    elif trainer.args.rollback_on_collapse:
+        with trainer.judging():  # as they labeled
+            if trainer.args.should_save:
+                shutil.rmtree(last_good, ignore_errors=True)
+                trainer.model.save_pretrained(last_good)
         trainer.accelerator.wait_for_everyone()
     return found, event
 
 
 def _labels(trainer: DMTTrainer, phase: Phase, *, in_the_middle: bool) -> PhaseLabels:
-    with trainer.ema.applied() if trainer.ema and not in_the_middle else nullcontext():
+    with trainer.judging(averaged=not in_the_middle):
         return phase_labels.provide(
             phase,
             trainer.model,

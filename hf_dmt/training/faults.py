@@ -39,7 +39,9 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as problem:
         raise RunError(out_of_memory(args, knobs, str(problem))) from problem
-    except (CorruptImage, DataError, StoreError, CheckpointError) as problem:
+    except StoreError as problem:  # says itself which checkpoint helps: often not the last
+        raise RunError(_without_worker_traceback(str(problem))) from problem
+    except (CorruptImage, DataError, CheckpointError) as problem:
         raise RunError(f"{_without_worker_traceback(str(problem))} {_GO_ON}") from problem
     except RuntimeError as problem:
         if "DataLoader worker" not in str(problem) or "Caught" in str(problem):

@@ -38,14 +38,14 @@ class SkipNonFinite(TrainerCallback):
         self.trainer = trainer
         self._verdicts: list[Tensor] = []  # since the last log; 0-dim bool, True where the update was skipped
         self._in_a_row = 0
-        self._buffers: list[Tensor] = []
-        self._kept: list[Tensor] = []
+        self._statistics: list[Tensor] = []  # running means and variances of every BatchNorm, each (channels,)
+        self._kept = torch.empty(0)  # what they were before the update
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._verdicts, self._in_a_row = [], 0
-        self._buffers = [
+        self._statistics = [
             buffer
             for module in self.trainer.model.modules()
             if isinstance(module, nn.modules.batchnorm._NormBase)
@@ -56,10 +56,8 @@ class SkipNonFinite(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self._kept and self._buffers:
-            self._kept = [buffer.clone() for buffer in self._buffers]
-        elif self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
+        if self._statistics:
+            self._kept = torch.cat(self._statistics)  # in one piece: a kernel for each of hundreds costs milliseconds
 
     @torch.no_grad()
     def on_pre_optimizer_step(
@@ -74,8 +72,9 @@ class SkipNonFinite(TrainerCallback):
         }
         finite = torch.stack([norms[name].isfinite() for name in trained]).all()
         self._verdicts.append(~finite)
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(torch.where(finite, buffer, kept))
+        if self._statistics:
+            right = torch.where(finite, torch.cat(self._statistics), self._kept)
+            torch._foreach_copy_(self._statistics, list(right.split([len(value) for value in self._statistics])))
         optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
         if self.trainer.accelerator.scaler is not None:
             return  # fp16's scaler leaves the update out by itself
@@ -111,7 +110,7 @@ class SkipNonFinite(TrainerCallback):
         )
 
     def _images(self) -> list[dict[str, Any]]:
-        """The images of the skipped updates. Draws are a function of the seed, so they need not be kept."""
+        """The images of the skipped updates of this phase. Draws are a function of the seed: none need be kept."""
         trainer, parts = self.trainer, self.trainer.args.gradient_accumulation_steps
         done = trainer.steps_done
         first = max(0, done - self._in_a_row)

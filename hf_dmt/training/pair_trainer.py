@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +166,15 @@ class PairTrainer(Trainer):
 
     def scores(self, source: Any, *, title: str) -> evaluation.Scores:
         """The figures of a, b and ensemble on an image set, with the averaged weights where there are any."""
-        with phases.preserved_rng():
-            broadcast_buffers(self.model, self.accelerator)
-            with self.ema.applied() if self.ema else nullcontext():
-                return evaluation.evaluate_pair(
-                    self.model,
-                    source,
-                    self.clean_pass(),
-                    self.accelerator,
-                    title=title,
-                    compute_metrics=self.compute_metrics,
-                )
+        with phases.preserved_rng(), self.judging():
+            return evaluation.evaluate_pair(
+                self.model,
+                source,
+                self.clean_pass(),
+                self.accelerator,
+                title=title,
+                compute_metrics=self.compute_metrics,
+            )
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
@@ -190,11 +189,20 @@ class PairTrainer(Trainer):
                 "predict() would hold the logits of every pixel of the set in memory. Use pair(...) image by image, or "
                 "evaluate(dataset) for scores."
             )
-        with phases.preserved_rng(), self.ema.applied() if self.ema else nullcontext():
+        with phases.preserved_rng(), self.judging():
             logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
         known = bool((labels != IGNORE_INDEX).all())
         metrics = self.evaluate(test_dataset, metric_key_prefix=metric_key_prefix) if known else {}
         return PredictionOutput(predictions=logits, label_ids=labels if known else None, metrics=metrics)  # type: ignore[arg-type]
+
+    @contextmanager
+    def judging(self, *, averaged: bool = True) -> Iterator[None]:
+        """The pair as it labels and is scored, on every process: the averaged weights where there are any and they are
+        asked for, and the main process's BatchNorm statistics, which differ between processes after a step."""
+        broadcast_buffers(self.model, self.accelerator)
+        with self.ema.applied() if self.ema and averaged else nullcontext():
+            broadcast_buffers(self.model, self.accelerator)  # each process has averaged its own
+            yield
 
     def clean_pass(self) -> CleanPass:
         return CleanPass(
@@ -225,6 +233,8 @@ class PairTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A checkpoint holds the live weights as a pair with a at the root, and the averages in `ema.safetensors`."""
+        if not self.args.should_save:  # transformers from 5.23 calls this on every process, 5.17 on the main one
+            return
         folder = Path(output_dir or self.args.output_dir)
         self.model.save_pretrained(folder, primary="a", state_dict=state_dict)
         if self.ema is not None:

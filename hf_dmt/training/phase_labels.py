@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from ..data.batches import PseudoLabels
 from ..data.pseudo_labels import ImageLabels, PixelLabels, StoreError
@@ -63,7 +64,10 @@ def provide(
     }
     if not in_the_middle:
         facts["weights"] = labeling.weights_hash(pair)
-    if not labeling.reusable(folder, facts):
+    # Asked once, for all: a process that is ahead would take the mark away under the eyes of one that looks later.
+    reusable = [accelerator.is_main_process and labeling.reusable(folder, facts)]
+    broadcast_object_list(reusable)
+    if not reusable[0]:
         if in_the_middle:
             raise StoreError(
                 f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "

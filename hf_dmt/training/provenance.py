@@ -43,7 +43,6 @@ def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image
 
 
 def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     settings = {name: getattr(args, name) for name in _SETTINGS}
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
     return {
@@ -51,7 +50,7 @@ def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str,
             "optim": str(getattr(args.optim, "value", args.optim)),
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
             **{name: value for name, value in settings.items() if value is not None and value is not False},
-            "precision": precision,
+            "precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,  # from accelerate's file too
         },
         "environment": {
             "device": f"{device} ({platform.machine()})",

@@ -34,7 +34,6 @@ from . import collapse, evaluation, labeling, phases
 from .arguments import DMTTrainingArguments
 from .checks import check_inputs
 from .health import SkipNonFinite
-from .inference import broadcast_buffers
 from .online import label_online
 from .preemption import StopOnSigterm
 from .progress import PhaseLines, PhaseProgress
@@ -117,7 +116,7 @@ class DMTTrainer(PublishingTrainer):
         )
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(PhaseLines() if args.disable_tqdm else PhaseProgress())
+        self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.preemption = StopOnSigterm()
         self.add_callback(self.preemption)
         self.add_callback(phases.PhaseCallback(self))
@@ -234,7 +233,6 @@ class DMTTrainer(PublishingTrainer):
             "pseudo_labels": None,
         }
         with phases.preserved_rng():
-            broadcast_buffers(self.model, self.accelerator)
             if phase.label_ratio is not None:
                 labels, event = collapse.provide(self, phase, in_the_middle=in_the_middle)
                 self.train_dataset.pseudo = labels.of

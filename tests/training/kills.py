@@ -78,7 +78,6 @@ class Instants:
             return
         if self.half_written is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.half_written, self.half_written))
 
@@ -100,6 +99,7 @@ def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: 
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115  (until the process ends)
     instants = Instants(folders, how.get("kill_at"), how.get("half_written"))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # here: an instant may come in a thread that reads files
     compute_loss: Callable[..., Any] = DMTTrainer.compute_loss
 
     def compute_loss_at_an_instant(trainer: Any, *given: Any, **named: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import two_processes
+from PIL import Image
 from small_runs import IMAGES, PIXELS, assert_same, results, telemetry
 
 from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
@@ -39,13 +40,23 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def errors_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Each process's own traceback, in the order printed: the end of stderr tells only how the others noticed."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("[rank")]
+    return "\n".join(lines or done.stderr.splitlines()[:80])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same cases on one process, here, and on two."""
     target = tmp_path_factory.mktemp("processes")
+    (target / "files").mkdir()
+    for number in range(7):
+        Image.new("L", (8, 8), number).save(target / "files" / f"{number}.png")
+    (target / "files" / "5.png").write_bytes(b"cut")
     two_processes.run(target, 1)
     done = launch("run", str(target))
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, errors_of(done)
     return target
 
 
@@ -129,12 +140,31 @@ def test_labels_equal_those_of_one_process(folder: Path, name: str, phase: int) 
         assert summaries[1]["selected"] == pytest.approx(summaries[0]["selected"], abs=1e-3)
 
 
+def test_the_store_of_two_processes_is_that_of_one(folder: Path) -> None:
+    """Silent: labels, codes or thresholds that depend on the number of processes. Of one pair, byte by byte."""
+    one, two = (folder / f"store-{world}" for world in (1, 2))
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    assert len(names) == 2 * (13 + 1)
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+def test_files_are_looked_at_once_over_all_processes(found: Any) -> None:
+    """Silent: start-up that takes as long on eight processes as eight times the files would; findings of one share."""
+    one, two = (part["files"] for part in found)
+    assert one["reads"] == [7] and sorted(two["reads"]) == [3, 4]
+    assert two["known"] == one["known"] * 2 and len(one["known"][0][0]) == 6
+    assert "5.png" in one["known"][0][3][0]
+
+
 def test_batch_statistics_agree_before_they_label_and_score(two_only: Any) -> None:
     """Silent: BatchNorm's running statistics differ between ranks after a step, so each would label with its own."""
     apart = two_only["batch statistics"]["apart"]
     assert any(buffers > 1e-4 for event, _, buffers in apart if event == "trained"), "they must differ before"
     assert all(buffers == 0 for event, _, buffers in apart if event == "scored")
     assert all(parameters == 0 for _, parameters, _ in apart)
+    assert two_only["averages apart"] > 1e-4, "each process averages its own"
+    assert two_only["averages that judge apart"] == 0
 
 
 def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
@@ -148,6 +178,12 @@ def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
 def test_resume_on_two_processes_is_exact(two_only: Any) -> None:
     """Silent: one rank's random state restored on both, or a draw replayed."""
     assert_same(*two_only["resumed"])
+
+
+def test_only_the_main_process_saves(folder: Path, two_only: dict[str, Any]) -> None:
+    """Both write one checkpoint: mixed files or, now and then, a rename that finds its file gone and ends the run."""
+    assert (folder / "whole" / "checkpoint-8" / "dmt_config.json").is_file()
+    assert not (folder / "saved by another process").exists()
 
 
 def test_predictions_are_gathered_in_order(two_only: Any) -> None:

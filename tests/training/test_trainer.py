@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from safetensors.torch import load_file
 from small_runs import (
     CLASSES,
@@ -30,6 +33,7 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_weights
 from hf_dmt.data.pseudo_labels import ImageLabels
 from hf_dmt.models.ema import ExponentialAverage
+from hf_dmt.training.checks import check_processes
 from hf_dmt.training.methods import PRESETS
 
 MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
@@ -511,6 +515,23 @@ def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, v
     setattr(trainer.args, attribute, value)
     with pytest.raises(ValueError, match=message):
         DMTTrainer(make_pair(), trainer.args, images(3), images(3))
+
+
+def test_fewer_processes_than_asked_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: `accelerate launch --cpu --num_processes 2` trains on one, twice as long, with no word about it."""
+    arguments = launch_command_parser().parse_args(["--cpu", "--num_processes", "2", "run_dmt.py"])
+    arguments, *_ = _validate_launch_command(arguments)
+    _, environment = prepare_simple_launcher_cmd_env(arguments)
+    for name in environment.keys() - os.environ.keys():
+        monkeypatch.setenv(name, environment[name])
+    with pytest.raises(ValueError, match=r"asked for several processes, but 1 runs.*--multi_gpu --num_processes N"):
+        make_trainer(tmp_path)
+    with pytest.raises(ValueError, match="asked for 4 processes, but 2 runs"):
+        check_processes(2, {**environment, "WORLD_SIZE": "4"})
+    arguments.num_processes = 1
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name)
+    check_processes(1, prepare_simple_launcher_cmd_env(arguments)[1])
 
 
 def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
