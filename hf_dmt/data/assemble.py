@@ -30,6 +30,7 @@ class RunImages:
         split: what `split.json` holds.
         notes: one line each for the person who started the run: choices made for them, and warnings.
         shorter_sides: of the labeled and unlabeled images, in pixels.
+        images_per_class: in the order of the classes, how many labeled images show each.
     """
 
     labeled: ImageSet
@@ -40,16 +41,18 @@ class RunImages:
     split: dict[str, Any]
     notes: list[str]
     shorter_sides: np.ndarray
+    images_per_class: list[int]
 
     def view_notes(self, view: int) -> list[str]:
         """A warning where masks would be trained on in views of `view` pixels that are part padding."""
         small = int((self.shorter_sides < view).sum()) if self.labeled.task == "semantic-segmentation" else 0
         if not small:
             return []
+        median = int(np.median(self.shorter_sides))
+        remedy = f" With --image_size {median} the median image fills it." if median < view else ""
         return [
             f"Warning: {small} of {len(self.shorter_sides)} training images have a side below {view} pixels, which is "
-            f"the view, and are padded with void. With --image_size {int(np.median(self.shorter_sides))} the median "
-            "image fills it."
+            f"the view, and are padded with void.{remedy}"
         ]
 
 
@@ -94,7 +97,7 @@ def assemble(
     test = _split_with_targets(splits, "test", everything, names, args, notes)
     used = np.union1d(labeled_rows, carved)
     scanned = everything.subset(labeled_rows)
-    check_labeled(scanned, names, args, notes)
+    per_class = check_labeled(scanned, names, args, notes)
     check_targets(everything.subset(carved), "eval", names, args)
     rest = _unlabeled(args, everything, used, names, notes, token)
     labeled, unlabeled = scanned.images, rest.images if rest is not None else None
@@ -110,7 +113,7 @@ def assemble(
         **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     }
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
-    return RunImages(labeled, unlabeled, held_out, test, names, split, notes, sides)
+    return RunImages(labeled, unlabeled, held_out, test, names, split, notes, sides, per_class)
 
 
 def _origin(key: str, given: str | None) -> dict[str, str | None]:

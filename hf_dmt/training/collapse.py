@@ -18,11 +18,10 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
-from ..data.pseudo_labels import ImageLabels, PixelLabels, is_complete, read_manifest
+from ..data.pseudo_labels import ImageLabels, PixelLabels
 from ..method import Phase, decode_confidence
 from ..models.pair import MEMBERS
 from . import phase_labels
-from .labeling import phase_folder
 from .phase_labels import PhaseLabels
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ class Signs:
     """What a phase's labels show.
 
     Attributes:
-        class_counts: per member, how often it gave each class: to all images, selected or not (the most confident few
-            are often of one class), or to the selected pixels, which are the same share of every class.
+        class_counts: per member, how often it gave each class, selected or not: the most confident few are often of
+            one class.
         same: the members gave the same labels with the same doubt.
         overruled: per member, the share of units it was surer of than its teacher, at the end of the phase before.
     """
@@ -126,7 +125,7 @@ def provide(trainer: DMTTrainer, phase: Phase, *, in_the_middle: bool) -> tuple[
         found = _labels(trainer, replace(phase, label_ratio=ratio), in_the_middle=True)
         return found, {"label_ratio": ratio, **{key: event[key] for key in ("alarms", "rolled_back") if key in event}}
     found = _labels(trainer, phase, in_the_middle=False)
-    seen = [alarms(_signs(trainer, phase, found), _first_signs(trainer, phase))]
+    seen = [alarms(*_signs(trainer, found))]
     seen = broadcast_object_list(seen)  # all must go the same way
     event = {"label_ratio": planned}
     if seen[0]:
@@ -165,34 +164,17 @@ def _labels(trainer: DMTTrainer, phase: Phase, *, in_the_middle: bool) -> PhaseL
         )
 
 
-def _signs(trainer: DMTTrainer, phase: Phase, found: PhaseLabels) -> Signs:
-    overruled = {}
-    for line in trainer.records.lines(phase.index - 1):
-        for name in MEMBERS:
-            if f"{name}/positive_disagree" in line:
-                overruled[name] = float(line[f"{name}/positive_disagree"])
-    return Signs(
-        _class_counts(trainer, phase.index),
-        same_labels(found.of["a"], found.of["b"], len(trainer.unlabeled_dataset or ())),
-        overruled,
-    )
+def _signs(trainer: DMTTrainer, found: PhaseLabels) -> tuple[Signs, Signs | None]:
+    """Of these labels, and of the first ones of the run. The rest is in the run's results, which travel with it."""
+    past = trainer.records.results["phases"]
+    same = same_labels(found.of["a"], found.of["b"], len(trainer.unlabeled_dataset or ()))
+    overruled = past[-1].get("overruled", {}) if past else {}
+    first = next((entry["pseudo_labels"] for entry in past if entry["pseudo_labels"]), None)
+    return Signs(_predicted(found.summary), same, overruled), Signs(_predicted(first)) if first else None
 
 
-def _first_signs(trainer: DMTTrainer, phase: Phase) -> Signs | None:
-    """Of the first labels of the run, which its records keep."""
-    first = next((earlier.index for earlier in trainer.phases if earlier.label_ratio is not None), phase.index)
-    folder = phase_folder(trainer.args.output_dir, first)
-    if first == phase.index or not all(is_complete(folder / name) for name in MEMBERS):
-        return None
-    return Signs(_class_counts(trainer, first))
-
-
-def _class_counts(trainer: DMTTrainer, phase: int) -> dict[str, list[int]]:
-    folder = phase_folder(trainer.args.output_dir, phase)
-    if trainer.model.task == "semantic-segmentation":
-        return {name: read_manifest(folder / name)["summary"]["class_counts"] for name in MEMBERS}
-    classes = len(trainer.model.class_names)
-    return {name: np.bincount(ImageLabels.read(folder / name).labels, minlength=classes).tolist() for name in MEMBERS}
+def _predicted(summary: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {name: summary[name]["predicted"] for name in MEMBERS}
 
 
 def same_labels(one: ImageLabels | PixelLabels, other: ImageLabels | PixelLabels, count: int) -> bool:

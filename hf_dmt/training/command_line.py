@@ -24,7 +24,7 @@ RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digi
 
 @dataclass
 class ModelArguments:
-    """Flags that choose the task and the two models."""
+    """Flags that choose the task and the two models, or a look at everything before the run."""
 
     task: str = field(
         default="image-classification",
@@ -47,6 +47,11 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the modelling code that a checkpoint brings along."}
     )
+    check: bool = field(
+        default=False,
+        metadata={"help": "Train nothing: look at images and models, try a few updates, say what the run would take."},
+    )
+    json: bool = field(default=False, metadata={"help": "With --check: print what was found as JSON."})
 
 
 class UsageError(ValueError):
@@ -174,6 +179,8 @@ def _word(value: Any) -> str:
 
 
 def _check_models(model: ModelArguments) -> None:
+    if model.json and not model.check:
+        raise UsageError("--json prints what --check finds, and --check is not given. Add it, or leave --json out.")
     if model.pair is not None:
         if model.model_a or model.model_b:
             raise UsageError(

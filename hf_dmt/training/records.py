@@ -65,6 +65,19 @@ class RunRecords:
         """The log events of one phase so far."""
         return [line for line in self._telemetry_lines() if line["phase"] == phase]
 
+    def sums(self, phase: int) -> dict[str, Any]:
+        """What a phase's log events come to for its entry: `skipped_updates` if there were any, and `overruled`, per
+        member the last share of pseudo labels that it was surer of than its teacher."""
+        lines = self.lines(phase)
+        skipped = int(sum(line.get("skipped_updates", 0) for line in lines))
+        overruled = {
+            key.partition("/")[0]: value
+            for line in lines
+            for key, value in line.items()
+            if key.endswith("/positive_disagree")
+        }
+        return {**({"skipped_updates": skipped} if skipped else {}), **({"overruled": overruled} if overruled else {})}
+
     def _read_results(self) -> dict[str, Any]:
         try:
             loaded: dict[str, Any] = json.loads((self.folder / RESULTS_FILE).read_text())

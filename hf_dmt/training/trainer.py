@@ -367,8 +367,7 @@ class DMTTrainer(PublishingTrainer):
             "eval": evaluation.without_loss(scores) if scores is not None else None,
             "test": evaluation.without_loss(self.scores(self.test_dataset, title="testing")) if tested else None,
         }
-        if skipped := sum(line.get("skipped_updates", 0) for line in self.records.lines(phase.index)):
-            self._phase_entry["skipped_updates"] = int(skipped)
+        self._phase_entry |= self.records.sums(phase.index)
         self.records.add_phase(self._phase_entry)
         self.model.metadata["phase"] = phase.index
         self._phase, self._steps_done = self._phase + 1, 0

@@ -374,8 +374,8 @@ class TestWarnings:
 
 def test_a_hub_set_that_asks_for_code_or_a_token_is_named(hub: Any) -> None:
     """Guards private sets: the message must not say that the set does not exist and leave it there."""
-    rows = files.table({"image": [files.encoded(files.image(1))], "label": [0]})
+    rows = files.table({"image": [files.encoded(files.image(shade)) for shade in (1, 99)], "label": [0, 1]})
     datasets.DatasetDict({"train": rows}).push_to_hub("me/private", token="hf_mine", private=True)
     with pytest.raises(ValueError, match=r"Cannot open the data set 'me/private'"):
         assemble(DataArguments(dataset_name="me/private"), IMAGES)
-    assert len(assemble(DataArguments(dataset_name="me/private"), IMAGES, token="hf_mine").labeled) == 1
+    assert len(assemble(DataArguments(dataset_name="me/private"), IMAGES, token="hf_mine").labeled) == 2
