@@ -68,6 +68,10 @@ def assemble(
         DataError, ValueError: what was given cannot work; the message says what was given, why, and what to do.
     """
     assert args.dataset_name is not None
+    if args.split_seed < 0:
+        raise DataError(
+            f"--split_seed {args.split_seed} cannot work: random numbers start from 0 or more. Give 0, 1, 2, ..."
+        )
     notes: list[str] = []
     splits, names = open_splits(
         args.dataset_name,

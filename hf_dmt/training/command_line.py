@@ -96,7 +96,13 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
         first = _namespace(parser, flags)
     if first.output_dir is None:
         parser.set_defaults(output_dir=fresh_folder(first.dataset_name, first.use_cpu))
-    model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
+    try:
+        model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
+    except ImportError as problem:  # of what DeepSpeed, a tracker or an optimizer needs
+        reason = " ".join(str(problem).split())
+        raise UsageError(
+            f"A flag asks for a package that is not there ({reason}). Install it, or leave the flag out."
+        ) from problem
     _check_models(model)
     return model, data, training
 
@@ -129,14 +135,15 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
         reason = " ".join(str(problem).split())
         raise UsageError(
             f"The config file {str(file)!r} cannot be read ({reason}). Give a YAML or JSON file."
         ) from problem
     if not isinstance(content, dict):
         raise UsageError(
-            f"The config file {str(file)!r} holds a {type(content).__name__}, not settings. Write `name: value` lines."
+            f"The config file {str(file)!r} holds {'nothing' if content is None else f'a {type(content).__name__}'}, "
+            "not settings. Write `name: value` lines."
         )
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     settings = {}

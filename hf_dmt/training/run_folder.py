@@ -35,8 +35,10 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
     What a run leaves that was killed before it wrote its split counts as nothing.
     """
     folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {str(folder)!r} is a file, and a run needs a folder. Choose another name.")
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        where = "is" if nearest == folder else f"cannot be made: {str(nearest)!r} is"
+        raise ValueError(f"--output_dir {str(folder)!r} {where} a file, and a run needs a folder. Choose another name.")
     if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
         return
     if not (folder / SPLIT_FILE).is_file():
