@@ -173,12 +173,13 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
         converted = convert(_word(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as problem:
         raise UsageError(
-            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}"
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}. Give "
+            "it as the flag takes it (run_dmt.py --help)."
         ) from problem
     if action.choices and converted not in action.choices:
         raise UsageError(
-            f"The config file {str(file)!r} sets {action.dest} to {value!r}; choose one of: "
-            f"{', '.join(map(str, action.choices))}"
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which does not exist. Choose one of: "
+            f"{', '.join(map(str, action.choices))}."
         )
     return converted
 

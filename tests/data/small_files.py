@@ -77,7 +77,7 @@ def parquet(root: Path, **splits: datasets.Dataset) -> Path:
     return root
 
 
-# ---- flags with the files they name ------------------------------------------------------------------------------------
+# ---- flags with the files they name ----------------------------------------------------------------------------------
 
 
 def scene_flags(root: Path, *values: Any, **flags: Any) -> dict[str, Any]:
