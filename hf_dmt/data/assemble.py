@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from .arguments import DataArguments
 from .builtin import BUILTIN_SETS
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
+from .files import read_json
 from .folders import open_unlabeled_folder
 from .rows import DataError, Rows
 from .scan import ScannedImages, listing, scan
@@ -245,7 +245,8 @@ def _carve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`(still labeled, evaluation)`: as in the `split.json` that was given, else a fifth of the labeled rows."""
     if args.labeled_ids is not None and args.labeled_ids.endswith(".json"):
-        kept = json.loads(Path(args.labeled_ids).read_text(encoding="utf-8-sig")).get("eval") or []
+        kept = read_json(Path(args.labeled_ids)).get("eval")
+        kept = kept if isinstance(kept, list) else []
         known = {name: row for row, name in enumerate(images.ids)}
         rows = np.array(sorted(known[str(name)] for name in kept if str(name) in known), dtype=np.int64)
         if len(rows) == len(kept) > 0 and not np.intersect1d(rows, labeled).size:

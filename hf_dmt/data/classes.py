@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .arguments import DataArguments
+from .files import read_json
 from .rows import DataError, is_label
 from .scan import SHOWN, ScannedImages, listing
 
@@ -23,7 +23,7 @@ def read_class_names(file: str) -> list[str]:
         DataError: unreadable, or ids that are not 0..n-1.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = read_json(Path(file))
         if isinstance(content, dict):
             by_id = {int(key): str(name) for key, name in content.items()}
             if sorted(by_id) != list(range(len(by_id))):

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..data.files import write_aside, write_json
+from ..data.files import read_json, write_aside, write_json
+from .faults import RunError
 
 RESULTS_FILE = "dmt_results.json"
 TELEMETRY_FILE = "telemetry.jsonl"
@@ -79,21 +80,37 @@ class RunRecords:
         return {**({"skipped_updates": skipped} if skipped else {}), **({"overruled": overruled} if overruled else {})}
 
     def _read_results(self) -> dict[str, Any]:
+        """What an earlier start left; nothing where there is no file.
+
+        Raises:
+            RunError: the file is damaged. Going on would lose the finished phases' figures without a word.
+        """
+        file = self.folder / RESULTS_FILE
         try:
-            loaded: dict[str, Any] = json.loads((self.folder / RESULTS_FILE).read_text())
-        except (OSError, ValueError):
+            loaded: dict[str, Any] = read_json(file)
+            if not all(isinstance(entry["phase"], int) for entry in loaded["phases"]):
+                raise TypeError("a phase without a number")
+        except FileNotFoundError:
             return {}
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise RunError(
+                f"{str(file)!r} is damaged ({problem!r}), and with it the figures of the finished phases. Restore it, "
+                "or delete it to go on without them."
+            ) from problem
         return loaded
 
     def _telemetry_lines(self) -> list[dict[str, Any]]:
+        """All log events up to a line that is none, such as the last one of a killed run."""
         try:
-            text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8")
+            text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
         lines = []
         for line in text.splitlines():
             try:
-                lines.append(json.loads(line))
-            except ValueError:  # the last line of a killed run
+                event = json.loads(line)
+                event["step"] + event["phase"]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
+            lines.append(event)
         return lines

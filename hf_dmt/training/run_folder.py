@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..data.files import write_json
+from ..data.files import read_json, write_json
 from ..data.splits import SPLIT_FILE
 from .arguments import DMTTrainingArguments
 
@@ -118,7 +118,7 @@ def check_split(folder: str | Path, split: Mapping[str, Any]) -> None:
     if not file.is_file():
         return
     try:
-        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        before: dict[str, Any] = read_json(file)
         hashes: dict[str, str] = dict(before["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(
