@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import read_json, write_aside, write_json
+from ..models.pair import MEMBERS
 from .faults import RunError
 
 RESULTS_FILE = "dmt_results.json"
@@ -68,16 +69,21 @@ class RunRecords:
 
     def sums(self, phase: int) -> dict[str, Any]:
         """What a phase's log events come to for its entry: `skipped_updates` if there were any, and `overruled`, per
-        member the last share of pseudo labels that it was surer of than its teacher."""
+        member the share of pseudo-labeled units that it was surer of than its teacher.
+
+        Summed as whole units: however the events divide the phase, the entry is the same to the last bit.
+        """
         lines = self.lines(phase)
-        skipped = int(sum(line.get("skipped_updates", 0) for line in lines))
-        overruled = {
-            key.partition("/")[0]: value
-            for line in lines
-            for key, value in line.items()
-            if key.endswith("/positive_disagree")
-        }
-        return {**({"skipped_updates": skipped} if skipped else {}), **({"overruled": overruled} if overruled else {})}
+        entry: dict[str, Any] = {}
+        if skipped := int(sum(line.get("skipped_updates", 0) for line in lines)):
+            entry["skipped_updates"] = skipped
+        for name in MEMBERS:
+            of_member = [line for line in lines if f"{name}/pseudo_units" in line]
+            units = sum(line[f"{name}/pseudo_units"] for line in of_member)
+            surer = sum(round(line[f"{name}/positive_disagree"] * line[f"{name}/pseudo_units"]) for line in of_member)
+            if units:
+                entry.setdefault("overruled", {})[name] = surer / units
+        return entry
 
     def _read_results(self) -> dict[str, Any]:
         """What an earlier start left; nothing where there is no file.

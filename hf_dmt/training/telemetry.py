@@ -47,7 +47,7 @@ class Telemetry:
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """Log keys over all processes since the last call; a collective, so every process must call it.
 
-        `agree`, `negative_disagree`, `positive_disagree` are fractions of the valid pseudo-labeled units,
+        `agree`, `negative_disagree`, `positive_disagree` are fractions of the `pseudo_units` (valid and pseudo-labeled),
         `mean_weight` is their mean weight, `loss` is per valid unit, labeled ones included.
         """
         if accelerator.num_processes > 1:
@@ -60,6 +60,7 @@ class Telemetry:
                 logs[f"{member}/loss"] = loss / valid
             if pseudo:
                 logs[f"{member}/mean_weight"] = weight / pseudo
+                logs[f"{member}/pseudo_units"] = pseudo
                 logs |= {f"{member}/{name}": count / pseudo for name, count in zip(_NAMES[2:5], cases, strict=True)}
             if member in self._norms:
                 logs[f"{member}/grad_norm"] = float(self._norms[member])
