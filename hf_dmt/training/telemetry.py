@@ -47,7 +47,7 @@ class Telemetry:
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """Log keys over all processes since the last call; a collective, so every process must call it.
 
-        `agree`, `negative_disagree`, `positive_disagree` are fractions of the `pseudo_units` (valid and pseudo-labeled),
+        `agree`, `negative_disagree`, `positive_disagree` are fractions of the `pseudo_units` (valid, pseudo-labeled),
         `mean_weight` is their mean weight, `loss` is per valid unit, labeled ones included.
         """
         if accelerator.num_processes > 1:
