@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .methods import KNOB_NAMES, PRESETS, Knobs, resolve
@@ -184,6 +185,12 @@ class DMTTrainingArguments(TrainingArguments):
         if self.class_balanced not in ("auto", "true", "false"):
             raise ValueError(f"--class_balanced {self.class_balanced!r} is not one of: auto, true, false.")
         self.remove_unused_columns = False
+
+    @property
+    def device(self) -> torch.device:
+        """The stock device; on CPUs without the process's number, to which torch 2.11 cannot load a checkpoint."""
+        stock: torch.device = super().device
+        return torch.device("cpu") if stock.type == "cpu" else stock
 
     def knobs(self, task: str) -> Knobs:
         """The resolved settings of the method for a task.
