@@ -6,7 +6,7 @@ Without arguments it runs a small embedded example to the end.
 
 from __future__ import annotations
 
-import resource
+import json
 import shlex
 import sys
 import time
@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import datasets
-import torch
 import transformers
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
+from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.assemble import RunImages, assemble
 from hf_dmt.data.builtin import BUILTIN_SETS
 from hf_dmt.data.files import write_json
@@ -29,6 +29,8 @@ from hf_dmt.report import print_summary, write_figures, write_report
 from hf_dmt.training.command_line import ModelArguments, parse, print_error
 from hf_dmt.training.evaluation import without_loss
 from hf_dmt.training.faults import RunError
+from hf_dmt.training.preflight import Preflight, class_line
+from hf_dmt.training.provenance import peak_memory
 from hf_dmt.training.run_folder import check_output_folder, check_split, locked, resumes
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -39,18 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 if the run could not go on or its result not be pushed, with everything so far in the
-        output folder; 2 for a mistake in what was given.
+        output folder, or if `--check` found a problem; 2 for a mistake in what was given.
 
     Raises:
         SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
     try:
         model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv, RECIPES)
-        check_output_folder(args)
         # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
         transformers.utils.logging.disable_progress_bar()
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
+        if model_args.check:
+            return check(model_args, data_args, args)
+        check_output_folder(args)
         images = assemble(
             data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
         )
@@ -81,6 +85,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             trainer.accelerator.end_training()
     return code
+
+
+def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainingArguments) -> int:
+    """What a run with these flags would meet, on stdout; nothing is written.
+
+    Returns:
+        The exit code: 0 if the run can be started, 1 if there is a problem.
+    """
+    found = Preflight()
+    with found.collecting():
+        check_output_folder(args)
+    with found.collecting():
+        images = found.open_images(
+            data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
+        )
+        if images is not None:
+            found.look_at_images(images, data_args)
+            pair = build_pair(model_args, args, images.class_names)
+            found.look_at_models(pair, images)
+            found.rehearse(pair, args, images)
+    if args.should_save:
+        print(json.dumps(found.as_json(), indent=1) if model_args.json else found.text())
+    return 1 if found.problems else 0
 
 
 def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
@@ -151,6 +178,8 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
     print(f"phases of {steps} updates of {batch} images{processes}")
     print(f"output: {args.output_dir}")
+    counts = zip(images.class_names, images.images_per_class, strict=True)
+    print(f"labeled images: {class_line([{'name': name, 'labeled_images': count} for name, count in counts])}")
     for note in [*images.notes, *images.view_notes(pair.image_size)]:
         print(note)
 
@@ -195,14 +224,6 @@ def push_command(trainer: DMTTrainer) -> str:
     command += ["--private"] if args.hub_private_repo else []
     command += ["--revision", args.hub_revision] if args.hub_revision else []
     return shlex.join(command)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at the highest point: of the device, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

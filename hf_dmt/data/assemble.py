@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from .answers import with_answers
 from .arguments import DataArguments
 from .builtin import BUILTIN_SETS
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
+from .files import read_json
 from .folders import open_unlabeled_folder
 from .rows import DataError, Rows
 from .scan import ScannedImages, listing, scan
@@ -31,6 +31,7 @@ class RunImages:
         split: what `split.json` holds.
         notes: one line each for the person who started the run: choices made for them, and warnings.
         shorter_sides: of the labeled and unlabeled images, in pixels.
+        images_per_class: in the order of the classes, how many labeled images show each.
     """
 
     labeled: ImageSet
@@ -41,16 +42,18 @@ class RunImages:
     split: dict[str, Any]
     notes: list[str]
     shorter_sides: np.ndarray
+    images_per_class: list[int]
 
     def view_notes(self, view: int) -> list[str]:
         """A warning where masks would be trained on in views of `view` pixels that are part padding."""
         small = int((self.shorter_sides < view).sum()) if self.labeled.task == "semantic-segmentation" else 0
         if not small:
             return []
+        median = int(np.median(self.shorter_sides))
+        remedy = f" With --image_size {median} the median image fills it." if median < view else ""
         return [
             f"Warning: {small} of {len(self.shorter_sides)} training images have a side below {view} pixels, which is "
-            f"the view, and are padded with void. With --image_size {int(np.median(self.shorter_sides))} the median "
-            "image fills it."
+            f"the view, and are padded with void.{remedy}"
         ]
 
 
@@ -66,6 +69,10 @@ def assemble(
         DataError, ValueError: what was given cannot work; the message says what was given, why, and what to do.
     """
     assert args.dataset_name is not None
+    if args.split_seed < 0:
+        raise DataError(
+            f"--split_seed {args.split_seed} cannot work: random numbers start from 0 or more. Give 0, 1, 2, ..."
+        )
     notes: list[str] = []
     splits, names = open_splits(
         args.dataset_name,
@@ -99,7 +106,7 @@ def assemble(
     rest = _unlabeled(args, everything, used, names, notes, token)
     if args.extra_labels:
         scanned, rest = with_answers(scanned, rest, names, args, notes)
-    check_labeled(scanned, names, args, notes)
+    per_class = check_labeled(scanned, names, args, notes)
     labeled, unlabeled = scanned.images, rest.images if rest is not None else None
     sides = np.concatenate([scanned.shorter_sides, *([rest.shorter_sides] if rest is not None else [])])
     first = len(labeled_rows)  # those behind them were labeled since, and `--labeled_ids` does not know their ids
@@ -115,7 +122,7 @@ def assemble(
         **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     }
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
-    return RunImages(labeled, unlabeled, held_out, test, names, split, notes, sides)
+    return RunImages(labeled, unlabeled, held_out, test, names, split, notes, sides, per_class)
 
 
 def _origin(key: str, given: str | None) -> dict[str, str | None]:
@@ -243,7 +250,8 @@ def _carve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`(still labeled, evaluation)`: as in the `split.json` that was given, else a fifth of the labeled rows."""
     if args.labeled_ids is not None and args.labeled_ids.endswith(".json"):
-        kept = json.loads(Path(args.labeled_ids).read_text(encoding="utf-8-sig")).get("eval") or []
+        kept = read_json(Path(args.labeled_ids)).get("eval")
+        kept = kept if isinstance(kept, list) else []
         known = {name: row for row, name in enumerate(images.ids)}
         rows = np.array(sorted(known[str(name)] for name in kept if str(name) in known), dtype=np.int64)
         if len(rows) == len(kept) > 0 and not np.intersect1d(rows, labeled).size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .arguments import DataArguments
+from .files import read_json
 from .rows import DataError, is_label
 from .scan import SHOWN, ScannedImages, listing
 
@@ -23,7 +23,7 @@ def read_class_names(file: str) -> list[str]:
         DataError: unreadable, or ids that are not 0..n-1.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = read_json(Path(file))
         if isinstance(content, dict):
             by_id = {int(key): str(name) for key, name in content.items()}
             if sorted(by_id) != list(range(len(by_id))):
@@ -60,6 +60,22 @@ def with_classes(
     Raises:
         DataError: a class map that cannot be read or leaves out a label; labels that are not classes; none at all.
     """
+    found = _with_classes(scanned, names, args, model_classes, notes)
+    if len(found[1]) == 1 and scanned.images.task == "image-classification":  # of masks: see `check_labeled`
+        raise DataError(
+            f"{args.dataset_name!r} has one class, {found[1][0]!r}: there is nothing to tell it from, so nothing to "
+            "learn. Put the images of each class into a folder of its own, or name the column with --label_column."
+        )
+    return found
+
+
+def _with_classes(
+    scanned: ScannedImages,
+    names: list[str] | None,
+    args: DataArguments,
+    model_classes: ModelClasses | None,
+    notes: list[str],
+) -> tuple[ScannedImages, list[str]]:
     given = read_class_names(args.id2label) if args.id2label else None
     if scanned.images.task == "semantic-segmentation":
         return scanned, given or names or _names_of_masks(scanned, args, model_classes, notes)
@@ -91,8 +107,8 @@ def with_classes(
     return replace(scanned, images=replace(scanned.images, class_of=class_of)), words
 
 
-def check_targets(scanned: ScannedImages, role: str, names: list[str], args: DataArguments) -> set[int]:
-    """The classes that occur in the labels or masks of these images.
+def check_targets(scanned: ScannedImages, role: str, names: list[str], args: DataArguments) -> list[int]:
+    """In the order of the classes, how many of these images show each: in their label, or somewhere in their mask.
 
     Raises:
         DataError: labels or mask values that are no class, per file, with the likely remedy.
@@ -107,7 +123,7 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
                 f"is outside the {len(names)} classes (0 to {len(names) - 1}). Name all classes with --id2label, or "
                 "correct the labels."
             )
-        return set(labels[labels >= 0].tolist())
+        return np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
     wrong = {
         scanned.images.id_of(position): bad
         for position, values in enumerate(scanned.values)
@@ -122,17 +138,18 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
             f"{len(wrong)} {role} masks hold values that are none of the {len(names)} classes ({first} to "
             f"{_in_file(len(names) - 1, args)}):\n" + "\n".join(lines) + f"\n{_remedy(strange, args)}"
         )
-    return {value for values in scanned.values for value in values or ()}
+    shown = [value for values in scanned.values for value in values or ()]
+    return np.bincount(np.array(shown, dtype=np.int64), minlength=len(names)).tolist()
 
 
-def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments, notes: list[str]) -> None:
+def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments, notes: list[str]) -> list[int]:
     """As `check_targets` for the images to learn from, with warnings about what they cannot teach.
 
     Raises:
         DataError: also where all masks are void.
     """
-    present = check_targets(scanned, "labeled", names, args)
-    if not present:
+    per_class = check_targets(scanned, "labeled", names, args)
+    if not any(per_class):
         raise DataError(
             f"The masks of the {len(scanned)} labeled images hold nothing but void: there is nothing to learn from. "
             "Choose other labeled images, or check --ignore_index and --reduce_labels."
@@ -145,13 +162,14 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
             f"Warning: {len(void)} of {len(scanned)} labeled masks are void all over and teach nothing: "
             f"{listing(scanned.images, void)}. Leave these images unlabeled."
         )
-    missing = [name for index, name in enumerate(names) if index not in present]
+    missing = [name for name, count in zip(names, per_class, strict=True) if not count]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
         notes.append(
             f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: {shown}. "
             "Label a few of each, or leave these classes out."
         )
+    return per_class
 
 
 def _check_contrast(scanned: ScannedImages, names: list[str], args: DataArguments) -> None:

@@ -123,6 +123,17 @@ def check_image(image: ImageSource, name: str | None = None) -> tuple[int, int]:
     return to_rgb(image, name).size
 
 
+def mode_of(image: ImageSource) -> str:
+    """How an image is stored: Pillow's name of its mode, or an array's type. Of a file, only the header is read.
+
+    Raises:
+        CorruptImage: the header cannot be read.
+    """
+    if isinstance(image, (np.ndarray, Tensor)):
+        return str(image.dtype)
+    return _open(image, _name_of(image), _identify).mode
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """All image files in a folder and the folders in it, sorted by their path inside it.
 

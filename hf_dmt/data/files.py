@@ -1,4 +1,4 @@
-"""Write files so that nobody ever reads half of one."""
+"""Read JSON that anybody may have touched, and write files so that nobody ever reads half of one."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def write_aside(path: Path, content: bytes) -> None:
             problem.errno,
             f"Cannot write {path.name} in {path.parent} ({problem.strerror}). Free space or choose another folder",
         ) from problem
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file that anybody may have written.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is no JSON text, or too deeply nested for the reader's stack.
+    """
+    text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
+    try:
+        return json.loads(text)
+    except RecursionError as problem:
+        raise ValueError("it is nested too deeply") from problem
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,14 +2,12 @@
 
 The official scripts (segmentation/generate_splits.py, dms_sample.py, pascal_sbd_split.py; classification/
 generate_splits.py) shuffle with Python's and NumPy's seeded generators, whose streams do not change between versions.
-So
-their lists need not be shipped: `VOC_LABELED_SHA256` and `CITYSCAPES_LABELED_SHA256` say whether a list made here is
+So their lists need not be shipped: `VOC_LABELED_SHA256` and `CITYSCAPES_LABELED_SHA256` say whether a list made here is
 the published one.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from .files import read_json
 from .splits import rows_of, sha256_of_ids
 
 Item = TypeVar("Item")
@@ -152,7 +151,7 @@ def member_rows(setting: str, ids: Sequence[str], seed: int) -> dict[str, np.nda
         left, right = difference_maximised(range(len(ids)), random.Random(seed))
         return {"a": np.sort(left), "b": np.sort(right)}
     try:
-        lists = json.loads(Path(setting).read_text(encoding="utf-8"))
+        lists = read_json(Path(setting))
         subsets = {name: rows_of([str(item) for item in lists[name]], ids) for name in ("a", "b")}
         if not all(len(rows) for rows in subsets.values()):
             raise ValueError("a list is empty")

@@ -64,7 +64,7 @@ def scan(
     Raises:
         DataError: images that cannot be read, all of them or without `skip_corrupt`; masks that do not fit.
     """
-    found = _everywhere(lambda position: _look(images, position), len(images), f"checking {role} images")
+    found = everywhere(lambda position: _look(images, position), len(images), f"checking {role} images")
     wrong = {position: text for position, (kind, text) in enumerate(found) if kind == "wrong"}
     if wrong and not masks_matter:
         notes.append(
@@ -113,7 +113,7 @@ def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, note
     notes.append(f"Left out {len(problems)} of {count} {role} images that cannot be read:\n{listed}")
 
 
-def _everywhere(function: Callable[[int], _Result], count: int, title: str) -> list[_Result]:
+def everywhere(function: Callable[[int], _Result], count: int, title: str) -> list[_Result]:
     """`function(0..count-1)` on every process, each of them working on its share only."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(_in_threads(function, range(count), title))

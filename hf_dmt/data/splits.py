@@ -7,13 +7,14 @@ one, so that label counts can be compared on nested sets.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .files import read_json
 
 SPLIT_FILE = "split.json"
 EVAL_FRACTION = 0.2
@@ -92,23 +93,20 @@ def read_ids(file: Path) -> list[str]:
         ValueError: not readable, empty, or an id twice.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
+        if file.suffix == ".json":
+            ids = read_json(file)["labeled"]
+            if not isinstance(ids, list) or not all(isinstance(name, (str, int)) for name in ids):
+                raise TypeError("'labeled' is not a list of ids")
+            ids = [str(name) for name in ids]
+        else:
+            text = file.read_text(encoding="utf-8-sig")
+            ids = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
         raise ValueError(
             f"The id file {str(file)!r} cannot be read ({problem}). Give a text file with one id a line."
         ) from problem
-    if file.suffix == ".json":
-        try:
-            ids = json.loads(text)["labeled"]
-            if not isinstance(ids, list) or not all(isinstance(name, (str, int)) for name in ids):
-                raise TypeError("'labeled' is not a list of ids")
-        except (ValueError, KeyError, TypeError) as problem:
-            raise ValueError(
-                f"{str(file)!r} is not a split file ({problem!r}). Give the split.json of a run."
-            ) from problem
-        ids = [str(name) for name in ids]
-    else:
-        ids = [line.strip() for line in text.splitlines() if line.strip()]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ValueError(f"{str(file)!r} is not a split file ({problem!r}). Give the split.json of a run.") from problem
     if not ids:
         raise ValueError(f"The id file {str(file)!r} holds no ids. Write one id a line.")
     name, times = Counter(ids).most_common(1)[0]

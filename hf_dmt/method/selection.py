@@ -36,6 +36,10 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return top.label, top.confidence, top.rest / (1.0 + top.rest)
 
 
+class DivergedError(ValueError):
+    """Predictions that are no numbers, so none is more confident than another."""
+
+
 def selected_count(ratio: float, count: int) -> int:
     """How many of `count` units a label ratio in (0, 1] selects: max(1, round(ratio * count)), 0 of none."""
     _check_ratio(ratio)
@@ -227,7 +231,7 @@ def _check_rule(rule: str) -> None:
 def _check_no_nan(confidence: Tensor) -> None:
     missing = int(confidence.isnan().sum())
     if missing:
-        raise ValueError(
+        raise DivergedError(
             f"{missing} of {confidence.numel()} confidences are NaN, which no order can rank: the model that "
             "made them has diverged, lower its learning rate or train it in float32"
         )

@@ -212,6 +212,7 @@ class ModelPair(nn.Module, PushToHubMixin):
             ValueError: no classes given and the checkpoints' maps differ.
         """
         loading.check_task(task)
+        preprocessing.check_side(image_size)
         sources = {"a": str(model_a), "b": str(model_b)}
         hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
         id2label = _agreed_classes(sources, hub) if id2label is None else loading.in_order(id2label)

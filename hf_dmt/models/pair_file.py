@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..data.files import read_json
 from ..hub.repository import PAIR_FILE, PEER_FOLDER
 from . import loading
 from .loading import CheckpointError
@@ -31,14 +31,14 @@ def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
             f"{source!r} has no {PAIR_FILE}, so it is not a pair saved by hf_dmt. Give the folder of one."
         )
     try:
-        settings: dict[str, Any] = json.loads(file.read_text())
+        settings: dict[str, Any] = read_json(file)
         version = int(settings["format_version"])
         valid = version > FORMAT_VERSION or (
             settings["primary"] in MEMBERS
             and settings["task"] in loading.AUTO_CLASSES
             and int(settings["image_size"]) > 0
         )
-    except (ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as problem:
         raise CheckpointError(
             f"{PAIR_FILE} of {source!r} is damaged ({problem!r}). Copy or download it again."
         ) from problem

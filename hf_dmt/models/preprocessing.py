@@ -86,6 +86,15 @@ def native_size(processor: BaseImageProcessor) -> int:
     return max(output_size(processor, 256, 256))
 
 
+def check_side(side: int | None) -> None:
+    """Raise a ValueError for a side of the shared view that holds no pixel."""
+    if side is not None and side < 1:
+        raise ValueError(
+            f"--image_size {side} is no image: the view needs a side of at least one pixel. Give the size that the "
+            "models were trained at, such as 224, or leave it out."
+        )
+
+
 def fitted(processor: BaseImageProcessor, model: nn.Module, side: int | None, *, pixels: bool) -> BaseImageProcessor:
     """The processor for clean images at `side`; where the model or the processor cannot do that, `processor` itself.
 

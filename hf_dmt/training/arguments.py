@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .methods import KNOB_NAMES, PRESETS, Knobs, resolve
@@ -22,6 +24,23 @@ _REPLACED: dict[str, str] = {
     "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels: "
     "leave it out",
     "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and stops: leave it out",
+}
+
+# Numbers that the stock class takes as they are: the least that can work, what it is for, and what to give instead.
+_LEAST: dict[str, tuple[float, str]] = {
+    "learning_rate": (0, "an update moves the weights by a finite length: give a rate such as 5e-5"),
+    "learning_rate_b": (0, "an update moves the weights by a finite length: give a rate such as 5e-5"),
+    "supervised_learning_rate": (0, "an update moves the weights by a finite length: give a rate such as 5e-5"),
+    "weight_decay": (0, "weights are to shrink, not to grow: give 0 or more, such as 0.01"),
+    "max_grad_norm": (0, "a norm is never negative: give 0 to switch clipping off, or more, such as 1.0"),
+    "gradient_accumulation_steps": (1, "an update has at least one part: give 1 or more"),
+    "per_device_eval_batch_size": (1, "a batch holds at least one image: give 1 or more"),
+    "dataloader_num_workers": (0, "0 loads images in the main process: give that, or a number of processes"),
+    "seed": (0, "random numbers start from 0 or more: give such a seed"),
+    "logging_steps": (1e-9, "figures are logged every so many updates: give 1 or more, or a share of the run below 1"),
+    "save_steps": (1e-9, "checkpoints are saved every so many updates: give 1 or more, or a share of the run below 1"),
+    "save_total_limit": (1, "the last checkpoint is always kept: give 1 or more, or leave it out to keep all"),
+    "max_skipped_updates": (1, "a run stops after at least one update that failed: give 1 or more"),
 }
 
 
@@ -136,12 +155,29 @@ class DMTTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(
         default=16, metadata={"help": "Images per batch and process in evaluation and labeling."}
     )
+    max_skipped_updates: int = field(
+        default=20,
+        metadata={"help": "Stop after so many updates in a row without finite gradients; each is skipped."},
+    )
+    rollback_on_collapse: bool = field(
+        default=False,
+        metadata={"help": "Go back to the last good weights, with a lower label ratio, when a phase collapses."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: batches are nested by member."})
 
     def __post_init__(self) -> None:
         # The stock default of the metric is the loss; ours is the task's metric, which only the trainer knows.
         self.metric_is_default = self.metric_for_best_model is None
         super().__post_init__()
+        for name, (least, instead) in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"--{name} {value:g} cannot work: {instead}.")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(
+                f"--max_steps {self.max_steps} cannot work: it caps every phase at so many updates. Give 1 or more, or "
+                "-1 for whole phases."
+            )
         defaults = TrainingArguments.__dataclass_fields__
         for name, instead in _REPLACED.items():
             if name in defaults and getattr(self, name) != defaults[name].default:
@@ -149,6 +185,12 @@ class DMTTrainingArguments(TrainingArguments):
         if self.class_balanced not in ("auto", "true", "false"):
             raise ValueError(f"--class_balanced {self.class_balanced!r} is not one of: auto, true, false.")
         self.remove_unused_columns = False
+
+    @property
+    def device(self) -> torch.device:
+        """The stock device; on CPUs without the process's number, to which torch 2.11 cannot load a checkpoint."""
+        stock: torch.device = super().device
+        return torch.device("cpu") if stock.type == "cpu" else stock
 
     def knobs(self, task: str) -> Knobs:
         """The resolved settings of the method for a task.

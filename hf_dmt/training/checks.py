@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallbac
 
 from ..models.pair import ModelPair
 from .arguments import DMTTrainingArguments
+from .evaluation import figures_of
 
 
 def check_inputs(
@@ -29,14 +30,24 @@ def check_inputs(
         )
     if train_dataset is None or not len(train_dataset):
         raise ValueError(
-            "train_dataset holds no labeled images; dynamic mutual training needs at least a few per class."
+            "train_dataset holds no labeled images; dynamic mutual training needs at least a few per class. Give "
+            "map-style items {'image': PIL, 'label': int}, for masks {'image': PIL, 'mask': (H, W)}."
         )
+    check_item(train_dataset, "train_dataset", model, with_target=True)
     if eval_dataset is None and not args.metric_is_default:
         raise ValueError(
             f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it "
-            "on. Give "
-            "one, or leave the metric out."
+            "on. Give one, or leave the metric out."
         )
+    if eval_dataset is not None and len(eval_dataset):
+        check_item(eval_dataset, "eval_dataset", model, with_target=True)
+    if not args.metric_is_default and compute_metrics is None:
+        known = figures_of(model.task)
+        if (args.metric_for_best_model or "").removeprefix("eval_") not in known:
+            raise ValueError(
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which is no figure of {model.task}. Choose "
+                f"one of: {', '.join(f'eval_{name}' for name in known)}; or give compute_metrics."
+            )
     if args.knobs(model.task).phase_weights == "best":
         check_best_weights(args, has_eval=eval_dataset is not None)
     if args.n_gpu > 1:
@@ -76,6 +87,33 @@ def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
         raise ValueError(
             "phase_weights best keeps a copy of both members, which FSDP divides over the processes. Use DDP, or leave "
             "phase_weights at last."
+        )
+
+
+def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -> None:
+    """Look at the first item of an image set, so that a wrong key is not found after minutes of loading.
+
+    Raises:
+        ValueError: no image in it, no label or mask where one is needed, or a label that is no class.
+    """
+    target = "label" if model.task == "image-classification" else "mask"
+    form = (
+        f"{{'image': PIL, '{target}': {'int' if target == 'label' else '(H, W)'}}}" if with_target else "{'image': PIL}"
+    )
+    item = source[0]
+    keys = list(item) if isinstance(item, Mapping) else None
+    missing = [key for key in ("image", target)[: 1 + with_target] if keys is None or item.get(key) is None]
+    if missing:
+        what = f"has the keys {keys}" if keys is not None else f"is a {type(item).__name__}"
+        raise ValueError(
+            f"Item 0 of {role} {what}, and there is no {missing[0]!r} in it, which {model.task} needs. Give map-style "
+            f"items {form}: dataset.rename_column(...) renames a column."
+        )
+    count = len(model.class_names)
+    if with_target and target == "label" and not 0 <= int(item["label"]) < count:
+        raise ValueError(
+            f"Item 0 of {role} has label {item['label']}, and the pair has {count} classes, 0 to {count - 1}. Build it "
+            "with id2label for all classes, or correct the labels."
         )
 
 

@@ -24,7 +24,7 @@ RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digi
 
 @dataclass
 class ModelArguments:
-    """Flags that choose the task and the two models."""
+    """Flags that choose the task and the two models, or a look at everything before the run."""
 
     task: str = field(
         default="image-classification",
@@ -47,6 +47,11 @@ class ModelArguments:
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the modelling code that a checkpoint brings along."}
     )
+    check: bool = field(
+        default=False,
+        metadata={"help": "Train nothing: look at images and models, try a few updates, say what the run would take."},
+    )
+    json: bool = field(default=False, metadata={"help": "With --check: print what was found as JSON."})
 
 
 class UsageError(ValueError):
@@ -93,7 +98,13 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
         first = _namespace(parser, flags)
     if first.output_dir is None:
         parser.set_defaults(output_dir=fresh_folder(first.dataset_name, first.use_cpu))
-    model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
+    try:
+        model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
+    except ImportError as problem:  # of what DeepSpeed, a tracker or an optimizer needs
+        reason = " ".join(str(problem).split())
+        raise UsageError(
+            f"A flag asks for a package that is not there ({reason}). Install it, or leave the flag out."
+        ) from problem
     _check_models(model)
     return model, data, training
 
@@ -126,14 +137,15 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
         reason = " ".join(str(problem).split())
         raise UsageError(
             f"The config file {str(file)!r} cannot be read ({reason}). Give a YAML or JSON file."
         ) from problem
     if not isinstance(content, dict):
         raise UsageError(
-            f"The config file {str(file)!r} holds a {type(content).__name__}, not settings. Write `name: value` lines."
+            f"The config file {str(file)!r} holds {'nothing' if content is None else f'a {type(content).__name__}'}, "
+            "not settings. Write `name: value` lines."
         )
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     settings = {}
@@ -161,12 +173,13 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
         converted = convert(_word(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as problem:
         raise UsageError(
-            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}"
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}. Give "
+            "it as the flag takes it (run_dmt.py --help)."
         ) from problem
     if action.choices and converted not in action.choices:
         raise UsageError(
-            f"The config file {str(file)!r} sets {action.dest} to {value!r}; choose one of: "
-            f"{', '.join(map(str, action.choices))}"
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which does not exist. Choose one of: "
+            f"{', '.join(map(str, action.choices))}."
         )
     return converted
 
@@ -176,6 +189,8 @@ def _word(value: Any) -> str:
 
 
 def _check_models(model: ModelArguments) -> None:
+    if model.json and not model.check:
+        raise UsageError("--json prints what --check finds, and --check is not given. Add it, or leave --json out.")
     if model.pair is not None:
         if model.model_a or model.model_b:
             raise UsageError(

@@ -81,6 +81,13 @@ def flat(scores: Scores, task: str, prefix: str) -> dict[str, float]:
     return logs
 
 
+def figures_of(task: str) -> list[str]:
+    """What an evaluation logs for a task, without the prefix: `accuracy`, `loss`, `a_accuracy`, ..."""
+    scores = MemberScores(2, task, ["0", "1"], device=torch.device("cpu")).compute()
+    own = [f"{name}_{key}" for name, figures in scores.items() for key in figures if not key.startswith("per_class")]
+    return [PRIMARY_METRIC[task], "loss", *own]
+
+
 def without_loss(scores: Scores) -> Scores:
     """What the results file keeps: the figures of the task."""
     return {name: {key: value for key, value in figures.items() if key != "loss"} for name, figures in scores.items()}

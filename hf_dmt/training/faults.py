@@ -14,6 +14,7 @@ from transformers.utils import logging
 from ..data.decoding import CorruptImage
 from ..data.pseudo_labels import StoreError
 from ..data.rows import DataError
+from ..method.selection import DivergedError
 from ..models.loading import CheckpointError
 from .arguments import DMTTrainingArguments
 from .methods import Knobs
@@ -41,6 +42,8 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
         raise RunError(out_of_memory(args, knobs, str(problem))) from problem
     except StoreError as problem:  # says itself which checkpoint helps: often not the last
         raise RunError(_without_worker_traceback(str(problem))) from problem
+    except DivergedError as problem:
+        raise RunError(f"{problem}. Checkpoints from before are kept.") from problem
     except (CorruptImage, DataError, CheckpointError) as problem:
         raise RunError(f"{_without_worker_traceback(str(problem))} {_GO_ON}") from problem
     except RuntimeError as problem:

@@ -80,6 +80,7 @@ def label_images(
             "selected": float(selected.mean()),
             "accuracy": float(hit[selected & scored].mean()) if (selected & scored).any() else None,
             "class_counts": np.bincount(labels[selected], minlength=len(pair.class_names)).tolist(),
+            "predicted": np.bincount(labels, minlength=len(pair.class_names)).tolist(),
             "separation": separation.of_images(weight[scored], confidence[scored], agree[scored], hit[scored]),
         }
         if accelerator.is_main_process:
@@ -167,7 +168,8 @@ def label_pixels(
         summary = {
             "selected": int(histogram[kept].sum()) / max(1, int(histogram.sum())),
             "accuracy": int(hits[kept].sum()) / kept_known if kept_known else None,
-            "class_counts": [int(count) for count in (histogram * kept).sum(dim=1)],
+            "class_counts": (histogram * kept).sum(dim=1).tolist(),
+            "predicted": histogram.sum(dim=1).tolist(),
             "separation": judged[name].figures(
                 hits.sum(dim=0), seen.sum(dim=0), lambda counts: _sum_over_processes(counts, accelerator)
             ),

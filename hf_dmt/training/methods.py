@@ -6,6 +6,7 @@ resolved values are saved with the results.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -158,7 +159,7 @@ def _check_each(knobs: Knobs) -> None:
                 "above 0 and at most 1, such as 0.2 0.4 0.6 0.8 1.0."
             )
     for name in ("gamma1", "gamma2", "mixup_alpha"):
-        if not getattr(knobs, name) >= 0:
+        if not 0 <= getattr(knobs, name) < math.inf:
             raise ValueError(f"{name} is {getattr(knobs, name)}; it must be 0 or more (0 switches its effect off).")
     for name in ("ema_decay", "online_threshold", "unlabeled_ramp"):
         if not 0 <= getattr(knobs, name) < 1:
@@ -168,10 +169,10 @@ def _check_each(knobs: Knobs) -> None:
     for name in ("labeled_batch_size", "pseudo_batch_size"):
         if getattr(knobs, name) < 1:
             raise ValueError(f"{name} is {getattr(knobs, name)}; a batch needs at least one image of each kind.")
-    if knobs.supervised_epochs < 0 or not knobs.phase_epochs > 0:
+    if not 0 <= knobs.supervised_epochs < math.inf or not 0 < knobs.phase_epochs < math.inf:
         raise ValueError(
             f"supervised_epochs is {knobs.supervised_epochs:g} and phase_epochs {knobs.phase_epochs:g}: "
-            "the first may be 0 (no phase 0), the second must be above 0."
+            "the first may be 0 (no phase 0), the second must be above 0, and both finite."
         )
 
 

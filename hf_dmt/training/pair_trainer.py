@@ -173,7 +173,7 @@ class PairTrainer(Trainer):
             return evaluation.evaluate_pair(
                 self.model,
                 source,
-                self._clean_pass(),
+                self.clean_pass(),
                 self.accelerator,
                 title=title,
                 compute_metrics=self.compute_metrics,
@@ -193,7 +193,7 @@ class PairTrainer(Trainer):
                 "evaluate(dataset) for scores."
             )
         with phases.preserved_rng(), self.judging():
-            logits, labels = evaluation.predict_pair(self.model, test_dataset, self._clean_pass(), self.accelerator)
+            logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
         known = bool((labels != IGNORE_INDEX).all())
         metrics = self.evaluate(test_dataset, metric_key_prefix=metric_key_prefix) if known else {}
         return PredictionOutput(predictions=logits, label_ids=labels if known else None, metrics=metrics)  # type: ignore[arg-type]
@@ -227,7 +227,7 @@ class PairTrainer(Trainer):
             broadcast_buffers(self.model, self.accelerator)  # each process has averaged its own
             yield
 
-    def _clean_pass(self) -> CleanPass:
+    def clean_pass(self) -> CleanPass:
         return CleanPass(
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,

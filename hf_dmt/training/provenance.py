@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -65,3 +67,11 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:  # run from a checkout
         return "from source"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest point: of the device, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

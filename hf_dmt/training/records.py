@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..data.files import write_aside, write_json
+from ..data.files import read_json, write_aside, write_json
+from ..models.pair import MEMBERS
+from .faults import RunError
 
 RESULTS_FILE = "dmt_results.json"
 TELEMETRY_FILE = "telemetry.jsonl"
@@ -61,22 +63,60 @@ class RunRecords:
         if self.writes:
             write_json(self.folder / RESULTS_FILE, self.results)
 
+    def lines(self, phase: int) -> list[dict[str, Any]]:
+        """The log events of one phase so far."""
+        return [line for line in self._telemetry_lines() if line["phase"] == phase]
+
+    def sums(self, phase: int) -> dict[str, Any]:
+        """What a phase's log events come to for its entry: `skipped_updates` if there were any, and `overruled`, per
+        member the share of pseudo-labeled units that it was surer of than its teacher.
+
+        Summed as whole units: however the events divide the phase, the entry is the same to the last bit.
+        """
+        lines = self.lines(phase)
+        entry: dict[str, Any] = {}
+        if skipped := int(sum(line.get("skipped_updates", 0) for line in lines)):
+            entry["skipped_updates"] = skipped
+        for name in MEMBERS:
+            of_member = [line for line in lines if f"{name}/pseudo_units" in line]
+            units = sum(line[f"{name}/pseudo_units"] for line in of_member)
+            surer = sum(round(line[f"{name}/positive_disagree"] * line[f"{name}/pseudo_units"]) for line in of_member)
+            if units:
+                entry.setdefault("overruled", {})[name] = surer / units
+        return entry
+
     def _read_results(self) -> dict[str, Any]:
+        """What an earlier start left; nothing where there is no file.
+
+        Raises:
+            RunError: the file is damaged. Going on would lose the finished phases' figures without a word.
+        """
+        file = self.folder / RESULTS_FILE
         try:
-            loaded: dict[str, Any] = json.loads((self.folder / RESULTS_FILE).read_text())
-        except (OSError, ValueError):
+            loaded: dict[str, Any] = read_json(file)
+            if not all(isinstance(entry["phase"], int) for entry in loaded["phases"]):
+                raise TypeError("a phase without a number")
+        except FileNotFoundError:
             return {}
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise RunError(
+                f"{str(file)!r} is damaged ({problem!r}), and with it the figures of the finished phases. Restore it, "
+                "or delete it to go on without them."
+            ) from problem
         return loaded
 
     def _telemetry_lines(self) -> list[dict[str, Any]]:
+        """All log events up to a line that is none, such as the last one of a killed run."""
         try:
-            text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8")
+            text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
         lines = []
         for line in text.splitlines():
             try:
-                lines.append(json.loads(line))
-            except ValueError:  # the last line of a killed run
+                event = json.loads(line)
+                event["step"] + event["phase"]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
+            lines.append(event)
         return lines

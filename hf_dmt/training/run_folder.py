@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..data.files import write_json
+from ..data.files import read_json, write_json
 from ..data.splits import SPLIT_FILE
 from .arguments import DMTTrainingArguments
 
@@ -35,8 +35,10 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
     What a run leaves that was killed before it wrote its split counts as nothing.
     """
     folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {str(folder)!r} is a file, and a run needs a folder. Choose another name.")
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        where = "is" if nearest == folder else f"cannot be made: {str(nearest)!r} is"
+        raise ValueError(f"--output_dir {str(folder)!r} {where} a file, and a run needs a folder. Choose another name.")
     if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
         return
     if not (folder / SPLIT_FILE).is_file():
@@ -116,7 +118,7 @@ def check_split(folder: str | Path, split: Mapping[str, Any]) -> None:
     if not file.is_file():
         return
     try:
-        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        before: dict[str, Any] = read_json(file)
         hashes: dict[str, str] = dict(before["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(

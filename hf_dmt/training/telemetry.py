@@ -19,6 +19,7 @@ class Telemetry:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(len(MEMBERS), len(_NAMES), dtype=dtype, device=device)
         self._norms: dict[str, Tensor] = {}
+        self._fresh = False
 
     def add(self, member: int, outcome: MutualLoss, is_pseudo: Tensor) -> None:
         """One member's micro-batch. No value is read here: that would make the device wait every step."""
@@ -32,16 +33,21 @@ class Telemetry:
                 outcome.positive_disagree.to(self._sums.dtype),
                 outcome.valid.to(self._sums.dtype),
             ]
-        )
+        ).nan_to_num(0, 0, 0)  # of an update that is skipped; it would hide all others until the next log
 
     def norms(self, norms: dict[str, Tensor]) -> None:
         """Gradient norms of the latest update, before clipping."""
-        self._norms = norms
+        self._norms, self._fresh = norms, True
+
+    def take_norms(self) -> dict[str, Tensor]:
+        """The norms of this update, once; nothing where it was not clipped."""
+        fresh, self._fresh = self._fresh, False
+        return self._norms if fresh else {}
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """Log keys over all processes since the last call; a collective, so every process must call it.
 
-        `agree`, `negative_disagree`, `positive_disagree` are fractions of the valid pseudo-labeled units,
+        `agree`, `negative_disagree`, `positive_disagree` are fractions of the `pseudo_units` (valid, pseudo-labeled),
         `mean_weight` is their mean weight, `loss` is per valid unit, labeled ones included.
         """
         if accelerator.num_processes > 1:
@@ -54,6 +60,7 @@ class Telemetry:
                 logs[f"{member}/loss"] = loss / valid
             if pseudo:
                 logs[f"{member}/mean_weight"] = weight / pseudo
+                logs[f"{member}/pseudo_units"] = pseudo
                 logs |= {f"{member}/{name}": count / pseudo for name, count in zip(_NAMES[2:5], cases, strict=True)}
             if member in self._norms:
                 logs[f"{member}/grad_norm"] = float(self._norms[member])

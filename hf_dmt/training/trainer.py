@@ -31,9 +31,10 @@ from ..models.best import BestMembers
 from ..models.ema import ExponentialAverage
 from ..models.initial import InitialWeights
 from ..models.pair import MEMBERS, ModelPair
-from . import evaluation, labeling, phase_labels, phases
+from . import collapse, evaluation, labeling, phases
 from .arguments import DMTTrainingArguments
 from .checks import check_inputs
+from .health import SkipNonFinite
 from .online import label_online
 from .preemption import StopOnSigterm
 from .progress import PhaseLines, PhaseProgress
@@ -120,6 +121,8 @@ class DMTTrainer(PublishingTrainer):
         self.preemption = StopOnSigterm()
         self.add_callback(self.preemption)
         self.add_callback(phases.PhaseCallback(self))
+        self.health = SkipNonFinite(self)
+        self.add_callback(self.health)
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.telemetry = Telemetry(args.device)
@@ -206,6 +209,11 @@ class DMTTrainer(PublishingTrainer):
         return self.phases[min(self._phase, len(self.phases) - 1)]
 
     @property
+    def steps_done(self) -> int:
+        """Updates done in the current phase."""
+        return self._steps_done
+
+    @property
     def idle_member(self) -> str | None:
         return phases.idle_member(self.knobs, self.current_phase)
 
@@ -228,19 +236,9 @@ class DMTTrainer(PublishingTrainer):
         }
         with phases.preserved_rng():
             if phase.label_ratio is not None:
-                with self.judging(averaged=not in_the_middle):
-                    labels = phase_labels.provide(
-                        phase,
-                        self.model,
-                        self.unlabeled_dataset,
-                        self.knobs,
-                        self.accelerator,
-                        self._clean_pass(),
-                        self.args.output_dir,
-                        in_the_middle=in_the_middle,
-                    )
+                labels, event = collapse.provide(self, phase, in_the_middle=in_the_middle)
                 self.train_dataset.pseudo = labels.of
-                self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds}
+                self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds, **event}
                 if not in_the_middle:
                     self._log_labels(labels.summary)
             everything = np.arange(len(self.train_dataset.labeled))
@@ -373,6 +371,7 @@ class DMTTrainer(PublishingTrainer):
             "eval": evaluation.without_loss(scores) if scores is not None else None,
             "test": evaluation.without_loss(self.scores(self.test_dataset, title="testing")) if tested else None,
         }
+        self._phase_entry |= self.records.sums(phase.index)
         self.records.add_phase(self._phase_entry)
         self.model.metadata["phase"] = phase.index
         self._phase, self._steps_done = self._phase + 1, 0
@@ -382,7 +381,7 @@ class DMTTrainer(PublishingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         number = self.current_phase.index
         if "loss" in logs:  # a training log, on every process
-            logs = {**logs, **self.telemetry.drain(self.accelerator)}
+            logs = {**logs, **self.telemetry.drain(self.accelerator), **self.health.drain()}
         logs = {**logs, "phase": number}
         super().log(logs, start_time)
         self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})

@@ -75,3 +75,26 @@ def parquet(root: Path, **splits: datasets.Dataset) -> Path:
     for name, rows in splits.items():
         rows.to_parquet(str(root / f"{name}.parquet"))
     return root
+
+
+# ---- flags with the files they name ----------------------------------------------------------------------------------
+
+
+def scene_flags(root: Path, *values: Any, **flags: Any) -> dict[str, Any]:
+    return {"dataset_name": str(scene_folder(root, values or [(0, 1), (1, 2)])), **flags}
+
+
+def animal_flags(root: Path, **flags: Any) -> dict[str, Any]:
+    return {"dataset_name": str(class_folder(root / "animals")), **flags}
+
+
+def truncated_flags(root: Path, **flags: Any) -> dict[str, Any]:
+    given = animal_flags(root, **flags)
+    cut(root / "animals" / "dog" / "03.jpg")
+    return given
+
+
+def text_file(root: Path, text: str, name: str = "ids.txt") -> str:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+    return str(root / name)

@@ -191,7 +191,7 @@ def test_best_pair_is_loaded_whole(tmp_path: Path) -> None:
         save_strategy="epoch",
         eval_strategy="epoch",
         load_best_model_at_end=True,
-        learning_rate=5e-2,
+        learning_rate=2e-3,
         metric_for_best_model="eval_loss",
         greater_is_better=True,  # the worst is the best: certainly not the last one
     )

@@ -1,0 +1,71 @@
+"""What images look like, and pictures that two sets share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_dmt.data.rows import FileRows
+from hf_dmt.data.sources import ImageSet
+from hf_dmt.data.survey import in_both, overlaps, survey
+from tests.data import small_files as files
+
+
+def image_set(folder: Path) -> ImageSet:
+    paths = sorted(folder.iterdir())
+    return ImageSet(FileRows(paths, folder), np.arange(len(paths)), "image-classification")
+
+
+def picture(number: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
+    """Blobs of colour: low frequencies, as photographs have."""
+    coarse = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def two_sets(tmp_path: Path) -> tuple[ImageSet, ImageSet]:
+    for number in range(6):
+        files.save(picture(number), tmp_path / "one" / f"{number}.png")
+    for number in range(20, 40):
+        files.save(picture(number), tmp_path / "other" / f"{number}.png")
+    return image_set(tmp_path / "one"), image_set(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image,
+        lambda image: image.resize((90, 60), Image.Resampling.BICUBIC),
+        lambda image: image.resize((30, 20), Image.Resampling.LANCZOS),
+        lambda image: image.convert("P", palette=Image.Palette.ADAPTIVE).convert("RGB"),
+    ],
+    ids=["same", "larger", "smaller", "fewer colours"],
+)
+def test_copies_are_found_however_they_were_saved(two_sets: tuple[ImageSet, ImageSet], tmp_path: Path, change) -> None:
+    """Guards scores on pictures that were trained on: their files differ in every byte."""
+    change(picture(3)).save(tmp_path / "other" / "copy.jpg", quality=90)
+    one, other = survey(two_sets[0], "one"), survey(image_set(tmp_path / "other"), "other")
+    assert in_both(one, other) == [("3.png", "copy.jpg")]
+    assert in_both(other, one) == [("copy.jpg", "3.png")], "whichever set is smaller"
+    assert overlaps({"labeled": one, "eval": other}) == {("labeled", "eval"): [("3.png", "copy.jpg")]}
+
+
+def test_other_pictures_are_no_copies(two_sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    """Guards against a warning that cries wolf, the same shapes in other colours included."""
+    recoloured = Image.fromarray(255 - np.asarray(picture(3))[..., ::-1])
+    files.save(recoloured, tmp_path / "other" / "recoloured.png")
+    assert overlaps({"a": survey(two_sets[0], "a"), "b": survey(image_set(tmp_path / "other"), "b")}) == {}
+
+
+def test_modes_and_sizes_are_those_of_the_files(tmp_path: Path) -> None:
+    """Guards a set that is half grayscale, which nobody sees once everything is RGB."""
+    files.save(files.image(1, (20, 10)), tmp_path / "a.png")
+    files.save(files.image(1, (30, 10)).convert("L"), tmp_path / "b.png")
+    files.save(files.image(1, (10, 50)).convert("RGBA"), tmp_path / "c.png")
+    seen = survey(image_set(tmp_path), "training")
+    assert seen.modes == {"RGB": 1, "L": 1, "RGBA": 1}
+    assert seen.sizes.tolist() == [[20, 10], [30, 10], [10, 50]]
+    assert seen.ids == ["a.png", "b.png", "c.png"] and len(seen.hashes) == 3

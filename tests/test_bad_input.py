@@ -1,0 +1,843 @@
+"""What a person can get wrong: one message before anything is trained, on the command line and in Python.
+
+Every message has three parts: what was given, why it cannot work, what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import EarlyStoppingCallback
+
+from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_mutual_loss, dynamic_weights, select_top_ratio
+from hf_dmt.hub.__main__ import main as hub_main
+from scripts.run_dmt import main
+from tests.data import small_files as files
+
+IMAGES, PIXELS = "image-classification", "semantic-segmentation"
+TINY = {
+    IMAGES: ["--model_a", "tiny:vit", "--model_b", "tiny:resnet"],
+    PIXELS: ["--model_a", "tiny:segformer", "--model_b", "tiny:segformer"],
+}
+# How to make it; then patterns of what was given, why it cannot work, what to do.
+Case = tuple[Callable[[Path], dict[str, Any]], str, str, str]
+
+
+def assert_three_parts(message: str, given: str, why: str, remedy: str) -> None:
+    for part in (given, why, remedy):
+        assert re.search(part, message, re.DOTALL), f"{part!r} is not in: {message}"
+
+
+def refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The message of a command line that is refused with exit code 2 and nothing else on stderr's last lines."""
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("run_dmt.py: error: ") == 1 and "Traceback" not in error
+    return error.partition("run_dmt.py: error: ")[2].strip()
+
+
+# ---- images and labels -----------------------------------------------------------------------------------------------
+
+
+def labels(root: Path, values: list[Any], **flags: Any) -> dict[str, Any]:
+    count = len(values)
+    rows = files.table(
+        {"image": [files.encoded(files.image(1))] * count, "label": values, "number": list(range(count))}
+    )
+    return {"dataset_name": str(files.parquet(root / "table", train=rows)), **flags}
+
+
+def with_mask(root: Path, mask: Any, **flags: Any) -> dict[str, Any]:
+    given = files.scene_flags(root, **flags)
+    files.save(mask, root / "masks" / "01.png")
+    return given
+
+
+def with_eval_masks(root: Path) -> dict[str, Any]:
+    files.scene_folder(root / "val", [(0, 7)])
+    return files.scene_flags(root / "train") | {"dataset_name": str(root)}
+
+
+def missing_masks(root: Path) -> dict[str, Any]:
+    given = files.scene_flags(root)
+    (root / "masks" / "01.png").unlink()
+    return given
+
+
+def no_mask_folder(root: Path) -> dict[str, Any]:
+    files.save(files.image(1), root / "images" / "a.png")
+    return {"dataset_name": str(root)}
+
+
+def masks_only(root: Path) -> dict[str, Any]:
+    rows = files.table({"image": [files.encoded(files.image(1))] * 2, "caption": ["x", "y"]})
+    return {"dataset_name": str(files.parquet(root / "table", train=rows))}
+
+
+def three_names(root: Path) -> str:
+    return files.text_file(root, '["sky", "road", "car"]', "map.json")
+
+
+SEGMENTATION: dict[str, Case] = {
+    "values outside the classes": (
+        lambda root: files.scene_flags(root, (0, 9), (1, 2), (9,), id2label=three_names(root)),
+        r"2 labeled masks hold values",
+        r"none of the 3 classes \(0 to 2\):\n  images/00.jpg: 9\n  images/02.jpg: 9",
+        r"If 9 means 'no label', pass --ignore_index 9",
+    ),
+    "several values outside": (
+        lambda root: files.scene_flags(root, (0, 9, 11), id2label=three_names(root)),
+        r"1 labeled masks? hold",
+        r"images/00.jpg: 9, 11",
+        r"name all of them with --id2label",
+    ),
+    "values outside, counted from 1": (
+        lambda root: files.scene_flags(root, (0, 1, 40), id2label=three_names(root), reduce_labels=True),
+        r"1 labeled masks hold",
+        r"\(1 to 3\):\n  images/00.jpg: 40",
+        r"--ignore_index 40",
+    ),
+    "values outside in the eval masks": (
+        with_eval_masks,
+        r"1 eval masks hold",
+        r"none of the 3 classes .*\n  val/images/00.jpg: 7",
+        r"--ignore_index 7",
+    ),
+    "sizes differ": (
+        lambda root: with_mask(root, files.mask([0, 1], (10, 16))),
+        r"image images/01.jpg is 20x16 but its mask is 10x16",
+        r"one value for every pixel",
+        r"Pair the right files, or resize",
+    ),
+    "colour mask": (
+        lambda root: with_mask(root, files.image(9)),
+        r"The mask .*01.png is a colour image",
+        r"which class a colour means is not known",
+        r"Save it with one channel",
+    ),
+    "mask with transparency": (
+        lambda root: with_mask(root, files.image(9).convert("LA").point(lambda value: value // 2)),
+        r"The mask .*01.png has transparent pixels",
+        r"whose class is unknown",
+        r"Save it without alpha",
+    ),
+    "mask missing": (missing_masks, r"1 of 2 images in .*images'", r"have no mask of the same name", r"Add the masks"),
+    "no masks at all": (
+        no_mask_folder,
+        r"images'",
+        r"has no folder 'masks' beside it",
+        r"Add the masks|--unlabeled_dir",
+    ),
+    "no mask column": (masks_only, r"table'", r"has no column with masks; it has: image, caption", r"--label_column"),
+    "all void": (
+        lambda root: files.scene_flags(root, (255,), (255,)),
+        r"The training masks hold no labeled pixel",
+        r"every value is the ignore value \(255\)",
+        r"Check --ignore_index",
+    ),
+    "labeled masks all void": (
+        lambda root: files.scene_flags(root, (255,), (0, 1), labeled_ids=files.text_file(root, "images/00.jpg")),
+        r"The masks of the 1 labeled images",
+        r"hold nothing but void",
+        r"Choose other labeled images",
+    ),
+    "an object drawn as 255": (
+        lambda root: files.scene_flags(root, (0, 255), (255, 0)),
+        r"Every labeled pixel of the 2 labeled masks is 0 \(0\); 255 means 'no label'",
+        r"nothing to tell apart",
+        r"save the masks again with a class id in its place: 0, 1, 2",
+    ),
+    "one class left of the named ones": (
+        lambda root: files.scene_flags(root, (0, 1), (1, 255), reduce_labels=True, id2label=three_names(root)),
+        r"Every labeled pixel of the 2 labeled masks is 1 \(.*\); 0 and 255 mean 'no label'",
+        r"nothing to tell apart",
+        r"Or label other classes",
+    ),
+    "labels instead of masks": (
+        lambda root: labels(root, [0, 1], label_column="label"),
+        r"--label_column 'label'",
+        r"holds Value.*needs masks",
+        r"Name another column",
+    ),
+    "builtin of the other task": (
+        lambda root: {"dataset_name": "digits"},
+        r"'digits'",
+        r"has no masks",
+        r"Use digit-scenes",
+    ),
+}
+CLASSIFICATION: dict[str, Case] = {
+    "no such folder": (lambda root: {"dataset_name": str(root / "x")}, r"no folder '.*x'", r"", r"Check the path"),
+    "unknown id": (lambda root: {"dataset_name": "no/body"}, r"'no/body'", r"not builtin", r"Check the spelling"),
+    "images without classes": (
+        lambda root: {"dataset_name": str(files.save(files.image(1), root / "flat" / "a.png").parent)},
+        r"training images of '.*flat'",
+        r"have no labels: no label column and no class folders",
+        r"--label_column|one folder per class",
+    ),
+    "all labels unknown": (
+        lambda root: labels(root, [-1, -1]),
+        r"training images of '.*table'",
+        r"have no labels",
+        r"--label_column",
+    ),
+    "labels that are fractions": (
+        lambda root: labels(root, [0.5, 1.25, 2.0]),
+        r"labels of '.*table' are fractions such as",
+        r"a class is a whole number or a word",
+        r"--label_column",
+    ),
+    "labels that are ids": (
+        lambda root: labels(root, [10, 7001, 90210]),
+        r"3 different numbers up to 90210",
+        r"look like ids",
+        r"Number the classes from 0",
+    ),
+    "labels below 0": (lambda root: labels(root, [0, 1, -2]), r"label -2", r"below 0", r"Correct the labels"),
+    "label outside the map": (
+        lambda root: labels(root, [0, 1, 5], id2label=three_names(root)),
+        r"Label 5 of 1 labeled images \(2\)",
+        r"outside the 3 classes \(0 to 2\)",
+        r"--id2label",
+    ),
+    "word outside the map": (
+        lambda root: labels(root, ["sky", "moon"], id2label=three_names(root)),
+        r"Labels \['moon'\]",
+        r"not among the 3 classes",
+        r"Add them",
+    ),
+    "map with a gap": (
+        lambda root: files.animal_flags(root, id2label=files.text_file(root, '{"0": "a", "2": "b"}', "map.json")),
+        r"--id2label '.*map.json'",
+        r"its ids are \[0, 2\]",
+        r"Give a JSON file like",
+    ),
+    "map that names a class twice": (
+        lambda root: files.animal_flags(root, id2label=files.text_file(root, '["a", "a"]', "map.json")),
+        r"--id2label",
+        r"names a class twice",
+        r"Give a JSON file like",
+    ),
+    "map that is a number": (
+        lambda root: files.animal_flags(root, id2label=files.text_file(root, "3", "map.json")),
+        r"--id2label",
+        r"it holds a int",
+        r"Give a JSON file like",
+    ),
+    "map that is no JSON": (
+        lambda root: files.animal_flags(root, id2label=files.text_file(root, "{", "map.json")),
+        r"--id2label",
+        r"is not a class map",
+        r"Give a JSON file like",
+    ),
+    "truncated image": (
+        files.truncated_flags,
+        r"1 of 18 training images",
+        r"cannot be read:\n.*dog/03.jpg.*[Tt]runcated",
+        r"Repair or delete them, or leave them out with --skip_corrupt_images",
+    ),
+    "one column for both": (
+        lambda root: labels(root, ["x", "y"], image_column="label", label_column="label"),
+        r"--image_column and --label_column are both 'label'",
+        r"cannot be an image and its label",
+        r"Name two of: image, label, number",
+    ),
+    "image column that holds labels": (
+        lambda root: labels(root, [0, 1], image_column="number"),
+        r"row 0 is no image",
+        r"expected a PIL image, path, bytes",
+        r"Name the column with the images: --image_column",
+    ),
+    "more labels than images": (
+        lambda root: files.animal_flags(root, num_labeled=19),
+        r"19 labeled images were asked for",
+        r"has 18",
+        r"choose 1 to 18",
+    ),
+    "no labeled images": (
+        lambda root: files.animal_flags(root, num_labeled=0),
+        r"0 labeled images",
+        r"has 18",
+        r"choose 1",
+    ),
+    "fraction too large": (
+        lambda root: files.animal_flags(root, labeled_fraction=1.5),
+        r"1.5",
+        r"at most 1",
+        r"such as 0.1",
+    ),
+    "fraction zero": (
+        lambda root: files.animal_flags(root, labeled_fraction=0.0),
+        r"is 0;",
+        r"above 0",
+        r"such as 0.1",
+    ),
+    "two ways to choose": (
+        lambda root: files.animal_flags(root, num_labeled=3, labeled_fraction=0.5),
+        r"--num_labeled and --labeled_fraction",
+        r"both say which",
+        r"Give one",
+    ),
+    "split seed below 0": (
+        lambda root: files.animal_flags(root, split_seed=-1),
+        r"--split_seed -1",
+        r"start from 0",
+        r"Give 0, 1",
+    ),
+    "one class": (
+        lambda root: labels(root, [0, 0, 0]),
+        r"table' has one class, '0'",
+        r"nothing to tell it from",
+        r"a folder of its own",
+    ),
+    "ids that are not there": (
+        lambda root: files.animal_flags(root, labeled_ids=files.text_file(root, "cat/00.jpg\ncat/99.jpg")),
+        r"1 of 2 labeled ids",
+        r"not in the training split, for example 'cat/99.jpg'",
+        r"An id is",
+    ),
+    "ids of images without a label": (
+        lambda root: labels(root, [0, None, 1], labeled_ids=files.text_file(root, "0\n1")),
+        r"1 of the 2 images in '.*ids.txt'",
+        r"have no label: 1",
+        r"Label them, or take their ids out",
+    ),
+    "no such training split": (
+        lambda root: files.animal_flags(root, train_split="training"),
+        r"--train_split 'training'",
+        r"is not in .* which has: train",
+        r"Name one",
+    ),
+    "evaluation on the training split": (
+        lambda root: files.animal_flags(root, eval_split="train"),
+        r"--eval_split 'train' is the training split",
+        r"trained on mean nothing",
+        r"Name another split",
+    ),
+    "unlabeled twice": (
+        lambda root: files.animal_flags(root, unlabeled_dir="x", unlabeled_dataset_name="y"),
+        r"--unlabeled_dir and --unlabeled_dataset_name",
+        r"both name",
+        r"Give one",
+    ),
+    "unlabeled split of a folder": (
+        lambda root: files.animal_flags(root, unlabeled_dir="x", unlabeled_split="y"),
+        r"--unlabeled_dir and --unlabeled_split",
+        r"both name",
+        r"Give one",
+    ),
+    "unlabeled folder missing": (
+        lambda root: files.animal_flags(root, unlabeled_dir=str(root / "x")),
+        r"--unlabeled_dir '.*x'",
+        r"is not a folder",
+        r"Check the path",
+    ),
+    "unlabeled folder of text": (
+        lambda root: files.animal_flags(root, unlabeled_dir=str(Path(files.text_file(root / "texts", "x")).parent)),
+        r"--unlabeled_dir '.*texts'",
+        r"holds no images",
+        r"Check the path and the file names",
+    ),
+    "unlabeled split missing": (
+        lambda root: files.animal_flags(root, unlabeled_split="more"),
+        r"'.*animals' has no split 'more'",
+        r"it has: train",
+        r"Name one with --unlabeled_split",
+    ),
+    "unlabeled builtin without a split": (
+        lambda root: files.animal_flags(root, unlabeled_dataset_name="digits"),
+        r"'digits' has several splits",
+        r"it has: train, validation, test",
+        r"--unlabeled_split",
+    ),
+    "builtin of the other task": (
+        lambda root: {"dataset_name": "digit-scenes"},
+        r"'digit-scenes'",
+        r"has no labels",
+        r"Use digits",
+    ),
+}
+CASES = [(PIXELS, name, *case) for name, case in SEGMENTATION.items()]
+CASES += [(IMAGES, name, *case) for name, case in CLASSIFICATION.items()]
+
+
+@pytest.mark.parametrize(("task", "name", "make", "given", "why", "remedy"), CASES, ids=[case[1] for case in CASES])
+def test_images_and_labels(
+    task: str,
+    name: str,
+    make: Callable[[Path], dict[str, Any]],
+    given: str,
+    why: str,
+    remedy: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Guards against a traceback in the third hour, and against a message that leaves a person where they were."""
+    flags = [str(word) for flag, value in make(tmp_path).items() for word in (f"--{flag}", value)]
+    out = tmp_path / "run"
+    message = refused(["--task", task, *TINY[task], *flags, "--output_dir", str(out)], capsys)
+    assert_three_parts(message, given, why, remedy)
+    assert not out.exists()
+
+
+# ---- flags and config files ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, a saved pair, and files that are none of what they are given for."""
+    root = tmp_path_factory.mktemp("place")
+    files.class_folder(root / "animals")
+    files.scene_folder(root / "scenes", [(0, 1)] * 12)
+    for number in range(4):
+        files.save(files.image(50 * number), root / "more" / f"{number}.jpg")
+    (root / "empty").mkdir()
+    for name, text in {
+        "notes.txt": "hello",
+        "broken.yaml": "learning_rate: [1, 2\n",
+        "list.yaml": "- a\n",
+        "empty.yaml": "",
+        "typo.yaml": "learning_rat: 1e-3\n",
+        "word.yaml": "learning_rate: fast\n",
+        "choice.yaml": "task: detection\n",
+        "nested.yaml": "label_ratios: {a: 1}\n",
+        "code.yaml": 'seed: !!python/object/apply:os.system ["touch owned"]\n',
+        "broken.json": "{",
+        "deep.json": "[" * 100_000,
+        "bert/config.json": '{"model_type": "bert"}',
+        "torn/dmt_config.json": "{",
+        "future/dmt_config.json": json.dumps({"format_version": 99, "task": IMAGES, "primary": "a"}),
+        "lists.json": '{"a": ["nobody.jpg"], "b": ["nobody.jpg"]}',
+    }.items():
+        files.text_file((root / name).parent, text, Path(name).name)
+    (root / "latin.yaml").write_bytes(b"\xff\xfe\x00")
+    pair = ModelPair.from_models("tiny:vit", "tiny:resnet", id2label={0: "x", 1: "y"}, image_size=16)
+    pair.save_pretrained(root / "pair")
+    pickled = root / "pickled"
+    pair.model_a.save_pretrained(pickled)
+    pair.processor_a.save_pretrained(pickled)
+    torch.save(pair.model_a.state_dict(), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    for name in ("cut", "bare"):
+        pair.model_a.save_pretrained(root / name)
+    pair.processor_a.save_pretrained(root / "cut")
+    files.cut(root / "cut" / "model.safetensors")
+    return root
+
+
+ANIMALS = "--dataset_name {}/animals --unlabeled_dir {}/more"
+WITH_TINY = f"{ANIMALS} --model_a tiny:vit --model_b tiny:resnet --image_size 16"
+SCENES = "--task semantic-segmentation --dataset_name {}/scenes --unlabeled_dir {}/more"
+SCENES += " --model_a tiny:segformer --model_b tiny:segformer"
+
+# The command line, {} being the folder of `place`; then the three patterns.
+FLAGS: dict[str, tuple[str, str, str, str]] = {
+    "unknown flag": ("--max_stepps 3", r"'--max_stepps'", r"Unknown", r"--max_steps"),
+    "shortened flag": ("--learning_ra 1", r"'--learning_ra'", r"", r"Did you mean --learning_rate"),
+    "flag without a value": ("--learning_rate", r"--learning_rate", r"expected one argument", r"--help"),
+    "word for a number": ("--max_steps many", r"--max_steps", r"invalid int value: 'many'", r"--help"),
+    "unknown task": ("--task detection", r"--task", r"invalid choice: 'detection'", r"semantic-segmentation"),
+    "file after the flags": ("--seed 1 {}/empty.yaml", r"empty.yaml'", r"Unknown", r"--help"),
+    "json without check": ("--json", r"--json", r"--check is not given", r"Add it"),
+    "config missing": ("{}/nowhere.yaml", r"nowhere.yaml'", r"No such file", r"Give a YAML or JSON file"),
+    "config is a folder": ("{}/empty", r"empty'", r"directory", r"Give a YAML or JSON file"),
+    "config is torn": ("{}/broken.yaml", r"broken.yaml'", r"line 1, column 16", r"Give a YAML or JSON file"),
+    "config is torn JSON": ("{}/broken.json", r"broken.json'", r"line 1 column 2", r"Give a YAML or JSON file"),
+    "config is too deep": ("{}/deep.json", r"deep.json'", r"recursion", r"Give a YAML or JSON file"),
+    "config is no text": ("{}/latin.yaml", r"latin.yaml'", r"can't decode", r"Give a YAML or JSON file"),
+    "config with code": ("{}/code.yaml", r"code.yaml'", r"could not determine a constructor", r"Give a YAML"),
+    "config is a list": ("{}/list.yaml", r"list.yaml'", r"holds a list, not settings", r"name: value"),
+    "config is empty": ("{}/empty.yaml", r"empty.yaml'", r"holds nothing", r"name: value"),
+    "config misspelt": ("{}/typo.yaml", r"'learning_rat'", r"does not exist", r"'learning_rate'"),
+    "config with a word": ("{}/word.yaml", r"learning_rate to 'fast'", r"could not convert", r"Give .* as the flag"),
+    "config with a choice": ("{}/choice.yaml", r"task to 'detection'", r"does not exist", r"semantic-segm"),
+    "config with a map": ("{}/nested.yaml", r"label_ratios to", r"cannot be read", r"Give .* as the flag"),
+    "one model": (f"{ANIMALS} --model_a tiny:vit", r"--model_b is missing", r"needs two models", r"Give --model_a"),
+    "pair and models": (f"{WITH_TINY} --pair x", r"--pair 'x'", r"is a whole pair", r"leave --model_a"),
+    "unknown model": (f"{ANIMALS} --model_a no/body --model_b tiny:vit", r"'no/body'", r"\(", r"check the spelling"),
+    "unknown builtin": (
+        f"{ANIMALS} --model_a tiny:no --model_b tiny:vit",
+        r"'tiny:no'",
+        r"Unknown|no builtin",
+        r"tiny:vit",
+    ),
+    "builtin of the other task": (
+        f"{ANIMALS} --model_a tiny:segformer --model_b tiny:vit",
+        r"'tiny:segformer'",
+        r"for semantic-segmentation, not for image-classification",
+        r"Use one of: .*tiny:vit",
+    ),
+    "model is a text file": (
+        f"{ANIMALS} --model_a {{}}/notes.txt --model_b tiny:vit",
+        r"notes.txt'",
+        r"\(",
+        r"Give a folder",
+    ),
+    "model is a language model": (
+        f"{ANIMALS} --model_a {{}}/bert --model_b tiny:vit",
+        r"bert' is a 'bert' model",
+        r"cannot use for image-classification",
+        r"Choose a checkpoint",
+    ),
+    "model is pickled": (
+        f"{ANIMALS} --model_a {{}}/pickled --model_b tiny:vit",
+        r"pickled' has no safetensors",
+        r"can run code",
+        r"convert them once",
+    ),
+    "model is cut off": (
+        f"{ANIMALS} --model_a {{}}/cut --model_b tiny:vit",
+        r"cut'",
+        r"could not be loaded",
+        r"Download it",
+    ),
+    "model without a processor": (
+        f"{ANIMALS} --model_a {{}}/bare --model_b tiny:vit",
+        r"bare'",
+        r"no usable image processor",
+        r"Save one beside",
+    ),
+    "pair is nowhere": (
+        "--dataset_name {}/animals --pair nowhere",
+        r"'nowhere' is not a folder",
+        r"cannot be opened",
+        r"Log in",
+    ),
+    "pair is a data set": (
+        "--dataset_name {}/animals --pair {}/animals",
+        r"animals' has no",
+        r"not a pair",
+        r"Give the",
+    ),
+    "pair is torn": ("--dataset_name {}/animals --pair {}/torn", r"torn'", r"is damaged", r"Copy or download it again"),
+    "pair of the future": ("--dataset_name {}/animals --pair {}/future", r"format 99", r"reads up to 1", r"Upgrade"),
+    "pair of other classes": (
+        f"{ANIMALS} --pair {{}}/pair",
+        r"pair' predicts 2 classes",
+        r"the data has 3",
+        r"Give data of",
+    ),
+    "images beside masks": (
+        "--dataset_name {}/scenes --model_a tiny:vit --model_b tiny:vit",
+        r"scenes'",
+        r"not one folder",
+        r"--task",
+    ),
+    "data is a text file": (
+        "--dataset_name {}/notes.txt --model_a tiny:vit --model_b tiny:vit",
+        r"notes.txt'",
+        r"neither",
+        r"Check",
+    ),
+    "data is an empty folder": (
+        "--dataset_name {}/empty --model_a tiny:vit --model_b tiny:vit",
+        r"empty'",
+        r"data files",
+        r"Check",
+    ),
+    "label column that is not there": (
+        f"{WITH_TINY} --label_column species",
+        r"'species'",
+        r"is not in",
+        r"Name one of",
+    ),
+    "image column that is not there": (f"{WITH_TINY} --image_column photo", r"'photo'", r"is not in", r"Name one of"),
+    "ids that are nowhere": (f"{WITH_TINY} --labeled_ids no.txt", r"'no.txt'", r"No such file", r"one id a line"),
+    "class map that is nowhere": (
+        f"{WITH_TINY} --id2label no.json",
+        r"'no.json'",
+        r"No such file",
+        r"Give a JSON file",
+    ),
+    "unlabeled folder that is empty": (
+        "--dataset_name {}/animals --unlabeled_dir {}/empty --model_a tiny:vit --model_b tiny:vit",
+        r"empty'",
+        r"no images",
+        r"JPEG|Check",
+    ),
+    "no unlabeled images": (
+        "--dataset_name {}/animals --model_a tiny:vit --model_b tiny:vit",
+        r"'dmt'",
+        r"unlabeled_dataset is empty",
+        r"--method supervised",
+    ),
+    "view of no pixel": (
+        f"{ANIMALS} {' '.join(TINY[IMAGES])} --image_size 0",
+        r"--image_size 0",
+        r"at least one pixel",
+        r"224",
+    ),
+    "folder of someone else": ("--output_dir {}/animals", r"animals'", r"holds no run", r"Choose another folder"),
+    "folder is a file": ("--output_dir {}/notes.txt", r"notes.txt' is a file", r"needs a folder", r"Choose another"),
+    "folder inside a file": (
+        "--output_dir {}/notes.txt/run",
+        r"notes.txt/run'",
+        r"notes.txt' is a file",
+        r"Choose another",
+    ),
+    "checkpoint is none": (
+        f"{WITH_TINY} --resume_from_checkpoint {{}}/empty",
+        r"empty'",
+        r"missing or unreadable",
+        r"Give",
+    ),
+    "unknown method": ("--method fixmatch", r"'fixmatch'", r"", r"dmt"),
+    "unknown choice": ("--positive_disagree ignore", r"'ignore'", r"does not exist", r"drop, keep, flip"),
+    "unknown balance": (f"{WITH_TINY} --class_balanced maybe", r"'maybe'", r"is not one of", r"auto, true, false"),
+    "unknown augmentation": ("--augmentation none", r"'none'", r"no augmentation", r"choose one of weak, strong"),
+    "augmentation of masks": (
+        f"{WITH_TINY} --augmentation scale-crop-flip",
+        r"'scale-crop-flip'",
+        r"image-class",
+        r"choose",
+    ),
+    "ratio above one": ("--label_ratios 0.5 1.5", r"1\.5", r"at most 1", r"such as"),
+    "ratio of zero": ("--label_ratios 0", r"label_ratios", r"above 0", r"such as"),
+    "ratio that is no number": ("--label_ratios nan", r"nan", r"above 0", r"such as"),
+    "gamma below zero": ("--gamma1 -1", r"gamma1 is -1", r"0 or more", r"0 switches"),
+    "gamma without end": ("--gamma2 inf", r"gamma2 is inf", r"0 or more", r"0 switches"),
+    "average that never moves": ("--ema_decay 1", r"ema_decay is 1", r"below 1", r"0 switches"),
+    "no phases at all": ("--phase_epochs 0", r"phase_epochs 0", r"must be above 0", r"finite"),
+    "epochs without end": ("--supervised_epochs inf", r"supervised_epochs is inf", r"must be", r"finite"),
+    "learning rate below zero": ("--learning_rate -1", r"--learning_rate -1", r"finite", r"such as 5e-5"),
+    "learning rate that is no number": ("--learning_rate nan", r"--learning_rate nan", r"finite", r"such as 5e-5"),
+    "clipping below zero": ("--max_grad_norm -1", r"--max_grad_norm -1", r"never negative", r"give 0"),
+    "seed below zero": ("--seed -5", r"--seed -5", r"0 or more", r"give"),
+    "no image in a batch": ("--labeled_batch_size 0", r"labeled_batch_size is 0", r"at least one image", r"each kind"),
+    "no image to label": ("--per_device_eval_batch_size 0", r"eval_batch_size 0", r"at least one image", r"give 1"),
+    "update without a part": ("--gradient_accumulation_steps 0", r"steps 0", r"at least one part", r"give 1"),
+    "batch that does not divide": (
+        "--labeled_batch_size 5 --gradient_accumulation_steps 2",
+        r"labeled_batch_size 5",
+        r"cannot be divided evenly",
+        r"use 4 or 6",
+    ),
+    "phases of no update": ("--max_steps 0", r"--max_steps 0", r"caps every phase", r"Give 1 or more"),
+    "workers below zero": ("--dataloader_num_workers -1", r"workers -1", r"main process", r"give that"),
+    "checkpoints kept below one": ("--save_total_limit -1", r"limit -1", r"always kept", r"give 1"),
+    "skips below one": ("--max_skipped_updates 0", r"updates 0", r"at least one", r"give 1"),
+    "replaced epochs": ("--num_train_epochs 5", r"--num_train_epochs 5", r"made of phases", r"use --supervised_epochs"),
+    "replaced batch": (
+        "--per_device_train_batch_size 4",
+        r"--per_device_train_batch_size 4",
+        r"per update",
+        r"use --lab",
+    ),
+    "package that is missing": (
+        "--deepspeed ds.json",
+        r"A flag asks for a package",
+        r"deepspeed",
+        r"Install it, or leave",
+    ),
+    "best of nothing": (
+        "--load_best_model_at_end --eval_strategy steps --save_strategy epoch",
+        r"--load_best",
+        r"match",
+        r"",
+    ),
+    "backbones of noise": (f"{WITH_TINY} --freeze_backbone true", r"model a", r"drawn at random", r"Give a pretrained"),
+    "name the Hub refuses": (
+        f"{WITH_TINY} --push_to_hub --hub_model_id a/b/c",
+        r"'a/b/c'",
+        r"not a name",
+        r"owner/name",
+    ),
+    "lists that are missing": (
+        f"{WITH_TINY} --difference_maximised_sampling no.json",
+        r"'no.json'",
+        r"No such",
+        r"Give true",
+    ),
+    "lists of nobody": (
+        f"{WITH_TINY} --difference_maximised_sampling {{}}/lists.json",
+        r"lists.json'",
+        r"nobody",
+        r"Give|Name",
+    ),
+    "mixup of masks": (f"{SCENES} --mixup_alpha 1", r"mixup_alpha is 1", r"no meaning for masks", r"Leave it at 0"),
+    "official rule for masks": (f"{SCENES} --selection_rule official", r"official", r"does not keep", r"Use exact"),
+    "restart online": ("--strategy online --restart initial", r"strategy online", r"cannot apply", r"Leave both"),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_and_config_files(
+    name: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a traceback, a wrong exit code, or a run that starts although it cannot work."""
+    command, given, why, remedy = FLAGS[name]
+    monkeypatch.chdir(tmp_path)
+    flags = [word.replace("{}", str(place)) for word in command.split()]
+    flags += [] if "--output_dir" in flags else ["--output_dir", str(tmp_path / "run")]
+    assert_three_parts(refused(flags, capsys), given, why, remedy)
+    assert not any(tmp_path.rglob("*.safetensors")) and not (tmp_path / "owned").exists()
+
+
+# ---- Python ----------------------------------------------------------------------------------------------------------
+
+
+class Python:
+    """What the entry points are called with."""
+
+    def __init__(self, place: Path, folder: Path) -> None:
+        self.place, self.folder = place, folder
+        self.pair = ModelPair.from_pretrained(place / "pair")
+        self.items = [{"image": files.image(20 * number), "label": number % 2} for number in range(6)]
+
+    def models(self, a: str = "tiny:vit", b: str = "tiny:resnet", **how: Any) -> ModelPair:
+        return ModelPair.from_models(a, b, **{"id2label": {0: "x", 1: "y"}, **how})
+
+    def trainer(self, model: Any = None, labeled: Any = None, more: Any = None, **settings: Any) -> DMTTrainer:
+        extra = {key: settings.pop(key) for key in ("callbacks", "compute_metrics", "eval_dataset") if key in settings}
+        args = DMTTrainingArguments(
+            output_dir=str(self.folder), use_cpu=True, max_steps=1, disable_tqdm=True, **settings
+        )
+        return DMTTrainer(
+            model=self.pair if model is None else model,
+            args=args,
+            train_dataset=self.items if labeled is None else labeled,
+            unlabeled_dataset=self.items if more is None else more,
+            **extra,
+        )
+
+
+PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
+    "task": (lambda use: use.models(task="detection"), r"'detection'", r"Unknown task", r"choose one of"),
+    "classes with a gap": (lambda use: use.models(id2label={0: "x", 2: "y"}), r"\[0, 2\]", r"", r"Give a map such as"),
+    "no classes for a builtin": (lambda use: use.models(id2label=None), r"builtin", r"no classes", r"give id2label"),
+    "view of no pixel": (lambda use: use.models(image_size=-4), r"-4", r"at least one pixel", r"leave it out"),
+    "no pair there": (
+        lambda use: ModelPair.from_pretrained(use.place / "animals"),
+        r"animals'",
+        r"not a pair",
+        r"Give",
+    ),
+    "root that is no member": (
+        lambda use: use.pair.save_pretrained(use.folder, primary="c"),
+        r"'c'",
+        r"must be",
+        r"'a' or 'b'",
+    ),
+    "folder that is a file": (
+        lambda use: use.pair.save_pretrained(use.place / "notes.txt"),
+        r"notes.txt",
+        r"needs a folder",
+        r"Give another",
+    ),
+    "images as bytes": (
+        lambda use: use.pair(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)),
+        r"uint8",
+        r"",
+        r"divide by 255",
+    ),
+    "no images": (lambda use: use.pair(), r"", r"either pixel_values", r"a view for each"),
+    "trainer of a model": (lambda use: use.trainer(use.pair.model_a), r"ViTFor", r"", r"ModelPair.from_models"),
+    "trainer without labels": (lambda use: use.trainer(labeled=[]), r"train_dataset", r"needs at least a few", r"Give"),
+    "trainer without unlabeled": (lambda use: use.trainer(more=[]), r"unlabeled_dataset is empty", r"", r"supervised"),
+    "items that are no images": (lambda use: use.trainer(labeled=[{"img": 1}]), r"\['img'\]", r"no 'image'", r"Give"),
+    "items without a label": (
+        lambda use: use.trainer(labeled=[{"image": files.image(1)}]),
+        r"Item 0 of train_dataset",
+        r"no 'label'",
+        r"Give",
+    ),
+    "label that is no class": (
+        lambda use: use.trainer(labeled=[{"image": files.image(1), "label": 7}]),
+        r"label 7",
+        r"2 classes",
+        r"0 to 1",
+    ),
+    "early stopping": (
+        lambda use: use.trainer(callbacks=[EarlyStoppingCallback()]),
+        r"EarlyStoppingCallback",
+        r"in the middle of a phase",
+        r"Lower --phase_epochs",
+    ),
+    "metric of nothing": (
+        lambda use: use.trainer(metric_for_best_model="accuracy"),
+        r"'accuracy'",
+        r"no eval_dataset",
+        r"leave the metric out",
+    ),
+    "metric that does not exist": (
+        lambda use: use.trainer(metric_for_best_model="f1", eval_dataset=use.items),
+        r"'f1'",
+        r"not among|no figure",
+        r"eval_accuracy",
+    ),
+    "checkpoint that is none": (
+        lambda use: use.trainer().train(resume_from_checkpoint=str(use.place / "empty")),
+        r"empty'",
+        r"missing or unreadable",
+        r"Give --resume",
+    ),
+    "arguments replaced": (
+        lambda use: use.trainer(num_train_epochs=5.0),
+        r"--num_train_epochs",
+        r"made of phases",
+        r"use --supervised_epochs",
+    ),
+    "weights of other shapes": (
+        lambda use: dynamic_weights(
+            torch.zeros(2, 3), torch.zeros(4, dtype=torch.long), torch.ones(4), gamma1=1, gamma2=1
+        ),
+        r"\(4,\)",
+        r"one value per unit",
+        r"bring both to the same",
+    ),
+    "label outside the logits": (
+        lambda use: dynamic_weights(torch.zeros(1, 3), torch.tensor([5]), torch.ones(1), gamma1=1, gamma2=1),
+        r"label 5",
+        r"outside 0\.\.2",
+        r"map it to a class",
+    ),
+    "flags of other shapes": (
+        lambda use: dynamic_mutual_loss(
+            torch.zeros(2, 3),
+            torch.zeros(2, dtype=torch.long),
+            torch.ones(2),
+            torch.ones(3, dtype=torch.bool),
+            gamma1=1,
+            gamma2=1,
+        ),
+        r"is_pseudo",
+        r"one flag per sample",
+        r"got",
+    ),
+    "ratio of two": (lambda use: select_top_ratio(torch.ones(3), 2.0), r"ratio", r"got 2\.0", r"0\.2 keeps"),
+}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_python(name: str, place: Path, tmp_path: Path) -> None:
+    """Guards the same from a script: a ValueError that says all three, and nothing trained."""
+    call, given, why, remedy = PYTHON[name]
+    use = Python(place, tmp_path / "run")
+    with pytest.raises(ValueError) as caught:
+        call(use)
+    assert_three_parts(str(caught.value), given, why, remedy)
+    assert not any(tmp_path.rglob("*.safetensors"))
+
+
+HUB: dict[str, tuple[str, str, str, str]] = {
+    "push of no pair": ("push {}/animals me/x", r"animals'", r"not a pair", r"Give the output folder"),
+    "labels of no run": ("labels {}/animals me/x", r"animals'", r"no", r"Give the output folder"),
+    "push to a name that is none": ("push {}/pair a/b/c", r"'a/b/c'", r"not a name", r"owner/name"),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_hub_commands(
+    name: str, place: Path, hub: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a traceback after hours of training, where the push alone was wrong."""
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    command, given, why, remedy = HUB[name]
+    assert hub_main([word.replace("{}", str(place)) for word in command.split()]) != 0
+    assert_three_parts(capsys.readouterr().err, given, why, remedy)

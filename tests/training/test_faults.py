@@ -1,0 +1,169 @@
+"""What the world does to a run while it trains: each ends in one message that says what to do, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from small_runs import KillAt, images, make_pair, make_trainer, results, state_of, telemetry
+from torch.utils.data import get_worker_info
+from transformers import TrainerCallback
+
+from hf_dmt.data.rows import FileRows
+from hf_dmt.data.sources import ImageSet
+from hf_dmt.training.faults import RunError
+
+SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+
+
+class AtStep(TrainerCallback):
+    """Does something to the world after an update."""
+
+    def __init__(self, step: int, happens: Any) -> None:
+        self.step, self.happens = step, happens
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            self.happens()
+
+
+def unlabeled_files(folder: Path) -> ImageSet:
+    folder.mkdir()
+    for number, item in enumerate(images(12, seed=1)):
+        item["image"].save(folder / f"{number}.png")
+    paths = sorted(folder.iterdir())
+    return ImageSet(FileRows(paths, folder), torch.arange(12).numpy(), "image-classification")
+
+
+def test_images_deleted_between_labeling_and_training(tmp_path: Path) -> None:
+    """Guards hours of training that end in a traceback from Pillow; with the file back the run goes on where it was."""
+    source = unlabeled_files(tmp_path / "more")
+    whole = make_pair()
+    make_trainer(tmp_path / "whole", whole, unlabeled=source, **SAVING).train()
+    gone = AtStep(4, lambda: shutil.move(tmp_path / "more", tmp_path / "elsewhere"))
+    with pytest.raises(RunError, match=r"\d+\.png cannot be read.*--resume_from_checkpoint True"):
+        make_trainer(tmp_path / "run", unlabeled=source, callbacks=[gone], **SAVING).train()
+    shutil.move(tmp_path / "elsewhere", tmp_path / "more")
+    pair = make_pair()
+    make_trainer(tmp_path / "run", pair, unlabeled=source, **SAVING).train(resume_from_checkpoint=True)
+    assert all(torch.equal(value, pair.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_the_output_folder_may_be_moved(tmp_path: Path) -> None:
+    """Guards a run that was copied to another disk: paths of the old one must not be needed."""
+    whole = make_pair()
+    make_trainer(tmp_path / "whole", whole, **SAVING).train()
+    with pytest.raises(RuntimeError, match="at step 5"):
+        make_trainer(tmp_path / "run", callbacks=[KillAt(5)], **SAVING).train()
+    shutil.move(tmp_path / "run", tmp_path / "disk" / "moved")
+    pair = make_pair()
+    make_trainer(tmp_path / "disk" / "moved", pair, **SAVING).train(resume_from_checkpoint=True)
+    assert all(torch.equal(value, pair.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder that even root cannot write to")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """Guards the first checkpoint of a long run as the moment when the folder's rights come up."""
+    with pytest.raises(OSError, match=r"--output_dir .* cannot be written|No such file|not permitted"):
+        make_trainer("/proc/hf_dmt").train()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the checkpoint before, which half of a new one must not replace."""
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = make_trainer(tmp_path, save_total_limit=1, **SAVING)
+    trainer.add_callback(AtStep(4, lambda: monkeypatch.setattr(torch, "save", full)))
+    with pytest.raises(OSError, match=r"checkpoint-4"):
+        trainer.train()
+    monkeypatch.undo()
+    again = make_trainer(tmp_path, **SAVING)
+    assert again.checkpoint_to_resume(True) == str(tmp_path / "checkpoint-3"), "the end of phase 0"
+
+
+def test_no_memory_on_the_device(tmp_path: Path) -> None:
+    """Guards the advice: with what the message says, the same updates are made in smaller parts."""
+    pair = make_pair()
+
+    def greedy(module: Any, inputs: Any) -> None:
+        if module.training and len(inputs[0]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    pair.model_b.swin.register_forward_pre_hook(greedy)
+    with pytest.raises(RunError, match=r"4 labeled \+ 4 pseudo-labeled.*--gradient_accumulation_steps 2") as caught:
+        make_trainer(tmp_path / "run", pair).train()
+    assert "Tried to allocate 2 GiB" in str(caught.value) and "--per_device_eval_batch_size 8" in str(caught.value)
+    make_trainer(tmp_path / "run2", pair, gradient_accumulation_steps=2).train()
+
+
+class Deadly(list[dict[str, Any]]):
+    """Images whose reading ends the worker process, as the kernel does where memory is short."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_worker_process_that_is_killed(tmp_path: Path) -> None:
+    """Guards against `DataLoader worker (pid 123) exited unexpectedly` and nothing else."""
+    trainer = make_trainer(tmp_path, labeled=Deadly(images(12)), dataloader_num_workers=1)
+    with pytest.raises(RunError, match=r"loads images died.*--dataloader_num_workers"):
+        trainer.train()
+
+
+def tracker(event: str) -> TrainerCallback:
+    """One of the Trainer's integrations whose service is down."""
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("dashboard.example: connection refused")
+
+    kind = type("DashboardCallback", (TrainerCallback,), {event: fail, "__module__": "transformers.integrations.x"})
+    return kind()
+
+
+def test_a_tracker_that_goes_down_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards days of training against a dashboard; every figure is in the telemetry all the same."""
+    pair = make_pair()
+    make_trainer(tmp_path / "run", pair, callbacks=[tracker("on_log")]).train()
+    assert len(results(tmp_path / "run")["phases"]) == 3 and any("loss" in line for line in telemetry(tmp_path / "run"))
+    without = make_pair()
+    make_trainer(tmp_path / "without", without).train()
+    assert all(torch.equal(value, without.state_dict()[name]) for name, value in state_of(pair).items())
+    with pytest.raises(RunError, match=r"DashboardCallback cannot be started.*--report_to"):
+        make_trainer(tmp_path / "never", callbacks=[tracker("on_train_begin")]).train()
+
+
+def test_a_clock_that_is_set_back_deletes_no_new_checkpoint(tmp_path: Path) -> None:
+    """Guards the newest checkpoint, which an order by time takes for the oldest."""
+
+    def set_back() -> None:
+        for number, folder in enumerate(sorted(tmp_path.glob("checkpoint-*"))):
+            os.utime(folder, (2_000_000_000 - number, 2_000_000_000 - number))
+
+    trainer = make_trainer(tmp_path, save_total_limit=2, **SAVING)
+    for step in (3, 5, 7):
+        trainer.add_callback(AtStep(step, set_back))
+    trainer.train()
+    kept = sorted(int(folder.name.rpartition("-")[2]) for folder in tmp_path.glob("checkpoint-*"))
+    assert kept[-1] == 8 and len(kept) == 2 and kept[0] >= 5
+    assert make_trainer(tmp_path, **SAVING).checkpoint_to_resume(True) == str(tmp_path / "checkpoint-8")
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    """Guards checkpoints and records of two runs that would overwrite each other."""
+    with FileLock(tmp_path / ".run.lock"), pytest.raises(ValueError, match=r"Another run is training in .*Wait"):
+        make_trainer(tmp_path).train()
+    assert not any(tmp_path.glob("**/*.safetensors"))
+    make_trainer(tmp_path).train()  # a lock that nobody holds is none

@@ -1,0 +1,214 @@
+"""Updates that overflow, and labels that collapse: nothing is poisoned, nothing goes unsaid, there is a way back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_runs import (
+    images,
+    make_pair,
+    make_trainer,
+    results,
+    scenes,
+    state_of,
+    telemetry,
+    without_batch_statistics,
+)
+from torch import nn
+from transformers import TrainerCallback
+
+from hf_dmt.data.pseudo_labels import ImageLabels
+from hf_dmt.models.pair import ModelPair
+from hf_dmt.training.collapse import Signs, alarms, lower_ratio, same_labels
+from hf_dmt.training.faults import RunError
+
+
+def poison(pair: ModelPair, name: str, trainer: Any, updates: set[int]) -> None:
+    """A member's first layer gives NaN in some updates (counted from 0), as an overflow does; BatchNorm sees it."""
+    layer = next(module for module in pair.member(name).modules() if isinstance(module, nn.Conv2d))
+
+    def overflow(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        return output * torch.nan if module.training and trainer.state.global_step in updates else None
+
+    layer.register_forward_hook(overflow)
+
+
+class States(TrainerCallback):
+    """The pair's state after every update."""
+
+    def __init__(self, pair: ModelPair) -> None:
+        self.pair, self.after = pair, [state_of(pair)]
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.after.append(state_of(self.pair))
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "sgd"])
+@pytest.mark.parametrize("clipped", [1.0, 0.0])
+def test_an_overflow_in_one_member_changes_neither(tmp_path: Path, optim: str, clipped: float) -> None:
+    """Silent: NaN in one member's weights, moments or BatchNorm statistics, which the next labels spread to the other.
+
+    With and without clipping, which is where the norms usually come from; fused optimizers are told on the device.
+    """
+    pair = make_pair("resnet", "vit")
+    seen = States(pair)
+    trainer = make_trainer(
+        tmp_path,
+        pair,
+        callbacks=[seen],
+        optim=optim,
+        max_grad_norm=clipped,
+        ema_decay=0.9,
+        evaluation=images(6, seed=3),
+    )
+    poison(pair, "a", trainer, {1, 6})
+    trainer.train()
+    unchanged = {key for key, value in seen.after[1].items() if torch.equal(value, seen.after[2][key])}
+    counters = {key for key in seen.after[1] if key.endswith("num_batches_tracked")}
+    assert unchanged == seen.after[1].keys() - counters
+    assert all(value.isfinite().all() for value in [*state_of(pair).values(), *trainer.ema.state.values()])
+    moved = [key for key, value in seen.after[2].items() if not torch.equal(value, seen.after[3][key])]
+    assert any("model_a" in key for key in moved) and any("model_b" in key for key in moved), "the next update counts"
+    assert [entry.get("skipped_updates", 0) for entry in results(tmp_path)["phases"]] == [1, 0, 1]
+    assert sum(line.get("skipped_updates", 0) for line in telemetry(tmp_path)) == 2
+    assert all(np.isfinite(line["a/loss"]) for line in telemetry(tmp_path) if "a/loss" in line)
+
+
+def test_too_many_in_a_row_end_the_run_and_name_the_images(tmp_path: Path) -> None:
+    """Silent: a run that skips everything to its end and exports what it started with."""
+    pair = make_pair("resnet", "vit")
+    trainer = make_trainer(tmp_path, pair, max_skipped_updates=2, logging_steps=1)
+    poison(pair, "a", trainer, {5, 6, 7})
+    drawn: list[Any] = []
+    sample = trainer.train_dataset._sample
+
+    def noted(draw: Any) -> Any:
+        drawn.append((trainer.state.global_step, draw))
+        return sample(draw)
+
+    trainer.train_dataset._sample = noted
+    with pytest.raises(RunError, match=r"last 2 updates.*skipped_batches\.json.*--learning_rate"):
+        trainer.train()
+    listed = json.loads((tmp_path / "skipped_batches.json").read_text())
+    assert [entry["update"] for entry in listed] == [6, 7]
+    assert all(len(entry[name]) == 8 for entry in listed for name in "ab")
+    rows = {f"{'unlabeled' if draw.is_pseudo else 'labeled'} {draw.row}" for _, draw in drawn}
+    assert {name for entry in listed for member in "ab" for name in entry[member]} <= rows
+
+
+def counts(**of: list[int]) -> dict[str, list[int]]:
+    return {"a": of.get("a", [10, 10, 10, 10]), "b": of.get("b", [10, 10, 10, 10])}
+
+
+@pytest.mark.parametrize(
+    ("now", "first", "said"),
+    [
+        (Signs(counts()), Signs(counts()), []),
+        (Signs(counts(a=[40, 30, 20, 10])), Signs(counts(a=[4, 3, 2, 1])), []),
+        (Signs(counts(a=[95, 2, 2, 1])), Signs(counts(a=[90, 5, 4, 1])), []),  # road scenes: mostly road from the start
+        (Signs(counts(b=[20, 20, 0, 0])), Signs(counts()), ["b predicts 2 of the 4 classes"]),
+        (Signs(counts(a=[30, 5, 4, 1])), Signs(counts()), ["Class 0 takes over: 75%"]),
+        (Signs(counts(a=[0, 40, 0, 0])), None, ["a gives all its labels to class 1"]),
+        (Signs(counts(), same=True), Signs(counts()), ["neither can correct the other"]),
+        (Signs(counts(), overruled={"a": 0.1, "b": 0.8}), Signs(counts()), ["b overrules 80%"]),
+    ],
+)
+def test_alarms(now: Signs, first: Signs | None, said: list[str]) -> None:
+    """Silent: classes that vanish phase by phase while confidences rise; and alarms at every imbalanced set."""
+    found = alarms(now, first)
+    assert len(found) == len(said) and all(text in line for text, line in zip(said, found, strict=True))
+    assert all("--" in line for line in found), "an alarm says what to try"
+
+
+def test_same_labels() -> None:
+    """Silent: two copies of one model train each other; and good models that agree are taken for copies."""
+    labels, selected = np.arange(50) % 3, np.ones(50, dtype=bool)
+    sure = np.linspace(0.9, 0.9999, 50).astype(np.float32)
+    one = ImageLabels(labels, sure, selected)
+    assert same_labels(one, ImageLabels(labels, sure, selected), 50)
+    assert not same_labels(one, ImageLabels(labels, 1 - (1 - sure) * np.float32(1.3), selected), 50)
+    assert not same_labels(one, ImageLabels((labels + 1) % 3, sure, selected), 50)
+    certain = ImageLabels(labels, np.ones_like(sure), selected)
+    assert not same_labels(certain, certain, 50)
+
+
+@pytest.mark.parametrize("kind", ["vit", "segformer"])
+def test_two_copies_of_one_model_are_noticed(tmp_path: Path, kind: str) -> None:
+    """Silent: one checkpoint given twice with one head, in a run that looks like any other."""
+    pair = without_batch_statistics(make_pair(kind, kind))
+    pair.model_b.load_state_dict(pair.model_a.state_dict())
+    trainer = make_trainer(
+        tmp_path,
+        pair,
+        learning_rate=0.0,
+        label_ratios=[1.0],
+        unlabeled=(scenes if kind == "segformer" else images)(12, seed=1),
+        augmentation=None if kind == "segformer" else "weak",
+    )
+    trainer.train()
+    assert any("neither can correct" in line for line in results(tmp_path)["phases"][1]["alarms"])
+
+
+class Break(TrainerCallback):
+    """Spoils a's head at the end of a phase: it calls everything class 0."""
+
+    def __init__(self, pair: ModelPair, update: int) -> None:
+        self.pair, self.update = pair, update
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self.update:
+            with torch.no_grad():
+                self.pair.model_a.classifier.bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
+
+
+def test_rollback_takes_the_last_good_weights_and_a_lower_ratio(tmp_path: Path) -> None:
+    """Silent: a run that ends with a pair that knows one class; a way back to weights that are spoiled themselves."""
+    pair = make_pair("vit", "swin")
+    settings: dict[str, Any] = {"supervised_epochs": 20, "label_ratios": [0.5, 1.0], "rollback_on_collapse": True}
+    probe = make_trainer(tmp_path / "probe", make_pair("vit", "swin"), **settings)
+    ends = np.cumsum([phase.steps for phase in probe.phases])
+    good: dict[str, torch.Tensor] = {}
+
+    class Remember(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == ends[0]:
+                good.update(state_of(pair))
+
+    trainer = make_trainer(tmp_path / "run", pair, callbacks=[Break(pair, int(ends[1])), Remember()], **settings)
+    trainer.train()
+    phases = results(tmp_path / "run")["phases"]
+    assert "alarms" not in phases[1] and phases[1]["label_ratio"] == 0.5
+    assert phases[2]["rolled_back"] is True and phases[2]["label_ratio"] == lower_ratio(1.0, 0.5) == 0.25
+    assert any("takes over" in line or "dying out" in line for line in phases[2]["alarms"])
+    stored = ImageLabels.read(tmp_path / "run" / "pseudo_labels" / "phase-2" / "a")
+    assert len(set(stored.labels.tolist())) > 1, "these are labels of the good weights"
+    kept = ModelPair.from_pretrained(tmp_path / "run" / "last_good")
+    assert all(torch.equal(value, good[key]) for key, value in kept.named_parameters())
+    assert pair.model_a.classifier.bias[0].item() < 5
+
+
+def test_a_rolled_back_phase_is_resumed_in_its_middle(tmp_path: Path) -> None:
+    """Silent: labels at the planned ratio, or none at all, where the run had gone back to a lower one."""
+    settings: dict[str, Any] = {
+        "supervised_epochs": 20,
+        "rollback_on_collapse": True,
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+    ends = np.cumsum([phase.steps for phase in make_trainer(tmp_path / "probe", **settings).phases])
+    pair = make_pair()
+    make_trainer(tmp_path / "run", pair, callbacks=[Break(pair, int(ends[1]))], **settings).train()
+    expected = results(tmp_path / "run")["phases"][2]
+    assert expected["rolled_back"] is True
+    again = make_pair()
+    trainer = make_trainer(tmp_path / "run", again, **settings)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{ends[1] + 1}"))
+    found = results(tmp_path / "run")["phases"][2]
+    for key in ("label_ratio", "rolled_back", "alarms", "eval"):
+        assert found[key] == expected[key], key
+    assert all(torch.equal(value, pair.state_dict()[key]) for key, value in again.state_dict().items())
