@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest check format bench clean
+.PHONY: help demo test test-slow test-lowest check format bench cards clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,12 @@ format: $(VENV)/.installed-test ## apply the formatter and the fixes the linter 
 
 bench: $(VENV)/.installed ## step time of a pair against the two single-model steps it replaces
 	$(BIN)/python scripts/benchmarks/step_time.py $(ARGS)
+
+cards: $(VENV)/.installed ## train the embedded recipes and write their finished cards into model_cards/ (10 minutes)
+	for name in digits digit-scenes; do \
+		$(LAUNCH) scripts/run_dmt.py scripts/recipes/$$name.yaml --output_dir runs/cards/$$name && \
+		sh model_cards/keep.sh runs/cards/$$name || exit 1; \
+	done
 
 clean: ## remove environments, builds and caches (never runs/)
 	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,28 +4,40 @@
     prepare_model.py deeplab-v2 --backbone microsoft/resnet-101 --output models/deeplab-v2 [--branches 2]
     prepare_model.py upernet    --backbone facebook/dinov2-base --output models/upernet-dinov2
 
-`deeplab-v2` is the network of the paper and takes a ResNet; `upernet` takes whatever transformers can use as a backbone
-(DINOv2, Swin, ConvNeXt, BEiT, ResNet, ...). Only the backbone's weights are saved: `run_dmt.py` draws the head from the
-run's seed and the member, so that a and b start from one folder with different heads, each for the data's own classes.
+`deeplab-v2` is the network of the paper and takes a ResNet; `--weights` fills it from a file whose tensors are named as
+torchvision names them, and `--bgr` adds the colours of weights converted from Caffe. `upernet` takes whatever
+transformers can use as a backbone (DINOv2, Swin, ConvNeXt, BEiT, ResNet, ...). Only the backbone's weights are saved:
+`run_dmt.py` draws the head from the run's seed and the member, so that a and b start from one folder with different
+heads, each for the data's own classes.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoBackbone,
+    BaseImageProcessor,
     PreTrainedModel,
     SegformerImageProcessor,
     UperNetConfig,
     UperNetForSemanticSegmentation,
 )
 
-from hf_dmt.models.deeplab_v2 import DeepLabV2Config, DeepLabV2ForSemanticSegmentation, load_imagenet_backbone
+from hf_dmt.models.deeplab_v2 import (
+    DeepLabV2Config,
+    DeepLabV2ForSemanticSegmentation,
+    caffe_bgr_processor,
+    load_imagenet_backbone,
+)
 from hf_dmt.models.loading import CheckpointError, load_config, load_processor
 from hf_dmt.models.preprocessing import native_size
 
@@ -35,18 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     output = Path(args.output)
     try:
+        if args.model != "deeplab-v2" and (args.weights or args.bgr):
+            raise CheckpointError("--weights and --bgr are for deeplab-v2. Leave them out for upernet.")
         if output.exists() and any(output.iterdir()):
             raise CheckpointError(f"--output {args.output!r} is not empty. Choose another folder.")
         processor = load_processor(args.backbone)
         if args.model == "deeplab-v2":
             model: PreTrainedModel = deeplab_v2(args.backbone, args.branches)
+            if args.weights:
+                load_torchvision_names(model.backbone, Path(args.weights))
         else:
             model = upernet(args.backbone)
         side = args.side or native_size(processor)
-        colours = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+        if args.bgr:
+            saved: BaseImageProcessor = caffe_bgr_processor(side)
+        else:
+            colours = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+            saved = SegformerImageProcessor(size={"height": side, "width": side}, **colours)
         kept = {key: value for key, value in model.state_dict().items() if key.startswith("backbone.")}
         model.save_pretrained(output, state_dict=kept)
-        SegformerImageProcessor(size={"height": side, "width": side}, **colours).save_pretrained(output)
+        saved.save_pretrained(output)
     except (ValueError, OSError) as problem:
         print(f"prepare_model.py: error: {problem}", file=sys.stderr)
         return 2
@@ -70,6 +90,44 @@ def deeplab_v2(backbone: str, branches: int) -> DeepLabV2ForSemanticSegmentation
     model = DeepLabV2ForSemanticSegmentation(DeepLabV2Config(**size, aspp_branches=branches))
     load_imagenet_backbone(model, backbone)
     return model
+
+
+def load_torchvision_names(backbone: nn.Module, file: Path) -> None:
+    """Fill a transformers ResNet from a safetensors file in torchvision's names, in place.
+
+    Converted Caffe weights have these names too, some behind one common prefix such as `module.`. What is no part of
+    the backbone (a classifier, a head) is left out.
+
+    Raises:
+        ValueError: not a safetensors file, or one that leaves part of the backbone unset.
+    """
+    try:
+        given = load_file(file)
+    except (OSError, SafetensorError) as problem:
+        raise CheckpointError(
+            f"--weights {str(file)!r} cannot be read ({problem}). It must be a safetensors file; a .pth file is "
+            "converted once with safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'x.safetensors')."
+        ) from problem
+    stem = next((key for key in given if key.endswith("conv1.weight") and "layer" not in key), "conv1.weight")
+    prefix = stem.removesuffix("conv1.weight")
+    state = {torchvision_name(key): f"{prefix}{torchvision_name(key)}" for key in backbone.state_dict()}
+    unset = sorted(name for name, key in state.items() if key not in given and not name.endswith("num_batches_tracked"))
+    if unset:
+        raise CheckpointError(
+            f"--weights {str(file)!r} leaves {len(unset)} tensors of the backbone unset, such as {unset[0]!r}. "
+            "Its names must be those of torchvision's ResNet of the same depth."
+        )
+    own = backbone.state_dict()
+    backbone.load_state_dict({key: given.get(state[torchvision_name(key)], value) for key, value in own.items()})
+
+
+def torchvision_name(key: str) -> str:
+    """The name of a tensor of transformers' ResNet in torchvision."""
+    key = key.replace("embedder.embedder.convolution", "conv1").replace("embedder.embedder.normalization", "bn1")
+    key = key.replace("shortcut.convolution", "downsample.0").replace("shortcut.normalization", "downsample.1")
+    key = re.sub(r"\.layer\.(\d)\.convolution", lambda found: f".conv{int(found[1]) + 1}", key)
+    key = re.sub(r"\.layer\.(\d)\.normalization", lambda found: f".bn{int(found[1]) + 1}", key)
+    return re.sub(r"encoder\.stages\.(\d)\.layers", lambda found: f"layer{int(found[1]) + 1}", key)
 
 
 def upernet(backbone: str) -> UperNetForSemanticSegmentation:
@@ -116,6 +174,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--branches", type=int, default=4, choices=(2, 4), help="deeplab-v2: 2 is what the official code computes"
     )
+    parser.add_argument("--weights", help="deeplab-v2: a safetensors file in torchvision's names, for other weights")
+    parser.add_argument("--bgr", action="store_true", help="deeplab-v2: the weights were converted from Caffe")
     parser.add_argument("--side", type=int, help="image size that is saved with it (default: the backbone's own)")
     return parser
 

@@ -7,14 +7,16 @@ Without arguments it runs a small embedded example to the end.
 from __future__ import annotations
 
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+import datasets
 import torch
 import transformers
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
 from hf_dmt.data.assemble import RunImages, assemble
@@ -26,6 +28,8 @@ from hf_dmt.models import loading, tiny
 from hf_dmt.report import print_summary, write_figures, write_report
 from hf_dmt.training.command_line import ModelArguments, parse, print_error
 from hf_dmt.training.evaluation import without_loss
+from hf_dmt.training.faults import RunError
+from hf_dmt.training.run_folder import check_output_folder, check_split, locked, resumes
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -34,54 +38,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run.
 
     Returns:
-        The exit code: 0; 1 if all is done and saved but could not be pushed; 2 for a mistake in what was given.
+        The exit code: 0; 1 if the run could not go on or its result not be pushed, with everything so far in the
+        output folder; 2 for a mistake in what was given.
+
+    Raises:
+        SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
     try:
         model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv, RECIPES)
         check_output_folder(args)
         # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
         transformers.utils.logging.disable_progress_bar()
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
         images = assemble(
             data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
         )
+        if resumes(args):
+            check_split(args.output_dir, images.split)
         if data_args.dataset_name in BUILTIN_SETS:
             args.horizontal_flip = False  # a mirrored digit is another digit, or none
         pair = build_pair(model_args, args, images.class_names)
         trainer = build_trainer(pair, args, images)
         checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
+        hold = ExitStack()
+        hold.enter_context(locked(args.output_dir, writes=args.should_save))
     except (ValueError, OSError) as problem:
         print_error(str(problem))
         return 2
-    if args.should_save:
-        write_json(Path(args.output_dir) / SPLIT_FILE, images.split)
-        introduce(trainer, images)
-    code = 0
-    try:
-        run(trainer, checkpoint)
-    except HubError as problem:
-        print_error(f"{problem} Everything is in {args.output_dir}. Push it later: {push_command(trainer)}")
-        code = 1
-    trainer.accelerator.end_training()
+    code = 1
+    with hold:
+        try:
+            if args.should_save:
+                write_json(Path(args.output_dir) / SPLIT_FILE, images.split)
+                introduce(trainer, images)
+            run(trainer, checkpoint)
+            code = 0
+        except HubError as problem:
+            print_error(f"{problem} Everything is in {args.output_dir}. Push it later: {push_command(trainer)}")
+        except (RunError, OSError) as problem:
+            print_error(str(problem))
+        finally:
+            trainer.accelerator.end_training()
     return code
-
-
-def check_output_folder(args: DMTTrainingArguments) -> None:
-    """Refuse a folder with foreign contents, and one that holds a run unless it is to be resumed."""
-    folder = Path(args.output_dir)
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    ours = (folder / SPLIT_FILE).is_file()
-    if not ours:
-        raise ValueError(
-            f"--output_dir {str(folder)!r} is not empty and holds no run of hf_dmt, so nothing is written there. "
-            "Choose another folder."
-        )
-    if not args.resume_from_checkpoint or str(args.resume_from_checkpoint).lower() == "false":
-        last = get_last_checkpoint(str(folder))
-        raise ValueError(
-            f"--output_dir {str(folder)!r} already holds a run{f' ({Path(last).name})' if last else ''}. Continue it "
-            "with --resume_from_checkpoint True, or choose another folder."
-        )
 
 
 def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
@@ -152,7 +151,7 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
     print(f"phases of {steps} updates of {batch} images{processes}")
     print(f"output: {args.output_dir}")
-    for note in images.notes:
+    for note in [*images.notes, *images.view_notes(pair.image_size)]:
         print(note)
 
 
@@ -181,19 +180,21 @@ def run(trainer: DMTTrainer, checkpoint: str | None) -> None:
         write_figures(folder)
         print_summary(folder)
         print(f"pair: {folder}\nreport: {report}")
-    trainer.create_model_card()
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-        if trainer.args.should_save:
-            print(f"published: {trainer.hub_model_id}")
+    if not trainer.args.push_to_hub:
+        trainer.create_model_card()
+        return
+    trainer.push_to_hub()
+    if trainer.args.should_save:
+        print(f"published: {trainer.hub_model_id}")
 
 
 def push_command(trainer: DMTTrainer) -> str:
     """What publishes the output folder at any later time."""
     args = trainer.args
-    command = f"python -m hf_dmt.hub {args.output_dir} {trainer.hub_model_id}"
-    private = " --private" if args.hub_private_repo else ""
-    return command + private + (f" --revision {args.hub_revision}" if args.hub_revision else "")
+    command = ["python", "-m", "hf_dmt.hub", "push", args.output_dir, trainer.hub_model_id or ""]
+    command += ["--private"] if args.hub_private_repo else []
+    command += ["--revision", args.hub_revision] if args.hub_revision else []
+    return shlex.join(command)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -39,7 +39,9 @@ class DataArguments:
     )
     skip_corrupt_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     unlabeled_dataset_name: str | None = field(default=None, metadata={"help": "Hub id or folder of unlabeled images."})
-    unlabeled_split: str | None = field(default=None, metadata={"help": "Its split (unlabeled, or the only one)."})
+    unlabeled_split: str | None = field(
+        default=None, metadata={"help": "Its split (unlabeled, or the only one); alone, a split of --dataset_name."}
+    )
     unlabeled_dir: str | None = field(
         default=None, metadata={"help": "Folder of unlabeled images, flat or nested; no labels are needed."}
     )

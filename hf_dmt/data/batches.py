@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from .decoding import to_mask, to_rgb
 from .pseudo_labels import ImageLabels, PixelLabels
-from .sources import check_mask_size
+from .sources import ImageSet, check_mask_size
 from .transforms import IGNORE_INDEX, augmentation_seed, seed_for
 
 MEMBERS = ("a", "b")
@@ -164,7 +164,9 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         image_size: int,
         num_classes: int,
     ) -> None:
-        self.labeled, self.unlabeled, self.views = labeled, unlabeled, views
+        # Masks of unlabeled images, where there are any, are for scoring pseudo labels: no sample needs them decoded.
+        self.unlabeled = unlabeled.without_targets() if isinstance(unlabeled, ImageSet) else unlabeled
+        self.labeled, self.views = labeled, views
         self.task, self.image_size, self.num_classes = task, image_size, num_classes
         # Both are set when a phase begins: the labels by the member that learns from them, and online the views that
         # the live teacher labels instead.
@@ -221,7 +223,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
             return stored.selected(draw.row)
         mask = to_mask(item["mask"], name)
         check_labels(mask, self.num_classes, f"the mask of labeled image {name}")
-        check_mask_size(mask, image, name)
+        check_mask_size(mask.shape, image.size, name)
         return resize_mask(mask, size), None
 
 

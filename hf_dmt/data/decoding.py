@@ -7,7 +7,7 @@ ignored. `convert("L")` on a palette mask turns class ids into the brightness of
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-ImageSource = Image.Image | np.ndarray | Tensor | str | Path | Mapping[str, Any]
+ImageSource = Image.Image | np.ndarray | Tensor | bytes | str | Path | Mapping[str, Any]
 
 IMAGE_EXTENSIONS = {
     *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
     *(".tif", ".tiff", ".webp"),
 }
 EXIF_ORIENTATION = 0x0112
+FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and height are exchanged
 SIXTEEN_BIT = 65535.0
 
 
@@ -37,9 +38,9 @@ def to_rgb(image: ImageSource, name: str | None = None) -> Image.Image:
     its own maximum would make the same tissue or terrain look different from file to file.
 
     Args:
-        image: A PIL image; a path; `{"bytes": ..., "path": ...}` as `datasets` gives it undecoded; an array
-            (H, W) or (H, W, 1 | 3 | 4); a tensor (H, W) or (1 | 3 | 4, H, W). Arrays and tensors are bool,
-            uint8, uint16 or float in [0, 1].
+        image: A PIL image; a path; a file's content; `{"bytes": ..., "path": ...}` as `datasets` gives it undecoded;
+            an array (H, W) or (H, W, 1 | 3 | 4); a tensor (H, W) or (1 | 3 | 4, H, W). Arrays and tensors are
+            bool, uint8, uint16 or float in [0, 1].
         name: What errors call the image; by default its path.
 
     Raises:
@@ -61,14 +62,14 @@ def to_rgb(image: ImageSource, name: str | None = None) -> Image.Image:
     return opened if opened.mode == "RGB" else opened.convert("RGB")
 
 
-def to_mask(mask: ImageSource, name: str | None = None) -> np.ndarray:
+def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarray:
     """A segmentation mask as an (H, W) integer array of class ids, in the file's own width and numbers.
 
     Palette images keep their indices. Three equal channels are taken for one; opaque alpha is dropped.
 
     Args:
-        mask: A PIL image, path or `{"bytes", "path"}`; an array (H, W) or (H, W, channels); a tensor (H, W)
-            or (channels, H, W).
+        mask: A PIL image, path, file content or `{"bytes", "path"}`; an array or nested list (H, W) or
+            (H, W, channels); a tensor (H, W) or (channels, H, W).
         name: What errors call the mask; by default its path.
 
     Raises:
@@ -76,6 +77,8 @@ def to_mask(mask: ImageSource, name: str | None = None) -> np.ndarray:
         ValueError: its colours, transparency, fractions or shape are not class ids.
         TypeError: it is none of the above.
     """
+    if isinstance(mask, list):  # a column of numbers in a table
+        mask = np.asarray(mask)
     name = name or _name_of(mask)
     if isinstance(mask, Tensor):
         mask = _channels_last(mask)
@@ -94,6 +97,26 @@ def to_mask(mask: ImageSource, name: str | None = None) -> np.ndarray:
     return ids.astype(ids.dtype.newbyteorder("="), copy=False)
 
 
+def check_image(image: ImageSource, name: str | None = None) -> tuple[int, int]:
+    """`(width, height)` of what `to_rgb` makes of an image, after its file was read to the end.
+
+    A truncated file shows only there. JPEG is decoded at an eighth of its size, which reads every byte as well
+    and takes a quarter of the time.
+
+    Raises:
+        CorruptImage, ValueError, TypeError: as `to_rgb`.
+    """
+    name = name or _name_of(image)
+    if isinstance(image, (bytes, str, Path, Mapping)):
+        image = _open(image, name, _identify)
+        if image.format == "JPEG":
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= FIRST_TRANSPOSED
+            _open(image, name, _decode_small)
+            return (height, width) if turned else (width, height)
+    return to_rgb(image, name).size
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """All image files in a folder and the folders in it, sorted by their path inside it.
 
@@ -107,12 +130,12 @@ def find_images(folder: str | Path) -> list[Path]:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise ValueError(f"No images can be read from {str(folder)!r}: it {what}. Give the path of a folder.")
-    found = (path for path in _files(root) if path.suffix.lower() in IMAGE_EXTENSIONS)
+    found = (path for path in find_files(root) if path.suffix.lower() in IMAGE_EXTENSIONS)
     return sorted(found, key=lambda path: path.relative_to(root).parts)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """The files below `root` that are not hidden."""
+def find_files(root: Path) -> Iterator[Path]:
+    """The files in a folder and the folders in it that are not hidden; linked folders once each."""
     seen = {os.path.realpath(root)}
     for parent, folders, files in os.walk(root, followlinks=True):
         entered = []
@@ -128,6 +151,8 @@ def _files(root: Path) -> Iterator[Path]:
 def _name_of(image: ImageSource) -> str:
     if isinstance(image, (str, Path)):
         return str(image)
+    if isinstance(image, bytes):
+        return "An image without a path"
     if isinstance(image, Mapping):
         return str(image.get("path") or "An image without a path")
     return str(getattr(image, "filename", "") or f"An image given as {type(image).__name__}")
@@ -138,25 +163,35 @@ def _channels_last(image: Tensor) -> np.ndarray:
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 
-def _open(image: Image.Image | str | Path | Mapping[str, Any], name: str) -> Image.Image:
-    """Decode completely and turn upright."""
-    if not isinstance(image, (Image.Image, str, Path, Mapping)):
-        raise TypeError(f"{name} is no image: expected a PIL image, path, bytes, array or tensor.")
+def _open(
+    image: Image.Image | bytes | str | Path | Mapping[str, Any],
+    name: str,
+    read: Callable[[Any], Image.Image] | None = None,
+) -> Image.Image:
+    """Decode completely and turn upright, or whatever `read` does, with errors that name the image."""
+    if not isinstance(image, (Image.Image, bytes, str, Path, Mapping)):
+        raise TypeError(
+            f"{name} is no image: expected a PIL image, path, bytes, array or tensor, got {type(image).__name__}. Name "
+            "the column with the images: --image_column."
+        )
     try:
-        return _decode(image)
+        return (read or _decode)(image)
     except UnidentifiedImageError as error:
         raise _corrupt(name, "its content is in no image format that Pillow knows") from error
     except Exception as error:  # damaged files make Pillow's decoders raise almost anything
         raise _corrupt(name, str(error) or type(error).__name__) from error
 
 
-def _decode(image: Image.Image | str | Path | Mapping[str, Any]) -> Image.Image:
+def _identify(image: Image.Image | bytes | str | Path | Mapping[str, Any]) -> Image.Image:
+    """Open without decoding."""
     if isinstance(image, (str, Path)):
         image = {"path": image}
     if isinstance(image, Mapping):
         content = image.get("bytes")
         # Read here and not by Pillow: no file stays open, however many images are under way.
-        image = Image.open(io.BytesIO(Path(image["path"]).read_bytes() if content is None else content))
+        image = Path(image["path"]).read_bytes() if content is None else content
+    if isinstance(image, bytes):
+        image = Image.open(io.BytesIO(image))
     limit = Image.MAX_IMAGE_PIXELS
     # Pillow raises above twice this limit and only warns below, and a warning in a worker is lost.
     if limit and image.width * image.height > limit:
@@ -164,8 +199,19 @@ def _decode(image: Image.Image | str | Path | Mapping[str, Any]) -> Image.Image:
             f"it has {image.width} x {image.height} pixels, more than the {limit} "
             "(PIL.Image.MAX_IMAGE_PIXELS) that guard against decompression bombs"
         )
+    return image
+
+
+def _decode(image: Image.Image | bytes | str | Path | Mapping[str, Any]) -> Image.Image:
+    image = _identify(image)
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
+    image.load()
+    return image
+
+
+def _decode_small(image: Image.Image) -> Image.Image:
+    image.draft(image.mode, (1, 1))
     image.load()
     return image
 

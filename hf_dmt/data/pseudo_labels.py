@@ -39,6 +39,10 @@ _HEADER = np.dtype([("height", "<u4"), ("width", "<u4"), ("label_bytes", "<u4"),
 _CONFIDENCE = decode_confidence(torch.arange(CONFIDENCE_CODES)).numpy()
 
 
+class StoreError(ValueError):
+    """Stored labels that are missing or damaged, and how to have them made again."""
+
+
 @dataclass(frozen=True)
 class ImageLabels:
     """One member's labels of the unlabeled images in one phase.
@@ -64,6 +68,17 @@ class ImageLabels:
         (folder / MANIFEST).unlink(missing_ok=True)
         write_aside(folder / _TABLE, buffer.getvalue().to_pybytes())
         write_json(folder / MANIFEST, manifest)
+
+    def as_dataset(self, ids: Sequence[str], class_names: Sequence[str]) -> datasets.Dataset:
+        """The labels as a `datasets.Dataset` with columns id, label (class), confidence, kept (trained on)."""
+        columns = {"id": list(ids), "label": self.labels, "confidence": self.confidence, "kept": self.selected}
+        features = {
+            "id": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=list(class_names)),
+            "confidence": datasets.Value("float32"),
+            "kept": datasets.Value("bool"),
+        }
+        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
     @classmethod
     def read(cls, folder: Path) -> ImageLabels:
@@ -148,11 +163,13 @@ class PixelLabels:
         """Mark the store complete; `thresholds` are per-class codes."""
         write_json(self.folder / MANIFEST, {**manifest, "code_thresholds": [int(code) for code in thresholds]})
 
-    def as_dataset(self, ids: Sequence[str]) -> datasets.Dataset:
+    def as_dataset(self, ids: Sequence[str], cache_dir: str | Path | None = None) -> datasets.Dataset:
         """The store as a `datasets.Dataset` with columns id, label (image), confidence (image), kept (image).
 
         Label values are class ids; confidence is 255 times the probability; kept is 255 where the label is trained on.
-        Publish it with `.push_to_hub(repo)`.
+
+        Args:
+            cache_dir: where the rows are kept; None is the library's own cache.
         """
 
         def rows() -> Iterator[dict[str, Any]]:
@@ -170,7 +187,8 @@ class PixelLabels:
         columns = {"id": datasets.Value("string"), "label": image, "confidence": image, "kept": image}
         # The cache key is a hash of `rows` with all it refers to, the manifest included: labels that were made again
         # in the same folder are not answered from the cache.
-        return datasets.Dataset.from_generator(rows, features=datasets.Features(columns))
+        features = datasets.Features(columns)
+        return datasets.Dataset.from_generator(rows, features=features, cache_dir=cache_dir and str(cache_dir))
 
     def _path(self, row: int) -> Path:
         return self.folder / f"{row // _FILES_PER_FOLDER:05d}" / f"{row:08d}.zst"
@@ -185,15 +203,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as problem:
-        raise ValueError(
+        raise StoreError(
             f"The pseudo labels in {folder} are not complete ({problem}). Resume from the last checkpoint at the end "
             "of a phase, which labels again."
         ) from problem
     return manifest
 
 
-def _unreadable(path: Path, folder: Path, problem: Exception) -> ValueError:
-    return ValueError(
+def _unreadable(path: Path, folder: Path, problem: Exception) -> StoreError:
+    return StoreError(
         f"The stored labels {path} cannot be read ({problem}). They were deleted or damaged after labeling: delete the "
         f"folder {folder} and resume from the last checkpoint at the end of a phase, which labels again."
     )

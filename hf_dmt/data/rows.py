@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,30 +58,44 @@ class TableRows:
 
     def raw(self, row: int) -> tuple[Any, Any]:
         item = self.table[row]
-        target = item[self.target] if self.target else None
-        return item[self.image], self.recode.get(target) if self.recode is not None else target
+        return item[self.image], self._label(item[self.target]) if self.target else None
 
     def targets(self) -> Sequence[Any] | None:
-        if self.target is None or isinstance(self.table.features[self.target], datasets.Image):
+        if self.target is None or not holds_labels(self.table.features[self.target]):
             return None
-        column = self.table[self.target][:]
-        if self.recode is not None:
-            column = [self.recode.get(target) for target in column]
+        column = [self._label(target) for target in self.table[self.target][:]]
         return column if any(is_label(target) for target in column) else None
+
+    def _label(self, target: Any) -> Any:
+        if isinstance(target, float):  # a column of integers with gaps, as pandas writes it
+            target = None if math.isnan(target) else int(target) if target.is_integer() else target
+        return self.recode.get(target) if self.recode is not None else target
 
 
 class FileRows:
-    """Image files, with a mask file each or without. Ids are paths inside `root`."""
+    """Image files. Ids are paths inside `root`.
 
-    def __init__(self, images: Sequence[Path], root: Path, masks: Sequence[Path] | None = None) -> None:
-        self.images, self.masks = list(images), list(masks) if masks is not None else None
-        self.ids = [path.relative_to(root).as_posix() for path in self.images]
+    Args:
+        masks, labels: a mask file or a label for each image, or neither.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Path],
+        root: Path,
+        *,
+        masks: Sequence[Path] | None = None,
+        labels: Sequence[Any] | None = None,
+    ) -> None:
+        self.images, self.masks, self.labels = images, masks, labels
+        self.ids = [path.relative_to(root).as_posix() for path in images]
 
     def raw(self, row: int) -> tuple[Any, Any]:
-        return self.images[row], self.masks[row] if self.masks else None
+        found = self.masks or self.labels
+        return self.images[row], found[row] if found else None
 
     def targets(self) -> Sequence[Any] | None:
-        return None
+        return self.labels if any(is_label(label) for label in self.labels or ()) else None
 
 
 class BuiltinRows:
@@ -110,6 +125,13 @@ class WithoutTargets:
         return None
 
 
+def holds_labels(feature: Any) -> bool:
+    """Whether a column can hold one label an image: a class, a number or a word."""
+    if isinstance(feature, datasets.ClassLabel):
+        return True
+    return isinstance(feature, datasets.Value) and not feature.dtype.endswith("binary")  # the bytes of a file
+
+
 def is_label(target: Any) -> bool:
     """Whether a target says something: neither null nor the -1 that marks an image without a label."""
     return target is not None and not (isinstance(target, (int, np.integer)) and target == NO_LABEL)
@@ -120,7 +142,7 @@ def _paths_inside(folder: Path, table: datasets.Dataset, image: str) -> list[str
     roots = (folder.absolute(), folder.resolve())
     found: list[str] = []
     for item in table[image]:
-        path = Path(item.get("path") or "")
+        path = Path(item.get("path") or "") if isinstance(item, Mapping) else Path()
         root = next((root for root in roots if path.is_absolute() and path.is_relative_to(root)), None)
         if root is None:
             return None

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
 
 from .builtin import BUILTIN_SETS, load_builtin
-from .decoding import CorruptImage, find_images, to_mask, to_rgb
-from .rows import NO_LABEL, BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, is_label
+from .decoding import check_image, find_images, to_mask, to_rgb
+from .folders import UNLABELED_FOLDERS, check_class_names, class_folders, mask_folders
+from .rows import NO_LABEL, BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, is_label
 from .transforms import IGNORE_INDEX
 
-_IMAGE_FOLDERS = ("images", "image", "img")
-_MASK_FOLDERS = ("masks", "mask", "annotations", "labels")
-_SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
-_UNLABELED_FOLDERS = ("unlabeled", "unlabelled")
 _SHOWN = 10
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -63,16 +53,27 @@ class ImageSet:
         if self.task == "image-classification":
             return item | {"label": self._class_index(target)}
         mask = self._class_ids(self._mask_values(index, target))
-        check_mask_size(mask, item["image"], self._called(index))
+        check_mask_size(mask.shape, item["image"].size, self._called(index))
         return item | {"mask": mask}
 
-    def values(self, index: int) -> list[int]:
-        """The class ids in an image's mask, sorted, without void; the image is not read."""
-        _, target = self.rows.raw(int(self.chosen[index]))
-        if target is None:
-            return []
-        found = self._class_ids(np.unique(self._mask_values(index, target)))
-        return sorted(int(value) for value in found if value != IGNORE_INDEX)
+    def look(self, index: int) -> tuple[tuple[int, int], tuple[int, ...] | None]:
+        """An image's `(width, height)` and the class ids in its mask, without void; None where it has no mask.
+
+        Both files are read to their end, as far as that needs no full decoding.
+
+        Raises:
+            CorruptImage, ValueError: as `self[index]`; labels of whole images are not looked at.
+        """
+        image, target = self.rows.raw(int(self.chosen[index]))
+        size = check_image(image, self._called(index))
+        if self.task == "image-classification" or not is_label(target):
+            return size, None
+        mask = self._mask_values(index, target)
+        check_mask_size(mask.shape, size, self._called(index))
+        # Counting takes half the time of sorting, and 32-bit ids would need a table of billions.
+        narrow = mask.dtype.kind == "u" and mask.dtype.itemsize <= 2
+        found = self._class_ids(np.flatnonzero(np.bincount(mask.ravel())) if narrow else np.unique(mask))
+        return size, tuple(int(value) for value in found if value != IGNORE_INDEX)
 
     def _mask_values(self, index: int, target: Any) -> np.ndarray:
         return to_mask(target, str(target) if isinstance(target, Path) else self._called(index))
@@ -125,52 +126,14 @@ class ImageSet:
         return replace(self, rows=WithoutTargets(self.rows), class_of=None)
 
 
-def check_mask_size(mask: np.ndarray, image: Image.Image, name: str) -> None:
-    """Raises DataError unless the mask has one value for every pixel of the image."""
-    if mask.shape != image.size[::-1]:
+def check_mask_size(mask: Sequence[int], image: tuple[int, int], name: str) -> None:
+    """Raises DataError unless a mask of shape (H, W) has one value for every pixel of an image of (width, height)."""
+    if tuple(mask) != image[::-1]:
         raise DataError(
-            f"The image {name} is {image.width}x{image.height} but its mask is {mask.shape[1]}x{mask.shape[0]}: a mask "
-            "needs one value for every pixel. Pair the right files, or resize the mask to the image with "
-            "nearest-neighbour interpolation."
+            f"The image {name} is {image[0]}x{image[1]} but its mask is {mask[1]}x{mask[0]}: a mask needs one value "
+            "for every pixel. Pair the right files, or resize the mask to the image with nearest-neighbour "
+            "interpolation."
         )
-
-
-def corrupt_images(source: ImageSet) -> dict[int, str]:
-    """Positions of images, or of their masks, that cannot be decoded, with the reason.
-
-    Everything is decoded to its end, because that is the only way to find a truncated file.
-
-    Raises:
-        DataError, ValueError: a mask that is not one of class ids, or has another size than its image.
-    """
-    if isinstance(source.rows, BuiltinRows):
-        return {}
-    files = source.without_targets() if source.task == "image-classification" else source
-
-    def reason(position: int) -> str | None:
-        try:
-            files[position]
-        except CorruptImage as problem:
-            return str(problem)
-        return None
-
-    return {position: text for position, text in enumerate(_in_threads(reason, len(files))) if text}
-
-
-def mask_values(source: ImageSet) -> dict[str, list[int]]:
-    """Per image id, the class ids in its mask, void left out; empty where all of it is void or there is no mask."""
-    return dict(zip(source.ids, _in_threads(source.values, len(source)), strict=True))
-
-
-def _in_threads(function: Callable[[int], _Result], count: int) -> Iterator[_Result]:
-    """`function(0..count-1)` in order. Pillow and NumPy release the interpreter lock while they decode and sort."""
-
-    def block(start: int) -> list[_Result]:
-        return [function(position) for position in range(start, min(start + 64, count))]
-
-    with ThreadPoolExecutor() as pool:
-        for results in pool.map(block, range(0, count, 64)):  # blocks: a future each for a million images is a gigabyte
-            yield from results
 
 
 # ---- finding the splits ----------------------------------------------------------------------------------------------
@@ -195,20 +158,29 @@ def open_splits(
     """
     if name in BUILTIN_SETS:
         builtin = load_builtin(name)
-        kind = "label" if task == "image-classification" else "mask"
+        kind = _target_of(task)
         if kind not in builtin["train"][0]:
             fitting = [key for key in BUILTIN_SETS if kind in load_builtin(key)["train"][0]]
             raise DataError(f"The builtin set {name!r} has no {kind}s, which {task} needs. Use {', '.join(fitting)}.")
         return {split: BuiltinRows(items) for split, items in builtin.items()}, list(builtin["train"].class_names)
-    if task == "semantic-segmentation" and (found := _mask_folders(Path(name).expanduser())):
-        return {**found}, None
+    root = Path(name).expanduser()
+    if task == "semantic-segmentation" and (masked := mask_folders(root)):
+        return {**masked}, None
+    plain = image_column is label_column is None
+    if task == "image-classification" and plain and (classified := class_folders(root)):
+        return {**classified[0]}, classified[1]
     tables, folder = _load_tables(name, config_name, token)
     first = tables.get("train", next(iter(tables.values())))
     image = _image_column(first, name, image_column)
+    if image == label_column:
+        raise DataError(
+            f"--image_column and --label_column are both {image!r}, and a value cannot be an image and its label. "
+            f"Name two of: {', '.join(first.column_names)}."
+        )
     target = _target_column(first, name, image, label_column, task)
     classes = _class_names(first, target)
     if folder:
-        _check_class_folders(folder, set(classes or ()))
+        check_class_names(folder, set(classes or ()))
     if task == "semantic-segmentation" and target is None:
         raise DataError(
             f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with --label_column, "
@@ -224,78 +196,94 @@ def open_splits(
     return splits, classes
 
 
-def open_unlabeled_folder(folder: str) -> Rows:
-    """All images in a flat or nested folder; other files are passed over.
-
-    Raises:
-        DataError: no such folder, or no image in it.
-    """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise DataError(f"--unlabeled_dir {folder!r} is not a folder. Check the path.")
-    images = find_images(root)
-    if not images:
-        raise DataError(
-            f"--unlabeled_dir {folder!r} holds no images (JPEG, PNG, ...). Check the path and the file names."
-        )
-    return FileRows(images, root)
-
-
 def open_unlabeled_table(
     name: str,
     split: str | None,
-    image_column: str | None,
-    token: str | None = None,
     *,
-    task: str | None = None,
+    task: str,
+    config_name: str | None = None,
+    image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] = (),
+    token: str | None = None,
 ) -> Rows:
     """The images of a data set: the split named, else `unlabeled`, else the only one.
 
+    Labels or masks that the set happens to have are kept, to score pseudo labels.
+
     Args:
-        task, label_column: with a task, labels or masks that the set happens to have are kept, to score pseudo labels.
+        image_column, label_column: used where the set has them.
         class_names: the run's classes; labels are brought to their order by name, and other names are unknown.
 
     Raises:
         DataError: no such data set or split, or several splits to choose from.
     """
+    if name in BUILTIN_SETS:
+        builtin = load_builtin(name)
+        chosen = builtin[_unlabeled_split(name, split, list(builtin))]
+        scored = _target_of(task) in chosen[0] and list(class_names) == list(chosen.class_names)
+        return BuiltinRows(chosen) if scored else WithoutTargets(BuiltinRows(chosen))
     root = Path(name).expanduser()
     # `datasets` passes over a split folder that has none of its own split names, and labels nobody if it is listed.
-    for folder in [root / part for part in ([split] if split else _UNLABELED_FOLDERS)]:
+    for folder in [root / part for part in ([split] if split else UNLABELED_FOLDERS)]:
         if folder.is_dir() and (images := find_images(folder)):
             return FileRows(images, root)
-    tables, local = _load_tables(name, None, token)
-    chosen = split or ("unlabeled" if "unlabeled" in tables else next(iter(tables)) if len(tables) == 1 else None)
-    if chosen not in tables:
-        asked = f"no split {split!r}" if split else "several splits"
-        raise DataError(
-            f"The unlabeled data set {name!r} has {asked}; it has: {', '.join(tables)}. Use --unlabeled_split."
-        )
-    table = tables[chosen]
+    position = {word: index for index, word in enumerate(class_names)}
+    if _has_labels(task) and (classified := class_folders(root)):
+        rows = classified[0]
+        files = rows[_unlabeled_split(name, split, list(rows))]
+        return FileRows(files.images, root, labels=[position.get(label) for label in files.labels or ()])
+    tables, local = _load_tables(name, config_name, token, unlabeled=split or "unlabeled")
+    table = tables[_unlabeled_split(name, split, list(tables))]
     image = _image_column(table, name, image_column if image_column in table.column_names else None)
-    if task is None:
-        return TableRows(table, image, None, folder=local)
-    column = label_column if label_column in table.column_names else None
-    target = _target_column(table, name, image, column, task)
+    fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == _has_labels(task)
+    target = _target_column(table, name, image, label_column if fitting else None, task)
     recode = None
-    if target and task == "image-classification":
+    if target and _has_labels(task):
         own = _class_names(table, target)
-        position = {word: index for index, word in enumerate(class_names)}
         words = dict(enumerate(own)) if own else {word: str(word) for word in table.unique(target)}
         recode = {word: position[text] for word, text in words.items() if text in position}
     return TableRows(table, image, target, folder=local, recode=recode)
 
 
+def _unlabeled_split(name: str, asked: str | None, splits: list[str]) -> str:
+    chosen = asked or ("unlabeled" if "unlabeled" in splits else splits[0] if len(splits) == 1 else None)
+    if chosen not in splits:
+        given = f"no split {asked!r}" if asked else "several splits"
+        raise DataError(
+            f"The unlabeled data set {name!r} has {given}; it has: {', '.join(splits)}. Name one with "
+            "--unlabeled_split."
+        )
+    return chosen
+
+
+def _has_labels(task: str) -> bool:
+    return task == "image-classification"
+
+
+def _target_of(task: str) -> str:
+    """What an item's target is called."""
+    return "label" if _has_labels(task) else "mask"
+
+
 def _load_tables(
-    name: str, config_name: str | None, token: str | None
+    name: str, config_name: str | None, token: str | None, *, unlabeled: str | None = None
 ) -> tuple[dict[str, datasets.Dataset], Path | None]:
-    """The splits, and the folder they come from if it is a local one."""
+    """The splits, and the folder they come from if it is a local one.
+
+    Args:
+        unlabeled: a split that is looked for in files of its own name, which `datasets` passes over in local folders.
+    """
     folder = Path(name).expanduser()
     if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
     try:
-        loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
+        own_files = (
+            {unlabeled: f"{unlabeled}*.parquet"} if unlabeled and any(folder.glob(f"{unlabeled}*.parquet")) else None
+        )
+        loaded = datasets.load_dataset(
+            str(folder) if folder.exists() else name, config_name, data_files=own_files, token=token
+        )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
         reason = problem.__cause__ or problem  # "An error occurred while generating the dataset" says nothing
         text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
@@ -319,7 +307,8 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
         return _named_column(table, name, asked, "--image_column")
     images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
     for column in ("image", "img", "pixel_values"):
-        if column in images or (column in table.column_names and not images):
+        # Files as plain bytes, as other tools write them, have no feature that says so.
+        if column in images or (column in table.column_names and not (images and holds_labels(table.features[column]))):
             return column
     if images:
         return images[0]
@@ -330,7 +319,7 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
 
 def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | None, task: str) -> str | None:
     """The column of labels (one value an image) or of masks."""
-    labels = [key for key, kind in table.features.items() if isinstance(kind, (datasets.ClassLabel, datasets.Value))]
+    labels = [key for key, kind in table.features.items() if holds_labels(kind)]
     fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
     if asked is not None:
         if _named_column(table, name, asked, "--label_column") not in fitting:
@@ -350,49 +339,3 @@ def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | 
 def _class_names(table: datasets.Dataset, target: str | None) -> list[str] | None:
     feature = table.features.get(target) if target else None
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-
-
-def _check_class_folders(folder: Path, classes: set[str]) -> None:
-    """Raises DataError where a folder that is no class was taken for one, as `datasets` does with every folder."""
-    if unlabeled := classes & set(_UNLABELED_FOLDERS):
-        raise DataError(
-            f"The folder {min(unlabeled)!r} in {str(folder)!r} would become a class. Move it out and pass it as "
-            "--unlabeled_dir."
-        )
-    if classes & set(_IMAGE_FOLDERS) and classes & set(_MASK_FOLDERS):
-        raise DataError(
-            f"{str(folder)!r} holds images beside masks, not one folder per class. Add --task semantic-segmentation."
-        )
-
-
-def _mask_folders(root: Path) -> dict[str, FileRows]:
-    """Splits of a folder with `images/` and `masks/` inside, at the root (train) or per split; empty without them."""
-    splits: dict[str, FileRows] = {}
-    for split, names in _SPLIT_FOLDERS.items():
-        for folder in [root / name for name in names] + ([root] if split == "train" else []):
-            if split not in splits and (rows := _image_and_mask_files(folder, root)) is not None:
-                splits[split] = rows
-    return splits
-
-
-def _image_and_mask_files(folder: Path, root: Path) -> FileRows | None:
-    image_folder = next((folder / name for name in _IMAGE_FOLDERS if (folder / name).is_dir()), None)
-    mask_folder = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
-    if image_folder is None:
-        return None
-    if mask_folder is None:
-        raise DataError(
-            f"{str(image_folder)!r} has no folder 'masks' beside it. Add the masks under the names of the images, or "
-            "pass the images as --unlabeled_dir."
-        )
-    images = find_images(image_folder)
-    by_name = {path.relative_to(mask_folder).with_suffix("").as_posix(): path for path in find_images(mask_folder)}
-    names = [path.relative_to(image_folder).with_suffix("").as_posix() for path in images]
-    missing = [name for name in names if name not in by_name]
-    if missing or not images:
-        raise DataError(
-            f"{len(missing)} of {len(names)} images in {str(image_folder)!r} have no mask of the same name in "
-            f"{str(mask_folder)!r}{f', for example {missing[0]!r}' if missing else ''}. Add the masks, or move images "
-            "without one to a folder of their own and pass it as --unlabeled_dir."
-        )
-    return FileRows(images, root, [by_name[name] for name in names])

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,6 @@ SPLIT_FILE = "split.json"
 EVAL_FRACTION = 0.2
 SMALLEST_SET_WITH_EVAL = 10
 _KEPT_PER_CLASS = 2  # carving an eval split never takes one of a class's last two labels
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of the training images by role, and the ids that name them in files.
-
-    Attributes:
-        labeled, unlabeled, evaluation: int64 rows, sorted.
-    """
-
-    labeled: np.ndarray
-    unlabeled: np.ndarray
-    evaluation: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

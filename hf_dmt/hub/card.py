@@ -63,8 +63,7 @@ def write_card(
     data_name, data_id = _dataset(run)
     data_ids = data_ids or ([data_id] if data_id else [])
     scored = _final_scores(run) if run else None
-    # The figures of a phase 0 that started from a pair trained before are not those of labels alone.
-    gain = gain_of(run) if run and not pair.get("continued") else None
+    gain = gain_of(run) if run else None
     metadata = ModelCardData(
         base_model=list(dict.fromkeys(base for base in bases.values() if base)) or None,
         datasets=data_ids or None,
@@ -96,7 +95,7 @@ def write_card(
         dataset=dataset or data_name,
         scored=scored,
         gain=gain,
-        headline=headline(run) if run and not pair.get("continued") else None,
+        headline=headline(run) if run else None,
         names=NAMES,
         score_of=score_of,
         figures=[name for name in _FIGURES if (folder / "figures" / name).is_file()],
@@ -139,15 +138,11 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _dataset(run: Run | None) -> tuple[str, str | None]:
-    """What to call the run's data, and its id on the Hub if it has one. A folder gives its name, never its path."""
-    given = (run.split.get("dataset") if run else None) or ""
-    if not given:
-        return "unnamed data", None
+    """What to call the run's data, and its id on the Hub if it has one."""
+    given = (run.split.get("dataset") if run else None) or "unnamed data"
     if given in BUILTIN_SETS:
         return f"{given} (built into hf_dmt)", None
-    if Path(given).exists() or not _HUB_ID.fullmatch(given):
-        return Path(given).resolve().name, None
-    return given, given
+    return given, run.split.get("dataset_id") if run else None
 
 
 def _final_scores(run: Run) -> tuple[str, dict[str, Any]] | None:

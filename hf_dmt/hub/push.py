@@ -17,10 +17,10 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 
+from ..data.files import write_json
 from .repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, PEER_FOLDER, PUBLISHED, HubError, publish
 
-_STAGING = "_push-"
-_MEMBERS = ("a", "b")
+STAGING = "_push-"
 # What a resume reads, and nothing else: the stock training_args.bin would tell paths and settings of the machine.
 _CHECKPOINT_FILES = (
     *PAIR_FILES,
@@ -43,7 +43,7 @@ class Staging:
     def __init__(self, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         self.output_dir = output_dir
-        self.folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=output_dir))
+        self.folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=output_dir))
 
     def add(self, source: Path, patterns: Iterable[str], place: str = ".") -> None:
         """Link the files of `source` that match, under `place`."""
@@ -71,6 +71,11 @@ class Staging:
         """A whole checkpoint under `name`, with the weights that every phase starts from where the run keeps them."""
         self.add(checkpoint, _CHECKPOINT_FILES, name)
         self.add(self.output_dir / "initial", PAIR_FILES, f"{name}/initial")
+        # The best checkpoint's path is of this machine: it helps nobody elsewhere and tells of its owner.
+        state = self.folder / name / "trainer_state.json"
+        content: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+        if best := content.get("best_model_checkpoint"):
+            write_json(state, {**content, "best_model_checkpoint": Path(best).name})
 
     def send(self, repo_id: str, **how: Any) -> CommitInfo:
         """Publish in one commit and remove the folder, whatever happens.
@@ -99,7 +104,7 @@ class BackgroundPushes:
     """
 
     def __init__(self, output_dir: Path) -> None:
-        for left in output_dir.glob(f"{_STAGING}*"):
+        for left in output_dir.glob(f"{STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
         self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
         self._pushes: list[Future[CommitInfo]] = []

@@ -33,6 +33,7 @@ from huggingface_hub.errors import (
 )
 
 PAIR_FILE = "dmt_config.json"
+LABELS_FILE = "dmt_labels.json"
 PEER_FOLDER = "peer"
 LAST_CHECKPOINT = "last-checkpoint"
 
@@ -58,8 +59,8 @@ def open_target(repo_id: str, *, token: str | None, private: bool | None = None,
         The full id, with the owner.
 
     Raises:
-        HubError: no or a wrong token, no right to write, a model that is not a pair under this name, or a public
-            repository where a private one was asked for.
+        HubError: no or a wrong token, no right to write, a model that is not a pair (a data set that is not pseudo
+            labels) under this name, or a public repository where a private one was asked for.
     """
     _check_token(token)
     api = HfApi(token=token)
@@ -73,11 +74,16 @@ def open_target(repo_id: str, *, token: str | None, private: bool | None = None,
             f"{name!r} exists and is public, but a private repository was asked for. Make it private in its settings "
             "on the Hub, or choose another name."
         )
-    foreign = sorted(file for file in files if file == "config.json" or file.endswith((".safetensors", ".bin")))
-    if repo_type == "model" and PAIR_FILE not in files and foreign:
+    if repo_type == "model":
+        foreign = [file for file in files if file == "config.json" or file.endswith((".safetensors", ".bin"))]
+        own, what = PAIR_FILE, "another model"
+    else:
+        foreign = [file for file in files if file not in (".gitattributes", "README.md")]
+        own, what = LABELS_FILE, "another data set"
+    if own not in files and foreign:
         raise HubError(
-            f"{name!r} holds another model ({foreign[0]}, no {PAIR_FILE}), which a pair would overwrite. Choose "
-            "another name with --hub_model_id."
+            f"{name!r} holds {what} ({min(foreign)}, no {own}), which this push would overwrite. Choose another name"
+            f"{' with --hub_model_id' if repo_type == 'model' else ''}."
         )
     return name
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,7 +17,7 @@ from .preprocessing import clean_inputs
 if TYPE_CHECKING:
     from .pair import ModelPair
 
-ImageLike = str | Image.Image
+ImageLike = str | Image.Image | np.ndarray | Tensor
 Prediction = list[dict[str, Any]]
 
 
@@ -41,7 +42,8 @@ class EnsemblePipeline:
         """Predict one image or many.
 
         Args:
-            inputs: a path, a URL or a PIL image; a list of these; or anything that yields them, read as it is consumed.
+            inputs: a path, a URL or a PIL image, for images also an array (H, W, 3) or (3, H, W), uint8; a list of
+                these; or anything that yields them, read as it is consumed.
             top_k: images only: how many labels to return; None returns all.
             timeout: seconds to wait for an image from the web.
 
@@ -51,7 +53,7 @@ class EnsemblePipeline:
         Raises:
             ValueError: something that is no image.
         """
-        if isinstance(inputs, (str, Image.Image)):
+        if isinstance(inputs, (str, Image.Image, np.ndarray, Tensor)):
             return next(self._predict([inputs], top_k, timeout))
         if isinstance(inputs, (list, tuple)):
             return list(self._predict(inputs, top_k, timeout))
@@ -63,12 +65,17 @@ class EnsemblePipeline:
         entries = self._pixels if self.pair.task == "semantic-segmentation" else self._labels
         waiting = iter(inputs)
         while batch := list(islice(waiting, self.batch_size)):
-            images = [load_image(image, timeout=timeout) for image in batch]
+            images = [self._loaded(image, timeout) for image in batch]
             logits = {name: self._logits(name, images) for name in ("a", "b")}
             for index, image in enumerate(images):
                 yield entries({name: rows[index] for name, rows in logits.items()}, image, top_k)
 
-    def _logits(self, name: str, images: list[Image.Image]) -> list[Tensor]:
+    def _loaded(self, image: ImageLike, timeout: float | None) -> Any:
+        if isinstance(image, (np.ndarray, Tensor)) and self.pair.task == "image-classification":
+            return image
+        return load_image(image, timeout=timeout)
+
+    def _logits(self, name: str, images: list[Any]) -> list[Tensor]:
         """Logits of every image on the CPU; images that come to one size go through the member together."""
         inputs = clean_inputs(self.pair.processor(name), images)
         found: dict[int, Tensor] = {}
@@ -83,7 +90,7 @@ class EnsemblePipeline:
         member.train(was_training)
         return [found[row] for row in range(len(images))]
 
-    def _labels(self, logits: dict[str, Tensor], image: Image.Image, top_k: int | None) -> Prediction:
+    def _labels(self, logits: dict[str, Tensor], image: Any, top_k: int | None) -> Prediction:
         a, b = (logits[name].softmax(dim=0) for name in ("a", "b"))
         mean, difference = (a + b) / 2, (a - b).abs()
         return [

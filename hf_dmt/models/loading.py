@@ -94,7 +94,7 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
     """The configuration of a Hub id or folder, with an error that names what was given."""
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
-    except (OSError, ValueError, KeyError) as problem:
+    except (OSError, ValueError, KeyError, TypeError) as problem:  # transformers 5.17 takes a list for settings
         if "trust_remote_code" in str(problem):
             raise CheckpointError(
                 f"{source!r} contains its own modelling code, which is not run unless you ask for it: read that code, "

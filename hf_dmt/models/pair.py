@@ -238,7 +238,11 @@ class ModelPair(nn.Module, PushToHubMixin):
             task=task,
             image_size=image_size,
             metadata={
-                "base_models": sources,
+                # Published: of a folder only its name, for a path tells of its owner's machine.
+                "base_models": {
+                    name: Path(source).resolve().name if Path(source).is_dir() else source
+                    for name, source in sources.items()
+                },
                 # Known where a member came from the Hub, and then it says from which revision.
                 "base_commits": {name: getattr(model.config, "_commit_hash", None) for name, model in members.items()},
                 "seed": seed,

@@ -1,7 +1,8 @@
 """Small members trained from scratch: `tiny:vit`, `tiny:resnet` and so on, for trying things without a download.
 
-Each is a stock transformers architecture with a small configuration, or the paper's WRN-28-2, so everything that holds
-for a checkpoint (saving, `pipeline()`, the Hub) holds for them.
+Each is a stock transformers architecture with a small configuration, or one of the paper's two networks
+(`paper:wrn-28-2`, `paper:deeplab-v2`), so everything that holds for a checkpoint (saving, `pipeline()`, the Hub) holds
+for them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ TASK_OF = {
     "paper:deeplab-v2": "semantic-segmentation",
     "tiny:vit": "image-classification",
     "tiny:resnet": "image-classification",
-    "tiny:wrn-28-2": "image-classification",
     "tiny:segformer": "semantic-segmentation",
     "tiny:mobilenet-deeplab": "semantic-segmentation",
     "tiny:upernet": "semantic-segmentation",
@@ -93,12 +93,6 @@ def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[Pret
                 **labels,
             )
             return config, BitImageProcessor(size={"shortest_edge": side}, crop_size=square)
-        case "tiny:wrn-28-2":
-            # The paper's network for CIFAR-10, 1.5 M parameters, and the colours of that set.
-            processor = ViTImageProcessor(
-                size=square, image_mean=[0.49137, 0.48235, 0.44667], image_std=[0.24706, 0.24353, 0.26157]
-            )
-            return WideResNetConfig(**labels), processor
         case "tiny:segformer":
             config = SegformerConfig(
                 hidden_sizes=[24, 40, 64, 96],

@@ -34,7 +34,7 @@ class Gain:
 def gain_of(run: Run) -> Gain | None:
     """The gain on the test split, else on eval; None where nothing can be compared (see `why_no_gain`)."""
     phases = run.phases
-    if len(phases) < 2 or phases[0]["phase"] != 0:
+    if len(phases) < 2 or phases[0]["phase"] != 0 or run.continued:
         return None
     for split in ("test", "eval"):
         last = phases[-1].get(split)
@@ -62,6 +62,8 @@ def why_no_gain(run: Run) -> str:
         return "No phase has finished yet, so there is nothing to compare."
     if not run.uses_unlabeled:
         return "This run used the labels alone: it is what other runs are compared with."
+    if run.continued:
+        return "The pair had been trained before this run started, so nothing here compares it with labels alone."
     if run.phases[0]["phase"] != 0:
         return "There was no phase on the labels alone (supervised_epochs 0), so there is nothing to compare with."
     if len(run.phases) < 2:

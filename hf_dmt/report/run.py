@@ -23,6 +23,7 @@ class Run:
     Attributes:
         results: `dmt_results.json`. events: the training log events of `telemetry.jsonl`, in order of steps.
         split: `split.json`, {} without one. base_models: what a and b started from, {} where not recorded.
+        continued: the pair had been trained before, so its phase 0 is not one on labels alone.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Run:
     events: list[dict[str, Any]]
     split: dict[str, Any]
     base_models: dict[str, str]
+    continued: bool = False
 
     @property
     def phases(self) -> list[dict[str, Any]]:
@@ -112,9 +114,11 @@ def read_run(folder: str | Path) -> Run:
             "file of a run. Give the output folder of a run that trained."
         )
     events = [event for event in _read_lines(folder / "telemetry.jsonl") if "a/loss" in event or "b/loss" in event]
-    base_models = _read_optional(folder / "dmt_config.json").get("base_models")
+    pair = _read_optional(folder / "dmt_config.json")
+    base_models = pair.get("base_models")
     split = _read_optional(folder / "split.json")
-    return Run(folder, results, events, split, base_models if isinstance(base_models, dict) else {})
+    bases = base_models if isinstance(base_models, dict) else {}
+    return Run(folder, results, events, split, bases, continued=bool(pair.get("continued")))
 
 
 def _read_optional(file: Path) -> dict[str, Any]:

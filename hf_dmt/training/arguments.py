@@ -21,6 +21,7 @@ _REPLACED: dict[str, str] = {
     "ignore_data_skip": "a resumed phase goes on where it stood: leave it out",
     "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels: "
     "leave it out",
+    "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and stops: leave it out",
 }
 
 

@@ -8,6 +8,7 @@ resume without its optimizer.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from zipfile import is_zipfile
 
@@ -19,11 +20,40 @@ from ..models.pair import PAIR_FILE, PEER_FOLDER
 
 def last_complete_checkpoint(output_dir: str | Path, world_size: int) -> Path | None:
     """The newest `checkpoint-N` that holds everything a resume needs, else None."""
-    found = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.split("-")[-1]), reverse=True):
+    for path in sorted(_numbered(output_dir), key=_number, reverse=True):
         if not missing_files(path, world_size):
             return path
     return None
+
+
+def not_written(checkpoint: Path, world_size: int, problem: Exception) -> OSError:
+    """The error for a checkpoint that could not be written: where, why, and what is still there to go on from."""
+    last = last_complete_checkpoint(checkpoint.parent, world_size)
+    usable = f"{last.name} is complete: go on from it" if last else "there is no earlier one: start again"
+    reason = getattr(problem, "strerror", None) or (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return OSError(
+        getattr(problem, "errno", None),
+        f"{checkpoint.name} cannot be written in {checkpoint.parent} ({reason}). Free space or change the folder's "
+        f"rights; {usable} with --resume_from_checkpoint True. --save_total_limit 2 keeps fewer checkpoints",
+    )
+
+
+def delete_old(newest: Path, limit: int, *, best: str | None) -> None:
+    """Keep `limit` checkpoints: the newest, the best, and then those of the highest numbers."""
+    kept = {newest.name, Path(best).name} if best else {newest.name}
+    others = sorted((path for path in _numbered(newest.parent) if path.name not in kept), key=_number)
+    for path in others[: max(0, len(others) + len(kept) - limit)]:
+        (path / TRAINER_STATE_NAME).unlink(missing_ok=True)  # half deleted, it must not pass for a whole one
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _numbered(output_dir: str | Path) -> list[Path]:
+    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return [path for path in found if path.is_dir() and path.name.rpartition("-")[2].isdigit()]
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def missing_files(checkpoint: str | Path, world_size: int) -> list[str]:

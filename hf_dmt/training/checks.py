@@ -66,8 +66,8 @@ def check_processes(world_size: int, environment: Mapping[str, str]) -> None:
     """Refuse to train on fewer processes than were asked for: each would take all batches, and the run as many times as
     long as meant.
 
-    `accelerate launch --cpu --num_processes 2`, and a configuration of type MULTI_CPU or NO, start one process without a
-    word. They give it an address to meet the others at, and no number of its own.
+    `accelerate launch --cpu --num_processes 2`, and a configuration of type MULTI_CPU or NO, start one process without
+    a word. They give it an address to meet the others at, and no number of its own.
 
     Raises:
         ValueError: fewer than asked for, and the command that starts them.

@@ -115,6 +115,9 @@ def resolve(method: str, task: str, explicit: dict[str, Any]) -> Knobs:
     if method not in PRESETS:
         raise ValueError(f"Unknown method {method!r}; choose one of: {', '.join(PRESETS)}.")
     given = {name: value for name, value in explicit.items() if value is not None}
+    if method == "supervised":
+        # A recipe may set ratios, and with them labels alone would be trained on pseudo labels after all.
+        given.pop("label_ratios", None)
     preset = {**TASK_DEFAULTS[task], **PRESETS[method]}
     if given.get("strategy") == "online":
         # From the first step the labels are those of an untrained or freshly started teacher: let them in slowly.

@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.transforms import IGNORE_INDEX
 from ..models.ema import ExponentialAverage
 from ..models.frozen import freeze_backbones
 from ..models.pair import MEMBERS, ModelPair
-from . import checkpoints, evaluation, phases
+from . import checkpoints, evaluation, phases, run_folder
 from .arguments import DMTTrainingArguments
 from .checks import without_token
+from .faults import TrackersMayFail, explained
 from .inference import CleanPass, broadcast_buffers
+from .methods import Knobs
+from .preemption import StopOnSigterm
 from .telemetry import Telemetry
 
 logger = logging.get_logger(__name__)
@@ -39,11 +44,15 @@ class PairTrainer(Trainer):
         telemetry: sums per member, drained into the logs.
         last_scores: figures of the latest evaluation of `eval_dataset`; they choose the exported root.
         ema: averaged weights, where the run keeps them.
+        preemption: answers SIGTERM.
     """
 
     model: ModelPair
+    knobs: Knobs
+    callback_handler: Any
     args: DMTTrainingArguments
     telemetry: Telemetry
+    preemption: StopOnSigterm
     last_scores: evaluation.Scores | None = None
     ema: ExponentialAverage | None = None
     new_optimizer_state: dict[str, Any]
@@ -53,6 +62,30 @@ class PairTrainer(Trainer):
         if args.freeze_backbone:
             freeze_backbones(model)  # before the stock constructor, which may compile or wrap what it is given
         super().__init__(model=model, args=args, **stock)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """One run at a time writes into the output folder, and SIGTERM ends it with a checkpoint.
+
+        Raises:
+            ValueError: another process trains in this folder.
+            RunError: memory, workers, images or a tracker ended the run; the message says what to do.
+            SystemExit: SIGTERM came (code 143), so that no caller takes a run cut short for a finished one.
+        """
+        self.callback_handler = TrackersMayFail.over(self.callback_handler)
+        with (
+            run_folder.locked(self.args.output_dir, writes=self.args.should_save),
+            self.preemption.listening(),
+            explained(self.args, self.knobs),
+        ):
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.preemption.stopped:
+            raise SystemExit(StopOnSigterm.EXIT_CODE)
+        return output
 
     # ---- optimizer -------------------------------------------------------------------------------------------------
 
@@ -183,11 +216,20 @@ class PairTrainer(Trainer):
     # ---- saving and loading ----------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """An older checkpoint of this step loses its mark of completeness before its files are replaced."""
-        if self.args.should_save:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (Path(self.args.output_dir) / name / TRAINER_STATE_NAME).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
+        """An older checkpoint of this step loses its mark of completeness before its files are replaced, and old ones
+        go by their number: the stock order by time deletes the newest one after the clock was set back."""
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            if self.args.should_save:
+                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors raise their own
+            raise checkpoints.not_written(folder, self.args.world_size, problem) from problem
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save and limit:
+            checkpoints.delete_old(folder, limit, best=self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A checkpoint holds the live weights as a pair with a at the root, and the averages in `ema.safetensors`."""
@@ -234,11 +276,15 @@ class PairTrainer(Trainer):
         return target
 
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
-        """`True` may arrive as a word from a command line."""
+        """The folder to resume from, or None; `True` may arrive as a word from a command line."""
         if asked is None or asked is False or (isinstance(asked, str) and asked.lower() in ("false", "none", "")):
             return None
         if asked is True or (isinstance(asked, str) and asked.lower() == "true"):
-            last = checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)
+            # One process looks, after all have finished writing: the others could find a checkpoint whole that it did
+            # not, and train another phase.
+            self.accelerator.wait_for_everyone()
+            found = [checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)]
+            last = broadcast_object_list(found)[0]
             if last is None:
                 logger.warning(f"No complete checkpoint in {self.args.output_dir}: starting from the beginning.")
             return str(last) if last else None

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ..data.batches import PseudoLabels
-from ..data.pseudo_labels import ImageLabels, PixelLabels
+from ..data.pseudo_labels import ImageLabels, PixelLabels, StoreError
 from ..method import Phase
 from ..models.pair import MEMBERS, ModelPair
 from . import labeling
@@ -69,10 +69,10 @@ def provide(
     broadcast_object_list(reusable)
     if not reusable[0]:
         if in_the_middle:
-            raise ValueError(
+            raise StoreError(
                 f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
-                "from the "
-                "middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase before."
+                "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase "
+                "before."
             )
         if pair.task == "image-classification":
             labeling.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)

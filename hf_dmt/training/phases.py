@@ -108,6 +108,8 @@ class PhaseCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if not self.trainer.at_phase_end():  # stopped in its middle
+            return
         control.should_evaluate = True
         control.should_save = args.save_strategy != SaveStrategy.NO
         control.should_log = True

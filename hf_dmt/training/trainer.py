@@ -34,6 +34,7 @@ from . import evaluation, labeling, phase_labels, phases
 from .arguments import DMTTrainingArguments
 from .checks import check_inputs
 from .online import label_online
+from .preemption import StopOnSigterm
 from .progress import PhaseLines, PhaseProgress
 from .provenance import run_facts
 from .publishing import PublishingTrainer
@@ -114,7 +115,9 @@ class DMTTrainer(PublishingTrainer):
         )
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(PhaseLines() if args.disable_tqdm else PhaseProgress())
+        self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
+        self.preemption = StopOnSigterm()
+        self.add_callback(self.preemption)
         self.add_callback(phases.PhaseCallback(self))
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
@@ -146,11 +149,6 @@ class DMTTrainer(PublishingTrainer):
         # An evaluation before training leaves the raw module marked as prepared, and DDP would be left out silently.
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
-        if self.knobs.restart == "initial":
-            folder = Path(self.args.output_dir) / "initial"
-            self.initial = InitialWeights(
-                self.model, folder, resumed=self._resumed_from is not None, writes=self.args.should_save
-            )
         if self.knobs.ema_decay:
             official = self.knobs.ema_rule == "official"
             self.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official)
@@ -183,6 +181,11 @@ class DMTTrainer(PublishingTrainer):
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: Any, trial: Any
     ) -> tuple[int, int]:
+        if self.knobs.restart == "initial":
+            folder = Path(self.args.output_dir) / "initial"
+            self.initial = InitialWeights(
+                self.model, folder, resumed=self._resumed_from is not None, writes=self.args.should_save
+            )
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
         self._phase, self._steps_done = phases.position(self.phases, self.state.global_step)
         number = self.phases[self._phase].index if self._phase < len(self.phases) else len(self.phases) + 1
@@ -210,8 +213,7 @@ class DMTTrainer(PublishingTrainer):
         if self.args.world_size > 1 and self.model_wrapped is self.model:
             raise RuntimeError(
                 f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its "
-                "own "
-                "way. This is a bug in how training was started; start a new process with `accelerate launch`."
+                "own way. This is a bug in how training was started; start a new process with `accelerate launch`."
             )
         phase, in_the_middle = self.current_phase, self._steps_done > 0
         self._phase_start = time.monotonic()
@@ -347,7 +349,7 @@ class DMTTrainer(PublishingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.is_in_train and self._at_phase_end():
+        if self.is_in_train and self.at_phase_end():
             self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
         return metrics
 
@@ -355,7 +357,7 @@ class DMTTrainer(PublishingTrainer):
         """Decides what `save_strategy best` saves: the end of every phase too."""
         return super()._determine_best_metric(metrics, trial) or self._steps_done == 0
 
-    def _at_phase_end(self) -> bool:
+    def at_phase_end(self) -> bool:
         return self._phase < len(self.phases) and self._steps_done == self.current_phase.steps
 
     def _finish_phase(self, scores: evaluation.Scores | None) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torchvision.models.resnet import Bottleneck, ResNet
 from transformers import (
     AutoModel,
     BitImageProcessor,
@@ -20,7 +22,7 @@ from transformers import (
 )
 
 from hf_dmt import ModelPair
-from scripts.prepare_model import main
+from scripts.prepare_model import main, torchvision_name
 
 CLASSES = {0: "sky", 1: "road", 2: "tree"}
 
@@ -76,6 +78,46 @@ def test_branches_are_those_that_were_asked_for(backbones: Path, tmp_path: Path)
     assert len(pair.model_a.branches) == 2
 
 
+def test_weights_in_torchvisions_names_fill_the_backbone(backbones: Path, tmp_path: Path) -> None:
+    """Silent: Caffe weights behind RGB colours, or a tensor that kept the value of the other checkpoint."""
+    torch.manual_seed(1)
+    theirs = ResNet(Bottleneck, [1, 1, 1, 1])
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean), torch.nn.init.uniform_(module.weight)
+    state = {f"Scale.{key}": value for key, value in theirs.state_dict().items() if "num_batches" not in key}
+    save_file(state, tmp_path / "coco.safetensors")
+    wide = ResNetForImageClassification(ResNetConfig(depths=[1, 1, 1, 1]))
+    wide.save_pretrained(tmp_path / "resnet")
+    BitImageProcessor(size={"shortest_edge": 28}).save_pretrained(tmp_path / "resnet")
+    given = ["deeplab-v2", "--backbone", str(tmp_path / "resnet"), "--weights", str(tmp_path / "coco.safetensors")]
+    assert main([*given, "--bgr", "--output", str(tmp_path / "out")]) == 0
+    pair = ModelPair.from_models(tmp_path / "out", tmp_path / "out", task="semantic-segmentation", id2label=CLASSES)
+    assert type(pair.processor_a).__name__ == "CaffeImageProcessor"
+    found = pair.model_a.backbone.state_dict()
+    assert sorted(f"Scale.{torchvision_name(key)}" for key in found if "num_batches" not in key) == sorted(
+        key for key in state if ".fc." not in key
+    )
+    assert all(
+        torch.equal(value, state[f"Scale.{torchvision_name(key)}"])
+        for key, value in found.items()
+        if "num_batches" not in key
+    )
+
+
+def test_weights_that_do_not_fill_it_are_refused(
+    backbones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silent: a backbone that is half the other checkpoint's."""
+    save_file({"conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "part.safetensors")
+    given = ["deeplab-v2", "--backbone", str(backbones / "resnet"), "--output", str(tmp_path / "out")]
+    assert main([*given, "--weights", str(tmp_path / "part.safetensors")]) == 2
+    assert "of the backbone unset, such as 'bn1.bias'" in capsys.readouterr().err
+    (tmp_path / "x.pth").write_bytes(b"pickle")
+    assert main([*given, "--weights", str(tmp_path / "x.pth")]) == 2
+    assert "must be a safetensors file" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -83,6 +125,7 @@ def test_branches_are_those_that_were_asked_for(backbones: Path, tmp_path: Path)
         (["upernet", "--backbone", "{hub}/vit"], "'vit', which transformers cannot use as a backbone"),
         (["upernet", "--backbone", "/no/such/folder"], "/no/such/folder"),
         (["upernet", "--backbone", "{hub}/swin", "--output", "{hub}"], "not empty"),
+        (["upernet", "--backbone", "{hub}/swin", "--bgr"], "--bgr are for deeplab-v2"),
     ],
 )
 def test_what_cannot_be_a_backbone_is_named(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import two_processes
+from PIL import Image
 from small_runs import IMAGES, PIXELS, assert_same, results, telemetry
 
 from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
@@ -49,6 +50,10 @@ def errors_of(done: subprocess.CompletedProcess[str]) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same cases on one process, here, and on two."""
     target = tmp_path_factory.mktemp("processes")
+    (target / "files").mkdir()
+    for number in range(7):
+        Image.new("L", (8, 8), number).save(target / "files" / f"{number}.png")
+    (target / "files" / "5.png").write_bytes(b"cut")
     two_processes.run(target, 1)
     done = launch("run", str(target))
     assert done.returncode == 0, errors_of(done)
@@ -133,6 +138,23 @@ def test_labels_equal_those_of_one_process(folder: Path, name: str, phase: int) 
         summaries = [read_manifest(store)["summary"] for store in (one, two)]
         assert sum(summaries[1]["class_counts"]) == pytest.approx(sum(summaries[0]["class_counts"]), abs=8)
         assert summaries[1]["selected"] == pytest.approx(summaries[0]["selected"], abs=1e-3)
+
+
+def test_the_store_of_two_processes_is_that_of_one(folder: Path) -> None:
+    """Silent: labels, codes or thresholds that depend on the number of processes. Of one pair, byte by byte."""
+    one, two = (folder / f"store-{world}" for world in (1, 2))
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    assert len(names) == 2 * (13 + 1)
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+def test_files_are_looked_at_once_over_all_processes(found: Any) -> None:
+    """Silent: start-up that takes as long on eight processes as eight times the files would; findings of one share."""
+    one, two = (part["files"] for part in found)
+    assert one["reads"] == [7] and sorted(two["reads"]) == [3, 4]
+    assert two["known"] == one["known"] * 2 and len(one["known"][0][0]) == 6
+    assert "5.png" in one["known"][0][3][0]
 
 
 def test_batch_statistics_agree_before_they_label_and_score(two_only: Any) -> None:

@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
 from small_runs import (
     IMAGES,
     PIXELS,
@@ -28,6 +30,12 @@ from torchvision.transforms.functional import to_tensor
 from transformers import TrainerCallback
 
 from hf_dmt import DMTTrainer
+from hf_dmt.data.rows import FileRows
+from hf_dmt.data.scan import scan
+from hf_dmt.data.sources import ImageSet
+from hf_dmt.training.inference import CleanPass
+from hf_dmt.training.labeling import label_pixels
+from hf_dmt.training.methods import Knobs
 
 # 13 images on two processes: uneven shards. 5 + 7 + 13 updates of SGD, in which nothing hides a wrong scale.
 PLAIN: dict[str, Any] = {
@@ -106,9 +114,42 @@ def case(folder: Path, name: str, pair: Any, world: int, **settings: Any) -> tup
     }
 
 
+def same_store(folder: Path, world: int) -> None:
+    """Labels of the same weights, one image at a time: nothing but the number of processes differs."""
+    accelerator = Accelerator(cpu=True)
+    loop = CleanPass(1, rank=accelerator.process_index, world_size=world)
+    label_pixels(
+        make_pair("segformer", "segformer"), scenes(13, seed=1), loop, accelerator, folder / f"store-{world}",
+        knobs=Knobs(), facts={"phase": 1, "ratio": 0.5},
+    )  # fmt: skip
+
+
+class CountedRows(FileRows):
+    """Files, and how often this process read one."""
+
+    reads = 0
+
+    def raw(self, row: int) -> tuple[Any, Any]:
+        self.reads += 1
+        return super().raw(row)
+
+
+def look_at_files(folder: Path) -> dict[str, Any]:
+    """What every process knows of 7 files, one of them cut, and how many of them it read."""
+    files = sorted((folder / "files").iterdir())
+    rows = CountedRows(files, folder, masks=[files[0]] * len(files))
+    notes: list[str] = []
+    scanned = scan(ImageSet(rows, np.arange(7), PIXELS), "training", skip_corrupt=True, notes=notes)
+    return {
+        "known": gathered((scanned.images.ids, scanned.values.tolist(), scanned.shorter_sides.tolist(), notes)),
+        "reads": gathered(rows.reads),
+    }
+
+
 def run(folder: Path, world: int) -> None:
     """All cases, on as many processes as this was launched with."""
-    found: dict[str, Any] = {}
+    same_store(folder, world)
+    found: dict[str, Any] = {"files": look_at_files(folder)}
     for task in (IMAGES, PIXELS):
         for accumulation in (1, 2):
             name = f"{task}-accumulation-{accumulation}"

@@ -1,0 +1,229 @@
+"""The pseudo labels of a phase as a data set on the Hub: one configuration for each member, and a card of their own.
+
+The images stay where they are: they are somebody's, and a label names its image by id.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import torch
+from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
+
+from ..data.files import write_json
+from ..data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+from ..data.splits import sha256_of_ids
+from ..method import decode_confidence
+from ..report.run import MEMBERS, Run, read_run
+from .push import STAGING
+from .repository import LABELS_FILE, HubError, open_target, publish
+
+LABELS_FORMAT = 1
+_TASKS = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
+_TAGS = ("hf-dmt", "pseudo-labels", "semi-supervised-learning")
+_SHARD_BYTES = 500_000_000
+_SHOWN_CLASSES = 30
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+
+
+def push_labels(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    phase: int | None = None,
+    ids: Sequence[str] | None = None,
+    pair: str | None = None,
+    license: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    message: str = "Upload pseudo labels",
+) -> CommitInfo:
+    """Publish the pseudo labels that both members made for one phase, in one commit.
+
+    Read them with `load_dataset(repo_id, "a")`, the labels made by a, and `"b"`.
+
+    Args:
+        folder: output folder of a run.
+        repo_id: the data set's repository; made unless it exists.
+        phase: None takes the last one that has labels.
+        ids: of the unlabeled images in their order, where the run has no `split.json` (it was started from Python).
+        pair: the pair's repository, for the card to name. license: of the labels.
+        revision: branch, made if there is none. tag: a name for the commit.
+
+    Raises:
+        HubError: no complete labels, ids of other images, or the push failed.
+    """
+    folder = Path(folder)
+    try:
+        run = read_run(folder)
+        number, store = _store(folder, phase)
+        manifests = {name: read_manifest(store / name) for name in MEMBERS}
+        ids = _ids_of(store, run, manifests["a"], ids)
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder) as staged:
+            target = Path(staged) / "repository"
+            rows = {name: _as_dataset(store / name, run, ids, Path(staged) / "rows") for name in MEMBERS}
+            facts = _facts(run, number, manifests, rows)
+            write_json(target / LABELS_FILE, facts)
+            for name in MEMBERS:
+                _write_shards(rows[name], target / name)
+            (target / "README.md").write_text(_card(run, facts, repo_id, len(ids), pair, license), encoding="utf-8")
+            name = open_target(repo_id, token=token, private=private, repo_type="dataset")
+            return publish(
+                target,
+                name,
+                message=message,
+                token=token,
+                revision=revision,
+                tag=tag,
+                repo_type="dataset",
+                replaces=[LABELS_FILE, "README.md", *(f"{member}/*.parquet" for member in MEMBERS)],
+            )
+    except HubError:
+        raise
+    except ValueError as problem:  # of the readers, whose messages say what to do
+        raise HubError(f"The labels of {str(folder)!r} cannot be published: {problem}") from problem
+
+
+def _store(folder: Path, phase: int | None) -> tuple[int, Path]:
+    """Number and folder of a phase's labels."""
+    found = {
+        int(path.name.removeprefix("phase-")): path
+        for path in (folder / "pseudo_labels").glob("phase-*")
+        if path.name.removeprefix("phase-").isdigit()
+    }
+    if not found:
+        raise HubError(
+            f"{str(folder)!r} has no pseudo_labels/, so there are no labels to publish. Give the output folder of a "
+            "run with --strategy phases on unlabeled images."
+        )
+    if phase is not None and phase not in found:
+        raise HubError(
+            f"There are no labels of phase {phase}; this run has phases {', '.join(map(str, sorted(found)))}."
+        )
+    number = max(found) if phase is None else phase
+    return number, found[number]
+
+
+def _ids_of(store: Path, run: Run, manifest: dict[str, Any], given: Sequence[str] | None) -> list[str]:
+    """The ids of the images that the labels belong to, proven by the store's hash of them."""
+    if given is not None:
+        ids = [str(name) for name in given]
+    elif not run.is_pixels:
+        ids = pq.read_table(store / "a" / "labels.parquet", columns=["id"])["id"].to_pylist()
+    else:
+        ids = [str(name) for name in run.split.get("unlabeled") or range(run.results["num_unlabeled"])]
+    if sha256_of_ids(ids)[: len(manifest["ids"])] != manifest["ids"]:
+        raise HubError(
+            f"The labels in {str(store)!r} were made of other images than the {len(ids)} ids that are "
+            f"{'given' if given is not None else 'recorded in the run'}. Give ids= of the unlabeled images, in their "
+            "order."
+        )
+    return ids
+
+
+def _as_dataset(store: Path, run: Run, ids: list[str], cache: Path) -> datasets.Dataset:
+    if run.is_pixels:
+        return PixelLabels.read(store).as_dataset(ids, cache_dir=cache)
+    return ImageLabels.read(store).as_dataset(ids, run.class_names)
+
+
+def _write_shards(rows: datasets.Dataset, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    shards = max(1, math.ceil(rows.data.nbytes / _SHARD_BYTES))
+    for index in range(shards):
+        part = rows.shard(shards, index, contiguous=True)
+        part.to_parquet(folder / f"train-{index:05d}-of-{shards:05d}.parquet")
+
+
+def _facts(
+    run: Run, phase: int, manifests: dict[str, dict[str, Any]], rows: dict[str, datasets.Dataset]
+) -> dict[str, Any]:
+    """What `dmt_labels.json` says: how the labels were made and, where the truth is known, how good they are."""
+    first = manifests["a"]
+    members = {}
+    for name, manifest in manifests.items():
+        lowest = _pixel_thresholds(manifest) if run.is_pixels else _lowest_kept(rows[name], len(run.class_names))
+        members[name] = {
+            "base_model": run.base_models.get(name),
+            "kept": manifest["summary"]["selected"],
+            "accuracy": manifest["summary"]["accuracy"],
+            "kept_per_class": manifest["summary"]["class_counts"],
+            "lowest_confidence_kept": lowest,
+        }
+    return {
+        "format_version": LABELS_FORMAT,
+        "task": run.results["task"],
+        "id2label": dict(enumerate(run.class_names)),
+        "method": run.results["method"],
+        "phase": phase,
+        "label_ratio": first["ratio"],
+        "selection_rule": first["selection_rule"],
+        "class_balanced": first["class_balanced"],
+        "image_size": first["image_size"],
+        "weights": first.get("weights"),
+        "dataset": run.split.get("dataset"),
+        "unlabeled_from": run.split.get("unlabeled_from"),
+        "split_sha256": run.split.get("sha256"),
+        "members": members,
+    }
+
+
+def _pixel_thresholds(manifest: dict[str, Any]) -> list[float | None]:
+    """Per class, the confidence above which pixels are kept; None for a class without any."""
+    confidence = decode_confidence(torch.tensor(manifest["code_thresholds"])).tolist()
+    counts = manifest["summary"]["class_counts"]
+    return [value if count else None for value, count in zip(confidence, counts, strict=True)]
+
+
+def _lowest_kept(rows: datasets.Dataset, classes: int) -> list[float | None]:
+    """Per class, the lowest confidence among the images that are kept; None for a class without any."""
+    # Not with_format("numpy"): with torchvision from 0.26, datasets before 5 fails in it.
+    labels, confidence, kept = (rows.data.column(name).to_numpy() for name in ("label", "confidence", "kept"))
+    found = [confidence[kept & (labels == index)] for index in range(classes)]
+    return [float(values.min()) if len(values) else None for values in found]
+
+
+def _card(run: Run, facts: dict[str, Any], repo_id: str, count: int, pair: str | None, license: str | None) -> str:
+    source = run.split.get("unlabeled_from_id" if run.split.get("unlabeled_from") else "dataset_id")
+    metadata = DatasetCardData(
+        annotations_creators=["machine-generated"],
+        license=license,
+        pretty_name=repo_id.split("/")[-1],
+        size_categories=[_SIZES[min(len(_SIZES) - 1, max(0, len(str(count)) - 3))]],
+        source_datasets=[source] if source else None,
+        tags=list(_TAGS),
+        task_categories=[_TASKS[run.results["task"]]],
+        configs=[
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]} for name in MEMBERS
+        ],
+    )
+    shown = sorted(
+        range(len(run.class_names)),
+        key=lambda index: -sum(member["kept_per_class"][index] for member in facts["members"].values()),
+    )[:_SHOWN_CLASSES]
+    return (
+        str(
+            DatasetCard.from_template(
+                metadata,
+                template_str=resources.files(__package__).joinpath("label_card.md.jinja").read_text(encoding="utf-8"),
+                repo=repo_id,
+                title=repo_id.split("/")[-1],
+                facts=facts,
+                run=run,
+                count=count,
+                pair=pair,
+                shown=sorted(shown),
+                labels_file=LABELS_FILE,
+            )
+        )
+        + "\n"
+    )

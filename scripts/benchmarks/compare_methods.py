@@ -1,0 +1,308 @@
+"""Methods against each other on one split, one pair of models and one budget: does it help, and at what cost.
+
+    python scripts/benchmarks/compare_methods.py --suite smoke
+    python scripts/benchmarks/compare_methods.py --suite cpu --sets digits --seeds 0 1 2
+    python scripts/benchmarks/compare_methods.py --suite cpu --data cifar10=FOLDER --data camvid=FOLDER
+    python scripts/benchmarks/compare_methods.py --arms dmt --seeds 0 1 2 3 4
+    python scripts/benchmarks/compare_methods.py -- --dataset_name my_images --num_labeled 200 --model_a ...
+
+Without `--suite` the flags after `--` say what is trained on (none: the embedded digits). Every run is one call of
+`run_dmt.py`; for every seed `--split_seed` and `--seed` are set to it, so all methods see one split. A data set needs a
+train and a test split; where it has no validation split, evaluation images are taken from the labeled ones.
+
+The budget is counted in image passes: an image forward and backward through one member is 1, forward alone 1/3; passes
+that label and passes that weigh count, evaluation does not. `dmt` is run first and its passes are what every other
+method is given. The headline is the last weights; beside it stands the checkpoint that is best on the eval split.
+`--trials N` tries N learning rates per method on `--tuning_seeds` and keeps the best on the eval split.
+
+Every run leaves its own JSON under `--output_dir`, and a repeated command goes on where it was interrupted. For every
+data set it ends with tables, a figure and one sentence: `comparison.md`, `comparison.png`, `comparison.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_dmt.data.files import write_json
+from hf_dmt.training.command_line import parse
+from hf_dmt.training.methods import Knobs
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from scripts.benchmarks import comparison
+from scripts.benchmarks.comparison import BASELINE, ORACLE, REFERENCE
+from scripts.run_dmt import RECIPES
+from scripts.run_dmt import main as run_dmt
+
+RUN_DMT = Path(__file__).parents[1] / "run_dmt.py"
+FORWARD = 1 / 3  # image passes of a forward alone
+
+ARMS: dict[str, list[str]] = {
+    REFERENCE: [],
+    BASELINE: ["--method", "supervised"],
+    "mutual": ["--method", "mutual"],
+    "cbst": ["--method", "cbst"],
+    "dst": ["--method", "dst"],
+    "naive": ["--method", "naive"],
+    "flip": ["--method", "flip"],
+    "dmt-online": ["--strategy", "online"],
+    "cps": ["--method", "cps"],
+    "online-st": ["--method", "online-st"],
+    # As settings of the family: own hard labels of a weak view above 0.95, learned on a strong one; own hard labels of
+    # averaged weights.
+    "fixmatch": ["--method", "online-st", "--online_threshold", "0.95", "--augmentation", "strong"],
+    "mean-teacher": ["--method", "online-st", "--online_threshold", "0", "--ema_decay", "0.99"],
+    ORACLE: ["--method", "supervised"],  # on all labels
+}
+
+# One knob of dmt at a time.
+SETTINGS: dict[str, list[str]] = {
+    **{f"gamma-{gamma}": ["--gamma1", str(gamma), "--gamma2", str(gamma)] for gamma in (0, 1, 3, 9)},
+    "ratios-1": ["--label_ratios", "1"],
+    "ratios-3": ["--label_ratios", "0.33", "0.67", "1"],
+    "sequential": ["--exchange", "sequential"],
+    "restart-initial": ["--restart", "initial", "--gamma_schedule", "ramp"],
+    "class-balanced": ["--class_balanced", "true"],
+    "augmentation-strong": ["--augmentation", "strong"],
+}
+
+_SMALL = ["--logging_steps", "50", "--per_device_eval_batch_size", "128", "--warmup_steps", "0.05"]
+_CIFAR_CPU = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "32", "--learning_rate", "2e-3",
+              "--learning_rate_b", "1e-3", "--labeled_batch_size", "16", "--pseudo_batch_size", "48",
+              "--num_labeled", "1000", "--supervised_epochs", "80", "--phase_epochs", "0.4", *_SMALL]  # fmt: skip
+# Sized for 25 minutes an arm on one H200; no such machine was at hand to confirm it. Of 5,000 and 1,250 labels a fifth
+# is held out for evaluation.
+_WRN_GPU = ["--dataset_name", "{cifar10}", "--model_a", "tiny:wrn-28-2", "--model_b", "tiny:wrn-28-2",
+            "--image_size", "32", "--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true", "--learning_rate",
+            "0.1", "--weight_decay", "5e-4", "--lr_scheduler_type", "cosine", "--labeled_batch_size", "64",
+            "--pseudo_batch_size", "448", "--phase_epochs", "29", "--bf16", "true", "--dataloader_num_workers", "8",
+            "--logging_steps", "200", "--per_device_eval_batch_size", "1000"]  # fmt: skip
+_VIT_GPU = ["--dataset_name", "{cifar10}", "--model_a", "{vit_a}", "--model_b", "{vit_b}", "--num_labeled", "500",
+            "--learning_rate", "5e-5", "--warmup_steps", "0.05", "--labeled_batch_size", "16", "--pseudo_batch_size",
+            "48", "--supervised_epochs", "60", "--phase_epochs", "0.5", "--bf16", "true", "--dataloader_num_workers",
+            "8", "--logging_steps", "50", "--per_device_eval_batch_size", "128"]  # fmt: skip
+_CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation", "--model_a", "tiny:segformer",
+               "--model_b", "tiny:upernet", "--image_size", "96", "--num_labeled", "60", "--learning_rate",
+               "2e-3", "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--supervised_epochs",
+               "150", "--phase_epochs", "1", *_SMALL]  # fmt: skip
+
+# Per suite and data set the flags of run_dmt.py; {name} is what was given with --data name=FOLDER.
+SUITES: dict[str, dict[str, list[str]]] = {
+    "smoke": {"digits": ["--supervised_epochs", "4", "--phase_epochs", "0.05", "--per_device_eval_batch_size", "500"]},
+    "cpu": {
+        "digits": [],
+        "digit-scenes": ["--task", "semantic-segmentation"],
+        "cifar10": ["--dataset_name", "{cifar10}", *_CIFAR_CPU],
+        "camvid": ["--dataset_name", "{camvid}", *_CAMVID_CPU],
+    },
+    "gpu": {
+        "cifar10-4000": [*_WRN_GPU, "--num_labeled", "5000", "--supervised_epochs", "384"],
+        "cifar10-1000": [*_WRN_GPU, "--num_labeled", "1250", "--supervised_epochs", "1536"],
+        "cifar10-vit": _VIT_GPU,
+    },
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    own, flags = list(sys.argv[1:] if argv is None else argv), []
+    if "--" in own:
+        own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
+    arguments = parse_own(own)
+    folder = Path(arguments.output_dir) / (arguments.suite or "own")
+    for name, base in data_sets(arguments, flags).items():
+        names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
+        bench = Bench(folder / name, base, in_process=arguments.suite == "smoke")
+        factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
+        for seed in arguments.seeds:
+            for arm in names:
+                if arm == ORACLE and bench.run(REFERENCE, seed)["unlabeled_from"]:
+                    print("oracle is left out: the unlabeled images are a set of their own, without labels to train on")
+                    continue
+                bench.run(arm, seed, factor=factors.get(arm, 1.0))
+        comparison.write(folder / name, name)
+
+
+def parse_own(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=SUITES, help="data sets and sizes; default: the flags after --")
+    parser.add_argument("--sets", nargs="+", help="only these data sets of the suite")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="where a data set is")
+    parser.add_argument(
+        "--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *SETTINGS], metavar="ARM",
+        help=f"methods: {', '.join(ARMS)}; settings of dmt: {', '.join(SETTINGS)} (default: all methods)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits that are reported")
+    parser.add_argument("--trials", type=int, default=1, choices=range(1, len(TRIED) + 1), help="learning rates tried")
+    parser.add_argument("--tuning_seeds", type=int, nargs="+", default=[1000], help="splits they are tried on")
+    parser.add_argument("--output_dir", default="runs/comparison", help="where every run's figures are kept")
+    arguments = parser.parse_args(argv)
+    if both := set(arguments.seeds) & set(arguments.tuning_seeds):
+        parser.error(f"seeds {sorted(both)} are both tuned on and reported; choose other --tuning_seeds")
+    if arguments.sets and not set(arguments.sets) <= set(SUITES.get(arguments.suite, ())):
+        parser.error(f"--sets are of a suite: {SUITES.get(arguments.suite) and ', '.join(SUITES[arguments.suite])}")
+    return arguments
+
+
+def data_sets(arguments: argparse.Namespace, flags: list[str]) -> dict[str, list[str]]:
+    """Flags by data set; those of a suite whose folder was not given are left out, and said so."""
+    if arguments.suite is None:
+        return {"data": flags}
+    folders = dict(entry.split("=", 1) for entry in arguments.data)
+    found = {}
+    for name, base in SUITES[arguments.suite].items():
+        needs = [flag[1:-1] for flag in base if flag.startswith("{")]
+        if arguments.sets and name not in arguments.sets:
+            continue
+        if missing := [need for need in needs if need not in folders]:
+            print(f"{name} is left out: its images are not given (--data {missing[0]}=FOLDER)")
+            continue
+        found[name] = [flag.format(**folders) if flag.startswith("{") else flag for flag in base] + flags
+    return found
+
+
+# ---- budget ----------------------------------------------------------------------------------------------------------
+
+
+def image_passes(results: dict[str, Any]) -> list[float]:
+    """Image passes of every phase of a run: forward and backward 1, forward alone 1/3; both members together."""
+    knobs = results["knobs"]
+    batch = knobs["labeled_batch_size"] + knobs["pseudo_batch_size"]
+    passes = []
+    for entry in results["phases"]:
+        on_unlabeled = entry["phase"] > 0
+        members = 1 if on_unlabeled and knobs["exchange"] == "sequential" else 2
+        # The teacher's view of every image of a batch; with mixup, the pass that the weights come from.
+        without_gradient = on_unlabeled * FORWARD * ((knobs["strategy"] == "online") + (knobs["mixup_alpha"] > 0))
+        labeling = 2 * FORWARD * results["num_unlabeled"] if entry["pseudo_labels"] else 0.0
+        passes.append(members * entry["steps"] * batch * (1 + without_gradient) + labeling)
+    return passes
+
+
+def at_budget_of(reference: dict[str, Any], knobs: Knobs) -> list[str]:
+    """Flags that give a method with these knobs the image passes of a finished run; [] where it has them anyway."""
+    first, *others = image_passes(reference)
+    batch = knobs.labeled_batch_size + knobs.pseudo_batch_size
+    if not knobs.label_ratios:
+        # One phase, cut at the number of updates that the passes are good for.
+        return ["--supervised_epochs", "1e6", "--max_steps", str(round((first + sum(others)) / (2 * batch)))]
+    left, unlabeled = sum(others), reference["num_unlabeled"]
+    if knobs.strategy == "online":
+        cost, ratios = 1 + FORWARD * (1 + (knobs.mixup_alpha > 0)), [1.0]
+    elif list(knobs.label_ratios) != reference["knobs"]["label_ratios"]:
+        cost, ratios = 1 + FORWARD * (knobs.mixup_alpha > 0), list(knobs.label_ratios)
+        left -= len(ratios) * 2 * FORWARD * unlabeled
+    else:
+        return []
+    share = len(ratios) if reference["task"] == "semantic-segmentation" else sum(ratios)
+    updates = round(left / (2 * batch * cost))
+    epochs = updates * knobs.pseudo_batch_size / (unlabeled * share)
+    return ["--label_ratios", *map(str, ratios), "--phase_epochs", repr(epochs)]
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+# Learning rates tried, as multiples of the suite's.
+TRIED = (1.0, 0.5, 2.0, 0.25)
+CHECKPOINTS = 6  # looks at the eval split of a method that has no phases: as many as dmt has
+
+
+class Bench:
+    """All runs on one data set; each leaves `<arm>-seed-<n>.json` in the folder.
+
+    Args:
+        base: flags of every run. in_process: run here instead of in a process of their own: fast, but the peak memory
+            is then that of all runs so far.
+    """
+
+    def __init__(self, folder: Path, base: list[str], *, in_process: bool) -> None:
+        self.folder, self.base, self.in_process = folder, base, in_process
+
+    def tune(self, arms: Sequence[str], trials: int, seeds: Sequence[int]) -> dict[str, float]:
+        """Per arm the learning rate, as a multiple of the suite's, with the best mean score on the eval split."""
+        best = {}
+        for arm in arms:
+            tried = {}
+            for factor in TRIED[:trials]:
+                runs = [comparison.Run(self.run(arm, seed, factor=factor, trial=True)) for seed in seeds]
+                tried[factor] = sum(run.eval_score() for run in runs) / len(runs)
+            best[arm] = max(tried, key=lambda factor: tried[factor])
+            listed = ", ".join(f"x {factor:g}: {100 * score:.1f}" for factor, score in tried.items())
+            print(f"{arm}: learning rate x {best[arm]:g} (eval {listed})")
+        return best
+
+    def run(self, arm: str, seed: int, *, factor: float = 1.0, trial: bool = False) -> dict[str, Any]:
+        """The record of one run, read if it is there, else made now."""
+        name = f"{arm}-seed-{seed}" + (f"-rate-{factor:g}" if trial else "")
+        file = self.folder / ("trials" if trial else "runs") / f"{name}.json"
+        flags = self.flags(arm, seed, factor)
+        if file.is_file():
+            record: dict[str, Any] = json.loads(file.read_text())
+            if record["flags"] != flags:
+                raise SystemExit(
+                    f"{file} was run with other settings:\n  then: {' '.join(record['flags'])}\n  now:  "
+                    f"{' '.join(flags)}\nGive another --output_dir, or delete the file to run it again."
+                )
+            return record
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            code, output = self._call([*flags, "--output_dir", folder])
+            if code:
+                raise SystemExit(f"{name}: run_dmt.py ended with {code} for: {' '.join(flags)}\n{output[-4000:]}")
+            results, split = (json.loads((Path(folder) / f).read_text()) for f in ("dmt_results.json", "split.json"))
+        record = {
+            "arm": arm,
+            "seed": seed,
+            "flags": flags,
+            "passes": image_passes(results),
+            "split": split["sha256"],
+            "unlabeled_from": split.get("unlabeled_from"),
+            "own_process": not self.in_process,
+            "results": results,
+        }
+        write_json(file, record)
+        scores = "  ".join(f"{100 * value:5.1f}" for value in comparison.Run(record).last().values())
+        print(f"{name:32s} a, b, ensemble: {scores}   {time.monotonic() - start:4.0f} s", flush=True)
+        return record
+
+    def flags(self, arm: str, seed: int, factor: float) -> list[str]:
+        flags = [*self.base, *{**ARMS, **SETTINGS}[arm], "--split_seed", str(seed), "--seed", str(seed)]
+        model, _, args = parse([*flags, "--output_dir", "unused"], RECIPES)
+        knobs = args.knobs(model.task)
+        if factor != 1.0:
+            flags += ["--learning_rate", repr(factor * args.learning_rate)]
+            if args.learning_rate_b is not None:
+                flags += ["--learning_rate_b", repr(factor * args.learning_rate_b)]
+        looks = "epoch"
+        if arm != REFERENCE:
+            reference = self.run(REFERENCE, seed)
+            results = reference["results"]
+            flags += at_budget_of(results, knobs)
+            if arm == ORACLE:
+                flags += ["--num_labeled", str(results["num_labeled"] + results["num_unlabeled"])]
+            if not knobs.label_ratios or knobs.strategy == "online":
+                looks = "steps"
+                every = sum(reference["passes"]) / (2 * (knobs.labeled_batch_size + knobs.pseudo_batch_size))
+                flags += [f"--{what}_steps={max(1, round(every / CHECKPOINTS))}" for what in ("eval", "save")]
+        flags += ["--eval_strategy", looks, "--save_strategy", looks, "--save_total_limit", "1"]
+        return [*flags, "--load_best_model_at_end", "true", "--disable_tqdm", "true"]
+
+    def _call(self, flags: list[str]) -> tuple[int, str]:
+        if self.in_process:
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                return run_dmt(flags), output.getvalue()
+        done = subprocess.run([sys.executable, str(RUN_DMT), *flags], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""What a comparison of methods came to: tables, a figure and a sentence, from the files that its runs left."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from hf_dmt.data.files import write_aside, write_json
+from hf_dmt.training.evaluation import PRIMARY_METRIC
+
+REFERENCE = "dmt"  # whose passes are the budget of all
+BASELINE = "labeled-only"
+ORACLE = "oracle"
+ALONE = "labels alone (phase 0)"
+SCORES = ("weight", "disagreement", "confidence")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's file, as `compare_methods.py` wrote it. Scores are fractions by `a`, `b`, `ensemble`."""
+
+    record: dict[str, Any]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        results: dict[str, Any] = self.record["results"]
+        return results
+
+    @property
+    def seconds(self) -> float:
+        return float(self.results["total_seconds"])
+
+    @property
+    def peak_memory(self) -> float | None:
+        """MiB; None where the run shared its process with others."""
+        return self.results["peak_memory_bytes"] / 2**20 if self.record["own_process"] else None
+
+    @property
+    def passes(self) -> float:
+        return float(sum(self.record["passes"]))
+
+    def last(self) -> dict[str, float]:
+        """Test scores of the last weights."""
+        return self._scores(self.results["phases"][-1]["test"])
+
+    def selected(self) -> dict[str, float]:
+        """Test scores of the checkpoint that is best on the eval split."""
+        return self._scores(self.results["test"])
+
+    def alone(self) -> dict[str, float]:
+        """Test scores after phase 0."""
+        return self._scores(self.results["phases"][0]["test"])
+
+    def eval_score(self) -> float:
+        """Mean of a and b on the eval split, last weights."""
+        return members(self._scores(self.results["phases"][-1]["eval"]))
+
+    def _scores(self, figures: dict[str, Any] | None) -> dict[str, float]:
+        if figures is None:
+            raise ValueError(
+                f"{self.record['arm']}, seed {self.record['seed']}, was not scored on all splits: give a test split "
+                "(--test_split), and an eval split (--eval_split, or 10 labeled images of which some are held out)."
+            )
+        return {name: figures[name][PRIMARY_METRIC[self.results["task"]]] for name in ("a", "b", "ensemble")}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over splits and half the width of its 95 % interval (Student's t); None of a single split."""
+
+    mean: float
+    half: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        count = len(values)
+        half = student_t.ppf(0.975, count - 1) * stdev(values) / count**0.5 if count > 1 else None
+        return cls(mean(values), None if half is None else float(half))
+
+    def text(self, sign: str = "") -> str:
+        return f"{100 * self.mean:{sign}.1f}" + (f" ± {100 * self.half:.1f}" if self.half is not None else "")
+
+
+def members(scores: dict[str, float]) -> float:
+    """The figure of a pair: the mean of a and b."""
+    return (scores["a"] + scores["b"]) / 2
+
+
+def load(folder: Path) -> dict[str, dict[int, Run]]:
+    """Runs by arm and seed.
+
+    Raises:
+        ValueError: runs of one seed that saw other labeled images; the oracle may.
+    """
+    runs: dict[str, dict[int, Run]] = {}
+    for file in sorted((folder / "runs").glob("*.json")):
+        run = Run(json.loads(file.read_text()))
+        runs.setdefault(run.record["arm"], {})[run.record["seed"]] = run
+    for arm, of_arm in runs.items():
+        for seed, run in of_arm.items():
+            expected = runs[REFERENCE][seed].record["split"]
+            parts = ("eval", "test") if arm == ORACLE else ("labeled", "unlabeled", "eval", "test")
+            if changed := [part for part in parts if run.record["split"][part] != expected[part]]:
+                # An oracle without an eval split of its own holds out more of its labels: nothing to compare there.
+                if arm == ORACLE and changed == ["eval"]:
+                    continue
+                raise ValueError(f"{arm} and {REFERENCE} of seed {seed} differ in their {', '.join(changed)} images; "
+                                 f"delete one of them from {folder / 'runs'} and run again.")  # fmt: skip
+    return runs
+
+
+def rows(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
+    """One row per method, in the order of its figure: labels alone first, the oracle last."""
+    reference = runs[REFERENCE]
+    entries: list[tuple[str, dict[int, Run], Callable[[Run], dict[str, float]]]] = [
+        (arm, of_arm, Run.last) for arm, of_arm in runs.items()
+    ]
+    base = None
+    if all(run.results["phases"][0]["phase"] == 0 and len(run.record["passes"]) > 1 for run in reference.values()):
+        entries.insert(0, (ALONE, reference, Run.alone))
+        base = mean(run.record["passes"][0] for run in reference.values())
+    found = []
+    for arm, of_arm, scores in entries:
+        alone = arm == ALONE
+        paired = {
+            name: Interval.of([members(scores(of_arm[seed])) - members(other(against[seed])) for seed in shared])
+            for name, against, other in (
+                ("over_labeled_only", runs.get(BASELINE, {}), Run.last),
+                ("over_phase_0", reference if base else {}, Run.alone),
+            )
+            if (shared := sorted(of_arm.keys() & against.keys()))
+        }
+        memory = [run.peak_memory for run in of_arm.values() if run.peak_memory is not None]
+        passes = mean(run.record["passes"][0] if alone else run.passes for run in of_arm.values())
+        found.append(
+            {
+                "method": arm,
+                "seeds": sorted(of_arm),
+                "members": Interval.of([members(scores(run)) for run in of_arm.values()]),
+                "ensemble": Interval.of([scores(run)["ensemble"] for run in of_arm.values()]),
+                **paired,
+                "selected": None if alone else Interval.of([members(run.selected()) for run in of_arm.values()]),
+                "passes": passes,
+                "cost": passes / base if base else None,
+                "seconds": None if alone else mean(run.seconds for run in of_arm.values()),
+                "peak_memory_mib": max(memory) if memory and not alone else None,
+            }
+        )
+    rank = {ALONE: -1, BASELINE: 0, ORACLE: 2}
+    return sorted(found, key=lambda row: (rank.get(row["method"], 1), -row["members"].mean))
+
+
+def table(found: list[dict[str, Any]], metric: str) -> str:
+    """The rows as Markdown, in points."""
+    head = ("method", f"a and b, {metric}", "ensemble", "over labeled-only", "over phase 0", "best on eval", "cost",
+            "seconds", "peak MiB", "splits")  # fmt: skip
+
+    def cell(value: Any, form: str) -> str:
+        if value is None:
+            return ""
+        return value.text("+" if form == "+" else "") if isinstance(value, Interval) else format(value, form)
+
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row in found:
+        method = row["method"]
+        cells = (
+            method,
+            cell(row["members"], ""),
+            cell(row["ensemble"], ""),
+            cell(row.get("over_labeled_only") if method != BASELINE else None, "+"),
+            cell(row.get("over_phase_0") if method != ALONE else None, "+"),
+            cell(row["selected"], ""),
+            cell(row["cost"], ".2f"),
+            cell(row["seconds"], ".0f"),
+            cell(row["peak_memory_mib"], ".0f"),
+            str(len(row["seeds"])),
+        )
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def separation(runs: dict[int, Run]) -> list[dict[str, Any]]:
+    """Per phase and maker of labels, the mean AUROCs over the splits where they are known."""
+    found = []
+    phases = {entry["phase"] for run in runs.values() for entry in run.results["phases"] if entry["pseudo_labels"]}
+    for phase in sorted(phases):
+        for maker in ("a", "b"):
+            known = [
+                figures
+                for run in runs.values()
+                for entry in run.results["phases"]
+                if entry["phase"] == phase and (figures := entry["pseudo_labels"][maker]["separation"])
+            ]
+            means = {
+                score: mean(values) for score in SCORES if (values := [f[score] for f in known if f[score] is not None])
+            }
+            if means:
+                found.append({"phase": phase, "maker": maker, **means})
+    return found
+
+
+def separation_table(found: list[dict[str, Any]]) -> str:
+    head = ["phase", "labels of", "judged by", *SCORES]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row in found:
+        figures = [f"{row[score]:.3f}" if score in row else "" for score in SCORES]
+        lines.append(" | ".join([str(row["phase"]), row["maker"], {"a": "b", "b": "a"}[row["maker"]], *figures]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def sentence(found: list[dict[str, Any]], name: str, metric: str) -> str:
+    """What the unlabeled images gained, at how many times the cost."""
+    by_name = {row["method"]: row for row in found}
+    ours = by_name[REFERENCE]
+    parts = []
+    if "over_labeled_only" in ours:
+        parts.append(f"{ours['over_labeled_only'].text('+')} over labeled-only with the same image passes")
+    if "over_phase_0" in ours:
+        parts.append(f"{ours['over_phase_0'].text('+')} over phase 0 at {ours['cost']:.1f} times its image passes")
+    others = [row for row in found if row["method"] not in (ALONE, ORACLE)]
+    best = max(others, key=lambda row: row["members"].mean)
+    end = f"; the best method was {best['method']} with {best['members'].text()}." if len(others) > 1 else "."
+    if not parts:
+        return f"{name}: {REFERENCE} came to {ours['members'].text()} points of {metric}{end}"
+    return f"{name}: to {REFERENCE} the unlabeled images were worth, in points of {metric}, {' and '.join(parts)}{end}"
+
+
+def write(folder: Path, name: str) -> None:
+    """Print tables and sentence, and leave `comparison.json`, `comparison.md` and `comparison.png` in the folder."""
+    runs = load(folder)
+    first = next(iter(runs[REFERENCE].values())).results
+    metric = PRIMARY_METRIC[first["task"]].replace("mean_iou", "mean IoU")
+    found = rows(runs)
+    judged = separation(runs[REFERENCE])
+    facts = (f"{first['num_labeled']} labeled, {first['num_unlabeled']} unlabeled, {first['num_eval']} eval and "
+             f"{first['num_test']} test images; {', '.join(f'{k} {v}' for k, v in first['environment'].items())}; "
+             "intervals are 95 %, over splits")  # fmt: skip
+    parts = [f"### {name}", facts, table(found, metric), sentence(found, name, metric)]
+    if first["num_eval"] > first["num_labeled"]:
+        parts.insert(2, "The eval split is larger than the labeled set, more than its user would hold back: what is "
+                        "chosen on it (best on eval, tuning) is flattered.")  # fmt: skip
+    if judged:
+        heading = f"How well right labels are told from wrong ones ({REFERENCE}, AUROC on the clean unlabeled images):"
+        parts += [heading, separation_table(judged)]
+    text = "\n\n".join(parts) + "\n"
+    print(text, flush=True)
+    write_aside(folder / "comparison.md", text.encode())
+    plain = [
+        {key: vars(value) if isinstance(value, Interval) else value for key, value in row.items()} for row in found
+    ]
+    write_json(folder / "comparison.json", {"data": name, "metric": metric, "methods": plain, "separation": judged})
+    write_aside(folder / "comparison.png", figure(found, judged, f"{name}: {metric}"))
+
+
+def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str) -> bytes:
+    """PNG: every method's figure with its interval, and the AUROCs per phase."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(9, 0.9 + 0.28 * max(8, len(found))), layout="constrained")
+    left, *right = drawn.subplots(1, 3 if judged else 1, squeeze=False, width_ratios=[2, 1, 1] if judged else None)[0]
+    for place, row in enumerate(reversed(found)):
+        for shift, key, colour in ((0.12, "members", "#1f5fbf"), (-0.12, "ensemble", "#c4661f")):
+            value = row[key]
+            label = {"members": "mean of a and b", "ensemble": "ensemble"}[key] if place == 0 else None
+            left.errorbar(100 * value.mean, place + shift, xerr=100 * (value.half or 0), fmt="o", markersize=4,
+                          color=colour, capsize=2, label=label)  # fmt: skip
+    left.set_yticks(range(len(found)), [row["method"] for row in reversed(found)])
+    left.set_title(f"{title}, test (95 % interval)", fontsize=10, loc="left")
+    left.grid(axis="x", linewidth=0.4)
+    left.legend(fontsize=8)
+    for axes, maker in zip(right, "ab", strict=False):
+        of_maker = [row for row in judged if row["maker"] == maker]
+        for score, style in zip(SCORES, ("o-", "s--", "^:"), strict=True):
+            points = [(row["phase"], row[score]) for row in of_maker if score in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, markersize=4, label=score)
+        axes.set(ylim=(0.4, 1.02), xlabel="phase", xticks=[row["phase"] for row in of_maker])
+        axes.set_title(f"AUROC, labels of {maker}", fontsize=10, loc="left")
+        axes.grid(linewidth=0.4)
+    if right:
+        right[0].legend(fontsize=8, loc="lower left")
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()

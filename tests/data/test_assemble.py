@@ -1,0 +1,176 @@
+"""From flags to image sets: who is labeled, who is not, what the classes are called; nothing is used twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.assemble import RunImages, assemble
+from tests.data import small_files as files
+
+IMAGES, PIXELS = "image-classification", "semantic-segmentation"
+
+
+def run(name: Any, task: str = IMAGES, model_classes: Any = None, **flags: Any) -> RunImages:
+    return assemble(DataArguments(dataset_name=str(name), **flags), task, model_classes=model_classes)
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return files.class_folder(tmp_path_factory.mktemp("assemble") / "animals")
+
+
+def label_table(folder: Path, labels: list[Any], feature: Any = None, **splits: list[Any]) -> Path:
+    features = {"image": datasets.Value("binary"), "label": feature} if feature else None
+    tables = {
+        split: files.table(
+            {"image": [files.encoded(files.image(index % 200)) for index in range(len(values))], "label": values},
+            features,
+        )
+        for split, values in {"train": labels, **splits}.items()
+    }
+    return files.parquet(folder, **tables)
+
+
+def test_every_training_image_has_one_role(animals: Path) -> None:
+    """Guards the figures: an image that is trained on and scored, or labeled and unlabeled, inflates them."""
+    found = run(animals, num_labeled=12, split_seed=3)
+    assert found.unlabeled is not None and found.evaluation is not None and found.test is None
+    parts = [set(part.ids) for part in (found.labeled, found.unlabeled, found.evaluation)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 18 and [len(part) for part in parts] == [10, 6, 2]
+    assert sorted(found.labeled.labels.tolist()) == [0] * 3 + [1] * 3 + [2] * 4 or len(found.labeled) == 10
+    split = found.split
+    assert split["labeled"] == found.labeled.ids and split["eval"] == found.evaluation.ids
+    assert split["class_names"] == found.class_names == ["cat", "dog", "owl"] and set(split["sha256"]) >= {"labeled"}
+
+
+def test_a_split_file_repeats_the_split(animals: Path, tmp_path: Path) -> None:
+    """Guards `--labeled_ids split.json`: carving again would train on fewer and score others."""
+    first = run(animals, num_labeled=12)
+    (tmp_path / "split.json").write_text(json.dumps(first.split))
+    again = run(animals, labeled_ids=str(tmp_path / "split.json"), split_seed=9)
+    for role in ("labeled", "unlabeled", "eval"):
+        assert again.split[role] == first.split[role], role
+    (tmp_path / "ids.txt").write_text("\n".join(first.labeled.ids))
+    assert len(run(animals, labeled_ids=str(tmp_path / "ids.txt")).labeled) == 8
+
+
+def test_images_without_labels_are_the_unlabeled_ones(tmp_path: Path) -> None:
+    """Guards null and -1 in a label column: they became a class called None, or were chosen as labeled images."""
+    for name, labels in (("words", ["owl", None, "cat", "cat", None, "owl"]), ("numbers", [1, -1, 0, 0, -1, 1])):
+        root = label_table(tmp_path / name, labels)
+        found = run(root)
+        assert found.labeled.ids == ["0", "2", "3", "5"] and found.labeled.labels.tolist() == [1, 0, 0, 1]
+        assert found.unlabeled is not None and found.unlabeled.ids == ["1", "4"] and "label" not in found.unlabeled[0]
+        assert len(found.class_names) == 2 and any(
+            "2 of 6 training images have no label" in note for note in found.notes
+        )
+        assert set(run(root, num_labeled=2).labeled.ids) <= {"0", "2", "3", "5"}
+
+
+def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
+    """Guards tables in which only some rows have a mask: the first of the others would end the run with a KeyError."""
+    picture = files.encoded(files.image(3))
+    masks = [files.encoded(files.mask([0, 1])), None, files.encoded(files.mask([1, 2])), None]
+    features = {"image": datasets.Value("binary"), "mask": datasets.Image()}
+    rows = files.table({"image": [picture] * 4,
+                        "mask": [mask and {"bytes": mask, "path": None} for mask in masks]}, features)  # fmt: skip
+    found = run(files.parquet(tmp_path / "data", train=rows, validation=rows), PIXELS)
+    assert found.labeled.ids == ["0", "2"] and found.unlabeled is not None and found.unlabeled.ids == ["1", "3"]
+    assert found.evaluation is not None and found.evaluation.ids == ["0", "2"], "nothing to score on the others"
+    assert any("2 of 4 eval images have no masks and are left out" in note for note in found.notes)
+
+
+def test_a_test_split_without_labels_is_not_used(tmp_path: Path) -> None:
+    """Guards benchmark test splits, whose labels are all -1: scoring them would say 0 %, or end the run."""
+    found = run(label_table(tmp_path / "data", [0, 1] * 8, test=[-1, -1]), num_labeled=4)
+    assert found.test is None and any("The test split has no labels and is not used" in note for note in found.notes)
+
+
+class TestUnlabeled:
+    def test_exactly_the_folder_is_unlabeled(self, animals: Path, tmp_path: Path) -> None:
+        """Guards that what --num_labeled leaves over is not trained on as well."""
+        files.save(files.image(5), tmp_path / "deep" / "a.png")
+        found = run(animals, num_labeled=9, unlabeled_dir=str(tmp_path))
+        assert found.unlabeled is not None and found.unlabeled.ids == ["deep/a.png"]
+        assert set(found.unlabeled[0]) == {"image"} and len(found.labeled) == 9
+
+    def test_a_label_column_in_it_is_scored(self, animals: Path, tmp_path: Path) -> None:
+        """Guards that truth is kept by class name, and never mistaken for a label to train on."""
+        root = label_table(tmp_path / "more", ["owl", "emu", "cat"])
+        found = run(animals, unlabeled_dataset_name=str(root))
+        assert found.unlabeled is not None and found.unlabeled.labels.tolist() == [2, -1, 0]
+        assert [item.get("label") for item in found.unlabeled] == [2, None, 0]
+
+    def test_masks_in_it_are_scored(self, tmp_path: Path) -> None:
+        """Guards the accuracy of pixel labels where the unlabeled set happens to have masks."""
+        rows = files.table(
+            {"image": [files.encoded(files.image(1))] * 2, "mask": [files.encoded(files.mask([0, 255]))] * 2}
+        )
+        root = files.scene_folder(tmp_path / "scenes")
+        more = files.parquet(tmp_path / "more", train=rows)
+        found = run(root, PIXELS, unlabeled_dataset_name=str(more))
+        assert found.unlabeled is not None and np.unique(found.unlabeled[1]["mask"]).tolist() == [-100, 0]
+
+    def test_a_split_of_the_data_set_itself(self, tmp_path: Path) -> None:
+        """Guards sets that bring their unlabeled images along: --unlabeled_split alone was passed over silently."""
+        root = label_table(tmp_path / "data", [0, 1] * 3, unlabeled=[-1] * 4)
+        found = run(root, unlabeled_split="unlabeled")
+        assert found.unlabeled is not None and len(found.unlabeled) == 4 and found.unlabeled.labels is None
+        assert run(root).unlabeled is None
+
+    @pytest.mark.parametrize("name", ["digits", "digit-scenes"])
+    def test_a_builtin_set_beside_ones_own_images(self, name: str, tmp_path: Path) -> None:
+        """Guards trying one's own unlabeled images on the embedded set; its own leftover is then not used."""
+        files.save(files.image(5), tmp_path / "a.png")
+        task = IMAGES if name == "digits" else PIXELS
+        found = run(name, task, num_labeled=20, unlabeled_dir=str(tmp_path))
+        assert found.unlabeled is not None and found.unlabeled.ids == ["a.png"] and len(found.labeled) == 20
+        other = run(name, task, num_labeled=20, unlabeled_dataset_name=name, unlabeled_split="validation")
+        assert other.unlabeled is not None and set(other.unlabeled[0]) == set(found.labeled[0])
+
+
+class TestClassNames:
+    def test_where_they_come_from(self, tmp_path: Path) -> None:
+        """Guards the order of precedence: --id2label, the data set, the two models, the values found."""
+        named = datasets.ClassLabel(names=["x", "y", "z"])
+        with_names = label_table(tmp_path / "named", [0, 1, 2] * 2, named)
+        without = label_table(tmp_path / "plain", [0, 1, 2] * 2)
+        (tmp_path / "map.json").write_text('{"1": "b", "0": "a", "2": "c"}')
+        assert run(with_names, id2label=str(tmp_path / "map.json")).class_names == ["a", "b", "c"]
+        assert run(with_names, model_classes=lambda: ["p", "q", "r"]).class_names == ["x", "y", "z"]
+        assert run(without, model_classes=lambda: ["p", "q", "r"]).class_names == ["p", "q", "r"]
+        assert run(without, model_classes=lambda: ["p", "q"]).class_names == ["0", "1", "2"], "a model too small"
+        assert any("0 to 2. Name them with --id2label" in note for note in run(without).notes)
+
+    def test_words_keep_the_order_of_the_map(self, tmp_path: Path) -> None:
+        """Guards words sorted on their own although --id2label says which number each has."""
+        root = label_table(tmp_path / "words", ["owl", "cat", "owl", "dog"])
+        (tmp_path / "map.json").write_text('["owl", "dog", "cat", "emu"]')
+        found = run(root, id2label=str(tmp_path / "map.json"))
+        assert found.labeled.labels.tolist() == [0, 2, 0, 1] and found.class_names == ["owl", "dog", "cat", "emu"]
+        assert run(root).class_names == ["cat", "dog", "owl"]
+
+    def test_of_masks(self, tmp_path: Path) -> None:
+        """Guards classes by value, and a void value that would quietly become the last class."""
+        root = files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2, 30), (255, 0)])
+        found = run(root, PIXELS)
+        assert found.class_names == [str(value) for value in range(31)]
+        assert any("no training mask holds a value between 2 and 30" in note for note in found.notes)
+        found = run(root, PIXELS, ignore_index=30, model_classes=lambda: [f"c{index}" for index in range(256)])
+        assert len(found.class_names) == 256 and np.unique(found.labeled[1]["mask"]).tolist() == [-100, 1, 2]
+
+
+def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Path) -> None:
+    """Guards against training on padding: a 20x16 image in a view of 64 is nine tenths void, without a word."""
+    found = run(files.scene_folder(tmp_path / "scenes"), PIXELS)
+    assert found.view_notes(16) == []
+    (note,) = found.view_notes(64)
+    assert "4 of 4 training images" in note and "below 64" in note and "--image_size 16" in note
+    assert run(animals).view_notes(64) == [], "whole images are enlarged, not padded"

@@ -1,0 +1,222 @@
+"""The store: what is written is what is read, sharp confidences keep their order, half a store is never a store."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from hf_dmt.data.files import write_aside, write_json
+from hf_dmt.data.pseudo_labels import MANIFEST, ImageLabels, PixelLabels, is_complete
+from hf_dmt.method import confidence_histogram, encode_confidence, pseudo_label, thresholds_from_histogram
+from tests.hub_server import HubServer
+
+CLASSES = 4
+ROOT = Path(__file__).parents[2]
+
+
+def maps(count: int = 6, margin: float = 12.0, size: tuple[int, int] = (40, 50)) -> list[tuple[np.ndarray, ...]]:
+    """Labels, codes and doubts of a member; a margin of 25 is a sharp one, most of whose confidences exceed 0.999."""
+    torch.manual_seed(0)
+    found = []
+    for _ in range(count):
+        logits = torch.randn(1, CLASSES, *size)
+        logits.scatter_add_(1, torch.randint(CLASSES, (1, 1, *size)), margin * torch.rand(1, 1, *size).sqrt())
+        labels, _, doubt = pseudo_label(logits)
+        codes = encode_confidence(doubt=doubt)
+        found.append((labels[0].numpy(), codes[0].numpy(), doubt[0].numpy()))
+    return found
+
+
+def written(folder: Path, made: list[tuple[np.ndarray, ...]], ratio: float = 0.5) -> PixelLabels:
+    store = PixelLabels(folder)
+    histogram = torch.zeros(CLASSES, 1 << 16, dtype=torch.int64)
+    for row, (labels, codes, _) in enumerate(made):
+        store.write(row, labels, codes)
+        confidence_histogram(torch.from_numpy(codes), torch.from_numpy(labels), CLASSES, out=histogram)
+    store.finish({"ratio": ratio, "summary": {}}, thresholds_from_histogram(histogram, ratio).tolist())
+    return PixelLabels.read(folder)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.4, 0.9, 1.0])
+@pytest.mark.parametrize("margin", [3.0, 25.0, 60.0])
+def test_every_class_keeps_its_ratio_however_sharp_the_model(margin: float, ratio: float, tmp_path: Path) -> None:
+    """Guards codes that call everything above 0.999 equal: the surest fifth is then a coin toss, or everything."""
+    made = maps(margin=margin)
+    store = written(tmp_path, made, ratio)
+    labels, doubt = (np.concatenate([image[part].ravel() for image in made]) for part in (0, 2))
+    if margin > 20:
+        assert np.median(doubt) < 1e-3
+    selected, confidence = (
+        np.concatenate([store.selected(row)[part].ravel() for row in range(len(made))]) for part in (0, 1)
+    )
+    kept = selected != -100
+    for label in range(CLASSES):
+        mine = labels == label
+        # Whole bins are kept, of 1/512 of a power of two in doubt: the ratio, and hardly more than that.
+        assert ratio - 1 / mine.sum() <= kept[mine].mean() <= ratio + 0.02
+        if ratio < 1:
+            assert doubt[kept & mine].max() <= doubt[mine & ~kept].min() * (1 + 1 / 256)
+    assert (selected[kept] == labels[kept]).all()
+    assert np.abs(confidence - (1 - doubt)).max() <= 1 / 512
+
+
+def test_one_store_serves_any_ratio(tmp_path: Path) -> None:
+    """Guards that nothing is filtered when written: the networks need not run again for another ratio."""
+    made = maps(2)
+    few, many = written(tmp_path / "few", made, 0.1), written(tmp_path / "many", made, 0.9)
+    for row in range(2):
+        for one, two in zip(few.codes(row), many.codes(row), strict=True):
+            assert np.array_equal(one, two)
+        assert (few.selected(row)[0] != -100).sum() < (many.selected(row)[0] != -100).sum()
+
+
+@pytest.mark.parametrize("highest", [0, 255, 256, 65_535])
+def test_class_ids_of_8_and_16_bit(highest: int, tmp_path: Path) -> None:
+    """Guards class 256, which is class 0 in 8 bit."""
+    labels = np.array([[0, highest], [highest, 0]])
+    PixelLabels(tmp_path).write(0, labels, np.array([[1, 2], [65_535, 0]]))
+    read, codes = PixelLabels(tmp_path).codes(0)
+    assert read.tolist() == labels.tolist() and codes.tolist() == [[1, 2], [65_535, 0]]
+    assert read.dtype.itemsize == (1 if highest < 256 else 2)
+    store = PixelLabels(tmp_path)
+    store.finish({}, [0] * (highest + 1))
+    assert PixelLabels.read(tmp_path).selected(0)[0].tolist() == labels.tolist()
+
+
+class Selected(Dataset[Any]):
+    def __init__(self, store: PixelLabels) -> None:
+        self.store = store
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, row: int) -> Any:
+        labels, confidence = self.store.selected(row)
+        return labels.astype(np.int64), confidence
+
+
+def test_workers_read_what_the_process_reads(tmp_path: Path) -> None:
+    """Guards open files shared between processes, which hand each other parts of files."""
+    store = written(tmp_path, maps())
+    alone, workers = (list(DataLoader(Selected(store), num_workers=count)) for count in (0, 2))
+    assert all(
+        torch.equal(a, b) for one, two in zip(alone, workers, strict=True) for a, b in zip(one, two, strict=True)
+    )
+
+
+class TestHalfAStore:
+    def test_without_a_manifest_it_is_none(self, tmp_path: Path) -> None:
+        """Guards a phase that trains on the labels of the images that came first."""
+        PixelLabels(tmp_path).write(0, *maps(1)[0][:2])
+        assert not is_complete(tmp_path)
+        with pytest.raises(ValueError, match=r"not complete.*Resume from the last checkpoint"):
+            PixelLabels.read(tmp_path)
+        with pytest.raises(ValueError, match="still being written"):
+            PixelLabels(tmp_path).selected(0)
+        with pytest.raises(ValueError, match="not complete"):
+            ImageLabels.read(tmp_path)
+
+    def test_writing_again_takes_the_manifest_away_first(self, tmp_path: Path) -> None:
+        """Guards a store of two models, complete by the manifest of the first."""
+        written(tmp_path, maps(2))
+        PixelLabels(tmp_path).write(0, *maps(1)[0][:2])
+        assert not is_complete(tmp_path)
+        tables = ImageLabels(np.zeros(2, dtype=np.int64), np.ones(2, dtype=np.float32), np.ones(2, dtype=bool))
+        tables.write(tmp_path / "images", ["x", "y"], {"phase": 1})
+        assert is_complete(tmp_path / "images")
+
+    @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "empty"])
+    def test_a_damaged_file_is_named(self, damage: str, tmp_path: Path) -> None:
+        """Guards labels of another image: zstd decodes many damaged files to something."""
+        store = written(tmp_path, maps(2))
+        path = next(path for path in tmp_path.rglob("*.zst") if path.stem.endswith("1"))
+        content = path.read_bytes()
+        middle = len(content) // 2
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(
+                {"cut": content[:middle], "empty": b"",
+                 "flipped": content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]}[damage]
+            )  # fmt: skip
+        store.selected(0)
+        with pytest.raises(ValueError, match=rf"{path.name}.*deleted or damaged.*delete the folder.*resume"):
+            store.selected(1)
+
+    def test_killed_while_writing(self, tmp_path: Path) -> None:
+        """Guards kill -9 at any instant: whole files only, and the same store once it is written again."""
+        program = (
+            "import sys; from pathlib import Path; from tests.data.test_pseudo_labels import maps, written\n"
+            "made = maps(3)\nfor turn in range(10000): written(Path(sys.argv[1]), made); print(turn, flush=True)"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        expected, found = maps(3), PixelLabels(tmp_path)
+        for row, (labels, codes, _) in enumerate(expected):
+            assert np.array_equal(found.codes(row)[0], labels) and np.array_equal(found.codes(row)[1], codes)
+        if is_complete(tmp_path):
+            assert json.loads((tmp_path / MANIFEST).read_text())["ratio"] == 0.5
+        again = written(tmp_path, expected)
+        assert np.array_equal(again.codes(2)[0], expected[2][0])
+        assert not list(tmp_path.rglob("*.partial")), (
+            "what the kill left beside a file is gone once it is written again"
+        )
+
+
+def test_images(tmp_path: Path) -> None:
+    """Guards the table of image labels: rows keep their ids, and the selected ones are those that train."""
+    labels = ImageLabels(
+        np.array([2, 0, 1]), np.array([0.5, 1.0, 0.25], dtype=np.float32), np.array([True, False, True])
+    )
+    labels.write(tmp_path, ["a.png", "b.png", "c.png"], {"phase": 1})
+    read = ImageLabels.read(tmp_path)
+    assert read.labels.tolist() == [2, 0, 1] and read.confidence.tolist() == [0.5, 1.0, 0.25]
+    assert read.rows.tolist() == [0, 2]
+    table = datasets.Dataset.from_parquet(str(tmp_path / "labels.parquet"))
+    assert table["id"][:] == ["a.png", "b.png", "c.png"], "any table tool opens it"
+    (tmp_path / "labels.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"labels.parquet cannot be read.*resume"):
+        ImageLabels.read(tmp_path)
+
+
+def test_a_person_can_open_and_publish_it(hub: HubServer, tmp_path: Path) -> None:
+    """Guards the way out of the store: images of class ids, confidence and selection, in the order of the ids."""
+    made = maps(3)
+    store = written(tmp_path, made)
+    table = store.as_dataset([f"{row}.jpg" for row in range(3)])
+    table.push_to_hub("me/pseudo-labels", token="hf_mine")
+    again = datasets.load_dataset("me/pseudo-labels", split="train", token="hf_mine")
+    assert again["id"][:] == ["0.jpg", "1.jpg", "2.jpg"]
+    for row, item in enumerate(again):
+        selected, confidence = store.selected(row)
+        assert np.array_equal(np.asarray(item["label"]), made[row][0])
+        assert np.array_equal(np.asarray(item["kept"]) > 0, selected != -100)
+        assert np.abs(np.asarray(item["confidence"]) / 255 - confidence).max() <= 0.5 / 255 + 1e-6
+
+
+class TestFiles:
+    def test_an_error_leaves_the_old_file(self, tmp_path: Path) -> None:
+        """Guards results that are lost because the new ones could not be written."""
+        write_json(tmp_path / "deep" / "a.json", {"x": 1})
+        assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1}
+        (tmp_path / "deep" / ".a.json.partial").mkdir()
+        with pytest.raises(OSError, match=r"Cannot write a.json in .*deep.*Free space or choose another folder"):
+            write_aside(tmp_path / "deep" / "a.json", b"new")
+        assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1}

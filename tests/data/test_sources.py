@@ -1,0 +1,262 @@
+"""Sources: whatever shape images come in, the same items with the same ids; nothing is guessed without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_dmt.data.folders import class_folders, open_unlabeled_folder
+from hf_dmt.data.rows import DataError, FileRows, Rows, TableRows
+from hf_dmt.data.sources import ImageSet, open_splits, open_unlabeled_table
+from tests.data import small_files as files
+from tests.hub_server import HubServer
+
+IMAGES, PIXELS = "image-classification", "semantic-segmentation"
+
+
+def whole(rows: Rows, task: str = IMAGES, **settings: Any) -> ImageSet:
+    return ImageSet(rows, np.arange(len(rows.ids)), task, **settings)
+
+
+class TestClassFolders:
+    def test_names_ids_and_labels(self, tmp_path: Path) -> None:
+        """Guards the order of classes and the ids that `--labeled_ids` files hold."""
+        root = files.class_folder(tmp_path / "animals")
+        splits, names = open_splits(str(root), task=IMAGES)
+        assert names == ["cat", "dog", "owl"] and list(splits) == ["train"]
+        images = whole(splits["train"], class_of={name: index for index, name in enumerate(names)})
+        assert images.ids[7] == "dog/01.jpg" and images.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+        item = images[7]
+        assert item["label"] == 1 and item["image"].size == files.SIZE and item["image"].mode == "RGB"
+        assert images.subset(np.array([7, 2])).ids == ["dog/01.jpg", "cat/02.jpg"]
+
+    def test_splits_by_folder_with_unlabeled_and_other_files_beside(self, tmp_path: Path) -> None:
+        """Guards `datasets`' silence about `unlabeled/`, and that a text file is no image."""
+        root = tmp_path / "data"
+        for split in ("train", "val", "testing"):
+            files.class_folder(root / split, each=2)
+        files.save(files.image(1), root / "unlabeled" / "deep" / "a.png")
+        (root / "README.md").write_text("mine")
+        (root / "train" / "cat" / "notes.txt").write_text("x")
+        splits, names = open_splits(str(root), task=IMAGES)
+        assert set(splits) == {"train", "validation", "test"} and names == ["cat", "dog", "owl"]
+        assert all(len(rows.ids) == 6 for rows in splits.values())
+        assert list(open_unlabeled_table(str(root), None, task=IMAGES).ids) == ["unlabeled/deep/a.png"]
+
+    def test_it_says_what_datasets_says(self, tmp_path: Path) -> None:
+        """Guards that reading class folders ourselves changes nothing but the time it takes."""
+        root = files.class_folder(tmp_path / "data", classes=("b", "A", "10", "9"), each=3)
+        found = class_folders(root)
+        assert found is not None
+        rows, names = found
+        table = datasets.load_dataset(str(root))["train"]
+        assert names == table.features["label"].names
+        theirs = {Path(row["image"]["path"]).relative_to(root).as_posix(): names[row["label"]]
+                  for row in table.cast_column("image", datasets.Image(decode=False))}  # fmt: skip
+        assert dict(zip(rows["train"].ids, rows["train"].targets() or (), strict=True)) == theirs
+
+    @pytest.mark.parametrize("shape", ["flat", "deeper", "one class", "with a table", "split name of its own"])
+    def test_other_shapes_are_left_to_datasets(self, shape: str, tmp_path: Path) -> None:
+        """Guards against folders whose classes would be guessed wrongly."""
+        root = tmp_path / "data"
+        if shape == "flat":
+            files.save(files.image(1), root / "a.png")
+        elif shape == "one class":
+            files.class_folder(root, classes=("cat",))
+        else:
+            files.class_folder(root, each=1)
+        if shape == "deeper":
+            files.save(files.image(1), root / "cat" / "young" / "a.png")
+        elif shape == "with a table":
+            (root / "metadata.csv").write_text("file_name,label\ncat/00.jpg,1\n")
+        elif shape == "split name of its own":
+            files.class_folder(root / "fold1", each=1)
+        assert class_folders(root) is None
+
+    @pytest.mark.parametrize(
+        ("others", "message"), [(("unlabeled",), "--unlabeled_dir"), (("images", "masks"), "--task")]
+    )
+    def test_a_folder_that_is_no_class_is_refused(self, others: tuple[str, ...], message: str, tmp_path: Path) -> None:
+        """Guards against a class called `unlabeled` that every model learns to predict."""
+        root = files.class_folder(tmp_path / "data", classes=("cat", *others), each=1)
+        with pytest.raises(DataError, match=message):
+            open_splits(str(root), task=IMAGES)
+
+
+class TestTables:
+    def labels_of(self, values: list[Any], feature: Any = None) -> list[int] | None:
+        rows = files.table({"image": [files.encoded(files.image(1))] * len(values), "label": values},
+                           {"image": datasets.Value("binary"), "label": feature} if feature else None)  # fmt: skip
+        labels = whole(TableRows(rows, "image", "label")).labels
+        return None if labels is None else labels.tolist()
+
+    def test_null_and_minus_one_are_no_labels(self) -> None:
+        """Guards -1, the Hub's mark for 'no label', against becoming the last class by negative indexing."""
+        assert self.labels_of([0, None, 2, -1]) == [0, -1, 2, -1]
+        assert self.labels_of([1.0, None, float("nan"), 0.0]) == [1, -1, -1, 0], "pandas writes gaps as floats"
+        assert self.labels_of([-1, -1]) is None
+        assert self.labels_of([1, 0], datasets.ClassLabel(names=["x", "y"])) == [1, 0]
+
+    def test_an_image_without_a_label_is_an_item_without_one(self) -> None:
+        """Guards scoring against labels that nobody gave."""
+        rows = files.table({"image": [files.encoded(files.image(shade)) for shade in (1, 2)], "label": [None, 1]})
+        images = whole(TableRows(rows, "image", "label"))
+        assert "label" not in images[0] and images[1]["label"] == 1
+        assert set(images.without_targets()[1]) == {"image"} and images.without_targets().labels is None
+
+    def test_parquet_of_plain_bytes(self, tmp_path: Path) -> None:
+        """Guards tables that were not written by `datasets`: image and mask are bytes, in no known feature."""
+        rows = files.table({"image": [files.encoded(files.image(9), "JPEG")] * 3,
+                            "mask": [files.encoded(files.mask([0, 1]))] * 3, "label": [0, 1, 0]})  # fmt: skip
+        root = files.parquet(tmp_path / "data", train=rows, val=rows)
+        splits, _ = open_splits(str(root), task=PIXELS)
+        assert set(splits) == {"train", "validation"}
+        item = whole(splits["train"], PIXELS)[2]
+        assert item["image"].size == files.SIZE and np.unique(item["mask"]).tolist() == [0, 1]
+        assert whole(open_splits(str(root), task=IMAGES)[0]["train"]).labels.tolist() == [0, 1, 0]
+
+    def test_masks_as_numbers(self) -> None:
+        """Guards masks in columns of lists, which are neither images nor labels."""
+        rows = files.table({"image": [files.encoded(files.image(1, (3, 2)))], "mask": [[[0, 1, 255], [1, 1, 0]]]})
+        images = whole(TableRows(rows, "image", "mask"), PIXELS)
+        assert images.rows.targets() is None
+        assert images[0]["mask"].tolist() == [[0, 1, -100], [1, 1, 0]]
+
+    def test_columns_are_found_and_named(self, tmp_path: Path) -> None:
+        """Guards the columns of data sets on the Hub, which have many names."""
+        picture = [{"bytes": files.encoded(files.image(5)), "path": "x.png"}] * 2
+        features = {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["x", "y"]),
+                    "coarse": datasets.Value("string"), "annotation": datasets.Image()}  # fmt: skip
+        rows = files.table(
+            {"img": picture, "fine_label": [1, 0], "coarse": ["p", "q"], "annotation": picture}, features
+        )
+        root = str(files.parquet(tmp_path / "data", train=rows))
+        splits, names = open_splits(root, task=IMAGES)
+        assert names == ["x", "y"] and whole(splits["train"]).labels.tolist() == [1, 0]
+        splits, names = open_splits(root, task=IMAGES, label_column="coarse")
+        assert names is None and list(splits["train"].targets() or ()) == ["p", "q"]
+        splits, names = open_splits(root, task=PIXELS)
+        assert names is None and whole(splits["train"], PIXELS).ids == ["0", "1"]
+        for column, flag in (("image_column", "--image_column"), ("label_column", "--label_column")):
+            with pytest.raises(DataError, match=rf"{flag} 'nothing' is not in .*img, fine_label.*Name one"):
+                open_splits(root, task=IMAGES, **{column: "nothing"})
+        with pytest.raises(DataError, match=r"needs masks. Name another column, or another --task"):
+            open_splits(root, task=PIXELS, label_column="coarse")
+
+
+class TestHub:
+    def test_a_data_set_by_its_id(self, hub: HubServer) -> None:
+        """Guards the path most people take: an id, with class names from the features and a split called test."""
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+        picture = {"bytes": files.encoded(files.image(5)), "path": None}
+        rows = files.table({"image": [picture] * 4, "label": [0, 1, 0, 1]}, features)
+        datasets.DatasetDict({"train": rows, "test": rows.select([0])}).push_to_hub("me/animals", token="hf_mine")
+        splits, names = open_splits("me/animals", task=IMAGES)
+        assert names == ["cat", "dog"] and {split: len(rows.ids) for split, rows in splits.items()} == {
+            "train": 4,
+            "test": 1,
+        }
+        assert whole(splits["train"])[1]["label"] == 1
+        assert len(open_unlabeled_table("me/animals", "test", task=IMAGES, class_names=names).ids) == 1
+
+    def test_an_unknown_id_is_one_line(self, hub: HubServer) -> None:
+        """Guards against fifty lines of a library's traceback for a typing mistake."""
+        with pytest.raises(DataError, match=r"'me/anmials'.*not builtin.*Check the spelling") as caught:
+            open_splits("me/anmials", task=IMAGES)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+class TestMasks:
+    def test_images_beside_masks(self, tmp_path: Path) -> None:
+        """Guards pairing by name: sorted lists of different suffixes pair the wrong files."""
+        root = files.scene_folder(tmp_path / "scenes")
+        files.scene_folder(root / "val", [(2,)])
+        files.save(files.mask([7]), root / "masks" / "zz_without_image.png")
+        splits, names = open_splits(str(root), task=PIXELS)
+        assert set(splits) == {"train", "validation"} and names is None
+        images = whole(splits["train"], PIXELS)
+        assert images.ids == [f"images/{index:02d}.jpg" for index in range(4)]
+        assert [np.unique(images[row]["mask"]).tolist() for row in range(4)] == [[0, 1], [1, 2], [0, 2], [0, 1, 2]]
+        assert images[0]["mask"].dtype == np.int64 and images[0]["mask"].shape == (16, 20)
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({}, [-100, 0, 1, 2, 254]),
+            ({"ignore_index": 254}, [-100, 0, 1, 2, 255]),
+            ({"ignore_index": 0}, [-100, 1, 2, 254, 255]),
+            ({"reduce_labels": True}, [-100, 0, 1, 253]),
+        ],
+    )
+    def test_void_and_reduced_labels(self, settings: dict[str, Any], expected: list[int], tmp_path: Path) -> None:
+        """Guards 0 - 1 in 8 bit, which is 255, and void that turns into class 254 where labels are reduced."""
+        for kind in (files.mask, files.palette):
+            files.save(files.image(1), tmp_path / "images" / "a.png")
+            files.save(kind([0, 1, 2, 254, 255]), tmp_path / "masks" / "a.png")
+            images = whole(open_splits(str(tmp_path), task=PIXELS)[0]["train"], PIXELS, **settings)
+            assert np.unique(images[0]["mask"]).tolist() == expected
+            assert images.look(0) == (files.SIZE, tuple(expected[1:]))
+
+    def test_images_without_any_mask_are_refused(self, tmp_path: Path) -> None:
+        """Guards against training on the few images that happen to have a mask."""
+        root = files.scene_folder(tmp_path / "scenes")
+        (root / "masks" / "02.png").unlink()
+        with pytest.raises(DataError, match=r"1 of 4 images in .* '02'. Add the masks, or move .*--unlabeled_dir"):
+            open_splits(str(root), task=PIXELS)
+
+
+class TestUnlabeled:
+    def test_flat_nested_and_with_foreign_files(self, tmp_path: Path) -> None:
+        """Guards that an unlabeled folder needs no order at all."""
+        for name in ("b.JPG", "a.png", "deep/er/c.webp", ".hidden/d.png"):
+            files.save(files.image(3), tmp_path / name)
+        (tmp_path / "deep" / "list.txt").write_text("x")
+        rows = open_unlabeled_folder(str(tmp_path))
+        assert rows.ids == ["a.png", "b.JPG", "deep/er/c.webp"] and rows.targets() is None
+        assert set(whole(rows, PIXELS)[0]) == {"image"}
+
+    def test_labels_are_kept_by_name(self, tmp_path: Path) -> None:
+        """Guards scoring pseudo labels against the same number of another class list."""
+        names = ["dog", "cat"]
+        root = files.class_folder(tmp_path / "folder", classes=("cat", "dog", "emu"), each=1)
+        assert whole(open_unlabeled_table(str(root), None, task=IMAGES, class_names=names)).labels.tolist() == [
+            1,
+            0,
+            -1,
+        ]
+        features = {"image": datasets.Value("binary"), "label": datasets.ClassLabel(names=["emu", "cat", "dog"])}
+        data = {"image": [files.encoded(files.image(1))] * 3, "label": [0, 1, 2]}
+        root = files.parquet(tmp_path / "table", train=files.table(data, features))
+        assert whole(open_unlabeled_table(str(root), None, task=IMAGES, class_names=names)).labels.tolist() == [
+            -1,
+            1,
+            0,
+        ]
+
+    def test_which_split(self, tmp_path: Path) -> None:
+        """Guards against a labeled split taken for the unlabeled one."""
+        rows = files.table({"image": [files.encoded(files.image(1))] * 2})
+        root = files.parquet(tmp_path / "two", train=rows, test=rows.select([0]))
+        with pytest.raises(DataError, match=r"several splits; it has: train, test. .*--unlabeled_split"):
+            open_unlabeled_table(str(root), None, task=IMAGES)
+        assert len(open_unlabeled_table(str(root), "test", task=IMAGES).ids) == 1
+        with pytest.raises(DataError, match="no split 'more'"):
+            open_unlabeled_table(str(root), "more", task=IMAGES)
+
+    def test_a_builtin_set(self) -> None:
+        """Guards a name that one flag knows and the other denies."""
+        names = [str(digit) for digit in range(10)]
+        rows = open_unlabeled_table("digits", "train", task=IMAGES, class_names=names)
+        assert len(rows.ids) == 1197 and rows.targets() is not None
+        assert open_unlabeled_table("digits", "train", task=IMAGES, class_names=["x", "y"]).targets() is None
+        assert whole(open_unlabeled_table("digits", "train", task=PIXELS), PIXELS).look(0) == ((8, 8), None)
+
+
+def test_file_rows_read_nothing_before_they_are_asked(tmp_path: Path) -> None:
+    """Guards start-up: listing 100,000 files must not open them."""
+    rows = FileRows([tmp_path / "missing.png"], tmp_path, labels=["x"])
+    assert rows.ids == ["missing.png"] and rows.targets() == ["x"] and rows.raw(0)[1] == "x"

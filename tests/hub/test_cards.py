@@ -1,0 +1,55 @@
+"""The finished cards in `model_cards/`, and the cards of runs with facts that break a careless template."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_dmt.hub.card import write_card
+from tests.hub_repos import read_card
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
+
+
+def figures_in(value: Any) -> set[str]:
+    """All numbers of a results file, as a card rounds them to percent."""
+    if isinstance(value, dict):
+        return set().union(*map(figures_in, value.values())) if value else set()
+    if isinstance(value, list):
+        return set().union(*map(figures_in, value)) if value else set()
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {f"{100 * value:.1f}"} if is_number else set()
+
+
+def test_every_embedded_recipe_has_its_card() -> None:
+    """Guards a recipe that is published without one."""
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {path.name for path in CARDS.iterdir() if path.is_dir()}
+
+
+@pytest.mark.parametrize("name", ["digits", "digit-scenes"])
+def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None:
+    """Guards a figure that was not measured, a card older than the template, and metadata that the Hub refuses."""
+    folder = tmp_path / name
+    shutil.copytree(CARDS / name, folder)
+    written = (folder / "README.md").read_text(encoding="utf-8")
+    assert write_card(folder).read_text(encoding="utf-8") == written
+    known = figures_in(json.loads((folder / "dmt_results.json").read_text()))
+    cells = [cell.strip() for line in written.splitlines() if line.startswith("|") for cell in line.split("|")]
+    shown = [
+        cell for cell in cells if re.fullmatch(r"\d+\.\d", cell) and cell not in ("0.2", "0.4", "0.6", "0.8", "1.0")
+    ]
+    assert len(shown) > 20 and set(shown) <= known
+    _, errors, warnings = read_card(written)
+    assert not errors and not warnings
+    data = ModelCard(written).data
+    assert data.library_name == "transformers" and data.pipeline_tag is not None and data.eval_results
+    links = re.findall(r"\]\((?!http)([^)]+)\)", written)
+    assert len(links) > 3 and all((folder / link).is_file() for link in links)
+    assert not list(folder.rglob("*.safetensors"))

@@ -1,0 +1,202 @@
+"""The comparison of methods: equal budgets, paired figures, and a command that goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_dmt.data.files import write_json
+from hf_dmt.method import plan_phases
+from hf_dmt.training.command_line import parse
+from hf_dmt.training.methods import Knobs, resolve
+from scripts.benchmarks import comparison
+from scripts.benchmarks.compare_methods import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
+
+IMAGES, PIXELS = "image-classification", "semantic-segmentation"
+
+
+def planned(method: str, task: str = IMAGES, **knobs: Any) -> dict[str, Any]:
+    """The part of a run's results that its cost follows from."""
+    settings = {"supervised_epochs": 10, "phase_epochs": 3, "labeled_batch_size": 8, "pseudo_batch_size": 24, **knobs}
+    resolved = resolve(method, task, settings)
+    units = "images" if task == IMAGES else "pixels"
+    counts = {"num_labeled": 50, "num_unlabeled": 1000, "select_units": units}
+    numbers = {name: getattr(resolved, name) for name in settings if name not in ("strategy", "label_ratios")}
+    ratios = (None,) if resolved.strategy == "online" else resolved.label_ratios
+    phases = plan_phases(label_ratios=ratios, **counts, **{k: v for k, v in numbers.items() if k != "mixup_alpha"})
+    return {
+        "task": task,
+        "knobs": {**vars(resolved), "label_ratios": list(resolved.label_ratios)},
+        "num_unlabeled": 1000,
+        "phases": [
+            {"phase": p.index, "steps": p.steps, "pseudo_labels": {} if p.label_ratio is None else {"a": {}}}
+            for p in phases
+        ],
+    }
+
+
+def record(arm: str, seed: int, a: float, b: float, *, alone: float = 0.5, labeled: str = "x") -> dict[str, Any]:
+    """A run's file."""
+
+    def scores(a: float, b: float) -> dict[str, Any]:
+        return {name: {"accuracy": value} for name, value in (("a", a), ("b", b), ("ensemble", max(a, b)))}
+
+    figures = {"weight": 0.9, "confidence": 0.8, "disagreement": None, "calibration": []}
+    first = {"phase": 0, "test": scores(alone, alone), "eval": scores(0.4, 0.4), "pseudo_labels": None}
+    labels = {"a": {"separation": figures}, "b": {"separation": None}}
+    last = {"phase": 1, "test": scores(a, b), "eval": scores(0.6, 0.8), "pseudo_labels": labels}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "passes": [100.0, 50.0],
+        "own_process": True,
+        "split": {"labeled": f"{labeled}{seed}", "unlabeled": "", "eval": "", "test": ""},
+        "results": {
+            "task": IMAGES, "phases": [first, last], "test": scores(0.1, 0.3), "total_seconds": 10.0,
+            "peak_memory_bytes": 2**30, "num_labeled": 50, "num_unlabeled": 1000, "num_eval": 100, "num_test": 500,
+            "environment": {"torch": "2"},
+        },
+    }  # fmt: skip
+
+
+def kept(folder: Path, *records: dict[str, Any]) -> Path:
+    for made in records:
+        write_json(folder / "runs" / f"{made['arm']}-{made['seed']}.json", made)
+    return folder
+
+
+def test_passes_by_hand() -> None:
+    """Silent: labeling, teachers' passes or mixup's weighing pass left out, and a method looks cheaper than it is."""
+    phases = planned("dmt", label_ratios=(0.5, 1.0))
+    # 16 updates, then 63 and 125, of 32 images through two members; each labeling 1000 images through both at 1/3.
+    assert image_passes(phases) == pytest.approx([16 * 64, 63 * 64 + 2000 / 3, 125 * 64 + 2000 / 3])
+    assert image_passes(planned("cps"))[1] == pytest.approx(125 * 64 * 4 / 3)
+    with_mixup = planned("dmt", label_ratios=(1.0,), mixup_alpha=0.75)
+    assert image_passes(with_mixup) == pytest.approx([16 * 64, 125 * 64 * 4 / 3 + 2000 / 3])
+
+
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+@pytest.mark.parametrize(("method", "knobs"), [("cps", {}), ("dmt", {"label_ratios": (0.3, 1.0)}), ("mutual", {})])
+def test_a_method_gets_the_passes_of_the_reference(task: str, method: str, knobs: dict[str, Any]) -> None:
+    """Silent: a method that is given more or fewer passes than dmt, so that the budget decides the comparison."""
+    reference = planned("dmt", task)
+    own = planned(method, task, **knobs)
+    asked = at_budget_of(reference, resolve(method, task, {"labeled_batch_size": 8, "pseudo_batch_size": 24, **knobs}))
+    if "--phase_epochs" in asked:
+        ratios = tuple(map(float, asked[1 : asked.index("--phase_epochs")]))
+        own = planned(method, task, label_ratios=ratios, phase_epochs=float(asked[-1]))
+    assert sum(image_passes(own)) == pytest.approx(sum(image_passes(reference)), abs=3 * 64 * 4 / 3)
+
+
+def test_labels_alone_spend_the_budget_in_one_phase() -> None:
+    """Silent: labels alone are compared at fewer updates, and what more training gives is called a gain."""
+    reference = planned("dmt")
+    knobs = resolve("supervised", IMAGES, {"labeled_batch_size": 8, "pseudo_batch_size": 24, "label_ratios": (0.2,)})
+    assert knobs.label_ratios == (), "ratios of a recipe would train labels alone on pseudo labels"
+    steps = int(at_budget_of(reference, knobs)[-1])
+    assert steps * 64 == pytest.approx(sum(image_passes(reference)), abs=64)
+
+
+def test_differences_are_paired_by_split(tmp_path: Path) -> None:
+    """Silent: the spread between splits, which all methods share, hides or makes a difference; a wrong interval."""
+    runs = [record("dmt", seed, 0.6 + seed / 10, 0.8 + seed / 10) for seed in (0, 1, 2)]
+    runs += [record("labeled-only", seed, 0.5 + seed / 10, 0.7 + seed / 10 - 0.02 * seed) for seed in (0, 1, 2)]
+    found = {row["method"]: row for row in comparison.rows(comparison.load(kept(tmp_path, *runs)))}
+    assert list(found) == ["labels alone (phase 0)", "labeled-only", "dmt"]
+    assert found["dmt"]["members"].mean == pytest.approx(0.8)
+    assert found["dmt"]["members"].half == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)  # t(0.975, 2) = 4.3027
+    assert found["dmt"]["over_labeled_only"].mean == pytest.approx(0.11)
+    assert found["dmt"]["over_labeled_only"].half == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
+    assert found["dmt"]["over_phase_0"].mean == pytest.approx(0.3)
+    assert found["dmt"]["selected"].mean == pytest.approx(0.2)
+    assert (found["dmt"]["cost"], found["labels alone (phase 0)"]["cost"]) == (1.5, 1.0)
+    assert found["dmt"]["peak_memory_mib"] == 1024
+
+
+def test_runs_on_other_labels_are_not_compared(tmp_path: Path) -> None:
+    """Silent: a folder that was used with other data gives differences that are the data's."""
+    folder = kept(tmp_path, record("dmt", 0, 0.6, 0.8), record("cps", 0, 0.6, 0.8, labeled="y"))
+    with pytest.raises(ValueError, match="cps and dmt of seed 0 differ in their labeled images"):
+        comparison.load(folder)
+
+
+def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Silent: figures under another method's or score's heading; nothing said of an eval split nobody would have."""
+    runs = [record("dmt", 0, 0.5, 0.7), record("labeled-only", 0, 0.6, 0.7), record("oracle", 0, 0.9, 0.9, labeled="o")]
+    comparison.write(kept(tmp_path, *runs), "mine")
+    text = (tmp_path / "comparison.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert "| dmt | 60.0 | 70.0 | -5.0 | +10.0 | 20.0 | 1.50 | 10 | 1024 | 1 |" in text
+    assert "| 1 | a | b | 0.900 |  | 0.800 |" in text
+    assert (
+        "worth, in points of accuracy, -5.0 over labeled-only with the same image passes and +10.0 over phase 0" in text
+    )
+    assert "the best method was labeled-only with 65.0" in text  # neither dmt nor the oracle
+    assert "eval split is larger than the labeled set" in text
+    assert json.loads((tmp_path / "comparison.json").read_text())["separation"] == [
+        {"phase": 1, "maker": "a", "weight": 0.9, "confidence": 0.8}
+    ]
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_setting_of_a_suite_is_accepted(suite: str) -> None:
+    """Silent: a flag that the command line no longer knows, found an hour into a suite, or on a machine with a GPU."""
+    for name, base in SUITES[suite].items():
+        for arm, own in {**ARMS, **SETTINGS}.items():
+            flags = [flag.strip("{}") for flag in base if flag not in ("--bf16", "true")]  # asks for a GPU
+            model, data, args = parse([*flags, *own, "--output_dir", "unused"], RECIPES)
+            knobs = args.knobs(model.task)
+            assert knobs.phase_epochs != Knobs().phase_epochs, f"{name}, {arm}: defaults for large data sets"
+            assert data.num_labeled or suite == "smoke", f"{name}, {arm}: nothing is unlabeled"
+
+
+def test_tuned_seeds_are_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """Silent: the split that chose the learning rate is reported as if it were new."""
+    with pytest.raises(SystemExit):
+        main(["--seeds", "0", "1", "--tuning_seeds", "1"])
+    assert "seeds [1] are both tuned on and reported" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
+    """Silent: digits and scenes compared into one folder, and the second table is the first one's figures."""
+    made = {**record("dmt", 0, 0.6, 0.8), "flags": ["--task", "semantic-segmentation"]}
+    write_json(tmp_path / "own" / "data" / "runs" / "dmt-seed-0.json", made)
+    with pytest.raises(SystemExit, match="was run with other settings"):
+        main(["--arms", "dmt", "--seeds", "0", "--output_dir", str(tmp_path)])
+
+
+def smoke(folder: Path, *arms: str) -> dict[str, dict[str, Any]]:
+    main(["--suite", "smoke", "--seeds", "0", "--output_dir", str(folder), "--arms", *arms])
+    runs = [json.loads(file.read_text()) for file in (folder / "smoke" / "digits" / "runs").glob("*.json")]
+    return {run["arm"]: run for run in runs}
+
+
+def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
+    """Silent: real runs at other budgets than planned; an interrupted comparison that starts from the beginning.
+
+    Three short runs of the command line: over 3 seconds.
+    """
+    runs = smoke(tmp_path, "labeled-only")
+    file = tmp_path / "smoke" / "digits" / "runs" / "labeled-only-seed-0.json"
+    before = file.stat().st_mtime_ns
+    runs = smoke(tmp_path, "labeled-only", "fixmatch")
+    assert file.stat().st_mtime_ns == before, "a finished run is not run again"
+    assert runs.keys() == {"dmt", "labeled-only", "fixmatch"}
+    budget = sum(runs["dmt"]["passes"])
+    for arm, run in runs.items():
+        assert sum(run["passes"]) == pytest.approx(budget, rel=0.02), arm
+        assert run["split"]["labeled"] == runs["dmt"]["split"]["labeled"]
+    assert len(runs["labeled-only"]["results"]["phases"]) == 1
+    assert runs["fixmatch"]["results"]["knobs"]["online_threshold"] == 0.95
+    assert (tmp_path / "smoke" / "digits" / "comparison.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_method_runs(tmp_path: Path) -> None:
+    """Silent: a method of the list whose settings the command line has come to refuse."""
+    assert smoke(tmp_path, *ARMS).keys() == ARMS.keys()

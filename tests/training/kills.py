@@ -1,0 +1,193 @@
+"""Runs of the whole command line in processes of their own that are killed at a chosen instant.
+
+An instant is a call into the operating system for a file of the run (opening, renaming, removing, making a folder, its
+output and its images alike) or an update. They are counted by an audit hook, so instant 137 of a run is always the
+same one, and a seeded draw can be repeated. What is done at it is real: SIGKILL; or a limit on the size of files with
+SIGXFSZ at its default, which ends the process in the middle of a write, also of libraries written in C++ and Rust.
+
+A plain module: the processes import it. They are forked from a server that has imported everything, once.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+_FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+
+# The first function of this table found on the stack says in which stage of a run an instant lies.
+_STAGE_OF = {
+    "export": "final export",
+    "write_report": "final export",
+    "write_figures": "final export",
+    "_write_card": "final export",
+    "_save_checkpoint": "saving a checkpoint",
+    "_sample": "updates",
+    "compute_loss": "updates",
+    "finish": "writing the store",
+    "write": "writing the store",
+    "label_images": "labeling",
+    "label_pixels": "labeling",
+    "evaluate": "between phases",
+    "begin_phase": "between phases",
+}
+STAGES = (
+    "before training",
+    "updates of phase 0",
+    "between phases",
+    "labeling",
+    "writing the store",
+    "updates of a later phase",
+    "saving a checkpoint",
+    "final export",
+)
+
+
+class Instants:
+    """Counts the instants of this process, and ends it at one of them.
+
+    Args:
+        folders: whose files count. kill_at: number of the instant, from 1; None only counts.
+        half_written: the process dies in the first write that makes a file longer than this, from that instant on.
+    """
+
+    def __init__(self, folders: list[str], kill_at: int | None, half_written: int | None) -> None:
+        self.folders, self.kill_at, self.half_written = tuple(folders), kill_at, half_written
+        self.stages: list[str] = []
+        self.trainer: Any = None
+
+    def on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _FILE_EVENTS and str(arguments[0]).startswith(self.folders):
+            self.reach(sys._getframe(1))
+
+    def reach(self, frame: FrameType | None) -> None:
+        self.stages.append("" if self.kill_at else self._stage(frame))
+        if len(self.stages) != self.kill_at:
+            return
+        if self.half_written is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.half_written, self.half_written))
+
+    def _stage(self, frame: FrameType | None) -> str:
+        while frame is not None:
+            stage = _STAGE_OF.get(frame.f_code.co_name)
+            if stage == "updates":
+                return f"{stage} of phase 0" if self.trainer.current_phase.index == 0 else f"{stage} of a later phase"
+            if stage and (stage != "writing the store" or "pseudo_labels" in frame.f_code.co_filename):
+                return stage
+            frame = frame.f_back
+        return "before training"
+
+
+def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: str, stages: str | None) -> None:
+    from hf_dmt import DMTTrainer
+    from scripts.run_dmt import main
+
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115  (until the process ends)
+    instants = Instants(folders, how.get("kill_at"), how.get("half_written"))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # here: an instant may come in a thread that reads files
+    compute_loss: Callable[..., Any] = DMTTrainer.compute_loss
+
+    def compute_loss_at_an_instant(trainer: Any, *given: Any, **named: Any) -> Any:
+        loss = compute_loss(trainer, *given, **named)
+        instants.trainer = trainer
+        instants.reach(sys._getframe(0))
+        if how.get("sigterm_at") == trainer.state.global_step + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    compute_loss_at_an_instant.__code__ = compute_loss_at_an_instant.__code__.replace(co_name="compute_loss")
+    begin_phase = DMTTrainer.begin_phase
+
+    def begin(trainer: Any) -> None:
+        instants.trainer = trainer
+        begin_phase(trainer)
+
+    DMTTrainer.compute_loss = compute_loss_at_an_instant  # type: ignore[method-assign]
+    DMTTrainer.begin_phase = begin  # type: ignore[method-assign]
+    sys.addaudithook(instants.on_event)
+    code = main(arguments)
+    if stages:
+        Path(stages).write_text(json.dumps(instants.stages))
+    sys.exit(code)
+
+
+class Runs:
+    """One command line and the folders of its runs.
+
+    Attributes:
+        stages: of every instant of the uninterrupted run.
+        expected: the output folder of the uninterrupted run.
+    """
+
+    def __init__(self, data: Path, work: Path, arguments: list[str]) -> None:
+        self.data, self.work, self.arguments = data, work, arguments
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["kills", "scripts.run_dmt", "matplotlib.pyplot"])
+        self.context = context
+        self.expected = work / "uninterrupted"
+        listed = work / "stages.json"
+        assert self.run(self.expected, stages=listed) == 0, self.output(self.expected)
+        self.stages: list[str] = json.loads(listed.read_text())
+
+    def run(self, folder: Path, *, resume: bool = False, stages: Path | None = None, **how: Any) -> int:
+        """The exit code of a run; negative is the signal that ended it.
+
+        Args:
+            how: `kill_at`, `half_written`: as for `Instants`. `sigterm_at`: the update in which SIGTERM arrives.
+        """
+        arguments = [*self.arguments, "--output_dir", str(folder)]
+        arguments += ["--resume_from_checkpoint", "True"] if resume else []
+        log = str(self.work / f"{folder.name}.log")
+        watched = [str(folder), str(self.data)]
+        process = self.context.Process(
+            target=_run, args=(arguments, watched, how, log, str(stages) if stages else None)
+        )
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None, "the run hangs"
+        return process.exitcode
+
+    def output(self, folder: Path) -> str:
+        """What the runs in this folder printed."""
+        return (self.work / f"{folder.name}.log").read_text()[-3000:]
+
+    def draw(self, stage: str, count: int, seed: int) -> list[int]:
+        """Numbers of `count` instants of a stage, at random."""
+        numbers = [number for number, found in enumerate(self.stages, start=1) if found == stage]
+        chosen = np.random.default_rng([seed, STAGES.index(stage)]).permutation(numbers)[:count]
+        return sorted(int(number) for number in chosen)
+
+
+def write_images(root: Path, task: str) -> Path:
+    """A small image set of a task: class folders, or images beside masks."""
+    rng = np.random.default_rng(4)
+    for number in range(24):
+        label = number % 3
+        colours = rng.integers(0, 120, (16, 16, 3)).astype(np.uint8)
+        colours[..., label] += 130
+        if task == "image-classification":
+            path = root / "abc"[label] / f"{number:02d}.png"
+        else:
+            path = root / "images" / f"{number:02d}.png"
+            mask = np.full((16, 16), label, dtype=np.uint8)
+            mask[:, 8:] = (label + 1) % 3
+            (root / "masks").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(root / "masks" / path.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours).save(path)
+    return root

@@ -1,0 +1,101 @@
+"""Clean images through both members: every image once, nothing moved, whatever the batches are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from small_runs import CLASSES, images, make_pair, scenes, state_of
+
+from hf_dmt.training.inference import CleanPass, broadcast_buffers
+
+
+def parts(pair: Any, source: Any, loop: CleanPass, **settings: Any) -> list[Any]:
+    return list(loop.run(pair, source, Accelerator(cpu=True), title="x", **settings))
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_logits_do_not_depend_on_the_batches(size: int) -> None:
+    """Silent: BatchNorm over the batch while labeling, or rows that change places."""
+    pair, source = make_pair("vit", "resnet"), images(7)
+    rows = {row: part.logits["b"][position] for part in parts(pair, source, CleanPass(size))
+            for position, row in enumerate(part.index)}  # fmt: skip
+    alone = [part.logits["b"][0] for part in parts(pair, source, CleanPass(1))]
+    assert sorted(rows) == list(range(7))
+    assert all(torch.allclose(rows[row], alone[row], atol=1e-5) for row in rows)
+
+
+def test_shares_of_several_processes_are_one_pass() -> None:
+    """Silent: an image labeled by two processes or by none."""
+    pair, source = make_pair(), images(7)
+    found = [
+        row
+        for rank in range(3)
+        for part in parts(pair, source, CleanPass(2, rank=rank, world_size=3))
+        for row in part.index
+    ]
+    assert sorted(found) == list(range(7))
+    assert parts(pair, images(2), CleanPass(2, rank=2, world_size=3)) == [], "fewer images than processes"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_moves(workers: int, training: bool) -> None:
+    """Silent: labeling that shifts the random state, the statistics or the mode, so that a resumed run drifts."""
+    pair = make_pair("vit", "resnet", dropout=0.5).train(training)
+    before, state = state_of(pair), torch.get_rng_state()
+    first = parts(pair, images(5), CleanPass(2, num_workers=workers))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+    assert pair.training is training and not first[0].logits["a"].requires_grad
+    again = parts(pair, images(5), CleanPass(2, num_workers=workers))
+    assert all(torch.equal(one.logits["a"], two.logits["a"]) for one, two in zip(first, again, strict=True))
+
+
+def test_the_mode_is_restored_after_an_error() -> None:
+    """Silent: a run that goes on in eval mode because one image could not be read."""
+    pair = make_pair().train()
+    with pytest.raises(TypeError):
+        parts(pair, [{"image": None}], CleanPass(1))
+    assert pair.training
+
+
+def test_evaluation_is_at_the_size_of_each_mask() -> None:
+    """Silent: scores at the training resolution, which are better than those at the mask's own."""
+    pair, source = make_pair("segformer", "segformer"), scenes(4)
+    source[2] = {"image": source[2]["image"].resize((40, 20)), "mask": np.zeros((20, 40), dtype=np.int64)}
+    for part in parts(pair, source, CleanPass(4), at_mask_size=True):
+        for position, row in enumerate(part.index):
+            expected = (20, 40) if row == 2 else (16, 16)
+            assert part.truth[position].shape == part.sizes[position] == expected
+            for name in "ab":
+                assert part.logits[name][position].shape == (CLASSES, *expected)
+                assert part.logits[name].dtype == torch.float32
+
+
+def test_labels_are_at_the_training_size_and_never_larger_than_the_image() -> None:
+    """Silent: labels at another size than the images that are trained on them."""
+    pair, source = make_pair("segformer", "segformer"), scenes(2)
+    source[1] = {"image": source[1]["image"].resize((40, 20))}
+    sizes = {row: part.sizes[position] for part in parts(pair, source, CleanPass(2), shorter_side=10)
+             for position, row in enumerate(part.index)}  # fmt: skip
+    assert sizes == {0: (10, 10), 1: (10, 20)}
+
+
+def test_labels_of_whole_images_may_be_missing() -> None:
+    """Silent: a missing label read as class 0."""
+    source = images(3)
+    del source[1]["label"]
+    (part,) = parts(make_pair(), source, CleanPass(3))
+    assert part.truth == [0, None, 2]
+
+
+def test_one_process_has_nothing_to_broadcast() -> None:
+    """Silent: a collective call that waits for nobody."""
+    pair = make_pair("vit", "resnet")
+    before = state_of(pair)
+    broadcast_buffers(pair, Accelerator(cpu=True))
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
