@@ -1,6 +1,6 @@
 """How fast one worker makes training samples at 224 and 512 pixels, and how long a step waits for them.
 
-    python -m scripts.benchmarks.data_pipeline [--quick] [--threads N] [--json FILE]
+    python scripts/benchmarks/data_pipeline.py [--quick] [--threads N] [--json FILE]
 
 A sample is one view of an image for one member: decoded from JPEG, augmented, cropped. The share is that of a step's
 time in which the training process waits for its worker, while it trains the pair of the column; on two cores the worker
@@ -10,8 +10,10 @@ has one of them. It needs a machine that nobody else uses.
 from __future__ import annotations
 
 import io
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,28 +26,31 @@ from hf_dmt.data.batches import BatchShape, PhaseBatchSampler
 from hf_dmt.models.pair import MEMBERS
 from hf_dmt.training.training_set import training_set
 
-from .measure import Row, finish, options
-from .subjects import IMAGES, PIXELS, Pictures, image_pair, pixel_pair
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from scripts.benchmarks.measure import Row, finish, options
+from scripts.benchmarks.subjects import IMAGES, PIXELS, Pictures, decoded, image_pair, pixel_pair
 
 
-class JPEGs(Sequence[dict[str, Any]]):
+class JPEGs:
     """Photographs' worth of work: compressed images of 4:3 in memory, decoded whenever they are asked for."""
 
     def __init__(self, pictures: Pictures, height: int) -> None:
         self.items = []
-        for item in pictures:
+        for item in decoded(pictures):
             file = io.BytesIO()
             item["image"].resize((height * 4 // 3, height)).save(file, format="JPEG", quality=90)
             mask = item.get("mask")
             if mask is not None:
-                wide = Image.fromarray(mask.astype(np.uint8)).resize((height * 4 // 3, height), Image.Resampling.NEAREST)
+                wide = Image.fromarray(mask.astype(np.uint8)).resize(
+                    (height * 4 // 3, height), Image.Resampling.NEAREST
+                )
                 item["mask"] = np.asarray(wide, dtype=np.int64)
             self.items.append({**item, "image": file.getvalue()})
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, row: Any) -> dict[str, Any]:
+    def __getitem__(self, row: int) -> dict[str, Any]:
         item = self.items[row]
         return {**item, "image": Image.open(io.BytesIO(item["image"]))}
 
@@ -80,7 +85,8 @@ def train_step(pair: ModelPair) -> Callable[[Any], None]:
     def step(batch: Any) -> None:
         logits = pair(**{name: batch[name]["pixel_values"] for name in MEMBERS})
         losses = [
-            torch.nn.functional.cross_entropy(logits[name], batch[name]["labels"], ignore_index=-100) for name in MEMBERS
+            torch.nn.functional.cross_entropy(logits[name], batch[name]["labels"], ignore_index=-100)
+            for name in MEMBERS
         ]
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -104,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         per_second = (count - 1) * batch * len(MEMBERS) / seconds
         waited, whole = consume(loader(pair, images, count, batch), train_step(pair))
         details = {"share of a step spent waiting": waited / whole, "step s": whole / (count - 1)}
-        rows.append(Row(f"samples of {side} px, {task}", "one worker", per_second, "samples/s", None, details))
+        rows.append(Row(f"samples of {side} px, {task}", "one worker", [per_second], "samples/s", "", details))
     return finish(rows, args)
 
 

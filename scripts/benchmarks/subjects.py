@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ def pixel_pair(side: int, size: str = "b0", *, classes: int = 21) -> ModelPair:
     return ModelPair(*members, *processors, task=PIXELS, image_size=side)
 
 
-class Pictures(Sequence[dict[str, Any]]):
+class Pictures:
     """`count` images of `side` pixels, made when they are asked for and never kept: smooth colours with some noise.
 
     Args:
@@ -85,7 +84,7 @@ class Pictures(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, row: Any) -> dict[str, Any]:
+    def __getitem__(self, row: int) -> dict[str, Any]:
         if not 0 <= row < self.count:
             raise IndexError(row)
         draw = np.random.default_rng(row)
@@ -103,6 +102,6 @@ class Pictures(Sequence[dict[str, Any]]):
         return item
 
 
-def decoded(pictures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def decoded(pictures: Pictures) -> list[dict[str, Any]]:
     """The images in memory, where making them must not count."""
     return [pictures[row] for row in range(len(pictures))]
