@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ..models.pair import ModelPair
 from .arguments import DMTTrainingArguments
+from .methods import Knobs
 
 
 def check_inputs(
@@ -80,6 +81,41 @@ def check_processes(world_size: int, environment: Mapping[str, str]) -> None:
             "--cpu, or --num_processes without --multi_gpu, never starts more than one. For N processes, on CPUs too: "
             "accelerate launch --multi_gpu --num_processes N --num_machines 1 --mixed_precision no --dynamo_backend no "
             "scripts/run_dmt.py ... If one is meant, give --num_processes 1 and unset MASTER_ADDR."
+        )
+
+
+def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, environment: Mapping[str, str]) -> None:
+    """Refuse what cannot work, or would silently be left out, when FSDP divides the parameters.
+
+    Args:
+        plugin: accelerate's settings of FSDP, None where it is not active.
+
+    Raises:
+        ValueError: what to change.
+    """
+    if plugin is None:
+        if args.fsdp or environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            raise ValueError(
+                "FSDP was asked for, but it needs several processes with a GPU each, and accelerate leaves it out "
+                "without a word elsewhere. Start with `accelerate launch --config_file "
+                "scripts/recipes/accelerate/eight_gpus_fsdp.yaml --num_processes N`, or leave FSDP out."
+            )
+        return
+    if plugin.fsdp_version != 2:
+        raise ValueError(
+            f"FSDP version {plugin.fsdp_version} was asked for; the pair labels between the phases, which needs "
+            "version 2. Set `fsdp_version: 2` in the accelerate config, as scripts/recipes/accelerate does."
+        )
+    if "FULL" not in str(plugin.state_dict_type):
+        raise ValueError(
+            f"FSDP with {plugin.state_dict_type} writes checkpoints that are no pair. Set "
+            "`fsdp_state_dict_type: FULL_STATE_DICT` in the accelerate config."
+        )
+    if knobs.ema_decay or knobs.restart == "initial":
+        flag = "--ema_decay" if knobs.ema_decay else "--restart initial"
+        raise ValueError(
+            f"{flag} writes whole weights into the pair, which FSDP has divided. Use DDP "
+            "(scripts/recipes/accelerate/eight_gpus_ddp.yaml), or leave it out."
         )
 
 

@@ -60,7 +60,7 @@ def phase(pair: ModelPair, labeled: Any, unlabeled: Any, *, cpu_time: bool) -> f
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     args = options(__doc__, argv)
-    rounds, unit, size = (1, 4, "toy") if args.quick else (3, 64, "demo")
+    rounds, unit, size = (1, 4, "toy") if args.quick else (3, 32, "demo")
     rows = []
     for task in (IMAGES, PIXELS):
         side = 32

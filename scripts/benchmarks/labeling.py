@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     elif args.device == "cuda":
         pairs, sizes = [image_pair(224, "base", both=True), pixel_pair(512, "b2")], [(2048, 128, 5), (128, 16, 5)]
     else:
-        pairs, sizes = [image_pair(224, "tiny"), pixel_pair(512, "b0")], [(64, 16, 5), (8, 2, 5)]
+        pairs, sizes = [image_pair(224, "tiny"), pixel_pair(512, "b0")], [(32, 16, 3), (8, 2, 3)]
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="bf16" if args.dtype == "bf16" else None)
     rows = []
     for pair, size in zip(pairs, sizes, strict=True):

@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     compiled: dict[str, Any] = {"action": "store_true", "help": "torch.compile, of the pair and of the plain models"}
     workers: dict[str, Any] = {"type": int, "default": 0, "help": "processes that load the data, in each of the three"}
     args = options(__doc__, argv, gpu=True, compile=compiled, workers=workers)
-    rounds, steps = (1, 4) if args.quick else (5, 20)
+    rounds, steps = (1, 4) if args.quick else (5, 12)
     if args.quick:
         cases = [(pixel_pair(32, "toy"), (2, 2)), (image_pair(32, "toy"), (2, 6))]
     elif args.device == "cuda":
