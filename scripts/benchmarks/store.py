@@ -133,7 +133,9 @@ def measure(maps: list[Maps], thresholds: np.ndarray, title: str, rounds: int, *
             for row, (labels, codes) in enumerate(maps):
                 one.write(row, labels, codes)
                 selected, confidence = one.selected(row)
-                np.testing.assert_array_equal(selected, np.where(codes >= thresholds[labels], labels, IGNORE_INDEX))
+                expected = np.where(codes >= thresholds[labels], labels.astype(np.int16), IGNORE_INDEX)
+                # float32 confidences cannot tell the codes nearest to 1 apart, where a threshold may lie.
+                assert np.mean(selected != expected) <= (1e-2 if isinstance(one, Float32) else 0), one.folder.name
                 np.testing.assert_array_equal(confidence, CONFIDENCE[codes])
         pixels = sum(labels.size for labels, _ in maps)
         sizes = {name: one.size() / pixels for name, one in formats.items()}
