@@ -78,6 +78,10 @@ class DMTTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Each phase starts from the previous weights (`continue`) or the `initial` ones."},
     )
+    phase_weights: str | None = field(
+        default=None,
+        metadata={"help": "A phase ends with its `last` weights, or with each member's `best` ones on the eval split."},
+    )
     mixup_alpha: float | None = field(default=None, metadata={"help": "Beta parameter of mixup; 0 is off."})
     mixup_weighting: str | None = field(
         default=None,

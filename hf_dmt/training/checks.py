@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
 
 from ..models.pair import ModelPair
 from .arguments import DMTTrainingArguments
@@ -38,6 +38,8 @@ def check_inputs(
             "on. Give "
             "one, or leave the metric out."
         )
+    if args.knobs(model.task).phase_weights == "best":
+        check_best_weights(args, has_eval=eval_dataset is not None)
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. "
@@ -60,6 +62,21 @@ def check_inputs(
     if args.deepspeed:
         raise ValueError(
             "DeepSpeed restarts its optimizer only with the process, and each phase needs a new one. Use DDP or FSDP."
+        )
+
+
+def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
+    """Raises ValueError where `phase_weights best` would silently be `last`, or cannot keep a copy of the weights."""
+    if not has_eval or args.eval_strategy != IntervalStrategy.STEPS:
+        looks = "there is no eval_dataset" if not has_eval else f"eval_strategy is {args.eval_strategy.value!r}"
+        raise ValueError(
+            f"phase_weights best chooses among several looks at the eval split within a phase, but {looks}. Give eval "
+            "images and --eval_strategy steps --eval_steps N, or leave phase_weights at last."
+        )
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise ValueError(
+            "phase_weights best keeps a copy of both members, which FSDP divides over the processes. Use DDP, or leave "
+            "phase_weights at last."
         )
 
 

@@ -85,6 +85,8 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     first = _namespace(parser, flags)
     if first.dataset_name is None and first.task in RECIPES:
         recipe = _read_config(recipes / RECIPES[first.task], parser)
+        if first.pair is not None:
+            recipe = {key: value for key, value in recipe.items() if key not in ("model_a", "model_b")}
         parser.set_defaults(
             **{key: value for key, value in recipe.items() if getattr(first, key) == parser.get_default(key)}
         )

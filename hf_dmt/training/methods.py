@@ -30,6 +30,8 @@ class Knobs:
         difference_maximised_sampling: `true` trains phase 0 of a and b on different 80 % of the labels; a file says
             which.
         restart: `continue` from the previous phase's weights, or from the `initial` ones.
+        phase_weights: what a phase ends with and hands on: the `last` weights, or each member's `best` ones on the eval
+            split.
         mixup_alpha: Beta parameter of mixup; 0 is off. ema_decay: 0 is off.
         ema_rule: `exact`, or the `official` code's inverted factor, whose average is the last weights.
         mixup_weighting: mixed weight x mixed loss as in the official code, or each label's own weight (`per_term`).
@@ -53,6 +55,7 @@ class Knobs:
     exchange: str = "simultaneous"
     difference_maximised_sampling: str = "false"
     restart: str = "continue"
+    phase_weights: str = "last"
     mixup_alpha: float = 0.0
     mixup_weighting: str = "mixed"
     ema_decay: float = 0.0
@@ -97,6 +100,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "gamma_schedule": ("constant", "ramp", "official-ramp"),
     "exchange": ("simultaneous", "sequential"),
     "restart": ("continue", "initial"),
+    "phase_weights": ("last", "best"),
     "mixup_weighting": ("mixed", "per_term"),
     "ema_rule": ("exact", "official"),
     "selection_rule": ("exact", "official"),

@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, 
 from transformers.utils import logging
 
 from ..data.transforms import IGNORE_INDEX
+from ..models.best import BestMembers
 from ..models.ema import ExponentialAverage
 from ..models.frozen import freeze_backbones
 from ..models.pair import MEMBERS, ModelPair
@@ -45,6 +46,7 @@ class PairTrainer(Trainer):
         telemetry: sums per member, drained into the logs.
         last_scores: figures of the latest evaluation of `eval_dataset`; they choose the exported root.
         ema: averaged weights, where the run keeps them.
+        best: each member's best weights of a phase, where a phase ends with them.
         preemption: answers SIGTERM.
     """
 
@@ -56,6 +58,7 @@ class PairTrainer(Trainer):
     preemption: StopOnSigterm
     last_scores: evaluation.Scores | None = None
     ema: ExponentialAverage | None = None
+    best: BestMembers | None = None
     new_optimizer_state: dict[str, Any]
     optimizer: Any  # the stock annotation is None until the optimizer is made
 
@@ -196,6 +199,26 @@ class PairTrainer(Trainer):
         metrics = self.evaluate(test_dataset, metric_key_prefix=metric_key_prefix) if known else {}
         return PredictionOutput(predictions=logits, label_ids=labels if known else None, metrics=metrics)  # type: ignore[arg-type]
 
+    def remember_best(self, *, give_back: bool) -> bool:
+        """Keep what is best on the eval split, where the run asks for it, and at the end of a phase give it back.
+
+        Returns:
+            Whether the members are now others than those just scored.
+        """
+        if self.best is None:
+            return False
+        assert self.last_scores is not None
+        metric = evaluation.PRIMARY_METRIC[self.model.task]
+        now = {name: float(self.last_scores[name][metric] or 0.0) for name in MEMBERS}
+        with self.judging():
+            self.best.see(self.model, now)
+        changed = give_back and self.best.scores != now
+        if give_back:
+            self.best.restore(self.model)
+            if self.ema is not None:
+                self.ema.restart()
+        return changed
+
     @contextmanager
     def judging(self, *, averaged: bool = True) -> Iterator[None]:
         """The pair as it labels and is scored, on every process: the averaged weights where there are any and they are
@@ -240,6 +263,8 @@ class PairTrainer(Trainer):
         self.model.save_pretrained(folder, primary="a", state_dict=state_dict)
         if self.ema is not None:
             self.ema.save(folder)
+        if self.best is not None:
+            self.best.save(folder)
         torch.save(without_token(self.args), folder / TRAINING_ARGS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -251,6 +276,8 @@ class PairTrainer(Trainer):
         self.model.load_weights(resume_from_checkpoint)
         if self.ema is not None:
             self.ema.load(resume_from_checkpoint)
+        if self.best is not None:
+            self.best.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:

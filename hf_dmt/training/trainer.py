@@ -28,6 +28,7 @@ from ..data.official_splits import member_rows
 from ..data.pseudo_labels import ImageLabels
 from ..data.transforms import IGNORE_INDEX, seed_for
 from ..method import Phase
+from ..models.best import BestMembers
 from ..models.ema import ExponentialAverage
 from ..models.initial import InitialWeights
 from ..models.pair import MEMBERS, ModelPair
@@ -155,6 +156,7 @@ class DMTTrainer(PublishingTrainer):
         if self.knobs.ema_decay:
             official = self.knobs.ema_rule == "official"
             self.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official)
+        self.best = BestMembers() if self.knobs.phase_weights == "best" else None
         return super().train(self._resumed_from, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -352,6 +354,8 @@ class DMTTrainer(PublishingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.is_in_train and eval_dataset is None and self.remember_best(give_back=self.at_phase_end()):
+            metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
         if self.is_in_train and self.at_phase_end():
             self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
         return metrics

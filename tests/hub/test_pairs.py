@@ -147,7 +147,14 @@ class TestPush:
 
     @pytest.mark.parametrize(
         ("status", "says"),
-        [(401, "not know"), (403, "no right"), (409, "taken"), (429, "no more requests"), (500, "its own")],
+        [
+            (401, "not know"),
+            (403, "no right"),
+            (404, "no repository"),
+            (409, "taken"),
+            (429, "no more requests"),
+            (500, "its own"),
+        ],
     )
     def test_what_the_hub_answers_is_explained(
         self, hub: HubServer, pair: ModelPair, tmp_path: Path, status: int, says: str
@@ -217,14 +224,20 @@ class TestWithoutOurPackage:
 import sys
 sys.modules["hf_dmt"] = None  # an import of it raises
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoModelForImageClassification, AutoModelForSemanticSegmentation, pipeline
 
 image = Image.new("RGB", (30, 20), (200, 10, 10))
-for task, repo in (("image-classification", "me/pair"), ("image-segmentation", "me/pixels")):
-    for options in ({}, {"model_kwargs": {"subfolder": "peer"}}):
-        predict = pipeline(task, repo, **options)
+for task, auto, repo in (
+    ("image-classification", AutoModelForImageClassification, "me/pair"),
+    ("image-segmentation", AutoModelForSemanticSegmentation, "me/pixels"),
+):
+    for place in ({}, {"subfolder": "peer"}):
+        predict = pipeline(task, repo, **({"model_kwargs": place} if place else {}))
         weight = next(value for name, value in predict.model.named_parameters() if "classifier" in name)
         assert predict(image)
+        opened, said = auto.from_pretrained(repo, output_loading_info=True, **place)
+        assert not any(said.values()), said
+        assert all(value.equal(opened.state_dict()[name]) for name, value in predict.model.state_dict().items())
         print(type(predict.model).__name__, type(predict.image_processor).__name__, weight.double().sum().item())
 """
         done = subprocess.run(

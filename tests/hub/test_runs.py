@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shlex
+import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -120,23 +123,28 @@ class TestAfterTraining:
     def test_a_private_pair_on_a_branch_is_trained_further(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards --pair: the downloaded weights, both members' names, and a card that does not call the first phase
-        of a pair that was trained before one on labels alone."""
+        """Guards --pair on another machine (a process of its own, with an empty cache): the downloaded weights, both
+        members' names, and a card, report and terminal that do not call the first phase of a pair that was trained
+        before one on labels alone."""
         published_run(data, tmp_path / "first", "--hub_model_id", "me/private", "--hub_private_repo", "True")
         assert hub.repo("me/private").private
         assert main([*data, "--pair", "me/private", *SHORT, "--output_dir", str(tmp_path / "second")]) == 2
         assert "there is no token" in capsys.readouterr().err
-        frozen = ["--learning_rate", "0", "--weight_decay", "0", "--hub_token", MINE, "--hub_private_repo", "True"]
         again = [
-            "--push_to_hub",
-            "--hub_model_id",
-            "me/private",
-            "--hub_revision",
-            "further",
-            "--output_dir",
-            str(tmp_path / "second"),
+            *("--learning_rate", "0", "--weight_decay", "0"),
+            *("--push_to_hub", "--hub_model_id", "me/private", "--hub_private_repo", "True"),
+            *("--hub_revision", "further", "--output_dir", str(tmp_path / "second")),
         ]
-        assert main([*data, "--pair", "me/private", *SHORT, *frozen, *again]) == 0
+        done = subprocess.run(
+            [sys.executable, "scripts/run_dmt.py", *data, "--pair", "me/private", *SHORT, *again],
+            env={**os.environ, "HF_HOME": str(tmp_path / "elsewhere"), "HF_TOKEN": MINE},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        for shown in (done.stdout, (tmp_path / "second" / "report.html").read_text()):
+            assert "had been trained before this run started" in shown
+            assert "gain over labels alone" not in shown
         files, before = hub.repo("me/private").files("further"), hub.repo("me/private").files()
         parameters = [
             dict(ModelPair.from_pretrained("me/private", revision=name, token=MINE).named_parameters())

@@ -63,6 +63,8 @@ class TestWholeRun:
         assert results["phases"][2]["test"] is None, "the test split is not to be looked at in between"
         assert results["phases"][3]["pseudo_labels"]["a"]["selected"] == pytest.approx(0.6, abs=1e-3)
         assert results["peak_memory_bytes"] > 0 and results["total_seconds"] > 0
+        further = ["--max_steps", "1", "--label_ratios", "1", "--output_dir", str(tmp_path / "further")]
+        assert main(["--pair", str(out), *further]) == 0, "the saved pair takes the place of the recipe's two models"
 
     def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, tmp_path: Path) -> None:
         """Guards that `pipeline()` opens the result without our code, with the member that dmt_config.json names."""

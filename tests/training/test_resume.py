@@ -48,6 +48,14 @@ RUNS: dict[str, dict[str, Any]] = {
         "label_ratios": [0.1],
     },
     "frozen": {"freeze_backbone": True, "ema_decay": 0.9, "dropout": 0.2, "members": ("vit", "resnet")},
+    "best": {
+        "phase_weights": "best",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "dropout": 0.2,
+        "ema_decay": 0.5,
+        "learning_rate": 5e-2,
+    },
     "strong": {"augmentation": "strong", "dropout": 0.2},
     "pixels": {**PIXELS, "dropout": 0.2, "augmentation": None},
     "pixels-ema": {**PIXELS, "ema_decay": 0.9},
@@ -130,7 +138,7 @@ def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, n
     assert_same_run(tmp_path, uninterrupted(name))
 
 
-@pytest.mark.parametrize("name", ["ema", "initial", "pixels"])
+@pytest.mark.parametrize("name", ["ema", "initial", "pixels", "best"])
 def test_resume_where_a_phase_ended(tmp_path: Path, uninterrupted: Any, name: str) -> None:
     """Silent: labels of the next phase made by other weights (live instead of averaged, restored instead of
     trained)."""
