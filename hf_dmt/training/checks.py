@@ -66,17 +66,12 @@ def check_inputs(
 
 
 def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
-    """Raises ValueError where `phase_weights best` would silently be `last`, or cannot keep a copy of the weights."""
+    """Raises ValueError where `phase_weights best` would silently be `last`."""
     if not has_eval or args.eval_strategy != IntervalStrategy.STEPS:
         looks = "there is no eval_dataset" if not has_eval else f"eval_strategy is {args.eval_strategy.value!r}"
         raise ValueError(
             f"phase_weights best chooses among several looks at the eval split within a phase, but {looks}. Give eval "
             "images and --eval_strategy steps --eval_steps N, or leave phase_weights at last."
-        )
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise ValueError(
-            "phase_weights best keeps a copy of both members, which FSDP divides over the processes. Use DDP, or leave "
-            "phase_weights at last."
         )
 
 
@@ -128,10 +123,14 @@ def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, enviro
             f"FSDP with {plugin.state_dict_type} writes checkpoints that are no pair. Set "
             "`fsdp_state_dict_type: FULL_STATE_DICT` in the accelerate config."
         )
-    if knobs.ema_decay or knobs.restart == "initial":
-        flag = "--ema_decay" if knobs.ema_decay else "--restart initial"
+    unlike = {
+        "--ema_decay": bool(knobs.ema_decay),
+        "--restart initial": knobs.restart == "initial",
+        "--phase_weights best": knobs.phase_weights == "best",
+    }
+    if asked := [flag for flag, given in unlike.items() if given]:
         raise ValueError(
-            f"{flag} writes whole weights into the pair, which FSDP has divided. Use DDP "
+            f"{asked[0]} keeps whole weights beside the pair's, which FSDP has divided over the processes. Use DDP "
             "(scripts/recipes/accelerate/eight_gpus_ddp.yaml), or leave it out."
         )
 

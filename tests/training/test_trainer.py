@@ -523,8 +523,8 @@ def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, v
     [
         ({}, {"fsdp_version": 1}, "fsdp_version: 2"),
         ({}, {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}, "FULL_STATE_DICT"),
-        ({"ema_decay": 0.9}, {"fsdp_version": 2}, "--ema_decay writes whole weights"),
-        ({"restart": "initial"}, {"fsdp_version": 2}, "--restart initial writes whole weights"),
+        ({"ema_decay": 0.9}, {"fsdp_version": 2}, "--ema_decay keeps whole weights"),
+        ({"restart": "initial"}, {"fsdp_version": 2}, "--restart initial keeps whole weights"),
     ],
 )
 def test_what_divided_parameters_cannot_do_is_refused(
