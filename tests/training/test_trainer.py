@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -519,22 +520,23 @@ def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, v
 
 
 @pytest.mark.parametrize(
-    ("settings", "plugin", "message"),
+    ("knobs", "plugin", "message"),
     [
         ({}, {"fsdp_version": 1}, "fsdp_version: 2"),
         ({}, {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}, "FULL_STATE_DICT"),
         ({"ema_decay": 0.9}, {"fsdp_version": 2}, "--ema_decay keeps whole weights"),
         ({"restart": "initial"}, {"fsdp_version": 2}, "--restart initial keeps whole weights"),
+        ({"phase_weights": "best"}, {"fsdp_version": 2}, "--phase_weights best keeps whole weights"),
     ],
 )
 def test_what_divided_parameters_cannot_do_is_refused(
-    tmp_path: Path, settings: dict[str, Any], plugin: dict[str, Any], message: str
+    tmp_path: Path, knobs: dict[str, Any], plugin: dict[str, Any], message: str
 ) -> None:
     """Silent until the first labels, hours into a run, or until a checkpoint is opened."""
-    trainer = make_trainer(tmp_path, **settings)
+    trainer = make_trainer(tmp_path)
     fsdp = FullyShardedDataParallelPlugin(**{"state_dict_type": "FULL_STATE_DICT", **plugin})
     with pytest.raises(ValueError, match=message):
-        check_sharding(trainer.args, trainer.knobs, fsdp, {})
+        check_sharding(trainer.args, replace(trainer.knobs, **knobs), fsdp, {})
 
 
 def test_fsdp_that_would_be_left_out_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
