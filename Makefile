@@ -42,8 +42,8 @@ format: $(VENV)/.installed-test ## apply the formatter and the fixes the linter 
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## step time of a pair against the two single-model steps it replaces
-	$(BIN)/python scripts/benchmarks/step_time.py $(ARGS)
+bench: $(VENV)/.installed ## a benchmark: make bench NAME=labeling ARGS=--quick; step_time without a name
+	$(BIN)/python scripts/benchmarks/$(or $(NAME),step_time).py $(ARGS)
 
 cards: $(VENV)/.installed ## train the embedded recipes and write their finished cards into model_cards/ (10 minutes)
 	for name in digits digit-scenes; do \

@@ -17,6 +17,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..models.pair import PAIR_FILE, PEER_FOLDER
 
+SHARDED_OPTIMIZER = "optimizer.bin"  # what accelerate writes in the place of the Trainer's file under FSDP
+
 
 def last_complete_checkpoint(output_dir: str | Path, world_size: int) -> Path | None:
     """The newest `checkpoint-N` that holds everything a resume needs, else None."""
@@ -59,7 +61,8 @@ def _number(checkpoint: Path) -> int:
 def missing_files(checkpoint: str | Path, world_size: int) -> list[str]:
     """What a checkpoint lacks: both members, optimizer, scheduler, a readable state, every rank's random state."""
     folder = Path(checkpoint)
-    needed = [PAIR_FILE, "config.json", f"{PEER_FOLDER}/config.json", OPTIMIZER_NAME, SCHEDULER_NAME]
+    optimizer = SHARDED_OPTIMIZER if (folder / SHARDED_OPTIMIZER).is_file() else OPTIMIZER_NAME
+    needed = [PAIR_FILE, "config.json", f"{PEER_FOLDER}/config.json", optimizer, SCHEDULER_NAME]
     ranks = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     missing = [name for name in [*needed, *ranks] if not (folder / name).is_file()]
     # torch.save writes a zip archive, whose directory comes last: a file cut anywhere is none.

@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallbac
 from ..models.pair import ModelPair
 from .arguments import DMTTrainingArguments
 from .evaluation import figures_of
+from .methods import Knobs
 
 
 def check_inputs(
@@ -76,17 +77,12 @@ def check_inputs(
 
 
 def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
-    """Raises ValueError where `phase_weights best` would silently be `last`, or cannot keep a copy of the weights."""
+    """Raises ValueError where `phase_weights best` would silently be `last`."""
     if not has_eval or args.eval_strategy != IntervalStrategy.STEPS:
         looks = "there is no eval_dataset" if not has_eval else f"eval_strategy is {args.eval_strategy.value!r}"
         raise ValueError(
             f"phase_weights best chooses among several looks at the eval split within a phase, but {looks}. Give eval "
             "images and --eval_strategy steps --eval_steps N, or leave phase_weights at last."
-        )
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise ValueError(
-            "phase_weights best keeps a copy of both members, which FSDP divides over the processes. Use DDP, or leave "
-            "phase_weights at last."
         )
 
 
@@ -135,6 +131,45 @@ def check_processes(world_size: int, environment: Mapping[str, str]) -> None:
             "--cpu, or --num_processes without --multi_gpu, never starts more than one. For N processes, on CPUs too: "
             "accelerate launch --multi_gpu --num_processes N --num_machines 1 --mixed_precision no --dynamo_backend no "
             "scripts/run_dmt.py ... If one is meant, give --num_processes 1 and unset MASTER_ADDR."
+        )
+
+
+def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, environment: Mapping[str, str]) -> None:
+    """Refuse what cannot work, or would silently be left out, when FSDP divides the parameters.
+
+    Args:
+        plugin: accelerate's settings of FSDP, None where it is not active.
+
+    Raises:
+        ValueError: what to change.
+    """
+    if plugin is None:
+        if args.fsdp or environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            raise ValueError(
+                "FSDP was asked for, but it needs several processes with a GPU each, and accelerate leaves it out "
+                "without a word elsewhere. Start with `accelerate launch --config_file "
+                "scripts/recipes/accelerate/eight_gpus_fsdp.yaml --num_processes N`, or leave FSDP out."
+            )
+        return
+    if plugin.fsdp_version != 2:
+        raise ValueError(
+            f"FSDP version {plugin.fsdp_version} was asked for; the pair labels between the phases, which needs "
+            "version 2. Set `fsdp_version: 2` in the accelerate config, as scripts/recipes/accelerate does."
+        )
+    if "FULL" not in str(plugin.state_dict_type):
+        raise ValueError(
+            f"FSDP with {plugin.state_dict_type} writes checkpoints that are no pair. Set "
+            "`fsdp_state_dict_type: FULL_STATE_DICT` in the accelerate config."
+        )
+    unlike = {
+        "--ema_decay": bool(knobs.ema_decay),
+        "--restart initial": knobs.restart == "initial",
+        "--phase_weights best": knobs.phase_weights == "best",
+    }
+    if asked := [flag for flag, given in unlike.items() if given]:
+        raise ValueError(
+            f"{asked[0]} keeps whole weights beside the pair's, which FSDP has divided over the processes. Use DDP "
+            "(scripts/recipes/accelerate/eight_gpus_ddp.yaml), or leave it out."
         )
 
 

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from ..data.batches import CleanCollator, CleanDataset
 from ..models.pair import MEMBERS, ModelPair
 from ..models.preprocessing import clean_inputs
+from .sharding import whole_parameters
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ class CleanPass:
         training = pair.training
         pair.eval()
         try:
-            for batch in tqdm(loader, desc=title, unit="batch", disable=not self.progress, leave=False):
-                yield from self._batch(pair, batch, accelerator, at_mask_size)
+            with whole_parameters(pair, accelerator):
+                for batch in tqdm(loader, desc=title, unit="batch", disable=not self.progress, leave=False):
+                    yield from self._batch(pair, batch, accelerator, at_mask_size)
         finally:
             pair.train(training)
 

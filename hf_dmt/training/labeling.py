@@ -28,6 +28,7 @@ from ..models.pair import MEMBERS, ModelPair
 from . import separation
 from .inference import CleanPass
 from .methods import Knobs
+from .sharding import whole
 
 
 def phase_folder(output_dir: str | Path, phase: int) -> Path:
@@ -189,7 +190,7 @@ def weights_hash(pair: ModelPair) -> str:
     digest = hashlib.sha256()
     for name, value in pair.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(whole(value.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

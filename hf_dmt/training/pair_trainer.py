@@ -33,6 +33,7 @@ from .faults import TrackersMayFail, explained
 from .inference import CleanPass, broadcast_buffers
 from .methods import Knobs
 from .preemption import StopOnSigterm
+from .sharding import whole, whole_state
 from .telemetry import Telemetry
 
 logger = logging.get_logger(__name__)
@@ -133,11 +134,11 @@ class PairTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
         """Clip each member by its own norm: jointly, the larger gradient would decide how far the other model moves."""
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()  # once: a second unscaling of the same gradients raises under fp16
         norms = {
-            name: nn.utils.clip_grad_norm_(self.model.member(name).parameters(), self.args.max_grad_norm)
+            name: whole(nn.utils.clip_grad_norm_(self.model.member(name).parameters(), self.args.max_grad_norm))
             for name in MEMBERS
         }
         self.telemetry.norms(norms)
@@ -295,10 +296,11 @@ class PairTrainer(Trainer):
         """Write the finished pair: averaged weights where there are any, the better member on the eval split at the
         root."""
         target = Path(folder or self.args.output_dir)
-        if self.args.should_save:
-            primary = evaluation.better_member(self.last_scores, self.model.task)
-            with self.ema.applied() if self.ema else nullcontext():
-                self.model.save_pretrained(target, primary=primary)  # type: ignore[arg-type]
+        primary = evaluation.better_member(self.last_scores, self.model.task)
+        with self.ema.applied() if self.ema else nullcontext():
+            state = whole_state(self.model)
+            if self.args.should_save:
+                self.model.save_pretrained(target, primary=primary, state_dict=state)
         self.accelerator.wait_for_everyone()
         return target
 

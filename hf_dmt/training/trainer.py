@@ -7,6 +7,7 @@ precision, accumulation, checkpoints and `accelerate` are the Trainer's own.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -33,7 +34,7 @@ from ..models.initial import InitialWeights
 from ..models.pair import MEMBERS, ModelPair
 from . import collapse, evaluation, labeling, phases
 from .arguments import DMTTrainingArguments
-from .checks import check_inputs
+from .checks import check_inputs, check_sharding
 from .health import SkipNonFinite
 from .online import label_online
 from .preemption import StopOnSigterm
@@ -41,6 +42,7 @@ from .progress import PhaseLines, PhaseProgress
 from .provenance import run_facts
 from .publishing import PublishingTrainer
 from .records import RunRecords
+from .sharding import is_sharded
 from .step import exponent_ramp, member_steps, pseudo_weight
 from .telemetry import Telemetry
 from .training_set import training_set
@@ -115,6 +117,7 @@ class DMTTrainer(PublishingTrainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
         )
+        check_sharding(args, self.knobs, getattr(self.accelerator.state, "fsdp_plugin", None), os.environ)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
@@ -220,7 +223,7 @@ class DMTTrainer(PublishingTrainer):
     def begin_phase(self) -> None:
         """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its
         middle."""
-        if self.args.world_size > 1 and self.model_wrapped is self.model:
+        if self.args.world_size > 1 and self.model_wrapped is self.model and not is_sharded(self.model):
             raise RuntimeError(
                 f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its "
                 "own way. This is a bug in how training was started; start a new process with `accelerate launch`."

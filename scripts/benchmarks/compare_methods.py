@@ -69,7 +69,7 @@ SETTINGS: dict[str, list[str]] = {
     **{f"gamma-{gamma}": ["--gamma1", str(gamma), "--gamma2", str(gamma)] for gamma in (0, 1, 3, 9)},
     "ratios-1": ["--label_ratios", "1"],
     "ratios-3": ["--label_ratios", "0.33", "0.67", "1"],
-    "sequential": ["--exchange", "sequential"],
+    "sequential": ["--exchange", "sequential", "--ema_decay", "0"],
     "restart-initial": ["--restart", "initial", "--gamma_schedule", "ramp"],
     "class-balanced": ["--class_balanced", "true"],
     "augmentation-strong": ["--augmentation", "strong"],

@@ -123,9 +123,8 @@ def test_a_phase_ends_labels_and_exports_with_the_best(tmp_path: Path, task: str
     [
         ({"evaluation": None, "eval_strategy": "no"}, "there is no eval_dataset"),
         ({"eval_strategy": "epoch"}, "eval_strategy is 'epoch'"),
-        ({"fsdp": "full_shard"}, "Use DDP"),
     ],
-    ids=["no eval", "one look", "fsdp"],
+    ids=["no eval", "one look"],
 )
 def test_what_leaves_nothing_to_choose_is_refused(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
     """Silent: `best` that is always the last."""

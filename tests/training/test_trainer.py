@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from safetensors.torch import load_file
 from small_runs import (
@@ -33,7 +35,7 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_weights
 from hf_dmt.data.pseudo_labels import ImageLabels
 from hf_dmt.models.ema import ExponentialAverage
-from hf_dmt.training.checks import check_processes
+from hf_dmt.training.checks import check_processes, check_sharding
 from hf_dmt.training.methods import PRESETS
 
 MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
@@ -515,6 +517,33 @@ def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, v
     setattr(trainer.args, attribute, value)
     with pytest.raises(ValueError, match=message):
         DMTTrainer(make_pair(), trainer.args, images(3), images(3))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "plugin", "message"),
+    [
+        ({}, {"fsdp_version": 1}, "fsdp_version: 2"),
+        ({}, {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}, "FULL_STATE_DICT"),
+        ({"ema_decay": 0.9}, {"fsdp_version": 2}, "--ema_decay keeps whole weights"),
+        ({"restart": "initial"}, {"fsdp_version": 2}, "--restart initial keeps whole weights"),
+        ({"phase_weights": "best"}, {"fsdp_version": 2}, "--phase_weights best keeps whole weights"),
+    ],
+)
+def test_what_divided_parameters_cannot_do_is_refused(
+    tmp_path: Path, knobs: dict[str, Any], plugin: dict[str, Any], message: str
+) -> None:
+    """Silent until the first labels, hours into a run, or until a checkpoint is opened."""
+    trainer = make_trainer(tmp_path)
+    fsdp = FullyShardedDataParallelPlugin(**{"state_dict_type": "FULL_STATE_DICT", **plugin})
+    with pytest.raises(ValueError, match=message):
+        check_sharding(trainer.args, replace(trainer.knobs, **knobs), fsdp, {})
+
+
+def test_fsdp_that_would_be_left_out_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: on processors accelerate leaves FSDP out, and the pair is held whole by every process."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"FSDP was asked for.*leave FSDP out"):
+        make_trainer(tmp_path)
 
 
 def test_fewer_processes_than_asked_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ from small_runs import (
     state_of,
 )
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torchvision.transforms.functional import to_tensor
 from transformers import TrainerCallback
 
@@ -33,9 +36,11 @@ from hf_dmt import DMTTrainer
 from hf_dmt.data.rows import FileRows
 from hf_dmt.data.scan import scan
 from hf_dmt.data.sources import ImageSet
+from hf_dmt.training.evaluation import evaluate_pair
 from hf_dmt.training.inference import CleanPass
-from hf_dmt.training.labeling import label_pixels
+from hf_dmt.training.labeling import label_pixels, weights_hash
 from hf_dmt.training.methods import Knobs
+from hf_dmt.training.sharding import whole_state
 
 # 13 images on two processes: uneven shards. 5 + 7 + 13 updates of SGD, in which nothing hides a wrong scale.
 PLAIN: dict[str, Any] = {
@@ -171,9 +176,41 @@ def run(folder: Path, world: int) -> None:
     torch.save(found, folder / f"found-{world}.pt")
 
 
+def sharded(folder: Path) -> dict[str, Any]:
+    """A pair whose parameters are divided as Accelerate divides them, which it does on GPUs alone: the same calls, for
+    processors. 7 images one by one on two processes: not the same number of forward passes."""
+    accelerator = Accelerator(cpu=True)
+    loop = CleanPass(1, rank=accelerator.process_index, world_size=2)
+    pair = make_pair()
+
+    def seen() -> dict[str, Any]:
+        return {
+            "scores": evaluate_pair(pair, images(7, seed=3), loop, accelerator, title=""),
+            "hash": weights_hash(pair),
+        }
+
+    found = {"whole": seen()}
+    mesh = init_device_mesh("cpu", (2,))
+    for module in list(pair.modules())[1:]:
+        if type(module).__name__ in pair._no_split_modules:
+            fully_shard(module, mesh=mesh)
+    fully_shard(pair, mesh=mesh)
+    found["divided"] = seen()
+    found["again"] = seen()
+    pair(a=torch.rand(2, 3, 8, 8), b=torch.rand(2, 3, 8, 8))["a"].sum().backward()
+    found["divided gradients"] = all(
+        isinstance(parameter.grad, DTensor) for parameter in pair.model_a.parameters() if parameter.grad is not None
+    )
+    found["units"] = sum(isinstance(module, FSDPModule) for module in pair.modules())
+    state = whole_state(pair)
+    if accelerator.is_main_process:
+        pair.save_pretrained(folder / "sharded", state_dict=state)
+    return found
+
+
 def two_only(folder: Path) -> None:
     """What has no counterpart on one process: batch statistics, random states per process, resume."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"sharded": sharded(folder)}
     trainer, found["batch statistics"] = case(
         folder, "statistics", make_pair("vit", "resnet", dropout=0.2), 2, mixup_alpha=0.5, ema_decay=0.9
     )
@@ -210,6 +247,15 @@ def two_only(folder: Path) -> None:
         torch.save(found, folder / "two-only.pt")
 
 
+def train_and_export(folder: Path, **settings: Any) -> None:
+    """A whole run and the pair it ends with."""
+    trainer = make_trainer(
+        folder, same_weights_on(IMAGES), labeled=images(10), unlabeled=images(13, seed=1), **{**PLAIN, **settings}
+    )
+    trainer.train()
+    trainer.export(folder / "exported")
+
+
 class DieAt(TrainerCallback):
     """One process fails; the other waits for its gradients."""
 
@@ -222,6 +268,9 @@ if __name__ == "__main__":
     target = Path(sys.argv[2])
     if sys.argv[1] == "die":
         make_trainer(target, callbacks=[DieAt()]).train()
+    elif sys.argv[1] == "fsdp":
+        train_and_export(target, use_cpu=False)
+        torch.distributed.destroy_process_group()
     else:
         run(target, 2)
         two_only(target)

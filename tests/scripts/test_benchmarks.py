@@ -1,0 +1,121 @@
+"""The benchmarks run and compare like with like. Their timings say nothing here and are never asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_dmt.data.pseudo_labels import ImageLabels
+from scripts.benchmarks import (
+    data_pipeline,
+    growth,
+    labeling,
+    loss,
+    memory,
+    memory_modes,
+    segmentation_evaluation,
+    startup,
+    step_time,
+    store,
+)
+from scripts.benchmarks.labeling import check_same_classes, model_ready
+from scripts.benchmarks.measure import Row, in_turns, options, peak_memory, ratios
+from scripts.benchmarks.subjects import Pictures, decoded, image_pair
+
+BENCHMARKS: list[Any] = [
+    data_pipeline,
+    growth,
+    labeling,
+    loss,
+    memory,
+    memory_modes,
+    segmentation_evaluation,
+    startup,
+    step_time,
+    store,
+]
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Any:
+    """A benchmark sets torch's threads for its process, which the other tests share."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda module: str(module.__name__).rpartition(".")[2])
+def test_every_benchmark_runs_and_ends_with_its_table(
+    benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A benchmark that no longer fits the code would be noticed by whoever needs its figures, months later.
+
+    Each checks in itself that what it compares computes the same.
+    """
+    rows = benchmark.main(["--quick", "--threads", "1", "--json", str(tmp_path / "figures.json")])
+    printed = capsys.readouterr().out.splitlines()
+    table = [line for line in printed if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == [row.what for row in rows]
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert {"command", "date", "hardware", "versions"} <= written.keys()
+    assert [row["value"] for row in written["rows"]] == [row.value for row in rows]
+    assert all(len(row.values) and torch.tensor(row.values).isfinite().all() for row in rows)
+    if benchmark is step_time:
+        assert printed[-1] == f"ratio {max(row.value for row in rows):.3f}"
+
+
+def test_jobs_take_turns_in_changing_order() -> None:
+    """Measured one after the other, what slows the machine for a while would count against one job alone."""
+    called: list[str] = []
+
+    def job(name: str, seconds: float) -> float:
+        called.append(name)
+        return seconds
+
+    seconds = in_turns({"a": lambda: job("a", 2.0), "b": lambda: job("b", 4.0)}, 3)
+    assert "".join(called) == "ab" + "ab" + "ba" + "ab"  # the first round warms up
+    assert ratios(seconds, "a", "b") == [0.5] * 3
+
+
+def test_goals_are_judged_in_their_direction() -> None:
+    """A goal read the wrong way round would call every miss a success."""
+    assert [Row("", "", values, "", "<= 1.05").met for values in ([1.0, 9.0, 1.05], [1.0, 1.1, 1.2])] == [True, False]
+    assert [Row("", "", [value], "", ">= 8").met for value in (8.0, 7.9)] == [True, False]
+    assert Row("", "", [1.0], "").met is None
+
+
+def test_peak_memory_sees_what_was_freed_in_the_job() -> None:
+    """Memory that an earlier job left with the allocator would hide what this one needs."""
+    size = 64 << 20
+
+    def job() -> None:
+        torch.ones(size, dtype=torch.uint8)
+
+    job()
+    before, peak = peak_memory(job)
+    assert 0.9 * size < peak - before < 1.5 * size
+
+
+def test_labels_of_other_images_are_noticed(tmp_path: Path) -> None:
+    """A speed-up that labels something else would be reported as one."""
+    pair, accelerator = image_pair(32, "toy"), labeling.Accelerator(cpu=True)
+    images = decoded(Pictures(16, 32))
+    batches = model_ready(pair, images, 8)
+    labeling.our_pass(pair, images, 8, tmp_path, accelerator)
+    check_same_classes(pair, batches, tmp_path, accelerator)
+    stored = ImageLabels.read(tmp_path / "b")
+    labels = (stored.labels + 1) % 10
+    ImageLabels(labels, stored.confidence, stored.selected).write(tmp_path / "b", [str(row) for row in range(16)], {})
+    with pytest.raises(AssertionError, match="other classes of b"):
+        check_same_classes(pair, batches, tmp_path, accelerator)
+
+
+def test_flags_of_a_gpu_are_only_where_they_do_something() -> None:
+    """A flag that is taken and ignored would put a GPU's name over a CPU's figures."""
+    assert options("", ["--device", "cpu"], gpu=True).device == "cpu"
+    with pytest.raises(SystemExit):
+        options("", ["--device", "cpu"])
