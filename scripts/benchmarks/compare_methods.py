@@ -71,7 +71,7 @@ SETTINGS: dict[str, list[str]] = {
     "ratios-3": ["--label_ratios", "0.33", "0.67", "1"],
     "sequential": ["--exchange", "sequential", "--ema_decay", "0"],
     "restart-initial": ["--restart", "initial", "--gamma_schedule", "ramp"],
-    "class-balanced": ["--class_balanced", "true"],
+    "no-ema": ["--ema_decay", "0"],
     "augmentation-strong": ["--augmentation", "strong"],
 }
 
