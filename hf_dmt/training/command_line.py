@@ -161,7 +161,12 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
 def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
     """A config value as the flag would read it: YAML makes a string of 6e-5 and a boolean of a choice named true."""
     if value is None:
-        return None
+        if action.default is None:
+            return None
+        raise UsageError(
+            f"The config file {str(file)!r} sets {action.dest} to nothing, and it needs a value. Write one, or "
+            "leave the line out."
+        )
     convert = action.type if callable(action.type) else str
     try:
         if action.nargs in ("+", "*"):
