@@ -246,6 +246,21 @@ class TestRefusedBeforeTraining:
         assert main([*data, *TINY, *SHORT, *PUSH, "--output_dir", str(tmp_path / "run")]) == 2
         assert "cannot be reached" in capsys.readouterr().err
 
+    def test_the_download_of_a_base_model_breaks_off(
+        self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Guards half a base model that is trained as if it were whole; the next start takes the download up.
+        (The client tries five times before it gives up, which takes 10 seconds.)"""
+        make_pair("vit", "resnet").push_to_hub("me/base", token=MINE)
+        hub.fail("/resolve/.*model.safetensors", "cut", method="GET", times=math.inf)
+        given = [*data, "--model_a", "me/base", "--model_b", "tiny:resnet", "--image_size", "16", *SHORT]
+        assert main([*given, "--output_dir", str(tmp_path / "run")]) == 2
+        message = capsys.readouterr().err
+        assert "'me/base'" in message and "Traceback" not in message
+        assert not (tmp_path / "run").exists()
+        hub.faults.clear()
+        assert main([*given, "--output_dir", str(tmp_path / "run")]) == 0
+
     def test_a_repository_without_a_checkpoint_is_not_resumed_from(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
