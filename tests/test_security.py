@@ -62,5 +62,6 @@ def test_pair_metadata_does_not_reach_outside_the_pair(tmp_path: Path) -> None:
 
 def test_the_embedded_run_asks_the_network_for_nothing(tmp_path: Path, hub: Any) -> None:
     """Guards a machine without a network, and one whose owner does not want to be counted."""
+    hub.requests.clear()  # of tests before this one
     assert main(["--max_steps", "1", "--label_ratios", "1.0", "--output_dir", str(tmp_path / "run")]) == 0
     assert hub.requests == []

@@ -39,6 +39,11 @@ Entry = dict[str, Any]
 Files = dict[str, bytes]
 
 
+def has_gallery(phase: int, output_dir: str | Path) -> bool:
+    """Whether a phase's gallery is there, whole."""
+    return (_folder(phase, output_dir) / GALLERY_FILE).is_file()
+
+
 def keep_gallery(
     phase: int,
     output_dir: str | Path,
@@ -57,13 +62,17 @@ def keep_gallery(
     if not accelerator.is_main_process:
         return
     ids = labeling.unlabeled_ids(unlabeled)
-    folder = Path(output_dir) / "gallery" / f"phase-{phase}"
+    folder = _folder(phase, output_dir)
     (folder / GALLERY_FILE).unlink(missing_ok=True)
     for _, files in shown:
         for name, content in files.items():
             write_aside(folder / name, content)
     entries = [{"id": ids[entry["row"]], **entry} for entry, _ in shown]
     write_json(folder / GALLERY_FILE, {"phase": phase, "agree": agree, "images": entries})
+
+
+def _folder(phase: int, output_dir: str | Path) -> Path:
+    return Path(output_dir) / "gallery" / f"phase-{phase}"
 
 
 def _images(store: Path, unlabeled: Any) -> tuple[float, list[tuple[Entry, Files]]]:

@@ -14,7 +14,7 @@ from ..data.pseudo_labels import ImageLabels, PixelLabels, StoreError
 from ..method import Phase
 from ..models.pair import MEMBERS, ModelPair
 from . import labeling
-from .gallery import keep_gallery
+from .gallery import has_gallery, keep_gallery
 from .inference import CleanPass
 from .methods import Knobs
 
@@ -66,9 +66,10 @@ def provide(
     if not in_the_middle:
         facts["weights"] = labeling.weights_hash(pair)
     # Asked once, for all: a process that is ahead would take the mark away under the eyes of one that looks later.
-    reusable = [accelerator.is_main_process and labeling.reusable(folder, facts)]
-    broadcast_object_list(reusable)
-    if not reusable[0]:
+    there = [accelerator.is_main_process and labeling.reusable(folder, facts), has_gallery(phase.index, output_dir)]
+    broadcast_object_list(there)
+    reusable, has_pictures = there
+    if not reusable:
         if in_the_middle:
             raise StoreError(
                 f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
@@ -79,6 +80,8 @@ def provide(
             labeling.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
         else:
             labeling.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
+    # A run killed between the two has the labels already and not the gallery.
+    if not in_the_middle and not (reusable and has_pictures):
         keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
     teacher = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
     store: type[ImageLabels] | type[PixelLabels]

@@ -149,6 +149,20 @@ def test_resume_where_a_phase_ended(tmp_path: Path, uninterrupted: Any, name: st
     assert_same_run(tmp_path, uninterrupted(name))
 
 
+@pytest.mark.parametrize(("name", "phase", "begins"), [("dropout", 1, 3), ("pixels", 2, 6)])
+def test_killed_between_the_labels_and_their_gallery(
+    tmp_path: Path, uninterrupted: Any, name: str, phase: int, begins: int
+) -> None:
+    """Silent: a resumed run finds its labels whole, makes none, and the report shows no picture of the phase."""
+    with pytest.raises(Kill):
+        run(tmp_path, RUNS[name], kill_at=begins + 1)
+    shown, expected = (folder / f"gallery/phase-{phase}/gallery.json" for folder in (tmp_path, uninterrupted(name)))
+    shown.unlink()
+    run(tmp_path, RUNS[name], resume=str(tmp_path / f"checkpoint-{begins}"))
+    assert shown.read_bytes() == expected.read_bytes()
+    assert_same_run(tmp_path, uninterrupted(name))
+
+
 def test_finished_run_resumed_exports_the_same_root(tmp_path: Path) -> None:
     """Silent: killed in the final export, the resumed run does not evaluate again and would put a at the root."""
     settings = {"members": ("vit", "resnet"), "learning_rate": 1e-5, "learning_rate_b": 2e-2, "supervised_epochs": 8}
