@@ -56,10 +56,9 @@ def with_answers(
     images = replace(labeled.images, rows=both, chosen=np.arange(len(both.ids)), class_of=None)
     notes.append(f"{len(answers)} unlabeled images are labeled now: {', '.join(args.extra_labels or ())}.")
     sides = np.concatenate([labeled.shorter_sides, chosen.shorter_sides])
-    left = np.setdiff1d(np.arange(len(unlabeled)), rows)
-    return ScannedImages(images, sides, np.concatenate([labeled.values, values])), unlabeled.subset(left) if len(
-        left
-    ) else None
+    others = np.setdiff1d(np.arange(len(unlabeled)), rows)
+    left = unlabeled.subset(others) if len(others) else None
+    return ScannedImages(images, sides, np.concatenate([labeled.values, values])), left
 
 
 def read_answers(path: Path, task: str, names: Sequence[str]) -> dict[str, Any]:

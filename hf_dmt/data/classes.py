@@ -60,22 +60,6 @@ def with_classes(
     Raises:
         DataError: a class map that cannot be read or leaves out a label; labels that are not classes; none at all.
     """
-    found = _with_classes(scanned, names, args, model_classes, notes)
-    if len(found[1]) == 1 and scanned.images.task == "image-classification":  # of masks: see `check_labeled`
-        raise DataError(
-            f"{args.dataset_name!r} has one class, {found[1][0]!r}: there is nothing to tell it from, so nothing to "
-            "learn. Put the images of each class into a folder of its own, or name the column with --label_column."
-        )
-    return found
-
-
-def _with_classes(
-    scanned: ScannedImages,
-    names: list[str] | None,
-    args: DataArguments,
-    model_classes: ModelClasses | None,
-    notes: list[str],
-) -> tuple[ScannedImages, list[str]]:
     given = read_class_names(args.id2label) if args.id2label else None
     if scanned.images.task == "semantic-segmentation":
         return scanned, given or names or _names_of_masks(scanned, args, model_classes, notes)
@@ -92,19 +76,25 @@ def _with_classes(
             f"The labels of {args.dataset_name!r} are fractions such as {distinct[-1]:g}, and a class is a whole "
             "number or a word. Name another column with --label_column."
         )
-    if not isinstance(distinct[0], str):
-        return scanned, given or names or _names_of_numbers(
-            [int(value) for value in distinct], args, model_classes, notes
-        )
-    words = given or names or [str(target) for target in distinct]
-    unknown = [str(target) for target in distinct if str(target) not in words]
-    if unknown:
+    if isinstance(distinct[0], str):
+        classes = given or names or [str(target) for target in distinct]
+        unknown = [str(target) for target in distinct if str(target) not in classes]
+        if unknown:
+            raise DataError(
+                f"Labels {unknown[:SHOWN]} of {args.dataset_name!r} are not among the {len(classes)} classes of "
+                f"{args.id2label!r}. Add them there, or correct them in the data."
+            )
+        class_of = {target: classes.index(str(target)) for target in distinct}
+        scanned = replace(scanned, images=replace(scanned.images, class_of=class_of))
+    else:
+        numbers = [int(value) for value in distinct]
+        classes = given or names or _names_of_numbers(numbers, args, model_classes, notes)
+    if len(classes) == 1:  # of masks: see `check_labeled`
         raise DataError(
-            f"Labels {unknown[:SHOWN]} of {args.dataset_name!r} are not among the {len(words)} classes of "
-            f"{args.id2label!r}. Add them there, or correct them in the data."
+            f"{args.dataset_name!r} has one class, {classes[0]!r}: there is nothing to tell it from, so nothing to "
+            "learn. Put the images of each class into a folder of its own, or name the column with --label_column."
         )
-    class_of = {target: words.index(str(target)) for target in distinct}
-    return replace(scanned, images=replace(scanned.images, class_of=class_of)), words
+    return scanned, classes
 
 
 def check_targets(scanned: ScannedImages, role: str, names: list[str], args: DataArguments) -> list[int]:
