@@ -298,11 +298,11 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
 def _estimate_lines(found: dict[str, Any]) -> list[str]:
     updates, seconds = found["updates"], found["seconds_per_update"]
     each = dict.fromkeys(f"{took:.2g}" for took in (min(seconds), max(seconds)))
-    memory = f"{found['memory_bytes'] / 2**30:.1f} GiB of memory"
+    memory = f", {found['memory_bytes'] / 2**30:.1f} GiB of memory" if found["memory_bytes"] else ""
     if found["memory_available_bytes"]:
         memory += f" of {found['memory_available_bytes'] / 2**30:.1f} GiB"
     return [
-        f"{duration(found['total_seconds'])} on {found['device']}, {memory}; evaluations within a phase not counted",
+        f"{duration(found['total_seconds'])} on {found['device']}{memory}; evaluations within a phase not counted",
         f"{sum(updates)} updates of {' to '.join(each)} s, and {found['clean_images']} images to "
         f"label or score at {1000 * found['seconds_per_clean_image']:.2g} ms, from {_UPDATES} updates tried in a phase",
     ]

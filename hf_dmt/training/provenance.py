@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -69,9 +68,13 @@ def _version(name: str) -> str:
         return "from source"
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes at the highest point: of the device, or of the process on a CPU."""
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the highest point: of the device, or of the process on a CPU; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows, where the package is to be imported all the same
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
