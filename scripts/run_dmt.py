@@ -173,10 +173,11 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
     if args.freeze_backbone:
         print(f"backbones frozen: {pair.num_parameters(only_trainable=True) / 1e6:.2f} M parameters are trained")
-    steps = " + ".join(str(phase.steps) for phase in trainer.phases)
+    steps = " + ".join(str(steps) for steps in {phase.index: phase.steps for phase in trainer.phases}.values())
+    turns = ", of a and then of b" if args.member_schedule == "alternate" else ""
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
-    print(f"phases of {steps} updates of {batch} images{processes}")
+    print(f"phases of {steps} updates of {batch} images{turns}{processes}")
     print(f"output: {args.output_dir}")
     counts = zip(images.class_names, images.images_per_class, strict=True)
     print(f"labeled images: {class_line([{'name': name, 'labeled_images': count} for name, count in counts])}")

@@ -15,7 +15,11 @@ class DataArguments:
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     train_split: str | None = field(default=None, metadata={"help": "Split with the training images (train)."})
     eval_split: str | None = field(
-        default=None, metadata={"help": "Split to evaluate on (validation; without one, 20 %% of the labeled images)."}
+        default=None,
+        metadata={
+            "help": "Split to evaluate on (validation, unless that is the test split; "
+            "without one, 20 %% of the labeled images)."
+        },
     )
     test_split: str | None = field(default=None, metadata={"help": "Split that is only reported (test)."})
     image_column: str | None = field(default=None, metadata={"help": "Column with the images."})

@@ -65,7 +65,8 @@ class BatchShape:
 
 
 class PhaseBatchSampler:
-    """The micro-batches of one process in the current phase: lists of `(draw for a, draw for b)`.
+    """The micro-batches of one process in the current phase: lists of `(draw for a, draw for b)`, or of the draw for
+    the one member that the phase trains.
 
     `begin` sets the phase. Streams are endless: a permutation of the rows, then the next. `batch_size` and `drop_last`
     are what accelerate reads.
@@ -79,12 +80,13 @@ class PhaseBatchSampler:
         self.rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def begin(self, phase: int, steps: int, labeled: dict[str, np.ndarray], pseudo: dict[str, np.ndarray]) -> None:
-        """Set the phase: its number of updates and, per member, the rows it draws from (empty: none of this kind).
+        """Set the phase: its number of updates and, per trained member, the rows it draws from (empty: none of this
+        kind).
 
         In a phase without pseudo-labeled rows the whole batch is labeled.
         """
         self.phase, self.steps = phase, steps
-        self.rows = {member: (labeled[member], pseudo[member]) for member in MEMBERS}
+        self.rows = {member: (labeled[member], pseudo[member]) for member in labeled}
 
     @property
     def batch_size(self) -> int:
@@ -94,10 +96,10 @@ class PhaseBatchSampler:
     def __len__(self) -> int:
         return self.steps * self.shape.accumulation
 
-    def __iter__(self) -> Iterator[list[tuple[Draw, Draw]]]:
-        streams = {member: self._member_batches(member, position) for position, member in enumerate(MEMBERS)}
-        for _ in range(len(self)):
-            yield list(zip(next(streams["a"]), next(streams["b"]), strict=True))
+    def __iter__(self) -> Iterator[list[tuple[Draw, ...]]]:
+        streams = [self._member_batches(member, MEMBERS.index(member)) for member in self.rows]
+        for batches in zip(*streams, strict=True):
+            yield list(zip(*batches, strict=True))
 
     def _member_batches(self, member: str, position: int) -> Iterator[list[Draw]]:
         labeled, pseudo = self.rows[member]
@@ -143,7 +145,7 @@ class _Stream:
 
 
 class PairDataset(Dataset[dict[str, dict[str, Any]]]):
-    """Samples for both members, addressed by `(draw for a, draw for b)`.
+    """Samples for the members in training, addressed by `(draw for a, draw for b)` or the draw of one.
 
     Args:
         labeled: map-style, `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': PIL or (H, W) integers}` with
@@ -176,7 +178,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self.labeled) + len(self.unlabeled or ())
 
-    def __getitem__(self, draws: tuple[Draw, Draw]) -> dict[str, dict[str, Any]]:
+    def __getitem__(self, draws: tuple[Draw, ...]) -> dict[str, dict[str, Any]]:
         return {draw.member: self._sample(draw) for draw in draws}
 
     def _sample(self, draw: Draw) -> dict[str, Any]:

@@ -13,12 +13,13 @@ class Phase:
     """One phase: `index` 0 trains on labeled images alone, the others on labeled and pseudo-labeled ones.
 
     `label_ratio` is the fraction of pseudo labels that is selected, None where none is (phase 0, online).
-    `steps` are optimizer updates.
+    `steps` are optimizer updates. `trains` is the only member that is trained, None where both are.
     """
 
     index: int
     label_ratio: float | None
     steps: int
+    trains: str | None = None
 
 
 def plan_phases(

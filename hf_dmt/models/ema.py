@@ -27,10 +27,13 @@ class ExponentialAverage:
         decay: in [0, 1); 0 keeps the last weights.
         official: follow the official code, which swaps the two factors (`average -= decay * (average - weight)`), so
             that its average is nearly the last weights.
+        spare: where the live weights wait while the averages are in their place; None leaves them on their device.
     """
 
-    def __init__(self, module: nn.Module, decay: float, *, official: bool = False) -> None:
-        self.module = module
+    def __init__(
+        self, module: nn.Module, decay: float, *, official: bool = False, spare: torch.device | None = None
+    ) -> None:
+        self.module, self.spare = module, spare
         self.step = decay if official else 1.0 - decay
         self.state: dict[str, Tensor] = {}
         self.restart()
@@ -40,19 +43,26 @@ class ExponentialAverage:
         self.state = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """One step, after the optimizer's."""
-        live = self.module.state_dict()
+    def update(self, prefixes: tuple[str, ...] = ("",)) -> None:
+        """One step, after the optimizer's, of the tensors whose names begin with one of `prefixes`."""
+        live = {name: value for name, value in self.module.state_dict().items() if name.startswith(prefixes)}
         averaged = [name for name, value in live.items() if value.is_floating_point()]
         # One fused call instead of a Python loop with a clone for every tensor.
         torch._foreach_lerp_([self.state[name] for name in averaged], [live[name] for name in averaged], self.step)
         for name in live.keys() - set(averaged):
             self.state[name].copy_(live[name])
 
+    def move(self, prefix: str, device: torch.device) -> None:
+        """Keep the averages whose names begin with `prefix` on another device."""
+        self.state |= {name: value.to(device) for name, value in self.state.items() if name.startswith(prefix)}
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The module carries the averages inside the block and its live weights again afterwards."""
-        live = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        live = {
+            name: value.detach().to(self.spare or value.device, copy=True)
+            for name, value in self.module.state_dict().items()
+        }
         self.module.load_state_dict(self.state, strict=True)
         try:
             yield

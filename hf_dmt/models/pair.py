@@ -133,7 +133,8 @@ class ModelPair(nn.Module, PushToHubMixin):
 
         Args:
             pixel_values: clean images `(B, 3, H, W)`, float in [0, 1]; each member's processor does the full geometry.
-            a, b: training views `(B, 3, N, N)`, float in [0, 1]; only resized and normalised, on their device.
+            a, b: training views `(B, 3, N, N)`, float in [0, 1]; only resized and normalised, on their device. A
+                member without one is not run.
 
         Returns:
             `{'a': logits, 'b': logits}`, `(B, C)`, or `(B, C, H, W)` at the size of the images or views given.
@@ -152,12 +153,14 @@ class ModelPair(nn.Module, PushToHubMixin):
                 )
                 for name in MEMBERS
             }
-        if a is None or b is None:
-            raise ValueError("Give either pixel_values (clean images) or both a= and b= (a view for each member).")
-        return {
-            "a": self._logits(self.model_a, self.view_a(a), (int(a.shape[-2]), int(a.shape[-1]))),
-            "b": self._logits(self.model_b, self.view_b(b), (int(b.shape[-2]), int(b.shape[-1]))),
-        }
+        if a is None and b is None:
+            raise ValueError("Give either pixel_values (clean images) or a= and b= (a view for each member).")
+        logits = {}
+        if a is not None:
+            logits["a"] = self._logits(self.model_a, self.view_a(a), (int(a.shape[-2]), int(a.shape[-1])))
+        if b is not None:
+            logits["b"] = self._logits(self.model_b, self.view_b(b), (int(b.shape[-2]), int(b.shape[-1])))
+        return logits
 
     def clean_logits(self, name: str, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits of one member for model-ready inputs `(B, 3, h, w)`, as its image processor makes them.

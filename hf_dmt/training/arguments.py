@@ -139,6 +139,13 @@ class DMTTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Train both members' heads alone: less memory and time, for backbones that fit the images."},
     )
+    member_schedule: str = field(
+        default="together",
+        metadata={
+            "help": "Train both members in every update (`together`), or in each phase first a, then b (`alternate`): "
+            "the memory of one model, while the other one waits on the CPU."
+        },
+    )
     augmentation: str | None = field(
         default=None,
         metadata={"help": "weak, strong, or for masks scale-crop-flip; default: strong, for masks scale-crop-flip."},
@@ -182,6 +189,8 @@ class DMTTrainingArguments(TrainingArguments):
         for name, instead in _REPLACED.items():
             if name in defaults and getattr(self, name) != defaults[name].default:
                 raise ValueError(f"--{name} {getattr(self, name)} has no meaning here: {instead}.")
+        if self.member_schedule not in ("together", "alternate"):
+            raise ValueError(f"--member_schedule {self.member_schedule!r} is not one of: together, alternate.")
         if self.class_balanced not in ("auto", "true", "false"):
             raise ValueError(f"--class_balanced {self.class_balanced!r} is not one of: auto, true, false.")
         self.remove_unused_columns = False

@@ -58,6 +58,8 @@ def check_inputs(
             f"process per GPU: accelerate launch --multi_gpu --num_processes {args.n_gpu} scripts/run_dmt.py ..."
         )
     check_processes(args.world_size, os.environ)
+    if args.member_schedule == "alternate":
+        check_alternate(args.knobs(model.task), args.world_size)
     if compute_metrics is not None and model.task != "image-classification":
         raise ValueError(
             "compute_metrics would need the logits of every pixel in memory. Segmentation reports mean IoU, "
@@ -73,6 +75,21 @@ def check_inputs(
     if args.deepspeed:
         raise ValueError(
             "DeepSpeed restarts its optimizer only with the process, and each phase needs a new one. Use DDP or FSDP."
+        )
+
+
+def check_alternate(knobs: Knobs, world_size: int) -> None:
+    """Raises ValueError where one member alone cannot be trained on the device."""
+    if knobs.strategy == "online":
+        raise ValueError(
+            "member_schedule alternate trains one member while the other one is away, but strategy online asks it for "
+            "labels at every update. Use --strategy phases, or leave member_schedule out."
+        )
+    if world_size > 1:
+        raise ValueError(
+            f"member_schedule alternate is for one process, and {world_size} run: DDP holds both members on every "
+            "device. Start one process, or divide the pair with FSDP "
+            "(scripts/recipes/accelerate/eight_gpus_fsdp.yaml)."
         )
 
 

@@ -17,7 +17,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..data.batches import Draw
 from ..data.files import write_json
-from ..models.pair import MEMBERS
 from .faults import RunError
 from .labeling import unlabeled_ids
 
@@ -45,9 +44,15 @@ class SkipNonFinite(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._verdicts, self._in_a_row = [], 0
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Anew in every phase: a buffer that was moved to another device and back is another tensor.
         self._statistics = [
             buffer
-            for module in self.trainer.model.modules()
+            for name in self.trainer.course.trained
+            for module in self.trainer.model.member(name).modules()
             if isinstance(module, nn.modules.batchnorm._NormBase)
             for buffer in (module.running_mean, module.running_var)
             if buffer is not None
@@ -63,7 +68,7 @@ class SkipNonFinite(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        trained = [name for name in MEMBERS if name != self.trainer.idle_member]
+        trained = self.trainer.course.trained
         norms = self.trainer.telemetry.take_norms() or {
             name: nn.utils.get_total_norm(
                 [value.grad for value in self.trainer.model.member(name).parameters() if value.grad is not None]
@@ -112,7 +117,7 @@ class SkipNonFinite(TrainerCallback):
     def _images(self) -> list[dict[str, Any]]:
         """The images of the skipped updates of this phase. Draws are a function of the seed: none need be kept."""
         trainer, parts = self.trainer, self.trainer.args.gradient_accumulation_steps
-        done = trainer.steps_done
+        done = trainer.course.done
         first = max(0, done - self._in_a_row)
         ids = {False: unlabeled_ids(trainer.train_dataset.labeled)}
         if trainer.unlabeled_dataset is not None:
@@ -125,6 +130,9 @@ class SkipNonFinite(TrainerCallback):
         listed = []
         for number in range(done - first):
             drawn = [draws for batch in batches[number * parts : (number + 1) * parts] for draws in batch]
-            images = {member: [name(draws[place]) for draws in drawn] for place, member in enumerate(MEMBERS)}
+            images = {
+                member: [name(draw) for draws in drawn for draw in draws if draw.member == member]
+                for member in trainer.course.trained
+            }
             listed.append({"update": trainer.state.global_step - done + first + number + 1, **images})
         return listed

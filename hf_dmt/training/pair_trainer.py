@@ -43,6 +43,8 @@ class PairTrainer(Trainer):
     """What the stock Trainer does not do right for two models.
 
     Attributes:
+        course: says which members are in training.
+        away: the member that waits on the CPU while the other one trains (`member_schedule alternate`).
         telemetry: sums per member, drained into the logs.
         last_scores: figures of the latest evaluation of `eval_dataset`; they choose the exported root.
         ema: averaged weights, where the run keeps them.
@@ -52,6 +54,8 @@ class PairTrainer(Trainer):
 
     model: ModelPair
     knobs: Knobs
+    course: phases.Course
+    away: str | None = None
     callback_handler: Any
     args: DMTTrainingArguments
     telemetry: Telemetry
@@ -132,6 +136,21 @@ class PairTrainer(Trainer):
         self._load_optimizer_and_scheduler(checkpoint)
         self.callback_handler.lr_scheduler = self.lr_scheduler
 
+    def offload(self, away: str | None) -> None:
+        """Let a member wait on the CPU, with its averages, and bring the other one to the device; None: both there.
+
+        Parameters stay the same objects, so the optimizer keeps its hold on them. It has nothing of the waiting member:
+        each turn starts it anew.
+        """
+        if away == self.away:
+            return
+        self.away = away
+        for name in MEMBERS:
+            device = torch.device("cpu") if name == away else self.args.device
+            self.model.member(name).to(device)
+            if self.ema is not None:
+                self.ema.move(f"model_{name}.", device)
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
         """Clip each member by its own norm: jointly, the larger gradient would decide how far the other model moves."""
         if self.is_deepspeed_enabled:
@@ -139,7 +158,7 @@ class PairTrainer(Trainer):
         self.accelerator.unscale_gradients()  # once: a second unscaling of the same gradients raises under fp16
         norms = {
             name: whole(nn.utils.clip_grad_norm_(self.model.member(name).parameters(), self.args.max_grad_norm))
-            for name in MEMBERS
+            for name in self.course.trained
         }
         self.telemetry.norms(norms)
         return torch.stack(list(norms.values())).max()
@@ -222,11 +241,17 @@ class PairTrainer(Trainer):
     @contextmanager
     def judging(self, *, averaged: bool = True) -> Iterator[None]:
         """The pair as it labels and is scored, on every process: the averaged weights where there are any and they are
-        asked for, and the main process's BatchNorm statistics, which differ between processes after a step."""
+        asked for, and the main process's BatchNorm statistics, which differ between processes after a step.
+
+        A member that waits elsewhere joins in: without gradients both take no more memory than one in training.
+        """
+        away = self.away
+        self.offload(None)
         broadcast_buffers(self.model, self.accelerator)
         with self.ema.applied() if self.ema and averaged else nullcontext():
             broadcast_buffers(self.model, self.accelerator)  # each process has averaged its own
             yield
+        self.offload(away)
 
     def clean_pass(self) -> CleanPass:
         return CleanPass(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +14,23 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from ..method import Phase, plan_phases
+from ..models.pair import MEMBERS
 from .methods import Knobs
 
 if TYPE_CHECKING:
     from .trainer import DMTTrainer
 
 
-def plan(knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_steps: int | None) -> list[Phase]:
+def plan(
+    knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_steps: int | None, alternate: bool = False
+) -> list[Phase]:
     """The run's phases. Without label ratios (`supervised`) phase 0 gets the step budget of the whole dmt run, and
     `online` spends the budget of all its phases in one, so that methods are compared at equal steps. `max_steps` caps
-    every phase, these too."""
+    every phase, these too.
+
+    With sequential exchange odd phases train a and even ones b. `alternate` divides each phase that trains both into
+    two turns of its length, one for each member: entries that share their index.
+    """
     counts: dict[str, Any] = {
         "num_labeled": num_labeled,
         "supervised_epochs": knobs.supervised_epochs,
@@ -42,14 +49,58 @@ def plan(knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_s
     elif knobs.strategy == "online":
         first = [phase for phase in phases if phase.index == 0]
         phases = [*first, Phase(1, None, total - sum(phase.steps for phase in first))]
-    return [replace(phase, steps=min(phase.steps, max_steps or phase.steps)) for phase in phases]
+    phases = [replace(phase, steps=min(phase.steps, max_steps or phase.steps)) for phase in phases]
+    if knobs.exchange == "sequential":
+        phases = [replace(phase, trains=MEMBERS[(phase.index - 1) % 2]) if phase.index else phase for phase in phases]
+    if alternate:
+        turns = [(phase, [phase.trains] if phase.trains else MEMBERS) for phase in phases]
+        phases = [replace(phase, trains=name) for phase, names in turns for name in names]
+    return phases
 
 
-def idle_member(knobs: Knobs, phase: Phase) -> str | None:
-    """The member that a phase leaves as it is: with sequential exchange odd phases train a, even ones b."""
-    if knobs.exchange == "simultaneous" or phase.index == 0:
-        return None
-    return "b" if phase.index % 2 else "a"
+@dataclass
+class Course:
+    """Where a run stands: in which entry of its plan, and after how many updates of it.
+
+    Where the members take turns, a phase is two entries, and over when both are.
+    """
+
+    phases: list[Phase]
+    number: int = 0
+    done: int = 0
+
+    def seek(self, global_step: int) -> None:
+        self.number, self.done = position(self.phases, global_step)
+
+    def advance(self) -> None:
+        self.number, self.done = self.number + 1, 0
+
+    @property
+    def current(self) -> Phase:
+        """The last one when all are done."""
+        return self.phases[min(self.number, len(self.phases) - 1)]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The members in training."""
+        return (name,) if (name := self.current.trains) else MEMBERS
+
+    @property
+    def begun(self) -> bool:
+        """Whether the current phase has been trained in: weights of now did not make its labels."""
+        earlier = self.phases[: self.number]
+        return self.number < len(self.phases) and (
+            self.done > 0 or any(phase.index == self.current.index for phase in earlier)
+        )
+
+    @property
+    def turn_is_over(self) -> bool:
+        return self.number < len(self.phases) and self.done == self.current.steps
+
+    @property
+    def phase_is_over(self) -> bool:
+        later = self.phases[self.number + 1 :]
+        return self.turn_is_over and all(phase.index != self.current.index for phase in later)
 
 
 def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
@@ -93,13 +144,13 @@ class PhaseCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Without a gradient the optimizer passes over a parameter: no decay, no momentum.
-        if idle := self.trainer.idle_member:
-            for parameter in self.trainer.model.member(idle).parameters():
+        for name in set(MEMBERS) - set(self.trainer.course.trained):
+            for parameter in self.trainer.model.member(name).parameters():
                 parameter.grad = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.trainer.after_update()
-        if position(self.trainer.phases, state.global_step)[1] == 0:
+        if self.trainer.course.turn_is_over:
             # The phase is over: evaluation and checkpoint come once, in on_epoch_end, when its record is complete.
             control.should_evaluate = control.should_save = False
         # A checkpoint does not hold what has been summed up since the last log, so nothing is left over in it.
@@ -108,8 +159,17 @@ class PhaseCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self.trainer.at_phase_end():  # stopped in its middle
+        course = self.trainer.course
+        if not course.turn_is_over:  # stopped in its middle
             return
-        control.should_evaluate = True
+        if course.phase_is_over:
+            control.should_evaluate = True
+        else:  # the other member's turn comes first: it is where the phase before left it
+            course.advance()
         control.should_save = args.save_strategy != SaveStrategy.NO
         control.should_log = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.offload(None)

@@ -25,6 +25,7 @@ from ..data.assemble import RunImages, assemble
 from ..data.classes import ModelClasses
 from ..data.rows import DataError
 from ..data.survey import can_compare, overlaps, survey
+from ..method import Phase
 from ..models.pair import MEMBERS, ModelPair
 from . import phases
 from .arguments import DMTTrainingArguments
@@ -216,28 +217,32 @@ def class_line(classes: list[dict[str, Any]]) -> str:
 
 
 class _Stopwatch(TrainerCallback):
-    """When each update of each phase ended; the first mark of a phase is its beginning, after labeling."""
+    """When each update of each phase, or turn of one, ended; its first mark is its beginning, after labeling."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.marks: list[list[float]] = []
+    def __init__(self, trainer: DMTTrainer) -> None:
+        self.trainer = trainer
+        self.marks: dict[tuple[bool, str | None], list[float]] = {}
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.marks.append([self._now()])
+        self.marks[self._kind(self.trainer.current_phase)] = [self._now()]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.marks[-1].append(self._now())
+        self.marks[self._kind(self.trainer.current_phase)].append(self._now())
+
+    @staticmethod
+    def _kind(phase: Phase) -> tuple[bool, str | None]:
+        return phase.index > 0, phase.trains
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.trainer.args.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.args.device)
         return time.monotonic()
 
-    def seconds(self, phase: int) -> float:
-        """A typical update of a phase, loading included."""
-        marks = self.marks[min(phase, len(self.marks) - 1)]
+    def seconds(self, phase: Phase) -> float:
+        """A typical update of such a phase, loading included."""
+        marks = self.marks[self._kind(phase)]
         took = [later - earlier for earlier, later in pairwise(marks)]
         return statistics.median(took[len(took) // 4 :])
 
@@ -257,7 +262,7 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
     unlabeled = images.unlabeled.subset(np.arange(min(few, len(images.unlabeled)))) if images.unlabeled else None
     trainer = DMTTrainer(model=pair, args=trial, train_dataset=images.labeled, unlabeled_dataset=unlabeled)
     trainer.remove_callback(PhaseLines)
-    watch = _Stopwatch(args.device)
+    watch = _Stopwatch(trainer)
     trainer.add_callback(watch)
     plan = phases.plan(
         knobs,
@@ -265,6 +270,7 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
         num_labeled=len(trainer.supervised_rows["a"]),
         num_unlabeled=len(images.unlabeled or ()),
         max_steps=args.max_steps if args.max_steps > 0 else None,
+        alternate=args.member_schedule == "alternate",
     )
     quiet = logging.getLogger("hf_dmt")
     level = quiet.level
@@ -277,10 +283,11 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
         image = (time.monotonic() - start) / len(shown)
     finally:
         quiet.setLevel(level)
-    labelings = sum(phase.label_ratio is not None for phase in plan)
-    passes = labelings * len(images.unlabeled or ()) + len(plan) * len(images.evaluation or ())
-    passes += min(2, len(plan)) * len(images.test or ())
-    update = [watch.seconds(min(phase.index, 1)) for phase in plan]
+    label_ratios = {phase.index: phase.label_ratio for phase in plan}
+    labelings = sum(ratio is not None for ratio in label_ratios.values())
+    passes = labelings * len(images.unlabeled or ()) + len(label_ratios) * len(images.evaluation or ())
+    passes += min(2, len(label_ratios)) * len(images.test or ())
+    update = [watch.seconds(phase) for phase in plan]
     training = sum(seconds * phase.steps for seconds, phase in zip(update, plan, strict=True))
     available = torch.cuda.get_device_properties(args.device).total_memory if args.device.type == "cuda" else None
     return {

@@ -21,7 +21,9 @@ _SETTINGS = (
     "max_grad_norm",
     "gradient_accumulation_steps",
     "freeze_backbone",
+    "member_schedule",
 )
+_USUAL = (None, False, "together")  # not worth a line on a card
 
 
 def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image_sets: Any) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str,
         "settings": {
             "optim": str(getattr(args.optim, "value", args.optim)),
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-            **{name: value for name, value in settings.items() if value is not None and value is not False},
+            **{name: value for name, value in settings.items() if value not in _USUAL},
             "precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,  # from accelerate's file too
         },
         "environment": {

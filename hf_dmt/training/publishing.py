@@ -31,7 +31,6 @@ class PublishingTrainer(PairTrainer):
 
     pushes: BackgroundPushes | None = None
     hub_model_id: str | None
-    _steps_done: int  # updates done in the current phase
 
     def train(
         self,
@@ -129,7 +128,7 @@ class PublishingTrainer(PairTrainer):
         if self.pushes is None:
             return
         self._report_failed_pushes()
-        at_phase_end = self._steps_done == 0
+        at_phase_end = not self.course.begun
         if self.pushes.busy and not at_phase_end and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)

@@ -51,18 +51,18 @@ def member_steps(
     pseudo_weight: float,
     mixup_seeds: Sequence[int],
     labels_only: bool = False,
-    idle: str | None = None,
+    run_idle: bool = False,
 ) -> tuple[dict[str, MemberStep], dict[str, Tensor]]:
     """Both members' losses on one micro-batch, and their logits.
 
     Args:
         model: the pair or what wraps it; one call runs both members.
-        inputs: per member `pixel_values`, `labels`, `confidence`, `is_pseudo`.
+        inputs: `pixel_values`, `labels`, `confidence`, `is_pseudo` of each member that is trained.
         ramp: multiplier of both exponents. pseudo_weight: multiplier of every pseudo-labeled unit's weight.
         mixup_seeds: one per member; ratio and permutation are a function of them.
         labels_only: no sample is pseudo-labeled, so every weight is 1 and needs no pass of its own.
-        idle: a member that is not trained now. It has no loss, and its logits are those of its first view alone: what
-            DDP needs in order not to wait for its gradients.
+        run_idle: give a member that is not trained one view all the same, and no loss: DDP would wait for its
+            gradients.
     """
     loss = partial(
         dynamic_mutual_loss,
@@ -77,13 +77,12 @@ def member_steps(
         batch = inputs[name]
         return loss(logits, batch["labels"], batch["confidence"], batch["is_pseudo"])
 
-    views = {name: inputs[name]["pixel_values"] for name in MEMBERS}
-    trained = [name for name in MEMBERS if name != idle]
-    if idle is not None:
-        views[idle] = views[idle][:1]
+    views = {name: batch["pixel_values"] for name, batch in inputs.items()}
+    if run_idle:
+        views = {name: views[name] if name in views else next(iter(views.values()))[:1] for name in MEMBERS}
     if not knobs.mixup_alpha:
         logits: dict[str, Tensor] = model(**views)
-        outcomes = {name: judge(name, logits[name]) for name in trained}
+        outcomes = {name: judge(name, logits[name]) for name in inputs}
         return {name: MemberStep(outcome.loss, outcome) for name, outcome in outcomes.items()}, logits
     if not labels_only:
         # The weights come from a first pass over the unmixed views, in train mode as in the official code: BatchNorm
@@ -91,12 +90,13 @@ def member_steps(
         with torch.no_grad():
             unmixed = model(**views)
     draws = {}
-    for name, seed in zip(MEMBERS, mixup_seeds, strict=True):
-        lam, order = draw_mixup(len(views[name]), knobs.mixup_alpha, generator=torch.Generator().manual_seed(seed))
-        draws[name] = lam, order.to(views[name].device)
-    logits = model(**{name: mix(views[name], *draws[name]) for name in MEMBERS})
+    for name, view in views.items():
+        seed = mixup_seeds[MEMBERS.index(name)]
+        lam, order = draw_mixup(len(view), knobs.mixup_alpha, generator=torch.Generator().manual_seed(seed))
+        draws[name] = lam, order.to(view.device)
+    logits = model(**{name: mix(view, *draws[name]) for name, view in views.items()})
     with torch.no_grad():
-        cases = {name: judge(name, (logits if labels_only else unmixed)[name]) for name in trained}
+        cases = {name: judge(name, (logits if labels_only else unmixed)[name]) for name in inputs}
     weighting: Any = knobs.mixup_weighting
     mixed = {
         name: mixup_loss(
@@ -107,6 +107,6 @@ def member_steps(
             weighting=weighting,
             ignore_index=IGNORE_INDEX,
         )
-        for name in trained
+        for name in inputs
     }
-    return {name: MemberStep(mixed[name], cases[name]) for name in trained}, logits
+    return {name: MemberStep(mixed[name], cases[name]) for name in inputs}, logits

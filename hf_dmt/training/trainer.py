@@ -96,6 +96,7 @@ class DMTTrainer(PublishingTrainer):
             num_labeled=len(self.supervised_rows["a"]),
             num_unlabeled=num_unlabeled,
             max_steps=args.max_steps if args.max_steps > 0 else None,
+            alternate=args.member_schedule == "alternate",
         )
         self.batch_shape = BatchShape(
             self.knobs.labeled_batch_size,
@@ -129,7 +130,7 @@ class DMTTrainer(PublishingTrainer):
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.telemetry = Telemetry(args.device)
-        self._phase = self._steps_done = 0
+        self.course = phases.Course(self.phases)
         self._resumed_from: str | None = None
         self.initial: InitialWeights | None = None
         self._phase_entry: dict[str, Any] = {}
@@ -158,7 +159,8 @@ class DMTTrainer(PublishingTrainer):
         self.model_wrapped = self.model
         if self.knobs.ema_decay:
             official = self.knobs.ema_rule == "official"
-            self.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official)
+            spare = torch.device("cpu") if self.args.member_schedule == "alternate" else None
+            self.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official, spare=spare)
         self.best = BestMembers() if self.knobs.phase_weights == "best" else None
         return super().train(self._resumed_from, trial, ignore_keys_for_eval)
 
@@ -195,71 +197,73 @@ class DMTTrainer(PublishingTrainer):
                 self.model, folder, resumed=self._resumed_from is not None, writes=self.args.should_save
             )
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
-        self._phase, self._steps_done = phases.position(self.phases, self.state.global_step)
-        number = self.phases[self._phase].index if self._phase < len(self.phases) else len(self.phases) + 1
-        self.records.begin(self._facts(), step=self.state.global_step, phase=number, in_the_middle=self._steps_done > 0)
+        course = self.course
+        course.seek(self.state.global_step)
+        number = course.current.index + (course.number == len(self.phases))  # past the last one where all are done
+        self.records.begin(self._facts(), step=self.state.global_step, phase=number, in_the_middle=course.begun)
+        self._phase_entry = {}
         if finished := self.records.results["phases"]:  # the checkpoint's own weights say neither
             self.model.metadata["phase"] = finished[-1]["phase"]
             self.last_scores = finished[-1]["eval"]
         if self.args.world_size > 1:
             self.accelerator.wait_for_everyone()
-        return self._phase, self._steps_done * self.args.gradient_accumulation_steps
+        return course.number, course.done * self.args.gradient_accumulation_steps
 
     # ---- phases ----------------------------------------------------------------------------------------------------
 
     @property
     def current_phase(self) -> Phase:
-        return self.phases[min(self._phase, len(self.phases) - 1)]
-
-    @property
-    def steps_done(self) -> int:
-        """Updates done in the current phase."""
-        return self._steps_done
-
-    @property
-    def idle_member(self) -> str | None:
-        return phases.idle_member(self.knobs, self.current_phase)
+        return self.course.current
 
     def begin_phase(self) -> None:
         """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its
-        middle."""
+        middle, or with the other member's turn."""
         if self.args.world_size > 1 and self.model_wrapped is self.model and not is_sharded(self.model):
             raise RuntimeError(
                 f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its "
                 "own way. This is a bug in how training was started; start a new process with `accelerate launch`."
             )
-        phase, in_the_middle = self.current_phase, self._steps_done > 0
-        self._phase_start = time.monotonic()
-        self._phase_entry = {
-            "phase": phase.index,
-            "label_ratio": phase.label_ratio,
-            "steps": phase.steps,
-            "labeling_seconds": 0.0,
-            "pseudo_labels": None,
-        }
+        phase, begun, in_the_middle = self.current_phase, self.course.begun, self.course.done > 0
+        self.offload(None)
         with phases.preserved_rng():
-            if phase.label_ratio is not None:
-                labels, event = collapse.provide(self, phase, in_the_middle=in_the_middle)
-                self.train_dataset.pseudo = labels.of
-                self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds, **event}
-                if not in_the_middle:
-                    self._log_labels(labels.summary)
+            if not self._phase_entry:
+                self._open_phase(phase, begun=begun)
             everything = np.arange(len(self.train_dataset.labeled))
             rows = self.supervised_rows if phase.index == 0 else dict.fromkeys(MEMBERS, everything)
+            rows = {name: rows[name] for name in self.course.trained}
             self.train_dataset.weak_views = self.weak_views if self._is_online() else None
             self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase))
-            if not in_the_middle:
+            if not begun:
                 if self.initial is not None and phase.index > 0:
                     self.initial.restore(
                         self.model, [seed_for(self.args.seed, phase.index, n) for n in range(len(MEMBERS))]
                     )
                 if self.ema is not None:
                     self.ema.restart()
+            if self.args.member_schedule == "alternate":
+                self.offload(next(name for name in MEMBERS if name not in self.course.trained))
             self.restart_optimizer(
                 phase.steps,
                 self._resumed_from if in_the_middle else None,
                 learning_rate=self.args.supervised_learning_rate if phase.index == 0 else None,
             )
+
+    def _open_phase(self, phase: Phase, *, begun: bool) -> None:
+        """Begin the phase's record, and provide its labels: made now, or read again where it has `begun`."""
+        self._phase_start = time.monotonic()
+        self._phase_entry = {
+            "phase": phase.index,
+            "label_ratio": phase.label_ratio,
+            "steps": sum(turn.steps for turn in self.phases if turn.index == phase.index),
+            "labeling_seconds": 0.0,
+            "pseudo_labels": None,
+        }
+        if phase.label_ratio is not None:
+            labels, event = collapse.provide(self, phase, in_the_middle=begun)
+            self.train_dataset.pseudo = labels.of
+            self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds, **event}
+            if not begun:
+                self._log_labels(labels.summary)
 
     def _log_labels(self, summary: dict[str, Any]) -> None:
         """What each member labeled: shares for the trackers, and for the telemetry the count of every predicted
@@ -285,9 +289,9 @@ class DMTTrainer(PublishingTrainer):
 
     def after_update(self) -> None:
         """After every optimizer step."""
-        self._steps_done += 1
+        self.course.done += 1
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(tuple(f"model_{name}." for name in self.course.trained))
 
     # ---- the loss --------------------------------------------------------------------------------------------------
 
@@ -302,9 +306,9 @@ class DMTTrainer(PublishingTrainer):
         if self._is_online():
             with self.ema.applied() if self.ema else nullcontext():
                 batches = [label_online(self.model, batch, self.knobs, self.accelerator) for batch in batches]
-        counts = torch.stack(
-            [sum((batch[name]["labels"] != IGNORE_INDEX).sum() for batch in batches) for name in MEMBERS]
-        ).to(device)
+        counts = torch.zeros(len(MEMBERS), dtype=torch.int64, device=device)
+        for number, name in enumerate(MEMBERS):
+            counts[number] = sum((batch[name]["labels"] != IGNORE_INDEX).sum() for batch in batches if name in batch)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(counts)
         return batches, counts.clamp(min=1)
@@ -321,23 +325,26 @@ class DMTTrainer(PublishingTrainer):
         Each is a sum over units divided by the valid units of the whole update. DDP averages over processes and the
         Trainer divides by the accumulation steps, so both are multiplied back here.
         """
-        phase, step, idle = self.current_phase, self.state.global_step, self.idle_member
-        if idle is not None:
-            self.model.member(idle).eval()  # the Trainer has just put everything into training mode
+        phase, done = self.current_phase, self.course.done
+        for name in set(MEMBERS) - set(self.course.trained):
+            self.model.member(name).eval()  # the Trainer has just put everything into training mode
         steps, logits = member_steps(
             model,
             inputs,
             self.knobs,
-            ramp=exponent_ramp(self.knobs, self._steps_done, phase.steps),
-            pseudo_weight=pseudo_weight(self.knobs, self._steps_done, phase.steps) if phase.index else 1.0,
+            ramp=exponent_ramp(self.knobs, done, phase.steps),
+            pseudo_weight=pseudo_weight(self.knobs, done, phase.steps) if phase.index else 1.0,
             mixup_seeds=[
-                seed_for(self.args.seed, step, number, self.args.process_index) for number in range(len(MEMBERS))
+                seed_for(self.args.seed, phase.index, done, number, self.args.process_index)
+                for number in range(len(MEMBERS))
             ],
             labels_only=phase.index == 0,
-            idle=idle,
+            run_idle=self.args.world_size > 1,
         )
         scale = self.accelerator.num_processes * getattr(self, "current_gradient_accumulation_steps", 1)
-        total = 0.0 * logits[idle].float().sum() if idle else torch.zeros((), device=self.args.device)
+        total = torch.zeros((), device=self.args.device)
+        for name in logits.keys() - steps.keys():
+            total = total + 0.0 * logits[name].float().sum()
         for name, result in steps.items():
             number = MEMBERS.index(name)
             share = result.cases.valid.clamp(min=1)
@@ -352,23 +359,21 @@ class DMTTrainer(PublishingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.is_in_train and eval_dataset is None and self.remember_best(give_back=self.at_phase_end()):
+        over = self.course.phase_is_over
+        if self.is_in_train and eval_dataset is None and self.remember_best(give_back=over):
             metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
-        if self.is_in_train and self.at_phase_end():
+        if self.is_in_train and over:
             self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Decides what `save_strategy best` saves: the end of every phase too."""
-        return super()._determine_best_metric(metrics, trial) or self._steps_done == 0
-
-    def at_phase_end(self) -> bool:
-        return self._phase < len(self.phases) and self._steps_done == self.current_phase.steps
+        return super()._determine_best_metric(metrics, trial) or not self.course.begun
 
     def _finish_phase(self, scores: evaluation.Scores | None) -> None:
         """Complete the record of a phase and move on; called once, by the evaluation at its end."""
         phase = self.current_phase
-        tested = self.test_dataset is not None and self._phase in (0, len(self.phases) - 1)
+        tested = self.test_dataset is not None and phase.index in (self.phases[0].index, self.phases[-1].index)
         self._phase_entry |= {
             "seconds": round(time.monotonic() - self._phase_start, 3),
             "eval": evaluation.without_loss(scores) if scores is not None else None,
@@ -377,7 +382,8 @@ class DMTTrainer(PublishingTrainer):
         self._phase_entry |= self.records.sums(phase.index)
         self.records.add_phase(self._phase_entry)
         self.model.metadata["phase"] = phase.index
-        self._phase, self._steps_done = self._phase + 1, 0
+        self._phase_entry = {}
+        self.course.advance()
 
     # ---- logs and records ------------------------------------------------------------------------------------------
 

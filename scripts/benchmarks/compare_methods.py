@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_dmt.data.assemble import assemble
 from hf_dmt.data.files import write_json
 from hf_dmt.training.command_line import parse
 from hf_dmt.training.methods import Knobs
@@ -45,6 +46,7 @@ from scripts.run_dmt import main as run_dmt
 
 RUN_DMT = Path(__file__).parents[1] / "run_dmt.py"
 FORWARD = 1 / 3  # image passes of a forward alone
+EQUAL = "equal-pair"
 
 ARMS: dict[str, list[str]] = {
     REFERENCE: [],
@@ -73,6 +75,7 @@ SETTINGS: dict[str, list[str]] = {
     "restart-initial": ["--restart", "initial", "--gamma_schedule", "ramp"],
     "no-ema": ["--ema_decay", "0"],
     "augmentation-strong": ["--augmentation", "strong"],
+    EQUAL: [],  # twice model b, with its learning rate
 }
 
 _SMALL = ["--logging_steps", "50", "--per_device_eval_batch_size", "128", "--warmup_steps", "0.05"]
@@ -93,7 +96,7 @@ _VIT_GPU = ["--dataset_name", "{cifar10}", "--model_a", "{vit_a}", "--model_b", 
 _CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation", "--model_a", "tiny:segformer",
                "--model_b", "tiny:upernet", "--image_size", "96", "--num_labeled", "60", "--learning_rate",
                "2e-3", "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--supervised_epochs",
-               "150", "--phase_epochs", "1", *_SMALL]  # fmt: skip
+               "150", "--phase_epochs", "1", "--test_split", "validation", *_SMALL]  # fmt: skip
 
 # Per suite and data set the flags of run_dmt.py; {name} is what was given with --data name=FOLDER.
 SUITES: dict[str, dict[str, list[str]]] = {
@@ -121,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
         bench = Bench(folder / name, base, in_process=arguments.suite == "smoke")
+        bench.check()
         factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
         for seed in arguments.seeds:
             for arm in names:
@@ -226,6 +230,17 @@ class Bench:
     def __init__(self, folder: Path, base: list[str], *, in_process: bool) -> None:
         self.folder, self.base, self.in_process = folder, base, in_process
 
+    def check(self) -> None:
+        """Ends before anything is trained where there is no eval or no test split to compare on."""
+        model, data, _ = parse([*self.base, "--output_dir", "unused"], RECIPES)
+        images = assemble(data, model.task)
+        if images.evaluation is None or images.test is None:
+            raise SystemExit(
+                f"{data.dataset_name} has no {'eval' if images.evaluation is None else 'test'} split to compare "
+                "methods on. Name it (--eval_split, --test_split), or label at least 10 images, of which some are then "
+                "held out for evaluation."
+            )
+
     def tune(self, arms: Sequence[str], trials: int, seeds: Sequence[int]) -> dict[str, float]:
         """Per arm the learning rate, as a multiple of the suite's, with the best mean score on the eval split."""
         best = {}
@@ -277,6 +292,9 @@ class Bench:
         flags = [*self.base, *{**ARMS, **SETTINGS}[arm], "--split_seed", str(seed), "--seed", str(seed)]
         model, _, args = parse([*flags, "--output_dir", "unused"], RECIPES)
         knobs = args.knobs(model.task)
+        if arm == EQUAL:
+            rate = args.learning_rate_b or args.learning_rate
+            flags += ["--model_a", str(model.model_b), "--learning_rate", repr(rate)]
         if factor != 1.0:
             flags += ["--learning_rate", repr(factor * args.learning_rate)]
             if args.learning_rate_b is not None:

@@ -29,11 +29,12 @@ from scripts.benchmarks.subjects import Pictures, decoded, image_pair, pixel_pai
 # transformers 5.17 knows the older name alone, later ones warn of it.
 NEW, OLD = "activation_checkpointing", "gradient_checkpointing"
 CHECKPOINTING = NEW if NEW in TrainingArguments.__dataclass_fields__ else OLD
-BOTH, ALONE = "both members at once", "one model, plain Trainer"
+BOTH, ALONE, ALTERNATE = "both members at once", "one model, plain Trainer", "--member_schedule alternate"
 MODES: dict[str, dict[str, Any]] = {
     BOTH: {},
     "--freeze_backbone": {"freeze_backbone": True},
     f"--{CHECKPOINTING}": {CHECKPOINTING: True},
+    ALTERNATE: {"member_schedule": "alternate"},
 }
 
 
@@ -48,7 +49,8 @@ def measure(
         clock = Clock(cpu_time=cpu_time)
         if mode == ALONE:
             return plain_step(make(), "a", items, steps, sum(batch), clock, **settings)
-        return pair_step(make(), items, steps, batch, clock, **{**settings, **MODES[mode]})
+        update = pair_step(make(), items, steps, batch, clock, **{**settings, **MODES[mode]})
+        return 2 * update if mode == ALTERNATE else update  # one of a and one of b, which are alike
 
     jobs = {mode: partial(run, mode) for mode in (*MODES, ALONE)}
     seconds = in_turns(jobs, rounds, cpu_time=cpu_time, warm_up=False)

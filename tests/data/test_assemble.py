@@ -167,6 +167,17 @@ class TestClassNames:
         assert len(found.class_names) == 256 and np.unique(found.labeled[1]["mask"]).tolist() == [-100, 1, 2]
 
 
+def test_the_only_other_split_as_the_test_split(tmp_path: Path) -> None:
+    """Guards a reported score on the very images that the better member was chosen on."""
+    labels = [row % 2 for row in range(20)]
+    name = str(label_table(tmp_path / "data", labels, validation=[0, 1, 1]))
+    assert len(run(name).evaluation or ()) == 3 and run(name).test is None
+    found = run(name, test_split="validation")
+    assert len(found.test or ()) == 3 and len(found.evaluation or ()) == 4 and len(found.labeled) == 16
+    both = run(name, test_split="validation", eval_split="validation")
+    assert len(both.evaluation or ()) == 3, "asked for"
+
+
 def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Path) -> None:
     """Guards against training on padding: a 20x16 image in a view of 64 is nine tenths void, without a word."""
     found = run(files.scene_folder(tmp_path / "scenes"), PIXELS)

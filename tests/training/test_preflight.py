@@ -73,7 +73,12 @@ def test_a_good_start_is_called_ready_and_its_plan_is_the_runs(
     assert main([*flags, "--output_dir", str(out)]) == 0
     results = json.loads((out / "dmt_results.json").read_text())
     assert [entry["steps"] for entry in results["phases"]] == estimate["updates"]
-    assert "labeled images: cat: 6, dog: 6, owl: 7" in capsys.readouterr().out, "in brief before every run"
+    said = capsys.readouterr().out
+    assert "labeled images: cat: 6, dog: 6, owl: 7" in said, "in brief before every run"
+
+    code, found = check(animals, capsys, "--member_schedule", "alternate")
+    assert code == 0 and found["estimate"]["updates"] == [n for n in estimate["updates"] for _ in "ab"]
+    assert found["estimate"]["clean_images"] == estimate["clean_images"]
 
 
 def test_what_is_wrong_is_said_together_with_what_is_not(

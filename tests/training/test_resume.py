@@ -56,6 +56,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "ema_decay": 0.5,
         "learning_rate": 5e-2,
     },
+    "alternate": {
+        "member_schedule": "alternate",
+        "ema_decay": 0.9,
+        "dropout": 0.2,
+        "members": ("vit", "resnet"),
+        "warmup_steps": 1,
+    },
     "strong": {"augmentation": "strong", "dropout": 0.2},
     "pixels": {**PIXELS, "dropout": 0.2, "augmentation": None},
     "pixels-ema": {**PIXELS, "ema_decay": 0.9},
@@ -136,6 +143,19 @@ def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, n
         run(tmp_path, RUNS[name], kill_at=kill_at)
     run(tmp_path, RUNS[name], resume="True")
     assert_same_run(tmp_path, uninterrupted(name))
+
+
+# Turns end at steps 3, 6, 8, 10, 13 and 16, phases at every second of these.
+@pytest.mark.parametrize("kill_at", [5, 9, 10, 12])
+def test_killed_in_either_turn(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
+    """Silent: the second turn begun on labels of the first one's weights, or the first one repeated.
+
+    Killed in the second turn of phase 0, right after the end of a first turn and of a second one, and in a first one.
+    """
+    with pytest.raises(Kill):
+        run(tmp_path, RUNS["alternate"], kill_at=kill_at)
+    run(tmp_path, RUNS["alternate"], resume=True)
+    assert_same_run(tmp_path, uninterrupted("alternate"))
 
 
 @pytest.mark.parametrize("name", ["ema", "initial", "pixels", "best"])

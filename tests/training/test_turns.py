@@ -1,0 +1,162 @@
+"""`member_schedule alternate`: in each phase first a is trained, then b, with the memory of one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import (
+    IMAGES,
+    assert_same,
+    images,
+    make_pair,
+    make_trainer,
+    results,
+    scenes,
+    state_of,
+    telemetry,
+    without_times,
+)
+from transformers import TrainerCallback
+
+from hf_dmt import DMTTrainer
+from hf_dmt.method import Phase
+from hf_dmt.training import checks
+from hf_dmt.training.methods import resolve
+from hf_dmt.training.phases import Course, plan
+
+PIXELS: dict[str, Any] = {"members": ("segformer", "segformer"), "augmentation": None}
+RUNS: dict[str, dict[str, Any]] = {
+    "batch statistics, averages": {"members": ("vit", "resnet"), "ema_decay": 0.9, "weight_decay": 0.1},
+    "mixup, accumulation": {"mixup_alpha": 0.5, "gradient_accumulation_steps": 2, "gamma_schedule": "ramp"},
+    "initial weights, other rates": {"restart": "initial", "learning_rate_b": 4e-2, "supervised_learning_rate": 0.05},
+    "sequential exchange": {"exchange": "sequential", "members": ("vit", "resnet")},
+    "different labels": {"difference_maximised_sampling": "true", "labeler": "self", "warmup_steps": 1},
+    "pixels": {**PIXELS, "ema_decay": 0.9},
+}
+
+
+def run(folder: Path, schedule: str, **settings: Any) -> DMTTrainer:
+    members = settings.pop("members", ("vit", "swin"))
+    evaluation = (scenes if members[0] == "segformer" else images)(6, seed=3)
+    trainer = make_trainer(
+        folder,
+        make_pair(*members),
+        evaluation=evaluation,
+        test=evaluation,
+        **{"member_schedule": schedule, "save_strategy": "epoch", **settings},
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_turns_end_where_training_together_ends(tmp_path: Path, name: str) -> None:
+    """Silent: a mode that saves memory and trains something else: labels of half-trained members, averages or initial
+    weights that come back in the second turn, other images, a schedule that runs over both turns."""
+    together, alternate = (run(tmp_path / schedule, schedule, **RUNS[name]) for schedule in ("together", "alternate"))
+    assert_same(state_of(alternate.model), state_of(together.model))
+    if together.ema is not None:
+        assert alternate.ema is not None
+        assert_same(alternate.ema.state, together.ema.state)
+    expected, found = (
+        [{**entry, "steps": 0} for entry in without_times(results(tmp_path / schedule)["phases"])]
+        for schedule in ("together", "alternate")
+    )
+    assert found == expected
+    turns = 1.0 if name == "sequential exchange" else 2.0
+    spent = [results(tmp_path / schedule)["phases"][-1]["steps"] for schedule in ("together", "alternate")]
+    assert spent[1] == turns * spent[0]
+
+
+def test_one_member_trains_while_the_other_one_waits(tmp_path: Path) -> None:
+    """Silent: a turn that loads, augments and computes the other member too, keeps Adam's moments of it, or leaves it
+    where it waits when both are to label and to be scored.
+
+    A CPU has no second device: the trainer's own word for who is away is looked at.
+    """
+    trained: list[str] = []
+    away: dict[str, set[str | None]] = {"trained": set(), "judged": set()}
+
+    class Listen(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            def ran(name: str, module: torch.nn.Module) -> None:
+                if module.training:
+                    trained.append(name)
+                    assert trainer.away == ("b" if name == "a" else "a")
+                away["trained" if module.training else "judged"].add(trainer.away)
+
+            for name in ("a", "b"):
+                model.member(name).register_forward_pre_hook(lambda module, _, name=name: ran(name, module))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            held = {id(parameter) for parameter in optimizer.state}
+            assert held == {id(parameter) for parameter in trainer.model.member(trained[-1]).parameters()}
+
+    trainer = make_trainer(
+        tmp_path,
+        evaluation=images(6, seed=3),
+        member_schedule="alternate",
+        callbacks=[Listen()],
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=2,
+    )
+    trainer.train()
+    assert "".join(trained) == "aaabbb" + "aabb" + "aaabbb"
+    assert away == {"trained": {"a", "b"}, "judged": {None}} and trainer.away is None
+    lines = [line for line in telemetry(tmp_path) if "loss" in line]
+    assert [line["phase"] for line in lines] == [0] * 6 + [1] * 4 + [2] * 6
+    assert all(("a/loss" in line) != ("b/loss" in line) for line in lines)
+
+
+def test_the_plan_of_turns() -> None:
+    """Silent: a phase that only one member goes through, or that b begins with a's new labels."""
+    sizes = {"labeled_batch_size": 8, "pseudo_batch_size": 24, "supervised_epochs": 10, "phase_epochs": 3}
+    counts = {"num_labeled": 20, "num_unlabeled": 100, "max_steps": None}
+
+    def turns(**knobs: Any) -> list[tuple[int, int, str | None]]:
+        settings = resolve("dmt", IMAGES, {**sizes, "label_ratios": (0.5,), **knobs})
+        return [(phase.index, phase.steps, phase.trains) for phase in plan(settings, IMAGES, **counts, alternate=True)]
+
+    assert turns() == [(0, 7, "a"), (0, 7, "b"), (1, 7, "a"), (1, 7, "b")]
+    assert turns(exchange="sequential") == [(0, 7, "a"), (0, 7, "b"), (1, 7, "a"), (2, 7, "b")]
+
+
+def test_where_a_run_stands() -> None:
+    """Silent: a phase that ends after its first turn, or a checkpoint between two turns that counts as its end: the
+    weights of half a phase would label."""
+    course = Course([Phase(0, None, 2, "a"), Phase(0, None, 2, "b"), Phase(1, 0.5, 1)])
+    seen = []
+    for step in range(6):
+        course.seek(step)
+        seen.append((course.current.index, course.trained, course.begun))
+    both = ("a", "b")
+    assert seen == [
+        (0, ("a",), False), (0, ("a",), True), (0, ("b",), True), (0, ("b",), True), (1, both, False), (1, both, False),
+    ]  # fmt: skip
+    course.number, course.done = 0, 2
+    assert course.turn_is_over and not course.phase_is_over
+    course.number = 1
+    assert course.phase_is_over
+
+
+def test_what_turns_cannot_do(tmp_path: Path) -> None:
+    """Silent: labels of a member that is away, a pair that DDP holds whole all the same, a flag misspelled."""
+    with pytest.raises(ValueError, match="strategy online asks it for labels at every update"):
+        make_trainer(tmp_path, member_schedule="alternate", strategy="online", label_ratios=[1.0])
+    with pytest.raises(ValueError, match="'in turn' is not one of: together, alternate"):
+        make_trainer(tmp_path, member_schedule="in turn")
+    with pytest.raises(ValueError, match=r"for one process, and 2 run.*divide the pair with FSDP"):
+        checks.check_alternate(resolve("dmt", IMAGES, {}), world_size=2)
+
+
+def test_a_member_left_out_of_a_forward_is_not_run() -> None:
+    """Silent: logits of images that were not given."""
+    pair, views = make_pair(), torch.rand(2, 3, 8, 8)
+    assert pair(b=views).keys() == {"b"}
+    assert torch.equal(pair(b=views)["b"], pair(a=views, b=views)["b"])
+    with pytest.raises(ValueError, match="Give either pixel_values"):
+        pair()
