@@ -174,7 +174,7 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     if args.freeze_backbone:
         print(f"backbones frozen: {pair.num_parameters(only_trainable=True) / 1e6:.2f} M parameters are trained")
     steps = " + ".join(str(steps) for steps in {phase.index: phase.steps for phase in trainer.phases}.values())
-    turns = ", of a and then of b" if args.member_schedule == "alternate" else ""
+    turns = ", the members in turn" if args.member_schedule == "alternate" else ""
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
     print(f"phases of {steps} updates of {batch} images{turns}{processes}")

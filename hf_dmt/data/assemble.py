@@ -170,10 +170,9 @@ def _split_with_targets(
 ) -> ImageSet | None:
     """The eval or the test images that have a label or a mask; None where there is no such split."""
     asked = args.eval_split if role == "eval" else args.test_split
-    # What is named as the test split is not also evaluated on: a set that is chosen on flatters its score.
-    usual = tuple(name for name in ("validation", "val", "dev") if name != args.test_split)
-    if role == "test":
-        usual = ("test",)
+    # A set that the better member is chosen on flatters its score: what is named for one role is not taken for both.
+    other = args.test_split if role == "eval" else args.eval_split
+    usual = tuple(name for name in (("validation", "val", "dev") if role == "eval" else ("test",)) if name != other)
     rows = _split(splits, asked, usual, args.dataset_name or "", f"--{role}_split")
     if rows is not None and asked is not None and rows is like.images.rows:
         raise DataError(

@@ -168,7 +168,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         Args:
             size: for pixels, the `(H, W)` the logits are brought to; None leaves them at the member's own stride.
         """
-        return self._logits(self.member(name), inputs.to(self.device), size)
+        return self._logits(self.member(name), inputs.to(self.member(name).device), size)
 
     def _logits(self, model: PreTrainedModel, inputs: Tensor, size: tuple[int, int] | None) -> Tensor:
         logits = model(pixel_values=inputs.to(model.dtype)).logits

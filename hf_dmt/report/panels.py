@@ -285,16 +285,17 @@ def _cases(axes: Axes, run: Run, member: str) -> bool:
     points = _points(run, [f"{member}/{case}" for case in _CASES])
     if not len(points):
         return False
-    # Each log event describes the steps since the one before it.
+    # Each log event describes the steps since the one before it, of whichever member: they may have trained in turn.
     first = _first_pseudo_step(run)
-    edges = np.concatenate([[first], points[:, 0]])
-    bottom = np.zeros(len(edges))
+    rest = np.asarray([event["step"] for event in run.events if f"{member}/agree" not in event], dtype=float)
+    start = np.concatenate([[first], points[:-1, 0]])
+    start = np.maximum(start, [rest[rest < end].max(initial=first) for end in points[:, 0]])
+    bottom = np.zeros(len(points))
     for column, (case, color) in enumerate(_CASES.items(), start=1):
         share = 100 * points[:, column]
-        top = bottom + np.append(share, share[-1])
-        fill: Any = {"color": COLORS[color], "linewidth": 0, "label": case.replace("_", " ")}
-        axes.fill_between(edges, bottom, top, step="post", **fill)
-        bottom = top
+        bar: Any = {"color": COLORS[color], "linewidth": 0, "antialiased": False, "label": case.replace("_", " ")}
+        axes.bar(start, share, points[:, 0] - start, bottom, align="edge", **bar)
+        bottom += share
     axes.set_ylim(0, 100)
     axes.set_ylabel("share, %")
     _step_axis(axes, run, since=first, over_bars=True)

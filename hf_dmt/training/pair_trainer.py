@@ -85,12 +85,15 @@ class PairTrainer(Trainer):
             SystemExit: SIGTERM came (code 143), so that no caller takes a run cut short for a finished one.
         """
         self.callback_handler = TrackersMayFail.over(self.callback_handler)
-        with (
-            run_folder.locked(self.args.output_dir, writes=self.args.should_save),
-            self.preemption.listening(),
-            explained(self.args, self.knobs),
-        ):
-            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        try:
+            with (
+                run_folder.locked(self.args.output_dir, writes=self.args.should_save),
+                self.preemption.listening(),
+                explained(self.args, self.knobs),
+            ):
+                output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self.offload(None)
         if self.preemption.stopped:
             raise SystemExit(StopOnSigterm.EXIT_CODE)
         return output
@@ -145,7 +148,7 @@ class PairTrainer(Trainer):
         if away == self.away:
             return
         self.away = away
-        for name in MEMBERS:
+        for name in sorted(MEMBERS, key=lambda name: name != away):  # it leaves before the other one comes
             device = torch.device("cpu") if name == away else self.args.device
             self.model.member(name).to(device)
             if self.ema is not None:
@@ -221,6 +224,8 @@ class PairTrainer(Trainer):
     def remember_best(self, *, give_back: bool) -> bool:
         """Keep what is best on the eval split, where the run asks for it, and at the end of a phase give it back.
 
+        Within a phase that is of the members in training: another one has not learned from it yet.
+
         Returns:
             Whether the members are now others than those just scored.
         """
@@ -228,7 +233,8 @@ class PairTrainer(Trainer):
             return False
         assert self.last_scores is not None
         metric = evaluation.PRIMARY_METRIC[self.model.task]
-        now = {name: float(self.last_scores[name][metric] or 0.0) for name in MEMBERS}
+        looked_at = MEMBERS if give_back else self.course.trained
+        now = {name: float(self.last_scores[name][metric] or 0.0) for name in looked_at}
         with self.judging():
             self.best.see(self.model, now)
         changed = give_back and self.best.scores != now

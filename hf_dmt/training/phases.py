@@ -66,19 +66,19 @@ class Course:
     """
 
     phases: list[Phase]
-    number: int = 0
+    entry: int = 0
     done: int = 0
 
     def seek(self, global_step: int) -> None:
-        self.number, self.done = position(self.phases, global_step)
+        self.entry, self.done = position(self.phases, global_step)
 
     def advance(self) -> None:
-        self.number, self.done = self.number + 1, 0
+        self.entry, self.done = self.entry + 1, 0
 
     @property
     def current(self) -> Phase:
         """The last one when all are done."""
-        return self.phases[min(self.number, len(self.phases) - 1)]
+        return self.phases[min(self.entry, len(self.phases) - 1)]
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -86,21 +86,26 @@ class Course:
         return (name,) if (name := self.current.trains) else MEMBERS
 
     @property
+    def waiting(self) -> str | None:
+        """The member that is not in training, if one is not."""
+        return next((name for name in MEMBERS if name not in self.trained), None)
+
+    @property
     def begun(self) -> bool:
         """Whether the current phase has been trained in: weights of now did not make its labels."""
-        earlier = self.phases[: self.number]
-        return self.number < len(self.phases) and (
+        earlier = self.phases[max(0, self.entry - 1) : self.entry]
+        return self.entry < len(self.phases) and (
             self.done > 0 or any(phase.index == self.current.index for phase in earlier)
         )
 
     @property
     def turn_is_over(self) -> bool:
-        return self.number < len(self.phases) and self.done == self.current.steps
+        return self.entry < len(self.phases) and self.done == self.current.steps
 
     @property
     def phase_is_over(self) -> bool:
-        later = self.phases[self.number + 1 :]
-        return self.turn_is_over and all(phase.index != self.current.index for phase in later)
+        following = self.phases[self.entry + 1 : self.entry + 2]
+        return self.turn_is_over and all(phase.index != self.current.index for phase in following)
 
 
 def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
@@ -144,14 +149,14 @@ class PhaseCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Without a gradient the optimizer passes over a parameter: no decay, no momentum.
-        for name in set(MEMBERS) - set(self.trainer.course.trained):
-            for parameter in self.trainer.model.member(name).parameters():
+        if waiting := self.trainer.course.waiting:
+            for parameter in self.trainer.model.member(waiting).parameters():
                 parameter.grad = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.trainer.after_update()
         if self.trainer.course.turn_is_over:
-            # The phase is over: evaluation and checkpoint come once, in on_epoch_end, when its record is complete.
+            # Evaluation and checkpoint come once, in on_epoch_end, when the record is complete.
             control.should_evaluate = control.should_save = False
         # A checkpoint does not hold what has been summed up since the last log, so nothing is left over in it.
         control.should_log |= control.should_save or control.should_evaluate
@@ -162,14 +167,7 @@ class PhaseCallback(TrainerCallback):
         course = self.trainer.course
         if not course.turn_is_over:  # stopped in its middle
             return
-        if course.phase_is_over:
-            control.should_evaluate = True
-        else:  # the other member's turn comes first: it is where the phase before left it
-            course.advance()
+        # Not between two turns: the other member is where the phase before left it.
+        control.should_evaluate = course.phase_is_over
         control.should_save = args.save_strategy != SaveStrategy.NO
         control.should_log = True
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.offload(None)

@@ -226,10 +226,10 @@ class _Stopwatch(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.marks[self._kind(self.trainer.current_phase)] = [self._now()]
+        self.marks[self._kind(self.trainer.course.current)] = [self._now()]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.marks[self._kind(self.trainer.current_phase)].append(self._now())
+        self.marks[self._kind(self.trainer.course.current)].append(self._now())
 
     @staticmethod
     def _kind(phase: Phase) -> tuple[bool, str | None]:

@@ -23,7 +23,6 @@ _SETTINGS = (
     "freeze_backbone",
     "member_schedule",
 )
-_USUAL = (None, False, "together")  # not worth a line on a card
 
 
 def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image_sets: Any) -> dict[str, Any]:
@@ -47,12 +46,14 @@ def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image
 
 def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
     settings = {name: getattr(args, name) for name in _SETTINGS}
+    if args.member_schedule == "together":  # as usual: not worth a line on a card
+        del settings["member_schedule"]
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
     return {
         "settings": {
             "optim": str(getattr(args.optim, "value", args.optim)),
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-            **{name: value for name, value in settings.items() if value not in _USUAL},
+            **{name: value for name, value in settings.items() if value is not None and value is not False},
             "precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,  # from accelerate's file too
         },
         "environment": {

@@ -28,8 +28,21 @@ class RunRecords:
     def begin(self, facts: dict[str, Any], *, step: int, phase: int, in_the_middle: bool = False) -> None:
         """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with
         the same records as one that was never interrupted. At a boundary (not `in_the_middle` of `phase`) that is also
-        what the next phase had already logged at the checkpoint's step."""
+        what the next phase had already logged at the checkpoint's step.
+
+        Raises:
+            RunError: the results of the earlier start are damaged, or it counted other updates.
+        """
         earlier = self._read_results() if step else {}
+        begun, now = (
+            about.get("settings", {}).get("member_schedule", "together") for about in (earlier or facts, facts)
+        )
+        if begun != now:
+            raise RunError(
+                f"This run was begun with --member_schedule {begun} and would go on with {now}, which counts other "
+                f"updates: what is done would be done again. Resume with {begun}, or give another --output_dir and "
+                "go on from its pair with --pair."
+            )
         phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
         self.results = {**facts, "phases": phases}
         if not self.writes:

@@ -53,10 +53,10 @@ def member_steps(
     labels_only: bool = False,
     run_idle: bool = False,
 ) -> tuple[dict[str, MemberStep], dict[str, Tensor]]:
-    """Both members' losses on one micro-batch, and their logits.
+    """The losses of the members in training on one micro-batch, and the logits of all that were run.
 
     Args:
-        model: the pair or what wraps it; one call runs both members.
+        model: the pair or what wraps it; one call runs every member.
         inputs: `pixel_values`, `labels`, `confidence`, `is_pseudo` of each member that is trained.
         ramp: multiplier of both exponents. pseudo_weight: multiplier of every pseudo-labeled unit's weight.
         mixup_seeds: one per member; ratio and permutation are a function of them.

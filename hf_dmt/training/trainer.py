@@ -199,7 +199,7 @@ class DMTTrainer(PublishingTrainer):
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
         course = self.course
         course.seek(self.state.global_step)
-        number = course.current.index + (course.number == len(self.phases))  # past the last one where all are done
+        number = course.current.index + (course.entry == len(self.phases))  # past the last one where all are done
         self.records.begin(self._facts(), step=self.state.global_step, phase=number, in_the_middle=course.begun)
         self._phase_entry = {}
         if finished := self.records.results["phases"]:  # the checkpoint's own weights say neither
@@ -207,13 +207,9 @@ class DMTTrainer(PublishingTrainer):
             self.last_scores = finished[-1]["eval"]
         if self.args.world_size > 1:
             self.accelerator.wait_for_everyone()
-        return course.number, course.done * self.args.gradient_accumulation_steps
+        return course.entry, course.done * self.args.gradient_accumulation_steps
 
     # ---- phases ----------------------------------------------------------------------------------------------------
-
-    @property
-    def current_phase(self) -> Phase:
-        return self.course.current
 
     def begin_phase(self) -> None:
         """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its
@@ -223,8 +219,9 @@ class DMTTrainer(PublishingTrainer):
                 f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its "
                 "own way. This is a bug in how training was started; start a new process with `accelerate launch`."
             )
-        phase, begun, in_the_middle = self.current_phase, self.course.begun, self.course.done > 0
-        self.offload(None)
+        if self.course.turn_is_over:
+            self.course.advance()
+        phase, begun, in_the_middle = self.course.current, self.course.begun, self.course.done > 0
         with phases.preserved_rng():
             if not self._phase_entry:
                 self._open_phase(phase, begun=begun)
@@ -241,7 +238,7 @@ class DMTTrainer(PublishingTrainer):
                 if self.ema is not None:
                     self.ema.restart()
             if self.args.member_schedule == "alternate":
-                self.offload(next(name for name in MEMBERS if name not in self.course.trained))
+                self.offload(self.course.waiting)
             self.restart_optimizer(
                 phase.steps,
                 self._resumed_from if in_the_middle else None,
@@ -272,10 +269,10 @@ class DMTTrainer(PublishingTrainer):
         figures = {f"{name}/{log}": summary[name][key] for name in MEMBERS for key, log in named.items()}
         self.log({key: value for key, value in figures.items() if value is not None})
         counts = {f"{name}/class_counts": summary[name]["class_counts"] for name in MEMBERS}
-        self.records.log(self.state.global_step, self.current_phase.index, counts)
+        self.records.log(self.state.global_step, self.course.current.index, counts)
 
     def _is_online(self) -> bool:
-        return self.knobs.strategy == "online" and self.current_phase.index > 0
+        return self.knobs.strategy == "online" and self.course.current.index > 0
 
     def _pseudo_rows(self, phase: Phase) -> dict[str, np.ndarray]:
         """Per member, the unlabeled rows it draws from in this phase."""
@@ -325,9 +322,9 @@ class DMTTrainer(PublishingTrainer):
         Each is a sum over units divided by the valid units of the whole update. DDP averages over processes and the
         Trainer divides by the accumulation steps, so both are multiplied back here.
         """
-        phase, done = self.current_phase, self.course.done
-        for name in set(MEMBERS) - set(self.course.trained):
-            self.model.member(name).eval()  # the Trainer has just put everything into training mode
+        phase, done = self.course.current, self.course.done
+        if waiting := self.course.waiting:
+            self.model.member(waiting).eval()  # the Trainer has just put everything into training mode
         steps, logits = member_steps(
             model,
             inputs,
@@ -372,7 +369,7 @@ class DMTTrainer(PublishingTrainer):
 
     def _finish_phase(self, scores: evaluation.Scores | None) -> None:
         """Complete the record of a phase and move on; called once, by the evaluation at its end."""
-        phase = self.current_phase
+        phase = self.course.current
         tested = self.test_dataset is not None and phase.index in (self.phases[0].index, self.phases[-1].index)
         self._phase_entry |= {
             "seconds": round(time.monotonic() - self._phase_start, 3),
@@ -388,7 +385,7 @@ class DMTTrainer(PublishingTrainer):
     # ---- logs and records ------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        number = self.current_phase.index
+        number = self.course.current.index
         if "loss" in logs:  # a training log, on every process
             logs = {**logs, **self.telemetry.drain(self.accelerator), **self.health.drain()}
         logs = {**logs, "phase": number}

@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     print("oracle is left out: the unlabeled images are a set of their own, without labels to train on")
                     continue
                 bench.run(arm, seed, factor=factors.get(arm, 1.0))
-        comparison.write(folder / name, name)
+        comparison.write(folder / name, name, settings=SETTINGS)
 
 
 def parse_own(argv: Sequence[str]) -> argparse.Namespace:
@@ -183,7 +183,8 @@ def image_passes(results: dict[str, Any]) -> list[float]:
     passes = []
     for entry in results["phases"]:
         on_unlabeled = entry["phase"] > 0
-        members = 1 if on_unlabeled and knobs["exchange"] == "sequential" else 2
+        in_turns = results.get("settings", {}).get("member_schedule") == "alternate"
+        members = 1 if in_turns or (on_unlabeled and knobs["exchange"] == "sequential") else 2
         # The teacher's view of every image of a batch; with mixup, the pass that the weights come from.
         without_gradient = on_unlabeled * FORWARD * ((knobs["strategy"] == "online") + (knobs["mixup_alpha"] > 0))
         labeling = 2 * FORWARD * results["num_unlabeled"] if entry["pseudo_labels"] else 0.0
@@ -292,13 +293,14 @@ class Bench:
         flags = [*self.base, *{**ARMS, **SETTINGS}[arm], "--split_seed", str(seed), "--seed", str(seed)]
         model, _, args = parse([*flags, "--output_dir", "unused"], RECIPES)
         knobs = args.knobs(model.task)
+        rate, rate_b = args.learning_rate, args.learning_rate_b
         if arm == EQUAL:
-            rate = args.learning_rate_b or args.learning_rate
-            flags += ["--model_a", str(model.model_b), "--learning_rate", repr(rate)]
-        if factor != 1.0:
-            flags += ["--learning_rate", repr(factor * args.learning_rate)]
-            if args.learning_rate_b is not None:
-                flags += ["--learning_rate_b", repr(factor * args.learning_rate_b)]
+            rate = rate_b or rate
+            flags += ["--model_a", str(model.model_b)]
+        if factor != 1.0 or arm == EQUAL:
+            flags += ["--learning_rate", repr(factor * rate)]
+        if factor != 1.0 and rate_b is not None:
+            flags += ["--learning_rate_b", repr(factor * rate_b)]
         looks = "epoch"
         if arm != REFERENCE:
             reference = self.run(REFERENCE, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -117,7 +117,10 @@ def load(folder: Path) -> dict[str, dict[int, Run]]:
 
 
 def rows(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
-    """One row per method, in the order of its figure: labels alone first, the oracle last."""
+    """One row per method or setting, in the order of its figure: labels alone first, the oracle last.
+
+    Phase 0 is a run's own; labels alone, in one phase, are compared with the reference's.
+    """
     reference = runs[REFERENCE]
     entries: list[tuple[str, dict[int, Run], Callable[[Run], dict[str, float]]]] = [
         (arm, of_arm, Run.last) for arm, of_arm in runs.items()
@@ -129,11 +132,13 @@ def rows(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
     found = []
     for arm, of_arm, scores in entries:
         alone = arm == ALONE
+        own = {seed: run if len(run.record["passes"]) > 1 else reference[seed] for seed, run in of_arm.items()}
         paired = {
             name: Interval.of([members(scores(of_arm[seed])) - members(other(against[seed])) for seed in shared])
             for name, against, other in (
                 ("over_labeled_only", runs.get(BASELINE, {}), Run.last),
-                ("over_phase_0", reference if base else {}, Run.alone),
+                ("over_reference", reference, Run.last),
+                ("over_phase_0", own if base else {}, Run.alone),
             )
             if (shared := sorted(of_arm.keys() & against.keys()))
         }
@@ -143,6 +148,7 @@ def rows(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
             {
                 "method": arm,
                 "seeds": sorted(of_arm),
+                "splits": len(of_arm),
                 "members": Interval.of([members(scores(run)) for run in of_arm.values()]),
                 "ensemble": Interval.of([scores(run)["ensemble"] for run in of_arm.values()]),
                 **paired,
@@ -157,32 +163,36 @@ def rows(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (rank.get(row["method"], 1), -row["members"].mean))
 
 
-def table(found: list[dict[str, Any]], metric: str) -> str:
+# Key in a row, heading, format.
+COLUMNS = (
+    ("members", "a and b, {metric}", ""),
+    ("ensemble", "ensemble", ""),
+    ("over_labeled_only", "over labeled-only", "+"),
+    ("over_phase_0", "over phase 0", "+"),
+    ("selected", "best on eval", ""),
+    ("cost", "cost", ".2f"),
+    ("seconds", "seconds", ".0f"),
+    ("peak_memory_mib", "peak MiB", ".0f"),
+    ("splits", "splits", ""),
+)
+_AGAINST_ITSELF = ((BASELINE, "over_labeled_only"), (REFERENCE, "over_reference"), (ALONE, "over_phase_0"))
+SETTING_COLUMNS = (*COLUMNS[:2], ("over_reference", f"over {REFERENCE}", "+"), COLUMNS[3], COLUMNS[-1])
+
+
+def table(found: list[dict[str, Any]], metric: str, columns: tuple[tuple[str, str, str], ...] = COLUMNS) -> str:
     """The rows as Markdown, in points."""
-    head = ("method", f"a and b, {metric}", "ensemble", "over labeled-only", "over phase 0", "best on eval", "cost",
-            "seconds", "peak MiB", "splits")  # fmt: skip
 
-    def cell(value: Any, form: str) -> str:
-        if value is None:
+    def cell(row: dict[str, Any], key: str, form: str) -> str:
+        value = row.get(key)
+        itself = (row["method"], key) in _AGAINST_ITSELF
+        if value is None or itself:
             return ""
-        return value.text("+" if form == "+" else "") if isinstance(value, Interval) else format(value, form)
+        return value.text(form) if isinstance(value, Interval) else format(value, form)
 
+    head = ["", *(heading.format(metric=metric) for _, heading, _ in columns)]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for row in found:
-        method = row["method"]
-        cells = (
-            method,
-            cell(row["members"], ""),
-            cell(row["ensemble"], ""),
-            cell(row.get("over_labeled_only") if method != BASELINE else None, "+"),
-            cell(row.get("over_phase_0") if method != ALONE else None, "+"),
-            cell(row["selected"], ""),
-            cell(row["cost"], ".2f"),
-            cell(row["seconds"], ".0f"),
-            cell(row["peak_memory_mib"], ".0f"),
-            str(len(row["seeds"])),
-        )
-        lines.append(" | ".join(cells))
+        lines.append(" | ".join([row["method"], *(cell(row, key, form) for key, _, form in columns)]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -232,12 +242,18 @@ def sentence(found: list[dict[str, Any]], name: str, metric: str) -> str:
     return f"{name}: to {REFERENCE} the unlabeled images were worth, in points of {metric}, {' and '.join(parts)}{end}"
 
 
-def write(folder: Path, name: str) -> None:
-    """Print tables and sentence, and leave `comparison.json`, `comparison.md` and `comparison.png` in the folder."""
+def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
+    """Print tables and sentence, and leave `comparison.json`, `comparison.md` and `comparison.png` in the folder.
+
+    Args:
+        settings: arms that are settings of the reference and no methods: they have a table of their own.
+    """
     runs = load(folder)
     first = next(iter(runs[REFERENCE].values())).results
     metric = PRIMARY_METRIC[first["task"]].replace("mean_iou", "mean IoU")
-    found = rows(runs)
+    found = rows({arm: of_arm for arm, of_arm in runs.items() if arm not in settings})
+    varied = rows({arm: of_arm for arm, of_arm in runs.items() if arm in settings or arm == REFERENCE})
+    varied = [row for row in varied if row["method"] != ALONE]
     judged = separation(runs[REFERENCE])
     facts = (f"{first['num_labeled']} labeled, {first['num_unlabeled']} unlabeled, {first['num_eval']} eval and "
              f"{first['num_test']} test images; {', '.join(f'{k} {v}' for k, v in first['environment'].items())}; "
@@ -246,16 +262,23 @@ def write(folder: Path, name: str) -> None:
     if first["num_eval"] > first["num_labeled"]:
         parts.insert(2, "The eval split is larger than the labeled set, more than its user would hold back: what is "
                         "chosen on it (best on eval, tuning) is flattered.")  # fmt: skip
+    if len(varied) > 1:
+        heading = (
+            f"{REFERENCE} with one setting changed, each against the same splits of {REFERENCE} and its own phase 0:"
+        )
+        parts += [heading, table(varied, metric, SETTING_COLUMNS)]
     if judged:
         heading = f"How well right labels are told from wrong ones ({REFERENCE}, AUROC on the clean unlabeled images):"
         parts += [heading, separation_table(judged)]
     text = "\n\n".join(parts) + "\n"
     print(text, flush=True)
     write_aside(folder / "comparison.md", text.encode())
-    plain = [
-        {key: vars(value) if isinstance(value, Interval) else value for key, value in row.items()} for row in found
-    ]
-    write_json(folder / "comparison.json", {"data": name, "metric": metric, "methods": plain, "separation": judged})
+
+    def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: vars(of) if isinstance(of, Interval) else of for key, of in row.items()} for row in found]
+
+    tables = {"methods": plain(found), "settings": plain(varied), "separation": judged}
+    write_json(folder / "comparison.json", {"data": name, "metric": metric, **tables})
     write_aside(folder / "comparison.png", figure(found, judged, f"{name}: {metric}"))
 
 

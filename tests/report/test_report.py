@@ -6,19 +6,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from hf_dmt.data.pseudo_labels import ImageLabels
 from hf_dmt.report import write_figures, write_report
 from hf_dmt.report.disagreement import last_disagreement
 from hf_dmt.report.html import _sure
-from hf_dmt.report.panels import COLORS
+from hf_dmt.report.panels import COLORS, _cases
 from hf_dmt.report.run import read_run
 from tests.report.runs import write_run
 
@@ -270,6 +273,21 @@ def test_worst_class_stands_first_and_absent_ones_last(tmp_path: Path) -> None:
     shown = re.findall(r'<tr><th class="name">(\d)</th>', table.group())
     ious = read_run(tmp_path).results["test"]["ensemble"]["per_class_iou"]
     assert shown == [*sorted(TEN[:-1], key=lambda name: ious[name]), "9"]
+
+
+def test_members_that_trained_in_turn_are_not_drawn_through_the_others_turn(tmp_path: Path) -> None:
+    """Silent: the shares of b's first updates painted over all updates of a, as if b had trained all the while."""
+    run = read_run(write_run(tmp_path, phases=2, steps=40))
+    shares = {"agree": 0.5, "negative_disagree": 0.25, "positive_disagree": 0.25}
+    turns = [("a", 50), ("a", 60), ("b", 70), ("b", 80)]
+    events = [{"step": step, **{f"{name}/{key}": value for key, value in shares.items()}} for name, step in turns]
+    run = replace(run, events=events)
+    for member, spans in (("a", [(40, 50), (50, 60)]), ("b", [(60, 70), (70, 80)])):
+        axes = Figure().subplots()
+        assert _cases(axes, run, member)
+        bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+        assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] == spans * 3
+        assert [bar.get_y() for bar in bars] == [0, 0, 50, 50, 75, 75]
 
 
 def test_disagreement_by_hand(tmp_path: Path) -> None:

@@ -126,10 +126,12 @@ def test_runs_on_other_labels_are_not_compared(tmp_path: Path) -> None:
 def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Silent: figures under another method's or score's heading; nothing said of an eval split nobody would have."""
     runs = [record("dmt", 0, 0.5, 0.7), record("labeled-only", 0, 0.6, 0.7), record("oracle", 0, 0.9, 0.9, labeled="o")]
-    comparison.write(kept(tmp_path, *runs), "mine")
+    runs.append(record("gamma-0", 0, 0.7, 0.8, alone=0.7))
+    comparison.write(kept(tmp_path, *runs), "mine", settings=["gamma-0"])
     text = (tmp_path / "comparison.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     assert "| dmt | 60.0 | 70.0 | -5.0 | +10.0 | 20.0 | 1.50 | 10 | 1024 | 1 |" in text
+    assert text.count("gamma-0") == 1 and "| gamma-0 | 75.0 | 80.0 | +15.0 | +5.0 | 1 |" in text, "its own phase 0"
     assert "| 1 | a | b | 0.900 |  | 0.800 |" in text
     assert (
         "worth, in points of accuracy, -5.0 over labeled-only with the same image passes and +10.0 over phase 0" in text

@@ -85,7 +85,7 @@ class Instants:
         while frame is not None:
             stage = _STAGE_OF.get(frame.f_code.co_name)
             if stage == "updates":
-                return f"{stage} of phase 0" if self.trainer.current_phase.index == 0 else f"{stage} of a later phase"
+                return f"{stage} of phase 0" if self.trainer.course.current.index == 0 else f"{stage} of a later phase"
             if stage and (stage != "writing the store" or "pseudo_labels" in frame.f_code.co_filename):
                 return stage
             frame = frame.f_back

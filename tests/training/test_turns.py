@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from small_runs import (
     IMAGES,
+    Kill,
+    KillAt,
     assert_same,
     images,
     make_pair,
@@ -23,7 +26,9 @@ from transformers import TrainerCallback
 
 from hf_dmt import DMTTrainer
 from hf_dmt.method import Phase
+from hf_dmt.models.ema import ExponentialAverage
 from hf_dmt.training import checks
+from hf_dmt.training.faults import RunError
 from hf_dmt.training.methods import resolve
 from hf_dmt.training.phases import Course, plan
 
@@ -34,6 +39,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "initial weights, other rates": {"restart": "initial", "learning_rate_b": 4e-2, "supervised_learning_rate": 0.05},
     "sequential exchange": {"exchange": "sequential", "members": ("vit", "resnet")},
     "different labels": {"difference_maximised_sampling": "true", "labeler": "self", "warmup_steps": 1},
+    "best looks": {"phase_weights": "best", "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 5e-2},
     "pixels": {**PIXELS, "ema_decay": 0.9},
 }
 
@@ -107,9 +113,68 @@ def test_one_member_trains_while_the_other_one_waits(tmp_path: Path) -> None:
     trainer.train()
     assert "".join(trained) == "aaabbb" + "aabb" + "aaabbb"
     assert away == {"trained": {"a", "b"}, "judged": {None}} and trainer.away is None
+    scored = [line["step"] for line in telemetry(tmp_path) if "eval_accuracy" in line]
+    assert scored == [2, 4, 6, 10, 12, 14, 16], "every second update, and of the ends those of phases, not of turns"
     lines = [line for line in telemetry(tmp_path) if "loss" in line]
     assert [line["phase"] for line in lines] == [0] * 6 + [1] * 4 + [2] * 6
     assert all(("a/loss" in line) != ("b/loss" in line) for line in lines)
+
+
+def test_the_waiting_member_is_moved_with_its_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: a mode that changes the order of training and saves no memory. Tensors on the device `meta` hold nothing,
+    but show where they would be."""
+    trainer = make_trainer(tmp_path, member_schedule="alternate")
+    trainer.ema = ExponentialAverage(trainer.model, 0.9)
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+
+    def places(name: str) -> set[str]:
+        kept = [value for key, value in trainer.ema.state.items() if key.startswith(f"model_{name}.")]
+        return {value.device.type for value in (*trainer.model.member(name).state_dict().values(), *kept)}
+
+    trainer.offload("a")
+    assert (places("a"), places("b")) == ({"cpu"}, {"meta"})
+    trainer.offload(None)
+    assert (places("a"), places("b")) == ({"meta"}, {"meta"})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="moves between two devices need a GPU")
+@pytest.mark.parametrize("name", ["batch statistics, averages", "mixup, accumulation"])
+def test_turns_on_a_gpu(tmp_path: Path, name: str) -> None:
+    """Silent: an optimizer that lost its hold on the weights of a member that was moved away and back."""
+    together, alternate = (
+        run(tmp_path / schedule, schedule, use_cpu=False, **RUNS[name]) for schedule in ("together", "alternate")
+    )
+    assert_same(state_of(alternate.model), state_of(together.model), 1e-5)
+
+
+def test_a_run_is_resumed_with_the_schedule_it_began_with(tmp_path: Path) -> None:
+    """Silent: the other schedule counts other updates, so a phase is trained twice, or one is left out."""
+    run(tmp_path, "together")
+    before = (tmp_path / "dmt_results.json").read_bytes()
+    trainer = make_trainer(tmp_path, evaluation=images(6, seed=3), member_schedule="alternate", save_strategy="epoch")
+    with pytest.raises(RunError, match="begun with --member_schedule together and would go on with alternate"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert (tmp_path / "dmt_results.json").read_bytes() == before
+
+
+def test_an_interrupted_turn_leaves_the_pair_in_one_place(tmp_path: Path) -> None:
+    """Silent in a notebook: after Ctrl-C, half of the pair is on the CPU, and the next call fails for its device."""
+    trainer = make_trainer(tmp_path, member_schedule="alternate", callbacks=[KillAt(4)])
+    with pytest.raises(Kill):
+        trainer.train()
+    assert trainer.away is None
+
+
+def test_failed_updates_at_the_end_of_a_turn_are_listed(tmp_path: Path) -> None:
+    """Silent: the images of the next turn, or none, where the error sends people to look at the ones that failed."""
+    pair = make_pair()
+    with torch.no_grad():
+        next(pair.model_a.parameters()).fill_(float("nan"))
+    trainer = make_trainer(tmp_path, pair, member_schedule="alternate", logging_steps=100, max_skipped_updates=2)
+    with pytest.raises(RunError, match="had no finite gradients"):
+        trainer.train()
+    listed = json.loads((tmp_path / "skipped_batches.json").read_text())
+    assert [(sorted(entry), len(entry["a"])) for entry in listed] == [(["a", "update"], 8)] * 3
 
 
 def test_the_plan_of_turns() -> None:
@@ -137,9 +202,9 @@ def test_where_a_run_stands() -> None:
     assert seen == [
         (0, ("a",), False), (0, ("a",), True), (0, ("b",), True), (0, ("b",), True), (1, both, False), (1, both, False),
     ]  # fmt: skip
-    course.number, course.done = 0, 2
+    course.entry, course.done = 0, 2
     assert course.turn_is_over and not course.phase_is_over
-    course.number = 1
+    course.entry = 1
     assert course.phase_is_over
 
 
