@@ -137,15 +137,15 @@ def label_pixels(
 ) -> None:
     """Label every pixel of the unlabeled images, unfiltered, and set per-class thresholds from a histogram.
 
-    Memory: one batch of logits and histograms of classes x 65536 counts, whatever the number of images.
+    Memory: one batch of logits and per member a histogram of classes x 65536 counts, whatever the number of images;
+    three of them where the truth is known.
     """
     classes = len(pair.class_names)
     stores = {name: PixelLabels(folder / name) for name in MEMBERS}
     histograms = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
-    # Per member, counts by (kept class code): right and known pixels per class and code, for the accuracy of what is
-    # kept.
-    right = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
-    known = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
+    # Per member, right and known pixels by class and code, for the accuracy of what is kept: (2, classes, 65536), made
+    # when the first true mask is seen.
+    scored: dict[str, Tensor] = {}
     judged = {name: separation.PixelSeparation() for name in MEMBERS}
     title = f"labeling for phase {facts['phase']}"
     for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=pair.image_size):
@@ -158,14 +158,19 @@ def label_pixels(
                 stores[name].write(row, labels.numpy(), codes.numpy())
                 if part.truth[position] is not None:
                     truth = torch.from_numpy(resize_mask(part.truth[position], (labels.shape[0], labels.shape[1])))
-                    _count_right(labels, codes, truth, classes, right[name], known[name])
+                    if name not in scored:
+                        scored[name] = torch.zeros(2, classes, 1 << 16, dtype=torch.int64)
+                    _count_right(labels, codes, truth, classes, *scored[name])
                     weight, agree = separation.student_scores(logits, name, made, confidence, knobs)
                     judged[name].add(weight[0].cpu(), agree[0].cpu(), labels, truth)
+    truth_known = any(gather_object([bool(scored)]))
     for name in MEMBERS:
-        histogram, hits, seen = (_sum_over_processes(table[name], accelerator) for table in (histograms, right, known))
+        histogram = _sum_over_processes(histograms[name], accelerator)
         thresholds = thresholds_from_histogram(histogram, facts["ratio"])
         kept = torch.arange(1 << 16) >= thresholds[:, None]
-        kept_known = int(seen[kept].sum())
+        nothing = torch.zeros(2, *(histogram.shape if truth_known else (1, 1)), dtype=torch.int64)
+        hits, seen = _sum_over_processes(scored.get(name, nothing), accelerator)
+        kept_known = int(seen[kept].sum()) if truth_known else 0
         summary = {
             "selected": int(histogram[kept].sum()) / max(1, int(histogram.sum())),
             "accuracy": int(hits[kept].sum()) / kept_known if kept_known else None,
