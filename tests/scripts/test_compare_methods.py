@@ -73,6 +73,9 @@ def test_passes_by_hand() -> None:
     phases = planned("dmt", label_ratios=(0.5, 1.0))
     # 16 updates, then 63 and 125, of 32 images through two members; each labeling 1000 images through both at 1/3.
     assert image_passes(phases) == pytest.approx([16 * 64, 63 * 64 + 2000 / 3, 125 * 64 + 2000 / 3])
+    in_turns = [{**entry, "steps": 2 * entry["steps"]} for entry in phases["phases"]]
+    alternate = {**phases, "phases": in_turns, "settings": {"member_schedule": "alternate"}}
+    assert image_passes(alternate) == pytest.approx(image_passes(phases))
     assert image_passes(planned("cps"))[1] == pytest.approx(125 * 64 * 4 / 3)
     with_mixup = planned("dmt", label_ratios=(1.0,), mixup_alpha=0.75)
     assert image_passes(with_mixup) == pytest.approx([16 * 64, 125 * 64 * 4 / 3 + 2000 / 3])
