@@ -94,9 +94,10 @@ _VIT_GPU = ["--dataset_name", "{cifar10}", "--model_a", "{vit_a}", "--model_b", 
             "48", "--supervised_epochs", "60", "--phase_epochs", "0.5", "--bf16", "true", "--dataloader_num_workers",
             "8", "--logging_steps", "50", "--per_device_eval_batch_size", "128"]  # fmt: skip
 _CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation", "--model_a", "tiny:segformer",
-               "--model_b", "tiny:upernet", "--image_size", "96", "--num_labeled", "60", "--learning_rate",
-               "2e-3", "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--supervised_epochs",
-               "150", "--phase_epochs", "1", "--test_split", "validation", *_SMALL]  # fmt: skip
+               "--model_b", "tiny:upernet", "--image_size", "96", "--num_labeled", "60", "--supervised_learning_rate",
+               "2e-3", "--learning_rate", "5e-4", "--labeled_batch_size", "4", "--pseudo_batch_size", "12",
+               "--supervised_epochs", "150", "--phase_epochs", "2", "--label_ratios", "0.2", "0.4", "0.6",
+               "--test_split", "validation", *_SMALL]  # fmt: skip
 
 # Per suite and data set the flags of run_dmt.py; {name} is what was given with --data name=FOLDER.
 SUITES: dict[str, dict[str, list[str]]] = {
