@@ -10,10 +10,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from scipy.stats import t as student_t
 
 from hf_dmt.data.files import write_aside, write_json
 from hf_dmt.training.evaluation import PRIMARY_METRIC
+from hf_dmt.training.separation import calibration
 
 REFERENCE = "dmt"  # whose passes are the budget of all
 BASELINE = "labeled-only"
@@ -197,7 +199,10 @@ def table(found: list[dict[str, Any]], metric: str, columns: tuple[tuple[str, st
 
 
 def separation(runs: dict[int, Run]) -> list[dict[str, Any]]:
-    """Per phase and maker of labels, the mean AUROCs over the splits where they are known."""
+    """Per phase and maker of labels, over the splits where they are known: mean AUROCs, and the calibration curve.
+
+    `right` is the share of right labels and `sure` the mean confidence, both of all labels before selection.
+    """
     found = []
     phases = {entry["phase"] for run in runs.values() for entry in run.results["phases"] if entry["pseudo_labels"]}
     for phase in sorted(phases):
@@ -212,15 +217,33 @@ def separation(runs: dict[int, Run]) -> list[dict[str, Any]]:
                 score: mean(values) for score in SCORES if (values := [f[score] for f in known if f[score] is not None])
             }
             if means:
-                found.append({"phase": phase, "maker": maker, **means})
+                curve = pooled([point for figures in known for point in figures["calibration"]])
+                counts = [point["count"] for point in curve]
+                shares = {
+                    name: float(np.average([point[key] for point in curve], weights=counts))
+                    for name, key in (("right", "accuracy"), ("sure", "confidence"))
+                    if curve
+                }
+                found.append({"phase": phase, "maker": maker, **means, **shares, "calibration": curve})
     return found
 
 
+def pooled(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One calibration curve from the points of several splits."""
+    confidence, accuracy, counts = (
+        np.array([point[key] for point in points], dtype=float) for key in ("confidence", "accuracy", "count")
+    )
+    values, place = np.unique(confidence, return_inverse=True)
+    right, wrong = (np.bincount(place, counts * share) for share in (accuracy, 1 - accuracy))
+    return calibration(values, right, wrong)
+
+
 def separation_table(found: list[dict[str, Any]]) -> str:
-    head = ["phase", "labels of", "judged by", *SCORES]
+    head = ["phase", "labels of", "judged by", *SCORES, "right", "mean confidence"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for row in found:
         figures = [f"{row[score]:.3f}" if score in row else "" for score in SCORES]
+        figures += [f"{100 * row[share]:.1f}" if share in row else "" for share in ("right", "sure")]
         lines.append(" | ".join([str(row["phase"]), row["maker"], {"a": "b", "b": "a"}[row["maker"]], *figures]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -283,11 +306,12 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
 
 
 def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str) -> bytes:
-    """PNG: every method's figure with its interval, and the AUROCs per phase."""
+    """PNG: every method's figure with its interval; the AUROCs per phase, and the calibration of the last one."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(9, 0.9 + 0.28 * max(8, len(found))), layout="constrained")
-    left, *right = drawn.subplots(1, 3 if judged else 1, squeeze=False, width_ratios=[2, 1, 1] if judged else None)[0]
+    drawn = Figure(figsize=(10, 0.9 + 0.28 * max(16 if judged else 8, len(found))), layout="constrained")
+    grid = drawn.add_gridspec(2, 3 if judged else 1, width_ratios=[2, 1, 1] if judged else None)
+    left = drawn.add_subplot(grid[:, 0])
     for place, row in enumerate(reversed(found)):
         for shift, key, colour in ((0.12, "members", "#1f5fbf"), (-0.12, "ensemble", "#c4661f")):
             value = row[key]
@@ -298,17 +322,25 @@ def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str
     left.set_title(f"{title}, test (95 % interval)", fontsize=10, loc="left")
     left.grid(axis="x", linewidth=0.4)
     left.legend(fontsize=8)
-    for axes, maker in zip(right, "ab", strict=False):
+    for column, maker in enumerate("ab" if judged else "", start=1):
         of_maker = [row for row in judged if row["maker"] == maker]
+        separated, calibrated = (drawn.add_subplot(grid[row, column]) for row in (0, 1))
         for score, style in zip(SCORES, ("o-", "s--", "^:"), strict=True):
             points = [(row["phase"], row[score]) for row in of_maker if score in row]
             if points:
-                axes.plot(*zip(*points, strict=True), style, markersize=4, label=score)
-        axes.set(ylim=(0.4, 1.02), xlabel="phase", xticks=[row["phase"] for row in of_maker])
-        axes.set_title(f"AUROC, labels of {maker}", fontsize=10, loc="left")
-        axes.grid(linewidth=0.4)
-    if right:
-        right[0].legend(fontsize=8, loc="lower left")
+                separated.plot(*zip(*points, strict=True), style, markersize=4, label=score)
+        separated.set(ylim=(0.4, 1.02), xlabel="phase", xticks=[row["phase"] for row in of_maker])
+        separated.set_title(f"AUROC, labels of {maker}", fontsize=10, loc="left")
+        for row in (row for row in (of_maker[:1] + of_maker[1:][-1:]) if row["calibration"]):
+            curve = [(100 * point["confidence"], 100 * point["accuracy"]) for point in row["calibration"]]
+            calibrated.plot(*zip(*curve, strict=True), "o-", markersize=3, label=f"phase {row['phase']}")
+        calibrated.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
+        calibrated.set(xlim=(0, 102), ylim=(0, 102), xlabel="confidence, %", ylabel="right, %" if column == 1 else None)
+        calibrated.set_title(f"calibration, labels of {maker}", fontsize=10, loc="left")
+        for axes in (separated, calibrated):
+            axes.grid(linewidth=0.4)
+            if column == 1 and axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8, loc="lower left" if axes is separated else "upper left")
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()

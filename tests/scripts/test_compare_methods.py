@@ -44,7 +44,8 @@ def record(arm: str, seed: int, a: float, b: float, *, alone: float = 0.5, label
     def scores(a: float, b: float) -> dict[str, Any]:
         return {name: {"accuracy": value} for name, value in (("a", a), ("b", b), ("ensemble", max(a, b)))}
 
-    figures = {"weight": 0.9, "confidence": 0.8, "disagreement": None, "calibration": []}
+    curve = [{"confidence": 0.5, "accuracy": 0.25, "count": 4}, {"confidence": 0.9, "accuracy": 1.0, "count": 4 + seed}]
+    figures = {"weight": 0.9, "confidence": 0.8, "disagreement": None, "calibration": curve}
     first = {"phase": 0, "test": scores(alone, alone), "eval": scores(0.4, 0.4), "pseudo_labels": None}
     labels = {"a": {"separation": figures}, "b": {"separation": None}}
     last = {"phase": 1, "test": scores(a, b), "eval": scores(0.6, 0.8), "pseudo_labels": labels}
@@ -135,16 +136,33 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
     assert text.strip() == capsys.readouterr().out.strip()
     assert "| dmt | 60.0 | 70.0 | -5.0 | +10.0 | 20.0 | 1.50 | 10 | 1024 | 1 |" in text
     assert text.count("gamma-0") == 1 and "| gamma-0 | 75.0 | 80.0 | +15.0 | +5.0 | 1 |" in text, "its own phase 0"
-    assert "| 1 | a | b | 0.900 |  | 0.800 |" in text
+    assert "| 1 | a | b | 0.900 |  | 0.800 | 62.5 | 70.0 |" in text
     assert (
         "worth, in points of accuracy, -5.0 over labeled-only with the same image passes and +10.0 over phase 0" in text
     )
     assert "the best method was labeled-only with 65.0" in text  # neither dmt nor the oracle
     assert "eval split is larger than the labeled set" in text
     assert json.loads((tmp_path / "comparison.json").read_text())["separation"] == [
-        {"phase": 1, "maker": "a", "weight": 0.9, "confidence": 0.8}
+        {
+            **{"phase": 1, "maker": "a", "weight": 0.9, "confidence": 0.8, "right": 0.625, "sure": 0.7},
+            "calibration": [
+                {"confidence": 0.5, "accuracy": 0.25, "count": 4},
+                {"confidence": 0.9, "accuracy": 1.0, "count": 4},
+            ],
+        }
     ]
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_calibration_of_several_splits(tmp_path: Path) -> None:
+    """Silent: the curve of one split passes for that of all, or a point of few labels counts like one of many."""
+    folder = kept(tmp_path, *(record("dmt", seed, 0.5, 0.7) for seed in (0, 2)))
+    (row,) = comparison.separation(comparison.load(folder)["dmt"])
+    assert row["calibration"] == [
+        {"confidence": 0.5, "accuracy": 0.25, "count": 8},
+        {"confidence": pytest.approx(0.9), "accuracy": 1.0, "count": 10},
+    ]
+    assert (row["right"], row["sure"]) == pytest.approx(((2 + 10) / 18, (4 + 9) / 18))
 
 
 @pytest.mark.parametrize("suite", SUITES)
