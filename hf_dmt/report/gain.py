@@ -86,6 +86,21 @@ def chance_points(gain: Gain, run: Run) -> float | None:
     )
 
 
+def advice(gain: Gain, run: Run) -> str | None:
+    """What to try where all figures fell by more than chance; None elsewhere.
+
+    The order is that of docs/troubleshooting.md. Labels made at every update are not selected per class: `cps` turned
+    all of digit-scenes into background where the methods with phases gained (scripts/benchmarks/EVIDENCE.md).
+    """
+    if any(gain.points(name) >= -(chance_points(gain, run) or 0.0) for name in gain.names):
+        return None
+    when = ", --strategy phases" if run.results.get("knobs", {}).get("strategy") == "online" else ""
+    return (
+        "The unlabeled images did harm. Keep the labels alone (--method supervised), or try a longer phase 0 "
+        f"(--supervised_epochs), ratios that end earlier (--label_ratios), half the --learning_rate{when}."
+    )
+
+
 def headline(run: Run) -> str:
     """The result of the run in one sentence."""
     gain = gain_of(run)

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..data.files import write_aside
 from .disagreement import class_thresholds, last_disagreement
 from .figures import svg_figures
-from .gain import chance_points, gain_of, headline, signed
+from .gain import advice, chance_points, gain_of, headline, signed
 from .gallery import last_gallery
 from .panels import COLORS, PANELS
 from .run import MEMBERS, NAMES, Run, read_run, score_of
@@ -79,6 +79,7 @@ def _context(run: Run, pictures: bool) -> dict[str, Any]:
         "headline": headline(run),
         "gain": gain,
         "chance": chance_points(gain, run) if gain else None,
+        "advice": advice(gain, run) if gain else None,
         "latest": _latest_scores(run),
         "has": {split: any(entry.get(split) for entry in run.phases) for split in ("eval", "test")},
         "sections": {

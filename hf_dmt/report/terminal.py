@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from .gain import gain_of, signed, why_no_gain
+from .gain import advice, gain_of, signed, why_no_gain
 from .run import MEMBERS, NAMES, Run, read_run
 
 
@@ -77,7 +78,9 @@ def _gain_lines(run: Run) -> str:
         if gain.split == "test"
         else "\n  (there is no test split, so this is the split that phases were compared on)"
     )
-    return f"gain over labels alone, points of {gain.split} {run.metric_name}:\n  {figures}{note}"
+    harm = advice(gain, run)
+    tried = "\n" + textwrap.fill(harm, 80, initial_indent="  ", subsequent_indent="  ") if harm else ""
+    return f"gain over labels alone, points of {gain.split} {run.metric_name}:\n  {figures}{note}{tried}"
 
 
 def _percent(value: Any) -> str:

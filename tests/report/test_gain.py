@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_dmt.report.gain import chance_points, gain_of, headline, signed, why_no_gain
+from hf_dmt.report.gain import advice, chance_points, gain_of, headline, signed, why_no_gain
+from hf_dmt.report.html import write_report
 from hf_dmt.report.run import read_run
 from tests.report.runs import write_run
 
@@ -35,6 +36,24 @@ def test_exported_pair_is_scored_not_the_last_phase(tmp_path: Path) -> None:
     gain = gain_of(run)
     assert gain is not None and gain.after == {"a": 0.5, "b": 0.5, "ensemble": 0.5}
     assert "worth −3.0 to a, −6.0 to b and −9.0 to the ensemble" in headline(run)
+
+
+@pytest.mark.parametrize(("score", "harmed"), [(0.3, True), (0.52, False), (0.99, False)])
+def test_harm_is_said_with_what_to_try(tmp_path: Path, score: float, harmed: bool) -> None:
+    """A pair that lost everything ends like one that gained; a loss that may be chance sends people tuning noise."""
+    write_run(tmp_path)
+    change_results(tmp_path, {"test": {name: {"accuracy": score} for name in ("a", "b", "ensemble")}})
+    run = read_run(tmp_path)
+    gain = gain_of(run)
+    assert gain is not None
+    said = advice(gain, run)
+    assert (said is not None) == harmed
+    if said:
+        assert "--supervised_epochs" in said and "--strategy" not in said
+        knobs = run.results["knobs"] | {"strategy": "online"}
+        change_results(tmp_path, {"knobs": knobs})
+        assert "--strategy phases" in str(advice(gain, read_run(tmp_path)))
+        assert said.split(".")[0] in write_report(tmp_path).read_text()
 
 
 def test_without_test_split_the_gain_is_on_eval_and_says_so(tmp_path: Path) -> None:

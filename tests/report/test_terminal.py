@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def test_plain_text_where_output_is_no_terminal(tmp_path: Path, capsys: pytest.C
         "gain over labels alone, points of test accuracy:",
         "  a +25.0 (53.0 to 78.0), b +25.0 (56.0 to 81.0), ensemble +25.0 (59.0 to 84.0)",
     ]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_harm_is_said_in_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who reads no report takes a pair that the unlabeled images ruined for a finished one."""
+    file = write_run(tmp_path) / "dmt_results.json"
+    scores = {name: {"accuracy": 0.2} for name in ("a", "b", "ensemble")}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"test": scores}))
+    print_summary(tmp_path)
+    text = capsys.readouterr().out
+    assert "The unlabeled images did harm." in text and text.isascii()
     assert max(map(len, text.splitlines())) <= 80
 
 
