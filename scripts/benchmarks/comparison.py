@@ -320,6 +320,7 @@ def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str
                           color=colour, capsize=2, label=label)  # fmt: skip
     left.set_yticks(range(len(found)), [row["method"] for row in reversed(found)])
     left.set_title(f"{title}, test (95 % interval)", fontsize=10, loc="left")
+    left.set_xlim(right=min(left.get_xlim()[1], 101))  # the interval of two splits is wide enough for more
     left.grid(axis="x", linewidth=0.4)
     left.legend(fontsize=8)
     for column, maker in enumerate("ab" if judged else "", start=1):
