@@ -198,6 +198,23 @@ def table(found: list[dict[str, Any]], metric: str, columns: tuple[tuple[str, st
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def scores(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
+    """What every run came to: enough to make the tables again without the runs."""
+    return [
+        {
+            "arm": arm,
+            "seed": seed,
+            "phase_0": run.alone() if len(run.record["passes"]) > 1 else None,
+            "last": run.last(),
+            "best_on_eval": run.selected(),
+            "passes": run.passes,
+            "seconds": run.seconds,
+        }
+        for arm, of_arm in runs.items()
+        for seed, run in sorted(of_arm.items())
+    ]
+
+
 def separation(runs: dict[int, Run]) -> list[dict[str, Any]]:
     """Per phase and maker of labels, over the splits where they are known: mean AUROCs, and the calibration curve.
 
@@ -300,7 +317,7 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
     def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: vars(of) if isinstance(of, Interval) else of for key, of in row.items()} for row in found]
 
-    tables = {"methods": plain(found), "settings": plain(varied), "separation": judged}
+    tables = {"methods": plain(found), "settings": plain(varied), "separation": judged, "runs": scores(runs)}
     write_json(folder / "comparison.json", {"data": name, "metric": metric, **tables})
     write_aside(folder / "comparison.png", figure(found, judged, f"{name}: {metric}"))
 

@@ -142,7 +142,10 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     assert "the best method was labeled-only with 65.0" in text  # neither dmt nor the oracle
     assert "eval split is larger than the labeled set" in text
-    assert json.loads((tmp_path / "comparison.json").read_text())["separation"] == [
+    kept_figures = json.loads((tmp_path / "comparison.json").read_text())
+    assert {(run["arm"], run["seed"]) for run in kept_figures["runs"]} == {(run["arm"], 0) for run in runs}
+    assert kept_figures["runs"][0]["last"] == {"a": 0.5, "b": 0.7, "ensemble": 0.7}
+    assert kept_figures["separation"] == [
         {
             **{"phase": 1, "maker": "a", "weight": 0.9, "confidence": 0.8, "right": 0.625, "sure": 0.7},
             "calibration": [
