@@ -87,7 +87,7 @@ def chance_points(gain: Gain, run: Run) -> float | None:
 
 
 def advice(gain: Gain, run: Run) -> str | None:
-    """What to try where all figures fell by more than chance; None elsewhere.
+    """What to try where all figures fell by more than chance, or, for pixels, fell at all; None elsewhere.
 
     The order is that of docs/troubleshooting.md. Labels made at every update are not selected per class: `cps` turned
     all of digit-scenes into background where the methods with phases gained (scripts/benchmarks/EVIDENCE.md).

@@ -198,8 +198,8 @@ def table(found: list[dict[str, Any]], metric: str, columns: tuple[tuple[str, st
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def scores(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
-    """What every run came to: enough to make the tables again without the runs."""
+def per_run(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
+    """What every run came to, so that differences can be paired again without the runs' own files."""
     return [
         {
             "arm": arm,
@@ -239,7 +239,6 @@ def separation(runs: dict[int, Run]) -> list[dict[str, Any]]:
                 shares = {
                     name: float(np.average([point[key] for point in curve], weights=counts))
                     for name, key in (("right", "accuracy"), ("sure", "confidence"))
-                    if curve
                 }
                 found.append({"phase": phase, "maker": maker, **means, **shares, "calibration": curve})
     return found
@@ -260,7 +259,7 @@ def separation_table(found: list[dict[str, Any]]) -> str:
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for row in found:
         figures = [f"{row[score]:.3f}" if score in row else "" for score in SCORES]
-        figures += [f"{100 * row[share]:.1f}" if share in row else "" for share in ("right", "sure")]
+        figures += [f"{100 * row[share]:.1f}" for share in ("right", "sure")]
         lines.append(" | ".join([str(row["phase"]), row["maker"], {"a": "b", "b": "a"}[row["maker"]], *figures]))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -317,13 +316,13 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
     def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: vars(of) if isinstance(of, Interval) else of for key, of in row.items()} for row in found]
 
-    tables = {"methods": plain(found), "settings": plain(varied), "separation": judged, "runs": scores(runs)}
+    tables = {"methods": plain(found), "settings": plain(varied), "separation": judged, "runs": per_run(runs)}
     write_json(folder / "comparison.json", {"data": name, "metric": metric, **tables})
     write_aside(folder / "comparison.png", figure(found, judged, f"{name}: {metric}"))
 
 
 def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str) -> bytes:
-    """PNG: every method's figure with its interval; the AUROCs per phase, and the calibration of the last one."""
+    """PNG: every method's figure with its interval; the AUROCs per phase, and the calibration of the first and last."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(10, 0.9 + 0.28 * max(16 if judged else 8, len(found))), layout="constrained")
@@ -342,14 +341,14 @@ def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str
     left.legend(fontsize=8)
     for column, maker in enumerate("ab" if judged else "", start=1):
         of_maker = [row for row in judged if row["maker"] == maker]
-        separated, calibrated = (drawn.add_subplot(grid[row, column]) for row in (0, 1))
+        separated, calibrated = (drawn.add_subplot(grid[line, column]) for line in (0, 1))
         for score, style in zip(SCORES, ("o-", "s--", "^:"), strict=True):
             points = [(row["phase"], row[score]) for row in of_maker if score in row]
             if points:
                 separated.plot(*zip(*points, strict=True), style, markersize=4, label=score)
         separated.set(ylim=(0.4, 1.02), xlabel="phase", xticks=[row["phase"] for row in of_maker])
         separated.set_title(f"AUROC, labels of {maker}", fontsize=10, loc="left")
-        for row in (row for row in (of_maker[:1] + of_maker[1:][-1:]) if row["calibration"]):
+        for row in of_maker[:: max(1, len(of_maker) - 1)]:
             curve = [(100 * point["confidence"], 100 * point["accuracy"]) for point in row["calibration"]]
             calibrated.plot(*zip(*curve, strict=True), "o-", markersize=3, label=f"phase {row['phase']}")
         calibrated.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
