@@ -56,7 +56,7 @@ notebook: $(VENV)/.installed-docs ## run docs/quickstart.ipynb and keep what it 
 
 api: $(VENV)/.installed-docs ## the API reference from the docstrings, into build/api
 	$(BIN)/python -m pdoc --docformat google --output-directory build/api \
-		hf_dmt hf_dmt.method hf_dmt.training.methods hf_dmt.data.pseudo_labels
+		hf_dmt hf_dmt.method hf_dmt.training.settings.methods hf_dmt.data.labels.pseudo_labels
 
 clean: ## remove environments, builds and caches (never runs/)
 	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 from .method import class_balanced_thresholds, dynamic_mutual_loss, dynamic_weights, select_top_ratio
 from .models.pair import ModelPair
-from .training.arguments import DMTTrainingArguments
+from .training.settings.arguments import DMTTrainingArguments
 from .training.trainer import DMTTrainer
 
 __all__ = [

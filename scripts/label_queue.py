@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from transformers import HfArgumentParser
 
 from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.assemble import assemble
-from hf_dmt.data.builtin import BUILTIN_SETS
-from hf_dmt.data.sources import ImageSet
-from hf_dmt.data.splits import SPLIT_FILE
+from hf_dmt.data.reading.builtin import BUILTIN_SETS
+from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.data.splitting.assemble import assemble
+from hf_dmt.data.splitting.splits import SPLIT_FILE
 from hf_dmt.report.queue import write_queue
 from hf_dmt.report.run import Run, read_run
 

@@ -25,7 +25,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_dmt.data import official_splits as official
+from hf_dmt.data.splitting import official_splits as official
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -32,13 +32,13 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
-from hf_dmt.models.deeplab_v2 import (
+from hf_dmt.models.loading import CheckpointError, load_config, load_processor
+from hf_dmt.models.networks.deeplab_v2 import (
     DeepLabV2Config,
     DeepLabV2ForSemanticSegmentation,
     caffe_bgr_processor,
     load_imagenet_backbone,
 )
-from hf_dmt.models.loading import CheckpointError, load_config, load_processor
 from hf_dmt.models.preprocessing import native_size
 
 

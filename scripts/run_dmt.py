@@ -18,20 +18,21 @@ import datasets
 import transformers
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
+from hf_dmt.commands.preflight import Preflight, class_line
 from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.assemble import RunImages, assemble
-from hf_dmt.data.builtin import BUILTIN_SETS
 from hf_dmt.data.files import write_json
-from hf_dmt.data.splits import SPLIT_FILE
+from hf_dmt.data.reading.builtin import BUILTIN_SETS
+from hf_dmt.data.splitting.assemble import RunImages, assemble
+from hf_dmt.data.splitting.splits import SPLIT_FILE
 from hf_dmt.hub.repository import HubError
-from hf_dmt.models import loading, tiny
+from hf_dmt.models import loading
+from hf_dmt.models.networks import tiny
 from hf_dmt.report import print_summary, write_figures, write_report
-from hf_dmt.training.command_line import ModelArguments, parse, print_error
-from hf_dmt.training.evaluation import without_loss
-from hf_dmt.training.faults import RunError
-from hf_dmt.training.preflight import Preflight, class_line
-from hf_dmt.training.provenance import peak_memory
-from hf_dmt.training.run_folder import check_output_folder, check_split, locked, resumes
+from hf_dmt.training.run.folder import check_output_folder, check_split, locked, resumes
+from hf_dmt.training.run.protocol import peak_memory
+from hf_dmt.training.run.runtime_errors import RunError
+from hf_dmt.training.scoring.evaluation import without_loss
+from hf_dmt.training.settings.command_line import ModelArguments, parse, print_error
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -34,8 +34,8 @@ import torch
 
 from hf_dmt import ModelPair
 from hf_dmt.hub import __main__ as hub_command
-from hf_dmt.models.frozen import freeze_backbones
-from hf_dmt.training.command_line import Parser, parse
+from hf_dmt.models.weights.frozen_backbones import freeze_backbones
+from hf_dmt.training.settings.command_line import Parser, parse
 from scripts import prepare_data, prepare_model, run_dmt
 from scripts.label_queue import QueueArguments
 from tests.data import small_files

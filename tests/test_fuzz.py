@@ -14,18 +14,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hf_dmt.data.classes import read_class_names
-from hf_dmt.data.decoding import CorruptImage, check_image, to_mask
 from hf_dmt.data.files import write_json
-from hf_dmt.data.official_splits import member_rows
-from hf_dmt.data.rows import DataError
-from hf_dmt.data.splits import describe, read_ids
+from hf_dmt.data.reading.decoding import CorruptImage, check_image, to_mask
+from hf_dmt.data.reading.rows import DataError
+from hf_dmt.data.splitting.classes import read_class_names
+from hf_dmt.data.splitting.official_splits import member_rows
+from hf_dmt.data.splitting.splits import describe, read_ids
 from hf_dmt.models.loading import CheckpointError
 from hf_dmt.models.pair_file import read_pair_file
-from hf_dmt.training.command_line import UsageError, parse
-from hf_dmt.training.faults import RunError
-from hf_dmt.training.records import RunRecords
-from hf_dmt.training.run_folder import check_split
+from hf_dmt.training.run.folder import check_split
+from hf_dmt.training.run.results import RunRecords
+from hf_dmt.training.run.runtime_errors import RunError
+from hf_dmt.training.settings.command_line import UsageError, parse
 from scripts.run_dmt import RECIPES
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,7 +12,7 @@ import pytest
 
 from hf_dmt import ModelPair
 from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.assemble import assemble
+from hf_dmt.data.splitting.assemble import assemble
 from scripts.run_dmt import main
 from tests.data import small_files as files
 

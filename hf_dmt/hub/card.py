@@ -11,10 +11,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..data.builtin import BUILTIN_SETS
 from ..data.files import write_aside
+from ..data.members import MEMBERS
+from ..data.reading.builtin import BUILTIN_SETS
 from ..report.gain import Gain, gain_of, headline
-from ..report.run import MEMBERS, NAMES, Run, read_run, score_of
+from ..report.run import NAMES, Run, read_run, score_of
 from .repository import PAIR_FILE, PEER_FOLDER, licence_of
 
 CARD_FILE = "README.md"

@@ -18,10 +18,11 @@ import torch
 from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
 
 from ..data.files import write_json
-from ..data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
-from ..data.splits import sha256_of_ids
+from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+from ..data.members import MEMBERS
+from ..data.splitting.splits import sha256_of_ids
 from ..method import decode_confidence
-from ..report.run import MEMBERS, Run, read_run
+from ..report.run import Run, read_run
 from .push import STAGING
 from .repository import LABELS_FILE, HubError, open_target, publish
 

@@ -1,8 +1,7 @@
 """Two models as one module: built from checkpoints, run together, saved and loaded as one pair.
 
-A plain `nn.Module` rather than a composite `PreTrainedModel`: the composite re-initialises replaced heads, resets the
-attention settings of its members in place, and breaks DDP together with activation checkpointing. One `forward` runs
-both members, so DDP, FSDP and DeepSpeed see one module.
+A plain `nn.Module`, because a composite `PreTrainedModel` re-initializes replaced heads, resets its members' attention
+settings in place, and breaks DDP with activation checkpointing. One `forward` runs both members: DDP sees one module.
 """
 
 from __future__ import annotations
@@ -19,12 +18,14 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin
 
-from ..data.transforms import seed_for
+from ..data.drawing.transforms import seed_for
+from ..data.members import MEMBERS
 from ..hub import card, push, repository
 from ..hub.repository import PAIR_FILE, PEER_FOLDER
-from . import loading, preprocessing, tiny
+from . import loading, preprocessing
 from .ensemble import EnsemblePipeline
-from .pair_file import FORMAT_VERSION, MEMBERS, load_member, member_folder, read_pair_file
+from .networks import tiny
+from .pair_file import FORMAT_VERSION, load_member, member_folder, read_pair_file
 
 
 class ModelPair(nn.Module, PushToHubMixin):
@@ -38,7 +39,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         metadata: what `dmt_config.json` holds besides format, task and primary (base models, phase, ...).
 
     Attributes:
-        primary: the member that is saved and pushed at the root: `a`, unless the pair was opened otherwise.
+        primary: the member saved and pushed at the root: `a`, unless opened otherwise.
 
     Raises:
         ValueError: label maps that differ, or a processor that cannot be applied on the device.
@@ -70,8 +71,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.model_a, self.model_b = model_a, model_b
         self.processor_a, self.processor_b = processor_a, processor_b
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
-        # Tensors that this process drew and did not load; a pair opened from disk has none.
-        self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}
+        self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}  # tensors drawn here, not loaded
         self.frozen_backbones: dict[str, nn.Module] = {}  # filled by `freeze_backbones`
         self.eval()  # as `from_pretrained` leaves a model: dropout off until a trainer turns it on
 

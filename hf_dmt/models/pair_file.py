@@ -8,11 +8,11 @@ from typing import Any
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.files import read_json
+from ..data.members import MEMBERS
 from ..hub.repository import PAIR_FILE, PEER_FOLDER
 from . import loading
 from .loading import CheckpointError
 
-MEMBERS = ("a", "b")
 FORMAT_VERSION = 1
 
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ..data.disagreement import contradicting_images
-from ..data.pseudo_labels import ImageLabels, is_complete, read_manifest
+from ..data.labels.disagreement import contradicting_images
+from ..data.labels.pseudo_labels import ImageLabels, is_complete, read_manifest
+from ..data.members import MEMBERS
 from ..method import decode_confidence
-from .run import MEMBERS, Run
+from .run import Run
 
 SHOWN_IMAGES, SHOWN_PAIRS = 20, 10
 _COLUMNS = ("label", "confidence", "selected")

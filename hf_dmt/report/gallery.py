@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..data.members import MEMBERS
 from ..data.palette import class_colors
-from .run import MEMBERS, Run
+from .run import Run
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 

@@ -9,12 +9,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..data.files import write_aside
+from ..data.members import MEMBERS
 from .disagreement import class_thresholds, last_disagreement
 from .figures import svg_figures
 from .gain import advice, chance_points, gain_of, headline, signed
 from .gallery import last_gallery
 from .panels import COLORS, PANELS
-from .run import MEMBERS, NAMES, Run, read_run, score_of
+from .run import NAMES, Run, read_run, score_of
 
 REPORT_FILE = "report.html"
 

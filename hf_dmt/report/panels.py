@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .run import MEMBERS, NAMES, Run
+from ..data.members import MEMBERS
+from .run import NAMES, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """A labeling queue: the unlabeled images, or the regions in them, on which two members contradict each other most.
 
-Written in forms that people and annotation programs read; `data/answers.py` reads it back.
+Written in forms that people and annotation programs read; `data/labels/answers.py` reads it back.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from contourpy import FillType, contour_generator
 from PIL import Image
 from scipy import ndimage
 
-from ..data.answers import COCO_FILE, IMAGES, QUEUE_FILE, TO_LABEL
-from ..data.decoding import to_rgb
-from ..data.disagreement import contradicting_images, contradiction
 from ..data.files import write_aside, write_json
-from ..data.pseudo_labels import ImageLabels, PixelLabels, is_complete
-from .run import MEMBERS, Run, read_run
+from ..data.labels.answers import COCO_FILE, IMAGES, QUEUE_FILE, TO_LABEL
+from ..data.labels.disagreement import contradicting_images, contradiction
+from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, is_complete
+from ..data.members import MEMBERS
+from ..data.reading.decoding import to_rgb
+from .run import Run, read_run
 
 _JPEG_FROM = 512  # longer side in pixels; smaller images are kept exactly, as PNG
 

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-MEMBERS = ("a", "b")
+from ..data.members import MEMBERS
+
 NAMES = (*MEMBERS, "ensemble")
 
 # Per task: the figure that is compared, and what people call it.

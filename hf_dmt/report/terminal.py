@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from ..data.members import MEMBERS
 from .gain import advice, gain_of, signed, why_no_gain
-from .run import MEMBERS, NAMES, Run, read_run
+from .run import NAMES, Run, read_run
 
 
 def phase_table(results: dict[str, Any]) -> Table:

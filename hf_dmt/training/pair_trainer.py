@@ -21,20 +21,23 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
-from ..data.transforms import IGNORE_INDEX
-from ..models.best import BestMembers
-from ..models.ema import ExponentialAverage
-from ..models.frozen import freeze_backbones
-from ..models.pair import MEMBERS, ModelPair
-from . import checkpoints, evaluation, phases, run_folder
-from .arguments import DMTTrainingArguments
-from .checks import without_token
-from .faults import TrackersMayFail, explained
-from .inference import CleanPass, broadcast_buffers
-from .methods import Knobs
-from .preemption import StopOnSigterm
+from ..data.members import MEMBERS
+from ..data.tasks import IGNORE_INDEX
+from ..models.pair import ModelPair
+from ..models.weights.best_weights import BestMembers
+from ..models.weights.ema import ExponentialAverage
+from ..models.weights.frozen_backbones import freeze_backbones
+from . import phases
+from .labeling.inference import CleanPass, broadcast_buffers
+from .run import checkpoints, folder
+from .run.preemption import StopOnSigterm
+from .run.runtime_errors import TrackersMayFail, explained
+from .run.telemetry import Telemetry
+from .scoring import evaluation
+from .settings.arguments import DMTTrainingArguments
+from .settings.checks import without_token
+from .settings.methods import Knobs
 from .sharding import whole, whole_state
-from .telemetry import Telemetry
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +90,7 @@ class PairTrainer(Trainer):
         self.callback_handler = TrackersMayFail.over(self.callback_handler)
         try:
             with (
-                run_folder.locked(self.args.output_dir, writes=self.args.should_save),
+                folder.locked(self.args.output_dir, writes=self.args.should_save),
                 self.preemption.listening(),
                 explained(self.args, self.knobs),
             ):

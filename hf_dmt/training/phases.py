@@ -13,9 +13,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
+from ..data.members import MEMBERS
 from ..method import Phase, plan_phases
-from ..models.pair import MEMBERS
-from .methods import Knobs
+from .settings.methods import Knobs
 
 if TYPE_CHECKING:
     from .trainer import DMTTrainer

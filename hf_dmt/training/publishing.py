@@ -13,8 +13,8 @@ from transformers.utils import logging
 from ..hub.card import write_card
 from ..hub.push import BackgroundPushes, CommitInfo, Staging
 from ..hub.repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, fetch_checkpoint, open_target
-from . import evaluation
 from .pair_trainer import PairTrainer
+from .scoring import evaluation
 
 logger = logging.get_logger(__name__)
 

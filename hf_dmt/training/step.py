@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.transforms import IGNORE_INDEX
+from ..data.members import MEMBERS
+from ..data.tasks import IGNORE_INDEX
 from ..method import MutualLoss, draw_mixup, dynamic_mutual_loss, gaussian_ramp, mix, mixup_loss
-from ..models.pair import MEMBERS
-from .methods import Knobs
+from .settings.methods import Knobs
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """`DMTTrainer`: a `transformers.Trainer` that holds two models and trains each on the other's pseudo labels.
 
-One `super().train()` runs all phases. The overrides keep to what the method needs: the loss, its scale over processes
-and accumulation steps, the phases, clipping per member, and saving and loading a pair. Callbacks, trackers, mixed
-precision, accumulation, checkpoints and `accelerate` are the Trainer's own.
+One `super().train()` runs all phases. Overridden: the loss, its scale over processes and accumulation steps, and what
+a phase begins with. Callbacks, trackers, mixed precision, accumulation and `accelerate` are the Trainer's own.
 """
 
 from __future__ import annotations
@@ -23,28 +22,32 @@ from transformers import EvalPrediction, PrinterCallback, ProgressCallback, Trai
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..data.batches import BatchShape, PhaseBatchSampler
-from ..data.official_splits import member_rows
-from ..data.pseudo_labels import ImageLabels
-from ..data.transforms import IGNORE_INDEX, seed_for
+from ..data.drawing.sampler import BatchShape, PhaseBatchSampler
+from ..data.drawing.transforms import seed_for
+from ..data.labels.pseudo_labels import ImageLabels
+from ..data.members import MEMBERS
+from ..data.splitting.official_splits import member_rows
+from ..data.tasks import IGNORE_INDEX
 from ..method import Phase
-from ..models.best import BestMembers
-from ..models.ema import ExponentialAverage
-from ..models.initial import InitialWeights
-from ..models.pair import MEMBERS, ModelPair
-from . import collapse, evaluation, labeling, phases
-from .arguments import DMTTrainingArguments
-from .checks import check_inputs, check_sharding
-from .health import SkipNonFinite
-from .online import label_online
-from .preemption import StopOnSigterm
-from .progress import PhaseLines, PhaseProgress
-from .provenance import run_facts
+from ..models.pair import ModelPair
+from ..models.weights.best_weights import BestMembers
+from ..models.weights.ema import ExponentialAverage
+from ..models.weights.initial_weights import InitialWeights
+from . import phases
+from .labeling import collapse_signs, label_pass
+from .labeling.online import label_online
 from .publishing import PublishingTrainer
-from .records import RunRecords
+from .run.nonfinite_updates import SkipNonFinite
+from .run.preemption import StopOnSigterm
+from .run.progress import PhaseLines, PhaseProgress
+from .run.protocol import run_facts
+from .run.results import RunRecords
+from .run.telemetry import Telemetry
+from .scoring import evaluation
+from .settings.arguments import DMTTrainingArguments
+from .settings.checks import check_inputs, check_sharding
 from .sharding import is_sharded
 from .step import exponent_ramp, member_steps, pseudo_weight
-from .telemetry import Telemetry
 from .training_set import training_set
 
 logger = logging.get_logger(__name__)
@@ -88,7 +91,7 @@ class DMTTrainer(PublishingTrainer):
                 "without labels (--unlabeled_dir), hold labels back (--num_labeled), or choose --method supervised."
             )
         self.supervised_rows = member_rows(
-            self.knobs.difference_maximised_sampling, labeling.unlabeled_ids(train_dataset), args.seed
+            self.knobs.difference_maximised_sampling, label_pass.unlabeled_ids(train_dataset), args.seed
         )
         self.phases: list[Phase] = phases.plan(
             self.knobs,
@@ -256,7 +259,7 @@ class DMTTrainer(PublishingTrainer):
             "pseudo_labels": None,
         }
         if phase.label_ratio is not None:
-            labels, event = collapse.provide(self, phase, in_the_middle=begun)
+            labels, event = collapse_signs.provide(self, phase, in_the_middle=begun)
             self.train_dataset.pseudo = labels.of
             self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds, **event}
             if not begun:

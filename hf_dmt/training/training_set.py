@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..data.batches import PairDataset
-from ..data.transforms import train_view
+from ..data.drawing.samples import PairDataset
+from ..data.drawing.transforms import train_view
 from ..models.pair import ModelPair
-from .arguments import DMTTrainingArguments
-from .methods import Knobs
+from .settings.arguments import DMTTrainingArguments
+from .settings.methods import Knobs
 
 
 def training_set(

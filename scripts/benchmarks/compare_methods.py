@@ -33,10 +33,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_dmt.data.assemble import assemble
 from hf_dmt.data.files import write_json
-from hf_dmt.training.command_line import parse
-from hf_dmt.training.methods import Knobs
+from hf_dmt.data.splitting.assemble import assemble
+from hf_dmt.training.settings.command_line import parse
+from hf_dmt.training.settings.methods import Knobs
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks import comparison

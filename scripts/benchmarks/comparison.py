@@ -14,8 +14,8 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from hf_dmt.data.files import write_aside, write_json
-from hf_dmt.training.evaluation import PRIMARY_METRIC
-from hf_dmt.training.separation import calibration
+from hf_dmt.training.labeling.label_quality import calibration
+from hf_dmt.training.scoring.evaluation import PRIMARY_METRIC
 
 REFERENCE = "dmt"  # whose passes are the budget of all
 BASELINE = "labeled-only"

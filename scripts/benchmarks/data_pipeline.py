@@ -22,8 +22,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from hf_dmt import DMTTrainingArguments, ModelPair
-from hf_dmt.data.batches import BatchShape, PhaseBatchSampler
-from hf_dmt.models.pair import MEMBERS
+from hf_dmt.data.drawing.sampler import BatchShape, PhaseBatchSampler
+from hf_dmt.data.members import MEMBERS
 from hf_dmt.training.training_set import training_set
 
 sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -26,12 +26,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hf_dmt import ModelPair, class_balanced_thresholds
-from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels
-from hf_dmt.models.pair import MEMBERS
+from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
+from hf_dmt.data.members import MEMBERS
 from hf_dmt.models.preprocessing import clean_inputs
-from hf_dmt.training import labeling
-from hf_dmt.training.inference import CleanPass
-from hf_dmt.training.methods import resolve
+from hf_dmt.training.labeling import label_pass
+from hf_dmt.training.labeling.inference import CleanPass
+from hf_dmt.training.settings.methods import resolve
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.measure import Row, finish, in_turns, options, ratios
@@ -44,7 +44,7 @@ Batch = dict[str, Tensor]
 def our_pass(pair: ModelPair, images: Any, batch_size: int, folder: Path, accelerator: Accelerator) -> None:
     """What a run does between two phases."""
     knobs, clean_pass = resolve("dmt", pair.task, {}), CleanPass(batch_size)
-    label = labeling.label_images if pair.task == IMAGES else labeling.label_pixels
+    label = label_pass.label_images if pair.task == IMAGES else label_pass.label_pixels
     label(pair, images, clean_pass, accelerator, folder, knobs=knobs, facts={"phase": 1, "ratio": RATIO})
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_dmt.training.metrics import ConfusionMatrix, segmentation_scores
+from hf_dmt.training.scoring.confusion import ConfusionMatrix, segmentation_scores
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.measure import Row, finish, in_turns, medians, options, peak_memory, ratios

@@ -24,7 +24,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
-from hf_dmt.data.transforms import augmentation_seed, seed_for, train_view
+from hf_dmt.data.drawing.transforms import augmentation_seed, seed_for, train_view
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.measure import Row, finish, in_turns, medians, options, ratios

@@ -24,8 +24,8 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from hf_dmt.data.pseudo_labels import PixelLabels
-from hf_dmt.data.transforms import IGNORE_INDEX
+from hf_dmt.data.labels.pseudo_labels import PixelLabels
+from hf_dmt.data.tasks import IGNORE_INDEX
 from hf_dmt.method import decode_confidence
 from hf_dmt.method.selection import CONFIDENCE_CODES
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.assemble import RunImages, assemble
+from hf_dmt.data.splitting.assemble import RunImages, assemble
 from tests.data import small_files as files
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"

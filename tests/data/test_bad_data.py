@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.assemble import assemble
+from hf_dmt.data.splitting.assemble import assemble
 from tests.data import small_files as files
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"

@@ -14,21 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hf_dmt.data.batches import (
-    BatchShape,
-    CleanCollator,
-    CleanDataset,
-    Draw,
-    PairDataset,
-    PhaseBatchSampler,
-    check_labels,
-    fit_shorter_side,
-    resize_mask,
-)
-from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels
-from hf_dmt.data.rows import FileRows
-from hf_dmt.data.sources import ImageSet
-from hf_dmt.data.transforms import ImageView, PixelView
+from hf_dmt.data.drawing.clean_images import CleanCollator, CleanDataset, fit_shorter_side, resize_mask
+from hf_dmt.data.drawing.sampler import BatchShape, Draw, PhaseBatchSampler
+from hf_dmt.data.drawing.samples import PairDataset, check_labels
+from hf_dmt.data.drawing.transforms import ImageView, PixelView
+from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
+from hf_dmt.data.reading.rows import FileRows
+from hf_dmt.data.reading.sources import ImageSet
 from tests.data import small_files as files
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"

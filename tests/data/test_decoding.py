@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_dmt.data.decoding import CorruptImage, find_images, to_mask, to_rgb
+from hf_dmt.data.reading.decoding import CorruptImage, find_images, to_mask, to_rgb
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_dmt.data.official_splits import (
+from hf_dmt.data.splitting.official_splits import (
     CITYSCAPES_DIVISORS,
     CITYSCAPES_LABELED_SHA256,
     CITYSCAPES_TRAIN,
@@ -31,7 +31,7 @@ from hf_dmt.data.official_splits import (
     sbd_split,
     voc_difference_maximised,
 )
-from hf_dmt.data.splits import sha256_of_ids
+from hf_dmt.data.splitting.splits import sha256_of_ids
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paper_golden.json").read_text())
 PUBLISHED = json.loads((Path(__file__).parent / "official_smallest_lists.json").read_text())

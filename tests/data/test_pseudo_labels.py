@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hf_dmt.data.files import write_aside, write_json
-from hf_dmt.data.pseudo_labels import MANIFEST, ImageLabels, PixelLabels, is_complete
+from hf_dmt.data.labels.pseudo_labels import MANIFEST, ImageLabels, PixelLabels, is_complete
 from hf_dmt.method import confidence_histogram, encode_confidence, pseudo_label, thresholds_from_histogram
 from tests.hub_server import HubServer
 

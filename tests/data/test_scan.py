@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dmt.data.decoding import CorruptImage, check_image, to_rgb
-from hf_dmt.data.rows import DataError, FileRows
-from hf_dmt.data.scan import scan
-from hf_dmt.data.sources import ImageSet
+from hf_dmt.data.reading.decoding import CorruptImage, check_image, to_rgb
+from hf_dmt.data.reading.rows import DataError, FileRows
+from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.data.splitting.scan import scan
 from tests.data import small_files as files
 
 PIXELS = "semantic-segmentation"

@@ -9,9 +9,9 @@ import datasets
 import numpy as np
 import pytest
 
-from hf_dmt.data.folders import class_folders, open_unlabeled_folder
-from hf_dmt.data.rows import DataError, FileRows, Rows, TableRows
-from hf_dmt.data.sources import ImageSet, open_splits, open_unlabeled_table
+from hf_dmt.data.reading.folders import class_folders, open_unlabeled_folder
+from hf_dmt.data.reading.rows import DataError, FileRows, Rows, TableRows
+from hf_dmt.data.reading.sources import ImageSet, open_splits, open_unlabeled_table
 from tests.data import small_files as files
 from tests.hub_server import HubServer
 

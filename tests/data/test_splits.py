@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_dmt.data.splits import carve_eval, choose_labeled, describe, read_ids, rows_of, sha256_of_ids, stratified_order
+from hf_dmt.data.splitting.splits import (
+    carve_eval,
+    choose_labeled,
+    describe,
+    read_ids,
+    rows_of,
+    sha256_of_ids,
+    stratified_order,
+)
 
 label_lists = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(np.asarray)
 seeds = st.integers(0, 2**31)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dmt.data.rows import FileRows
-from hf_dmt.data.sources import ImageSet
-from hf_dmt.data.survey import in_both, overlaps, survey
+from hf_dmt.data.reading.rows import FileRows
+from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.data.splitting.survey import in_both, overlaps, survey
 from tests.data import small_files as files
 
 

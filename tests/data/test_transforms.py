@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_dmt.data.transforms import ImageView, PixelView, augmentation_seed, seed_for, train_view
+from hf_dmt.data.drawing.transforms import ImageView, PixelView, augmentation_seed, seed_for, train_view
 
 CLASSIFICATION: Final = "image-classification"
 SEGMENTATION: Final = "semantic-segmentation"

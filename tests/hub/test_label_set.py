@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import DatasetCard, HfApi
 
 from hf_dmt.data.files import write_json
-from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels
+from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
 from hf_dmt.hub import __main__ as hub_command
 from hf_dmt.hub.label_set import push_labels
 from hf_dmt.hub.repository import HubError

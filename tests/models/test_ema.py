@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_dmt.models.ema import EMA_FILE, ExponentialAverage
 from hf_dmt.models.loading import CheckpointError
+from hf_dmt.models.weights.ema import EMA_FILE, ExponentialAverage
 
 
 class Numbers(nn.Module):

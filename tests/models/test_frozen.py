@@ -10,10 +10,10 @@ from torch import nn
 from transformers import ViTImageProcessor
 
 from hf_dmt import ModelPair
-from hf_dmt.models.frozen import backbone_prefix, freeze_backbones
+from hf_dmt.data.members import MEMBERS
 from hf_dmt.models.loading import class_tensors
-from hf_dmt.models.pair import MEMBERS
-from hf_dmt.models.wide_resnet import WideResNetConfig, WideResNetForImageClassification
+from hf_dmt.models.networks.wide_resnet import WideResNetConfig, WideResNetForImageClassification
+from hf_dmt.models.weights.frozen_backbones import backbone_prefix, freeze_backbones
 
 NAMES = {0: "x", 1: "y", 2: "z"}
 PIXELS = "semantic-segmentation"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hf_dmt.data.members import MEMBERS
 from hf_dmt.models import loading
-from hf_dmt.models.initial import InitialWeights
 from hf_dmt.models.loading import CheckpointError
-from hf_dmt.models.pair import MEMBERS, ModelPair
+from hf_dmt.models.pair import ModelPair
+from hf_dmt.models.weights.initial_weights import InitialWeights
 
 NAMES = {0: "x", 1: "y", 2: "z"}
 

@@ -21,8 +21,9 @@ from transformers import (
     pipeline,
 )
 
+from hf_dmt.data.members import MEMBERS
 from hf_dmt.models.loading import CheckpointError
-from hf_dmt.models.pair import MEMBERS, PAIR_FILE, PEER_FOLDER, ModelPair, member_state
+from hf_dmt.models.pair import PAIR_FILE, PEER_FOLDER, ModelPair, member_state
 from hf_dmt.models.preprocessing import clean_inputs
 
 CLASSES = ["ant", "bee", "cat"]

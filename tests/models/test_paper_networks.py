@@ -24,14 +24,14 @@ from transformers import (
     pipeline,
 )
 
-from hf_dmt.models.deeplab_v2 import (
+from hf_dmt.models.networks.deeplab_v2 import (
     CaffeImageProcessor,
     DeepLabV2Config,
     DeepLabV2ForSemanticSegmentation,
     caffe_bgr_processor,
     load_imagenet_backbone,
 )
-from hf_dmt.models.wide_resnet import WideResNetConfig, WideResNetForImageClassification
+from hf_dmt.models.networks.wide_resnet import WideResNetConfig, WideResNetForImageClassification
 
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 2, 2]}
 

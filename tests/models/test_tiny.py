@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from hf_dmt.models import tiny
 from hf_dmt.models.loading import CheckpointError
+from hf_dmt.models.networks import tiny
 
 CLASSES = {0: "ant", 1: "bee", 2: "cat"}
 NAMES = sorted(tiny.TASK_OF)

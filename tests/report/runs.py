@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_dmt.data.pseudo_labels import ImageLabels
-from hf_dmt.data.splits import describe
-from hf_dmt.training.methods import as_results, resolve
+from hf_dmt.data.labels.pseudo_labels import ImageLabels
+from hf_dmt.data.splitting.splits import describe
+from hf_dmt.training.settings.methods import as_results, resolve
 
 NAMES = ("a", "b", "ensemble")
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from hf_dmt.data.pseudo_labels import ImageLabels
+from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.report import write_figures, write_report
 from hf_dmt.report.disagreement import last_disagreement
 from hf_dmt.report.html import _sure

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_dmt.data.pseudo_labels import ImageLabels
+from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from scripts.benchmarks import (
     data_pipeline,
     growth,

@@ -10,8 +10,8 @@ import pytest
 
 from hf_dmt.data.files import write_json
 from hf_dmt.method import plan_phases
-from hf_dmt.training.command_line import parse
-from hf_dmt.training.methods import Knobs, resolve
+from hf_dmt.training.settings.command_line import parse
+from hf_dmt.training.settings.methods import Knobs, resolve
 from scripts.benchmarks import comparison
 from scripts.benchmarks.compare_methods import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
 

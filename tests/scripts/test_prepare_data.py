@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dmt.data.official_splits import cifar_labeled
+from hf_dmt.data.splitting.official_splits import cifar_labeled
 from scripts.prepare_data import CITYSCAPES_CLASSES, VOC_CLASSES, main
 from scripts.run_dmt import main as run_dmt
 

@@ -19,8 +19,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from hf_dmt.training.command_line import Parser
-from hf_dmt.training.methods import PRESETS, as_results, resolve
+from hf_dmt.training.settings.command_line import Parser
+from hf_dmt.training.settings.methods import PRESETS, as_results, resolve
 from scripts import prepare_data, prepare_model, run_dmt
 from tests.small_checkpoints import prepare_networks, save_checkpoints
 

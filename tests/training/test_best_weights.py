@@ -21,9 +21,9 @@ from small_runs import (
 )
 
 from hf_dmt import ModelPair
-from hf_dmt.models.best import BEST_FILE, BestMembers
 from hf_dmt.models.loading import CheckpointError
-from hf_dmt.training.labeling import weights_hash
+from hf_dmt.models.weights.best_weights import BEST_FILE, BestMembers
+from hf_dmt.training.labeling.label_pass import weights_hash
 
 LOOKS = {"phase_weights": "best", "eval_strategy": "steps", "eval_steps": 1}
 

@@ -20,7 +20,7 @@ from PIL import Image
 from small_runs import IMAGES, PIXELS, assert_same, make_pair, results, state_of, telemetry
 
 from hf_dmt import ModelPair
-from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
 
 SCRIPT = Path(two_processes.__file__)
 ROOT = SCRIPT.parents[2]

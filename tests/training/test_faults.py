@@ -17,9 +17,9 @@ from small_runs import KillAt, images, make_pair, make_trainer, results, state_o
 from torch.utils.data import get_worker_info
 from transformers import TrainerCallback
 
-from hf_dmt.data.rows import FileRows
-from hf_dmt.data.sources import ImageSet
-from hf_dmt.training.faults import RunError
+from hf_dmt.data.reading.rows import FileRows
+from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.training.run.runtime_errors import RunError
 
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
 

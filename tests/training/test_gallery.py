@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from PIL import Image
 from small_runs import images, make_pair, scenes
 
+from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
 from hf_dmt.data.palette import VOID, class_colors, paint
-from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels
 from hf_dmt.method import dynamic_weights, pseudo_label
-from hf_dmt.training import labeling
-from hf_dmt.training.gallery import SHOWN_IMAGES, SHOWN_MASKS, keep_gallery
-from hf_dmt.training.inference import CleanPass
-from hf_dmt.training.methods import Knobs
+from hf_dmt.training.labeling.gallery import SHOWN_IMAGES, SHOWN_MASKS, keep_gallery
+from hf_dmt.training.labeling.inference import CleanPass
+from hf_dmt.training.labeling.label_pass import label_pass
+from hf_dmt.training.settings.methods import Knobs
 
 FACTS = {"phase": 1, "ratio": 0.5}
 LOOP = CleanPass(7)
@@ -27,9 +27,9 @@ LOOP = CleanPass(7)
 
 def gallery_of(folder: Path, pair: Any, unlabeled: Any) -> dict[str, Any]:
     """The labels of phase 1 are made and a gallery of them; what its file says."""
-    label = labeling.label_images if pair.task == "image-classification" else labeling.label_pixels
+    label = label_pass.label_images if pair.task == "image-classification" else label_pass.label_pixels
     accelerator, knobs = Accelerator(cpu=True), Knobs()
-    store = labeling.phase_folder(folder, 1)
+    store = label_pass.phase_folder(folder, 1)
     label(pair, unlabeled, LOOP, accelerator, store, knobs=knobs, facts=FACTS)
     keep_gallery(1, folder, pair, unlabeled, LOOP, accelerator, knobs)
     found: dict[str, Any] = json.loads((folder / "gallery" / "phase-1" / "gallery.json").read_text())
@@ -40,7 +40,7 @@ def test_images_are_the_strongest_contradictions_with_what_was_said_of_them(tmp_
     """Silent: words beside the picture of another image, those of the other member, a true label lost."""
     pair, unlabeled = make_pair("vit", "resnet"), images(90)
     found = gallery_of(tmp_path, pair, unlabeled)
-    stored = {name: ImageLabels.read(labeling.phase_folder(tmp_path, 1) / name) for name in "ab"}
+    stored = {name: ImageLabels.read(label_pass.phase_folder(tmp_path, 1) / name) for name in "ab"}
     differ = stored["a"].labels != stored["b"].labels
     assert found["agree"] == pytest.approx(1 - differ.mean())
     assert len(found["images"]) == min(SHOWN_IMAGES, differ.sum()) > 3
@@ -68,7 +68,7 @@ def test_maps_are_those_of_the_store(tmp_path: Path) -> None:
     """Silent: a map of the other member or of another image, the weight that a maker gives itself, other colours."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(12, seed=1)
     found = gallery_of(tmp_path, pair, unlabeled)
-    stored = {name: PixelLabels.read(labeling.phase_folder(tmp_path, 1) / name) for name in "ab"}
+    stored = {name: PixelLabels.read(label_pass.phase_folder(tmp_path, 1) / name) for name in "ab"}
     assert len(found["images"]) == SHOWN_MASKS
     folder = tmp_path / "gallery" / "phase-1"
     pixels = {file.name: np.asarray(Image.open(file)) for file in folder.glob("*.png")}

@@ -22,10 +22,10 @@ from small_runs import (
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_dmt.data.pseudo_labels import ImageLabels
+from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.models.pair import ModelPair
-from hf_dmt.training.collapse import Signs, alarms, lower_ratio, same_labels
-from hf_dmt.training.faults import RunError
+from hf_dmt.training.labeling.collapse_signs import Signs, alarms, lower_ratio, same_labels
+from hf_dmt.training.run.runtime_errors import RunError
 
 
 def poison(pair: ModelPair, name: str, trainer: Any, updates: set[int]) -> None:

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from small_runs import CLASSES, images, make_pair, scenes, state_of
 
-from hf_dmt.training.inference import CleanPass, broadcast_buffers
+from hf_dmt.training.labeling.inference import CleanPass, broadcast_buffers
 
 
 def parts(pair: Any, source: Any, loop: CleanPass, **settings: Any) -> list[Any]:

@@ -11,10 +11,10 @@ import torch
 from accelerate import Accelerator
 from small_runs import CLASSES, Kill, KillAt, images, make_pair, make_trainer, results, scenes, state_of, telemetry
 
-from hf_dmt.data.pseudo_labels import ImageLabels, PixelLabels, read_manifest
-from hf_dmt.training import labeling
-from hf_dmt.training.inference import CleanPass
-from hf_dmt.training.methods import Knobs
+from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+from hf_dmt.training.labeling.inference import CleanPass
+from hf_dmt.training.labeling.label_pass import label_pass
+from hf_dmt.training.settings.methods import Knobs
 
 
 def outputs(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ def outputs(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
 def test_selection_keeps_the_count(ratio: float, balanced: bool) -> None:
     """Silent: step counts that depend on predictions, because a class rounds to other numbers of images."""
     labels, confidence, doubt = outputs()
-    chosen = labeling.select_images(labels, confidence, doubt, ratio, Knobs(class_balanced=balanced))
+    chosen = label_pass.select_images(labels, confidence, doubt, ratio, Knobs(class_balanced=balanced))
     assert chosen.sum() == round(ratio * 40)
     for label in range(CLASSES):
         kept, left = doubt[chosen & (labels == label)], doubt[~chosen & (labels == label)]
@@ -47,7 +47,7 @@ def test_balanced_selection_gives_every_class_its_share() -> None:
     doubt = np.concatenate([np.linspace(0, 0.1, 30), np.linspace(0.5, 0.9, 10)])
     confidence = (1 - doubt).astype(np.float32)
     plain, balanced = (
-        labeling.select_images(labels, confidence, doubt, 0.2, Knobs(class_balanced=value)) for value in (False, True)
+        label_pass.select_images(labels, confidence, doubt, 0.2, Knobs(class_balanced=value)) for value in (False, True)
     )
     assert np.bincount(labels[plain]).tolist() == [8]
     assert np.bincount(labels[balanced]).tolist() == [6, 2]
@@ -57,17 +57,17 @@ def test_sharp_models_are_still_ranked() -> None:
     """Silent: confidences that round to 1 make the choice of the surest images a coin toss."""
     doubt = np.array([3e-9, 1e-9, 2e-9, 4e-9])
     confidence = np.ones(4, dtype=np.float32)
-    chosen = labeling.select_images(np.zeros(4, dtype=np.int64), confidence, doubt, 0.5, Knobs())
+    chosen = label_pass.select_images(np.zeros(4, dtype=np.int64), confidence, doubt, 0.5, Knobs())
     assert chosen.tolist() == [False, True, True, False]
 
 
 def test_official_selection_that_selects_nothing_is_an_error() -> None:
     """Silent: the official index arithmetic keeps nothing of tied confidences, and the phase has no pseudo labels."""
     labels, confidence, doubt = outputs()
-    chosen = labeling.select_images(labels, confidence, doubt, 0.5, Knobs(selection_rule="official"))
+    chosen = label_pass.select_images(labels, confidence, doubt, 0.5, Knobs(selection_rule="official"))
     assert 0 < chosen.sum() <= 20
     with pytest.raises(ValueError, match=r"selects none of 40 images.*--selection_rule exact"):
-        labeling.select_images(labels, np.ones(40, dtype=np.float32), doubt, 0.2, Knobs(selection_rule="official"))
+        label_pass.select_images(labels, np.ones(40, dtype=np.float32), doubt, 0.2, Knobs(selection_rule="official"))
 
 
 @pytest.mark.parametrize(("count", "world"), [(13, 2), (13, 4), (3, 4), (8, 1)])
@@ -101,7 +101,7 @@ def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
     """Silent: thresholds over all classes together; a summary that counts something else than what is trained on."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(6, seed=1)
     facts = {"phase": 1, "ratio": 0.5}
-    labeling.label_pixels(pair, unlabeled, CleanPass(4), Accelerator(cpu=True), tmp_path, knobs=Knobs(), facts=facts)
+    label_pass.label_pixels(pair, unlabeled, CleanPass(4), Accelerator(cpu=True), tmp_path, knobs=Knobs(), facts=facts)
     for name in ("a", "b"):
         store = PixelLabels.read(tmp_path / name)
         unfiltered = np.concatenate([store.codes(row)[0].ravel() for row in range(6)])
@@ -156,7 +156,7 @@ def test_killed_while_labeling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch, pytest.raises(Kill):
         patch.setattr(ImageLabels, "write", killed)
         make_trainer(tmp_path / "run", save_strategy="epoch").train()
-    assert not labeling.reusable(tmp_path / "run" / "pseudo_labels" / "phase-1", {"phase": 1})
+    assert not label_pass.reusable(tmp_path / "run" / "pseudo_labels" / "phase-1", {"phase": 1})
     resumed = make_trainer(tmp_path / "run", save_strategy="epoch")
     resumed.train(resume_from_checkpoint=True)
     for name in ("a", "b"):
@@ -174,13 +174,13 @@ def test_labels_are_made_by_the_weights_before_they_are_trained_on(tmp_path: Pat
     confidences = []
     for size in (1, 5):
         pair.train()
-        labeling.label_images(
+        label_pass.label_images(
             pair, images(7), CleanPass(size), Accelerator(cpu=True), tmp_path / str(size), knobs=knobs, facts=facts
         )
         confidences.append(ImageLabels.read(tmp_path / str(size) / "b").confidence)
     assert confidences[0] == pytest.approx(confidences[1], abs=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
-    assert labeling.read_summary(tmp_path / "5")["a"]["selected"] == 1.0
+    assert label_pass.read_summary(tmp_path / "5")["a"]["selected"] == 1.0
 
 
 def test_partial_truth_is_scored_where_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from small_runs import IMAGES, PIXELS
 
 from hf_dmt import DMTTrainingArguments
-from hf_dmt.training.methods import PRESETS, Knobs, as_results, resolve
+from hf_dmt.training.settings.methods import PRESETS, Knobs, as_results, resolve
 
 OFF = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
 

@@ -8,22 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hf_dmt.training.metrics as metrics
 import numpy as np
 import pytest
 import torch
+from hf_dmt.training.metrics import accuracy, mean_accuracy, mean_iou, per_class_iou
 from torch import Tensor
 
-import hf_dmt.training.metrics as metrics
-from hf_dmt.training.metrics import (
-    ConfusionMatrix,
-    MemberScores,
-    accuracy,
-    classification_scores,
-    mean_accuracy,
-    mean_iou,
-    per_class_iou,
-    segmentation_scores,
-)
+from hf_dmt.training.scoring.confusion import ConfusionMatrix, classification_scores, segmentation_scores
+from hf_dmt.training.scoring.member_scores import MemberScores
 
 METRICS_FOLDER = Path(metrics.__file__).parent
 
@@ -238,7 +231,7 @@ def test_members_and_ensemble_of_images(dtype: torch.dtype) -> None:
 
 def test_members_of_pixels_in_chunks_and_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against images lost between chunks, and losses averaged over processes instead of pixels."""
-    monkeypatch.setattr("hf_dmt.training.metrics.members.CHUNK", 2 * 4 * 8 * 6)  # two images at a time
+    monkeypatch.setattr("hf_dmt.training.scoring.member_scores.CHUNK", 2 * 4 * 8 * 6)  # two images at a time
     generator = torch.Generator().manual_seed(1)
     logits = {name: 3 * torch.randn(5, 4, 8, 6, generator=generator) for name in "ab"}
     labels = torch.randint(0, 4, (5, 8, 6), generator=generator)

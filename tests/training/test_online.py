@@ -13,8 +13,8 @@ from PIL import Image
 from small_runs import assert_same, images, make_pair, make_trainer, results, scenes, state_of
 from torch import Tensor
 
-from hf_dmt.training.methods import Knobs, resolve
-from hf_dmt.training.online import label_online
+from hf_dmt.training.labeling.online import label_online
+from hf_dmt.training.settings.methods import Knobs, resolve
 from hf_dmt.training.step import pseudo_weight
 
 KNOBS = Knobs(strategy="online")

@@ -27,11 +27,11 @@ from small_runs import (
 from transformers import TrainerCallback
 
 from hf_dmt.method import Phase
-from hf_dmt.training.checkpoints import last_complete_checkpoint, missing_files
-from hf_dmt.training.faults import RunError
-from hf_dmt.training.methods import resolve
 from hf_dmt.training.phases import plan, position, preserved_rng
-from hf_dmt.training.records import RunRecords
+from hf_dmt.training.run.checkpoints import last_complete_checkpoint, missing_files
+from hf_dmt.training.run.results import RunRecords
+from hf_dmt.training.run.runtime_errors import RunError
+from hf_dmt.training.settings.methods import resolve
 
 
 def phases(method: str, task: str = IMAGES, *, unlabeled: int = 100, max_steps: int | None = None, **knobs: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hf_dmt.training.preflight import class_line, duration
+from hf_dmt.commands.preflight import class_line, duration
 from scripts.run_dmt import main
 from tests.data import small_files as files
 

@@ -10,7 +10,7 @@ from small_runs import Kill, KillAt, images, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hf_dmt.training.progress import PhaseLines, PhaseProgress
+from hf_dmt.training.run.progress import PhaseLines, PhaseProgress
 
 LOGS = {
     "loss": 0.64389,

@@ -33,10 +33,10 @@ from small_runs import (
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, EvalPrediction, TrainerCallback
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_weights
-from hf_dmt.data.pseudo_labels import ImageLabels
-from hf_dmt.models.ema import ExponentialAverage
-from hf_dmt.training.checks import check_processes, check_sharding
-from hf_dmt.training.methods import PRESETS
+from hf_dmt.data.labels.pseudo_labels import ImageLabels
+from hf_dmt.models.weights.ema import ExponentialAverage
+from hf_dmt.training.settings.checks import check_processes, check_sharding
+from hf_dmt.training.settings.methods import PRESETS
 
 MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
 

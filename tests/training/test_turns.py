@@ -26,11 +26,11 @@ from transformers import TrainerCallback
 
 from hf_dmt import DMTTrainer
 from hf_dmt.method import Phase
-from hf_dmt.models.ema import ExponentialAverage
-from hf_dmt.training import checks
-from hf_dmt.training.faults import RunError
-from hf_dmt.training.methods import resolve
+from hf_dmt.models.weights.ema import ExponentialAverage
 from hf_dmt.training.phases import Course, plan
+from hf_dmt.training.run.runtime_errors import RunError
+from hf_dmt.training.settings import checks
+from hf_dmt.training.settings.methods import resolve
 
 PIXELS: dict[str, Any] = {"members": ("segformer", "segformer"), "augmentation": None}
 RUNS: dict[str, dict[str, Any]] = {

@@ -33,13 +33,13 @@ from torchvision.transforms.functional import to_tensor
 from transformers import TrainerCallback
 
 from hf_dmt import DMTTrainer
-from hf_dmt.data.rows import FileRows
-from hf_dmt.data.scan import scan
-from hf_dmt.data.sources import ImageSet
-from hf_dmt.training.evaluation import evaluate_pair
-from hf_dmt.training.inference import CleanPass
-from hf_dmt.training.labeling import label_pixels, weights_hash
-from hf_dmt.training.methods import Knobs
+from hf_dmt.data.reading.rows import FileRows
+from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.data.splitting.scan import scan
+from hf_dmt.training.labeling.inference import CleanPass
+from hf_dmt.training.labeling.label_pass import label_pixels, weights_hash
+from hf_dmt.training.scoring.evaluation import evaluate_pair
+from hf_dmt.training.settings.methods import Knobs
 from hf_dmt.training.sharding import whole_state
 
 # 13 images on two processes: uneven shards. 5 + 7 + 13 updates of SGD, in which nothing hides a wrong scale.

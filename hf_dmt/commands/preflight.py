@@ -1,0 +1,341 @@
+"""What a run would meet, found out before it is started: `run_dmt.py --check`."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import statistics
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from ..data.arguments import DataArguments
+from ..data.members import MEMBERS
+from ..data.reading.rows import DataError
+from ..data.splitting.assemble import RunImages, assemble
+from ..data.splitting.classes import ModelClasses
+from ..data.splitting.survey import can_compare, overlaps, survey
+from ..method import Phase
+from ..models.pair import ModelPair
+from ..training import phases
+from ..training.run.progress import PhaseLines
+from ..training.run.protocol import peak_memory
+from ..training.run.runtime_errors import RunError
+from ..training.settings.arguments import DMTTrainingArguments
+from ..training.trainer import DMTTrainer
+
+_UPDATES = 8  # tried in phase 0, and in a phase with pseudo labels; the first quarter warms up
+_SHOWN = 5
+_CLASSES_SHOWN = 12
+
+
+@dataclass
+class Preflight:
+    """What was found; problems stop a run, warnings do not.
+
+    Attributes:
+        images: per role (labeled, unlabeled, eval, test) count, modes, and sizes as [width, height].
+        classes: per class `name`, `labeled_images` that show it and, for masks, `value` in the files.
+        copies: pictures that are in two roles at once; None where they were not looked for.
+        models: per member architecture, parameters, and whether its head is drawn anew.
+        estimate: of time in seconds and memory in bytes; None where no update could be tried.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    copies: list[dict[str, Any]] | None = None
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    estimate: dict[str, Any] | None = None
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """What is wrong inside the block is one problem more; the check goes on after it."""
+        try:
+            yield
+        except (ValueError, OSError, RunError) as problem:
+            self.problems.append(str(problem))
+
+    @property
+    def verdict(self) -> str:
+        if self.problems:
+            return "not ready"
+        return "ready, with warnings" if self.warnings else "ready"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, **asdict(self)}
+
+    # ---- looking ---------------------------------------------------------------------------------------------------
+
+    def open_images(
+        self, args: DataArguments, task: str, *, token: str | None, model_classes: ModelClasses
+    ) -> RunImages | None:
+        """As the run opens them. Where images cannot be read, the rest is looked at all the same."""
+        try:
+            return assemble(args, task, token=token, model_classes=model_classes)
+        except DataError as problem:
+            self.problems.append(str(problem))
+        try:
+            lenient = replace(args, skip_corrupt_images=True)
+            images = assemble(lenient, task, token=token, model_classes=model_classes)
+        except DataError:
+            return None
+        return replace(images, notes=[note for note in images.notes if not note.startswith("Left out")])
+
+    def look_at_images(self, images: RunImages, args: DataArguments) -> None:
+        """Counts, classes, modes, sizes and copies; decodes every image once."""
+        masks = images.labeled.task == "semantic-segmentation"
+        self.classes = [
+            {"name": name, "labeled_images": count, **({"value": index + args.reduce_labels} if masks else {})}
+            for index, (name, count) in enumerate(zip(images.class_names, images.images_per_class, strict=True))
+        ]
+        for note in images.notes:
+            warned = note.removeprefix("Warning: ")
+            (self.notes if warned == note else self.warnings).append(warned)
+        sets = {"labeled": images.labeled, "unlabeled": images.unlabeled, "eval": images.evaluation}
+        surveys = {role: survey(found, role) for role, found in {**sets, "test": images.test}.items() if found}
+        for role, seen in surveys.items():
+            self.images[role] = {
+                "count": len(seen.ids),
+                "modes": dict(seen.modes),
+                "smallest": seen.sizes[seen.sizes.prod(axis=1).argmin()].tolist(),
+                "median": np.median(seen.sizes, axis=0).astype(int).tolist(),
+                "largest": seen.sizes[seen.sizes.prod(axis=1).argmax()].tolist(),
+            }
+        if not can_compare():
+            self.notes.append("Copies between the sets were not looked for: pip install 'hf-dmt[check]' finds them.")
+            return
+        self.copies = []
+        for roles, pairs in overlaps(surveys).items():
+            self.copies.append({"roles": list(roles), "count": len(pairs), "examples": pairs[:_SHOWN]})
+            if scored := {"eval", "test"} & set(roles):
+                count = f"{len(pairs)} pictures are" if len(pairs) > 1 else "1 picture is"
+                self.warnings.append(
+                    f"{count} in {' and '.join(roles)} at once, so scores on {scored.pop()} will be "
+                    "too good. Take them out of one of the two."
+                )
+
+    def look_at_models(self, pair: ModelPair, images: RunImages) -> None:
+        for name in MEMBERS:
+            model, fresh = pair.member(name), pair.fresh[name]
+            self.models[name] = {
+                "architecture": model.config.model_type,
+                "parameters": model.num_parameters(),
+                "new": "all weights" if len(fresh) >= len(model.state_dict()) else "head" if fresh else None,
+            }
+        self.warnings += [note.removeprefix("Warning: ") for note in images.view_notes(pair.image_size)]
+
+    def rehearse(self, pair: ModelPair, args: DMTTrainingArguments, images: RunImages) -> None:
+        """Try a few updates and label a few images, in a folder that is removed, and reckon what the run will take.
+
+        Raises:
+            ValueError, RunError: as the run itself would, above all for memory.
+        """
+        folder = [tempfile.TemporaryDirectory() if args.should_save else None]
+        name = broadcast_object_list([folder[0].name if folder[0] else None])[0]
+        try:
+            self.estimate = _rehearse(pair, args, images, name)
+        finally:
+            if folder[0]:
+                folder[0].cleanup()
+
+    # ---- telling ---------------------------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        """For a terminal, 100 letters wide."""
+        lines = []
+        if self.images:
+            lines.append("images")
+            for role, seen in self.images.items():
+                smallest, median, largest = ("x".join(map(str, seen[key])) for key in ("smallest", "median", "largest"))
+                sizes = smallest if smallest == largest else f"{smallest} to {largest}, median {median}"
+                modes = ", ".join(
+                    f"{mode} {count}" if len(seen["modes"]) > 1 else mode for mode, count in seen["modes"].items()
+                )
+                lines.append(f"  {role:10}{seen['count']:>8}  {sizes}; {modes}")
+        if self.classes:
+            lines.append(
+                f"classes, with the number of labeled images that show each\n{_indented(class_line(self.classes))}"
+            )
+        if self.copies is not None:
+            lines += ["copies between sets", *(_indented(self._copy_line(copies)) for copies in self.copies)]
+            lines += ["  none"] if not self.copies else []
+        if self.models:
+            lines.append("models")
+            for name, model in self.models.items():
+                new = f"{model['new']} drawn anew" if model["new"] else "head kept: it has these classes"
+                lines.append(f"  {name}  {model['architecture']}, {model['parameters'] / 1e6:.1f} M parameters, {new}")
+        if self.estimate:
+            lines += ["estimate", *(f"  {line}" for line in _estimate_lines(self.estimate))]
+        for title in ("notes", "warnings", "problems"):
+            found = getattr(self, title)
+            lines += [title, *(_indented(text, "- ") for text in found)] if found else []
+        if self.problems:
+            count = f"{len(self.problems)} problems" if len(self.problems) > 1 else "problem"
+            last = f"Not ready: solve the {count} and check again."
+        else:
+            warned = len(self.warnings)
+            last = f"Ready{f', with {warned} warning' + 's' * (warned > 1) if warned else ''}."
+        return "\n".join([*lines, last])
+
+    def _copy_line(self, copies: dict[str, Any]) -> str:
+        first, second = copies["roles"]
+        return f"{first} and {second}: {copies['count']}, such as {_listed(copies['examples'])}"
+
+
+def class_line(classes: list[dict[str, Any]]) -> str:
+    """`cat: 10, dog: 10`, with the values of masks; of many classes the spread and the rarest."""
+
+    def called(entry: dict[str, Any]) -> str:
+        value = entry.get("value")
+        name = entry["name"] if value is None or str(value) == entry["name"] else f"{value} = {entry['name']}"
+        return f"{name}: {entry['labeled_images']}"
+
+    if len(classes) <= _CLASSES_SHOWN:
+        return ", ".join(map(called, classes))
+    counts = [entry["labeled_images"] for entry in classes]
+    rarest = sorted(classes, key=lambda entry: entry["labeled_images"])[:_SHOWN]
+    return (
+        f"{len(classes)} classes, {min(counts)} to {max(counts)} images each, median {statistics.median(counts):g}; "
+        f"rarest: {', '.join(map(called, rarest))}"
+    )
+
+
+# ---- the rehearsal ---------------------------------------------------------------------------------------------------
+
+
+class _Stopwatch(TrainerCallback):
+    """When each update of each phase, or turn of one, ended; its first mark is its beginning, after labeling."""
+
+    def __init__(self, trainer: DMTTrainer) -> None:
+        self.trainer = trainer
+        self.marks: dict[tuple[bool, str | None], list[float]] = {}
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.marks[self._kind(self.trainer.course.current)] = [self._now()]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.marks[self._kind(self.trainer.course.current)].append(self._now())
+
+    @staticmethod
+    def _kind(phase: Phase) -> tuple[bool, str | None]:
+        return phase.index > 0, phase.trains
+
+    def _now(self) -> float:
+        if self.trainer.args.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.args.device)
+        return time.monotonic()
+
+    def seconds(self, phase: Phase) -> float:
+        """A typical update of such a phase, loading included."""
+        marks = self.marks[self._kind(phase)]
+        took = [later - earlier for earlier, later in pairwise(marks)]
+        return statistics.median(took[len(took) // 4 :])
+
+
+def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folder: str) -> dict[str, Any]:
+    """The estimate; `pair` has been trained a little afterwards."""
+    knobs = args.knobs(pair.task)
+    few = 2 * args.per_device_eval_batch_size * args.world_size
+    trial = copy.copy(args)
+    trial.output_dir, trial.max_steps = folder, _UPDATES
+    trial.selection_rule, trial.phase_weights = "exact", "last"
+    trial.label_ratios = [1.0] if knobs.label_ratios else args.label_ratios
+    trial.save_strategy, trial.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
+    trial.load_best_model_at_end = trial.push_to_hub = trial.rollback_on_collapse = False
+    trial.report_to, trial.disable_tqdm = [], True
+    trial.metric_is_default, trial.metric_for_best_model = True, None
+    unlabeled = images.unlabeled.subset(np.arange(min(few, len(images.unlabeled)))) if images.unlabeled else None
+    trainer = DMTTrainer(model=pair, args=trial, train_dataset=images.labeled, unlabeled_dataset=unlabeled)
+    trainer.remove_callback(PhaseLines)
+    watch = _Stopwatch(trainer)
+    trainer.add_callback(watch)
+    plan = phases.plan(
+        knobs,
+        pair.task,
+        num_labeled=len(trainer.supervised_rows["a"]),
+        num_unlabeled=len(images.unlabeled or ()),
+        max_steps=args.max_steps if args.max_steps > 0 else None,
+        alternate=args.member_schedule == "alternate",
+    )
+    quiet = logging.getLogger("hf_dmt")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)  # members that have seen eight batches look collapsed
+    try:
+        trainer.train()
+        shown = images.labeled.subset(np.arange(min(few, len(images.labeled))))
+        start = time.monotonic()
+        trainer.scores(shown, title="evaluating")
+        image = (time.monotonic() - start) / len(shown)
+    finally:
+        quiet.setLevel(level)
+    label_ratios = {phase.index: phase.label_ratio for phase in plan}
+    labelings = sum(ratio is not None for ratio in label_ratios.values())
+    passes = labelings * len(images.unlabeled or ()) + len(label_ratios) * len(images.evaluation or ())
+    passes += min(2, len(label_ratios)) * len(images.test or ())
+    update = [watch.seconds(phase) for phase in plan]
+    training = sum(seconds * phase.steps for seconds, phase in zip(update, plan, strict=True))
+    available = torch.cuda.get_device_properties(args.device).total_memory if args.device.type == "cuda" else None
+    return {
+        "device": args.device.type,
+        "updates": [phase.steps for phase in plan],
+        "seconds_per_update": [round(seconds, 4) for seconds in update],
+        "clean_images": passes,
+        "seconds_per_clean_image": round(image, 5),
+        "total_seconds": round(training + image * passes, 1),
+        "memory_bytes": peak_memory(args.device),
+        "memory_available_bytes": available,
+    }
+
+
+def _estimate_lines(found: dict[str, Any]) -> list[str]:
+    updates, seconds = found["updates"], found["seconds_per_update"]
+    each = dict.fromkeys(f"{took:.2g}" for took in (min(seconds), max(seconds)))
+    memory = f", {found['memory_bytes'] / 2**30:.1f} GiB of memory" if found["memory_bytes"] else ""
+    if found["memory_available_bytes"]:
+        memory += f" of {found['memory_available_bytes'] / 2**30:.1f} GiB"
+    return [
+        f"{duration(found['total_seconds'])} on {found['device']}{memory}; evaluations within a phase not counted",
+        f"{sum(updates)} updates of {' to '.join(each)} s, and {found['clean_images']} images to "
+        f"label or score at {1000 * found['seconds_per_clean_image']:.2g} ms, from {_UPDATES} updates tried in a phase",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """`about 40 s`, `about 12 min`, `about 3.4 h`."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"
+
+
+def _listed(pairs: list[Any]) -> str:
+    shown = ", ".join(f"{first} = {second}" for first, second in pairs[:_SHOWN])
+    return shown + (", ..." if len(pairs) > _SHOWN else "")
+
+
+def _indented(text: str, mark: str = "") -> str:
+    """Wrapped at 100 letters, below its mark; lines of their own stay so."""
+    wrapped = [
+        textwrap.fill(
+            line, 100, initial_indent="  " + mark, subsequent_indent="  " + " " * len(mark), break_on_hyphens=False
+        )
+        if number == 0
+        else "  " + " " * len(mark) + line
+        for number, line in enumerate(text.splitlines())
+    ]
+    return "\n".join(wrapped)

@@ -1,0 +1,134 @@
+"""Which image is drawn when: the micro-batches of one process, a pure function of (seed, phase, member, position).
+
+The two members draw from independent streams: own order, own augmentation, own selected subset. So ranks never repeat
+each other, the number of workers does not matter, and a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..members import MEMBERS
+from .transforms import seed_for
+
+
+class Draw(NamedTuple):
+    """One sample for one member: the image at `row` of the labeled or unlabeled set, augmented with `seed`."""
+
+    member: str
+    is_pseudo: bool
+    row: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Images per optimizer update over all processes and accumulation steps, and how they are divided.
+
+    Attributes:
+        labeled, pseudo: images per update. world_size, accumulation: processes, micro-batches per update.
+    """
+
+    labeled: int
+    pseudo: int
+    world_size: int = 1
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        parts = self.world_size * self.accumulation
+        for name, size in (("labeled_batch_size", self.labeled), ("pseudo_batch_size", self.pseudo)):
+            if size % parts:
+                below, above = size // parts * parts, (size // parts + 1) * parts
+                nearest = f"{below} or {above}" if below else f"{above}"
+                raise ValueError(
+                    f"{name} {size} cannot be divided evenly over {self.world_size} process(es) x {self.accumulation} "
+                    f"accumulation step(s). It counts images per update over all of them: use {nearest}."
+                )
+
+    def labels_only(self) -> BatchShape:
+        """Phase 0: the same number of images, all labeled."""
+        return BatchShape(self.labeled + self.pseudo, 0, self.world_size, self.accumulation)
+
+
+class PhaseBatchSampler:
+    """The micro-batches of one process in the current phase: lists of `(draw for a, draw for b)`, or of the draw for
+    the one member that the phase trains.
+
+    `begin` sets the phase. Streams are endless: a permutation of the rows, then the next. `batch_size` and `drop_last`
+    are what accelerate reads.
+    """
+
+    drop_last = False
+
+    def __init__(self, shape: BatchShape, *, rank: int = 0, seed: int = 42) -> None:
+        self.shape, self.rank, self.seed = shape, rank, seed
+        self.phase, self.steps = 0, 0
+        self.rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def begin(self, phase: int, steps: int, labeled: dict[str, np.ndarray], pseudo: dict[str, np.ndarray]) -> None:
+        """Set the phase: its number of updates and, per trained member, the rows it draws from (empty: none of this
+        kind).
+
+        In a phase without pseudo-labeled rows the whole batch is labeled.
+        """
+        self.phase, self.steps = phase, steps
+        self.rows = {member: (labeled[member], pseudo[member]) for member in labeled}
+
+    @property
+    def batch_size(self) -> int:
+        """Images per micro-batch and process."""
+        return (self.shape.labeled + self.shape.pseudo) // (self.shape.world_size * self.shape.accumulation)
+
+    def __len__(self) -> int:
+        return self.steps * self.shape.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[Draw, ...]]]:
+        streams = [self._member_batches(member, MEMBERS.index(member)) for member in self.rows]
+        for batches in zip(*streams, strict=True):
+            yield list(zip(*batches, strict=True))
+
+    def _member_batches(self, member: str, position: int) -> Iterator[list[Draw]]:
+        labeled, pseudo = self.rows[member]
+        shape = self.shape if len(pseudo) else self.shape.labels_only()
+        kinds = [(False, labeled, shape.labeled), (True, pseudo, shape.pseudo)]
+        streams = [self._stream(member, position, is_pseudo, rows) for is_pseudo, rows, size in kinds if size]
+        sizes = [size // (shape.world_size * shape.accumulation) for *_, size in kinds if size]
+        for _ in range(self.steps):
+            for micro in range(shape.accumulation):
+                batch: list[Draw] = []
+                for stream, size in zip(streams, sizes, strict=True):
+                    # The update's draws in order; micro-batch and rank take their slices, so that one process with a
+                    # batch of 16 and two with 8 each train on the same 16 images.
+                    start = (micro * shape.world_size + self.rank) * size
+                    batch += [stream(start + offset) for offset in range(size)]
+                yield batch
+            for stream, size in zip(streams, sizes, strict=True):
+                stream.advance(size * shape.world_size * shape.accumulation)
+
+    def _stream(self, member: str, position: int, is_pseudo: bool, rows: np.ndarray) -> _Stream:
+        return _Stream(member, is_pseudo, rows, (self.seed, self.phase, position, int(is_pseudo)))
+
+
+class _Stream:
+    """An endless shuffled stream over rows, addressed relative to a position that only moves forward."""
+
+    def __init__(self, member: str, is_pseudo: bool, rows: np.ndarray, key: tuple[int, ...]) -> None:
+        self.member, self.is_pseudo, self.rows, self.key = member, is_pseudo, rows, key
+        self.position = 0
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __call__(self, offset: int) -> Draw:
+        number = self.position + offset
+        turn, place = divmod(number, len(self.rows))
+        if turn not in self._orders:
+            self._orders = {old: order for old, order in self._orders.items() if old >= self.position // len(self.rows)}
+            self._orders[turn] = np.random.default_rng([*self.key, turn]).permutation(len(self.rows))
+        row = int(self.rows[self._orders[turn][place]])
+        return Draw(self.member, self.is_pseudo, row, seed_for(*self.key, number))
+
+    def advance(self, count: int) -> None:
+        self.position += count

@@ -1,0 +1,129 @@
+"""From a drawn image to the sample for a and the sample for b: view, labels, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..labels.pseudo_labels import ImageLabels, PixelLabels
+from ..reading.decoding import to_mask, to_rgb
+from ..reading.sources import ImageSet, check_mask_size, name_of
+from ..tasks import IGNORE_INDEX
+from .clean_images import fit_shorter_side, resize_mask
+from .sampler import Draw
+from .transforms import augmentation_seed
+
+PseudoLabels = ImageLabels | PixelLabels
+
+
+class PairDataset(Dataset[dict[str, dict[str, Any]]]):
+    """Samples for the members in training, addressed by `(draw for a, draw for b)` or the draw of one.
+
+    Args:
+        labeled: map-style, `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': PIL or (H, W) integers}` with
+            -100 for void.
+        unlabeled: map-style, `{'image': PIL}`; anything else in its items is not looked at. None without pseudo labels.
+        views: the random view of each member (an `ImageView` or a `PixelView`).
+        image_size: pixels only: images are brought to this shorter side first, never up.
+        num_classes: labels are checked against it when they are read.
+    """
+
+    def __init__(
+        self,
+        labeled: Any,
+        unlabeled: Any | None,
+        views: Mapping[str, Callable[..., Any]],
+        *,
+        task: str,
+        image_size: int,
+        num_classes: int,
+    ) -> None:
+        # Masks of unlabeled images, where there are any, are for scoring pseudo labels: no sample needs them decoded.
+        self.unlabeled = unlabeled.without_targets() if isinstance(unlabeled, ImageSet) else unlabeled
+        self.labeled, self.views = labeled, views
+        self.task, self.image_size, self.num_classes = task, image_size, num_classes
+        # Both are set when a phase begins: the labels by the member that learns from them, and online the views that
+        # the live teacher labels instead.
+        self.pseudo: dict[str, PseudoLabels] = {}
+        self.weak_views: Mapping[str, Callable[..., Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labeled) + len(self.unlabeled or ())
+
+    def __getitem__(self, draws: tuple[Draw, ...]) -> dict[str, dict[str, Any]]:
+        return {draw.member: self._sample(draw) for draw in draws}
+
+    def _sample(self, draw: Draw) -> dict[str, Any]:
+        source: Any = self.unlabeled if draw.is_pseudo else self.labeled
+        item, name = source[draw.row], name_of(source, draw.row)
+        image = to_rgb(item["image"], f"image {name}")
+        view, weak_view = self.views[draw.member], (self.weak_views or {}).get(draw.member)
+        inputs: tuple[Any, ...]
+        if self.task == "image-classification":
+            inputs = (image,)
+            labels, confidence = self._image_target(draw, item, name)
+            pixels = _seen(view, inputs, draw.seed)
+        else:
+            fitted = fit_shorter_side(image, self.image_size)
+            inputs = (fitted, *self._pixel_target(draw, item, name, image, fitted))
+            pixels, labels, confidence = _seen(view, inputs, draw.seed)
+        sample = {"pixel_values": pixels, "labels": labels, "confidence": confidence, "is_pseudo": draw.is_pseudo}
+        if weak_view is not None:
+            # The same seed moves a mask's image by the same numbers: only the colours differ.
+            weak = _seen(weak_view, inputs, draw.seed) if draw.is_pseudo else pixels
+            sample["weak"] = weak[0] if isinstance(weak, tuple) else weak
+        return sample
+
+    def _image_target(self, draw: Draw, item: Mapping[str, Any], name: str) -> tuple[int, np.float32]:
+        if draw.is_pseudo:
+            if self.weak_views is not None:
+                return 0, np.float32(0)  # the live teacher labels it
+            stored = self.pseudo[draw.member]
+            assert isinstance(stored, ImageLabels)
+            return int(stored.labels[draw.row]), stored.confidence[draw.row]
+        label = int(item["label"])
+        check_labels(np.asarray(label), self.num_classes, f"labeled image {name}")
+        return label, np.float32(1)
+
+    def _pixel_target(
+        self, draw: Draw, item: Mapping[str, Any], name: str, image: Image.Image, fitted: Image.Image
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        size = fitted.size[::-1]
+        if draw.is_pseudo:
+            if self.weak_views is not None:
+                return np.zeros(size, dtype=np.int64), None
+            stored = self.pseudo[draw.member]
+            assert isinstance(stored, PixelLabels)
+            return stored.selected(draw.row)
+        mask = to_mask(item["mask"], name)
+        check_labels(mask, self.num_classes, f"the mask of labeled image {name}")
+        check_mask_size(mask.shape, image.size, name)
+        return resize_mask(mask, size), None
+
+
+def _seen(view: Callable[..., Any], inputs: tuple[Any, ...], seed: int) -> Any:
+    with augmentation_seed(seed):
+        return view(*inputs)
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Labels are checked on the CPU when they are read: on a GPU the same mistake ends the process without a name.
+
+    Raises:
+        ValueError: a label outside 0..num_classes-1 that is not -100.
+    """
+    wrong = labels[(labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_classes))]
+    if wrong.size:
+        found = int(wrong.flat[0])
+        cause = "A missing class is named with --id2label."
+        if labels.ndim:
+            cause = (
+                f"If {found} is void, name it with --ignore_index; in arrays given from Python, void is -100. {cause}"
+            )
+        elif found < 0:
+            cause = "-1 usually marks an image without a label: move it to the unlabeled images."
+        raise ValueError(f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). {cause}")

@@ -1,0 +1,232 @@
+"""Training views: how a decoded image becomes one random training sample.
+
+Two callables, one per task, built from `torchvision.transforms.v2`:
+
+- `ImageView` (image classification) takes an image;
+- `PixelView` (semantic segmentation) takes an image, its class ids and their confidences, and moves the
+  three together.
+
+Both return images as float32 in [0, 1]. Normalising, and resizing to what each member expects, happen later,
+on the device and per member.
+
+Everything random is drawn from torch's global CPU generator, so inside `augmentation_seed(seed)` a view is a
+pure function of the seed and its input. With `seed_for(run_seed, member, draw, index)` as the seed, no two
+processes or workers share a stream and a resumed run draws what the uninterrupted run would have drawn.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ..tasks import IGNORE_INDEX
+
+GRAY = 128  # what padding, rotation and Cutout uncover: close to the mean of natural images
+
+SCALE_RANGE = (0.5, 1.5)
+
+
+def seed_for(*parts: int) -> int:
+    """One 64-bit seed from non-negative integers, the same on every platform and in every process.
+
+    The parts are written at a fixed width, after their number: left to itself, `np.random.SeedSequence` gives
+    `[1]` and `[1, 0]`, or `[2**32]` and `[0, 1]`, the same seed.
+
+    Raises:
+        OverflowError: a part is negative or does not fit in 64 bits.
+    """
+    words = np.array([len(parts), *parts], dtype="<u8").view("<u4")
+    return int(np.random.SeedSequence(words.tolist()).generate_state(1, np.uint64)[0])
+
+
+@contextmanager
+def augmentation_seed(seed: int) -> Iterator[None]:
+    """Seed torch's CPU generator inside the block and give it back its state afterwards.
+
+    `torch.manual_seed` would seed the accelerators' generators too, which `fork_rng(devices=[])` does not
+    restore: with `num_workers=0` every sample would then reset the dropout of the running model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class ImageView:
+    """A random view of one image for classification: RGB PIL image -> float32 (3, size, size) in [0, 1].
+
+    An image whose shorter side exceeds `size` is cropped to 50..100 % of its area (aspect ratio 3/4..4/3) and
+    resized, as fine-tuning scripts do. A smaller or equal one is resized to (size, size), padded by size // 8
+    on every side by reflection and cropped back, as is usual on CIFAR; a crop by area would cost it detail it
+    does not have. Then, if `hflip`, a horizontal flip with probability 1/2.
+
+    `strong=True` adds RandAugment (arXiv:1909.13719; 2 operations, magnitude 9 of 30) and Cutout
+    (arXiv:1708.04552; one gray square of 2..15 % of the area). In torchvision, RandAugment's shifts are
+    fractions of the image. The official code shifts by up to 100 pixels whatever the size, which leaves about
+    one in ten images of 32x32 a single flat colour.
+
+    Args:
+        size: Side of the view in pixels.
+        strong: Add RandAugment and Cutout.
+        hflip: Mirror half of the views. Off for what has a reading direction, such as digits and text.
+    """
+
+    def __init__(self, size: int, *, strong: bool = False, hflip: bool = True) -> None:
+        check_size(size)
+        self.size = size
+        # PIL operations throughout: RandAugment on uint8 tensors takes twice as long, small or large.
+        after: list[v2.Transform] = [v2.RandomHorizontalFlip()] if hflip else []
+        if strong:
+            bilinear = v2.InterpolationMode.BILINEAR
+            after.append(v2.RandAugment(num_ops=2, magnitude=9, interpolation=bilinear, fill=GRAY))
+        after += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        if strong:
+            after.append(v2.RandomErasing(p=1.0, scale=(0.02, 0.15), ratio=(1.0, 1.0), value=GRAY / 255))
+        shrink = v2.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
+        enlarge = v2.Resize((size, size), antialias=True)
+        shift = v2.RandomCrop(size, padding=size // 8, padding_mode="reflect")
+        self.larger = v2.Compose([shrink, *after])
+        self.smaller = v2.Compose([enlarge, shift, *after])
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Raises ValueError when the image is not in RGB mode."""
+        check_rgb(image)
+        view: Tensor = (self.larger if min(image.size) > self.size else self.smaller)(image)
+        return view
+
+
+class PixelView:
+    """A random view of an image with its class ids and confidences; the three are always moved together.
+
+    In this order: one random factor scales both sides; what is then smaller than the crop is padded at the
+    bottom and at the right; a random size x size window is cut; half of the windows are mirrored. Padding is
+    gray with class -100 and confidence 0, so it never becomes a class. The image is scaled bilinearly with
+    antialiasing, ids and confidences to the nearest pixel, counted from pixel centres as the bilinear rule
+    does: torchvision's default for masks would shift them by up to half a pixel against the image.
+
+    Args:
+        size: Side of the view in pixels.
+        scale: Draw the factor from 0.5..1.5, as the official code does; otherwise it is 1.
+        photometric: Then change the colours of the image only: jitter, grayscale, blur.
+        hflip: Mirror half of the views.
+    """
+
+    def __init__(self, size: int, *, scale: bool = True, photometric: bool = False, hflip: bool = True) -> None:
+        check_size(size)
+        self.size = size
+        self.scale = scale
+        self.hflip = hflip
+        self.photometric: v2.Transform | None = None
+        if photometric:
+            # Jitter as PIL (half the time), blur as a tensor (time grows with the kernel's area).
+            kernel = min(9, max(3, size // 16 | 1))
+            self.photometric = v2.Compose(
+                [
+                    v2.ToPILImage(),
+                    v2.RandomApply([v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)], p=0.8),
+                    v2.RandomGrayscale(p=0.2),
+                    v2.PILToTensor(),
+                    v2.RandomApply([v2.GaussianBlur(kernel, sigma=(0.1, 2.0))], p=0.5),
+                ]
+            )
+
+    def __call__(
+        self, image: Image.Image, mask: np.ndarray, confidence: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            image: RGB, H x W.
+            mask: (H, W) integer class ids, -100 where there is no label.
+            confidence: (H, W) float in [0, 1]; None for labeled images, whose confidence is 1.
+
+        Returns:
+            The image, float32 (3, size, size) in [0, 1]; class ids, int64 (size, size); confidences, float32
+            (size, size).
+
+        Raises:
+            ValueError: the image is not RGB, or the sizes of the three differ.
+        """
+        check_rgb(image)
+        if confidence is None:
+            confidence = np.ones(mask.shape, dtype=np.float32)
+        if not image.size[::-1] == mask.shape == confidence.shape:
+            raise ValueError(
+                f"An image of height x width {image.size[::-1]} came with a mask of shape {mask.shape} and "
+                f"confidences of shape {confidence.shape}. Every pixel needs one class and one confidence: "
+                "check that the mask belongs to this image and was not resized."
+            )
+        pixels = F.pil_to_tensor(image)
+        # One tensor, so that nothing can ever move one and not the other. float32 holds every id below 2**24.
+        target = torch.from_numpy(np.stack([mask, confidence]).astype(np.float32))
+        pixels, target = self._move(pixels, target)
+        if self.photometric is not None:
+            pixels = self.photometric(pixels)
+        return F.to_dtype(pixels, torch.float32, scale=True), target[0].long(), target[1].contiguous()
+
+    def _move(self, pixels: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale, pad, crop and flip (3, H, W) uint8 and (2, H, W) float32 by the same random numbers."""
+        height, width = pixels.shape[-2:]
+        if self.scale:
+            factor = torch.empty(()).uniform_(*SCALE_RANGE).item()
+            height, width = max(1, round(height * factor)), max(1, round(width * factor))
+            pixels = F.resize(pixels, [height, width], antialias=True)
+            target = F.resize(target, [height, width], interpolation=v2.InterpolationMode.NEAREST_EXACT)
+        padding = [0, 0, max(0, self.size - width), max(0, self.size - height)]
+        if any(padding):
+            pixels = F.pad(pixels, padding, fill=GRAY)
+            target = F.pad(target, padding, fill=[float(IGNORE_INDEX), 0.0])
+        top = int(torch.randint(pixels.shape[-2] - self.size + 1, ()))
+        left = int(torch.randint(pixels.shape[-1] - self.size + 1, ()))
+        pixels = F.crop(pixels, top, left, self.size, self.size)
+        target = F.crop(target, top, left, self.size, self.size)
+        if self.hflip and torch.rand(()) < 0.5:
+            pixels, target = F.horizontal_flip(pixels), F.horizontal_flip(target)
+        return pixels, target
+
+
+@overload
+def train_view(name: str, size: int, task: Literal["image-classification"], *, hflip: bool = True) -> ImageView: ...
+@overload
+def train_view(name: str, size: int, task: Literal["semantic-segmentation"], *, hflip: bool = True) -> PixelView: ...
+@overload
+def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PixelView: ...
+def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PixelView:
+    """The view that `--augmentation name` means for a task.
+
+    | name | image-classification | semantic-segmentation |
+    |---|---|---|
+    | `weak` | crop, flip | crop, flip |
+    | `strong` | crop, flip, RandAugment, Cutout | scale, crop, flip, colours |
+    | `scale-crop-flip` | (refused) | scale, crop, flip |
+
+    Raises:
+        ValueError: a name or task that is not in the table, or a size below 1.
+    """
+    if task == "image-classification":
+        if name in ("weak", "strong"):
+            return ImageView(size, strong=name == "strong", hflip=hflip)
+        choices = "weak, strong"
+    elif task == "semantic-segmentation":
+        if name in ("weak", "strong", "scale-crop-flip"):
+            return PixelView(size, scale=name != "weak", photometric=name == "strong", hflip=hflip)
+        choices = "weak, strong, scale-crop-flip"
+    else:
+        raise ValueError(f"Unknown task {task!r}: use image-classification or semantic-segmentation.")
+    raise ValueError(f"There is no augmentation {name!r} for {task}: choose one of {choices}.")
+
+
+def check_size(size: int) -> None:
+    """Raises ValueError unless a view of `size` x `size` pixels can exist."""
+    if size < 1:
+        raise ValueError(f"A view of {size}x{size} pixels has no pixels: image_size must be at least 1.")
+
+
+def check_rgb(image: Image.Image) -> None:
+    """Raises ValueError unless the image is RGB: v2 transforms take other modes, and treat them otherwise."""
+    if image.mode != "RGB":
+        raise ValueError(f"A training view needs an RGB image and got mode {image.mode!r}: call to_rgb on it first.")

@@ -1,0 +1,3 @@
+"""The two members of a pair. Their names are identities: in paths, log keys and cards, never roles."""
+
+MEMBERS = ("a", "b")

@@ -1,0 +1,294 @@
+"""From the data flags to the four image sets of a run, and the record of who is in which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arguments import DataArguments
+from ..files import read_json
+from ..labels.answers import with_answers
+from ..reading.builtin import BUILTIN_SETS
+from ..reading.folders import open_unlabeled_folder
+from ..reading.rows import DataError, Rows
+from ..reading.sources import ImageSet, open_splits, open_unlabeled_table
+from .classes import ModelClasses, check_labeled, check_targets, with_classes
+from .scan import ScannedImages, listing, scan
+from .splits import carve_eval, choose_labeled, describe, read_ids, rows_of
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The image sets of a run.
+
+    Attributes:
+        evaluation, test: None where there is no such split.
+        class_names: in the order of the labels.
+        split: what `split.json` holds.
+        notes: one line each for the person who started the run: choices made for them, and warnings.
+        shorter_sides: of the labeled and unlabeled images, in pixels.
+        images_per_class: in the order of the classes, how many labeled images show each.
+    """
+
+    labeled: ImageSet
+    unlabeled: ImageSet | None
+    evaluation: ImageSet | None
+    test: ImageSet | None
+    class_names: list[str]
+    split: dict[str, Any]
+    notes: list[str]
+    shorter_sides: np.ndarray
+    images_per_class: list[int]
+
+    def view_notes(self, view: int) -> list[str]:
+        """A warning where masks would be trained on in views of `view` pixels that are part padding."""
+        small = int((self.shorter_sides < view).sum()) if self.labeled.task == "semantic-segmentation" else 0
+        if not small:
+            return []
+        median = int(np.median(self.shorter_sides))
+        remedy = f" With --image_size {median} the median image fills it." if median < view else ""
+        return [
+            f"Warning: {small} of {len(self.shorter_sides)} training images have a side below {view} pixels, which is "
+            f"the view, and are padded with void.{remedy}"
+        ]
+
+
+def assemble(
+    args: DataArguments, task: str, *, token: str | None = None, model_classes: ModelClasses | None = None
+) -> RunImages:
+    """Open everything, decide who is labeled, and check every image before anything is trained.
+
+    Args:
+        model_classes: the two models' common class names, asked for only if the data names none.
+
+    Raises:
+        DataError, ValueError: what was given cannot work; the message says what was given, why, and what to do.
+    """
+    assert args.dataset_name is not None
+    if args.split_seed < 0:
+        raise DataError(
+            f"--split_seed {args.split_seed} cannot work: random numbers start from 0 or more. Give 0, 1, 2, ..."
+        )
+    notes: list[str] = []
+    splits, names = open_splits(
+        args.dataset_name,
+        task=task,
+        config_name=args.dataset_config_name,
+        image_column=args.image_column,
+        label_column=args.label_column,
+        token=token,
+    )
+    everything = _training_images(splits, task, args, notes)
+    everything, names = with_classes(everything, names, args, model_classes, notes)
+
+    labels = everything.images.labels
+    labeled_rows = _labeled_rows(everything, labels, args, notes)
+    held_out = _split_with_targets(splits, "eval", everything, names, args, notes)
+    carved = np.empty(0, dtype=np.int64)
+    if held_out is None:
+        labeled_rows, carved = _carve(labeled_rows, labels, everything.images, args)
+        if len(carved):
+            held_out = everything.images.subset(carved)
+            notes.append(f"No evaluation split: {len(carved)} of the labeled images are kept for evaluation.")
+        else:
+            notes.append(
+                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to keep some back: nothing "
+                "is evaluated during training, and a stays at the root."
+            )
+    test = _split_with_targets(splits, "test", everything, names, args, notes)
+    used = np.union1d(labeled_rows, carved)
+    scanned = everything.subset(labeled_rows)
+    check_targets(everything.subset(carved), "eval", names, args)
+    rest = _unlabeled(args, everything, used, names, notes, token)
+    if args.extra_labels:
+        scanned, rest = with_answers(scanned, rest, names, args, notes)
+    per_class = check_labeled(scanned, names, args, notes)
+    labeled, unlabeled = scanned.images, rest.images if rest is not None else None
+    sides = np.concatenate([scanned.shorter_sides, *([rest.shorter_sides] if rest is not None else [])])
+    first = len(labeled_rows)  # those behind them were labeled since, and `--labeled_ids` does not know their ids
+    roles: dict[str, Sequence[str]] = {
+        "labeled": labeled.ids[:first],
+        **({"extra_labeled": labeled.ids[first:]} if args.extra_labels else {}),
+        "unlabeled": unlabeled.ids if unlabeled is not None else [],
+        "eval": held_out.ids if held_out is not None else [],
+        "test": test.ids if test is not None else [],
+    }
+    facts = {
+        **_origin("dataset", args.dataset_name),
+        **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
+    }
+    split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
+    return RunImages(labeled, unlabeled, held_out, test, names, split, notes, sides, per_class)
+
+
+def _origin(key: str, given: str | None) -> dict[str, str | None]:
+    """A source by name and, if it has one, by its id on the Hub. `split.json` is published: of a folder it holds the
+    name alone, for a path tells of its owner's machine."""
+    local = given is not None and Path(given).exists()
+    on_hub = given is not None and not local and given not in BUILTIN_SETS
+    return {key: Path(given).resolve().name if given and local else given, f"{key}_id": given if on_hub else None}
+
+
+def _split(splits: dict[str, Rows], asked: str | None, usual: Sequence[str], name: str, flag: str) -> Rows | None:
+    if asked is not None:
+        if asked not in splits:
+            raise DataError(f"{flag} {asked!r} is not in {name!r}, which has: {', '.join(splits)}. Name one of these.")
+        return splits[asked]
+    found = next((splits[split] for split in usual if split in splits), None)
+    if found is None and flag == "--train_split":
+        if len(splits) == 1:
+            return next(iter(splits.values()))
+        raise DataError(f"{name!r} has no split 'train' but {', '.join(splits)}. Name the training split with {flag}.")
+    return found
+
+
+def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, notes: list[str]) -> ScannedImages:
+    rows = _split(splits, args.train_split, ("train",), args.dataset_name or "", "--train_split")
+    assert rows is not None
+    if task == "image-classification" and rows.targets() is None:
+        raise DataError(
+            f"The training images of {args.dataset_name!r} have no labels: no label column and no class folders. "
+            "Name the column with --label_column, or put labeled images into one folder per class."
+        )
+    images = ImageSet(
+        rows, np.arange(len(rows.ids)), task, ignore_index=args.ignore_index, reduce_labels=args.reduce_labels
+    )
+    return scan(images, "training", skip_corrupt=args.skip_corrupt_images, notes=notes)
+
+
+def _split_with_targets(
+    splits: dict[str, Rows],
+    role: str,
+    like: ScannedImages,
+    names: list[str],
+    args: DataArguments,
+    notes: list[str],
+) -> ImageSet | None:
+    """The eval or the test images that have a label or a mask; None where there is no such split."""
+    asked = args.eval_split if role == "eval" else args.test_split
+    # A set that the better member is chosen on flatters its score: what is named for one role is not taken for both.
+    other = args.test_split if role == "eval" else args.eval_split
+    usual = tuple(name for name in (("validation", "val", "dev") if role == "eval" else ("test",)) if name != other)
+    rows = _split(splits, asked, usual, args.dataset_name or "", f"--{role}_split")
+    if rows is not None and asked is not None and rows is like.images.rows:
+        raise DataError(
+            f"--{role}_split {asked!r} is the training split: scores on images that were trained on mean nothing. Name "
+            "another split, or leave the flag out."
+        )
+    if rows is None or rows is like.images.rows:
+        return None
+    found = scan(
+        replace(like.images, rows=rows, chosen=np.arange(len(rows.ids))),
+        role,
+        skip_corrupt=args.skip_corrupt_images,
+        notes=notes,
+    )
+    known = np.flatnonzero(found.has_target)
+    if len(known) < len(found):
+        what = "labels" if found.images.task == "image-classification" else "masks"
+        notes.append(
+            f"{len(found) - len(known)} of {len(found)} {role} images have no {what} and are left out."
+            if len(known)
+            else f"The {role} split has no {what} and is not used."
+        )
+        found = found.subset(known)
+    if not len(known):
+        return None
+    check_targets(found, role, names, args)
+    return found.images
+
+
+def _labeled_rows(
+    scanned: ScannedImages, labels: np.ndarray | None, args: DataArguments, notes: list[str]
+) -> np.ndarray:
+    """The rows that are trained on with their label, evaluation still among them."""
+    ways = {
+        "--num_labeled": args.num_labeled,
+        "--labeled_fraction": args.labeled_fraction,
+        "--labeled_ids": args.labeled_ids,
+    }
+    given = [flag for flag, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise DataError(f"{' and '.join(given)} both say which images are labeled. Give one of them.")
+    has_target = scanned.has_target
+    candidates = np.flatnonzero(has_target)
+    if not len(candidates):
+        raise DataError(
+            f"No training image of {args.dataset_name!r} has a mask: all are null. Name another column with "
+            "--label_column."
+        )
+    if len(candidates) < len(scanned):
+        notes.append(f"{len(scanned) - len(candidates)} of {len(scanned)} training images have no label: unlabeled.")
+    if args.labeled_ids is not None:
+        rows = rows_of(read_ids(Path(args.labeled_ids)), scanned.images.ids)
+        if not has_target[rows].all():
+            without = rows[~has_target[rows]]
+            raise DataError(
+                f"{len(without)} of the {len(rows)} images in {args.labeled_ids!r} have no label: "
+                f"{listing(scanned.images, without)}. Label them, or take their ids out."
+            )
+        return rows
+    if args.labeled_fraction is not None and not 0 < args.labeled_fraction <= 1:
+        raise DataError(
+            f"--labeled_fraction is {args.labeled_fraction:g}; it must be above 0 and at most 1, such as 0.1."
+        )
+    if not given:
+        return candidates
+    count = args.num_labeled
+    if count is None:
+        count = max(1, round((args.labeled_fraction or 0) * len(candidates)))
+    chosen = choose_labeled(
+        count, len(candidates), seed=args.split_seed, labels=labels[candidates] if labels is not None else None
+    )
+    return candidates[chosen]
+
+
+def _carve(
+    labeled: np.ndarray, labels: np.ndarray | None, images: ImageSet, args: DataArguments
+) -> tuple[np.ndarray, np.ndarray]:
+    """`(still labeled, evaluation)`: as in the `split.json` that was given, else a fifth of the labeled rows."""
+    if args.labeled_ids is not None and args.labeled_ids.endswith(".json"):
+        kept = read_json(Path(args.labeled_ids)).get("eval")
+        kept = kept if isinstance(kept, list) else []
+        known = {name: row for row, name in enumerate(images.ids)}
+        rows = np.array(sorted(known[str(name)] for name in kept if str(name) in known), dtype=np.int64)
+        if len(rows) == len(kept) > 0 and not np.intersect1d(rows, labeled).size:
+            return labeled, rows
+    return carve_eval(labeled, labels, seed=args.split_seed)
+
+
+def _unlabeled(
+    args: DataArguments,
+    everything: ScannedImages,
+    used: np.ndarray,
+    names: list[str],
+    notes: list[str],
+    token: str | None,
+) -> ScannedImages | None:
+    """The images named by the flags, else what is left of the training images."""
+    if args.unlabeled_dir is not None and (args.unlabeled_dataset_name or args.unlabeled_split):
+        other = "--unlabeled_dataset_name" if args.unlabeled_dataset_name else "--unlabeled_split"
+        raise DataError(f"--unlabeled_dir and {other} both name the unlabeled images. Give one of them.")
+    if not (args.unlabeled_dir or args.unlabeled_dataset_name or args.unlabeled_split):
+        rest = np.setdiff1d(np.arange(len(everything)), used)
+        return everything.subset(rest) if len(rest) else None
+    rows: Rows
+    if args.unlabeled_dir is not None:
+        rows = open_unlabeled_folder(args.unlabeled_dir)
+    else:
+        rows = open_unlabeled_table(
+            args.unlabeled_dataset_name or args.dataset_name or "",
+            args.unlabeled_split,
+            task=everything.images.task,
+            config_name=None if args.unlabeled_dataset_name else args.dataset_config_name,
+            image_column=args.image_column,
+            label_column=args.label_column,
+            class_names=names,
+            token=token,
+        )
+    found = replace(everything.images, rows=rows, chosen=np.arange(len(rows.ids)), class_of=None)
+    return scan(found, "unlabeled", skip_corrupt=args.skip_corrupt_images, notes=notes, masks_matter=False)

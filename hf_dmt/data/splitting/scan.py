@@ -1,0 +1,138 @@
+"""One look at every file before anything is trained: can it be read to its end, and what is in its mask?
+
+Each file is read once, and each process of a run reads its share. What is found serves every later check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..reading.decoding import CorruptImage
+from ..reading.rows import DataError
+from ..reading.sources import ImageSet
+
+SHOWN = 10  # names in a message; a thousand bad files should not scroll the reason away
+_BLOCK = 64  # images per task of a thread: a future each for a million images is a gigabyte
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class ScannedImages:
+    """Images that can be read, and what the look at them found.
+
+    Attributes:
+        shorter_sides: (N,) int64, in pixels.
+        values: (N,) objects, per image the class ids in its mask, a tuple without void; None where it has no mask.
+    """
+
+    images: ImageSet
+    shorter_sides: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, positions: np.ndarray) -> ScannedImages:
+        return ScannedImages(self.images.subset(positions), self.shorter_sides[positions], self.values[positions])
+
+    @property
+    def has_target(self) -> np.ndarray:
+        """(N,) bool: the images with a label or a mask."""
+        if self.images.task == "image-classification":
+            labels = self.images.labels
+            return labels >= 0 if labels is not None else np.zeros(len(self), dtype=bool)
+        return np.array([values is not None for values in self.values], dtype=bool)
+
+
+def scan(
+    images: ImageSet, role: str, *, skip_corrupt: bool, notes: list[str], masks_matter: bool = True
+) -> ScannedImages:
+    """Look at all images, and leave out those that cannot be read if that was asked for.
+
+    Args:
+        role: what messages call the set: training, eval, test, unlabeled.
+        notes: gets a line about what was left out.
+        masks_matter: False for masks that would only be scored: if one cannot be used, none is.
+
+    Raises:
+        DataError: images that cannot be read, all of them or without `skip_corrupt`; masks that do not fit.
+    """
+    found = everywhere(lambda position: _look(images, position), len(images), f"checking {role} images")
+    wrong = {position: text for position, (kind, text) in enumerate(found) if kind == "wrong"}
+    if wrong and not masks_matter:
+        notes.append(
+            f"The masks of the {role} images cannot be scored, so pseudo labels are not: {next(iter(wrong.values()))}"
+        )
+        return scan(images.without_targets(), role, skip_corrupt=skip_corrupt, notes=notes)
+    if wrong:
+        first, *others = wrong
+        more = f"\nThe same or the like holds for {len(others)} more: {listing(images, others)}" if others else ""
+        raise DataError(wrong[first] + more)
+    unreadable = {position: text for position, (kind, text) in enumerate(found) if kind == "unreadable"}
+    kept = np.setdiff1d(np.arange(len(images)), np.asarray(list(unreadable), dtype=np.int64))
+    if unreadable:
+        _report(list(unreadable.values()), len(images), role, skip_corrupt, notes)
+    values = np.fromiter((found[position][1][1] for position in kept), dtype=object, count=len(kept))
+    sides = np.array([min(found[position][1][0]) for position in kept], dtype=np.int64)
+    return ScannedImages(images.subset(kept), sides, values)
+
+
+def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
+    """The first few ids, for a message."""
+    names = ", ".join(images.id_of(int(position)) for position in positions[:SHOWN])
+    return names + (", ..." if len(positions) > SHOWN else "")
+
+
+def _look(images: ImageSet, position: int) -> tuple[str, Any]:
+    """A finding that can be sent to other processes: an error raised by one of them would leave the others waiting."""
+    try:
+        return "fine", images.look(position)
+    except CorruptImage as problem:
+        return "unreadable", str(problem)
+    except (ValueError, TypeError) as problem:
+        return "wrong", str(problem)
+
+
+def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, notes: list[str]) -> None:
+    listed = "\n".join(f"  {text}" for text in problems[:SHOWN])
+    listed += f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    if len(problems) == count:
+        raise DataError(f"None of the {count} {role} images can be read:\n{listed}\nCheck the path and the files.")
+    if not skip_corrupt:
+        raise DataError(
+            f"{len(problems)} of {count} {role} images cannot be read:\n{listed}\n"
+            "Repair or delete them, or leave them out with --skip_corrupt_images."
+        )
+    notes.append(f"Left out {len(problems)} of {count} {role} images that cannot be read:\n{listed}")
+
+
+def everywhere(function: Callable[[int], _Result], count: int, title: str) -> list[_Result]:
+    """`function(0..count-1)` on every process, each of them working on its share only."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(_in_threads(function, range(count), title))
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    parts: list[list[_Result]] = [[] for _ in range(world_size)]
+    share = range(rank, count, world_size)
+    torch.distributed.all_gather_object(parts, list(_in_threads(function, share, title if rank == 0 else None)))
+    return [parts[position % world_size][position // world_size] for position in range(count)]
+
+
+def _in_threads(function: Callable[[int], _Result], positions: range, title: str | None) -> Iterator[_Result]:
+    """In order, with a bar where it takes long. Pillow and NumPy give up the interpreter lock while they decode."""
+
+    def block(start: int) -> list[_Result]:
+        return [function(position) for position in positions[start : start + _BLOCK]]
+
+    # disable=None: bars are for terminals.
+    bar = tqdm(total=len(positions), desc=title, unit="image", leave=False, delay=2, disable=None if title else True)
+    with bar, ThreadPoolExecutor() as pool:
+        for results in pool.map(block, range(0, len(positions), _BLOCK)):
+            bar.update(len(results))
+            yield from results

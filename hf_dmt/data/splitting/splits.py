@@ -1,0 +1,142 @@
+"""Which images are labeled, unlabeled and held out, and the file that says so.
+
+Every random order here is a pure function of (labels, seed), and a smaller labeled set is the beginning of a larger
+one, so that label counts can be compared on nested sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import read_json
+
+SPLIT_FILE = "split.json"
+EVAL_FRACTION = 0.2
+SMALLEST_SET_WITH_EVAL = 10
+_KEPT_PER_CLASS = 2  # carving an eval split never takes one of a class's last two labels
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """All rows in an order whose every beginning is stratified: first one of each class, then in proportion.
+
+    Args:
+        labels: `(N,)` integer classes.
+
+    Returns:
+        A permutation of `0..N-1`.
+    """
+    generator = np.random.default_rng([seed, 0])
+    rank = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        position = np.empty(len(rows))
+        position[generator.permutation(len(rows))] = np.arange(len(rows))
+        rank[rows] = np.where(position == 0, 0.0, (position + 0.5) / len(rows))
+    return np.lexsort((generator.random(len(labels)), rank))
+
+
+def choose_labeled(
+    count: int,
+    total: int,
+    *,
+    seed: int,
+    labels: np.ndarray | None,
+) -> np.ndarray:
+    """The rows of `count` labeled images, sorted: stratified by class, or at random where `labels` is None (pixels).
+
+    Raises:
+        ValueError: fewer than one or more than there are.
+    """
+    if not 1 <= count <= total:
+        raise ValueError(
+            f"{count} labeled images were asked for, but the training split has {total}: choose 1 to {total} "
+            "(--num_labeled, --labeled_fraction)."
+        )
+    order = (
+        stratified_order(labels, seed) if labels is not None else np.random.default_rng([seed, 0]).permutation(total)
+    )
+    return np.sort(order[:count])
+
+
+def carve_eval(labeled: np.ndarray, labels: np.ndarray | None, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take 20 % of the labeled rows for evaluation: `(still labeled, evaluation)`, both sorted.
+
+    Stratified, never one of a class's last two labels; under 10 labeled images none is taken.
+    """
+    if len(labeled) < SMALLEST_SET_WITH_EVAL:
+        return labeled, np.empty(0, dtype=np.int64)
+    wanted = round(EVAL_FRACTION * len(labeled))
+    if labels is None:
+        taken = np.random.default_rng([seed, 1]).permutation(labeled)[:wanted]
+        return np.setdiff1d(labeled, taken), np.sort(taken)
+    left = {int(label): int((labels[labeled] == label).sum()) for label in np.unique(labels[labeled])}
+    chosen: list[int] = []
+    for row in labeled[stratified_order(labels[labeled], seed + 1)]:
+        label = int(labels[row])
+        if len(chosen) < wanted and left[label] > _KEPT_PER_CLASS:
+            chosen.append(int(row))
+            left[label] -= 1
+    held = np.asarray(sorted(chosen), dtype=np.int64)
+    return np.setdiff1d(labeled, held), held
+
+
+def read_ids(file: Path) -> list[str]:
+    """Ids of labeled images from a text file (one per line) or the `labeled` list of a `split.json`.
+
+    Raises:
+        ValueError: not readable, empty, or an id twice.
+    """
+    try:
+        if file.suffix == ".json":
+            ids = read_json(file)["labeled"]
+            if not isinstance(ids, list) or not all(isinstance(name, (str, int)) for name in ids):
+                raise TypeError("'labeled' is not a list of ids")
+            ids = [str(name) for name in ids]
+        else:
+            text = file.read_text(encoding="utf-8-sig")
+            ids = [line.strip() for line in text.splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ValueError(
+            f"The id file {str(file)!r} cannot be read ({problem}). Give a text file with one id a line."
+        ) from problem
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ValueError(f"{str(file)!r} is not a split file ({problem!r}). Give the split.json of a run.") from problem
+    if not ids:
+        raise ValueError(f"The id file {str(file)!r} holds no ids. Write one id a line.")
+    name, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"The id file {str(file)!r} names {name!r} {times} times. Remove the repetition.")
+    return ids
+
+
+def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Rows of the named images among `known` ids, sorted.
+
+    Raises:
+        ValueError: an id that the training split does not have.
+    """
+    row_of = {name: row for row, name in enumerate(known)}
+    missing = [name for name in ids if name not in row_of]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(ids)} labeled ids are not in the training split, for example {missing[0]!r}; its "
+            f"ids look like {known[0]!r}. An id is the row number or the path inside the folder."
+        )
+    return np.sort(np.asarray([row_of[name] for name in ids], dtype=np.int64))
+
+
+def sha256_of_ids(ids: Sequence[str]) -> str:
+    """Hex digest of the ids, one per line, in their order."""
+    return hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest()
+
+
+def describe(roles: dict[str, Sequence[str]], **facts: Any) -> dict[str, Any]:
+    """The contents of `split.json`: ids by role, their hashes, and where they came from."""
+    lists = {role: list(ids) for role, ids in roles.items()}
+    return {**facts, **lists, "sha256": {role: sha256_of_ids(ids) for role, ids in lists.items()}}

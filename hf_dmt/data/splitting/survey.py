@@ -1,0 +1,100 @@
+"""What images look like: how they are stored, how large they are, and which pictures are in two sets at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..reading.decoding import mode_of, to_rgb
+from ..reading.sources import ImageSet
+from .scan import everywhere
+
+# Tried on 20,000 images of CIFAR-10. Copies that were resized and compressed again differ in 4 of 64 bits or fewer
+# (99 %) and by at most 2.6 in mean colour; of 87 million pairs, one is as near as this, and it is a copy by eye.
+_BITS = 4
+_COLOUR = 4.5
+_GRID = 4  # mean colours of 4 x 4 fields
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the images of a set look like, in their order.
+
+    Attributes:
+        modes: how many images are stored in which way: Pillow's names, or the type of an array.
+        sizes: (N, 2) int64, width and height of the upright images.
+        hashes: (N,) uint64, perceptual; empty where the library for them is missing.
+        colours: (N, 48) int16, mean colours of a coarse grid.
+    """
+
+    ids: list[str]
+    modes: Counter[str]
+    sizes: np.ndarray
+    hashes: np.ndarray
+    colours: np.ndarray
+
+
+def can_compare() -> bool:
+    """Whether the library for perceptual hashes is installed."""
+    return find_spec("imagehash") is not None
+
+
+def survey(images: ImageSet, role: str) -> Survey:
+    """Decode every image once; each process of a run takes its share."""
+    found = everywhere(lambda position: _look(images, position), len(images), f"comparing {role} images")
+    modes, sizes, hashes, colours = zip(*found, strict=True) if found else ((), (), (), ())
+    return Survey(
+        images.ids,
+        Counter(modes),
+        np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        np.array([value for value in hashes if value is not None], dtype=np.uint64),
+        np.array(colours, dtype=np.int16).reshape(len(found), -1),
+    )
+
+
+def _look(images: ImageSet, position: int) -> tuple[str, tuple[int, int], int | None, Any]:
+    stored, _ = images.rows.raw(int(images.chosen[position]))
+    picture = to_rgb(stored, images.id_of(position))
+    colours = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.int16).ravel()
+    return mode_of(stored), picture.size, _hash(picture) if can_compare() else None, colours
+
+
+def _hash(picture: Image.Image) -> int:
+    import imagehash
+
+    return int(str(imagehash.phash(picture)), 16)
+
+
+def in_both(one: Survey, other: Survey) -> list[tuple[str, str]]:
+    """Ids of the pictures that are in both sets, also where they were resized or compressed again.
+
+    Each picture of the smaller set is named once, with its nearest copy in the other. Time grows with the product of
+    the sizes: 4 ms for an image among a million.
+    """
+    if not len(one.hashes) or not len(other.hashes):
+        return []
+    if len(one.ids) > len(other.ids):
+        return [(first, second) for second, first in in_both(other, one)]
+    pairs = []
+    for position, value in enumerate(one.hashes):
+        near = np.flatnonzero(np.bitwise_count(other.hashes ^ value) <= _BITS)
+        if not len(near):
+            continue
+        apart = np.abs(other.colours[near] - one.colours[position]).mean(axis=1)
+        if apart.min() <= _COLOUR:
+            pairs.append((one.ids[position], other.ids[int(near[apart.argmin()])]))
+    return pairs
+
+
+def overlaps(surveys: Mapping[str, Survey]) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """For every two roles that share pictures, the ids of these."""
+    roles = list(surveys)
+    pairs = [(first, second) for number, first in enumerate(roles) for second in roles[number + 1 :]]
+    found = {pair: in_both(surveys[pair[0]], surveys[pair[1]]) for pair in pairs}
+    return {pair: copies for pair, copies in found.items() if copies}

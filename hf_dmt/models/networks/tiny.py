@@ -1,0 +1,123 @@
+"""Small members trained from scratch: `tiny:vit`, `tiny:resnet` and so on, for trying things without a download.
+
+Each is a stock transformers architecture with a small configuration, or one of the paper's two networks
+(`paper:wrn-28-2`, `paper:deeplab-v2`), so everything that holds for a checkpoint (saving, `pipeline()`, the Hub) holds
+for them.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    BaseImageProcessor,
+    BitImageProcessor,
+    MobileNetV2Config,
+    MobileNetV2ImageProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    SegformerConfig,
+    SegformerImageProcessor,
+    UperNetConfig,
+    ViTConfig,
+    ViTImageProcessor,
+)
+
+from ..loading import AUTO_CLASSES, CheckpointError, drawn_from
+from .deeplab_v2 import DeepLabV2Config
+from .wide_resnet import WideResNetConfig
+
+PREFIX = ("tiny:", "paper:")
+TASK_OF = {
+    "paper:wrn-28-2": "image-classification",
+    "paper:deeplab-v2": "semantic-segmentation",
+    "tiny:vit": "image-classification",
+    "tiny:resnet": "image-classification",
+    "tiny:segformer": "semantic-segmentation",
+    "tiny:mobilenet-deeplab": "semantic-segmentation",
+    "tiny:upernet": "semantic-segmentation",
+}
+
+DEFAULT_SIDE = 32
+
+# Of the training images, as in the official classification code.
+CIFAR_MEAN, CIFAR_STD = (0.49137, 0.48235, 0.44667), (0.24706, 0.24353, 0.26157)
+
+
+def tiny_member(
+    name: str, task: str, id2label: dict[int, str], *, side: int, seed: int
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """A builtin member for square images of `side` pixels, its weights drawn from `seed`, and its image processor.
+
+    Raises:
+        CheckpointError: an unknown name, or one of the other task.
+    """
+    fitting = ", ".join(other for other, kind in TASK_OF.items() if kind == task)
+    if name not in TASK_OF:
+        raise CheckpointError(f"Unknown builtin member {name!r}. For {task} there are: {fitting}.")
+    if TASK_OF[name] != task:
+        raise CheckpointError(f"{name!r} is a builtin for {TASK_OF[name]}, not for {task}. Use one of: {fitting}.")
+    config, processor = _configuration(name, id2label, side)
+    with drawn_from(seed):
+        return AUTO_CLASSES[task].from_config(config, dtype=torch.float32), processor
+
+
+def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[PretrainedConfig, BaseImageProcessor]:
+    labels = {"id2label": id2label, "label2id": {label: index for index, label in id2label.items()}}
+    square = {"height": side, "width": side}
+    match name:
+        case "paper:wrn-28-2":
+            return WideResNetConfig(**labels), BitImageProcessor(
+                size={"shortest_edge": side}, crop_size=square, image_mean=CIFAR_MEAN, image_std=CIFAR_STD
+            )
+        case "paper:deeplab-v2":
+            return DeepLabV2Config(**labels), SegformerImageProcessor(size=square)
+        case "tiny:vit":
+            config: PretrainedConfig = ViTConfig(
+                image_size=side,
+                patch_size=max(2, side // 4),
+                hidden_size=64,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                intermediate_size=128,
+                **labels,
+            )
+            return config, ViTImageProcessor(size=square)
+        case "tiny:resnet":
+            config = ResNetConfig(
+                embedding_size=32,
+                hidden_sizes=[32, 64, 96],
+                depths=[1, 1, 1],
+                layer_type="basic",
+                downsample_in_first_stage=False,
+                **labels,
+            )
+            return config, BitImageProcessor(size={"shortest_edge": side}, crop_size=square)
+        case "tiny:segformer":
+            config = SegformerConfig(
+                hidden_sizes=[24, 40, 64, 96],
+                depths=[1, 1, 1, 1],
+                num_attention_heads=[1, 2, 4, 4],
+                # Half the usual strides: objects of ten pixels vanish at a quarter of the resolution.
+                patch_sizes=[3, 3, 3, 3],
+                strides=[2, 2, 2, 2],
+                decoder_hidden_size=64,
+                **labels,
+            )
+            return config, SegformerImageProcessor(size=square)
+        case "tiny:mobilenet-deeplab":
+            config = MobileNetV2Config(
+                depth_multiplier=0.35, output_stride=8, finegrained_output=True, tf_padding=False, **labels
+            )
+            return config, MobileNetV2ImageProcessor(size={"shortest_edge": side}, do_center_crop=False)
+        case _:  # tiny:upernet
+            # Basic ResNet blocks: the depthwise 7x7 convolutions of ConvNeXt train three times slower on a CPU.
+            backbone = ResNetConfig(
+                embedding_size=32,
+                hidden_sizes=[32, 48, 64, 96],
+                depths=[1, 1, 1, 1],
+                layer_type="basic",
+                out_features=["stage1", "stage2", "stage3", "stage4"],
+            )
+            config = UperNetConfig(backbone_config=backbone, hidden_size=32, use_auxiliary_head=False, **labels)
+            return config, SegformerImageProcessor(size=square)

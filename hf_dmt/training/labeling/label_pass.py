@@ -1,0 +1,224 @@
+"""Between the phases: both members label the clean unlabeled images in one pass, and the store is written."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from ...data.drawing.clean_images import resize_mask
+from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, is_complete, read_manifest
+from ...data.members import MEMBERS
+from ...data.splitting.splits import sha256_of_ids
+from ...data.tasks import IGNORE_INDEX
+from ...method import confidence_histogram, encode_confidence, pseudo_label, select_top_ratio, thresholds_from_histogram
+from ...method.selection import selected_count
+from ...models.pair import ModelPair
+from ..settings.methods import Knobs
+from ..sharding import whole
+from . import label_quality
+from .inference import CleanPass
+
+
+def phase_folder(output_dir: str | Path, phase: int) -> Path:
+    """Where the pseudo labels of a phase are: `pseudo_labels/phase-k`, with `a` and `b` inside."""
+    return Path(output_dir) / "pseudo_labels" / f"phase-{phase}"
+
+
+def label_images(
+    pair: ModelPair,
+    unlabeled: Any,
+    clean_pass: CleanPass,
+    accelerator: Accelerator,
+    folder: Path,
+    *,
+    knobs: Knobs,
+    facts: dict[str, Any],
+) -> None:
+    """Label whole images and write both members' tables.
+
+    `facts` (phase, ratio, hashes) go into the manifests, with a summary for `dmt_results.json`.
+    """
+    count = len(unlabeled)
+    rows: list[int] = []
+    found: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in MEMBERS}
+    truth: dict[int, int] = {}
+    for part in clean_pass.run(pair, unlabeled, accelerator, title=f"labeling for phase {facts['phase']}"):
+        rows += part.index
+        truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
+        for name in MEMBERS:
+            made = pseudo_label(part.logits[name])
+            judged = label_quality.student_scores(part.logits, name, *made[:2], knobs)
+            found[name].append(tuple(column.cpu() for column in (*made, *judged)))
+    share = {
+        name: [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+        for name, parts in found.items()
+        if parts
+    }
+    gathered = [part for part in gather_object([(rows, share, truth)]) if part[0]]
+    known = {row: label for *_, part in gathered for row, label in part.items()}
+    true_labels = np.asarray([known.get(row, IGNORE_INDEX) for row in range(count)])
+    scored = true_labels != IGNORE_INDEX
+    order = np.argsort(np.concatenate([part[0] for part in gathered]))
+    for name in MEMBERS:
+        labels, confidence, doubt, weight, agree = (
+            np.concatenate([part[1][name][column] for part in gathered])[order] for column in range(5)
+        )
+        selected = select_images(labels, confidence, doubt, facts["ratio"], knobs)
+        hit = labels == true_labels
+        summary = {
+            "selected": float(selected.mean()),
+            "accuracy": float(hit[selected & scored].mean()) if (selected & scored).any() else None,
+            "class_counts": np.bincount(labels[selected], minlength=len(pair.class_names)).tolist(),
+            "predicted": np.bincount(labels, minlength=len(pair.class_names)).tolist(),
+            "separation": label_quality.of_images(weight[scored], confidence[scored], agree[scored], hit[scored]),
+        }
+        if accelerator.is_main_process:
+            stored = ImageLabels(labels, confidence, selected)
+            stored.write(folder / name, unlabeled_ids(unlabeled), {**facts, "summary": summary})
+    accelerator.wait_for_everyone()
+
+
+def select_images(
+    labels: np.ndarray, confidence: np.ndarray, doubt: np.ndarray, ratio: float, knobs: Knobs
+) -> np.ndarray:
+    """`(N,)` bool of the selected images: the most confident over all, or exactly as many taken class by class.
+
+    Ranked by doubt, which still tells apart what a sharp model's confidence rounds to 1. Class by class, each predicted
+    class gives its most confident fraction; the count over all stays that of `ratio`, so that step counts do not
+    depend on predictions.
+
+    Raises:
+        ValueError: the official index arithmetic selects nothing (few images, or that many tied at confidence 1).
+    """
+    if knobs.selection_rule == "official":
+        chosen = select_top_ratio(torch.from_numpy(confidence), ratio, rule="official").numpy()
+        if not chosen.any():
+            raise ValueError(
+                f"selection_rule official selects none of {len(labels)} images at ratio {ratio:g}: its index "
+                "arithmetic "
+                "fails for few images and for ties at confidence 1. Use --selection_rule exact."
+            )
+        return chosen
+    if not knobs.class_balanced:
+        return select_top_ratio(torch.from_numpy(-doubt), ratio).numpy()
+    # A unit's rank within its class, as a fraction of the class: the smallest fractions over all are the union of every
+    # class's most confident ones.
+    order = np.lexsort((doubt, labels))
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    fraction = np.empty(len(labels))
+    fraction[order] = (np.arange(len(labels)) - starts[labels[order]] + 0.5) / counts[labels[order]]
+    chosen = np.zeros(len(labels), dtype=bool)
+    chosen[np.lexsort((doubt, fraction))[: selected_count(ratio, len(labels))]] = True
+    return chosen
+
+
+def label_pixels(
+    pair: ModelPair,
+    unlabeled: Any,
+    clean_pass: CleanPass,
+    accelerator: Accelerator,
+    folder: Path,
+    *,
+    knobs: Knobs,
+    facts: dict[str, Any],
+) -> None:
+    """Label every pixel of the unlabeled images, unfiltered, and set per-class thresholds from a histogram.
+
+    Memory: one batch of logits and per member a histogram of classes x 65536 counts, whatever the number of images;
+    three of them where the truth is known.
+    """
+    classes = len(pair.class_names)
+    stores = {name: PixelLabels(folder / name) for name in MEMBERS}
+    histograms = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
+    # Per member, right and known pixels by class and code, for the accuracy of what is kept: (2, classes, 65536), made
+    # when the first true mask is seen.
+    scored: dict[str, Tensor] = {}
+    judged = {name: label_quality.PixelSeparation() for name in MEMBERS}
+    title = f"labeling for phase {facts['phase']}"
+    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=pair.image_size):
+        for name in MEMBERS:
+            for position, row in enumerate(part.index):
+                logits = {member: part.logits[member][position : position + 1] for member in MEMBERS}
+                made, confidence, doubt = pseudo_label(logits[name])
+                labels, codes = made[0].cpu(), encode_confidence(doubt=doubt)[0].cpu()
+                confidence_histogram(codes, labels, classes, out=histograms[name])
+                stores[name].write(row, labels.numpy(), codes.numpy())
+                if part.truth[position] is not None:
+                    truth = torch.from_numpy(resize_mask(part.truth[position], (labels.shape[0], labels.shape[1])))
+                    if name not in scored:
+                        scored[name] = torch.zeros(2, classes, 1 << 16, dtype=torch.int64)
+                    _count_right(labels, codes, truth, classes, *scored[name])
+                    weight, agree = label_quality.student_scores(logits, name, made, confidence, knobs)
+                    judged[name].add(weight[0].cpu(), agree[0].cpu(), labels, truth)
+    truth_known = any(gather_object([bool(scored)]))
+    for name in MEMBERS:
+        histogram = _sum_over_processes(histograms[name], accelerator)
+        thresholds = thresholds_from_histogram(histogram, facts["ratio"])
+        kept = torch.arange(1 << 16) >= thresholds[:, None]
+        nothing = torch.zeros(2, *(histogram.shape if truth_known else (1, 1)), dtype=torch.int64)
+        hits, seen = _sum_over_processes(scored.get(name, nothing), accelerator)
+        kept_known = int(seen[kept].sum()) if truth_known else 0
+        summary = {
+            "selected": int(histogram[kept].sum()) / max(1, int(histogram.sum())),
+            "accuracy": int(hits[kept].sum()) / kept_known if kept_known else None,
+            "class_counts": (histogram * kept).sum(dim=1).tolist(),
+            "predicted": histogram.sum(dim=1).tolist(),
+            "separation": judged[name].figures(
+                hits.sum(dim=0), seen.sum(dim=0), lambda counts: _sum_over_processes(counts, accelerator)
+            ),
+        }
+        if accelerator.is_main_process:
+            stores[name].finish({**facts, "summary": summary}, thresholds.tolist())
+    accelerator.wait_for_everyone()
+
+
+def reusable(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether both members' stores are complete and were made by the same weights from the same images."""
+    return all(is_complete(folder / name) and facts.items() <= read_manifest(folder / name).items() for name in MEMBERS)
+
+
+def weights_hash(pair: ModelPair) -> str:
+    """A digest of both members' weights, for the manifest."""
+    digest = hashlib.sha256()
+    for name, value in pair.state_dict().items():
+        digest.update(name.encode())
+        digest.update(whole(value.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def ids_hash(unlabeled: Any) -> str:
+    """A digest of the ids that a store belongs to."""
+    return sha256_of_ids(unlabeled_ids(unlabeled))[:16]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Per member, what `dmt_results.json` says of the labels it made."""
+    return {name: read_manifest(folder / name)["summary"] for name in MEMBERS}
+
+
+def unlabeled_ids(unlabeled: Any) -> list[str]:
+    """Ids of an image set, or row numbers for a plain sequence."""
+    return [str(name) for name in getattr(unlabeled, "ids", range(len(unlabeled)))]
+
+
+def _count_right(labels: Tensor, codes: Tensor, truth: Tensor, classes: int, right: Tensor, known: Tensor) -> None:
+    valid = truth != IGNORE_INDEX
+    confidence_histogram(codes[valid], labels[valid], classes, out=known)
+    hit = valid & (labels == truth)
+    confidence_histogram(codes[hit], labels[hit], classes, out=right)
+
+
+def _sum_over_processes(counts: Tensor, accelerator: Accelerator) -> Tensor:
+    if accelerator.num_processes == 1:
+        return counts
+    total = counts.to(accelerator.device)
+    torch.distributed.all_reduce(total)
+    return total.cpu()

@@ -1,0 +1,94 @@
+"""The labels of one phase: made once by both members, or read again when a run is taken up in the middle of a phase."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from ...data.drawing.samples import PseudoLabels
+from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, StoreError
+from ...data.members import MEMBERS
+from ...method import Phase
+from ...models.pair import ModelPair
+from ..settings.methods import Knobs
+from . import label_pass
+from .gallery import has_gallery, keep_gallery
+from .inference import CleanPass
+
+
+@dataclass(frozen=True)
+class PhaseLabels:
+    """What the members learn from in a phase.
+
+    Attributes:
+        of: the store each member learns from, by the student's name.
+        summary: per member, figures of the labels **made by** it. seconds: what making them took.
+    """
+
+    of: dict[str, PseudoLabels]
+    summary: dict[str, Any]
+    seconds: float
+
+
+def provide(
+    phase: Phase,
+    pair: ModelPair,
+    unlabeled: Any,
+    knobs: Knobs,
+    accelerator: Accelerator,
+    clean_pass: CleanPass,
+    output_dir: str,
+    *,
+    in_the_middle: bool,
+) -> PhaseLabels:
+    """Label for `phase` unless a complete store of these weights and images is there.
+
+    Args:
+        in_the_middle: the pair carries weights from the middle of the phase, which did not make its labels.
+
+    Raises:
+        ValueError: the labels are gone and cannot be made again.
+    """
+    assert phase.label_ratio is not None
+    start = time.monotonic()
+    folder = label_pass.phase_folder(output_dir, phase.index)
+    facts = {
+        "phase": phase.index,
+        "ids": label_pass.ids_hash(unlabeled),
+        "ratio": phase.label_ratio,
+        "selection_rule": knobs.selection_rule,
+        "class_balanced": knobs.class_balanced,
+        "image_size": pair.image_size,
+    }
+    if not in_the_middle:
+        facts["weights"] = label_pass.weights_hash(pair)
+    # Asked once, for all: a process that is ahead would take the mark away under the eyes of one that looks later.
+    there = [accelerator.is_main_process and label_pass.reusable(folder, facts), has_gallery(phase.index, output_dir)]
+    broadcast_object_list(there)
+    reusable, has_pictures = there
+    if not reusable:
+        if in_the_middle:
+            raise StoreError(
+                f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
+                "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase "
+                "before."
+            )
+        if pair.task == "image-classification":
+            label_pass.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
+        else:
+            label_pass.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
+    # A run killed between the two has the labels already and not the gallery.
+    if not in_the_middle and not (reusable and has_pictures):
+        keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
+    teacher = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
+    store: type[ImageLabels] | type[PixelLabels]
+    store = ImageLabels if pair.task == "image-classification" else PixelLabels
+    return PhaseLabels(
+        of={student: store.read(folder / teacher[student]) for student in MEMBERS},
+        summary=label_pass.read_summary(folder),
+        seconds=round(time.monotonic() - start, 3),
+    )

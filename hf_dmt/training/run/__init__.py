@@ -1,0 +1,1 @@
+"""One run on one machine: its folder, records, checkpoints, interruptions and errors."""

@@ -1,0 +1,158 @@
+"""The output folder of a run: one run at a time writes there, it holds nothing foreign, its images stay the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from ...data.files import read_json, write_json
+from ...data.splitting.splits import SPLIT_FILE
+from ..settings.arguments import DMTTrainingArguments
+
+LOCK_FILE = ".run.lock"
+OWNER_FILE = ".run.json"
+
+logger = logging.get_logger(__name__)
+
+
+def resumes(args: DMTTrainingArguments) -> bool:
+    """Whether `--resume_from_checkpoint` asks for something; it may arrive as a word from a command line."""
+    return str(args.resume_from_checkpoint or "none").lower() not in ("false", "none")
+
+
+def check_output_folder(args: DMTTrainingArguments) -> None:
+    """Refuse a folder with foreign contents, and one that holds a run unless it is to be resumed.
+
+    What a run leaves that was killed before it wrote its split counts as nothing.
+    """
+    folder = Path(args.output_dir)
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        where = "is" if nearest == folder else f"cannot be made: {str(nearest)!r} is"
+        raise ValueError(f"--output_dir {str(folder)!r} {where} a file, and a run needs a folder. Choose another name.")
+    if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
+        return
+    if not (folder / SPLIT_FILE).is_file():
+        raise ValueError(
+            f"--output_dir {str(folder)!r} is not empty and holds no run of hf_dmt, so nothing is written there. "
+            "Choose another folder."
+        )
+    if not resumes(args):
+        last = get_last_checkpoint(str(folder))
+        raise ValueError(
+            f"--output_dir {str(folder)!r} already holds a run{f' ({Path(last).name})' if last else ''}. Continue it "
+            "with --resume_from_checkpoint True, or choose another folder."
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
+    """Hold the folder for this process; two runs in one folder would mix their checkpoints and records.
+
+    The lock is the operating system's: it ends with the process, however that ends, so a dead run's is taken over.
+    Inside one process it can be taken again.
+
+    Args:
+        writes: whether this process is the one of the run that writes; the others take no lock.
+
+    Raises:
+        ValueError: another process holds it. OSError: the folder cannot be written.
+    """
+    if not writes:
+        yield
+        return
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE, timeout=0, is_singleton=True)
+        lock.acquire()
+    except Timeout as problem:
+        raise ValueError(
+            f"Another run is training in --output_dir {str(folder)!r}{_owner(folder)}, and two runs would overwrite "
+            "each other's checkpoints. Wait until it ends, stop it, or choose another folder."
+        ) from problem
+    except NotImplementedError:  # a file system without locks
+        logger.warning(f"{folder} is on a file system without locks: see to it that one run at a time uses it.")
+        yield
+        return
+    except OSError as problem:
+        raise OSError(
+            problem.errno,
+            f"--output_dir {str(folder)!r} cannot be written ({problem.strerror or problem}). Free space, change its "
+            "rights, or choose another folder",
+        ) from problem
+    try:
+        if lock.lock_counter == 1:
+            _sweep(folder)
+            write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": platform.node()})
+        yield
+    finally:
+        # The lock's own file stays: deleted, it could be locked by one waiting process and made anew by another.
+        if lock.lock_counter == 1:
+            (folder / OWNER_FILE).unlink(missing_ok=True)
+        lock.release()
+
+
+def check_split(folder: str | Path, split: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run whose images are no longer those it began with.
+
+    Pseudo labels, positions in the streams and scores refer to images by their place, so another set would be trained
+    on wrong labels without a sign.
+
+    Args:
+        split: what `split.json` would hold now.
+
+    Raises:
+        ValueError: names the role and the first image that is gone or new, or a damaged `split.json`.
+    """
+    file = Path(folder) / SPLIT_FILE
+    if not file.is_file():
+        return
+    try:
+        before: dict[str, Any] = read_json(file)
+        hashes: dict[str, str] = dict(before["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ValueError(
+            f"{str(file)!r} is damaged ({problem!r}), so it cannot be told whether the images are still those of this "
+            "run. Restore it, or start a new run in another folder."
+        ) from problem
+    for role, digest in split["sha256"].items():
+        if hashes.get(role) == digest:
+            continue
+        old, new = ({str(name) for name in record.get(role) or ()} for record in (before, split))
+        gone, added = sorted(old - new), sorted(new - old)
+        changes = [f"{len(gone)} gone, such as {gone[0]!r}"] if gone else []
+        changes += [f"{len(added)} new, such as {added[0]!r}"] if added else []
+        raise ValueError(
+            f"The {role} images are not those that the run in {str(folder)!r} began with "
+            f"({'; '.join(changes) or 'other contents or another order'}), so its pseudo labels and positions no "
+            "longer fit. Restore the images and flags of the first start, or start a new run in another folder."
+        )
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name in (LOCK_FILE, OWNER_FILE) or (path.name.startswith(".") and path.suffix == ".partial")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed run was writing aside; whoever holds the lock is the only one who writes here."""
+    for pattern in (".*.partial", "pseudo_labels/*/*/.*.partial", "pseudo_labels/*/*/*/.*.partial"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def _owner(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / OWNER_FILE).read_text())
+        return f" (process {owner['pid']} on {owner['host']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

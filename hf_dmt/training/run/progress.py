@@ -1,0 +1,139 @@
+"""What a person sees while a run goes on: one bar over all phases, or in a log file one line per log event."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ...data.members import MEMBERS
+from ..scoring.evaluation import PRIMARY_METRIC
+
+_SCORED = (*MEMBERS, "ensemble")
+
+
+class PhaseProgress(ProgressCallback):
+    """The stock bar, which counts updates over all phases, with the newest figures beside it instead of printed dicts.
+
+    Time left is that of the mean update so far, labeling and scoring included: the stock bar's is that of the last few
+    updates, and trebles for a while after every labeling.
+
+    Args:
+        last_phase: number of the run's last phase.
+    """
+
+    def __init__(self, last_phase: int) -> None:
+        super().__init__()
+        self.last_phase = last_phase
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,  # what a resumed run did before is not this hour's speed
+                smoothing=0,
+                dynamic_ncols=True,
+                desc="training",
+                bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]",
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_description_str(_phase(logs, self.last_phase), refresh=False)
+            self.training_bar.set_postfix_str(", ".join(_figures(logs, short=True)))
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().on_evaluate(args, state, control, **kwargs)
+        if self.training_bar is not None and (line := _scores(metrics)):
+            self.training_bar.write(f"step {state.global_step}  {line}")
+
+
+class PhaseLines(TrainerCallback):
+    """For output that is not a terminal: a line per log event and per evaluation with the figures that matter.
+
+    Args:
+        last_phase: number of the run's last phase.
+    """
+
+    def __init__(self, last_phase: int) -> None:
+        self.last_phase = last_phase
+        self._begun, self._first_step = time.monotonic(), 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._begun, self._first_step = time.monotonic(), state.global_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            done = state.global_step - self._first_step
+            left = (time.monotonic() - self._begun) / max(1, done) * (state.max_steps - state.global_step)
+            print(
+                f"{_phase(logs, self.last_phase)}  step {state.global_step}/{state.max_steps}",
+                f"{tqdm.format_interval(left)} left",
+                *_figures(logs),
+                sep="  ",
+                flush=True,
+            )
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and (line := _scores(metrics)):
+            print(f"step {state.global_step}  {line}", flush=True)
+
+
+def _phase(logs: dict[str, Any], last: int) -> str:
+    return f"phase {logs['phase']}/{last}"
+
+
+def _figures(logs: dict[str, Any], *, short: bool = False) -> list[str]:
+    """The loss, and of each member's pseudo labels the share it agrees with and their mean weight."""
+    found = [f"loss {logs['loss']:.3g}"]
+    for key, title in (("agree", "agree"), ("mean_weight", "weight"))[: 1 if short else 2]:
+        values = {name: logs[f"{name}/{key}"] for name in MEMBERS if f"{name}/{key}" in logs}
+        if values:
+            found.append(title + "".join(f" {name} {100 * value:.0f}%" for name, value in values.items()))
+    return found
+
+
+def _scores(metrics: dict[str, Any] | None) -> str:
+    """`eval accuracy  a 83.0  b 81.0  ensemble 85.0`; empty for figures without a member's."""
+    for key in PRIMARY_METRIC.values():
+        for prefix in ("eval", "test"):
+            values = {name: (metrics or {}).get(f"{prefix}_{name}_{key}") for name in _SCORED}
+            known = {name: value for name, value in values.items() if value is not None}
+            if known:
+                return f"{prefix} {key}, %:" + "".join(f"  {name} {100 * v:.1f}" for name, v in known.items())
+    return ""

@@ -1,0 +1,83 @@
+"""What a run was made with: task, method and its knobs, images, the optimizer's settings, software and hardware."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from ...models.pair import ModelPair
+from ..settings.arguments import DMTTrainingArguments
+from ..settings.methods import Knobs, as_results
+
+_SETTINGS = (
+    "learning_rate",
+    "learning_rate_b",
+    "weight_decay",
+    "warmup_steps",
+    "max_grad_norm",
+    "gradient_accumulation_steps",
+    "freeze_backbone",
+    "member_schedule",
+)
+
+
+def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image_sets: Any) -> dict[str, Any]:
+    """The head of `dmt_results.json`: no path, name or token of the owner is among it.
+
+    Args:
+        image_sets: labeled, unlabeled, eval, test; each is counted, None as 0.
+    """
+    return {
+        "task": pair.task,
+        "method": args.method,
+        "knobs": as_results(knobs),
+        "num_labels": len(pair.class_names),
+        "class_names": pair.class_names,
+        **{f"num_{role}": len(images or ()) for role, images in image_sets.items()},
+        "world_size": args.world_size,
+        "seed": args.seed,
+        **_settings_and_environment(args),
+    }
+
+
+def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    if args.member_schedule == "together":  # as usual: not worth a line on a card
+        del settings["member_schedule"]
+    device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
+    return {
+        "settings": {
+            "optim": str(getattr(args.optim, "value", args.optim)),
+            "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            **{name: value for name, value in settings.items() if value is not None and value is not False},
+            "precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,  # from accelerate's file too
+        },
+        "environment": {
+            "device": f"{device} ({platform.machine()})",
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("hf-dmt", "torch", "transformers")},
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout
+        return "from source"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the highest point: of the device, or of the process on a CPU; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows, where the package is to be imported all the same
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

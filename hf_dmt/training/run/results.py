@@ -1,0 +1,135 @@
+"""What a run leaves for people and for the report: `dmt_results.json` and `telemetry.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...data.files import read_json, write_aside, write_json
+from ...data.members import MEMBERS
+from .runtime_errors import RunError
+
+RESULTS_FILE = "dmt_results.json"
+TELEMETRY_FILE = "telemetry.jsonl"
+
+
+class RunRecords:
+    """The run's results and log events, on disk at any time; only the main process writes.
+
+    Args:
+        folder: the output folder. writes: whether this process is the one that writes.
+    """
+
+    def __init__(self, folder: str | Path, *, writes: bool) -> None:
+        self.folder, self.writes = Path(folder), writes
+        self.results: dict[str, Any] = {"phases": []}
+
+    def begin(self, facts: dict[str, Any], *, step: int, phase: int, in_the_middle: bool = False) -> None:
+        """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with
+        the same records as one that was never interrupted. At a boundary (not `in_the_middle` of `phase`) that is also
+        what the next phase had already logged at the checkpoint's step.
+
+        Raises:
+            RunError: the results of the earlier start are damaged, or it counted other updates.
+        """
+        earlier = self._read_results() if step else {}
+        begun, now = (
+            about.get("settings", {}).get("member_schedule", "together") for about in (earlier or facts, facts)
+        )
+        if begun != now:
+            raise RunError(
+                f"This run was begun with --member_schedule {begun} and would go on with {now}, which counts other "
+                f"updates: what is done would be done again. Resume with {begun}, or give another --output_dir and "
+                "go on from its pair with --pair."
+            )
+        phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
+        self.results = {**facts, "phases": phases}
+        if not self.writes:
+            return
+        kept = [
+            line
+            for line in self._telemetry_lines()
+            if step and line["step"] <= step and (in_the_middle or line["phase"] < phase)
+        ]
+        write_aside(self.folder / TELEMETRY_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_json(self.folder / RESULTS_FILE, self.results)
+
+    def log(self, step: int, phase: int, logs: dict[str, Any]) -> None:
+        """Append one log event; the Trainer's closing figures describe one call of train(), not the run."""
+        if self.writes and "train_runtime" not in logs:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / TELEMETRY_FILE, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "phase": phase, **logs}) + "\n")
+
+    def add_phase(self, entry: dict[str, Any]) -> None:
+        """Record a finished phase, replacing an earlier record of the same one."""
+        self.results["phases"] = [
+            *(old for old in self.results["phases"] if old["phase"] < entry["phase"]),
+            entry,
+        ]
+        self.save()
+
+    def save(self, **facts: Any) -> None:
+        """Write the results, with further top-level facts."""
+        self.results |= facts
+        if self.writes:
+            write_json(self.folder / RESULTS_FILE, self.results)
+
+    def lines(self, phase: int) -> list[dict[str, Any]]:
+        """The log events of one phase so far."""
+        return [line for line in self._telemetry_lines() if line["phase"] == phase]
+
+    def sums(self, phase: int) -> dict[str, Any]:
+        """What a phase's log events come to for its entry: `skipped_updates` if there were any, and `overruled`, per
+        member the share of pseudo-labeled units that it was surer of than its teacher.
+
+        Summed as whole units: however the events divide the phase, the entry is the same to the last bit.
+        """
+        lines = self.lines(phase)
+        entry: dict[str, Any] = {}
+        if skipped := int(sum(line.get("skipped_updates", 0) for line in lines)):
+            entry["skipped_updates"] = skipped
+        for name in MEMBERS:
+            of_member = [line for line in lines if f"{name}/pseudo_units" in line]
+            units = sum(line[f"{name}/pseudo_units"] for line in of_member)
+            surer = sum(round(line[f"{name}/positive_disagree"] * line[f"{name}/pseudo_units"]) for line in of_member)
+            if units:
+                entry.setdefault("overruled", {})[name] = surer / units
+        return entry
+
+    def _read_results(self) -> dict[str, Any]:
+        """What an earlier start left; nothing where there is no file.
+
+        Raises:
+            RunError: the file is damaged. Going on would lose the finished phases' figures without a word.
+        """
+        file = self.folder / RESULTS_FILE
+        try:
+            loaded: dict[str, Any] = read_json(file)
+            if not all(isinstance(entry["phase"], int) for entry in loaded["phases"]):
+                raise TypeError("a phase without a number")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise RunError(
+                f"{str(file)!r} is damaged ({problem!r}), and with it the figures of the finished phases. Restore it, "
+                "or delete it to go on without them."
+            ) from problem
+        return loaded
+
+    def _telemetry_lines(self) -> list[dict[str, Any]]:
+        """All log events up to a line that is none, such as the last one of a killed run."""
+        try:
+            text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        lines = []
+        for line in text.splitlines():
+            try:
+                event = json.loads(line)
+                event["step"] + event["phase"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                break
+            lines.append(event)
+        return lines

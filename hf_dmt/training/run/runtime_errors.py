@@ -1,0 +1,128 @@
+"""What the world does to a run while it trains, and the message that says what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl
+from transformers.trainer_callback import CallbackHandler
+from transformers.utils import logging
+
+from ...data.labels.pseudo_labels import StoreError
+from ...data.reading.decoding import CorruptImage
+from ...data.reading.rows import DataError
+from ...method.selection import DivergedError
+from ...models.loading import CheckpointError
+from ..settings.arguments import DMTTrainingArguments
+from ..settings.methods import Knobs
+
+logger = logging.get_logger(__name__)
+
+_GO_ON = "Checkpoints are kept: go on with --resume_from_checkpoint True."
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, why, and what to do. What it has saved is kept."""
+
+
+@contextmanager
+def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
+    """Turn what ends a run inside the block into a `RunError` that a person can act on; bugs pass through as they are.
+
+    Raises:
+        RunError: memory ran out on the device, a data loading worker died, an image is gone or damaged since labeling,
+            or the stored labels are.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise RunError(out_of_memory(args, knobs, str(problem))) from problem
+    except StoreError as problem:  # says itself which checkpoint helps: often not the last
+        raise RunError(_without_worker_traceback(str(problem))) from problem
+    except DivergedError as problem:
+        raise RunError(f"{problem}. Checkpoints from before are kept.") from problem
+    except (CorruptImage, DataError, CheckpointError) as problem:
+        raise RunError(f"{_without_worker_traceback(str(problem))} {_GO_ON}") from problem
+    except RuntimeError as problem:
+        if "DataLoader worker" not in str(problem) or "Caught" in str(problem):
+            raise
+        raise RunError(
+            f"A process that loads images died ({str(problem).strip().splitlines()[0]}): it was ended from outside, "
+            "mostly for lack of memory. Lower --dataloader_num_workers (0 loads in the main process) or the image "
+            f"size. {_GO_ON}"
+        ) from problem
+
+
+def out_of_memory(args: DMTTrainingArguments, knobs: Knobs, reason: str) -> str:
+    """Batch sizes to try: the same update in more, smaller parts where it can be divided, else a smaller update."""
+    steps = args.gradient_accumulation_steps
+    parts = args.world_size * steps
+    labeled, pseudo = knobs.labeled_batch_size, knobs.pseudo_batch_size
+    message = (
+        f"The device has no memory for updates of {labeled} labeled + {pseudo} pseudo-labeled images in {parts} "
+        f"part(s), or for {args.per_device_eval_batch_size} at once in labeling ({reason.strip().splitlines()[0]}). "
+    )
+    if labeled % (2 * parts) == 0 and pseudo % (2 * parts) == 0:
+        message += f"Try --gradient_accumulation_steps {2 * steps}, which keeps the updates as they are; "
+    else:
+        smaller = [max(parts, size // 2 // parts * parts) for size in (labeled, pseudo)]
+        message += f"Try --labeled_batch_size {smaller[0]} --pseudo_batch_size {smaller[1]}; "
+    return (
+        f"{message}in labeling and evaluation --per_device_eval_batch_size "
+        f"{max(1, args.per_device_eval_batch_size // 2)}. --bf16 and a smaller --image_size need less, too. {_GO_ON}"
+    )
+
+
+class TrackersMayFail(CallbackHandler):
+    """The Trainer's callbacks, where a tracker whose service fails in the middle of a run is left out from then on.
+
+    Days of training should not end because a dashboard is down; figures are in `telemetry.jsonl` all the same. One that
+    cannot even be started was asked for and is an error, while nothing is lost.
+    """
+
+    @classmethod
+    def over(cls, handler: CallbackHandler) -> TrackersMayFail:
+        """The same handler, with its callbacks and everything it holds, guarded."""
+        guarded = cls.__new__(cls)
+        guarded.__dict__ = handler.__dict__
+        return guarded
+
+    callbacks: list[TrainerCallback]
+
+    def call_event(self, event: str, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        everyone = list(self.callbacks)
+        for callback in everyone:
+            self.callbacks = [callback]
+            try:
+                control = super().call_event(event, args, state, control, **kwargs)
+            except Exception as problem:  # each tracker's client has errors of its own
+                if not _is_tracker(callback):
+                    raise
+                reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+                name = type(callback).__name__
+                if event in ("on_init_end", "on_train_begin"):
+                    raise RunError(
+                        f"The tracker {name} cannot be started ({reason}). Check its service and your login, or leave "
+                        "it out of --report_to: telemetry.jsonl and report.html have every figure."
+                    ) from problem
+                logger.warning(
+                    f"The tracker {name} failed ({reason}) and is left out from here on; training goes on, and "
+                    "telemetry.jsonl has every figure."
+                )
+                everyone = [other for other in everyone if other is not callback]
+            finally:
+                self.callbacks = everyone
+        self.callbacks = everyone
+        return control
+
+
+def _is_tracker(callback: TrainerCallback) -> bool:
+    return any(kind.__module__.startswith("transformers.integrations") for kind in type(callback).__mro__)
+
+
+def _without_worker_traceback(message: str) -> str:
+    """An error of a worker process arrives with its whole traceback in its message; the last line is the message."""
+    return message.strip().splitlines()[-1].partition(": ")[2] if message.startswith("Caught ") else message

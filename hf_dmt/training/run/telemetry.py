@@ -1,0 +1,68 @@
+"""Counts of the three cases, mean weights and losses per member, summed on the device and read only when logged."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ...data.members import MEMBERS
+from ...method import MutualLoss
+
+_NAMES = ("loss", "weight", "agree", "negative_disagree", "positive_disagree", "valid")
+
+
+class Telemetry:
+    """Sums since the last log; `a/...` describes a being trained."""
+
+    def __init__(self, device: torch.device) -> None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(len(MEMBERS), len(_NAMES), dtype=dtype, device=device)
+        self._norms: dict[str, Tensor] = {}
+        self._fresh = False
+
+    def add(self, member: int, outcome: MutualLoss, is_pseudo: Tensor) -> None:
+        """One member's micro-batch. No value is read here: that would make the device wait every step."""
+        pseudo = (outcome.weights.flatten(1) if outcome.weights.ndim > 1 else outcome.weights[:, None]).sum(dim=1)
+        self._sums[member] += torch.stack(
+            [
+                (outcome.loss.detach() * outcome.valid).double().to(self._sums.dtype),
+                (pseudo * is_pseudo).sum().to(self._sums.dtype),
+                outcome.agree.to(self._sums.dtype),
+                outcome.negative_disagree.to(self._sums.dtype),
+                outcome.positive_disagree.to(self._sums.dtype),
+                outcome.valid.to(self._sums.dtype),
+            ]
+        ).nan_to_num(0, 0, 0)  # of an update that is skipped; it would hide all others until the next log
+
+    def norms(self, norms: dict[str, Tensor]) -> None:
+        """Gradient norms of the latest update, before clipping."""
+        self._norms, self._fresh = norms, True
+
+    def take_norms(self) -> dict[str, Tensor]:
+        """The norms of this update, once; nothing where it was not clipped."""
+        fresh, self._fresh = self._fresh, False
+        return self._norms if fresh else {}
+
+    def drain(self, accelerator: Accelerator) -> dict[str, float]:
+        """Log keys over all processes since the last call; a collective, so every process must call it.
+
+        `agree`, `negative_disagree`, `positive_disagree` are fractions of the `pseudo_units` (valid, pseudo-labeled),
+        `mean_weight` is their mean weight, `loss` is per valid unit, labeled ones included.
+        """
+        if accelerator.num_processes > 1:
+            torch.distributed.all_reduce(self._sums)
+        logs: dict[str, float] = {}
+        for member, values in zip(MEMBERS, self._sums.tolist(), strict=True):
+            loss, weight, *cases, valid = values
+            pseudo = sum(cases)
+            if valid:
+                logs[f"{member}/loss"] = loss / valid
+            if pseudo:
+                logs[f"{member}/mean_weight"] = weight / pseudo
+                logs[f"{member}/pseudo_units"] = pseudo
+                logs |= {f"{member}/{name}": count / pseudo for name, count in zip(_NAMES[2:5], cases, strict=True)}
+            if member in self._norms:
+                logs[f"{member}/grad_norm"] = float(self._norms[member])
+        self._sums.zero_()
+        return logs

@@ -1,0 +1,197 @@
+"""What a user can get wrong about `DMTTrainer`'s arguments, found before anything is built."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
+
+from ...models.pair import ModelPair
+from ..scoring.evaluation import figures_of
+from .arguments import DMTTrainingArguments
+from .methods import Knobs
+
+
+def check_inputs(
+    model: Any,
+    args: DMTTrainingArguments,
+    train_dataset: Any,
+    eval_dataset: Any,
+    compute_metrics: Any,
+    callbacks: list[TrainerCallback] | None,
+) -> None:
+    """Everything about the arguments of `DMTTrainer` that cannot work, before anything is built."""
+    if not isinstance(model, ModelPair):
+        raise ValueError(
+            f"DMTTrainer trains a ModelPair, got {type(model).__name__}. Build one with "
+            "ModelPair.from_models(model_a, model_b, task=..., id2label=...)."
+        )
+    if train_dataset is None or not len(train_dataset):
+        raise ValueError(
+            "train_dataset holds no labeled images; dynamic mutual training needs at least a few per class. Give "
+            "map-style items {'image': PIL, 'label': int}, for masks {'image': PIL, 'mask': (H, W)}."
+        )
+    check_item(train_dataset, "train_dataset", model, with_target=True)
+    if eval_dataset is None and not args.metric_is_default:
+        raise ValueError(
+            f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it "
+            "on. Give one, or leave the metric out."
+        )
+    if eval_dataset is not None and len(eval_dataset):
+        check_item(eval_dataset, "eval_dataset", model, with_target=True)
+    if not args.metric_is_default and compute_metrics is None:
+        known = figures_of(model.task)
+        if (args.metric_for_best_model or "").removeprefix("eval_") not in known:
+            raise ValueError(
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which is no figure of {model.task}. Choose "
+                f"one of: {', '.join(f'eval_{name}' for name in known)}; or give compute_metrics."
+            )
+    if args.knobs(model.task).phase_weights == "best":
+        check_best_weights(args, has_eval=eval_dataset is not None)
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. "
+            "Start one "
+            f"process per GPU: accelerate launch --multi_gpu --num_processes {args.n_gpu} scripts/run_dmt.py ..."
+        )
+    check_processes(args.world_size, os.environ)
+    if args.member_schedule == "alternate":
+        check_alternate(args.knobs(model.task), args.world_size)
+    if compute_metrics is not None and model.task != "image-classification":
+        raise ValueError(
+            "compute_metrics would need the logits of every pixel in memory. Segmentation reports mean IoU, "
+            "accuracies and "
+            "per-class IoU by itself; leave compute_metrics out."
+        )
+    if any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks or ()):
+        raise ValueError(
+            "EarlyStoppingCallback would end the run in the middle of a phase. Lower --phase_epochs, or keep the "
+            "best phase "
+            "with --load_best_model_at_end."
+        )
+    if args.deepspeed:
+        raise ValueError(
+            "DeepSpeed restarts its optimizer only with the process, and each phase needs a new one. Use DDP or FSDP."
+        )
+
+
+def check_alternate(knobs: Knobs, world_size: int) -> None:
+    """Raises ValueError where one member alone cannot be trained on the device."""
+    if knobs.strategy == "online":
+        raise ValueError(
+            "member_schedule alternate trains one member while the other one is away, but strategy online asks it for "
+            "labels at every update. Use --strategy phases, or leave member_schedule out."
+        )
+    if world_size > 1:
+        raise ValueError(
+            f"member_schedule alternate is for one process, and {world_size} run: DDP holds both members on every "
+            "device. Start one process, or divide the pair with FSDP "
+            "(scripts/recipes/accelerate/eight_gpus_fsdp.yaml)."
+        )
+
+
+def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
+    """Raises ValueError where `phase_weights best` would silently be `last`."""
+    if not has_eval or args.eval_strategy != IntervalStrategy.STEPS:
+        looks = "there is no eval_dataset" if not has_eval else f"eval_strategy is {args.eval_strategy.value!r}"
+        raise ValueError(
+            f"phase_weights best chooses among several looks at the eval split within a phase, but {looks}. Give eval "
+            "images and --eval_strategy steps --eval_steps N, or leave phase_weights at last."
+        )
+
+
+def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -> None:
+    """Look at the first item of an image set, so that a wrong key is not found after minutes of loading.
+
+    Raises:
+        ValueError: no image in it, no label or mask where one is needed, or a label that is no class.
+    """
+    target = "label" if model.task == "image-classification" else "mask"
+    form = (
+        f"{{'image': PIL, '{target}': {'int' if target == 'label' else '(H, W)'}}}" if with_target else "{'image': PIL}"
+    )
+    item = source[0]
+    keys = list(item) if isinstance(item, Mapping) else None
+    missing = [key for key in ("image", target)[: 1 + with_target] if keys is None or item.get(key) is None]
+    if missing:
+        what = f"has the keys {keys}" if keys is not None else f"is a {type(item).__name__}"
+        raise ValueError(
+            f"Item 0 of {role} {what}, and there is no {missing[0]!r} in it, which {model.task} needs. Give map-style "
+            f"items {form}: dataset.rename_column(...) renames a column."
+        )
+    count = len(model.class_names)
+    if with_target and target == "label" and not 0 <= int(item["label"]) < count:
+        raise ValueError(
+            f"Item 0 of {role} has label {item['label']}, and the pair has {count} classes, 0 to {count - 1}. Build it "
+            "with id2label for all classes, or correct the labels."
+        )
+
+
+def check_processes(world_size: int, environment: Mapping[str, str]) -> None:
+    """Refuse to train on fewer processes than were asked for: each would take all batches, and the run as many times as
+    long as meant.
+
+    `accelerate launch --cpu --num_processes 2`, and a configuration of type MULTI_CPU or NO, start one process without
+    a word. They give it an address to meet the others at, and no number of its own.
+
+    Raises:
+        ValueError: fewer than asked for, and the command that starts them.
+    """
+    asked = int(environment.get("WORLD_SIZE", "1"))
+    left_alone = "WORLD_SIZE" not in environment and {"MASTER_ADDR", "ACCELERATE_DYNAMO_MODE"} <= environment.keys()
+    if asked > world_size or (left_alone and world_size == 1):
+        raise ValueError(
+            f"accelerate launch was asked for {'several' if left_alone else asked} processes, but {world_size} runs: "
+            "--cpu, or --num_processes without --multi_gpu, never starts more than one. For N processes, on CPUs too: "
+            "accelerate launch --multi_gpu --num_processes N --num_machines 1 --mixed_precision no --dynamo_backend no "
+            "scripts/run_dmt.py ... If one is meant, give --num_processes 1 and unset MASTER_ADDR."
+        )
+
+
+def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, environment: Mapping[str, str]) -> None:
+    """Refuse what cannot work, or would silently be left out, when FSDP divides the parameters.
+
+    Args:
+        plugin: accelerate's settings of FSDP, None where it is not active.
+
+    Raises:
+        ValueError: what to change.
+    """
+    if plugin is None:
+        if args.fsdp or environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            raise ValueError(
+                "FSDP was asked for, but it needs several processes with a GPU each, and accelerate leaves it out "
+                "without a word elsewhere. Start with `accelerate launch --config_file "
+                "scripts/recipes/accelerate/eight_gpus_fsdp.yaml --num_processes N`, or leave FSDP out."
+            )
+        return
+    if plugin.fsdp_version != 2:
+        raise ValueError(
+            f"FSDP version {plugin.fsdp_version} was asked for; the pair labels between the phases, which needs "
+            "version 2. Set `fsdp_version: 2` in the accelerate config, as scripts/recipes/accelerate does."
+        )
+    if "FULL" not in str(plugin.state_dict_type):
+        raise ValueError(
+            f"FSDP with {plugin.state_dict_type} writes checkpoints that are no pair. Set "
+            "`fsdp_state_dict_type: FULL_STATE_DICT` in the accelerate config."
+        )
+    unlike = {
+        "--ema_decay": bool(knobs.ema_decay),
+        "--restart initial": knobs.restart == "initial",
+        "--phase_weights best": knobs.phase_weights == "best",
+    }
+    if asked := [flag for flag, given in unlike.items() if given]:
+        raise ValueError(
+            f"{asked[0]} keeps whole weights beside the pair's, which FSDP has divided over the processes. Use DDP "
+            "(scripts/recipes/accelerate/eight_gpus_ddp.yaml), or leave it out."
+        )
+
+
+def without_token(args: DMTTrainingArguments) -> DMTTrainingArguments:
+    """The stock file holds the Hub token in clear, and is pushed."""
+    safe = copy.copy(args)
+    safe.hub_token = None
+    return safe

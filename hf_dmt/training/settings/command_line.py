@@ -1,0 +1,217 @@
+"""Flags and config files of `scripts/run_dmt.py`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from ...data.arguments import DataArguments
+from ...models.loading import AUTO_CLASSES
+from .arguments import DMTTrainingArguments
+
+RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
+
+
+@dataclass
+class ModelArguments:
+    """Flags that choose the task and the two models, or a look at everything before the run."""
+
+    task: str = field(
+        default="image-classification",
+        metadata={"help": "image-classification or semantic-segmentation.", "choices": list(AUTO_CLASSES)},
+    )
+    model_a: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, folder, or a builtin trained from scratch: tiny:vit, tiny:resnet, tiny:segformer, ..."
+        },
+    )
+    model_b: str | None = field(default=None, metadata={"help": "The other model; any architecture of the same task."})
+    pair: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of a saved pair, instead of two models."}
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Side of the training view in pixels (default: what the models were trained at)."},
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the modelling code that a checkpoint brings along."}
+    )
+    check: bool = field(
+        default=False,
+        metadata={"help": "Train nothing: look at images and models, try a few updates, say what the run would take."},
+    )
+    json: bool = field(default=False, metadata={"help": "With --check: print what was found as JSON."})
+
+
+class UsageError(ValueError):
+    """Flags or config files that cannot be read."""
+
+
+class Parser(HfArgumentParser):
+    """`HfArgumentParser` with full flag names only, and one line per mistake instead of 150 lines of usage."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [ModelArguments, DataArguments, DMTTrainingArguments],  # type: ignore[arg-type]
+            allow_abbrev=False,
+            prog="run_dmt.py",
+            description="Dynamic mutual training: two models learn from few labels, many unlabeled images and each "
+            "other. Give a config file (YAML or JSON) first if you like; flags override it.",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. All flags: run_dmt.py --help")
+
+
+def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArguments, DMTTrainingArguments]:
+    """Flags over the config file over, where no data set is named, the embedded default of the task.
+
+    Raises:
+        ValueError: unknown flags or keys (with the nearest known one), values of another type, impossible settings.
+    """
+    parser = Parser()
+    # The stock default is a fixed folder; here every run without one gets its own.
+    # Bars are for terminals: in a log file they are thousands of lines.
+    parser.set_defaults(output_dir=None, disable_tqdm=not sys.stderr.isatty())
+    flags = list(argv)
+    if flags and not flags[0].startswith("-"):
+        parser.set_defaults(**_read_config(Path(flags.pop(0)), parser))
+    first = _namespace(parser, flags)
+    if first.dataset_name is None and first.task in RECIPES:
+        recipe = _read_config(recipes / RECIPES[first.task], parser)
+        if first.pair is not None:
+            recipe = {key: value for key, value in recipe.items() if key not in ("model_a", "model_b")}
+        parser.set_defaults(
+            **{key: value for key, value in recipe.items() if getattr(first, key) == parser.get_default(key)}
+        )
+        first = _namespace(parser, flags)
+    if first.output_dir is None:
+        parser.set_defaults(output_dir=fresh_folder(first.dataset_name, first.use_cpu))
+    try:
+        model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
+    except ImportError as problem:  # of what DeepSpeed, a tracker or an optimizer needs
+        reason = " ".join(str(problem).split())
+        raise UsageError(
+            f"A flag asks for a package that is not there ({reason}). Install it, or leave the flag out."
+        ) from problem
+    _check_models(model)
+    return model, data, training
+
+
+def fresh_folder(dataset_name: str, use_cpu: bool) -> str:
+    """`runs/<data>-<n>`, the same on every process."""
+    stem = Path(dataset_name).name or "data"
+    taken = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{stem}-*")]
+    folder = [str(Path("runs") / f"{stem}-{max([int(n) for n in taken if n.isdigit()], default=0) + 1}")]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        PartialState(cpu=use_cpu)
+        broadcast_object_list(folder)
+    return folder[0]
+
+
+def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
+    namespace, unknown = parser.parse_known_args(flags)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "All flags: run_dmt.py --help"
+        raise UsageError(f"Unknown argument {unknown[0]!r}. {hint}")
+    return namespace
+
+
+def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
+        reason = " ".join(str(problem).split())
+        raise UsageError(
+            f"The config file {str(file)!r} cannot be read ({reason}). Give a YAML or JSON file."
+        ) from problem
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"The config file {str(file)!r} holds {'nothing' if content is None else f'a {type(content).__name__}'}, "
+            "not settings. Write `name: value` lines."
+        )
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    settings = {}
+    for key, value in content.items():
+        if key not in actions:
+            near = difflib.get_close_matches(str(key), actions, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "All names: run_dmt.py --help"
+            raise UsageError(f"The config file {str(file)!r} sets {key!r}, which does not exist. {hint}")
+        settings[key] = _as_meant(actions[key], value, file)
+    return settings
+
+
+def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
+    """A config value as the flag would read it: YAML makes a string of 6e-5 and a boolean of a choice named true."""
+    if value is None:
+        if action.default is None:
+            return None
+        raise UsageError(
+            f"The config file {str(file)!r} sets {action.dest} to nothing, and it needs a value. Write one, or "
+            "leave the line out."
+        )
+    convert = action.type if callable(action.type) else str
+    try:
+        if action.nargs in ("+", "*"):
+            if not isinstance(value, list):
+                value = [value]
+            return [convert(_word(item)) for item in value]
+        if isinstance(value, (list, dict)) and convert is str:
+            return json.dumps(value)
+        converted = convert(_word(value))
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as problem:
+        raise UsageError(
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}. Give "
+            "it as the flag takes it (run_dmt.py --help)."
+        ) from problem
+    if action.choices and converted not in action.choices:
+        raise UsageError(
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which does not exist. Choose one of: "
+            f"{', '.join(map(str, action.choices))}."
+        )
+    return converted
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_models(model: ModelArguments) -> None:
+    if model.json and not model.check:
+        raise UsageError("--json prints what --check finds, and --check is not given. Add it, or leave --json out.")
+    if model.pair is not None:
+        if model.model_a or model.model_b:
+            raise UsageError(
+                f"--pair {model.pair!r} is a whole pair; leave --model_a and --model_b out, or leave --pair out."
+            )
+        return
+    missing = [flag for flag in ("model_a", "model_b") if getattr(model, flag) is None]
+    if missing:
+        raise UsageError(
+            f"--{missing[0]} is missing: mutual training needs two models. Give --model_a and --model_b (Hub ids, "
+            "folders or "
+            "tiny:vit, tiny:resnet, ...), or --pair."
+        )
+
+
+def print_error(message: str) -> None:
+    """One message on stderr, by one process."""
+    if os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
+        print(f"run_dmt.py: error: {message}", file=sys.stderr)
