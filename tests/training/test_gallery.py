@@ -16,9 +16,9 @@ from small_runs import images, make_pair, scenes
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
 from hf_dmt.data.palette import VOID, class_colors, paint
 from hf_dmt.method import dynamic_weights, pseudo_label
+from hf_dmt.training.labeling import label_pass
 from hf_dmt.training.labeling.gallery import SHOWN_IMAGES, SHOWN_MASKS, keep_gallery
 from hf_dmt.training.labeling.inference import CleanPass
-from hf_dmt.training.labeling.label_pass import label_pass
 from hf_dmt.training.settings.methods import Knobs
 
 FACTS = {"phase": 1, "ratio": 0.5}

@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 from small_runs import images, make_pair, make_trainer, results, scenes, state_of
 
 from hf_dmt.method import dynamic_weights, encode_confidence, pseudo_label
+from hf_dmt.training.labeling import label_pass, label_quality
 from hf_dmt.training.labeling.inference import CleanPass
-from hf_dmt.training.labeling.label_pass import label_pass, label_quality
 from hf_dmt.training.settings.methods import Knobs
 
 KEYS = {"weight", "confidence", "disagreement", "calibration"}

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from small_runs import CLASSES, Kill, KillAt, images, make_pair, make_trainer, results, scenes, state_of, telemetry
 
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+from hf_dmt.training.labeling import label_pass
 from hf_dmt.training.labeling.inference import CleanPass
-from hf_dmt.training.labeling.label_pass import label_pass
 from hf_dmt.training.settings.methods import Knobs
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import socket
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-import hf_dmt.training.metrics as metrics
 import numpy as np
 import pytest
 import torch
-from hf_dmt.training.metrics import accuracy, mean_accuracy, mean_iou, per_class_iou
 from torch import Tensor
 
-from hf_dmt.training.scoring.confusion import ConfusionMatrix, classification_scores, segmentation_scores
+from hf_dmt.training.scoring.confusion import (
+    ConfusionMatrix,
+    accuracy,
+    classification_scores,
+    mean_accuracy,
+    mean_iou,
+    per_class_iou,
+    segmentation_scores,
+)
 from hf_dmt.training.scoring.member_scores import MemberScores
-
-METRICS_FOLDER = Path(metrics.__file__).parent
 
 
 def numpy_mean_iou(
@@ -286,80 +286,3 @@ def test_member_misuse_is_explained() -> None:
         scores.update(logits, torch.full((2, 4, 4), 255))
     with pytest.raises(ValueError, match="task is 'detection'"):
         MemberScores(3, "detection")
-
-
-def test_metrics_do_not_import_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the start of every run against the seconds that importing `evaluate` takes."""
-    for name in [name for name in sys.modules if name.startswith("hf_dmt.training.metrics")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "evaluate", None)  # importing it now raises
-    monkeypatch.setattr(importlib.import_module("hf_dmt.training"), "metrics", metrics)
-    assert importlib.import_module("hf_dmt.training.metrics") is not metrics
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No network for this process, and caches in a folder that the test can look into."""
-    import evaluate
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError(f"a connection was tried: {arguments}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", list(sys.path))  # `evaluate` adds that folder
-    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
-        monkeypatch.delitem(sys.modules, name)  # they come from the folder of an earlier test
-    return tmp_path
-
-
-@pytest.mark.parametrize("path", ["dmt_mean_iou", "dmt_mean_iou/dmt_mean_iou.py"])
-def test_mean_iou_module_streams_without_network_or_arrow(path: str, offline: Path) -> None:
-    """Guards against a metric that needs the Hub, or that writes every predicted pixel to a cache file."""
-    import evaluate
-
-    cache = offline / "cache"
-    metric = evaluate.load(str(METRICS_FOLDER / path), num_labels=21, ignore_index=255, cache_dir=str(cache))
-    predictions, labels = random_masks(5, (4, 512, 512), 21, 255)
-    metric.add_batch(predictions=predictions.numpy(), references=labels.numpy().astype(np.uint8))
-    metric.add_batch(predictions=[predictions[0, :5], predictions[1, :7]], references=[labels[0, :5], labels[1, :7]])
-    assert metric.writer is None and metric.cache_file_name is None
-    assert [file for file in cache.rglob("*") if file.is_file()] == []
-
-    rows = [(predictions[index], labels[index]) for index in range(4)]
-    rows += [(predictions[0, :5], labels[0, :5]), (predictions[1, :7], labels[1, :7])]
-    flat = [torch.cat([pair[side].flatten() for pair in rows]).numpy() for side in (0, 1)]
-    expected, _ = numpy_mean_iou(flat[0], flat[1], 21, 255)
-    assert metric.compute()["mean_iou"] == pytest.approx(expected, abs=1e-12)
-    assert metric.compute()["mean_iou"] is None  # counted once, then anew
-
-
-def test_accuracy_module_and_combine(offline: Path) -> None:
-    """Guards the interface that `evaluate` users rely on: lists, one by one, and combined metrics."""
-    import evaluate
-
-    path = str(METRICS_FOLDER / "dmt_accuracy")
-    load = {"num_labels": 3, "cache_dir": str(offline / "cache")}
-    metric = evaluate.load(path, **load)
-    metric.add(prediction=2, reference=0)
-    result = metric.compute(predictions=[0, 1, 2], references=[0, 1, -100])
-    assert result == {"accuracy": pytest.approx(2 / 3), "mean_accuracy": pytest.approx(3 / 4)}
-    both = evaluate.combine([evaluate.load(path, **load)])
-    both.add_batch(predictions=np.array([0, 1]), references=np.array([0, 0]))
-    assert both.compute()["accuracy"] == 0.5
-
-
-def test_module_misuse_is_explained(offline: Path) -> None:
-    """Guards against results of one process only, a missing class count, and unpaired masks."""
-    import evaluate
-
-    path = str(METRICS_FOLDER / "dmt_mean_iou")
-    cache = str(offline / "cache")
-    with pytest.raises(ValueError, match="num_labels is missing"):
-        evaluate.load(path, cache_dir=cache)
-    with pytest.raises(ValueError, match="num_process is 2"):
-        evaluate.load(path, num_labels=3, num_process=2, process_id=0, cache_dir=cache)
-    masks = [torch.zeros(2, 2, dtype=torch.int64)] * 2
-    with pytest.raises(ValueError, match="2 predictions were given for 1 references"):
-        evaluate.load(path, num_labels=3, cache_dir=cache).add_batch(predictions=masks, references=masks[:1])

@@ -1,7 +1,7 @@
 """The confusion matrix as a stream of counts, and every score that is a function of it.
 
 Both tasks are scored from one small integer matrix: memory does not grow with the number of images, and
-processes add their matrices once, exactly. Torch only; the modules for the `evaluate` library feed this class.
+processes add their matrices once, exactly. Torch only: importing `evaluate` takes seconds.
 """
 
 from __future__ import annotations
