@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hf_dmt.data.files import write_aside, write_json
-from hf_dmt.data.labels.pseudo_labels import MANIFEST, ImageLabels, PixelLabels, is_complete
+from hf_dmt.data.labels.pseudo_labels import MANIFEST, ImageLabels, PixelLabels, StoreError, is_complete
 from hf_dmt.method import confidence_histogram, encode_confidence, pseudo_label, thresholds_from_histogram
 from tests.hub_server import HubServer
 
@@ -194,6 +196,77 @@ def test_images(tmp_path: Path) -> None:
     (tmp_path / "labels.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"labels.parquet cannot be read.*resume"):
         ImageLabels.read(tmp_path)
+
+
+def table_of(folder: Path, count: int = 9, phase: int = 1) -> ImageLabels:
+    rng = np.random.default_rng(phase)
+    labels = ImageLabels(rng.integers(0, 3, count), rng.random(count).astype(np.float32), rng.random(count) < 0.5)
+    labels.write(folder, [f"{row}.png" for row in range(count)], {"phase": phase})
+    return labels
+
+
+def _rewrite(folder: Path, rows: list[int]) -> None:
+    table = pq.read_table(folder / "labels.parquet")
+    pq.write_table(table.take(rows), folder / "labels.parquet")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda folder, other: _rewrite(folder, list(range(8, -1, -1))), id="rows-reversed"),
+        pytest.param(lambda folder, other: _rewrite(folder, [0, 1, 2]), id="a-third-of-the-rows"),
+        pytest.param(
+            lambda folder, other: shutil.copy(other / "labels.parquet", folder / "labels.parquet"),
+            id="another-phase's",
+        ),
+        pytest.param(
+            lambda folder, other: edit_json(folder / MANIFEST, phase=7), id="a-manifest-that-says-another-phase"
+        ),
+        pytest.param(lambda folder, other: (folder / MANIFEST).write_text("[]"), id="a-manifest-that-is-a-list"),
+    ],
+)
+def test_a_table_that_was_changed_is_not_read(tmp_path: Path, damage: Any) -> None:
+    """Silent: images are trained on the labels of others, and the run looks like any other."""
+    folder, other = tmp_path / "phase-1", tmp_path / "phase-2"
+    written_labels = table_of(folder)
+    table_of(other, phase=2)
+    assert ImageLabels.read(folder).labels.tolist() == written_labels.labels.tolist()
+    damage(folder, other)
+    with pytest.raises(StoreError, match="labels again"):
+        ImageLabels.read(folder)
+
+
+def edit_json(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize("where", [0, 3, 4, 7, 8, 11, 12, 20, -1])
+def test_no_byte_of_an_image_can_change(tmp_path: Path, where: int) -> None:
+    """Silent: a height taken for a width turns the labels by a quarter; a high bit in it asks for gigabytes."""
+    store = written(tmp_path, maps(1))
+    file = tmp_path / "00000" / "00000000.zst"
+    content = bytearray(file.read_bytes())
+    content[where] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match="checksum"):
+        store.codes(0)
+
+
+def test_height_and_width_cannot_be_exchanged_nor_images_or_stores(tmp_path: Path) -> None:
+    """Silent: label maps lie on other images, or were made by another member in another phase."""
+    for name in ("phase 1 a", "phase 1 b"):
+        store = PixelLabels(tmp_path / name, key=name)
+        for row, (labels, codes, _) in enumerate(maps(2)):
+            store.write(row, labels, codes)
+        store.finish({}, [0] * CLASSES)
+    files = [tmp_path / name / "00000" / f"0000000{row}.zst" for name in ("phase 1 a", "phase 1 b") for row in (0, 1)]
+    first, second, of_b = (file.read_bytes() for file in files[:3])
+    for wrong in (first[4:8] + first[:4] + first[8:], second, of_b, first[:10], b""):
+        files[0].write_bytes(wrong)
+        with pytest.raises(StoreError, match="cannot be read"):
+            PixelLabels.read(tmp_path / "phase 1 a").codes(0)
+    files[0].write_bytes(first)
+    PixelLabels.read(tmp_path / "phase 1 a").codes(0)
 
 
 def test_a_person_can_open_and_publish_it(hub: HubServer, tmp_path: Path) -> None:

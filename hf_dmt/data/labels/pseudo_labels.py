@@ -7,6 +7,10 @@ writes into it takes the manifest away first, so labels of two models are never 
 - Images: one `labels.parquet` (id, label, confidence, selected), which any table tool opens.
 - Pixels: one zstd file per image (class ids and 16-bit confidence codes), written aside and renamed, so that a kill
   leaves no half image and memory does not grow with the set. `as_dataset` turns them into images a person can open.
+
+Nothing in a store is believed: the table's checksum is in the manifest, and the manifest has its own; an image's covers
+its size, row and store as well as its pixels. Labels that were edited, cut, reordered, or copied from another image,
+member or phase are an error when they are read.
 """
 
 from __future__ import annotations
@@ -27,14 +31,14 @@ from PIL import Image
 
 from ...method import decode_confidence
 from ...method.selection import CONFIDENCE_CODES
-from ..files import write_aside, write_json
+from ..files import read_json, write_aside, write_json
 from ..tasks import IGNORE_INDEX
 
 MANIFEST = "manifest.json"
 _TABLE = "labels.parquet"
 _CODEC = pa.Codec("zstd", compression_level=1)
 _FILES_PER_FOLDER = 1000
-# The checksum is of the compressed bytes: without it, zstd decodes many damaged files to other labels.
+# Without a checksum, zstd decodes many damaged files to other labels.
 _HEADER = np.dtype([("height", "<u4"), ("width", "<u4"), ("label_bytes", "<u4"), ("checksum", "<u4")])
 _CONFIDENCE = decode_confidence(torch.arange(CONFIDENCE_CODES)).numpy()
 
@@ -65,9 +69,10 @@ class ImageLabels:
         columns = {"id": list(ids), "label": self.labels, "confidence": self.confidence, "selected": self.selected}
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), buffer)
+        content = buffer.getvalue().to_pybytes()
         (folder / MANIFEST).unlink(missing_ok=True)
-        write_aside(folder / _TABLE, buffer.getvalue().to_pybytes())
-        write_json(folder / MANIFEST, manifest)
+        write_aside(folder / _TABLE, content)
+        _write_manifest(folder, {**manifest, "rows": len(self.labels), "table_crc32": zlib.crc32(content)})
 
     def as_dataset(self, ids: Sequence[str], class_names: Sequence[str]) -> datasets.Dataset:
         """The labels as a `datasets.Dataset` with columns id, label (class), confidence, kept (trained on)."""
@@ -82,11 +87,14 @@ class ImageLabels:
 
     @classmethod
     def read(cls, folder: Path) -> ImageLabels:
-        """Raises ValueError when the folder is incomplete or the table damaged."""
-        read_manifest(folder)
+        """Raises StoreError when the folder is incomplete, or the table is not the one that was written."""
+        manifest = read_manifest(folder)
         names = ["label", "confidence", "selected"]
         try:
-            table = pq.read_table(folder / _TABLE, columns=names)
+            content = (folder / _TABLE).read_bytes()
+            if zlib.crc32(content) != manifest.get("table_crc32"):
+                raise ValueError("it is not the table that was written with its manifest")
+            table = pq.read_table(pa.BufferReader(content), columns=names)
         except (OSError, ValueError) as problem:
             raise _unreadable(folder / _TABLE, folder, problem) from problem
         return cls(*(table[name].to_numpy() for name in names))
@@ -97,10 +105,13 @@ class PixelLabels:
 
     Args:
         manifest: of a complete store, whose labels can be selected; None for one that is being written.
+        key: says what is being written (phase, member, weights), so that a file of another store is no file of this
+            one; a complete store has it in its manifest.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any] | None = None, *, key: str = "") -> None:
         self.folder, self.manifest = folder, manifest
+        self.key = key if manifest is None else str(manifest.get("key", ""))
         # (C,): a pixel is kept when its code >= the one of its class
         self.thresholds = np.asarray(manifest["code_thresholds"], dtype=np.uint16) if manifest else None
 
@@ -116,7 +127,8 @@ class PixelLabels:
         # The high and the low byte of the codes as planes of their own: the high one is smooth and compresses.
         planes = np.ascontiguousarray(codes, dtype="<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
         packed = _CODEC.compress(np.ascontiguousarray(labels, dtype=kind).tobytes() + planes, asbytes=True)
-        header = np.array((*labels.shape, np.dtype(kind).itemsize, zlib.crc32(packed)), dtype=_HEADER)
+        shape = (*labels.shape, np.dtype(kind).itemsize)
+        header = np.array((*shape, self._checksum(row, shape, packed)), dtype=_HEADER)
         write_aside(self._path(row), header.tobytes() + packed)
 
     def codes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,8 +142,8 @@ class PixelLabels:
             content = path.read_bytes()
             height, width, label_bytes, checksum = np.frombuffer(content, dtype=_HEADER, count=1)[0].tolist()
             packed = memoryview(content)[_HEADER.itemsize :]
-            if zlib.crc32(packed) != checksum:
-                raise ValueError("its checksum does not match its content")
+            if self._checksum(row, (height, width, label_bytes), packed) != checksum:
+                raise ValueError("its checksum does not match its content and its place")
             pixels = height * width
             plain = _CODEC.decompress(packed, decompressed_size=pixels * (label_bytes + 2), asbytes=True)
         except (OSError, ValueError) as problem:
@@ -166,7 +178,8 @@ class PixelLabels:
 
     def finish(self, manifest: dict[str, Any], thresholds: Sequence[int]) -> None:
         """Mark the store complete; `thresholds` are per-class codes."""
-        write_json(self.folder / MANIFEST, {**manifest, "code_thresholds": [int(code) for code in thresholds]})
+        codes = [int(code) for code in thresholds]
+        _write_manifest(self.folder, {**manifest, "key": self.key, "code_thresholds": codes})
 
     def as_dataset(self, ids: Sequence[str], cache_dir: str | Path | None = None) -> datasets.Dataset:
         """The store as a `datasets.Dataset` with columns id, label (image), confidence (image), kept (image).
@@ -195,6 +208,9 @@ class PixelLabels:
         features = datasets.Features(columns)
         return datasets.Dataset.from_generator(rows, features=features, cache_dir=cache_dir and str(cache_dir))
 
+    def _checksum(self, row: int, shape: tuple[int, ...], packed: bytes | memoryview) -> int:
+        return zlib.crc32(packed, zlib.crc32(f"{self.key} {row} {shape}".encode()))
+
     def _path(self, row: int) -> Path:
         return self.folder / f"{row // _FILES_PER_FOLDER:05d}" / f"{row:08d}.zst"
 
@@ -204,15 +220,26 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ValueError when there is none: the store is not complete."""
+    """Raises StoreError when there is none (the store is not complete) or somebody has changed it."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or manifest.pop("crc32", None) != _crc32(manifest):
+            raise ValueError("its checksum does not match its content")
     except (OSError, ValueError) as problem:
         raise StoreError(
             f"The pseudo labels in {folder} are not complete ({problem}). Resume from the last checkpoint at the end "
             "of a phase, which labels again."
         ) from problem
     return manifest
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    plain = json.loads(json.dumps(manifest))  # as it is read again: a tuple comes back as a list
+    write_json(folder / MANIFEST, {**plain, "crc32": _crc32(plain)})
+
+
+def _crc32(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
 def _unreadable(path: Path, folder: Path, problem: Exception) -> StoreError:

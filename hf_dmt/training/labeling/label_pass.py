@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ...data.drawing.clean_images import resize_mask
-from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, is_complete, read_manifest
+from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, StoreError, read_manifest
 from ...data.members import MEMBERS
 from ...data.splitting.splits import sha256_of_ids
 from ...data.tasks import IGNORE_INDEX
@@ -136,7 +136,8 @@ def label_pixels(
     three of them where the truth is known.
     """
     classes = len(pair.class_names)
-    stores = {name: PixelLabels(folder / name) for name in MEMBERS}
+    made_by = f"phase {facts['phase']} {facts.get('weights')}"
+    stores = {name: PixelLabels(folder / name, key=f"{made_by} {name}") for name in MEMBERS}
     histograms = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
     # Per member, right and known pixels by class and code, for the accuracy of what is kept: (2, classes, 65536), made
     # when the first true mask is seen.
@@ -181,8 +182,18 @@ def label_pixels(
 
 
 def reusable(folder: Path, facts: dict[str, Any]) -> bool:
-    """Whether both members' stores are complete and were made by the same weights from the same images."""
-    return all(is_complete(folder / name) and facts.items() <= read_manifest(folder / name).items() for name in MEMBERS)
+    """Whether both members' stores are complete, were made by the same weights from the same images, and are as they
+    were written; the pixels of an image are looked at when they are read."""
+    try:
+        for name in MEMBERS:
+            manifest = read_manifest(folder / name)
+            if not facts.items() <= manifest.items():
+                return False
+            if "table_crc32" in manifest:
+                ImageLabels.read(folder / name)
+    except StoreError:
+        return False
+    return True
 
 
 def weights_hash(pair: ModelPair) -> str:
