@@ -1,0 +1,79 @@
+"""Text from other people's data on its way out: one function for each place it can end up in.
+
+Class names, file names, ids and titles come from data sets and repositories of strangers. Each function gives the text
+as its reader should see it, whatever it contains:
+
+    printable      a terminal, a log, and the base of all others: no escape codes, no line breaks
+    html_text      HTML, inside an element or a quoted attribute
+    markdown_text  Markdown running text: headings, paragraphs, table cells
+    code_span      Markdown code, in running text or (`cell=True`) in a table
+    csv_cell       a table that a spreadsheet opens, where `=1+1` would be computed; `from_csv_cell` reads it back
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from typing import Any
+
+# Joiners are invisible too, but Persian, Hindi and emoji are misspelt without them.
+_JOINERS = "\u200c\u200d"
+_FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"  # the last four: the same signs, full width
+
+
+def printable(text: Any) -> str:
+    """One line without control codes: `\\x1b` and line breaks become visible escapes, other blanks a space.
+
+    Marks that turn the direction of reading count as control codes: they make a name read as another one.
+    """
+    return "".join(_visible(letter) for letter in str(text))
+
+
+def html_text(text: Any) -> str:
+    """For HTML, inside an element or inside a quoted attribute."""
+    return html.escape(printable(text), quote=True)
+
+
+def markdown_text(text: Any) -> str:
+    """For Markdown outside code: no emphasis, link, image, HTML, mention, formula or cell begins in it."""
+    return re.sub(r"([\\`*_\[\]<>#|~$&!@])", r"\\\1", printable(text))
+
+
+def code_span(text: Any, *, cell: bool = False) -> str:
+    """A Markdown code span with exactly this text.
+
+    Args:
+        cell: it stands in a table, where a bar ends the cell even within code.
+    """
+    inside = printable(text) or " "
+    if cell:
+        inside = inside.replace("|", "\\|")
+    longest = max((len(run) for run in re.findall("`+", inside)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if inside.startswith("`") or inside.endswith("`") else ""
+    return f"{fence}{pad}{inside}{pad}{fence}"
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula; numbers stay numbers.
+
+    The leading apostrophe is the spreadsheets' own mark for text.
+    """
+    if not isinstance(value, str):
+        return value
+    return f"'{value}" if value.lstrip("'").startswith(tuple(_FORMULA)) else value
+
+
+def from_csv_cell(text: str) -> str:
+    """What `csv_cell` was given; text that it would not have written is returned as it is."""
+    return text[1:] if text.startswith("'") and csv_cell(text[1:]) == text else text
+
+
+def _visible(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if category == "Zs":
+        return " "
+    if category in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in _JOINERS:
+        return letter.encode("unicode_escape").decode("ascii")
+    return letter

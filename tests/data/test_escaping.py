@@ -1,0 +1,98 @@
+"""Names of strangers in terminals, pages, cards and spreadsheets. What a browser makes of them: tests/report."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from hf_dmt.data.escaping import code_span, csv_cell, from_csv_cell, html_text, markdown_text, printable
+
+NAMES = [
+    "cat",
+    "café au lait, 犬",
+    "a|b",
+    "`code`",
+    "``` fence",
+    "*bold* _em_ ~~gone~~",
+    "![x](http://127.0.0.1:9/x.png)",
+    "[link](javascript:alert(1))",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "&lt;b&gt;",
+    "line\nbreak",
+    "\x1b]8;;http://x\x1b\\click\x1b]8;;\x1b\\",
+    "\x9b31mred",
+    "abc\u202ecba",
+    "\ud800 half a letter",
+    "back\\slash",
+    "ends with `",
+    "",
+]
+anything = st.text(alphabet=st.characters(codec=None), max_size=20)
+
+
+@given(anything)
+def test_printable_holds_no_code_for_a_terminal(text: str) -> None:
+    """Silent: a class name that clears the screen, sets the window's title, or writes a line of its own."""
+    shown = printable(text)
+    assert len(shown.splitlines()) <= 1 and not [c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160]
+    shown.encode("utf-8")
+
+
+def test_printable_keeps_what_people_write() -> None:
+    """Silent: names in other scripts, or emoji of several parts, that come out as escapes."""
+    for name in ("犬", "café", "می\u200cخواهم", "👩\u200d🌾", "a b", "-", "O'Brien"):
+        assert printable(name) == name
+    assert printable("a\x1b[31m\nb\u202e\xa0c") == "a\\x1b[31m\\nb\\u202e c"
+
+
+@given(anything)
+def test_html_shows_the_text_and_nothing_else(text: str) -> None:
+    """Silent: markup of a stranger on a page of ours."""
+    written = html_text(text)
+    assert not set(written) & set("<>\"'") and html.unescape(written) == printable(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_markdown_shows_the_text_and_nothing_else(name: str) -> None:
+    """Silent: a name that loads a remote image, or ends its code span, in a card on the Hub."""
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    (inline,) = [token for token in parser.parse(f"# x {markdown_text(name)} y") if token.type == "inline"]
+    assert {child.type for child in inline.children or ()} <= {"text", "text_special"}
+    shown = "".join(child.content for child in inline.children or ())
+    assert shown.split() == f"x {printable(name)} y".split()
+
+    (inline,) = [token for token in parser.parse(f"x {code_span(name)} y") if token.type == "inline"]
+    code = [child.content for child in inline.children or () if child.type == "code_inline"]
+    assert code == [printable(name) or " "]
+
+    table = parser.parse(f"| a | b |\n|---|---|\n| {code_span(name, cell=True)} | {markdown_text(name)} |\n")
+    cells = [token for token in table if token.type == "inline"]
+    assert len(cells) == 4
+    assert [child.content for child in cells[2].children or ()] == [printable(name) or " "]
+    assert "".join(child.content for child in cells[3].children or ()).split() == printable(name).split()
+
+
+@given(anything)
+def test_a_cell_comes_back_and_is_no_formula(text: str) -> None:
+    """Silent: `=HYPERLINK(...)` that runs in a spreadsheet, and an id that no longer names its image afterwards."""
+    cell = csv_cell(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert from_csv_cell(cell) == text
+    if text.isprintable():
+        file = io.StringIO()
+        csv.writer(file).writerow([cell])
+        assert next(csv.reader([file.getvalue().strip("\r\n")])) == [cell]
+
+
+def test_what_needs_no_mark_has_none() -> None:
+    """Silent: every name with an apostrophe in front, and numbers that became text."""
+    for value in ("cat", "O'Brien", "'quoted'", "", 3, -0.5, None):
+        assert csv_cell(value) == value
+    assert csv_cell("-1 class") == "'-1 class" and from_csv_cell("'quoted'") == "'quoted'"
