@@ -232,7 +232,7 @@ class DMTTrainer(PublishingTrainer):
             rows = self.supervised_rows if phase.index == 0 else dict.fromkeys(MEMBERS, everything)
             rows = {name: rows[name] for name in self.course.trained}
             self.train_dataset.weak_views = self.weak_views if self._is_online() else None
-            self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase))
+            self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase), done=self.course.done)
             if not begun:
                 if self.initial is not None and phase.index > 0:
                     self.initial.restore(

@@ -2,18 +2,22 @@
 
 The two members draw from independent streams: own order, own augmentation, own selected subset. So ranks never repeat
 each other, the number of workers does not matter, and a resumed run draws what the uninterrupted one would have drawn.
+
+This runs in the main process, beside the training step, so a batch is drawn as arrays: its seeds are one block of a
+counter-based generator, which gives the numbers at any position without those before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 
 from ..members import MEMBERS
-from .transforms import seed_for
+from .transforms import seed_sequence
 
 
 class Draw(NamedTuple):
@@ -66,16 +70,27 @@ class PhaseBatchSampler:
 
     def __init__(self, shape: BatchShape, *, rank: int = 0, seed: int = 42) -> None:
         self.shape, self.rank, self.seed = shape, rank, seed
-        self.phase, self.steps = 0, 0
+        self.phase, self.steps, self.done = 0, 0, 0
         self.rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def begin(self, phase: int, steps: int, labeled: dict[str, np.ndarray], pseudo: dict[str, np.ndarray]) -> None:
+    def begin(
+        self,
+        phase: int,
+        steps: int,
+        labeled: dict[str, np.ndarray],
+        pseudo: dict[str, np.ndarray],
+        *,
+        done: int = 0,
+    ) -> None:
         """Set the phase: its number of updates and, per trained member, the rows it draws from (empty: none of this
         kind).
 
         In a phase without pseudo-labeled rows the whole batch is labeled.
+
+        Args:
+            done: updates made before a resume. The Trainer takes their batches and throws them away, so they are empty.
         """
-        self.phase, self.steps = phase, steps
+        self.phase, self.steps, self.done = phase, steps, done
         self.rows = {member: (labeled[member], pseudo[member]) for member in labeled}
 
     @property
@@ -87,6 +102,8 @@ class PhaseBatchSampler:
         return self.steps * self.shape.accumulation
 
     def __iter__(self) -> Iterator[list[tuple[Draw, ...]]]:
+        for _ in range(self.done * self.shape.accumulation):
+            yield []
         streams = [self._member_batches(member, MEMBERS.index(member)) for member in self.rows]
         for batches in zip(*streams, strict=True):
             yield list(zip(*batches, strict=True))
@@ -94,41 +111,44 @@ class PhaseBatchSampler:
     def _member_batches(self, member: str, position: int) -> Iterator[list[Draw]]:
         labeled, pseudo = self.rows[member]
         shape = self.shape if len(pseudo) else self.shape.labels_only()
-        kinds = [(False, labeled, shape.labeled), (True, pseudo, shape.pseudo)]
-        streams = [self._stream(member, position, is_pseudo, rows) for is_pseudo, rows, size in kinds if size]
-        sizes = [size // (shape.world_size * shape.accumulation) for *_, size in kinds if size]
-        for _ in range(self.steps):
+        parts = shape.world_size * shape.accumulation
+        streams = [
+            (_Stream(member, is_pseudo, rows, (self.seed, self.phase, position, int(is_pseudo))), size // parts)
+            for is_pseudo, rows, size in ((False, labeled, shape.labeled), (True, pseudo, shape.pseudo))
+            if size
+        ]
+        for update in range(self.done, self.steps):
             for micro in range(shape.accumulation):
-                batch: list[Draw] = []
-                for stream, size in zip(streams, sizes, strict=True):
-                    # The update's draws in order; micro-batch and rank take their slices, so that one process with a
-                    # batch of 16 and two with 8 each train on the same 16 images.
-                    start = (micro * shape.world_size + self.rank) * size
-                    batch += [stream(start + offset) for offset in range(size)]
-                yield batch
-            for stream, size in zip(streams, sizes, strict=True):
-                stream.advance(size * shape.world_size * shape.accumulation)
-
-    def _stream(self, member: str, position: int, is_pseudo: bool, rows: np.ndarray) -> _Stream:
-        return _Stream(member, is_pseudo, rows, (self.seed, self.phase, position, int(is_pseudo)))
+                # The update's draws in order; micro-batch and rank take their slices, so that one process with a batch
+                # of 16 and two with 8 each train on the same 16 images.
+                part = update * parts + micro * shape.world_size + self.rank
+                yield [draw for stream, size in streams for draw in stream.draws(part * size, size)]
 
 
 class _Stream:
-    """An endless shuffled stream over rows, addressed relative to a position that only moves forward."""
+    """An endless shuffled stream over rows: the draws at any position, without those before it."""
 
     def __init__(self, member: str, is_pseudo: bool, rows: np.ndarray, key: tuple[int, ...]) -> None:
         self.member, self.is_pseudo, self.rows, self.key = member, is_pseudo, rows, key
-        self.position = 0
         self._orders: dict[int, np.ndarray] = {}
 
-    def __call__(self, offset: int) -> Draw:
-        number = self.position + offset
-        turn, place = divmod(number, len(self.rows))
-        if turn not in self._orders:
-            self._orders = {old: order for old, order in self._orders.items() if old >= self.position // len(self.rows)}
-            self._orders[turn] = np.random.default_rng([*self.key, turn]).permutation(len(self.rows))
-        row = int(self.rows[self._orders[turn][place]])
-        return Draw(self.member, self.is_pseudo, row, seed_for(*self.key, number))
+    def draws(self, first: int, count: int) -> list[Draw]:
+        length, last = len(self.rows), first + count - 1
+        # Of earlier turns nothing is kept: a permutation of a million rows is 8 MB.
+        self._orders = {turn: self._order(turn) for turn in range(first // length, last // length + 1)}
+        order = np.concatenate(list(self._orders.values())) if len(self._orders) > 1 else self._orders[first // length]
+        start = first % length
+        rows = self.rows[order[start : start + count]].tolist()
+        return list(map(Draw, repeat(self.member), repeat(self.is_pseudo), rows, self._seeds(first, count)))
 
-    def advance(self, count: int) -> None:
-        self.position += count
+    def _order(self, turn: int) -> np.ndarray:
+        if turn in self._orders:
+            return self._orders[turn]
+        return np.random.default_rng(seed_sequence(*self.key, turn)).permutation(len(self.rows))
+
+    def _seeds(self, first: int, count: int) -> list[int]:
+        generator = np.random.Philox(seed_sequence(*self.key))
+        words = 4  # numbers that one step of Philox's counter gives
+        generator.advance(first // words)
+        skipped = first % words
+        return generator.random_raw(skipped + count)[skipped:].tolist()

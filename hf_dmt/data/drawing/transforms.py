@@ -35,6 +35,15 @@ SCALE_RANGE = (0.5, 1.5)
 def seed_for(*parts: int) -> int:
     """One 64-bit seed from non-negative integers, the same on every platform and in every process.
 
+    Raises:
+        OverflowError: a part is negative or does not fit in 64 bits.
+    """
+    return int(seed_sequence(*parts).generate_state(1, np.uint64)[0])
+
+
+def seed_sequence(*parts: int) -> np.random.SeedSequence:
+    """What seeds NumPy's generators with `parts`, and nothing else does.
+
     The parts are written at a fixed width, after their number: left to itself, `np.random.SeedSequence` gives
     `[1]` and `[1, 0]`, or `[2**32]` and `[0, 1]`, the same seed.
 
@@ -42,7 +51,7 @@ def seed_for(*parts: int) -> int:
         OverflowError: a part is negative or does not fit in 64 bits.
     """
     words = np.array([len(parts), *parts], dtype="<u8").view("<u4")
-    return int(np.random.SeedSequence(words.tolist()).generate_state(1, np.uint64)[0])
+    return np.random.SeedSequence(words.tolist())
 
 
 @contextmanager
