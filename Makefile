@@ -11,9 +11,6 @@ PARALLEL ?= -n auto --dist loadfile
 
 BIN := $(VENV)/bin
 
-# All four values stand here because `accelerate launch` warns about each one it has to guess.
-LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-lowest check format bench cards notebook api clean
 
@@ -22,7 +19,7 @@ help: ## list the targets
 	@echo "  Variables: PYTHON=$(PYTHON)  LOWEST_PYTHON=$(LOWEST_PYTHON)  VENV=$(VENV)  ARGS=extra arguments"
 
 demo: $(VENV)/.installed ## train the embedded default to the end (no network, under 3 minutes on 2 cores)
-	$(LAUNCH) scripts/run_dmt.py $(ARGS)
+	$(BIN)/hf-dmt train $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
@@ -47,7 +44,7 @@ bench: $(VENV)/.installed ## a benchmark: make bench NAME=labeling ARGS=--quick;
 
 cards: $(VENV)/.installed ## train the embedded recipes and write their finished cards into model_cards/ (10 minutes)
 	for name in digits digit-scenes; do \
-		$(LAUNCH) scripts/run_dmt.py scripts/recipes/$$name.yaml --output_dir runs/cards/$$name && \
+		$(BIN)/hf-dmt train $$name --output_dir runs/cards/$$name && \
 		sh model_cards/keep.sh runs/cards/$$name || exit 1; \
 	done
 

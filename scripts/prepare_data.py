@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Turn the data sets of the paper, as they are downloaded, into what `run_dmt.py` reads, with the official splits.
+"""Turn the data sets of the paper, as they are downloaded, into what `hf-dmt train` reads, with the official splits.
 
     prepare_data.py voc        --source VOCdevkit/VOC2012 --output data/voc
     prepare_data.py cityscapes --source cityscapes        --output data/cityscapes [--side 512]

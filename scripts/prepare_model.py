@@ -7,7 +7,7 @@
 `deeplab-v2` is the network of the paper and takes a ResNet; `--weights` fills it from a file whose tensors are named as
 torchvision names them, and `--bgr` adds the colours of weights converted from Caffe. `upernet` takes whatever
 transformers can use as a backbone (DINOv2, Swin, ConvNeXt, BEiT, ResNet, ...). Only the backbone's weights are saved:
-`run_dmt.py` draws the head from the run's seed and the member, so that a and b start from one folder with different
+`hf-dmt train` draws the head from the run's seed and the member, so that a and b start from one folder with different
 heads, each for the data's own classes.
 """
 

@@ -16,7 +16,7 @@ import torch
 from transformers import EarlyStoppingCallback
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_mutual_loss, dynamic_weights, select_top_ratio
-from hf_dmt.hub.__main__ import main as hub_main
+from hf_dmt.commands.push import main as push_main
 from scripts.run_dmt import main
 from tests.data import small_files as files
 
@@ -38,8 +38,8 @@ def refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The message of a command line that is refused with exit code 2 and nothing else on stderr's last lines."""
     assert main(flags) == 2
     error = capsys.readouterr().err
-    assert error.count("run_dmt.py: error: ") == 1 and "Traceback" not in error
-    return error.partition("run_dmt.py: error: ")[2].strip()
+    assert error.count("hf-dmt: error: ") == 1 and "Traceback" not in error
+    return error.partition("hf-dmt: error: ")[2].strip()
 
 
 # ---- images and labels -----------------------------------------------------------------------------------------------
@@ -828,9 +828,9 @@ def test_python(name: str, place: Path, tmp_path: Path) -> None:
 
 
 HUB: dict[str, tuple[str, str, str, str]] = {
-    "push of no pair": ("push {}/animals me/x", r"animals'", r"not a pair", r"Give the output folder"),
-    "labels of no run": ("labels {}/animals me/x", r"animals'", r"no", r"Give the output folder"),
-    "push to a name that is none": ("push {}/pair a/b/c", r"'a/b/c'", r"not a name", r"owner/name"),
+    "push of no pair": ("{}/animals me/x", r"animals'", r"not a pair", r"Give the output folder"),
+    "labels of no run": ("{}/animals me/x --labels", r"animals'", r"no", r"Give the output folder"),
+    "push to a name that is none": ("{}/pair a/b/c", r"'a/b/c'", r"not a name", r"owner/name"),
 }
 
 
@@ -841,5 +841,5 @@ def test_hub_commands(
     """Guards against a traceback after hours of training, where the push alone was wrong."""
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     command, given, why, remedy = HUB[name]
-    assert hub_main([word.replace("{}", str(place)) for word in command.split()]) != 0
+    assert push_main([word.replace("{}", str(place)) for word in command.split()]) != 0
     assert_three_parts(capsys.readouterr().err, given, why, remedy)

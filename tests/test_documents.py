@@ -33,11 +33,11 @@ import pytest
 import torch
 
 from hf_dmt import ModelPair
-from hf_dmt.hub import __main__ as hub_command
+from hf_dmt.__main__ import COMMANDS
+from hf_dmt.commands import launch, opening, queue, train
 from hf_dmt.models.weights.frozen_backbones import freeze_backbones
 from hf_dmt.training.settings.command_line import Parser, parse
-from scripts import prepare_data, prepare_model, run_dmt
-from scripts.label_queue import QueueArguments
+from scripts import prepare_data, prepare_model
 from tests.data import small_files
 from tests.hub_repos import Blob, Repo
 from tests.hub_server import HubServer
@@ -94,16 +94,15 @@ def commands(code: str) -> list[list[str]]:
 def call(words: list[str]) -> int:
     """Run one command in this process; returns its exit code."""
     match words:
-        case ["accelerate", "launch", *rest] if "scripts/run_dmt.py" in rest:
-            given = rest[rest.index("scripts/run_dmt.py") + 1 :]
+        case ["hf-dmt", "train", *given]:
             config = [given.pop(0)] if given and not given[0].startswith("-") else []
             arguments = [*config, *SMALLER, *given, *SMALLEST]
-            code = run_dmt.main(arguments)
+            code = train.run(arguments)
             if code == 0 and "--output_dir" in arguments:
                 assert_run_trained(arguments)
             return code
-        case ["python", "-m", "hf_dmt.hub", *given]:
-            return hub_command.main(given)
+        case ["hf-dmt", command, *given] if command in COMMANDS:
+            return importlib.import_module(f"hf_dmt.commands.{command}").main(given)
         case ["python", "scripts/prepare_model.py", "upernet", *given]:
             code = prepare_model.main(["upernet", *given])
             make_upernet_narrow(Path(given[given.index("--output") + 1]))
@@ -117,9 +116,9 @@ def call(words: list[str]) -> int:
 
 def assert_run_trained(arguments: list[str]) -> None:
     """What a finished run exports against what it started from, which is built again from the same flags."""
-    model, _, args = parse(arguments, run_dmt.RECIPES)
+    model, _, args = parse(arguments, train.RECIPES)
     found = ModelPair.from_pretrained(args.output_dir)
-    start = run_dmt.build_pair(model, args, found.class_names)
+    start = opening.build_pair(model, args, found.class_names)
     if args.freeze_backbone:
         freeze_backbones(start)
     assert_trained(found, start)
@@ -231,8 +230,8 @@ def test_every_block_runs(
     """Silent: a flag, file or call in the documents that no longer exists, a message that reads otherwise now, and a
     documented run that trains nothing or one member only."""
     if page != "README.md":  # once is enough: drawing takes longer than such a run does
-        monkeypatch.setattr(run_dmt, "write_report", lambda folder: folder / "report.html")
-        monkeypatch.setattr(run_dmt, "write_figures", lambda folder: None)
+        monkeypatch.setattr(train, "write_report", lambda folder: folder / "report.html")
+        monkeypatch.setattr(train, "write_figures", lambda folder: None)
     names = names_of_a_page()
     for block in blocks(page):
         if block.not_run:
@@ -277,10 +276,11 @@ def test_every_fence_is_seen() -> None:
 def test_flags_that_pages_name_exist() -> None:
     """Guards against a flag that was renamed everywhere but in a sentence."""
     ours = {option for action in Parser()._actions for option in action.option_strings}
-    ours |= {f"--{flag.name}" for flag in dataclasses.fields(QueueArguments)}
-    for program in (*ROOT.glob("scripts/**/*.py"), ROOT / "hf_dmt" / "hub" / "__main__.py"):
+    ours |= {f"--{flag.name}" for flag in dataclasses.fields(queue.QueueArguments)}
+    for program in (*ROOT.glob("scripts/**/*.py"), *ROOT.glob("hf_dmt/commands/*.py")):
         ours |= set(re.findall(r"add_argument\(\s*\"(--[a-z_]+)\"", program.read_text(encoding="utf-8")))
-    accelerate = {"--multi_gpu", "--num_processes", "--num_machines", "--mixed_precision", "--dynamo_backend", "--cpu"}
+    ours |= {f"--{name}" for name in launch.PASSED_ON}
+    accelerate = {"--multi_gpu", "--mixed_precision", "--dynamo_backend", "--cpu"}
     for page, path in PAGES.items():
         text = re.sub(
             r"^```console\n.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hf_dmt.commands.train import RECIPES
 from hf_dmt.data.files import write_json
 from hf_dmt.data.reading.decoding import CorruptImage, check_image, to_mask
 from hf_dmt.data.reading.rows import DataError
@@ -26,7 +27,6 @@ from hf_dmt.training.run.folder import check_split
 from hf_dmt.training.run.results import RunRecords
 from hf_dmt.training.run.runtime_errors import RunError
 from hf_dmt.training.settings.command_line import UsageError, parse
-from scripts.run_dmt import RECIPES
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)

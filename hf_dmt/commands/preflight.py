@@ -1,8 +1,9 @@
-"""What a run would meet, found out before it is started: `run_dmt.py --check`."""
+"""What a run would meet, found out before it is started: `hf-dmt check`."""
 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import statistics
 import tempfile
@@ -29,11 +30,14 @@ from ..data.splitting.survey import can_compare, overlaps, survey
 from ..method import Phase
 from ..models.pair import ModelPair
 from ..training import phases
+from ..training.run.folder import check_output_folder
 from ..training.run.progress import PhaseLines
 from ..training.run.protocol import peak_memory
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
+from ..training.settings.command_line import ModelArguments
 from ..training.trainer import DMTTrainer
+from .opening import build_pair, common_classes
 
 _UPDATES = 8  # tried in phase 0, and in a phase with pseudo labels; the first quarter warms up
 _SHOWN = 5
@@ -212,6 +216,29 @@ def class_line(classes: list[dict[str, Any]]) -> str:
         f"{len(classes)} classes, {min(counts)} to {max(counts)} images each, median {statistics.median(counts):g}; "
         f"rarest: {', '.join(map(called, rarest))}"
     )
+
+
+def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainingArguments) -> int:
+    """What a run with these flags would meet, on stdout; nothing is written.
+
+    Returns:
+        The exit code: 0 if the run can be started, 1 if there is a problem.
+    """
+    found = Preflight()
+    with found.collecting():
+        check_output_folder(args)
+    with found.collecting():
+        images = found.open_images(
+            data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
+        )
+        if images is not None:
+            found.look_at_images(images, data_args)
+            pair = build_pair(model_args, args, images.class_names)
+            found.look_at_models(pair, images)
+            found.rehearse(pair, args, images)
+    if args.should_save:
+        print(json.dumps(found.as_json(), indent=1) if model_args.json else found.text())
+    return 1 if found.problems else 0
 
 
 # ---- the rehearsal ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class DataArguments:
-    """Flags of `scripts/run_dmt.py` that choose images. Without any, a builtin set is used."""
+    """Flags of `hf-dmt train` that choose images. Without any, a builtin set is used."""
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Hub id, local folder, or a builtin set: digits, digit-scenes."}

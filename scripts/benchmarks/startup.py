@@ -31,7 +31,7 @@ def stages() -> dict[str, float]:
     """Seconds of every stage in this process, which must be a new one to count."""
     seconds = {}
     start = time.perf_counter()
-    for name, modules in {"libraries": LIBRARIES, "hf_dmt": ["hf_dmt"], "program": ["scripts.run_dmt"]}.items():
+    for name, modules in {"libraries": LIBRARIES, "hf_dmt": ["hf_dmt"], "program": ["hf_dmt.commands.train"]}.items():
         for module in modules:
             importlib.import_module(module)
         seconds[name] = time.perf_counter() - start
@@ -49,26 +49,26 @@ def first_update(folder: str) -> None:
     """Run the demo up to there."""
     from transformers import TrainerCallback
 
-    from scripts import run_dmt
+    from hf_dmt.commands import train
 
     class Stop(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             raise Reached
 
-    build = run_dmt.build_trainer
+    build = train.build_trainer
 
     def stopping(*parts: Any) -> Any:
         trainer = build(*parts)
         trainer.add_callback(Stop())
         return trainer
 
-    run_dmt.build_trainer = stopping  # type: ignore[assignment]
+    train.build_trainer = stopping  # type: ignore[assignment]
     try:
-        run_dmt.main(["--output_dir", f"{folder}/run", "--use_cpu", "true"])
+        train.run(["--output_dir", f"{folder}/run", "--use_cpu", "true"])
     except Reached:
         return
     finally:
-        run_dmt.build_trainer = build
+        train.build_trainer = build
     raise SystemExit("The demo ended before its first update; run it alone to see why.")
 
 

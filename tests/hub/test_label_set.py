@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 
+from hf_dmt.commands import push
 from hf_dmt.data.files import write_json
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
-from hf_dmt.hub import __main__ as hub_command
 from hf_dmt.hub.label_set import push_labels
 from hf_dmt.hub.repository import HubError
 from tests.hub_server import HubServer
@@ -111,9 +111,8 @@ def test_one_command_does_it_and_a_second_one_replaces_the_first(
     """Guards labels of two phases beside each other in one repository, which would be read as one set."""
     monkeypatch.setenv("HF_TOKEN", MINE)
     for phase in ("1", "2"):
-        assert (
-            hub_command.main(["labels", str(image_run), "me/labels", "--phase", phase, "--tag", f"phase-{phase}"]) == 0
-        )
+        where = ["--labels", "--phase", phase, "--tag", f"phase-{phase}"]
+        assert push.main([str(image_run), "me/labels", *where]) == 0
     assert "/datasets/me/labels/commit/" in capsys.readouterr().out
     kept = [sum(loaded("a", tmp_path, revision=f"phase-{phase}")["kept"][:]) for phase in (1, 2)]
     assert kept == [6, 12]
@@ -137,7 +136,7 @@ def test_what_cannot_be_published_is_said(
     for name in "ab":
         (tmp_path / "pseudo_labels" / "phase-1" / name).mkdir(parents=True)
     monkeypatch.setenv("HF_TOKEN", MINE)
-    assert hub_command.main(["labels", str(tmp_path), "me/labels"]) == 1
+    assert push.main([str(tmp_path), "me/labels", "--labels"]) == 1
     assert "not complete" in capsys.readouterr().err
     api = HfApi(token=MINE)
     api.create_repo("me/images", repo_type="dataset")

@@ -24,7 +24,7 @@ from PIL import Image
 from transformers import pipeline
 
 from hf_dmt import DMTTrainer, ModelPair
-from hf_dmt.hub import __main__ as hub_command
+from hf_dmt.commands import push
 from hf_dmt.hub.repository import LAST_CHECKPOINT, PUBLISHED
 from hf_dmt.report.html import has_pictures
 from scripts.run_dmt import main
@@ -178,8 +178,8 @@ class TestAfterTraining:
         hub.faults.clear()
         monkeypatch.setenv("HF_TOKEN", MINE)
         command = shlex.split(message.split("Push it later: ")[1])
-        assert command[:3] == ["python", "-m", "hf_dmt.hub"]
-        assert hub_command.main(command[3:]) == 0
+        assert command[:2] == ["hf-dmt", "push"]
+        assert push.main(command[2:]) == 0
         assert set(hub.repo("me/run").files()) >= PAIR and hub.repo("me/run").private
         assert_same(state_of(ModelPair.from_pretrained("me/run")), state_of(ModelPair.from_pretrained(out)))
 

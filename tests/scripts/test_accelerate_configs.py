@@ -11,10 +11,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from scripts import run_dmt
-
-CONFIGS = sorted((run_dmt.RECIPES / "accelerate").glob("*.yaml"))
-ROOT = Path(run_dmt.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "scripts" / "recipes"
+CONFIGS = sorted((RECIPES / "accelerate").glob("*.yaml"))
 
 
 def launched(config: Path) -> Any:
@@ -47,7 +46,7 @@ def test_each_says_how_it_is_started() -> None:
 
 def test_fsdp_is_asked_for_as_the_pair_needs_it() -> None:
     """FSDP 1, or sharded checkpoints, are refused by the trainer: the ready settings must not ask for them."""
-    config = run_dmt.RECIPES / "accelerate" / "eight_gpus_fsdp.yaml"
+    config = RECIPES / "accelerate" / "eight_gpus_fsdp.yaml"
     parsed = launched(config)
     environment = prepare_multi_gpu_env(parsed)
     assert environment["ACCELERATE_USE_FSDP"] == "true"
@@ -57,6 +56,6 @@ def test_fsdp_is_asked_for_as_the_pair_needs_it() -> None:
 
 def test_two_processes_without_a_gpu_are_two() -> None:
     """MULTI_CPU, the type that sounds right, and `--cpu` start one process without a word."""
-    parsed = launched(run_dmt.RECIPES / "accelerate" / "two_cpu_processes.yaml")
+    parsed = launched(RECIPES / "accelerate" / "two_cpu_processes.yaml")
     assert parsed.multi_gpu and not parsed.cpu and not parsed.use_cpu
     assert prepare_multi_gpu_env(parsed)["ACCELERATE_MIXED_PRECISION"] == "no"

@@ -19,12 +19,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from hf_dmt.commands import train
 from hf_dmt.training.settings.command_line import Parser
 from hf_dmt.training.settings.methods import PRESETS, as_results, resolve
-from scripts import prepare_data, prepare_model, run_dmt
+from scripts import prepare_data, prepare_model
 from tests.small_checkpoints import prepare_networks, save_checkpoints
 
-FOLDER = run_dmt.RECIPES
+FOLDER = Path(__file__).parents[2] / "scripts" / "recipes"
 
 RECIPES = sorted(
     path.relative_to(FOLDER).as_posix() for room in ("paper", "modern") for path in (FOLDER / room).glob("*.yaml")
@@ -112,8 +113,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs do, and has tests of its own."""
-    monkeypatch.setattr(run_dmt, "write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr(run_dmt, "write_figures", lambda folder: None)
+    monkeypatch.setattr(train, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(train, "write_figures", lambda folder: None)
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
@@ -133,7 +134,7 @@ def run(recipe: str, out: Path) -> dict[str, Any]:
         argument = [*flags(small), "--label_ratios", "0.5"]
     else:
         argument = flags(small)
-    assert run_dmt.main([str(FOLDER / recipe), *argument, "--output_dir", str(out)]) == 0
+    assert train.run([str(FOLDER / recipe), *argument, "--output_dir", str(out)]) == 0
     found: dict[str, Any] = json.loads((out / "dmt_results.json").read_text())
     return found
 
@@ -185,7 +186,7 @@ def test_every_method_runs_on_both_tasks(workplace: Path, tmp_path: Path, task: 
     """Silent: a preset that a task refuses, or results that name a method and hold another one's settings."""
     given = ["--task", task, *TASKS[task].split(), *METHODS[method], "--max_steps", "1", "--supervised_epochs", "2"]
     given += ["--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--use_cpu", "true", "--save_strategy", "no"]
-    assert run_dmt.main([*given, "--output_dir", str(tmp_path / "run")]) == 0
+    assert train.run([*given, "--output_dir", str(tmp_path / "run")]) == 0
     results = json.loads((tmp_path / "run" / "dmt_results.json").read_text())
     name, *online = method.split()
     explicit: dict[str, Any] = {"labeled_batch_size": 2, "pseudo_batch_size": 2, "supervised_epochs": 2.0}

@@ -94,7 +94,7 @@ class Instants:
 
 def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: str, stages: str | None) -> None:
     from hf_dmt import DMTTrainer
-    from scripts.run_dmt import main
+    from hf_dmt.commands.train import run as main
 
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115  (until the process ends)
@@ -137,7 +137,7 @@ class Runs:
     def __init__(self, data: Path, work: Path, arguments: list[str]) -> None:
         self.data, self.work, self.arguments = data, work, arguments
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["kills", "scripts.run_dmt", "matplotlib.pyplot"])
+        context.set_forkserver_preload(["kills", "hf_dmt.commands.train", "matplotlib.pyplot"])
         self.context = context
         self.expected = work / "uninterrupted"
         listed = work / "stages.json"

@@ -1,4 +1,4 @@
-"""`run_dmt.py --check`: what it finds, what it promises, and that it leaves nothing behind."""
+"""`hf-dmt check`: what it finds, what it promises, and that it leaves nothing behind."""
 
 from __future__ import annotations
 

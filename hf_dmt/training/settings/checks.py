@@ -55,7 +55,7 @@ def check_inputs(
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. "
             "Start one "
-            f"process per GPU: accelerate launch --multi_gpu --num_processes {args.n_gpu} scripts/run_dmt.py ..."
+            f"process per GPU: hf-dmt train --num_processes {args.n_gpu} ..."
         )
     check_processes(args.world_size, os.environ)
     if args.member_schedule == "alternate":

@@ -1,4 +1,4 @@
-"""Flags and config files of `scripts/run_dmt.py`."""
+"""Flags and config files of `hf-dmt train`."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class Parser(HfArgumentParser):
         super().__init__(
             [ModelArguments, DataArguments, DMTTrainingArguments],  # type: ignore[arg-type]
             allow_abbrev=False,
-            prog="run_dmt.py",
+            prog="hf-dmt train",
             description="Dynamic mutual training: two models learn from few labels, many unlabeled images and each "
             "other. Give a config file (YAML or JSON) first if you like; flags override it.",
         )
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. All flags: run_dmt.py --help")
+        raise UsageError(f"{message}. All flags: hf-dmt train --help")
 
 
 def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArguments, DMTTrainingArguments]:
@@ -86,7 +86,7 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     parser.set_defaults(output_dir=None, disable_tqdm=not sys.stderr.isatty())
     flags = list(argv)
     if flags and not flags[0].startswith("-"):
-        parser.set_defaults(**_read_config(Path(flags.pop(0)), parser))
+        parser.set_defaults(**_read_config(_config_file(flags.pop(0), recipes), parser))
     first = _namespace(parser, flags)
     if first.dataset_name is None and first.task in RECIPES:
         recipe = _read_config(recipes / RECIPES[first.task], parser)
@@ -128,9 +128,15 @@ def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else "All flags: run_dmt.py --help"
+        hint = f"Did you mean {near[0]}?" if near else "All flags: hf-dmt train --help"
         raise UsageError(f"Unknown argument {unknown[0]!r}. {hint}")
     return namespace
+
+
+def _config_file(given: str, recipes: Path) -> Path:
+    """The file that is meant: a path, or the name of an embedded recipe."""
+    embedded = recipes / f"{given}.yaml"
+    return embedded if "/" not in given and embedded.is_file() and not Path(given).exists() else Path(given)
 
 
 def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
@@ -152,7 +158,7 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
     for key, value in content.items():
         if key not in actions:
             near = difflib.get_close_matches(str(key), actions, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "All names: run_dmt.py --help"
+            hint = f"Did you mean {near[0]!r}?" if near else "All names: hf-dmt train --help"
             raise UsageError(f"The config file {str(file)!r} sets {key!r}, which does not exist. {hint}")
         settings[key] = _as_meant(actions[key], value, file)
     return settings
@@ -179,7 +185,7 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
     except (ValueError, TypeError, argparse.ArgumentTypeError) as problem:
         raise UsageError(
             f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}. Give "
-            "it as the flag takes it (run_dmt.py --help)."
+            "it as the flag takes it (hf-dmt train --help)."
         ) from problem
     if action.choices and converted not in action.choices:
         raise UsageError(
@@ -214,4 +220,4 @@ def _check_models(model: ModelArguments) -> None:
 def print_error(message: str) -> None:
     """One message on stderr, by one process."""
     if os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
-        print(f"run_dmt.py: error: {message}", file=sys.stderr)
+        print(f"hf-dmt: error: {message}", file=sys.stderr)

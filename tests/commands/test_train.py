@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import pipeline
 
 from hf_dmt import ModelPair
-from scripts.run_dmt import main
+from hf_dmt.commands.train import main
 
 TINY = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "16"]
 SHORT = ["--max_steps", "2", "--labeled_batch_size", "4", "--pseudo_batch_size", "4", "--label_ratios", "0.5", "1.0"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from scripts.label_queue import main as label_queue
-from scripts.run_dmt import main as run_dmt
+from hf_dmt.commands.queue import main as queue_command
+from hf_dmt.commands.train import run as train
 from tests.data.small_files import class_folder, image, save, scene_folder
 
 SHORT = ["--max_steps", "2", "--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--label_ratios", "1.0"]
@@ -42,15 +42,15 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
         save(image(20 * index), tmp_path / "more" / f"{index:02d}.jpg")
     data = ["--dataset_name", str(class_folder(tmp_path / "data", each=4)), "--unlabeled_dir", str(tmp_path / "more")]
     run, queue, again = (str(tmp_path / name) for name in ("run", "queue", "again"))
-    assert run_dmt([*data, *MODELS, *SHORT, "--output_dir", run]) == 0
-    assert label_queue([run, "--to", queue, "--count", "5", *data]) == 0
+    assert train([*data, *MODELS, *SHORT, "--output_dir", run]) == 0
+    assert queue_command([run, "--to", queue, "--count", "5", *data]) == 0
     asked = list(csv.DictReader(Path(queue, "queue.csv").read_text("utf-8-sig").splitlines()))
     assert 2 < len(asked) <= 5 and all(line["a"] != line["b"] for line in asked)
     assert f"{len(asked)} images to label" in capsys.readouterr().out
     assert {path.name for path in Path(queue).iterdir()} == {"cat", "dog", "owl", "images", "queue.csv"}
     [first, second] = answer(Path(queue), "owl", 2)
     Path(queue, "images", asked[2]["file"]).rename(Path(queue, "dog", asked[2]["file"]))
-    assert run_dmt(["--pair", run, "--extra_labels", queue, *data, *SHORT, "--output_dir", again]) == 0
+    assert train(["--pair", run, "--extra_labels", queue, *data, *SHORT, "--output_dir", again]) == 0
     before, after = (json_of(Path(folder, "dmt_results.json")) for folder in (run, again))
     assert after["num_labeled"] == before["num_labeled"] + 3
     assert after["num_unlabeled"] == before["num_unlabeled"] - 3
@@ -67,12 +67,12 @@ def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
     folder = scene_folder(tmp_path / "data", [(0, 1, 2)] * 4)
     data = ["--task", "semantic-segmentation", "--dataset_name", str(folder), "--unlabeled_dir", str(tmp_path / "more")]
     run, queue, again = (str(tmp_path / name) for name in ("run", "queue", "again"))
-    assert run_dmt([*data, *SCENE_MODELS, *SHORT, "--output_dir", run]) == 0
-    assert label_queue([run, "--to", queue, "--count", "8", *data[2:]]) == 0
+    assert train([*data, *SCENE_MODELS, *SHORT, "--output_dir", run]) == 0
+    assert queue_command([run, "--to", queue, "--count", "8", *data[2:]]) == 0
     coco = json_of(Path(queue, "annotations.json"))
     assert 0 < len(coco["annotations"]) <= 8
     answered = answer(Path(queue), "2", 3)
-    assert run_dmt(["--pair", run, "--extra_labels", queue, *data, *SHORT, "--output_dir", again]) == 0
+    assert train(["--pair", run, "--extra_labels", queue, *data, *SHORT, "--output_dir", again]) == 0
     assert set(json_of(Path(again, "split.json"))["extra_labeled"]) == set(answered)
     assert json_of(Path(again, "dmt_results.json"))["num_labeled"] == 4 + len(set(answered))
 
@@ -80,13 +80,13 @@ def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
 def test_the_embedded_set_needs_no_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Silent: a demonstration that asks for flags which its run never had; other images under the same ids."""
     run = str(tmp_path / "run")
-    assert run_dmt(["--max_steps", "1", "--label_ratios", "1.0", "--output_dir", run]) == 0
-    assert label_queue([run, "--to", str(tmp_path / "queue"), "--count", "3"]) == 0
+    assert train(["--max_steps", "1", "--label_ratios", "1.0", "--output_dir", run]) == 0
+    assert queue_command([run, "--to", str(tmp_path / "queue"), "--count", "3"]) == 0
     assert len(list((tmp_path / "queue" / "images").iterdir())) == 3
     capsys.readouterr()
-    assert label_queue([run, "--to", str(tmp_path / "queue")]) == 2
+    assert queue_command([run, "--to", str(tmp_path / "queue")]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
-    assert label_queue([run, "--to", str(tmp_path / "other"), "--num_labeled", "40"]) == 2
+    assert queue_command([run, "--to", str(tmp_path / "other"), "--num_labeled", "40"]) == 2
     assert "are not those that the run" in capsys.readouterr().err
-    assert label_queue([run, "--to", str(tmp_path / "other"), "--count", "0"]) == 2
+    assert queue_command([run, "--to", str(tmp_path / "other"), "--count", "0"]) == 2
     assert "--count is 0" in capsys.readouterr().err

@@ -1,14 +1,14 @@
-"""Methods against each other on one split, one pair of models and one budget: does it help, and at what cost.
+"""`hf-dmt compare`: methods on one split, one pair of models and one budget: does it help, and at what cost.
 
-    python scripts/benchmarks/compare_methods.py --suite smoke
-    python scripts/benchmarks/compare_methods.py --suite cpu --sets digits --seeds 0 1 2
-    python scripts/benchmarks/compare_methods.py --suite cpu --data cifar10=FOLDER --data camvid=FOLDER
-    python scripts/benchmarks/compare_methods.py --arms dmt --seeds 0 1 2 3 4
-    python scripts/benchmarks/compare_methods.py -- --dataset_name my_images --num_labeled 200 --model_a ...
+    hf-dmt compare --suite smoke
+    hf-dmt compare --suite cpu --sets digits --seeds 0 1 2
+    hf-dmt compare --suite cpu --data cifar10=FOLDER --data camvid=FOLDER
+    hf-dmt compare --arms dmt --seeds 0 1 2 3 4
+    hf-dmt compare -- --dataset_name my_images --num_labeled 200 --model_a ...
 
-Without `--suite` the flags after `--` say what is trained on (none: the embedded digits). Every run is one call of
-`run_dmt.py`; for every seed `--split_seed` and `--seed` are set to it, so all methods see one split. A data set needs a
-train and a test split; where it has no validation split, evaluation images are taken from the labeled ones.
+Without `--suite` the flags after `--` say what is trained on (none: the embedded digits). Every run is a call of
+`hf-dmt train`; for every seed `--split_seed` and `--seed` are set to it, so all methods see one split. A data set needs
+a train and a test split; where it has no validation split, evaluation images are taken from the labeled ones.
 
 The budget is counted in image passes: an image forward and backward through one member is 1, forward alone 1/3; passes
 that label and passes that weigh count, evaluation does not. `dmt` is run first and its passes are what every other
@@ -33,18 +33,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_dmt.data.files import write_json
-from hf_dmt.data.splitting.assemble import assemble
-from hf_dmt.training.settings.command_line import parse
-from hf_dmt.training.settings.methods import Knobs
+from ..data.files import write_json
+from ..data.splitting.assemble import assemble
+from ..training.settings.command_line import parse, print_error
+from ..training.settings.methods import Knobs
+from . import comparison
+from .comparison import BASELINE, ORACLE, REFERENCE
+from .train import RECIPES
+from .train import run as train
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from scripts.benchmarks import comparison
-from scripts.benchmarks.comparison import BASELINE, ORACLE, REFERENCE
-from scripts.run_dmt import RECIPES
-from scripts.run_dmt import main as run_dmt
-
-RUN_DMT = Path(__file__).parents[1] / "run_dmt.py"
 FORWARD = 1 / 3  # image passes of a forward alone
 EQUAL = "equal-pair"
 
@@ -99,7 +96,7 @@ _CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation"
                "--supervised_epochs", "150", "--phase_epochs", "2", "--label_ratios", "0.2", "0.4", "0.6",
                "--test_split", "validation", *_SMALL]  # fmt: skip
 
-# Per suite and data set the flags of run_dmt.py; {name} is what was given with --data name=FOLDER.
+# Per suite and data set the flags of `hf-dmt train`; {name} is what was given with --data name=FOLDER.
 SUITES: dict[str, dict[str, list[str]]] = {
     "smoke": {"digits": ["--supervised_epochs", "4", "--phase_epochs", "0.05", "--per_device_eval_batch_size", "500"]},
     "cpu": {
@@ -116,11 +113,22 @@ SUITES: dict[str, dict[str, list[str]]] = {
 }  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare; returns 0, or 2 for a mistake in what was given."""
     own, flags = list(sys.argv[1:] if argv is None else argv), []
     if "--" in own:
         own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
     arguments = parse_own(own)
+    try:
+        compare(arguments, flags)
+    except (ValueError, OSError) as problem:
+        print_error(str(problem))
+        return 2
+    return 0
+
+
+def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
+    """Make every run that is not there yet, and write what they came to."""
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
@@ -137,7 +145,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_own(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="hf-dmt compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--suite", choices=SUITES, help="data sets and sizes; default: the flags after --")
     parser.add_argument("--sets", nargs="+", help="only these data sets of the suite")
     parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="where a data set is")
@@ -273,7 +283,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             code, output = self._call([*flags, "--output_dir", folder])
             if code:
-                raise SystemExit(f"{name}: run_dmt.py ended with {code} for: {' '.join(flags)}\n{output[-4000:]}")
+                raise SystemExit(f"{name}: hf-dmt train ended with {code} for: {' '.join(flags)}\n{output[-4000:]}")
             results, split = (json.loads((Path(folder) / f).read_text()) for f in ("dmt_results.json", "split.json"))
         record = {
             "arm": arm,
@@ -320,10 +330,6 @@ class Bench:
         if self.in_process:
             output = io.StringIO()
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                return run_dmt(flags), output.getvalue()
-        done = subprocess.run([sys.executable, str(RUN_DMT), *flags], capture_output=True, text=True)
+                return train(flags), output.getvalue()
+        done = subprocess.run([sys.executable, "-m", "hf_dmt", "train", *flags], capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
-
-
-if __name__ == "__main__":
-    main()

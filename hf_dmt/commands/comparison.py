@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-from hf_dmt.data.files import write_aside, write_json
-from hf_dmt.training.labeling.label_quality import calibration
-from hf_dmt.training.scoring.evaluation import PRIMARY_METRIC
+from ..data.files import write_aside, write_json
+from ..training.labeling.label_quality import calibration
+from ..training.scoring.evaluation import PRIMARY_METRIC
 
 REFERENCE = "dmt"  # whose passes are the budget of all
 BASELINE = "labeled-only"
@@ -26,7 +26,7 @@ SCORES = ("weight", "disagreement", "confidence")
 
 @dataclass(frozen=True)
 class Run:
-    """One run's file, as `compare_methods.py` wrote it. Scores are fractions by `a`, `b`, `ensemble`."""
+    """One run's file, as `hf-dmt compare` wrote it. Scores are fractions by `a`, `b`, `ensemble`."""
 
     record: dict[str, Any]
 

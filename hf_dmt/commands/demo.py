@@ -1,8 +1,7 @@
-#!/usr/bin/env python
-"""A page in the browser where you upload an image and see what each model of a pair says, and where they disagree.
+"""`hf-dmt demo`: upload an image in the browser, see what each model of a pair says and where they disagree.
 
-demo.py PAIR                      a folder or a repository on the Hub; needs: pip install "hf-dmt[demo]"
-demo.py PAIR --write_space DIR    the same page as a Space: upload DIR as it is
+hf-dmt demo PAIR                      a folder or a repository on the Hub; needs: pip install "hf-dmt[demo]"
+hf-dmt demo PAIR --write_space DIR    the same page as a Space: upload DIR as it is
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ import numpy as np
 import yaml
 from PIL import Image
 
-import hf_dmt
-from hf_dmt import ModelPair
-from hf_dmt.data.palette import class_colors
-from hf_dmt.hub.repository import PAIR_FILES
+from ..data.palette import class_colors
+from ..hub.repository import PAIR_FILES
+from ..models.pair import ModelPair
+from ..training.settings.command_line import print_error
 
 try:
     import gradio as gr
 except ModuleNotFoundError:
-    sys.exit('demo.py: error: the page is made with Gradio, which is not installed: pip install "hf-dmt[demo]"')
+    sys.exit('hf-dmt: error: the page is made with Gradio, which is not installed: pip install "hf-dmt[demo]"')
 
 NAMES = ("a", "b", "ensemble")
 # The usual theme loads its letters from the web; a page on a machine without one should look the same.
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"space: {args.write_space}")
             return 0
     except (ValueError, OSError) as problem:
-        print(f"demo.py: error: {problem}", file=sys.stderr)
+        print_error(str(problem))
         return 2
     page(pair, Path(args.pair).name).launch(server_port=args.port, **LOOK)
     return 0
@@ -141,12 +140,11 @@ def write_space(source: str, pair: ModelPair, folder: Path) -> None:
             target = folder / "pair" / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    package = Path(hf_dmt.__file__).parent
+    package = Path(__file__).parents[1]
     shutil.copytree(package, folder / "hf_dmt", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(__file__, folder / "demo.py")
     where = 'Path(__file__).with_name("pair")' if local else repr(source)
     (folder / "app.py").write_text(
-        "from pathlib import Path\n\nfrom demo import LOOK, page\nfrom hf_dmt import ModelPair\n\n"
+        "from pathlib import Path\n\nfrom hf_dmt import ModelPair\nfrom hf_dmt.commands.demo import LOOK, page\n\n"
         f"page(ModelPair.from_pretrained({where}), {name!r}).launch(**LOOK)\n",
         encoding="utf-8",
     )
@@ -160,14 +158,10 @@ def write_space(source: str, pair: ModelPair, folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="hf-dmt demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pair", metavar="PAIR", help="output folder of a run, or a repository on the Hub")
     parser.add_argument("--write_space", metavar="DIR", help="write the page as a Space into this folder, and stop")
     parser.add_argument("--port", type=int, help="where the page is served (default: 7860, or the next free one)")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that the models bring with them")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from hf_dmt.commands import comparison
+from hf_dmt.commands.compare import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
 from hf_dmt.data.files import write_json
 from hf_dmt.method import plan_phases
 from hf_dmt.training.settings.command_line import parse
 from hf_dmt.training.settings.methods import Knobs, resolve
-from scripts.benchmarks import comparison
-from scripts.benchmarks.compare_methods import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 

@@ -25,7 +25,7 @@ from tests.data.small_files import image, save
 gr = pytest.importorskip("gradio", reason="needs the extra `demo`")
 browsers = pytest.importorskip("playwright.sync_api", reason="needs the extra `test`")
 
-from scripts.demo import LOOK, main, page, see_image, see_pixels  # noqa: E402
+from hf_dmt.commands.demo import LOOK, main, page, see_image, see_pixels  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAMES = ["a cat, asleep", "dog", "owl"]

@@ -1,12 +1,11 @@
-#!/usr/bin/env python
-"""Export the images on which a run's two models contradict each other most, for a person to label.
+"""`hf-dmt queue`: export the images on which a run's two models contradict each other most, for a person to label.
 
-    label_queue.py RUN --to FOLDER [--count 100] [the data flags that RUN was started with]
+    hf-dmt queue RUN --to FOLDER [--count 100] [the data flags that RUN was started with]
 
 Answer in `FOLDER/queue.csv` (column `label`), or move images into the folders named as the classes; for segmentation in
 the table, or in an annotation program that reads COCO (`annotations.json`). Then train the pair further:
 
-    run_dmt.py --pair RUN --extra_labels FOLDER [the same data flags] --output_dir NEW
+    hf-dmt train --pair RUN --extra_labels FOLDER [the same data flags] --output_dir NEW
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ from dataclasses import dataclass, field, replace
 
 from transformers import HfArgumentParser
 
-from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.reading.builtin import BUILTIN_SETS
-from hf_dmt.data.reading.sources import ImageSet
-from hf_dmt.data.splitting.assemble import assemble
-from hf_dmt.data.splitting.splits import SPLIT_FILE
-from hf_dmt.report.queue import write_queue
-from hf_dmt.report.run import Run, read_run
+from ..data.arguments import DataArguments
+from ..data.reading.builtin import BUILTIN_SETS
+from ..data.reading.sources import ImageSet
+from ..data.splitting.assemble import assemble
+from ..data.splitting.splits import SPLIT_FILE
+from ..report.queue import write_queue
+from ..report.run import Run, read_run
+from ..training.settings.command_line import print_error
 
 
 @dataclass
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the queue; returns 0, or 2 for a mistake in what was given."""
     parser = HfArgumentParser(
         [QueueArguments, DataArguments],  # type: ignore[arg-type]
-        prog="label_queue.py",
+        prog="hf-dmt queue",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = read_run(rest.run)
         found = write_queue(rest.run, unlabeled_images(run, data), queue.to, count=queue.count)
     except (ValueError, OSError) as problem:
-        print(f"label_queue.py: error: {problem}", file=sys.stderr)
+        print_error(str(problem))
         return 2
     print(f"{found} {'regions' if run.is_pixels else 'images'} to label: {queue.to}")
     return 0
@@ -77,7 +77,3 @@ def unlabeled_images(run: Run, data: DataArguments) -> ImageSet:
     if images is None:
         raise ValueError("These flags leave no image unlabeled. Give those that the run was started with.")
     return images
-
-
-if __name__ == "__main__":
-    sys.exit(main())

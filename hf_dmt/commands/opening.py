@@ -1,0 +1,51 @@
+"""What the flags of a run name, opened: the classes that its models know, and the pair."""
+
+from __future__ import annotations
+
+from ..models import loading
+from ..models.networks import tiny
+from ..models.pair import ModelPair
+from ..training.settings.arguments import DMTTrainingArguments
+from ..training.settings.command_line import ModelArguments
+
+
+def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
+    """The class names that both checkpoints agree on, if they name any."""
+    if model_args.pair is not None:
+        code = model_args.trust_remote_code
+        return ModelPair.from_pretrained(model_args.pair, token=args.hub_token, trust_remote_code=code).class_names
+    sources = [model_args.model_a or "", model_args.model_b or ""]
+    if any(source.startswith(tiny.PREFIX) for source in sources):
+        return None
+    configs = [
+        loading.load_config(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token)
+        for source in sources
+    ]
+    names = [loading.label_names(config) for config in configs if loading.has_named_classes(config)]
+    return names[0] if len(names) == 2 and names[0] == names[1] else None
+
+
+def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_names: list[str]) -> ModelPair:
+    """The saved pair, or a new one whose heads have exactly the data's classes."""
+    if model_args.pair is not None:
+        pair = ModelPair.from_pretrained(
+            model_args.pair, token=args.hub_token, trust_remote_code=model_args.trust_remote_code
+        )
+        if pair.class_names != class_names:
+            raise ValueError(
+                f"The pair {model_args.pair!r} predicts {len(pair.class_names)} classes "
+                f"({', '.join(pair.class_names[:3])}, ...), the data has {len(class_names)} "
+                f"({', '.join(class_names[:3])}, ...). Give data of the same classes, or start from two models with "
+                "--model_a and --model_b."
+            )
+        return pair
+    return ModelPair.from_models(
+        model_args.model_a or "",
+        model_args.model_b or "",
+        task=model_args.task,
+        id2label=dict(enumerate(class_names)),
+        image_size=model_args.image_size,
+        seed=args.seed,
+        trust_remote_code=model_args.trust_remote_code,
+        token=args.hub_token,
+    )

@@ -1,0 +1,167 @@
+"""`hf-dmt train [CONFIG.yaml] [--flags]`: train a pair by dynamic mutual training.
+
+Without arguments it trains on embedded digits to the end.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import datasets
+import transformers
+
+from ..data.files import write_json
+from ..data.reading.builtin import BUILTIN_SETS
+from ..data.splitting.assemble import RunImages, assemble
+from ..data.splitting.splits import SPLIT_FILE
+from ..hub.repository import HubError
+from ..models.pair import ModelPair
+from ..report import print_summary, write_figures, write_report
+from ..training.run.folder import check_output_folder, check_split, locked, resumes
+from ..training.run.protocol import peak_memory
+from ..training.run.runtime_errors import RunError
+from ..training.scoring.evaluation import without_loss
+from ..training.settings.arguments import DMTTrainingArguments
+from ..training.settings.command_line import parse, print_error
+from ..training.trainer import DMTTrainer
+from .launch import start
+from .opening import build_pair, common_classes
+from .preflight import check, class_line
+
+RECIPES = Path(__file__).parent / "recipes"  # of the embedded sets
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run on as many processes as `accelerate config` or `--num_processes` say; exit codes as of `run`."""
+    return start("train", sys.argv[1:] if argv is None else argv, run)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run in this process, alone or as one of those that a launcher has started.
+
+    Returns:
+        The exit code: 0; 1 if the run could not go on or its result not be pushed, with everything so far in the
+        output folder, or if `--check` found a problem; 2 for a mistake in what was given.
+
+    Raises:
+        SystemExit: 143 after SIGTERM, with a checkpoint saved.
+    """
+    try:
+        model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv, RECIPES)
+        # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
+        transformers.utils.logging.disable_progress_bar()
+        if not sys.stderr.isatty():
+            datasets.disable_progress_bars()
+        if model_args.check:
+            return check(model_args, data_args, args)
+        check_output_folder(args)
+        images = assemble(
+            data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
+        )
+        if resumes(args):
+            check_split(args.output_dir, images.split)
+        if data_args.dataset_name in BUILTIN_SETS:
+            args.horizontal_flip = False  # a mirrored digit is another digit, or none
+        pair = build_pair(model_args, args, images.class_names)
+        trainer = build_trainer(pair, args, images)
+        checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
+        hold = ExitStack()
+        hold.enter_context(locked(args.output_dir, writes=args.should_save))
+    except (ValueError, OSError) as problem:
+        print_error(str(problem))
+        return 2
+    code = 1
+    with hold:
+        try:
+            if args.should_save:
+                write_json(Path(args.output_dir) / SPLIT_FILE, images.split)
+                introduce(trainer, images)
+            carry_out(trainer, checkpoint)
+            code = 0
+        except HubError as problem:
+            print_error(f"{problem} Everything is in {args.output_dir}. Push it later: {push_command(trainer)}")
+        except (RunError, OSError) as problem:
+            print_error(str(problem))
+        finally:
+            trainer.accelerator.end_training()
+    return code
+
+
+def build_trainer(pair: ModelPair, args: DMTTrainingArguments, images: RunImages) -> DMTTrainer:
+    return DMTTrainer(
+        model=pair,
+        args=args,
+        train_dataset=images.labeled,
+        unlabeled_dataset=images.unlabeled,
+        eval_dataset=images.evaluation,
+        test_dataset=images.test,
+    )
+
+
+def introduce(trainer: DMTTrainer, images: RunImages) -> None:
+    """What is about to run, in a few lines."""
+    pair, args = trainer.model, trainer.args
+    a, b = (
+        f"{pair.member(name).config.model_type} ({pair.member(name).num_parameters() / 1e6:.1f} M)" for name in "ab"
+    )
+    unlabeled = len(images.unlabeled) if images.unlabeled is not None else 0
+    print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
+    if args.freeze_backbone:
+        print(f"backbones frozen: {pair.num_parameters(only_trainable=True) / 1e6:.2f} M parameters are trained")
+    steps = " + ".join(str(steps) for steps in {phase.index: phase.steps for phase in trainer.phases}.values())
+    turns = ", the members in turn" if args.member_schedule == "alternate" else ""
+    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
+    batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
+    print(f"phases of {steps} updates of {batch} images{turns}{processes}")
+    print(f"output: {args.output_dir}")
+    counts = zip(images.class_names, images.images_per_class, strict=True)
+    print(f"labeled images: {class_line([{'name': name, 'labeled_images': count} for name, count in counts])}")
+    for note in [*images.notes, *images.view_notes(pair.image_size)]:
+        print(note)
+
+
+def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
+    """Train, score, export, report, publish.
+
+    Raises:
+        HubError: the push at the end failed; everything else is done and in the output folder.
+    """
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    folder = trainer.export()
+    test = None
+    if trainer.test_dataset is not None:
+        last = trainer.records.results["phases"][-1]["test"]
+        test = (
+            without_loss(trainer.scores(trainer.test_dataset, title="testing"))
+            if trainer.args.load_best_model_at_end
+            else last
+        )
+    trainer.records.save(
+        test=test, peak_memory_bytes=peak_memory(trainer.args.device), total_seconds=round(time.monotonic() - start, 3)
+    )
+    if trainer.args.should_save:
+        report = write_report(folder)
+        write_figures(folder)
+        print_summary(folder)
+        print(f"pair: {folder}\nreport: {report}")
+    if not trainer.args.push_to_hub:
+        trainer.create_model_card()
+        return
+    trainer.push_to_hub()
+    if trainer.args.should_save:
+        print(f"published: {trainer.hub_model_id}")
+
+
+def push_command(trainer: DMTTrainer) -> str:
+    """What publishes the output folder at any later time."""
+    args = trainer.args
+    command = ["hf-dmt", "push", args.output_dir, trainer.hub_model_id or ""]
+    command += ["--private"] if args.hub_private_repo else []
+    command += ["--revision", args.hub_revision] if args.hub_revision else []
+    return shlex.join(command)
