@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import datasets
 import transformers
@@ -25,7 +26,6 @@ from ..report import print_summary, write_figures, write_report
 from ..training.run.folder import check_output_folder, check_split, locked, resumes
 from ..training.run.protocol import peak_memory
 from ..training.run.runtime_errors import RunError
-from ..training.scoring.evaluation import without_loss
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import parse, print_error
 from ..training.trainer import DMTTrainer
@@ -134,16 +134,11 @@ def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     folder = trainer.export()
-    test = None
-    if trainer.test_dataset is not None:
-        last = trainer.records.results["phases"][-1]["test"]
-        test = (
-            without_loss(trainer.scores(trainer.test_dataset, title="testing"))
-            if trainer.args.load_best_model_at_end
-            else last
-        )
+    final: dict[str, Any] = {"test": trainer.records.results["phases"][-1]["test"]}
+    if trainer.test_dataset is not None and trainer.args.load_best_model_at_end:
+        trainer.scored.enter(final, "test", *trainer.scores(trainer.test_dataset, title="testing"))
     trainer.records.save(
-        test=test, peak_memory_bytes=peak_memory(trainer.args.device), total_seconds=round(time.monotonic() - start, 3)
+        **final, peak_memory_bytes=peak_memory(trainer.args.device), total_seconds=round(time.monotonic() - start, 3)
     )
     if trainer.args.should_save:
         report = write_report(folder)

@@ -34,6 +34,7 @@ from .run.preemption import StopOnSigterm
 from .run.runtime_errors import TrackersMayFail, explained
 from .run.telemetry import Telemetry
 from .scoring import evaluation
+from .scoring.image_counts import ImageCounts
 from .settings.arguments import DMTTrainingArguments
 from .settings.checks import without_token
 from .settings.methods import Knobs
@@ -50,6 +51,7 @@ class PairTrainer(Trainer):
         away: the member that waits on the CPU while the other one trains (`member_schedule alternate`).
         telemetry: sums per member, drained into the logs.
         last_scores: figures of the latest evaluation of `eval_dataset`; they choose the exported root.
+        last_counts: what each image added to them.
         ema: averaged weights, where the run keeps them.
         best: each member's best weights of a phase, where a phase ends with them.
         preemption: answers SIGTERM.
@@ -64,6 +66,7 @@ class PairTrainer(Trainer):
     telemetry: Telemetry
     preemption: StopOnSigterm
     last_scores: evaluation.Scores | None = None
+    last_counts: ImageCounts | None = None
     ema: ExponentialAverage | None = None
     best: BestMembers | None = None
     new_optimizer_state: dict[str, Any]
@@ -184,17 +187,18 @@ class PairTrainer(Trainer):
         if source is None:
             return {}
         start = time.monotonic()
-        scores = self.scores(source, title="evaluating")
+        scores, counts = self.scores(source, title="evaluating")
         metrics = evaluation.flat(scores, self.model.task, metric_key_prefix)
         metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - start, 3)
         if eval_dataset is None:
-            self.last_scores = scores
+            self.last_scores, self.last_counts = scores, counts
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def scores(self, source: Any, *, title: str) -> evaluation.Scores:
-        """The figures of a, b and ensemble on an image set, with the averaged weights where there are any."""
+    def scores(self, source: Any, *, title: str) -> tuple[evaluation.Scores, ImageCounts]:
+        """The figures of a, b and ensemble on an image set, with the averaged weights where there are any; and what
+        each image adds to them."""
         with phases.preserved_rng(), self.judging():
             return evaluation.evaluate_pair(
                 self.model,
@@ -324,7 +328,7 @@ class PairTrainer(Trainer):
         if self.ema is not None:
             self.ema.load(best)
         if self.eval_dataset is not None:
-            self.last_scores = self.scores(self.eval_dataset, title="evaluating the best pair")
+            self.last_scores, self.last_counts = self.scores(self.eval_dataset, title="evaluating the best pair")
 
     def export(self, folder: str | Path | None = None) -> Path:
         """Write the finished pair: averaged weights where there are any, the better member on the eval split at the

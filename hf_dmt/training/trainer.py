@@ -1,7 +1,7 @@
 """`DMTTrainer`: a `transformers.Trainer` that holds two models and trains each on the other's pseudo labels.
 
-One `super().train()` runs all phases. Overridden: the loss, its scale over processes and accumulation steps, and what
-a phase begins with. Callbacks, trackers, mixed precision, accumulation and `accelerate` are the Trainer's own.
+One `super().train()` runs all phases. Overridden: the loss, its scale over processes and accumulation steps, and the
+start of a phase. Callbacks, trackers, mixed precision, accumulation and `accelerate` are the Trainer's own.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from .run.protocol import run_facts
 from .run.results import RunRecords
 from .run.telemetry import Telemetry
 from .scoring import evaluation
+from .scoring.splits import ScoredSplits
 from .settings.arguments import DMTTrainingArguments
 from .settings.checks import check_inputs, check_sharding
 from .sharding import is_sharded
@@ -132,6 +133,7 @@ class DMTTrainer(PublishingTrainer):
         self.add_callback(self.health)
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
+        self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
         self.telemetry = Telemetry(args.device)
         self.course = phases.Course(self.phases)
         self._resumed_from: str | None = None
@@ -235,9 +237,8 @@ class DMTTrainer(PublishingTrainer):
             self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase), done=self.course.done)
             if not begun:
                 if self.initial is not None and phase.index > 0:
-                    self.initial.restore(
-                        self.model, [seed_for(self.args.seed, phase.index, n) for n in range(len(MEMBERS))]
-                    )
+                    seeds = [seed_for(self.args.seed, phase.index, n) for n in range(len(MEMBERS))]
+                    self.initial.restore(self.model, seeds)
                 if self.ema is not None:
                     self.ema.restart()
             if self.args.member_schedule == "alternate":
@@ -374,11 +375,10 @@ class DMTTrainer(PublishingTrainer):
         """Complete the record of a phase and move on; called once, by the evaluation at its end."""
         phase = self.course.current
         tested = self.test_dataset is not None and phase.index in (self.phases[0].index, self.phases[-1].index)
-        self._phase_entry |= {
-            "seconds": round(time.monotonic() - self._phase_start, 3),
-            "eval": evaluation.without_loss(scores) if scores is not None else None,
-            "test": evaluation.without_loss(self.scores(self.test_dataset, title="testing")) if tested else None,
-        }
+        self._phase_entry["seconds"] = round(time.monotonic() - self._phase_start, 3)
+        test = self.scores(self.test_dataset, title="testing") if tested else (None, None)
+        self.scored.enter(self._phase_entry, "eval", scores, self.last_counts)
+        self.scored.enter(self._phase_entry, "test", *test)
         self._phase_entry |= self.records.sums(phase.index)
         self.records.add_phase(self._phase_entry)
         self.model.metadata["phase"] = phase.index

@@ -103,7 +103,21 @@ def test_rows_are_the_truth() -> None:
     matrix = filled(torch.tensor([1, 1, 1, 0]), torch.tensor([0, 0, 1, 0]), 2).matrix
     assert matrix.tolist() == [[1, 2], [0, 1]]
     assert mean_accuracy(matrix).item() == pytest.approx((1 / 3 + 1) / 2)
-    assert classification_scores(matrix) == {"accuracy": 0.5, "mean_accuracy": pytest.approx(2 / 3)}
+    assert classification_scores(matrix, ["cat", "dog"]) == {
+        "accuracy": 0.5,
+        "mean_accuracy": pytest.approx(2 / 3),
+        "per_class_accuracy": {"cat": pytest.approx(1 / 3), "dog": 1.0},
+        "confusions": [["cat", "dog", 2]],
+    }
+
+
+def test_one_class_for_everything_is_no_better_than_guessing() -> None:
+    """Silent: a model that answers with the majority class looks good by accuracy alone."""
+    labels = torch.tensor([0] * 72 + [1] * 18 + [2] * 10)
+    scores = classification_scores(filled(torch.zeros_like(labels), labels, 4).matrix)
+    assert scores["accuracy"] == pytest.approx(0.72) and scores["mean_accuracy"] == pytest.approx(1 / 3)
+    assert scores["per_class_accuracy"] == {"0": 1.0, "1": 0.0, "2": 0.0, "3": None}
+    assert scores["confusions"] == [["1", "0", 18], ["2", "0", 10]]
 
 
 def test_absent_class_is_none_and_left_out_of_the_mean() -> None:
@@ -125,7 +139,8 @@ def test_predictions_on_void_do_not_count() -> None:
 def test_nothing_to_score_is_none(shape: tuple[int, ...]) -> None:
     """Guards against a made-up 0 or a NaN (not JSON) where every label is void or there is no image."""
     confusion = filled(torch.zeros(shape, dtype=torch.int64), torch.full(shape, -100), 3)
-    assert classification_scores(confusion.matrix) == {"accuracy": None, "mean_accuracy": None}
+    scores = classification_scores(confusion.matrix)
+    assert (scores["accuracy"], scores["mean_accuracy"], scores["confusions"]) == (None, None, [])
     scores = segmentation_scores(confusion.matrix)
     assert (scores["mean_iou"], scores["overall_accuracy"], scores["mean_accuracy"]) == (None, None, None)
     assert set(scores["per_class_iou"].values()) == {None}
@@ -273,7 +288,9 @@ def test_members_without_a_valid_label() -> None:
     scores = MemberScores(2, "image-classification")
     scores.update({name: torch.zeros(3, 2) for name in "ab"}, torch.full((3,), -100))
     scores.update({name: torch.zeros(0, 2) for name in "ab"}, torch.zeros(0, dtype=torch.int64))
-    assert scores.compute()["a"] == {"accuracy": None, "mean_accuracy": None, "loss": None}
+    result = scores.compute()["a"]
+    assert {result[key] for key in ("accuracy", "mean_accuracy", "loss")} == {None}
+    assert scores.image_counts().table.sum() == 0
 
 
 def test_member_misuse_is_explained() -> None:

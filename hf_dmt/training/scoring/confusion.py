@@ -133,6 +133,15 @@ class ConfusionMatrix:
             raise ValueError(self._outside_message())
         return self._class_rows().clone()
 
+    @property
+    def totals(self) -> Tensor:
+        """(3, C) int64 where the counts are kept: per class the units of the truth, the right ones, the predicted ones.
+
+        Unlike `matrix` it does not look for labels outside the classes, so it waits for no accelerator.
+        """
+        rows = self._class_rows()
+        return torch.stack([rows.sum(dim=1), rows.diagonal(), rows.sum(dim=0)])
+
     def _class_rows(self) -> Tensor:
         return self._counts[-self._lowest :][: self.num_classes]
 
@@ -157,8 +166,7 @@ def accuracy(matrix: Tensor) -> Tensor:
 
 def mean_accuracy(matrix: Tensor) -> Tensor:
     """Mean over the classes in the truth of the share found (balanced accuracy); as `accuracy` otherwise."""
-    matrix = matrix.cpu().double()
-    return (matrix.diagonal() / matrix.sum(dim=1)).nanmean()
+    return per_class_accuracy(matrix).nanmean()
 
 
 def per_class_iou(matrix: Tensor) -> Tensor:
@@ -180,16 +188,48 @@ def mean_iou(matrix: Tensor) -> Tensor:
     return per_class_iou(matrix).nanmean()
 
 
-def classification_scores(matrix: Tensor) -> dict[str, Any]:
-    """`accuracy` and `mean_accuracy` as numbers for logs and JSON; None where there is nothing to score."""
-    return {"accuracy": _number(accuracy(matrix)), "mean_accuracy": _number(mean_accuracy(matrix))}
+def per_class_accuracy(matrix: Tensor) -> Tensor:
+    """Share of each class's units that was found (recall); (C, C) integer -> (C,) float64, NaN for a class without."""
+    matrix = matrix.cpu().double()
+    return matrix.diagonal() / matrix.sum(dim=1)
+
+
+def confusions(matrix: Tensor, most: int = 10) -> list[tuple[int, int, int]]:
+    """The most frequent mistakes as (class in truth, class predicted, units), the most frequent first."""
+    wrong = matrix.cpu().clone().fill_diagonal_(0).flatten()
+    places = wrong.sort(descending=True, stable=True).indices[:most].tolist()
+    return [(at // len(matrix), at % len(matrix), int(wrong[at])) for at in places if wrong[at] > 0]
+
+
+def classification_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """`accuracy`, `mean_accuracy`, `per_class_accuracy` (name -> share) and `confusions` for logs and JSON.
+
+    None where there is nothing to score. Names default to "0", "1", ...
+    """
+    return {
+        "accuracy": _number(accuracy(matrix)),
+        "mean_accuracy": _number(mean_accuracy(matrix)),
+        **_by_class(matrix, class_names, per_class_accuracy=per_class_accuracy),
+    }
 
 
 def segmentation_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """`mean_iou`, `overall_accuracy`, `mean_accuracy` and `per_class_iou` (name -> IoU), for logs and JSON.
+    """`mean_iou`, `overall_accuracy`, `mean_accuracy`, `per_class_iou` (name -> IoU) and `confusions`, for logs and
+    JSON.
 
     None where there is nothing to score: an absent class, or no valid pixel. Names default to "0", "1", ...
     """
+    return {
+        "mean_iou": _number(mean_iou(matrix)),
+        "overall_accuracy": _number(accuracy(matrix)),
+        "mean_accuracy": _number(mean_accuracy(matrix)),
+        **_by_class(matrix, class_names, per_class_iou=per_class_iou),
+    }
+
+
+def _by_class(
+    matrix: Tensor, class_names: Sequence[str] | None, **measures: Callable[[Tensor], Tensor]
+) -> dict[str, Any]:
     names = [str(index) for index in range(len(matrix))] if class_names is None else list(class_names)
     if len(names) != len(matrix) or len(set(names)) != len(names):
         raise ValueError(
@@ -197,10 +237,11 @@ def segmentation_scores(matrix: Tensor, class_names: Sequence[str] | None = None
             "classes; give every class its own name."
         )
     return {
-        "mean_iou": _number(mean_iou(matrix)),
-        "overall_accuracy": _number(accuracy(matrix)),
-        "mean_accuracy": _number(mean_accuracy(matrix)),
-        "per_class_iou": {name: _number(iou) for name, iou in zip(names, per_class_iou(matrix), strict=True)},
+        **{
+            key: {name: _number(value) for name, value in zip(names, measure(matrix), strict=True)}
+            for key, measure in measures.items()
+        },
+        "confusions": [[names[truth], names[said], units] for truth, said, units in confusions(matrix)],
     }
 
 

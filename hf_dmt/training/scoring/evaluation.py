@@ -16,10 +16,14 @@ from ...data.members import MEMBERS
 from ...data.tasks import IGNORE_INDEX
 from ...models.pair import ModelPair
 from ..labeling.inference import CleanPass
+from .image_counts import ImageCounts
 from .member_scores import MemberScores
 
 # What is compared and logged for a task: fractions in [0, 1].
 PRIMARY_METRIC = {"image-classification": "accuracy", "semantic-segmentation": "mean_iou"}
+
+# No single figures, so not among the logs.
+_BY_CLASS = ("per_class_accuracy", "per_class_iou", "confusions")
 
 Scores = dict[str, dict[str, Any]]
 
@@ -32,8 +36,8 @@ def evaluate_pair(
     *,
     title: str,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-) -> Scores:
-    """`{'a': {...}, 'b': {...}, 'ensemble': {...}}`; masks are scored at their own size.
+) -> tuple[Scores, ImageCounts]:
+    """`{'a': {...}, 'b': {...}, 'ensemble': {...}}`, and what each image adds; masks are scored at their own size.
 
     Args:
         compute_metrics: classification only; called with the logits of a, of b, and the log of the ensemble's
@@ -41,19 +45,22 @@ def evaluate_pair(
     """
     scores = MemberScores(len(pair.class_names), pair.task, pair.class_names, device=accelerator.device)
     kept: list[tuple[list[int], dict[str, Tensor], list[int]]] = []
+    rows: list[int] = []
     for part in clean_pass.run(
         pair, source, accelerator, title=title, at_mask_size=pair.task == "semantic-segmentation"
     ):
         truth = torch.from_numpy(np.stack([np.asarray(label, dtype=np.int64) for label in part.truth]))
         scores.update(part.logits, truth.to(accelerator.device))
+        rows += part.index
         if compute_metrics is not None:
             kept.append((part.index, {name: part.logits[name].cpu() for name in MEMBERS}, truth.tolist()))
+    counts = ImageCounts.joined(gather_object([(rows, scores.image_counts())]))
     scores.reduce(lambda tensor: _sum(tensor, accelerator))
     result: Scores = scores.compute()
     if compute_metrics is not None:
         for name, figures in _user_metrics(kept, compute_metrics).items():
             result[name] = {**result[name], **figures}
-    return result
+    return result, counts
 
 
 def predict_pair(
@@ -85,7 +92,7 @@ def flat(scores: Scores, task: str, prefix: str) -> dict[str, float]:
 def figures_of(task: str) -> list[str]:
     """What an evaluation logs for a task, without the prefix: `accuracy`, `loss`, `a_accuracy`, ..."""
     scores = MemberScores(2, task, ["0", "1"], device=torch.device("cpu")).compute()
-    own = [f"{name}_{key}" for name, figures in scores.items() for key in figures if not key.startswith("per_class")]
+    own = [f"{name}_{key}" for name, figures in scores.items() for key in figures if key not in _BY_CLASS]
     return [PRIMARY_METRIC[task], "loss", *own]
 
 

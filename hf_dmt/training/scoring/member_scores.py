@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_dmt.data.members import MEMBERS
-from hf_dmt.training.scoring.confusion import ConfusionMatrix, classification_scores, segmentation_scores
+from ...data.members import MEMBERS
+from .confusion import ConfusionMatrix, classification_scores, segmentation_scores
+from .image_counts import NAMES, ImageCounts
 
 # Logits per member handled at a time: two float32 copies of this many numbers bound the memory of an update.
 CHUNK = 1 << 22
@@ -24,7 +25,7 @@ class MemberScores:
     Args:
         num_classes: number of classes C of both members.
         task: "image-classification" or "semantic-segmentation"; decides which scores are computed.
-        class_names: C different names, for the per-class IoU.
+        class_names: C different names, for the scores per class.
         ignore_index: label of units that count for nothing.
         device: where the counts are kept: that of the logits.
     """
@@ -45,7 +46,8 @@ class MemberScores:
         self.task = task
         self.class_names = class_names
         self.ignore_index = ignore_index
-        self._matrices = {name: ConfusionMatrix(num_classes, ignore_index, device) for name in (*MEMBERS, "ensemble")}
+        self._matrices = {name: ConfusionMatrix(num_classes, ignore_index, device) for name in NAMES}
+        self._of_images: list[Tensor] = []  # per batch (4, n) class ids, or per image (7, C) counts of pixels
         counts_device = self._matrices["ensemble"].device
         # Apple's accelerator has no float64.
         loss_dtype = torch.float32 if counts_device.type == "mps" else torch.float64
@@ -73,12 +75,38 @@ class MemberScores:
         for z_a, z_b, truth in zip(
             logits["a"].split(images), logits["b"].split(images), labels.split(images), strict=True
         ):
-            probabilities = self._update_member(0, z_a, truth).add_(self._update_member(1, z_b, truth))
-            self._matrices["ensemble"].update(_most_likely(probabilities), truth)
+            said = {name: _most_likely(z) for name, z in zip(MEMBERS, (z_a, z_b), strict=True)}
+            probabilities = self._add_loss(0, z_a, truth).add_(self._add_loss(1, z_b, truth))
+            said["ensemble"] = _most_likely(probabilities)
+            if self.task == "semantic-segmentation":
+                for at in range(len(truth)):
+                    before = self._totals()
+                    self._count({name: ids[at] for name, ids in said.items()}, truth[at])
+                    self._of_images.append(self._totals() - before)
+            else:
+                self._count(said, truth)
+                self._of_images.append(torch.stack([truth.to(said["a"]), *said.values()]))
 
-    def _update_member(self, index: int, logits: Tensor, labels: Tensor) -> Tensor:
-        """Count predictions and loss of one member; returns its probabilities (N, C, *) in float32."""
-        self._matrices[MEMBERS[index]].update(_most_likely(logits), labels)
+    def _count(self, said: Mapping[str, Tensor], truth: Tensor) -> None:
+        for name in NAMES:
+            self._matrices[name].update(said[name], truth)
+
+    def _totals(self) -> Tensor:
+        """(7, C), the blocks of `ImageCounts`, of everything counted so far."""
+        truth, right, predicted = torch.stack([self._matrices[name].totals for name in NAMES], dim=1)
+        return torch.cat([truth[:1], right, predicted])
+
+    def image_counts(self) -> ImageCounts:
+        """Of the images of this process, in the order that they were counted in; call it before `reduce`."""
+        c = self._matrices["ensemble"].num_classes
+        if self.task == "semantic-segmentation":
+            return ImageCounts.of_totals(self._of_images, c)
+        empty = torch.empty(1 + len(NAMES), 0, dtype=torch.int64)
+        truth, *said = torch.cat(self._of_images, dim=1) if self._of_images else empty
+        return ImageCounts.of_images(truth, dict(zip(NAMES, said, strict=True)), c)
+
+    def _add_loss(self, index: int, logits: Tensor, labels: Tensor) -> Tensor:
+        """Count the loss of one member; returns its probabilities (N, C, *) in float32."""
         log_probabilities = torch.log_softmax(logits, dim=1, dtype=torch.float32)
         # Labels out of range are reported by the matrix; the clamp keeps gather from failing on the device.
         targets = labels.to(torch.int64).clamp(0, logits.shape[1] - 1).unsqueeze(1)
@@ -106,7 +134,7 @@ class MemberScores:
             scores[name] = (
                 segmentation_scores(matrix, self.class_names)
                 if self.task == "semantic-segmentation"
-                else classification_scores(matrix)
+                else classification_scores(matrix, self.class_names)
             )
             if name in MEMBERS:
                 valid = int(matrix.sum())
