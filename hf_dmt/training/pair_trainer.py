@@ -273,6 +273,7 @@ class PairTrainer(Trainer):
             rank=self.args.process_index,
             world_size=self.args.world_size,
             progress=not self.args.disable_tqdm and self.args.local_process_index == 0,
+            exact_decoding=self.args.exact_decoding,
         )
 
     # ---- saving and loading ----------------------------------------------------------------------------------------

@@ -27,6 +27,12 @@ def training_set(
     weaker = {"strong": "scale-crop-flip"} if pixels else {"strong": "weak"}
     weak_views = {name: view(weaker.get(kind, kind)) for name, kind in names.items()}
     samples = PairDataset(
-        labeled, unlabeled, views, task=pair.task, image_size=pair.image_size, num_classes=len(pair.class_names)
+        labeled,
+        unlabeled,
+        views,
+        task=pair.task,
+        image_size=pair.image_size,
+        num_classes=len(pair.class_names),
+        exact_decoding=args.exact_decoding,
     )
     return samples, weak_views

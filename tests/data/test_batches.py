@@ -264,8 +264,17 @@ def test_clean_items_and_their_collation() -> None:
     assert items[0]["image"].size == (9, 30), "never up" and items[1]["image"].size == (15, 12)
     assert items[1]["labels"].shape == (24, 30), "truth keeps its own size: evaluation is at the mask's"
     seen: list[Any] = []
-    batch = CleanCollator({"a": lambda images: seen.append(images) or [torch.zeros(3, 1, 1)] * 2})(items)
-    assert batch["index"].tolist() == [1, 0] and batch["sizes"] == [(30, 9), (12, 15)] and len(seen) == 1
+
+    def prepare(images: list[Any]) -> list[torch.Tensor]:
+        seen.append(images)
+        return [torch.full((3, 1, 1), float(image.width)) for image in images]
+
+    (batch,) = CleanCollator({"a": prepare, "b": prepare})(items)
+    assert batch.index == [1, 0] and batch.sizes == [(30, 9), (12, 15)] and batch.labels[0] is None
+    assert batch.inputs["a"].flatten().tolist() == [9.0] * 3 + [15.0] * 3
+    assert len(seen) == 1 and batch.inputs["a"] is batch.inputs["b"], "equal processors run once"
+    by_size = CleanCollator({"a": prepare}, by_size=True)(items)
+    assert [batch.index for batch in by_size] == [[1], [0]], "logits of pixels are brought to one size a batch"
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from small_runs import CLASSES, images, make_pair, scenes, state_of
+from transformers import pipeline
 
+from hf_dmt.data.reading.rows import FileRows
+from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.models.preprocessing import clean_inputs
+from hf_dmt.training.labeling import inference
 from hf_dmt.training.labeling.inference import CleanPass, broadcast_buffers
 
 
@@ -91,6 +99,54 @@ def test_labels_of_whole_images_may_be_missing() -> None:
     del source[1]["label"]
     (part,) = parts(make_pair(), source, CleanPass(3))
     assert part.truth == [0, None, 2]
+
+
+def photos(folder: Path, count: int = 3) -> ImageSet:
+    """JPEG files of 40 times the members' side."""
+    rng = np.random.default_rng(1)
+    for row in range(count):
+        colours = rng.integers(0, 255, (9, 12, 3)).astype(np.uint8)
+        Image.fromarray(colours).resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{row}.jpg", quality=95)
+    files = [folder / f"{row}.jpg" for row in range(count)]
+    return ImageSet(FileRows(files, folder), np.arange(count), "image-classification")
+
+
+def test_scores_are_those_of_the_pipeline_and_labels_may_be_approximate(tmp_path: Path) -> None:
+    """Silent: a card whose scores nobody can repeat, because photos were decoded small; or labels that take the time
+    of every pixel. Exact decoding labels what is scored."""
+    pair, source = make_pair("vit", "resnet"), photos(tmp_path)
+    (scored,) = parts(pair, source, CleanPass(3))
+    (labeled,) = parts(pair, source, CleanPass(3), approximate=True)
+    (exact,) = parts(pair, source, CleanPass(3, exact_decoding=True), approximate=True)
+    for name in "ab":
+        classify = pipeline("image-classification", model=pair.member(name), image_processor=pair.processor(name))
+        for row in range(3):
+            inputs = classify.preprocess(str(tmp_path / f"{row}.jpg"))
+            with torch.no_grad():
+                expected = classify.forward(inputs)["logits"][0]
+            assert torch.allclose(scored.logits[name][row], expected, atol=1e-3)
+        assert torch.equal(exact.logits[name], scored.logits[name])
+        assert not torch.equal(labeled.logits[name], scored.logits[name])
+        assert torch.allclose(labeled.logits[name], scored.logits[name], atol=0.05)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_equal_processors_run_once(equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: twice the time for the same pixels; or one member that is given what the other one's processor makes."""
+    pair, source = make_pair("vit", "swin"), images(4)
+    pair.processor_b = copy.deepcopy(pair.processor_a)
+    if not equal:
+        pair.processor_b.image_mean = [0.1, 0.2, 0.3]
+    expected = {
+        name: torch.stack(clean_inputs(pair.processor(name), [item["image"] for item in source])) for name in "ab"
+    }
+    calls: list[int] = []
+    made = inference.clean_inputs
+    monkeypatch.setattr(inference, "clean_inputs", lambda *given: calls.append(1) or made(*given))
+    (found,) = parts(pair, source, CleanPass(4))
+    assert len(calls) == (1 if equal else 2)
+    for name in "ab":
+        assert torch.allclose(found.logits[name], pair.clean_logits(name, expected[name]), atol=1e-5)
 
 
 def test_one_process_has_nothing_to_broadcast() -> None:

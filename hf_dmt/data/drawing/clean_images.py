@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +13,30 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..reading.decoding import to_mask, to_rgb
-from ..reading.sources import name_of
+from ..reading.decoding import to_mask
+from ..reading.small import to_small_rgb
+from ..reading.sources import at_side, name_of
 
 
 class CleanDataset(Dataset[dict[str, Any]]):
-    """Images as they are, for labeling and evaluation; `rows` are one process's share of `source`."""
+    """Images as they are, for labeling and evaluation; `rows` are one process's share of `source`.
+
+    Args:
+        shorter_side: images are brought to it, never up.
+        view_side: of what is made of an image in the end; images may be decoded smaller. None decodes every pixel.
+    """
 
     def __init__(
-        self, source: Any, rows: Sequence[int] | np.ndarray, *, task: str, shorter_side: int | None = None
+        self,
+        source: Any,
+        rows: Sequence[int] | np.ndarray,
+        *,
+        task: str,
+        shorter_side: int | None = None,
+        view_side: int | None = None,
     ) -> None:
-        self.source, self.rows = source, rows
-        self.task, self.shorter_side = task, shorter_side
+        self.source, self.rows = at_side(source, view_side), rows
+        self.task, self.shorter_side, self.view_side = task, shorter_side, view_side
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -30,44 +44,92 @@ class CleanDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
         item, name = self.source[row], name_of(self.source, row)
-        image = to_rgb(item["image"], f"image {name}")
+        image, size = to_small_rgb(item["image"], self.view_side, f"image {name}")
+        size = item.get("size", size)
         if self.shorter_side is not None:
-            image = fit_shorter_side(image, self.shorter_side)
+            image = fit_shorter_side(image, self.shorter_side, size)
+            size = image.size
         truth = item.get("label" if self.task == "image-classification" else "mask")
         if self.task == "semantic-segmentation" and truth is not None:
             truth = to_mask(truth, name).astype(np.int64)
-        return {"image": image, "labels": truth, "index": row}
+        return {"image": image, "labels": truth, "index": row, "size": size[::-1]}
+
+
+@dataclass(frozen=True)
+class CleanBatch:
+    """Images that share their shapes, ready for both members.
+
+    Attributes:
+        inputs: per member, `(n, 3, h, w)` float32; one tensor for both where their processors are equal.
+        labels: n labels or masks, None where unknown. index: n rows of the source.
+        sizes: `(H, W)` that logits of pixels are brought to.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: list[Any]
+    index: list[int]
+    sizes: list[tuple[int, int]]
 
 
 class CleanCollator:
     """Batches of clean images: each member's processor runs here, in the worker, over all images of the batch at once.
 
-    Args:
-        prepare: per member, a function from a list of images to a list of `(3, h, w)` tensors (the processor).
+    Images leave stacked, one tensor per shape: a worker sends every tensor as an open file of its own, and a batch of
+    256 images for two members as single ones is more than a process may open.
 
-    Returns:
-        `{'a': [tensors], 'b': [tensors], 'labels': list, 'index': (B,) int64, 'sizes': [(H, W)]}`.
+    Args:
+        prepare: per member, a function from a list of images to a list of `(3, h, w)` tensors (the processor). The same
+            function for both runs once.
+        by_size: pixels: images of other sizes are other batches. at_mask_size: the size is that of the mask.
     """
 
-    def __init__(self, prepare: dict[str, Callable[[list[Any]], list[Tensor]]]) -> None:
-        self.prepare = prepare
+    def __init__(
+        self,
+        prepare: dict[str, Callable[[list[Any]], list[Tensor]]],
+        *,
+        by_size: bool = False,
+        at_mask_size: bool = False,
+    ) -> None:
+        self.prepare, self.by_size, self.at_mask_size = prepare, by_size, at_mask_size
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, items: list[dict[str, Any]]) -> list[CleanBatch]:
         images = [item["image"] for item in items]
-        return {
-            **{member: prepare(images) for member, prepare in self.prepare.items()},
-            "labels": [item["labels"] for item in items],
-            "index": torch.tensor([item["index"] for item in items]),
-            "sizes": [image.size[::-1] for image in images],
-        }
+        functions = {id(function): function for function in self.prepare.values()}
+        made = {key: function(images) for key, function in functions.items()}
+        sizes = [item["labels"].shape if self.at_mask_size else item["size"] for item in items]
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for position, size in enumerate(sizes):
+            shapes = tuple(tensors[position].shape for tensors in made.values())
+            groups[shapes, size if self.by_size else None].append(position)
+        return [self._batch(items, made, sizes, positions) for positions in groups.values()]
+
+    def _batch(
+        self,
+        items: list[dict[str, Any]],
+        made: dict[int, list[Tensor]],
+        sizes: list[tuple[int, int]],
+        positions: list[int],
+    ) -> CleanBatch:
+        stacked = {key: torch.stack([tensors[place] for place in positions]) for key, tensors in made.items()}
+        return CleanBatch(
+            inputs={member: stacked[id(function)] for member, function in self.prepare.items()},
+            labels=[items[place]["labels"] for place in positions],
+            index=[items[place]["index"] for place in positions],
+            sizes=[sizes[place] for place in positions],
+        )
 
 
-def fit_shorter_side(image: Image.Image, side: int) -> Image.Image:
-    """Bring an image to the given shorter side, keeping its shape; smaller images stay as they are."""
-    shorter = min(image.size)
+def fit_shorter_side(image: Image.Image, side: int, size: tuple[int, int] | None = None) -> Image.Image:
+    """Bring an image to the given shorter side, keeping its shape; smaller images stay as they are.
+
+    Args:
+        size: the full `(width, height)` of an image that was decoded smaller, which decides its shape.
+    """
+    size = size or image.size
+    shorter = min(size)
     if shorter <= side:
         return image
-    width, height = (max(side, round(length * side / shorter)) for length in image.size)
+    width, height = (max(side, round(length * side / shorter)) for length in size)
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..labels.pseudo_labels import ImageLabels, PixelLabels
-from ..reading.decoding import to_mask, to_rgb
-from ..reading.sources import ImageSet, check_mask_size, name_of
+from ..reading.decoding import to_mask
+from ..reading.small import to_small_rgb
+from ..reading.sources import ImageSet, at_side, check_mask_size, name_of
 from ..tasks import IGNORE_INDEX
 from .clean_images import fit_shorter_side, resize_mask
 from .sampler import Draw
@@ -30,6 +31,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         views: the random view of each member (an `ImageView` or a `PixelView`).
         image_size: pixels only: images are brought to this shorter side first, never up.
         num_classes: labels are checked against it when they are read.
+        exact_decoding: decode every pixel of large images, even where fewer would do.
     """
 
     def __init__(
@@ -41,10 +43,13 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         task: str,
         image_size: int,
         num_classes: int,
+        exact_decoding: bool = False,
     ) -> None:
+        self.view_side = None if exact_decoding else image_size
         # Masks of unlabeled images, where there are any, are for scoring pseudo labels: no sample needs them decoded.
-        self.unlabeled = unlabeled.without_targets() if isinstance(unlabeled, ImageSet) else unlabeled
-        self.labeled, self.views = labeled, views
+        seen = unlabeled.without_targets() if isinstance(unlabeled, ImageSet) else unlabeled
+        self.unlabeled, self.labeled = at_side(seen, self.view_side), at_side(labeled, self.view_side)
+        self.views = views
         self.task, self.image_size, self.num_classes = task, image_size, num_classes
         # Both are set when a phase begins: the labels by the member that learns from them, and online the views that
         # the live teacher labels instead.
@@ -60,7 +65,8 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
     def _sample(self, draw: Draw) -> dict[str, Any]:
         source: Any = self.unlabeled if draw.is_pseudo else self.labeled
         item, name = source[draw.row], name_of(source, draw.row)
-        image = to_rgb(item["image"], f"image {name}")
+        image, size = to_small_rgb(item["image"], self.view_side, f"image {name}")
+        size = item.get("size", size)
         view, weak_view = self.views[draw.member], (self.weak_views or {}).get(draw.member)
         inputs: tuple[Any, ...]
         if self.task == "image-classification":
@@ -68,8 +74,8 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
             labels, confidence = self._image_target(draw, item, name)
             pixels = _seen(view, inputs, draw.seed)
         else:
-            fitted = fit_shorter_side(image, self.image_size)
-            inputs = (fitted, *self._pixel_target(draw, item, name, image, fitted))
+            fitted = fit_shorter_side(image, self.image_size, size)
+            inputs = (fitted, *self._pixel_target(draw, item, name, size, fitted))
             pixels, labels, confidence = _seen(view, inputs, draw.seed)
         sample = {"pixel_values": pixels, "labels": labels, "confidence": confidence, "is_pseudo": draw.is_pseudo}
         if weak_view is not None:
@@ -90,7 +96,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         return label, np.float32(1)
 
     def _pixel_target(
-        self, draw: Draw, item: Mapping[str, Any], name: str, image: Image.Image, fitted: Image.Image
+        self, draw: Draw, item: Mapping[str, Any], name: str, full_size: tuple[int, int], fitted: Image.Image
     ) -> tuple[np.ndarray, np.ndarray | None]:
         size = fitted.size[::-1]
         if draw.is_pseudo:
@@ -101,7 +107,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
             return stored.selected(draw.row)
         mask = to_mask(item["mask"], name)
         check_labels(mask, self.num_classes, f"the mask of labeled image {name}")
-        check_mask_size(mask.shape, image.size, name)
+        check_mask_size(mask.shape, full_size, name)
         return resize_mask(mask, size), None
 
 

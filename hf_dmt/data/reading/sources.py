@@ -12,9 +12,10 @@ import numpy as np
 
 from ..tasks import IGNORE_INDEX
 from .builtin import BUILTIN_SETS, load_builtin
-from .decoding import check_image, find_images, to_mask, to_rgb
+from .decoding import check_image, find_images, to_mask
 from .folders import UNLABELED_FOLDERS, check_class_names, class_folders, mask_folders
 from .rows import NO_LABEL, BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, is_label
+from .small import to_small_rgb
 
 _SHOWN = 10
 
@@ -32,6 +33,8 @@ class ImageSet:
         task: decides whether a target is a label or a mask.
         class_of: for classification, the class index of each distinct target (strings or integers).
         ignore_index: the void value in mask files (255); `reduce_labels` turns 0 into void and k into k - 1 first.
+        side: of the views that are made of the images: images may then be decoded smaller, and their items hold
+            `'size'`, the full `(width, height)`. None decodes every pixel.
     """
 
     rows: Rows
@@ -40,6 +43,7 @@ class ImageSet:
     class_of: dict[Any, int] | None = None
     ignore_index: int = 255
     reduce_labels: bool = False
+    side: int | None = None
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -47,13 +51,14 @@ class ImageSet:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Raises CorruptImage, or DataError for a target that does not fit; both name the image."""
         image, target = self.rows.raw(int(self.chosen[index]))
-        item: dict[str, Any] = {"image": to_rgb(image, self._called(index))}
+        decoded, size = to_small_rgb(image, self.side, self._called(index))
+        item: dict[str, Any] = {"image": decoded} if self.side is None else {"image": decoded, "size": size}
         if not is_label(target):
             return item
         if self.task == "image-classification":
             return item | {"label": self._class_index(target)}
         mask = self._class_ids(self._mask_values(index, target))
-        check_mask_size(mask.shape, item["image"].size, self._called(index))
+        check_mask_size(mask.shape, size, self._called(index))
         return item | {"mask": mask}
 
     def look(self, index: int) -> tuple[tuple[int, int], tuple[int, ...] | None]:
@@ -124,6 +129,11 @@ class ImageSet:
 
     def without_targets(self) -> ImageSet:
         return replace(self, rows=WithoutTargets(self.rows), class_of=None)
+
+
+def at_side(source: Any, side: int | None) -> Any:
+    """`source` as views of `side` pixels need it; image sets of other kinds decode as they always do."""
+    return replace(source, side=side) if isinstance(source, ImageSet) else source
 
 
 def check_mask_size(mask: Sequence[int], image: tuple[int, int], name: str) -> None:

@@ -26,11 +26,12 @@ from ...data.labels.pseudo_labels import ImageLabels, PixelLabels
 from ...data.members import MEMBERS
 from ...data.palette import paint
 from ...data.reading.decoding import to_rgb
+from ...data.reading.sources import at_side
 from ...method import pseudo_label
 from ...models.pair import ModelPair
 from ..settings.methods import Knobs
 from . import label_pass, label_quality
-from .inference import CleanLogits, CleanPass
+from .inference import CleanLogits, CleanPass, view_side
 
 GALLERY_FILE = "gallery.json"
 SHOWN_IMAGES, SHOWN_MASKS = 24, 8
@@ -80,6 +81,7 @@ def _images(store: Path, unlabeled: Any) -> tuple[float, list[tuple[Entry, Files
     """The fraction with the same label, and of each image shown label and confidence of both members, and the truth."""
     made = {name: ImageLabels.read(store / name) for name in MEMBERS}
     differ = contradicting_images(made["a"], made["b"])
+    unlabeled = at_side(unlabeled, _SIDE)
     shown = []
     for place, row in enumerate(differ[:SHOWN_IMAGES].tolist()):
         item = unlabeled[row]
@@ -113,9 +115,12 @@ def _masks(
     chosen = rows[best[scores[best, 0] > 0]].tolist()
     loop = replace(clean_pass, progress=False, num_workers=0)
     shown: list[tuple[int, Entry, Files]] = []
-    for part in loop.run(pair, Subset(unlabeled, chosen), accelerator, title="", shorter_side=pair.image_size):
+    # At the size they were labeled at, which a subset cannot be asked for.
+    few = at_side(unlabeled, None if clean_pass.exact_decoding else view_side(pair))
+    shown_set = Subset(few, chosen)
+    for part in loop.run(pair, shown_set, accelerator, title="", shorter_side=pair.image_size, approximate=True):
         for position, place in enumerate(part.index):
-            image = to_rgb(unlabeled[chosen[place]]["image"])
+            image = to_rgb(few[chosen[place]]["image"])
             entry, files = _maps(part, position, image, pair, knobs, stem=f"{place:02d}")
             shown.append((place, {"row": chosen[place], **entry}, files))
     shown = sorted(gather_object(shown), key=lambda item: item[0])

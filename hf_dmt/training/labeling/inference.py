@@ -7,8 +7,7 @@ images, so no image is seen twice, whatever the number of processes.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ...data.drawing.clean_images import CleanCollator, CleanDataset
+from ...data.drawing.clean_images import CleanBatch, CleanCollator, CleanDataset
 from ...data.members import MEMBERS
 from ...models.pair import ModelPair
-from ...models.preprocessing import clean_inputs
+from ...models.preprocessing import clean_inputs, native_size
 from ..sharding import whole_parameters
 
 
@@ -44,13 +43,17 @@ class CleanLogits:
 
 @dataclass(frozen=True)
 class CleanPass:
-    """How clean images are loaded: images per batch, workers, and this process's share."""
+    """How clean images are loaded: images per batch, workers, and this process's share.
+
+    `exact_decoding` decodes every pixel even where fewer would do.
+    """
 
     batch_size: int
     num_workers: int = 0
     rank: int = 0
     world_size: int = 1
     progress: bool = False
+    exact_decoding: bool = False
 
     def share(self, count: int) -> np.ndarray:
         """This process's rows of `count`; over all processes every row exactly once."""
@@ -66,6 +69,7 @@ class CleanPass:
         title: str,
         shorter_side: int | None = None,
         at_mask_size: bool = False,
+        approximate: bool = False,
     ) -> Iterator[CleanLogits]:
         """Logits of this process's share of `source`, in eval mode and under the run's mixed precision.
 
@@ -74,14 +78,24 @@ class CleanPass:
         Args:
             shorter_side: pixels: images are brought to this shorter side first, and logits to their size.
             at_mask_size: pixels: logits are brought to each mask's size instead (evaluation).
+            approximate: large images may be decoded smaller (labeling). Scores must not: they are what `pipeline()`
+                gives.
         """
         rows = self.share(len(source))
         loader: DataLoader[Any] = DataLoader(
-            CleanDataset(source, rows, task=pair.task, shorter_side=shorter_side),  # type: ignore[arg-type]
+            CleanDataset(
+                source,
+                rows,
+                task=pair.task,
+                shorter_side=shorter_side,
+                view_side=view_side(pair) if approximate and not self.exact_decoding else None,
+            ),  # type: ignore[arg-type]
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            pin_memory=False,
-            collate_fn=CleanCollator({name: partial(clean_inputs, pair.processor(name)) for name in MEMBERS}),
+            pin_memory=accelerator.device.type == "cuda",
+            collate_fn=CleanCollator(
+                _preparations(pair), by_size=pair.task == "semantic-segmentation", at_mask_size=at_mask_size
+            ),
             # Without a generator of its own, iterating draws a seed from the global one and shifts what training draws.
             generator=torch.Generator(),
         )
@@ -89,32 +103,34 @@ class CleanPass:
         pair.eval()
         try:
             with whole_parameters(pair, accelerator):
-                for batch in tqdm(loader, desc=title, unit="batch", disable=not self.progress, leave=False):
-                    yield from self._batch(pair, batch, accelerator, at_mask_size)
+                for groups in tqdm(loader, desc=title, unit="batch", disable=not self.progress, leave=False):
+                    for batch in groups:
+                        yield self._logits(pair, batch, accelerator)
         finally:
             pair.train(training)
 
-    def _batch(
-        self, pair: ModelPair, batch: dict[str, Any], accelerator: Accelerator, at_mask_size: bool
-    ) -> Iterator[CleanLogits]:
-        sizes = [
-            mask.shape if at_mask_size else size for mask, size in zip(batch["labels"], batch["sizes"], strict=True)
-        ]
-        groups: dict[Any, list[int]] = defaultdict(list)
-        for position, (a, b, size) in enumerate(zip(batch["a"], batch["b"], sizes, strict=True)):
-            groups[a.shape, b.shape, size if pair.task == "semantic-segmentation" else None].append(position)
-        for (*_, size), positions in groups.items():
-            with accelerator.autocast():
-                logits = {
-                    name: pair.clean_logits(name, torch.stack([batch[name][i] for i in positions]), size).float()
-                    for name in MEMBERS
-                }
-            yield CleanLogits(
-                index=[int(batch["index"][i]) for i in positions],
-                logits=logits,
-                truth=[batch["labels"][i] for i in positions],
-                sizes=[sizes[i] for i in positions],
-            )
+    def _logits(self, pair: ModelPair, batch: CleanBatch, accelerator: Accelerator) -> CleanLogits:
+        size = batch.sizes[0] if pair.task == "semantic-segmentation" else None
+        # Where both members take the same pixels, they go to the device once.
+        there = {id(pixels): pixels.to(pair.device, non_blocking=True) for pixels in batch.inputs.values()}
+        with accelerator.autocast():
+            logits = {name: pair.clean_logits(name, there[id(batch.inputs[name])], size).float() for name in MEMBERS}
+        return CleanLogits(batch.index, logits, batch.labels, batch.sizes)
+
+
+def _preparations(pair: ModelPair) -> dict[str, Callable[[list[Any]], list[Tensor]]]:
+    """Each member's processor as a function; one for both where the two make the same of every image."""
+    first, second = (pair.processor(name) for name in MEMBERS)
+    prepare: dict[str, Callable[[list[Any]], list[Tensor]]]
+    prepare = {name: partial(clean_inputs, pair.processor(name)) for name in MEMBERS}
+    if type(first) is type(second) and first.to_dict() == second.to_dict():
+        prepare = dict.fromkeys(MEMBERS, prepare[MEMBERS[0]])
+    return prepare
+
+
+def view_side(pair: ModelPair) -> int:
+    """The side that images are needed at: the larger of the views' and of what the processors make."""
+    return max(pair.image_size, *(native_size(pair.processor(name)) for name in MEMBERS))
 
 
 def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:

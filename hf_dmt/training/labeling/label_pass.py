@@ -49,7 +49,8 @@ def label_images(
     rows: list[int] = []
     found: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in MEMBERS}
     truth: dict[int, int] = {}
-    for part in clean_pass.run(pair, unlabeled, accelerator, title=f"labeling for phase {facts['phase']}"):
+    title = f"labeling for phase {facts['phase']}"
+    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, approximate=True):
         rows += part.index
         truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
         for name in MEMBERS:
@@ -144,7 +145,8 @@ def label_pixels(
     scored: dict[str, Tensor] = {}
     judged = {name: label_quality.PixelSeparation() for name in MEMBERS}
     title = f"labeling for phase {facts['phase']}"
-    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=pair.image_size):
+    side = pair.image_size
+    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=side, approximate=True):
         for name in MEMBERS:
             for position, row in enumerate(part.index):
                 logits = {member: part.logits[member][position : position + 1] for member in MEMBERS}

@@ -63,6 +63,7 @@ def provide(
         "selection_rule": knobs.selection_rule,
         "class_balanced": knobs.class_balanced,
         "image_size": pair.image_size,
+        "exact_decoding": clean_pass.exact_decoding,
     }
     if not in_the_middle:
         facts["weights"] = label_pass.weights_hash(pair)

@@ -156,6 +156,13 @@ class DMTTrainingArguments(TrainingArguments):
     horizontal_flip: bool = field(
         default=True, metadata={"help": "Mirror half of the views; off for what has a reading direction."}
     )
+    exact_decoding: bool = field(
+        default=False,
+        metadata={
+            "help": "Decode every pixel of large photos for training and labeling too, instead of as many as the views "
+            "need (scores always do)."
+        },
+    )
     logging_steps: float = field(
         default=10, metadata={"help": "Log every so many updates (below 1: share of the run)."}
     )
