@@ -1,4 +1,4 @@
-"""A repository on the Hub: opened at one commit, written in one commit, and what its refusals mean.
+"""A repository on the Hub: opened at one commit, written in one commit.
 
 The only file that talks to the Hub. Every failure leaves it as a `HubError` that names the repository, the reason and
 what to do; a token never enters a message.
@@ -6,8 +6,7 @@ what to do; a token never enters a message.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,21 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    get_token,
     hf_hub_download,
     snapshot_download,
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from transformers.utils import logging
+
+from ..data.files import read_json, write_json
+from .refusals import FAILURES, HubError, check_token, explained, patiently
+
+logger = logging.get_logger(__name__)
 
 PAIR_FILE = "dmt_config.json"
 LABELS_FILE = "dmt_labels.json"
@@ -43,16 +43,27 @@ PAIR_FILES = (*_MEMBER_FILES, *(f"{PEER_FOLDER}/{name}" for name in _MEMBER_FILE
 PUBLISHED = (*PAIR_FILES, "README.md", "report.html", "figures/*", "dmt_results.json", "split.json")
 """What a push may contain, as patterns: nothing else of a run's folder ever leaves the machine."""
 
-# The first base is the error of the HTTP library underneath: httpx in one release, another in the next.
-_HTTPError: type[BaseException] = HfHubHTTPError.__bases__[0]
-_FAILURES = (_HTTPError, OSError, HFValidationError, EntryNotFoundError, RuntimeError)  # RuntimeError: hf_xet's
+LISTING = "published"
+"""Where `dmt_config.json` (of labels `dmt_labels.json`) on the Hub says which files pushes of ours brought: only these
+are replaced or removed by another one."""
+
+# What a push of a version that kept no list has certainly brought.
+_WEIGHT_FILES = {f"{place}model.safetensors" for place in ("", f"{PEER_FOLDER}/")}
+_SURELY_OURS = {name for name in PUBLISHED if "*" not in name} | _WEIGHT_FILES
+# Weights of whatever kind: somebody's model lives here.
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".tflite")
+# A stale one would be read in the place of the weights that were just pushed.
+_INDEXES = {f"{place}model.safetensors.index.json" for place in ("", f"{PEER_FOLDER}/")}
 
 
-class HubError(ValueError):
-    """The Hub refused or could not be reached: what was tried, why it failed and what to do."""
-
-
-def open_target(repo_id: str, *, token: str | None, private: bool | None = None, repo_type: str = "model") -> str:
+def open_target(
+    repo_id: str,
+    *,
+    token: str | None,
+    private: bool | None = None,
+    repo_type: str = "model",
+    revision: str | None = None,
+) -> str:
     """Create the repository unless it exists, and make sure that a push into it will be accepted and meant.
 
     Returns:
@@ -60,31 +71,38 @@ def open_target(repo_id: str, *, token: str | None, private: bool | None = None,
 
     Raises:
         HubError: no or a wrong token, no right to write, a model that is not a pair (a data set that is not pseudo
-            labels) under this name, or a public repository where a private one was asked for.
+            labels) under this name, a file of somebody else where the push would put its own, or a public repository
+            where a private one was asked for.
     """
-    _check_token(token)
+    check_token(token)
     api = HfApi(token=token)
-    with _explained(f"Cannot push to {repo_id!r}", token):
+
+    def look() -> tuple[str, set[str], set[str], bool]:
         name: str = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
         api.auth_check(name, repo_type=repo_type, write=True)
-        files = set(api.list_repo_files(name, repo_type=repo_type))
+        there = _files(api, name, revision, repo_type)
         is_public = private and not getattr(api.repo_info(name, repo_type=repo_type), "private", False)
+        return name, there, _ours(api, name, revision, repo_type, there), bool(is_public)
+
+    with explained(f"Cannot push to {repo_id!r}", token, writes=True):
+        name, there, ours, is_public = patiently(look)
     if is_public:
         raise HubError(
             f"{name!r} exists and is public, but a private repository was asked for. Make it private in its settings "
             "on the Hub, or choose another name."
         )
     if repo_type == "model":
-        foreign = [file for file in files if file == "config.json" or file.endswith((".safetensors", ".bin"))]
-        own, what = PAIR_FILE, "another model"
+        foreign = [file for file in there if file == "config.json" or file.endswith(_WEIGHTS)]
+        own, what, brings = PAIR_FILE, "another model", {*_WEIGHT_FILES, "README.md", "peer/config.json"}
     else:
-        foreign = [file for file in files if file not in (".gitattributes", "README.md")]
-        own, what = LABELS_FILE, "another data set"
-    if own not in files and foreign:
+        foreign = [file for file in there if file not in (".gitattributes", "README.md")]
+        own, what, brings = LABELS_FILE, "another data set", {LABELS_FILE, "README.md"}
+    if own not in there and foreign:
         raise HubError(
             f"{name!r} holds {what} ({min(foreign)}, no {own}), which this push would overwrite. Choose another name"
             f"{' with --hub_model_id' if repo_type == 'model' else ''}."
         )
+    _refuse_foreign(name, brings, there, ours)
     return name
 
 
@@ -102,32 +120,90 @@ def publish(
     """Send every file of `folder` in one commit, so that no reader ever sees half a pair.
 
     Files that the repository has already do not travel again, nor do those that arrived before a connection was lost.
+    A Hub that is busy, or whose answer is lost, is asked again.
 
     Args:
+        folder: a staging folder; the list of what pushes have brought is written into a file of it.
         revision: branch, made from `main` if there is none. tag: a name for the commit.
-        replaces: patterns; files in the repository that match and are not in `folder` are deleted in the same commit,
-            so that weights or figures of an earlier push do not stay beside the new ones.
+        replaces: patterns; files that an earlier push of ours brought, that match and are not in `folder`, are deleted
+            in the same commit, so that weights or figures of an earlier push do not stay beside the new ones.
 
     Raises:
-        HubError: the push failed; the revision that was there before is whole.
+        HubError: the push failed, or would overwrite a file that no earlier push brought; the revision that was there
+            before is whole.
     """
-    _check_token(token)
+    check_token(token)
     api = HfApi(token=token)
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    with _explained(f"The push to {repo_id!r} failed", token):
+
+    def push() -> CommitInfo:
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        there = api.list_repo_files(repo_id, revision=revision, repo_type=repo_type)
-        stale = [name for name in there if name not in paths and any(fnmatch(name, pattern) for pattern in replaces)]
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        there = _files(api, repo_id, revision, repo_type)
+        ours = _ours(api, repo_id, revision, repo_type, there)
+        _refuse_foreign(repo_id, paths, there, ours)
+        gone = {name for name in ours - paths.keys() if any(fnmatch(name, pattern) for pattern in replaces)}
+        _write_listing(folder, {*paths, *(ours - gone)})
         operations: list[Any] = [
-            *(CommitOperationDelete(path_in_repo=name) for name in stale),
+            *(CommitOperationDelete(path_in_repo=name) for name in sorted(gone)),
             *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in paths.items()),
         ]
         # Not upload_folder: with hf_xet it makes several commits of a large folder.
-        commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision, repo_type=repo_type)
+        return api.create_commit(repo_id, operations, commit_message=message, revision=revision, repo_type=repo_type)
+
+    with explained(f"The push to {repo_id!r} failed", token, writes=True):
+        commit = patiently(push)
         if tag is not None:
             api.create_tag(repo_id, tag=tag, revision=commit.oid, repo_type=repo_type)
     return commit
+
+
+def _files(api: HfApi, repo_id: str, revision: str | None, repo_type: str) -> set[str]:
+    """What is in a repository; a branch that is not there yet is made from `main`."""
+    try:
+        return set(api.list_repo_files(repo_id, revision=revision, repo_type=repo_type))
+    except RevisionNotFoundError:
+        return set(api.list_repo_files(repo_id, repo_type=repo_type))
+
+
+def _ours(api: HfApi, repo_id: str, revision: str | None, repo_type: str, there: set[str]) -> set[str]:
+    """The files that are there and that pushes of ours brought."""
+    own = PAIR_FILE if repo_type == "model" else LABELS_FILE
+    if own not in there:
+        return set()
+    try:
+        file = api.hf_hub_download(repo_id, own, revision=revision, repo_type=repo_type)
+    except RevisionNotFoundError:
+        file = api.hf_hub_download(repo_id, own, repo_type=repo_type)
+    listed = None
+    try:
+        listed = read_json(Path(file)).get(LISTING)
+    except (OSError, ValueError, AttributeError):
+        logger.warning(f"{own} of {repo_id!r} cannot be read: only files of the usual names are replaced.")
+    if isinstance(listed, list):
+        return {str(name) for name in listed} & there
+    return (_SURELY_OURS if repo_type == "model" else {LABELS_FILE, "README.md"}) & there
+
+
+def _write_listing(folder: Path, names: set[str]) -> None:
+    for own in (PAIR_FILE, LABELS_FILE):
+        if (folder / own).is_file():
+            write_json(folder / own, {**read_json(folder / own), LISTING: sorted(names)})
+
+
+def _refuse_foreign(repo_id: str, brings: Iterable[str], there: set[str], ours: set[str]) -> None:
+    foreign = there - ours - {".gitattributes"}
+    taken = foreign & set(brings)
+    if misleading := foreign & _INDEXES - set(brings):
+        raise HubError(
+            f"{repo_id!r} holds {min(misleading)}, which no earlier push brought, and which programs would read in the "
+            "place of the weights of this one. Delete it there, or choose another repository."
+        )
+    if taken:
+        raise HubError(
+            f"{repo_id!r} holds {', '.join(sorted(taken)[:3])}, which no earlier push of hf_dmt brought, and this one "
+            "would overwrite it. Delete or rename it there, or choose another repository."
+        )
 
 
 def fetch_pair(
@@ -146,9 +222,9 @@ def fetch_pair(
     Raises:
         HubError: no such repository or revision, or one that is not a pair.
     """
-    _check_token(token)
+    check_token(token)
     place: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
-    with _explained(f"{repo_id!r} is not a folder, and on the Hub it cannot be opened{_at(revision)}", token):
+    with explained(f"{repo_id!r} is not a folder, and on the Hub it cannot be opened{_at(revision)}", token):
         try:
             file = Path(hf_hub_download(repo_id, PAIR_FILE, revision=revision, **place))
         except RevisionNotFoundError:
@@ -177,8 +253,8 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
     Raises:
         HubError: no such repository, or one without a checkpoint to resume from.
     """
-    _check_token(token)
-    with _explained(f"{repo_id!r} is not a folder, and on the Hub no run can be resumed from it{_at(revision)}", token):
+    check_token(token)
+    with explained(f"{repo_id!r} is not a folder, and on the Hub no run can be resumed from it{_at(revision)}", token):
         patterns = [f"{LAST_CHECKPOINT}/*", "dmt_results.json"]
         folder = Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=patterns))
     if not (folder / LAST_CHECKPOINT).is_dir():
@@ -193,79 +269,16 @@ def licence_of(repo_id: str, token: str | None = None) -> str | None:
     """The licence that a model's card states; None where it states none or cannot be read."""
     try:
         data = HfApi(token=token).model_info(repo_id).card_data
-    except _FAILURES:
+    except FAILURES:
         return None
     licence = data.get("license") if data else None
     return licence if isinstance(licence, str) else None
 
 
-@contextmanager
-def _explained(attempt: str, token: str | None) -> Iterator[None]:
-    try:
-        yield
-    except HubError:
-        raise
-    except _FAILURES as problem:
-        raise HubError(f"{attempt}: {_reason(problem, token)}") from problem
-
-
-def _reason(problem: BaseException, token: str | None) -> str:
-    """Why a call failed and what to do, from the kind of error and the status that the Hub answered."""
-    status = getattr(getattr(problem, "response", None), "status_code", None)
-    has_token = bool(token or get_token())
-    log_in = "Log in with `hf auth login`, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
-    if isinstance(problem, OfflineModeIsEnabled):
-        return "offline mode is on. Unset HF_HUB_OFFLINE, or try again where there is a network."
-    if isinstance(problem, LocalEntryNotFoundError):
-        return (
-            "it is not (wholly) in the local cache and the Hub cannot be reached. Load it once with a network, or give "
-            "a folder."
-        )
-    if isinstance(problem, HFValidationError):
-        return f"that is not a name the Hub allows ({_first_line(problem)}). Write owner/name."
-    if isinstance(problem, RevisionNotFoundError):
-        return "it has no branch, tag or commit of that name. Look at its revisions on the Hub."
-    if isinstance(problem, LocalTokenNotFoundError) or (status == 401 and not has_token):
-        return f"there is no token, and without one it does not exist or cannot be read or written. {log_in}."
-    if isinstance(problem, RepositoryNotFoundError):
-        return (
-            "the Hub has no repository of that name and kind that this token may see. Check the spelling and whose "
-            "token it is (`hf auth whoami`)."
-        )
-    reasons = {
-        401: f"the Hub does not know the token (it may be expired or cut short). {log_in}.",
-        403: "the token has no right to write there. Choose a repository under your own name with --hub_model_id, or "
-        "use a token with write access that the owner has granted.",
-        404: "the Hub has no repository of that name and kind. Check the spelling.",
-        409: "the name is taken by something else, or another change is being made. Choose another name with "
-        "--hub_model_id, or try again.",
-        412: "somebody else has pushed at the same moment. Push again.",
-        429: "the Hub takes no more requests for now. Push again in a few minutes.",
-    }
-    if status in reasons:
-        return reasons[status]
-    if status is not None and status >= 500:
-        return f"the Hub has a problem of its own (status {status}). Try again later."
-    if status is not None:
-        return f"the Hub answered {status}: {_first_line(problem)}"
-    if isinstance(problem, (_HTTPError, ConnectionError, TimeoutError)):
-        return f"the Hub cannot be reached ({type(problem).__name__}: {_first_line(problem)}). Check the network."
-    return f"{_first_line(problem)} ({type(problem).__name__})."
-
-
-def _check_token(token: str | None) -> None:
-    """An HTTP library quotes a header that it cannot send, and with it the token."""
-    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-        raise HubError(
-            f"The token of {len(token)} characters contains spaces, line breaks or letters that no token has. Copy it "
-            "again from https://huggingface.co/settings/tokens."
-        )
-
-
 def _is_dataset(repo_id: str, token: str | None) -> bool:
     try:
         return HfApi(token=token).repo_exists(repo_id, repo_type="dataset")
-    except _FAILURES:
+    except FAILURES:
         return False
 
 
@@ -273,7 +286,7 @@ def _description(repo_id: str, revision: str | None, token: str | None) -> str:
     """What a repository without `dmt_config.json` is."""
     try:
         files = HfApi(token=token).list_repo_files(repo_id, revision=revision)
-    except _FAILURES:
+    except FAILURES:
         return "something else"
     if "config.json" in files:
         return (
@@ -284,7 +297,3 @@ def _description(repo_id: str, revision: str | None, token: str | None) -> str:
 
 def _at(revision: str | None) -> str:
     return f" at revision {revision!r}" if revision else ""
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -9,7 +9,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.files import read_json
 from ..data.members import MEMBERS
-from ..hub.repository import PAIR_FILE, PEER_FOLDER
+from ..hub.repository import LISTING, PAIR_FILE, PEER_FOLDER
 from . import loading
 from .loading import CheckpointError
 
@@ -49,6 +49,7 @@ def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
         )
     if not valid:
         raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries. Copy or download it again.")
+    settings.pop(LISTING, None)  # of the repository that it came from, not of the pair
     return settings
 
 

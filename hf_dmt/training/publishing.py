@@ -55,6 +55,7 @@ class PublishingTrainer(PairTrainer):
             self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
             token=token or self.args.hub_token,
             private=self.args.hub_private_repo if private is None else private,
+            revision=self.args.hub_revision,
         )
         self.pushes = BackgroundPushes(Path(self.args.output_dir))
 

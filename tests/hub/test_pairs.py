@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from hf_dmt import ModelPair
+from hf_dmt.hub import refusals
 from hf_dmt.hub.push import push_folder
 from hf_dmt.hub.repository import HubError
 from hf_dmt.models.loading import CheckpointError
@@ -82,9 +84,65 @@ class TestPush:
         self, hub: HubServer, published: ModelPair
     ) -> None:
         """Guards results and shards of another pair: `from_pretrained` would even prefer a stale weights file."""
-        replace({"dmt_results.json": b"{}", "model.safetensors.index.json": b"{}", "notes.txt": b"mine"})
+        described = json.loads(hub.repo("me/pair").files("main")["dmt_config.json"].content)
+        earlier = ["dmt_results.json", "model.safetensors.index.json", "figures/gain.png"]
+        described["published"] += earlier
+        replace({name: b"{}" for name in earlier} | {"dmt_config.json": json.dumps(described).encode()})
         published.push_to_hub("me/pair", token=MINE)
-        assert files(hub) == FILES | {"notes.txt"}
+        assert files(hub) == FILES
+        assert ModelPair.from_pretrained("me/pair", token=MINE).metadata == published.metadata
+
+    def test_what_no_push_of_ours_brought_stays_and_is_not_overwritten(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path
+    ) -> None:
+        """Silent: a figure or a half-precision copy that somebody added by hand is gone after the next push."""
+        theirs = {"figures/mine.png": b"png", "model_fp16.safetensors": b"half", "notes.txt": b"mine"}
+        replace({**theirs, "split.json": b"{}"})
+        published.push_to_hub("me/pair", token=MINE)
+        assert {name: hub.repo("me/pair").files("main")[name].content for name in theirs} == theirs
+        published.save_pretrained(tmp_path)
+        (tmp_path / "split.json").write_text('{"labeled": []}')
+        with pytest.raises(HubError, match=r"split\.json, which no earlier push of hf_dmt brought"):
+            push_folder(tmp_path, "me/pair", token=MINE)
+        assert hub.repo("me/pair").files("main")["split.json"].content == b"{}"
+        replace({"model.safetensors.index.json": b"{}"})
+        with pytest.raises(HubError, match=r"model\.safetensors\.index\.json.*in the place of the weights"):
+            published.push_to_hub("me/pair", token=MINE)
+
+    @pytest.mark.parametrize(
+        ("file", "says"), [("model.gguf", "holds another model"), ("README.md", "would overwrite it")]
+    )
+    def test_a_repository_of_somebody_else_is_left_alone(
+        self, hub: HubServer, pair: ModelPair, file: str, says: str
+    ) -> None:
+        """Silent: the card of a GGUF repository replaced by one of a pair."""
+        api = HfApi(token=MINE)
+        api.create_repo("me/other")
+        api.upload_file(path_or_fileobj=b"theirs", path_in_repo=file, repo_id="me/other")
+        with pytest.raises(HubError, match=says):
+            pair.push_to_hub("me/other", token=MINE)
+        assert set(hub.repo("me/other").files("main")) == {".gitattributes", file}
+
+    @pytest.mark.parametrize("fault", [429, 503, "lost"])
+    def test_a_busy_hub_and_a_lost_answer_are_asked_again(
+        self, hub: HubServer, published: ModelPair, fault: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Guards the push at the end of a long run against one second of bad luck."""
+        monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
+        published.metadata["phase"] = 4
+        hub.fail("/commit/", fault, method="POST")
+        published.push_to_hub("me/pair", token=MINE)
+        assert len(hub.repo("me/pair").commits) == 3, "one commit, once"
+        assert ModelPair.from_pretrained("me/pair", token=MINE).metadata["phase"] == 4
+
+    def test_a_download_that_is_forbidden_is_not_called_unreachable(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path
+    ) -> None:
+        """Guards the search for a network problem where a right is missing."""
+        hub.fail("/resolve/", 403, times=99)
+        with pytest.raises(HubError, match="may not read it") as refusal:
+            ModelPair.from_pretrained("me/pair", token=MINE, cache_dir=str(tmp_path))
+        assert "reached" not in str(refusal.value) and "write" not in str(refusal.value)
 
     def test_branches_tags_and_private_repositories(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
         """Guards that a named revision is what is opened, and that private means private."""
@@ -104,14 +162,15 @@ class TestPush:
             ModelPair.from_pretrained("me/pair", revision="v2", token=MINE)
 
     def test_a_push_cut_in_the_middle_leaves_the_older_revision_and_can_be_repeated(
-        self, hub: HubServer, published: ModelPair, tmp_path: Path
+        self, hub: HubServer, published: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Guards a repository that cannot be opened after a lost connection, and weights that are sent twice."""
+        monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
         old = state_of(published)
         with torch.no_grad():
             for parameter in published.parameters():
                 parameter.add_(1)
-        hub.fail("/commit/", "cut", method="POST")
+        hub.fail("/commit/", "cut", method="POST", times=3)
         hub.requests.clear()
         with pytest.raises(HubError, match="'me/pair' failed"):
             published.push_to_hub("me/pair", token=MINE)
@@ -157,9 +216,16 @@ class TestPush:
         ],
     )
     def test_what_the_hub_answers_is_explained(
-        self, hub: HubServer, pair: ModelPair, tmp_path: Path, status: int, says: str
+        self,
+        hub: HubServer,
+        pair: ModelPair,
+        tmp_path: Path,
+        status: int,
+        says: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Guards the commit at the end of a long run: each answer has its own remedy."""
+        monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
         pair.push_to_hub("me/pair", token=MINE)
         pair.metadata["phase"] = 3
         hub.fail("/commit/", status, method="POST", times=9)

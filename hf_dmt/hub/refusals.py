@@ -1,0 +1,140 @@
+"""What the Hub's refusals mean, and which of its answers are worth asking for again.
+
+Every failure of a call becomes a `HubError` that names what was tried, why it failed and what to do; a token never
+enters a message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from huggingface_hub import get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_WAITS = (0.5, 3.0)  # seconds before another attempt, where the Hub does not say how long
+_LONGEST_WAIT = 120  # seconds; what takes longer is said instead of waited for
+_BUSY = (429, 502, 503, 504)
+_LOST = {"RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "ConnectionResetError"}  # httpx's names
+_Result = TypeVar("_Result")
+
+# The first base is the error of the HTTP library underneath: httpx in one release, another in the next.
+_HTTPError: type[BaseException] = HfHubHTTPError.__bases__[0]
+FAILURES = (_HTTPError, OSError, HFValidationError, EntryNotFoundError, RuntimeError)  # RuntimeError: hf_xet's
+
+
+class HubError(ValueError):
+    """The Hub refused or could not be reached: what was tried, why it failed and what to do."""
+
+
+@contextmanager
+def explained(attempt: str, token: str | None, *, writes: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except HubError:
+        raise
+    except FAILURES as problem:
+        raise HubError(f"{attempt}: {_reason(problem, token, writes)}") from problem
+
+
+def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
+    """Why a call failed and what to do, from the kind of error and the status that the Hub answered."""
+    status = getattr(getattr(problem, "response", None), "status_code", None)
+    cause = problem.__cause__
+    if isinstance(problem, LocalEntryNotFoundError) and getattr(cause, "response", None) is not None:
+        # The library says that it is not in the cache, also where the Hub has answered, and refused.
+        assert cause is not None
+        return _reason(cause, token, writes)
+    has_token = bool(token or get_token())
+    log_in = "Log in with `hf auth login`, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
+    if isinstance(problem, OfflineModeIsEnabled):
+        return "offline mode is on. Unset HF_HUB_OFFLINE, or try again where there is a network."
+    if isinstance(problem, LocalEntryNotFoundError):
+        return (
+            "it is not (wholly) in the local cache and the Hub cannot be reached. Load it once with a network, or give "
+            "a folder."
+        )
+    if isinstance(problem, HFValidationError):
+        return f"that is not a name the Hub allows ({_first_line(problem)}). Write owner/name."
+    if isinstance(problem, RevisionNotFoundError):
+        return "it has no branch, tag or commit of that name. Look at its revisions on the Hub."
+    if isinstance(problem, LocalTokenNotFoundError) or (status == 401 and not has_token):
+        return f"there is no token, and without one it does not exist or cannot be read or written. {log_in}."
+    if isinstance(problem, RepositoryNotFoundError):
+        return (
+            "the Hub has no repository of that name and kind that this token may see. Check the spelling and whose "
+            "token it is (`hf auth whoami`)."
+        )
+    reasons = {
+        401: f"the Hub does not know the token (it may be expired or cut short). {log_in}.",
+        403: "the token has no right to write there. Choose a repository under your own name with --hub_model_id, or "
+        "use a token with write access that the owner has granted."
+        if writes
+        else "the token may not read it. Ask for access on its page, or use a token whose rights include it.",
+        404: "the Hub has no repository of that name and kind. Check the spelling.",
+        409: "the name is taken by something else, or another change is being made. Choose another name with "
+        "--hub_model_id, or try again.",
+        412: "somebody else has pushed at the same moment. Push again.",
+        429: f"the Hub takes no more requests for now. {'Push' if writes else 'Try'} again in a few minutes.",
+    }
+    if status in reasons:
+        return reasons[status]
+    if status is not None and status >= 500:
+        return f"the Hub has a problem of its own (status {status}). Try again later."
+    if status is not None:
+        return f"the Hub answered {status}: {_first_line(problem)}"
+    if isinstance(problem, (_HTTPError, ConnectionError, TimeoutError)):
+        return f"the Hub cannot be reached ({type(problem).__name__}: {_first_line(problem)}). Check the network."
+    return f"{_first_line(problem)} ({type(problem).__name__})."
+
+
+def patiently(attempt: Callable[[], _Result]) -> _Result:
+    """The result of a call that may be repeated; the Hub's wish to wait, and answers that are lost, are met."""
+    for wait in _WAITS:
+        try:
+            return attempt()
+        except FAILURES as problem:
+            delay = _delay(problem, wait)
+            if delay is None:
+                raise
+            logger.warning(f"The Hub does not answer as it should ({_first_line(problem)}): again in {delay:g} s.")
+            time.sleep(delay)
+    return attempt()
+
+
+def _delay(problem: BaseException, wait: float) -> float | None:
+    """Seconds after which another attempt may succeed; None where none will."""
+    response = getattr(problem, "response", None)
+    status = getattr(response, "status_code", None)
+    if status in _BUSY:
+        asked = (getattr(response, "headers", None) or {}).get("Retry-After", "")
+        seconds = float(asked) if str(asked).isdigit() else wait
+        return seconds if seconds <= _LONGEST_WAIT else None
+    return wait if status is None and type(problem).__name__ in _LOST else None
+
+
+def check_token(token: str | None) -> None:
+    """An HTTP library quotes a header that it cannot send, and with it the token."""
+    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+        raise HubError(
+            f"The token of {len(token)} characters contains spaces, line breaks or letters that no token has. Copy it "
+            "again from https://huggingface.co/settings/tokens."
+        )
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -1,0 +1,239 @@
+"""What makes a run this run: everything that changes its weights, kept by the first start and compared by every resume.
+
+Every setting is compared unless it is listed here as one that cannot change the weights, so that one which is added
+later is compared from its first day. Images count by their contents, not by their names. A resume that differs is
+refused with both values; what may differ is recorded with the update from which it holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...data.members import MEMBERS
+from ...method import Phase
+from ...models.pair import ModelPair
+
+_WORDS = {
+    "logging": "logging_dir logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_level "
+    "log_level_replica log_on_each_node disable_tqdm debug skip_memory_metrics include_num_input_tokens_seen "
+    "include_tokens_per_second",
+    "reporting": "report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id metrics",
+    "saving": "output_dir overwrite_output_dir save_strategy save_steps save_total_limit save_on_each_node "
+    "save_safetensors keep_pseudo_labels",
+    "evaluation": "eval_strategy eval_steps eval_delay eval_on_start eval_accumulation_steps eval_do_concat_batches "
+    "eval_use_gather_object include_for_metrics batch_eval_metrics do_train do_eval do_predict",
+    "hub": "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision",
+    "devices": "use_cpu no_cuda use_mps_device local_rank ddp_backend ddp_timeout ddp_bucket_cap_mb ddp_static_graph "
+    "ddp_find_unused_parameters fsdp fsdp_config parallelism_config dataloader_num_workers dataloader_pin_memory "
+    "dataloader_prefetch_factor dataloader_multiprocessing_context torch_empty_cache_steps",
+    "this start": "resume_from_checkpoint accept_changes restore_callback_states_from_checkpoint max_skipped_updates",
+    # What they come to is compared: the plan, the images, the two models, the classes.
+    "sources": "dataset_name dataset_config_name train_split eval_split test_split image_column label_column "
+    "num_labeled labeled_fraction labeled_ids extra_labels split_seed id2label skip_corrupt_images "
+    "unlabeled_dataset_name unlabeled_split unlabeled_dir task model_a model_b pair trust_remote_code image_size "
+    "check json",
+}
+HARMLESS: dict[str, str] = {name: group for group, names in _WORDS.items() for name in names.split()}
+"""Settings that a resume may change, by kind: they do not reach the weights, or what they come to is compared."""
+
+PLAN_SETTINGS = ("max_steps", "label_ratios", "supervised_epochs", "phase_epochs")
+"""They matter by the plan that follows from them, and are named where that differs."""
+
+ACCEPTABLE: dict[str, str] = {
+    "phases": "later phases may be longer or more",
+    "gradient_accumulation_steps": "the same updates in other parts",
+    "per_device_eval_batch_size": "labels may differ in the last bit",
+    "bf16": "another precision",
+    "fp16": "another precision",
+    "tf32": "another precision",
+    "torch_compile": "other kernels",
+}
+"""What a resume may change where `--accept_changes` names it."""
+
+# Which of a phase's weights stay, or which pair is exported, depends on when there is a look at the eval split.
+_CADENCE = ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps")
+# Machines, people and paths: not even written down. An identity may be published with a checkpoint.
+_PRIVATE = {
+    *_WORDS["this start"].split(),
+    *_WORDS["hub"].split(),
+    *_WORDS["sources"].split(),
+    *_WORDS["reporting"].split(),
+    *("output_dir", "logging_dir", "fsdp_config", "deepspeed", "local_rank", "debug", "difference_maximised_sampling"),
+}
+
+
+def of_run(
+    args: Any,
+    knobs: Any,
+    phases: Sequence[Phase],
+    pair: ModelPair,
+    images: Mapping[str, str],
+    further: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What this start would train.
+
+    Args:
+        args, knobs: the arguments, and the settings of the method they resolve to; both dataclasses.
+        images: a digest of contents and labels by role.
+        further: settings from outside of the arguments, such as a command line's on data, by name.
+
+    Returns:
+        plain JSON: `settings`, `plan`, `pair`, `images`.
+    """
+    resolved = dataclasses.asdict(knobs)
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
+    settings = {**(further or {}), **given, **resolved, "mixed_precision": getattr(args, "mixed_precision", "no")}
+    identity = {
+        "settings": {name: _plain(value) for name, value in sorted(settings.items()) if name not in _PRIVATE},
+        "plan": [[phase.index, phase.label_ratio, phase.steps, phase.trains] for phase in phases],
+        "pair": {
+            "task": pair.task,
+            "classes": pair.class_names,
+            "image_size": pair.image_size,
+            **{name: _member(pair, name) for name in MEMBERS},
+        },
+        "images": dict(images),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))  # as it is read again
+    return plain
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int, accepted: Iterable[str]) -> Changes:
+    """What a resume after `step` updates would train otherwise than the first start said.
+
+    Args:
+        accepted: names from `ACCEPTABLE`.
+
+    Raises:
+        ValueError: an identity that is none.
+    """
+    allowed = set(accepted)
+    found = Changes([], [])
+    try:
+        old, new = dict(before["settings"]), dict(now["settings"])
+        looks = new.get("phase_weights") == "best" or bool(new.get("load_best_model_at_end"))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) == new.get(name) or name in PLAN_SETTINGS:
+                continue
+            change = Change(name, old.get(name), new.get(name))
+            harmless = name in HARMLESS and not (looks and name in _CADENCE)
+            (found.allowed if harmless or name in allowed else found.refused).append(change)
+        _compare_plans(old, new, before["plan"], now["plan"], step, "phases" in allowed, found)
+        for part in ("pair", "images"):
+            for name in sorted(before[part].keys() | now[part].keys()):
+                if before[part].get(name) != now[part].get(name):
+                    what = f"{name} images" if part == "images" else f"model {name}" if name in MEMBERS else name
+                    found.refused.append(Change(what, before[part].get(name), now[part].get(name)))
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as problem:
+        raise ValueError(f"what the first start wrote down cannot be read ({problem!r})") from problem
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One thing that differs; `before` and `now` are plain JSON."""
+
+    name: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        if isinstance(self.before, dict) and isinstance(self.now, dict):
+            keys = [key for key in self.before | self.now if self.before.get(key) != self.now.get(key)]
+            parts = (f"{key} was {self.before.get(key)!r}, now {self.now.get(key)!r}" for key in keys)
+            return f"{self.name}: {'; '.join(parts)}"
+        if self.name.endswith(" images"):
+            return f"{self.name}: other contents, labels or order ({self.before or 'none'} and {self.now or 'none'})"
+        return f"{self.name}: was {_shown(self.before)}, now {_shown(self.now)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """`refused` change the weights and were not accepted; `allowed` do not, or were."""
+
+    refused: list[Change]
+    allowed: list[Change]
+
+
+def refusal(changes: Sequence[Change], where: str) -> str:
+    """The message for a resume that is another run."""
+    lines = "".join(f"\n  {change}" for change in changes)
+    names = [change.name if change.name in ACCEPTABLE else "phases" for change in changes if _acceptable(change)]
+    accept = ""
+    if names and len(names) == len(changes):
+        accept = f" To go on with the new values: --accept_changes {' '.join(dict.fromkeys(names))}."
+    return (
+        f"This is another run than the one in {where}: going on would mix the two.{lines}\n"
+        "Give the settings and images of the first start, or start a new run in another --output_dir "
+        f"(from the pair that is there: --pair).{accept}"
+    )
+
+
+def _acceptable(change: Change) -> bool:
+    return change.name in ACCEPTABLE or change.name.startswith("later plan")
+
+
+def _compare_plans(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    before: Sequence[Any],
+    now: Sequence[Any],
+    step: int,
+    longer: bool,
+    found: Changes,
+) -> None:
+    if before == now:
+        return
+    named = {name: (old.get(name), new.get(name)) for name in PLAN_SETTINGS if old.get(name) != new.get(name)}
+    why = "".join(f", --{name} {_shown(one)} and {_shown(two)}" for name, (one, two) in named.items())
+    started = [part for place, part in enumerate(before) if sum(earlier[2] for earlier in before[:place]) < step]
+    grown = len(now) >= len(before) and all(
+        [one[0], one[1], one[3]] == [two[0], two[1], two[3]] and two[2] >= one[2]
+        for one, two in zip(before, now, strict=False)
+    )
+    kind = "later plan" if grown and now[: len(started)] == started else "plan"
+    change = Change(f"{kind} (phase, label ratio, updates, who trains{why})", list(before), list(now))
+    (found.allowed if longer and kind == "later plan" else found.refused).append(change)
+
+
+def _member(pair: ModelPair, name: str) -> dict[str, Any]:
+    """The kind of a member and what it was made from. Its weights come from the checkpoint."""
+    config = pair.member(name).config.to_diff_dict()
+    for about_a_file in ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"):
+        config.pop(about_a_file, None)
+    processor = pair.processor(name).to_dict()
+    return {
+        "architecture": type(pair.member(name)).__name__,
+        "made_from": (pair.metadata.get("base_models") or {}).get(name),
+        "config": digest(_plain(config)),
+        "processor": digest(_plain(processor)),
+    }
+
+
+def digest(value: Any) -> str:
+    """A short digest of plain JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON, the same in every process and release of Python."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        parts = [_plain(inner) for inner in value]
+        return sorted(parts, key=str) if isinstance(value, (set, frozenset)) else parts
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,109 @@
+"""Whether a checkpoint holds everything that a resume needs, and every file of it to its end.
+
+`trainer_state.json` is written last, but rank 0 writes it without waiting for the other ranks, and stock
+`get_last_checkpoint` looks at nothing but the number. A checkpoint cut by a kill would then fail on resume or, worse,
+resume without its optimizer.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from ...data.files import read_json
+from ...models.pair import PAIR_FILE, PEER_FOLDER
+
+CHECKPOINT_RECORD = "run.json"
+"""What a checkpoint says of its run: what fixes it (`identity.py`), how many processes wrote it, which files it has
+beside the usual ones."""
+
+_SHARDED_OPTIMIZER = "optimizer.bin"  # what accelerate writes in the place of the Trainer's file under FSDP
+_NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+
+
+def step_of(checkpoint: str | Path) -> int | None:
+    """The number in a checkpoint's name; None for another name, such as `last-checkpoint`."""
+    found = _NUMBERED.fullmatch(Path(checkpoint).name)
+    return int(found[1]) if found else None
+
+
+def read_record(checkpoint: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of its run.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is damaged.
+    """
+    record: dict[str, Any] = read_json(Path(checkpoint) / CHECKPOINT_RECORD)
+    if not (
+        isinstance(record, dict)
+        and isinstance(record.get("world_size"), int)
+        and isinstance(record.get("files"), list)
+        and isinstance(record.get("identity"), dict)
+    ):
+        raise ValueError("it does not describe a run")
+    return record
+
+
+def faults(checkpoint: str | Path) -> list[str]:
+    """What a checkpoint lacks, or has no more than the beginning of; empty for a whole one.
+
+    Looked at are both members, optimizer, scheduler, the state, the random state of every process that took part and
+    the averages where the run keeps some. Of weights the header is read and compared with the file's length; of
+    PyTorch's archives the directory, which is at their end.
+    """
+    folder = Path(checkpoint)
+    found: list[str] = []
+    ranks, further = ["rng_state.pth"], []
+    try:
+        record = read_record(folder)
+        further = [str(name) for name in record["files"]]
+        if record["world_size"] > 1:
+            ranks = [f"rng_state_{rank}.pth" for rank in range(record["world_size"])]
+    except (OSError, ValueError):
+        found.append(CHECKPOINT_RECORD)
+    optimizer = _SHARDED_OPTIMIZER if (folder / _SHARDED_OPTIMIZER).is_file() else OPTIMIZER_NAME
+    needed = [PAIR_FILE, "config.json", f"{PEER_FOLDER}/config.json", optimizer, SCHEDULER_NAME, *ranks, *further]
+    found += [name for name in needed if not _is_whole(folder / name)]
+    for member in (".", PEER_FOLDER):
+        found += _faults_of_weights(folder, member)
+    try:
+        state = read_json(folder / TRAINER_STATE_NAME)
+        step = state["global_step"]
+        if not isinstance(step, int) or step_of(folder) not in (None, step):
+            raise ValueError("it is of another step")
+    except (OSError, ValueError, KeyError, TypeError):
+        found.append(TRAINER_STATE_NAME)
+    return list(dict.fromkeys(found))
+
+
+def _faults_of_weights(folder: Path, member: str) -> list[str]:
+    place = folder / member
+    files = {path.name for path in place.glob("model*.safetensors")} or {"model.safetensors"}
+    if (index := place / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        try:
+            files |= set(map(str, read_json(index)["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return [f"{member}/{index.name}"]
+    return [f"{member}/{name}" for name in sorted(files) if not _is_whole(place / name)]
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):  # compares the header with the file's length
+                return True
+        if file.suffix in (".pt", ".pth", ".bin"):
+            with ZipFile(file):
+                return True
+        if file.suffix == ".json":
+            return isinstance(read_json(file), dict)
+        return file.is_file()
+    except (OSError, ValueError, BadZipFile, SafetensorError):
+        return False
