@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from ..data.escaping import markdown_text, printable
 from ..data.palette import class_colors
 from ..hub.repository import PAIR_FILES
 from ..models.pair import ModelPair
@@ -59,8 +60,12 @@ def page(pair: ModelPair, title: str) -> gr.Blocks:
     """The page: an image goes in; a, b, the ensemble and their disagreement come out."""
     pixels = pair.task == "semantic-segmentation"
     colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in class_colors(len(pair.class_names)).tolist()]
-    with gr.Blocks(title=title, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {title}\nTwo models that taught each other. Upload an image, and see where they disagree.")
+    # Gradio shows HTML and images that stand in Markdown: a name must not fetch anything for who looks at it.
+    with gr.Blocks(title=printable(title), analytics_enabled=False) as blocks:
+        gr.Markdown(
+            f"# {markdown_text(title)}\n"
+            "Two models that taught each other. Upload an image, and see where they disagree."
+        )
         with gr.Row():
             image = gr.Image(type="pil", label="image", elem_id="image", height=360)
             with gr.Column():
@@ -94,7 +99,7 @@ def see_image(pair: ModelPair, image: Image.Image | None) -> list[Any]:
     found = pair.pipeline().members(image.convert("RGB"))
     found["ensemble"] = (found["a"] + found["b"]) / 2
     names = pair.class_names
-    said = {name: names[int(values.argmax())] for name, values in found.items()}
+    said = {name: markdown_text(names[int(values.argmax())]) for name, values in found.items()}
     if said["a"] == said["b"]:
         verdict = f"Both say **{said['a']}**."
     else:
@@ -121,7 +126,7 @@ def see_pixels(pair: ModelPair, image: Image.Image | None) -> list[Any]:
     if differ.any():
         pairs = Counter(zip(labels["a"][differ].tolist(), labels["b"][differ].tolist(), strict=True))
         (a, b), _ = pairs.most_common(1)[0]
-        verdict += f" Most often a says **{names[a]}** where b says **{names[b]}**."
+        verdict += f" Most often a says **{markdown_text(names[a])}** where b says **{markdown_text(names[b])}**."
     return [*overlays, (image, [(differ, "different labels")]), verdict]
 
 

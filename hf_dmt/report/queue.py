@@ -18,6 +18,7 @@ from contourpy import FillType, contour_generator
 from PIL import Image
 from scipy import ndimage
 
+from ..data.escaping import csv_cell
 from ..data.files import write_aside, write_json
 from ..data.labels.answers import COCO_FILE, IMAGES, QUEUE_FILE, TO_LABEL
 from ..data.labels.disagreement import contradicting_images, contradiction
@@ -181,7 +182,7 @@ def _write_table(to: Path, lines: list[dict[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["file", "id", "label"])
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: csv_cell(value) for key, value in line.items()} for line in lines)
     write_aside(to / QUEUE_FILE, text.getvalue().encode("utf-8-sig"))  # without the mark, Excel garbles names
 
 

@@ -35,9 +35,9 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-def make_pair(task: str) -> ModelPair:
+def make_pair(task: str, names: list[str] = NAMES) -> ModelPair:
     a, b = ("tiny:vit", "tiny:resnet") if task == "image-classification" else ("tiny:segformer", "tiny:upernet")
-    return ModelPair.from_models(a, b, task=task, id2label=dict(enumerate(NAMES)), image_size=32)
+    return ModelPair.from_models(a, b, task=task, id2label=dict(enumerate(names)), image_size=32)
 
 
 @contextmanager
@@ -85,6 +85,28 @@ def test_an_upload_shows_what_each_member_says(tmp_path: Path, task: str) -> Non
                 assert best in part.inner_text() and f"{100 * shown[best]:.0f}%" in part.inner_text()
         assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
         tab.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+
+
+@needs_browser
+@pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
+def test_names_of_classes_and_pairs_fetch_nothing(tmp_path: Path, task: str) -> None:
+    """Silent: the address of everybody who looks at the page is told to who named a class."""
+    beacon = "http://127.0.0.1:9/beacon.png"
+    names = [f'<img src="{beacon}">', f"![x]({beacon})", f"<style>@import url({beacon})</style>"]
+    pair = make_pair(task, names)
+    file = save(image(90, (60, 40)), tmp_path / "picture.png")
+    asked: list[str] = []
+    with opened(page(pair, f'{names[0]} <b title="x">'), {"width": 1280, "height": 900}) as tab:
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.reload()
+        tab.locator("#image input[type=file]").set_input_files(str(file))
+        tab.locator("#verdict >> text=/They|Both/").wait_for(timeout=30_000)
+        assert beacon in tab.locator("h1").inner_text(), "the title is text"
+        assert tab.locator("h1 img, h1 b, #verdict img, #verdict style").count() == 0
+        verdict = tab.locator("#verdict").inner_text()
+        assert task == "semantic-segmentation" or beacon in verdict
+    assert not [address for address in asked if "beacon" in address]
+    assert asked, "the browser's requests are seen"
 
 
 def test_what_is_shown_is_what_the_members_say() -> None:

@@ -87,7 +87,7 @@ class TestPush:
         described = json.loads(hub.repo("me/pair").files("main")["dmt_config.json"].content)
         earlier = ["dmt_results.json", "model.safetensors.index.json", "figures/gain.png"]
         described["published"] += earlier
-        replace({name: b"{}" for name in earlier} | {"dmt_config.json": json.dumps(described).encode()})
+        replace(dict.fromkeys(earlier, b"{}") | {"dmt_config.json": json.dumps(described).encode()})
         published.push_to_hub("me/pair", token=MINE)
         assert files(hub) == FILES
         assert ModelPair.from_pretrained("me/pair", token=MINE).metadata == published.metadata

@@ -66,6 +66,24 @@ def test_a_polygon_that_leaves_the_image_is_cut() -> None:
     assert mask.sum() == 9 and mask[:3, :3].all()
 
 
+def test_no_cell_is_a_formula_and_every_id_comes_back(tmp_path: Path) -> None:
+    """Silent: a spreadsheet that runs `=HYPERLINK(...)` out of a file's name, or answers that find no image."""
+    ids = ["=1+1.jpg", "@SUM(A1).jpg", "'-2.jpg", "-3.jpg", "plain.jpg", "+4.jpg"]
+    run = write_run(tmp_path / "run", classes=["=cmd", "tree"], ids=ids, phases=2)
+    for name, label in (("a", 0), ("b", 1)):
+        made = ImageLabels(np.full(6, label), np.full(6, 0.9, dtype=np.float32), np.ones(6, dtype=bool))
+        made.write(run / "pseudo_labels" / "phase-1" / name, ids, {"phase": 1})
+    assert write_queue(run, Unlabeled(ids), tmp_path / "queue") == 6
+    file = tmp_path / "queue" / "queue.csv"
+    rows = list(csv.reader(file.read_text("utf-8-sig").splitlines()))
+    assert not [cell for row in rows for cell in row if cell[:1] in tuple("=+-@")]
+    answered = [[*row[:2], "'=cmd", *row[3:]] for row in rows[1:]]
+    with open(file, "w", newline="") as table:
+        csv.writer(table).writerows([rows[0], *answered])
+    found = read_answers(tmp_path / "queue", "image-classification", ["=cmd", "tree"])
+    assert found == dict.fromkeys(ids, 0)
+
+
 def test_images_come_strongest_first_with_both_opinions(tmp_path: Path) -> None:
     """Silent: the picture of another image beside the id, or a queue that begins with what both only guess."""
     ids = [f"img/{row}.jpg" for row in range(6)]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import DataArguments
+from ..escaping import from_csv_cell
 from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 from ..splitting.scan import ScannedImages
@@ -104,7 +105,7 @@ def _read_csv(file: Path) -> list[dict[str, str]]:
     columns = set(lines.fieldnames or ())
     if not {"id", "label"} <= columns:
         raise DataError(f"{file.name} has the columns {sorted(columns)}; it needs 'id' and 'label'.")
-    return [{key: (value or "").strip() for key, value in line.items() if key} for line in lines]
+    return [{key: from_csv_cell((value or "").strip()) for key, value in line.items() if key} for line in lines]
 
 
 def _image_answers(folder: Path | None, lines: list[dict[str, str]], names: Sequence[str]) -> dict[str, int]:
