@@ -7,6 +7,7 @@ as its reader should see it, whatever it contains:
     html_text      HTML, inside an element or a quoted attribute
     markdown_text  Markdown running text: headings, paragraphs, table cells
     code_span      Markdown code, in running text or (`cell=True`) in a table
+    without_tokens a message that quotes what somebody has typed or written: what may be a token is a row of stars
     csv_cell       a table that a spreadsheet opens, where `=1+1` would be computed; `from_csv_cell` reads it back
 """
 
@@ -19,6 +20,13 @@ from typing import Any
 
 # Joiners are invisible too, but Persian, Hindi and emoji are misspelt without them.
 _JOINERS = "\u200c\u200d"
+_TOKENS = re.compile(r"\b(hf_(?:oauth_)?|api_org_)(?!dmt\b)[A-Za-z0-9_\-.]{4,}")
+# What is assigned to a name such as hub_token, or one that is nearly that. In a sentence, "token: " is no assignment.
+_SECRETS = re.compile(
+    r"""((?:(?:^|(?<=["'{,\s]))-{0,2}[\w-]*[_-]|^|(?<=["'{,]))(?:tok|secret|passw|api[_-]?key)[\w-]*["']?"""
+    r"""(?:\s*[=:]\s*["']?|\s+to\s+["']))([^\s"',;)]+)""",
+    re.IGNORECASE | re.MULTILINE,
+)
 _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"  # the last four: the same signs, full width
 
 
@@ -28,6 +36,11 @@ def printable(text: Any) -> str:
     Marks that turn the direction of reading count as control codes: they make a name read as another one.
     """
     return "".join(_visible(letter) for letter in str(text))
+
+
+def without_tokens(text: str) -> str:
+    """A message without what looks like a token, or is assigned to something called a token, a password or a key."""
+    return _SECRETS.sub(r"\1***", _TOKENS.sub(r"\1***", text))
 
 
 def html_text(text: Any) -> str:

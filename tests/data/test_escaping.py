@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hf_dmt.data.escaping import code_span, csv_cell, from_csv_cell, html_text, markdown_text, printable
+from hf_dmt.data.escaping import (
+    code_span,
+    csv_cell,
+    from_csv_cell,
+    html_text,
+    markdown_text,
+    printable,
+    without_tokens,
+)
 
 NAMES = [
     "cat",
@@ -89,6 +97,37 @@ def test_a_cell_comes_back_and_is_no_formula(text: str) -> None:
         file = io.StringIO()
         csv.writer(file).writerow([cell])
         assert next(csv.reader([file.getvalue().strip("\r\n")])) == [cell]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'mapping values are not allowed here in "<unicode string>", line 2, column 25: hub_token: SECRET1234: bad',
+        "hub_token: SECRET1234",
+        "Unknown argument '--hub_tokn=SECRET1234'",
+        '{"api_key": "SECRET1234"',
+        "sets hub_token to 'SECRET1234', which cannot be read",
+        "argument --seed: invalid int value: 'hf_SECRET1234'",
+        "Bearer hf_oauth_SECRET1234 was refused",
+    ],
+)
+def test_what_may_be_a_token_is_not_quoted(message: str) -> None:
+    """Silent: a token in the log of a cluster, which others read, because of a missing quote in a config."""
+    assert "SECRET" not in without_tokens(message) and "***" in without_tokens(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "there is no token, and without one it cannot be read. Set HF_TOKEN to a token from the settings.",
+        "python -m hf_dmt.hub push; hf_dmt 0.1.0 needs tokenizers 0.22",
+        "Unknown argument '--hub_tokn'. Did you mean --hub_token?",
+        "the token is wrong: log in with `hf auth login`",
+    ],
+)
+def test_words_about_tokens_stay(message: str) -> None:
+    """Silent: advice with stars in the place of its words."""
+    assert without_tokens(message) == message
 
 
 def test_what_needs_no_mark_has_none() -> None:

@@ -16,6 +16,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ...data.arguments import DataArguments
+from ...data.escaping import without_tokens
 from ...models.loading import AUTO_CLASSES
 from .arguments import DMTTrainingArguments
 
@@ -129,7 +130,7 @@ def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
         hint = f"Did you mean {near[0]}?" if near else "All flags: hf-dmt train --help"
-        raise UsageError(f"Unknown argument {unknown[0]!r}. {hint}")
+        raise UsageError(f"Unknown argument {unknown[0].partition('=')[0]!r}. {hint}")
     return namespace
 
 
@@ -218,6 +219,6 @@ def _check_models(model: ModelArguments) -> None:
 
 
 def print_error(message: str) -> None:
-    """One message on stderr, by one process."""
+    """One message on stderr, by one process, without what may be a token: it may quote what was typed."""
     if os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
-        print(f"hf-dmt: error: {message}", file=sys.stderr)
+        print(f"hf-dmt: error: {without_tokens(message)}", file=sys.stderr)
