@@ -572,7 +572,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "view of no pixel": (
         f"{ANIMALS} {' '.join(TINY[IMAGES])} --image_size 0",
         r"--image_size 0",
-        r"at least one pixel",
+        r"side of 8 to 16384",
         r"224",
     ),
     "folder of someone else": ("--output_dir {}/animals", r"animals'", r"holds no run", r"Choose another folder"),
@@ -713,7 +713,7 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
     "task": (lambda use: use.models(task="detection"), r"'detection'", r"Unknown task", r"choose one of"),
     "classes with a gap": (lambda use: use.models(id2label={0: "x", 2: "y"}), r"\[0, 2\]", r"", r"Give a map such as"),
     "no classes for a builtin": (lambda use: use.models(id2label=None), r"builtin", r"no classes", r"give id2label"),
-    "view of no pixel": (lambda use: use.models(image_size=-4), r"-4", r"at least one pixel", r"leave it out"),
+    "view of no pixel": (lambda use: use.models(image_size=-4), r"-4", r"side of 8 to 16384", r"leave it out"),
     "no pair there": (
         lambda use: ModelPair.from_pretrained(use.place / "animals"),
         r"animals'",

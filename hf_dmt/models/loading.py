@@ -26,6 +26,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .config_file import MOST_CLASSES, fault_of_config
+
 logger = logging.get_logger(__name__)
 
 # What a file that is missing, damaged or of another kind raises inside `from_pretrained`.
@@ -87,11 +89,15 @@ def in_order(id2label: dict[int, str]) -> dict[int, str]:
             f"Class ids must be the integers 0, 1, 2, ..., got {list(id2label)[:10]}. "
             "Give a map such as {0: 'cat', 1: 'dog'}."
         )
+    if len(id2label) > MOST_CLASSES:
+        raise ValueError(f"{len(id2label)} classes were given, and at most {MOST_CLASSES} can be stored. Give fewer.")
     return {index: str(id2label[index]) for index in range(len(id2label))}
 
 
 def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> PretrainedConfig:
     """The configuration of a Hub id or folder, with an error that names what was given."""
+    if fault := fault_of_config(source, **hub):
+        raise CheckpointError(f"{source!r} cannot be used: {fault}. Correct the file, or choose another model.")
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
     except (OSError, ValueError, KeyError, TypeError) as problem:  # transformers 5.17 takes a list for settings
@@ -209,6 +215,8 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     Args:
         like: take its configuration and class instead of the saved ones (resume into an existing member).
     """
+    if fault := fault_of_config(source):
+        raise CheckpointError(f"{source!r} cannot be used: {fault}. Copy or download the folder again.")
     loader: Any = AUTO_CLASSES[task] if like is None else type(like)
     if like is not None:
         hub["config"] = like.config

@@ -11,6 +11,7 @@ from ..data.files import read_json
 from ..data.members import MEMBERS
 from ..hub.repository import LISTING, PAIR_FILE, PEER_FOLDER
 from . import loading
+from .config_file import LONGEST_SIDE
 from .loading import CheckpointError
 
 FORMAT_VERSION = 1
@@ -33,11 +34,7 @@ def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = read_json(file)
         version = int(settings["format_version"])
-        valid = version > FORMAT_VERSION or (
-            settings["primary"] in MEMBERS
-            and settings["task"] in loading.AUTO_CLASSES
-            and int(settings["image_size"]) > 0
-        )
+        wrong = [] if version > FORMAT_VERSION else _wrong_entries(settings)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as problem:
         raise CheckpointError(
             f"{PAIR_FILE} of {source!r} is damaged ({problem!r}). Copy or download it again."
@@ -47,10 +44,34 @@ def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
             f"{source!r} was written in format {version}; this version of hf_dmt reads up to {FORMAT_VERSION}. "
             "Upgrade: pip install -U hf-dmt."
         )
-    if not valid:
-        raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries. Copy or download it again.")
+    if wrong:
+        named = ", ".join(f"{key} {settings.get(key)!r}"[:100] for key in wrong)
+        raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries: {named}. Copy or download it again.")
     settings.pop(LISTING, None)  # of the repository that it came from, not of the pair
     return settings
+
+
+def _wrong_entries(settings: dict[str, Any]) -> list[str]:
+    """Names of the entries whose values cannot be meant."""
+
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    def describes_members(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            name in MEMBERS and (about is None or isinstance(about, str)) for name, about in value.items()
+        )
+
+    side = settings["image_size"]
+    fine = {
+        "primary": isinstance(settings["primary"], str) and settings["primary"] in MEMBERS,
+        "task": isinstance(settings["task"], str) and settings["task"] in loading.AUTO_CLASSES,
+        "image_size": is_count(side) and 0 < side <= LONGEST_SIDE,
+        "base_models": describes_members(settings.get("base_models") or {}),
+        "base_commits": describes_members(settings.get("base_commits") or {}),
+        "phase": settings.get("phase") is None or is_count(settings["phase"]),
+    }
+    return [key for key, holds in fine.items() if not holds]
 
 
 def member_folder(folder: Path, settings: dict[str, Any], name: str) -> Path:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
+from .config_file import LONGEST_SIDE
+
+_SHORTEST_SIDE = 8  # of a training view; below, convolutions with strides have nothing left to see
 _TOLERANCE = 1e-4  # of a normalised value; an 8-bit step is 0.017 after division by a std of 0.23
 
 
@@ -87,11 +90,11 @@ def native_size(processor: BaseImageProcessor) -> int:
 
 
 def check_side(side: int | None) -> None:
-    """Raise a ValueError for a side of the shared view that holds no pixel."""
-    if side is not None and side < 1:
+    """Raise a ValueError for a side of the shared view that no network can use."""
+    if side is not None and not _SHORTEST_SIDE <= side <= LONGEST_SIDE:
         raise ValueError(
-            f"--image_size {side} is no image: the view needs a side of at least one pixel. Give the size that the "
-            "models were trained at, such as 224, or leave it out."
+            f"--image_size {side} is no image that a network can use: the view needs a side of {_SHORTEST_SIDE} to "
+            f"{LONGEST_SIDE} pixels. Give the size that the models were trained at, such as 224, or leave it out."
         )
 
 

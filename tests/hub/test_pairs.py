@@ -84,7 +84,7 @@ class TestPush:
         self, hub: HubServer, published: ModelPair
     ) -> None:
         """Guards results and shards of another pair: `from_pretrained` would even prefer a stale weights file."""
-        described = json.loads(hub.repo("me/pair").files("main")["dmt_config.json"].content)
+        described = json.loads(hub.repo("me/pair").files("main")["dmt_config.json"])
         earlier = ["dmt_results.json", "model.safetensors.index.json", "figures/gain.png"]
         described["published"] += earlier
         replace(dict.fromkeys(earlier, b"{}") | {"dmt_config.json": json.dumps(described).encode()})
@@ -99,12 +99,12 @@ class TestPush:
         theirs = {"figures/mine.png": b"png", "model_fp16.safetensors": b"half", "notes.txt": b"mine"}
         replace({**theirs, "split.json": b"{}"})
         published.push_to_hub("me/pair", token=MINE)
-        assert {name: hub.repo("me/pair").files("main")[name].content for name in theirs} == theirs
+        assert {name: hub.repo("me/pair").files("main")[name] for name in theirs} == theirs
         published.save_pretrained(tmp_path)
         (tmp_path / "split.json").write_text('{"labeled": []}')
         with pytest.raises(HubError, match=r"split\.json, which no earlier push of hf_dmt brought"):
             push_folder(tmp_path, "me/pair", token=MINE)
-        assert hub.repo("me/pair").files("main")["split.json"].content == b"{}"
+        assert hub.repo("me/pair").files("main")["split.json"] == b"{}"
         replace({"model.safetensors.index.json": b"{}"})
         with pytest.raises(HubError, match=r"model\.safetensors\.index\.json.*in the place of the weights"):
             published.push_to_hub("me/pair", token=MINE)

@@ -201,6 +201,13 @@ def pickle_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def point_outside(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    keys = load_file(folder.parent / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(keys, "../outside.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-200])
 
@@ -221,7 +228,15 @@ DAMAGES = {
     "primary a path": (lambda pair: change_settings(pair, primary="../../elsewhere"), "invalid entries"),
     "unknown task": (lambda pair: change_settings(pair, task="translation"), "invalid entries"),
     "no size": (lambda pair: change_settings(pair, image_size=0), "invalid entries"),
-    "size not a number": (lambda pair: change_settings(pair, image_size="wide"), "is damaged"),
+    "size not a number": (lambda pair: change_settings(pair, image_size="wide"), "invalid entries: image_size 'wide'"),
+    "size a word": (lambda pair: change_settings(pair, image_size="16"), "invalid entries"),
+    "size a fraction": (lambda pair: change_settings(pair, image_size=2.7), "invalid entries"),
+    "size true": (lambda pair: change_settings(pair, image_size=True), "invalid entries"),
+    "size of a wall": (lambda pair: change_settings(pair, image_size=10**12), "invalid entries"),
+    "base models a list": (lambda pair: change_settings(pair, base_models=[1, 2]), "invalid entries: base_models"),
+    "phase a word": (lambda pair: change_settings(pair, phase="last"), "invalid entries: phase"),
+    "settings nested": (lambda pair: (pair / PAIR_FILE).write_text("[" * 99_999), "is damaged.*nested"),
+    "weights elsewhere": (lambda pair: point_outside(pair), "lies outside of the folder"),
     "member gone": (lambda pair: shutil.rmtree(pair / PEER_FOLDER), "peer"),
     "root weights gone": (lambda pair: (pair / "model.safetensors").unlink(), "could not be loaded"),
     "peer weights gone": (lambda pair: (pair / PEER_FOLDER / "model.safetensors").unlink(), "could not be loaded"),
@@ -270,6 +285,29 @@ def test_damaged_pair_is_refused(damage, make_pair, tmp_path):
         pair.load_weights(tmp_path)
     if "peer" not in damage and "member" not in damage:
         assert differing(state(pair), before) == []
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "says"),
+    [
+        ({"num_labels": 10**9, "id2label": None}, "1000000000 classes, and at most 65536"),
+        ({"num_labels": "three"}, "num_labels is 'three'"),
+        ({"id2label": ["a", "b", "c"]}, "id2label is no map"),
+        ({"id2label": {"zero": "cat"}}, "id2label is no map"),
+        (None, "nested too deeply"),
+    ],
+)
+def test_a_configuration_that_would_fill_the_memory_is_not_built(make_pair, tmp_path, spoiled, says):
+    """A stranger's config.json with a billion classes makes a table of them as soon as it is read."""
+    pair = make_pair("vit", "resnet")
+    pair.save_pretrained(tmp_path)
+    file = tmp_path / PEER_FOLDER / "config.json"
+    text = json.dumps(json.loads(file.read_text()) | spoiled) if spoiled else '{"a": ' + "[" * 99_999
+    file.write_text(text)
+    with pytest.raises(CheckpointError, match=says):
+        ModelPair.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=says):
+        ModelPair.from_models(tmp_path / PEER_FOLDER, tmp_path, id2label={0: "x", 1: "y"})
 
 
 def test_weights_of_other_architectures_are_refused(make_pair, tmp_path):
