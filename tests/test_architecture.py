@@ -1,9 +1,11 @@
 """The shape of the package, held by reading its sources: nothing here imports a model or trains one."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,14 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # In the order of control; a room may import itself and the rooms after it.
 ROOMS = ["commands", "training", "models", "hub", "report", "data", "method"]
+
+# The rooms inside two of them, in the same order; "." are the files that lie in none.
+NESTED_ROOMS = {
+    "training": [".", "run", "scoring", "labeling", "settings"],
+    "data": ["splitting", "drawing", "labels", "reading", "."],
+}
+
+MOST_MODULES = 12  # in one folder, besides __init__.py
 
 # Import names that differ from the name of the distribution that brings them.
 DISTRIBUTIONS = {
@@ -45,6 +55,20 @@ def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
             base = package[: len(package) - node.level + 1] if node.level else []
             for alias in node.names:
                 yield node.lineno, ".".join([*base, *filter(None, [node.module]), alias.name])
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports, those for type checking only included."""
+    found = set()
+    for _, module in imported_modules(path):
+        parts = module.split(".")
+        while parts and not (file := ROOT.joinpath(*parts).with_suffix(".py")).is_file():
+            if (file := ROOT.joinpath(*parts) / "__init__.py").is_file():
+                break
+            parts.pop()
+        if parts and file.is_relative_to(PACKAGE) and file != path:
+            found.add(file)
+    return found
 
 
 def room_of(path: Path) -> str:
@@ -78,6 +102,42 @@ def test_imports_point_down_the_room_list() -> None:
             if target not in ROOMS or ROOMS.index(target) < ROOMS.index(room):
                 wrong.append(describe(path, line, f"({room}) imports {module}"))
     assert not wrong, "imports may only go " + " -> ".join(ROOMS) + ":\n" + "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Files in a circle are one file: none of them can be read, tested or changed without all the others."""
+    sorter = graphlib.TopologicalSorter({path: imported_files(path) for path in MODULES})
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as circle:
+        names = [path.relative_to(PACKAGE).as_posix() for path in circle.args[1]]
+        pytest.fail("files import each other in a circle: " + " -> ".join(reversed(names)))
+
+
+@pytest.mark.parametrize("room", NESTED_ROOMS)
+def test_imports_point_down_the_rooms_inside_a_room(room: str) -> None:
+    """As between the big rooms: an import upwards, and two folders can only be understood together."""
+    order = NESTED_ROOMS[room]
+
+    def nested(path: Path) -> str:
+        return str(path.parent.relative_to(PACKAGE / room)).split("/")[0]
+
+    files = [path for path in MODULES if room_of(path) == room]
+    assert {nested(path) for path in files} == set(order), "every folder has its place in NESTED_ROOMS"
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {target.relative_to(PACKAGE)}"
+        for path in files
+        for target in imported_files(path)
+        if room_of(target) == room and order.index(nested(target)) < order.index(nested(path))
+    ]
+    assert not wrong, f"inside {room} imports may only go " + " -> ".join(order) + ":\n" + "\n".join(wrong)
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    """Past a dozen names a folder is a heap: what a reader looks for is found by search or not at all."""
+    counts = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    too_many = {folder.relative_to(ROOT).as_posix(): n for folder, n in counts.items() if n > MOST_MODULES}
+    assert not too_many
 
 
 def test_method_imports_torch_and_the_standard_library_only() -> None:

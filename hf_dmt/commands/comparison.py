@@ -14,8 +14,8 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from ..data.files import write_aside, write_json
+from ..data.tasks import PRIMARY_METRIC
 from ..training.labeling.label_quality import calibration
-from ..training.scoring.evaluation import PRIMARY_METRIC
 
 REFERENCE = "dmt"  # whose passes are the budget of all
 BASELINE = "labeled-only"

@@ -284,7 +284,7 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
     trial.selection_rule, trial.phase_weights = "exact", "last"
     trial.label_ratios = [1.0] if knobs.label_ratios else args.label_ratios
     trial.save_strategy, trial.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
-    trial.load_best_model_at_end = trial.push_to_hub = trial.rollback_on_collapse = False
+    trial.load_best_model_at_end = trial.push_to_hub = False
     trial.report_to, trial.disable_tqdm = [], True
     trial.metric_is_default, trial.metric_for_best_model = True, None
     unlabeled = images.unlabeled.subset(np.arange(min(few, len(images.unlabeled)))) if images.unlabeled else None

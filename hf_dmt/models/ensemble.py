@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers.image_utils import load_image
 
 from .preprocessing import clean_inputs
 
-if TYPE_CHECKING:
-    from .pair import ModelPair
-
 ImageLike = str | Image.Image | np.ndarray | Tensor
 Prediction = list[dict[str, Any]]
+
+
+class TwoMembers(Protocol):
+    """What is used of a `ModelPair`, which itself opens this pipeline."""
+
+    task: str
+
+    @property
+    def class_names(self) -> list[str]: ...
+    def member(self, name: str) -> nn.Module: ...
+    def processor(self, name: str) -> Any: ...
+    def clean_logits(self, name: str, pixel_values: Tensor) -> Tensor: ...
 
 
 class EnsemblePipeline:
@@ -36,7 +45,7 @@ class EnsemblePipeline:
         batch_size: images that go through the members together.
     """
 
-    def __init__(self, pair: ModelPair, batch_size: int = 1) -> None:
+    def __init__(self, pair: TwoMembers, batch_size: int = 1) -> None:
         self.pair, self.batch_size = pair, batch_size
 
     def __call__(self, inputs: Any, *, top_k: int | None = 5, timeout: float | None = None) -> Any:

@@ -1,6 +1,6 @@
 """A labeling queue: the unlabeled images, or the regions in them, on which two members contradict each other most.
 
-Written in forms that people and annotation programs read; `data/labels/answers.py` reads it back.
+Written in forms that people and annotation programs read; `data/splitting/answers.py` reads it back.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from scipy import ndimage
 
 from ..data.escaping import csv_cell
 from ..data.files import write_aside, write_json
-from ..data.labels.answers import COCO_FILE, IMAGES, QUEUE_FILE, TO_LABEL
 from ..data.labels.disagreement import contradicting_images, contradiction
 from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, is_complete
 from ..data.members import MEMBERS
 from ..data.reading.decoding import to_rgb
+from ..data.splitting.answers import COCO_FILE, IMAGES, QUEUE_FILE, TO_LABEL
 from .run import Run, read_run
 
 _JPEG_FROM = 512  # longer side in pixels; smaller images are kept exactly, as PNG

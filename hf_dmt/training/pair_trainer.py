@@ -1,34 +1,37 @@
-"""A `transformers.Trainer` whose one model is a pair: optimizer, clipping, scoring, saving and loading for two members.
+"""`PairTrainer`: a `transformers.Trainer` whose one model is a pair.
 
-Nothing here knows of phases or pseudo labels; `DMTTrainer` adds them.
+Optimizer, clipping, scoring, saving, loading and publishing for two members. Nothing here knows of phases or pseudo
+labels; `DMTTrainer` adds them, and the loss.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.members import MEMBERS
 from ..data.tasks import IGNORE_INDEX
+from ..hub.push import CommitInfo, Staging
 from ..models.pair import ModelPair
-from ..models.weights.best_weights import BestMembers
-from ..models.weights.ema import ExponentialAverage
 from ..models.weights.frozen_backbones import freeze_backbones
-from . import phases
-from .labeling.inference import CleanPass, broadcast_buffers
+from ..models.weights.sharding import whole_state
+from .checks import without_token
+from .labeling.inference import CleanPass
+from .optimizer import clip_by_member, divide_by_member
+from .publishing import Publisher
+from .random_state import preserved_rng
 from .run import checkpoints, folder
 from .run.preemption import StopOnSigterm
 from .run.runtime_errors import TrackersMayFail, explained
@@ -36,9 +39,8 @@ from .run.telemetry import Telemetry
 from .scoring import evaluation
 from .scoring.image_counts import ImageCounts
 from .settings.arguments import DMTTrainingArguments
-from .settings.checks import without_token
 from .settings.methods import Knobs
-from .sharding import whole, whole_state
+from .weights import RunWeights
 
 logger = logging.get_logger(__name__)
 
@@ -47,35 +49,37 @@ class PairTrainer(Trainer):
     """What the stock Trainer does not do right for two models.
 
     Attributes:
-        course: says which members are in training.
-        away: the member that waits on the CPU while the other one trains (`member_schedule alternate`).
         telemetry: sums per member, drained into the logs.
         last_scores: figures of the latest evaluation of `eval_dataset`; they choose the exported root.
         last_counts: what each image added to them.
-        ema: averaged weights, where the run keeps them.
-        best: each member's best weights of a phase, where a phase ends with them.
         preemption: answers SIGTERM.
+        weights: the live weights, their averages and best ones, and where each member is.
+        publisher: the run's repository on the Hub.
     """
 
     model: ModelPair
     knobs: Knobs
-    course: phases.Course
-    away: str | None = None
     callback_handler: Any
     args: DMTTrainingArguments
     telemetry: Telemetry
     preemption: StopOnSigterm
     last_scores: evaluation.Scores | None = None
     last_counts: ImageCounts | None = None
-    ema: ExponentialAverage | None = None
-    best: BestMembers | None = None
+    hub_model_id: str | None
     new_optimizer_state: dict[str, Any]
     optimizer: Any  # the stock annotation is None until the optimizer is made
 
     def __init__(self, model: ModelPair, args: DMTTrainingArguments, **stock: Any) -> None:
         if args.freeze_backbone:
             freeze_backbones(model)  # before the stock constructor, which may compile or wrap what it is given
+        self.publisher = Publisher(args, model)  # the stock constructor opens the repository
         super().__init__(model=model, args=args, **stock)
+        self.weights = RunWeights(model, args.device, self.accelerator)
+
+    @property
+    def trained_members(self) -> tuple[str, ...]:
+        """The members that the current update trains."""
+        return MEMBERS
 
     def train(
         self,
@@ -99,7 +103,7 @@ class PairTrainer(Trainer):
             ):
                 output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
-            self.offload(None)
+            self.weights.offload(None)
         if self.preemption.stopped:
             raise SystemExit(StopOnSigterm.EXIT_CODE)
         return output
@@ -110,16 +114,10 @@ class PairTrainer(Trainer):
         """The stock optimizer; with `learning_rate_b` its groups are divided by member."""
         first = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if not first:
-            return optimizer
-        if self.args.learning_rate_b is not None:
-            of_b = {id(parameter) for parameter in self.model.model_b.parameters()}
-            for group in list(optimizer.param_groups):
-                parameters_b = [parameter for parameter in group["params"] if id(parameter) in of_b]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_b]
-                rest = {key: value for key, value in group.items() if key not in ("params", "lr")}
-                optimizer.add_param_group({**rest, "params": parameters_b, "lr": self.args.learning_rate_b})
-        self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
+        if first:
+            if self.args.learning_rate_b is not None:
+                divide_by_member(optimizer, self.model, learning_rate_b=self.args.learning_rate_b)
+            self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
         return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -145,30 +143,12 @@ class PairTrainer(Trainer):
         self._load_optimizer_and_scheduler(checkpoint)
         self.callback_handler.lr_scheduler = self.lr_scheduler
 
-    def offload(self, away: str | None) -> None:
-        """Let a member wait on the CPU, with its averages, and bring the other one to the device; None: both there.
-
-        Parameters stay the same objects, so the optimizer keeps its hold on them. It has nothing of the waiting member:
-        each turn starts it anew.
-        """
-        if away == self.away:
-            return
-        self.away = away
-        for name in sorted(MEMBERS, key=lambda name: name != away):  # it leaves before the other one comes
-            device = torch.device("cpu") if name == away else self.args.device
-            self.model.member(name).to(device)
-            if self.ema is not None:
-                self.ema.move(f"model_{name}.", device)
-
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
-        """Clip each member by its own norm: jointly, the larger gradient would decide how far the other model moves."""
+        """The stock version clips both members by their joint norm."""
         if self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()  # once: a second unscaling of the same gradients raises under fp16
-        norms = {
-            name: whole(nn.utils.clip_grad_norm_(self.model.member(name).parameters(), self.args.max_grad_norm))
-            for name in self.course.trained
-        }
+        norms = clip_by_member(self.model, self.trained_members, self.args.max_grad_norm)
         self.telemetry.norms(norms)
         return torch.stack(list(norms.values())).max()
 
@@ -199,7 +179,7 @@ class PairTrainer(Trainer):
     def scores(self, source: Any, *, title: str) -> tuple[evaluation.Scores, ImageCounts]:
         """The figures of a, b and ensemble on an image set, with the averaged weights where there are any; and what
         each image adds to them."""
-        with phases.preserved_rng(), self.judging():
+        with preserved_rng(), self.weights.judging():
             return evaluation.evaluate_pair(
                 self.model,
                 source,
@@ -222,49 +202,11 @@ class PairTrainer(Trainer):
                 "predict() would hold the logits of every pixel of the set in memory. Use pair(...) image by image, or "
                 "evaluate(dataset) for scores."
             )
-        with phases.preserved_rng(), self.judging():
+        with preserved_rng(), self.weights.judging():
             logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
         known = bool((labels != IGNORE_INDEX).all())
         metrics = self.evaluate(test_dataset, metric_key_prefix=metric_key_prefix) if known else {}
         return PredictionOutput(predictions=logits, label_ids=labels if known else None, metrics=metrics)  # type: ignore[arg-type]
-
-    def remember_best(self, *, give_back: bool) -> bool:
-        """Keep what is best on the eval split, where the run asks for it, and at the end of a phase give it back.
-
-        Within a phase that is of the members in training: another one has not learned from it yet.
-
-        Returns:
-            Whether the members are now others than those just scored.
-        """
-        if self.best is None:
-            return False
-        assert self.last_scores is not None
-        metric = evaluation.PRIMARY_METRIC[self.model.task]
-        looked_at = MEMBERS if give_back else self.course.trained
-        now = {name: float(self.last_scores[name][metric] or 0.0) for name in looked_at}
-        with self.judging():
-            self.best.see(self.model, now)
-        changed = give_back and self.best.scores != now
-        if give_back:
-            self.best.restore(self.model)
-            if self.ema is not None:
-                self.ema.restart()
-        return changed
-
-    @contextmanager
-    def judging(self, *, averaged: bool = True) -> Iterator[None]:
-        """The pair as it labels and is scored, on every process: the averaged weights where there are any and they are
-        asked for, and the main process's BatchNorm statistics, which differ between processes after a step.
-
-        A member that waits elsewhere joins in: without gradients both take no more memory than one in training.
-        """
-        away = self.away
-        self.offload(None)
-        broadcast_buffers(self.model, self.accelerator)
-        with self.ema.applied() if self.ema and averaged else nullcontext():
-            broadcast_buffers(self.model, self.accelerator)  # each process has averaged its own
-            yield
-        self.offload(away)
 
     def clean_pass(self) -> CleanPass:
         return CleanPass(
@@ -295,15 +237,11 @@ class PairTrainer(Trainer):
             checkpoints.delete_old(folder, limit, best=self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """A checkpoint holds the live weights as a pair with a at the root, and the averages in `ema.safetensors`."""
+        """The stock version would write one file with both members' tensors, which no Auto class opens."""
         if not self.args.should_save:  # transformers from 5.23 calls this on every process, 5.17 on the main one
             return
         folder = Path(output_dir or self.args.output_dir)
-        self.model.save_pretrained(folder, primary="a", state_dict=state_dict)
-        if self.ema is not None:
-            self.ema.save(folder)
-        if self.best is not None:
-            self.best.save(folder)
+        self.weights.save(folder, state_dict)
         torch.save(without_token(self.args), folder / TRAINING_ARGS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -312,22 +250,22 @@ class PairTrainer(Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        self.model.load_weights(resume_from_checkpoint)
-        if self.ema is not None:
-            self.ema.load(resume_from_checkpoint)
-        if self.best is not None:
-            self.best.load(resume_from_checkpoint)
+        self.weights.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        assert best is not None
+        if not Path(best).is_dir():
+            logger.warning(
+                f"The best pair's checkpoint {best} is not on this machine (the run was taken up from another one), so "
+                "the last pair is kept."
+            )
+            return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
             return
-        best = self.state.best_model_checkpoint
-        assert best is not None
         logger.info(f"Loading the best pair from {best} ({self.args.metric_for_best_model} {self.state.best_metric}).")
-        self.model.load_weights(best)
-        if self.ema is not None:
-            self.ema.load(best)
+        self.weights.load(best)
         if self.eval_dataset is not None:
             self.last_scores, self.last_counts = self.scores(self.eval_dataset, title="evaluating the best pair")
 
@@ -336,7 +274,7 @@ class PairTrainer(Trainer):
         root."""
         target = Path(folder or self.args.output_dir)
         primary = evaluation.better_member(self.last_scores, self.model.task)
-        with self.ema.applied() if self.ema else nullcontext():
+        with self.weights.averaged():
             state = whole_state(self.model)
             if self.args.should_save:
                 self.model.save_pretrained(target, primary=primary, state_dict=state)
@@ -344,23 +282,94 @@ class PairTrainer(Trainer):
         return target
 
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
-        """The folder to resume from, or None; `True` may arrive as a word from a command line."""
-        if asked is None or asked is False or (isinstance(asked, str) and asked.lower() in ("false", "none", "")):
-            return None
-        if asked is True or (isinstance(asked, str) and asked.lower() == "true"):
-            # One process looks, after all have finished writing: the others could find a checkpoint whole that it did
-            # not, and train another phase.
+        """The folder to resume from, or None for a new run.
+
+        Args:
+            asked: a folder; True for the last complete checkpoint of the output folder; or a repository on the Hub,
+                whose `last-checkpoint` is downloaded. True may arrive as a word from a command line.
+
+        Raises:
+            ValueError: an incomplete checkpoint. HubError: a repository that holds none.
+        """
+        if checkpoints.names_a_repository(asked):
+            asked = str(self.publisher.fetch_run(str(asked)))
             self.accelerator.wait_for_everyone()
-            found = [checkpoints.last_complete_checkpoint(self.args.output_dir, self.args.world_size)]
-            last = broadcast_object_list(found)[0]
-            if last is None:
-                logger.warning(f"No complete checkpoint in {self.args.output_dir}: starting from the beginning.")
-            return str(last) if last else None
-        missing = checkpoints.missing_files(asked, self.args.world_size)
-        if missing:
-            raise ValueError(
-                f"{asked!r} is not a complete checkpoint of a run with {self.args.world_size} process(es): "
-                f"{', '.join(missing)} missing or unreadable. Give --resume_from_checkpoint True for the last "
-                "complete one."
-            )
-        return str(asked)
+        return checkpoints.to_resume(asked, self.args.output_dir, self.accelerator)
+
+    # ---- the Hub ---------------------------------------------------------------------------------------------------
+
+    @property
+    def resumable_elsewhere(self) -> bool:
+        """Whether a checkpoint of now can be resumed without the rest of the output folder."""
+        return True
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """The stock version finds out that the Hub refuses a push after training, when it fails."""
+        if self.is_world_process_zero():
+            self.hub_model_id = self.publisher.open(token, private)
+
+    def create_model_card(self, **facts: Any) -> None:
+        """Write the pair and its card into the output folder.
+
+        Args:
+            facts: `license`, `language`, `tags`, `model_name`, `dataset`, `dataset_tags`.
+        """
+        folder = self.export()
+        if self.is_world_process_zero():
+            self.publisher.write_card(folder, **facts)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        tag: str | None = None,
+        **card_facts: Any,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """Write the pair and its card into the output folder and publish them in one commit.
+
+        Args:
+            blocking: wait for the push; otherwise its future is returned.
+            revision: branch, made if there is none. tag: a name for the commit.
+            card_facts: as for `create_model_card`.
+
+        Returns:
+            What was committed, on the main process.
+
+        Raises:
+            HubError: the push failed; the output folder holds everything, and the message says how to push it later.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._finish_current_push()
+        folder = self.export()
+        if not self.is_world_process_zero():
+            return None
+        if self.publisher.pushes is None:
+            self.init_hf_repo(token, private)
+        self.publisher.write_card(folder, token=token, **card_facts)
+        return self.publisher.push(folder, commit_message, blocking=blocking, token=token, revision=revision, tag=tag)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """The stock version leaves `peer/` out and reads files that training is about to overwrite."""
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        self.accelerator.wait_for_everyone()  # every rank's random state is part of the checkpoint
+        resumable, checkpoint = self.resumable_elsewhere, Path(checkpoint_folder)
+        if self.publisher.has_time(urgent=resumable):
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            stage = partial(self._stage_pair, checkpoint)
+            self.publisher.push_checkpoint(checkpoint, self.state.global_step, resumable=resumable, stage_pair=stage)
+
+    def _stage_pair(self, checkpoint: Path, staging: Staging) -> None:
+        """The better member at the root; averaged weights, which are no files yet, where the run keeps them."""
+        primary = evaluation.better_member(self.last_scores, self.model.task)
+        if self.weights.ema is None:
+            staging.add_pair(checkpoint, primary)
+            return
+        with self.weights.averaged():
+            self.model.save_pretrained(staging.folder, primary=primary)  # type: ignore[arg-type]
+
+    def _finish_current_push(self) -> None:
+        self.publisher.report_failures(wait=True)

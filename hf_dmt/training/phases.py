@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from ..data.members import MEMBERS
 from ..method import Phase, plan_phases
+from ..models.pair import ModelPair
 from .settings.methods import Knobs
-
-if TYPE_CHECKING:
-    from .trainer import DMTTrainer
 
 
 def plan(
@@ -117,45 +111,36 @@ def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
     return len(phases), 0
 
 
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Python's, NumPy's and torch's random states are the same after the block as before it.
-
-    Labeling and evaluation between two updates must not change what training draws next, or a resumed run, which does
-    not repeat them, would go another way.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
 class PhaseCallback(TrainerCallback):
-    """Begins and ends phases; every phase ends with an evaluation and a checkpoint."""
+    """Begins and ends phases; every phase ends with an evaluation and a checkpoint.
 
-    def __init__(self, trainer: DMTTrainer) -> None:
-        self.trainer = trainer
+    Args:
+        course: where the run stands. pair: whose waiting member gets no update.
+        begin: called before the first update of a phase, of a turn, and of a resumed run.
+        after_update: called after every optimizer step.
+    """
+
+    def __init__(
+        self, course: Course, pair: ModelPair, *, begin: Callable[[], None], after_update: Callable[[], None]
+    ) -> None:
+        self.course, self.pair, self.begin, self.after_update = course, pair, begin, after_update
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.begin_phase()
+        self.begin()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Without a gradient the optimizer passes over a parameter: no decay, no momentum.
-        if waiting := self.trainer.course.waiting:
-            for parameter in self.trainer.model.member(waiting).parameters():
+        if waiting := self.course.waiting:
+            for parameter in self.pair.member(waiting).parameters():
                 parameter.grad = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.trainer.after_update()
-        if self.trainer.course.turn_is_over:
+        self.after_update()
+        if self.course.turn_is_over:
             # Evaluation and checkpoint come once, in on_epoch_end, when the record is complete.
             control.should_evaluate = control.should_save = False
         # A checkpoint does not hold what has been summed up since the last log, so nothing is left over in it.
@@ -164,10 +149,9 @@ class PhaseCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        course = self.trainer.course
-        if not course.turn_is_over:  # stopped in its middle
+        if not self.course.turn_is_over:  # stopped in its middle
             return
         # Not between two turns: the other member is where the phase before left it.
-        control.should_evaluate = course.phase_is_over
+        control.should_evaluate = self.course.phase_is_over
         control.should_save = args.save_strategy != SaveStrategy.NO
         control.should_log = True

@@ -110,3 +110,23 @@ def member_steps(
         for name in inputs
     }
     return {name: MemberStep(mixed[name], cases[name]) for name in inputs}, logits
+
+
+def total_loss(
+    steps: Mapping[str, MemberStep], logits: Mapping[str, Tensor], counts: Tensor | None, scale: int
+) -> Tensor:
+    """The sum of the members' losses, each a sum over units divided by the valid units of the whole update.
+
+    Args:
+        steps: of the members in training. logits: of all that were run; the others' take part with factor 0.
+        counts: (2,) valid units of a and b over all processes and micro-batches; None: those of this micro-batch.
+        scale: by what DDP and the Trainer divide the loss: processes x accumulation steps.
+    """
+    total = torch.zeros((), device=next(iter(logits.values())).device)
+    for name in logits.keys() - steps.keys():
+        total = total + 0.0 * logits[name].float().sum()
+    for name, result in steps.items():
+        share = result.cases.valid.clamp(min=1)
+        count = share if counts is None else counts[MEMBERS.index(name)]
+        total = total + result.loss * share * (scale / count)
+    return total

@@ -1,15 +1,13 @@
-"""`DMTTrainer`: a `transformers.Trainer` that holds two models and trains each on the other's pseudo labels.
+"""`DMTTrainer`: a `PairTrainer` that trains each member on the other's pseudo labels, phase by phase.
 
-One `super().train()` runs all phases. Overridden: the loss, its scale over processes and accumulation steps, and the
-start of a phase. Callbacks, trackers, mixed precision, accumulation and `accelerate` are the Trainer's own.
+One `super().train()` runs all phases: one Trainer epoch is one phase, of its own length. Added to the pair: what a
+phase begins and ends with, and the loss with its scale over processes and accumulation steps.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +22,22 @@ from transformers.utils import logging
 
 from ..data.drawing.sampler import BatchShape, PhaseBatchSampler
 from ..data.drawing.transforms import seed_for
-from ..data.labels.pseudo_labels import ImageLabels
 from ..data.members import MEMBERS
 from ..data.splitting.official_splits import member_rows
-from ..data.tasks import IGNORE_INDEX
+from ..data.splitting.splits import image_ids
+from ..data.tasks import IGNORE_INDEX, PRIMARY_METRIC
 from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.weights.best_weights import BestMembers
 from ..models.weights.ema import ExponentialAverage
 from ..models.weights.initial_weights import InitialWeights
 from . import phases
-from .labeling import collapse_signs, label_pass
+from .checks import check_inputs, check_sharding, check_unlabeled, check_wrapped
+from .labeling import phase_labels
+from .labeling.collapse_signs import warn_of_collapse
 from .labeling.online import label_online
-from .publishing import PublishingTrainer
+from .pair_trainer import PairTrainer
+from .random_state import preserved_rng
 from .run.nonfinite_updates import SkipNonFinite
 from .run.preemption import StopOnSigterm
 from .run.progress import PhaseLines, PhaseProgress
@@ -46,15 +47,13 @@ from .run.telemetry import Telemetry
 from .scoring import evaluation
 from .scoring.splits import ScoredSplits
 from .settings.arguments import DMTTrainingArguments
-from .settings.checks import check_inputs, check_sharding
-from .sharding import is_sharded
-from .step import exponent_ramp, member_steps, pseudo_weight
+from .step import exponent_ramp, member_steps, pseudo_weight, total_loss
 from .training_set import training_set
 
 logger = logging.get_logger(__name__)
 
 
-class DMTTrainer(PublishingTrainer):
+class DMTTrainer(PairTrainer):
     """Dynamic mutual training of a `ModelPair`.
 
     Args:
@@ -86,13 +85,9 @@ class DMTTrainer(PublishingTrainer):
         check_inputs(model, args, train_dataset, eval_dataset, compute_metrics, callbacks)
         self.knobs = args.knobs(model.task)
         num_unlabeled = len(unlabeled_dataset) if unlabeled_dataset is not None else 0
-        if self.knobs.label_ratios and not num_unlabeled:
-            raise ValueError(
-                f"The method {args.method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images "
-                "without labels (--unlabeled_dir), hold labels back (--num_labeled), or choose --method supervised."
-            )
+        check_unlabeled(args.method, self.knobs, num_unlabeled)
         self.supervised_rows = member_rows(
-            self.knobs.difference_maximised_sampling, label_pass.unlabeled_ids(train_dataset), args.seed
+            self.knobs.difference_maximised_sampling, image_ids(train_dataset), args.seed
         )
         self.phases: list[Phase] = phases.plan(
             self.knobs,
@@ -110,7 +105,7 @@ class DMTTrainer(PublishingTrainer):
         )
         self.unlabeled_dataset, self.test_dataset = unlabeled_dataset, test_dataset
         if args.metric_is_default and eval_dataset is not None:
-            args.metric_for_best_model = f"eval_{evaluation.PRIMARY_METRIC[model.task]}"
+            args.metric_for_best_model = f"eval_{PRIMARY_METRIC[model.task]}"
             args.greater_is_better = True
         samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, unlabeled_dataset)
         super().__init__(
@@ -128,18 +123,24 @@ class DMTTrainer(PublishingTrainer):
         self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.preemption = StopOnSigterm()
         self.add_callback(self.preemption)
-        self.add_callback(phases.PhaseCallback(self))
-        self.health = SkipNonFinite(self)
-        self.add_callback(self.health)
+        self.course = phases.Course(self.phases)
+        self.telemetry = Telemetry(args.device)
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
+        self.add_callback(
+            phases.PhaseCallback(self.course, model, begin=self.begin_phase, after_update=self.after_update)
+        )
+        self.nonfinite = SkipNonFinite(
+            model,
+            self.accelerator,
+            self.telemetry,
+            trained=lambda: self.trained_members,
+            images=self._images_of_last_updates,
+        )
+        self.add_callback(self.nonfinite)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
-        self.telemetry = Telemetry(args.device)
-        self.course = phases.Course(self.phases)
         self._resumed_from: str | None = None
         self.initial: InitialWeights | None = None
-        self._phase_entry: dict[str, Any] = {}
-        self._phase_start = time.monotonic()
 
     # ---- the run ---------------------------------------------------------------------------------------------------
 
@@ -159,14 +160,17 @@ class DMTTrainer(PublishingTrainer):
             ValueError: the checkpoint is incomplete.
         """
         self._resumed_from = self.checkpoint_to_resume(resume_from_checkpoint)
+        if self._resumed_from is None and "phase" in self.model.metadata:
+            # Trained before: its first phase is not one on labels alone, and the card must not call it that.
+            self.model.metadata["continued"] = True
         # An evaluation before training leaves the raw module marked as prepared, and DDP would be left out silently.
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
         if self.knobs.ema_decay:
             official = self.knobs.ema_rule == "official"
             spare = torch.device("cpu") if self.args.member_schedule == "alternate" else None
-            self.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official, spare=spare)
-        self.best = BestMembers() if self.knobs.phase_weights == "best" else None
+            self.weights.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official, spare=spare)
+        self.weights.best = BestMembers() if self.knobs.phase_weights == "best" else None
         return super().train(self._resumed_from, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -185,8 +189,7 @@ class DMTTrainer(PublishingTrainer):
     def set_initial_training_values(
         self, args: Any, dataloader: Any
     ) -> tuple[int, int, int, int, int, int | None, int]:
-        """One epoch per phase, each as long as the longest one; a phase that yields fewer batches simply ends
-        sooner."""
+        """One epoch per phase, all as long as the longest; a phase that yields fewer batches simply ends sooner."""
         longest = max(phase.steps for phase in self.phases)
         images = self.knobs.labeled_batch_size + self.knobs.pseudo_batch_size
         total = sum(phase.steps for phase in self.phases)
@@ -198,15 +201,13 @@ class DMTTrainer(PublishingTrainer):
     ) -> tuple[int, int]:
         if self.knobs.restart == "initial":
             folder = Path(self.args.output_dir) / "initial"
-            self.initial = InitialWeights(
-                self.model, folder, resumed=self._resumed_from is not None, writes=self.args.should_save
-            )
+            resumed = self._resumed_from is not None
+            self.initial = InitialWeights(self.model, folder, resumed=resumed, writes=self.args.should_save)
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
         course = self.course
         course.seek(self.state.global_step)
         number = course.current.index + (course.entry == len(self.phases))  # past the last one where all are done
         self.records.begin(self._facts(), step=self.state.global_step, phase=number, in_the_middle=course.begun)
-        self._phase_entry = {}
         if finished := self.records.results["phases"]:  # the checkpoint's own weights say neither
             self.model.metadata["phase"] = finished[-1]["phase"]
             self.last_scores = finished[-1]["eval"]
@@ -214,35 +215,40 @@ class DMTTrainer(PublishingTrainer):
             self.accelerator.wait_for_everyone()
         return course.entry, course.done * self.args.gradient_accumulation_steps
 
+    @property
+    def trained_members(self) -> tuple[str, ...]:
+        return self.course.trained
+
+    @property
+    def resumable_elsewhere(self) -> bool:
+        """At the end of a phase: weights from its middle cannot make its labels again, which are no checkpoint's."""
+        return not self.course.begun
+
     # ---- phases ----------------------------------------------------------------------------------------------------
 
     def begin_phase(self) -> None:
         """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its
         middle, or with the other member's turn."""
-        if self.args.world_size > 1 and self.model_wrapped is self.model and not is_sharded(self.model):
-            raise RuntimeError(
-                f"{self.args.world_size} processes train, but the pair is not wrapped for them, so each would go its "
-                "own way. This is a bug in how training was started; start a new process with `accelerate launch`."
-            )
+        check_wrapped(self.args.world_size, self.model, self.model_wrapped)
         if self.course.turn_is_over:
             self.course.advance()
         phase, begun, in_the_middle = self.course.current, self.course.begun, self.course.done > 0
-        with phases.preserved_rng():
-            if not self._phase_entry:
+        with preserved_rng():
+            if not self.records.phase_is_open:
                 self._open_phase(phase, begun=begun)
             everything = np.arange(len(self.train_dataset.labeled))
             rows = self.supervised_rows if phase.index == 0 else dict.fromkeys(MEMBERS, everything)
-            rows = {name: rows[name] for name in self.course.trained}
+            rows = {name: rows[name] for name in self.trained_members}
             self.train_dataset.weak_views = self.weak_views if self._is_online() else None
-            self.sampler.begin(phase.index, phase.steps, rows, self._pseudo_rows(phase), done=self.course.done)
+            drawn = {name: self.train_dataset.pseudo_rows(name) if phase.index else everything[:0] for name in rows}
+            self.sampler.begin(phase.index, phase.steps, rows, drawn, done=self.course.done)
             if not begun:
                 if self.initial is not None and phase.index > 0:
-                    seeds = [seed_for(self.args.seed, phase.index, n) for n in range(len(MEMBERS))]
+                    seeds = [seed_for(self.args.seed, phase.index, number) for number in range(len(MEMBERS))]
                     self.initial.restore(self.model, seeds)
-                if self.ema is not None:
-                    self.ema.restart()
+                self.weights.restart_average()
             if self.args.member_schedule == "alternate":
-                self.offload(self.course.waiting)
+                self.weights.offload(self.course.waiting)
             self.restart_optimizer(
                 phase.steps,
                 self._resumed_from if in_the_middle else None,
@@ -250,49 +256,39 @@ class DMTTrainer(PublishingTrainer):
             )
 
     def _open_phase(self, phase: Phase, *, begun: bool) -> None:
-        """Begin the phase's record, and provide its labels: made now, or read again where it has `begun`."""
-        self._phase_start = time.monotonic()
-        self._phase_entry = {
-            "phase": phase.index,
-            "label_ratio": phase.label_ratio,
-            "steps": sum(turn.steps for turn in self.phases if turn.index == phase.index),
-            "labeling_seconds": 0.0,
-            "pseudo_labels": None,
-        }
-        if phase.label_ratio is not None:
-            labels, event = collapse_signs.provide(self, phase, in_the_middle=begun)
-            self.train_dataset.pseudo = labels.of
-            self._phase_entry |= {"pseudo_labels": labels.summary, "labeling_seconds": labels.seconds, **event}
-            if not begun:
-                self._log_labels(labels.summary)
-
-    def _log_labels(self, summary: dict[str, Any]) -> None:
-        """What each member labeled: shares for the trackers, and for the telemetry the count of every predicted
-        class."""
-        named = {"selected": "selected", "accuracy": "label_accuracy"}
-        figures = {f"{name}/{log}": summary[name][key] for name in MEMBERS for key, log in named.items()}
-        self.log({key: value for key, value in figures.items() if value is not None})
-        counts = {f"{name}/class_counts": summary[name]["class_counts"] for name in MEMBERS}
-        self.records.log(self.state.global_step, self.course.current.index, counts)
+        """Begin the phase's record, and take its labels: made now, or read again where it has `begun`."""
+        steps = sum(turn.steps for turn in self.phases if turn.index == phase.index)
+        self.records.open_phase(phase.index, label_ratio=phase.label_ratio, steps=steps)
+        if phase.label_ratio is None:
+            return
+        with self.weights.judging(averaged=not begun):
+            labels = phase_labels.provide(
+                phase,
+                self.model,
+                self.unlabeled_dataset,
+                self.knobs,
+                self.accelerator,
+                self.clean_pass(),
+                self.args.output_dir,
+                in_the_middle=begun,
+            )
+        self.train_dataset.pseudo = labels.of
+        self.records.note(pseudo_labels=labels.summary, labeling_seconds=labels.seconds)
+        if begun:
+            alarms = self.records.alarms(phase.index)
+        else:
+            alarms = warn_of_collapse(labels, self.records.results["phases"], len(self.unlabeled_dataset or ()))
+            self.log(labels.shares())
+            self.records.log(self.state.global_step, phase.index, labels.class_counts() | alarms)
+        self.records.note(**alarms)
 
     def _is_online(self) -> bool:
         return self.knobs.strategy == "online" and self.course.current.index > 0
 
-    def _pseudo_rows(self, phase: Phase) -> dict[str, np.ndarray]:
-        """Per member, the unlabeled rows it draws from in this phase."""
-        if phase.index == 0:
-            return {name: np.empty(0, dtype=np.int64) for name in MEMBERS}
-        everything = np.arange(len(self.unlabeled_dataset or ()))
-        pseudo = self.train_dataset.pseudo
-        return {
-            name: stored.rows if isinstance(stored := pseudo.get(name), ImageLabels) else everything for name in MEMBERS
-        }
-
     def after_update(self) -> None:
         """After every optimizer step."""
         self.course.done += 1
-        if self.ema is not None:
-            self.ema.update(tuple(f"model_{name}." for name in self.course.trained))
+        self.weights.updated(self.trained_members)
 
     # ---- the loss --------------------------------------------------------------------------------------------------
 
@@ -305,7 +301,7 @@ class DMTTrainer(PublishingTrainer):
         if not batches:
             return batches, None
         if self._is_online():
-            with self.ema.applied() if self.ema else nullcontext():
+            with self.weights.averaged():
                 batches = [label_online(self.model, batch, self.knobs, self.accelerator) for batch in batches]
         counts = torch.zeros(len(MEMBERS), dtype=torch.int64, device=device)
         for number, name in enumerate(MEMBERS):
@@ -342,16 +338,10 @@ class DMTTrainer(PublishingTrainer):
             labels_only=phase.index == 0,
             run_idle=self.args.world_size > 1,
         )
-        scale = self.accelerator.num_processes * getattr(self, "current_gradient_accumulation_steps", 1)
-        total = torch.zeros((), device=self.args.device)
-        for name in logits.keys() - steps.keys():
-            total = total + 0.0 * logits[name].float().sum()
         for name, result in steps.items():
-            number = MEMBERS.index(name)
-            share = result.cases.valid.clamp(min=1)
-            count = num_items_in_batch[number] if torch.is_tensor(num_items_in_batch) else share
-            total = total + result.loss * share * (scale / count)
-            self.telemetry.add(number, result.cases, inputs[name]["is_pseudo"])
+            self.telemetry.add(MEMBERS.index(name), result.cases, inputs[name]["is_pseudo"])
+        scale = self.accelerator.num_processes * getattr(self, "current_gradient_accumulation_steps", 1)
+        total = total_loss(steps, logits, num_items_in_batch if torch.is_tensor(num_items_in_batch) else None, scale)
         return (total, logits) if return_outputs else total
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
@@ -361,8 +351,14 @@ class DMTTrainer(PublishingTrainer):
     ) -> dict[str, float]:
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         over = self.course.phase_is_over
-        if self.is_in_train and eval_dataset is None and self.remember_best(give_back=over):
-            metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
+        if self.weights.best is not None and self.is_in_train and eval_dataset is None:
+            assert self.last_scores is not None
+            # A member that is not in training has not learned from this phase: it is looked at once, at the end.
+            looked_at = MEMBERS if over else self.trained_members
+            metric = PRIMARY_METRIC[self.model.task]
+            scores = {name: float(self.last_scores[name][metric] or 0.0) for name in looked_at}
+            if self.weights.keep_best(scores, give_back=over):
+                metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
         if self.is_in_train and over:
             self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
         return metrics
@@ -375,22 +371,24 @@ class DMTTrainer(PublishingTrainer):
         """Complete the record of a phase and move on; called once, by the evaluation at its end."""
         phase = self.course.current
         tested = self.test_dataset is not None and phase.index in (self.phases[0].index, self.phases[-1].index)
-        self._phase_entry["seconds"] = round(time.monotonic() - self._phase_start, 3)
         test = self.scores(self.test_dataset, title="testing") if tested else (None, None)
-        self.scored.enter(self._phase_entry, "eval", scores, self.last_counts)
-        self.scored.enter(self._phase_entry, "test", *test)
-        self._phase_entry |= self.records.sums(phase.index)
-        self.records.add_phase(self._phase_entry)
+        self.scored.enter(self.records.entry, "eval", scores, self.last_counts)
+        self.scored.enter(self.records.entry, "test", *test)
+        self.records.close_phase()
         self.model.metadata["phase"] = phase.index
-        self._phase_entry = {}
         self.course.advance()
 
     # ---- logs and records ------------------------------------------------------------------------------------------
 
+    def _images_of_last_updates(self, count: int) -> list[dict[str, list[str]]]:
+        """By member, what the last `count` updates of this phase drew."""
+        updates = self.sampler.draws_of_updates(max(0, self.course.done - count), self.course.done)
+        return [self.train_dataset.names(drawn) for drawn in updates]
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         number = self.course.current.index
         if "loss" in logs:  # a training log, on every process
-            logs = {**logs, **self.telemetry.drain(self.accelerator), **self.health.drain()}
+            logs = {**logs, **self.telemetry.drain(self.accelerator), **self.nonfinite.drain()}
         logs = {**logs, "phase": number}
         super().log(logs, start_time)
         self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})

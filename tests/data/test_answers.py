@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.labels.answers import read_answers
 from hf_dmt.data.reading.rows import DataError
+from hf_dmt.data.splitting.answers import read_answers
 from hf_dmt.data.splitting.assemble import assemble
 from tests.data.small_files import class_folder, image, save, scene_folder
 

@@ -322,8 +322,8 @@ class TestDuringTraining:
         trainer._finish_current_push()
         pushed = ModelPair.from_pretrained("me/run", cache_dir=str(tmp_path / "cache"))
         live = state_of(trainer.model)
-        assert trainer.ema is not None
-        with trainer.ema.applied():
+        assert trainer.weights.ema is not None
+        with trainer.weights.ema.applied():
             assert_same(state_of(pushed), state_of(trainer.model))
         assert any(not torch.equal(live[name], value) for name, value in state_of(pushed).items())
         assert f"{LAST_CHECKPOINT}/ema.safetensors" in hub.repo("me/run").files()

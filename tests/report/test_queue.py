@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dmt.data.labels.answers import fill, read_answers
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
+from hf_dmt.data.splitting.answers import fill, read_answers
 from hf_dmt.report.queue import polygons, regions, write_queue
 from tests.report.runs import write_run
 

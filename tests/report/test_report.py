@@ -382,10 +382,10 @@ def test_what_went_wrong_in_a_phase_is_on_the_page(tmp_path: Path) -> None:
     """Silent: a run that collapsed or skipped half of its updates, and a report that looks like any other."""
     file = write_run(tmp_path) / "dmt_results.json"
     results = json.loads(file.read_text())
-    results["phases"][2] |= {"alarms": ["a predicts 3 of the 10 classes."], "rolled_back": True, "label_ratio": 0.1}
+    results["phases"][2] |= {"alarms": ["a predicts 3 of the 10 classes."]}
     results["phases"][3]["skipped_updates"] = 7
     file.write_text(json.dumps(results))
     text = " ".join(" ".join(Page(write_report(tmp_path).read_text(encoding="utf-8")).texts).split())
-    assert "Signs of collapse in phase 2 , which began again from the last good weights with label ratio 0.1" in text
+    assert "Signs of collapse in phase 2" in text
     assert "a predicts 3 of the 10 classes." in text
     assert "7 of 40 updates in phase 3 had no finite gradients" in text

@@ -93,7 +93,7 @@ def test_a_phase_ends_labels_and_exports_with_the_best(tmp_path: Path, task: str
     begin = trainer.begin_phase
 
     def spy() -> None:
-        with trainer.judging():
+        with trainer.weights.judging():
             used.append(weights_hash(trainer.model))
         begin()
 

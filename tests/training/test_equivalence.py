@@ -178,7 +178,7 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
                 shadow -= 0.999 * (shadow - parameter.detach())
         assert_close(trainer.model.member(name), model)
         for key, shadow in zip(dict(model.named_parameters()), average, strict=True):
-            assert (trainer.ema.state[f"model_{name}.{key}"] - shadow).abs().max() <= 1e-6
+            assert (trainer.weights.ema.state[f"model_{name}.{key}"] - shadow).abs().max() <= 1e-6
     assert cases == {True, False}, "the run must meet positive disagreements, or the gate is not tested"
 
 

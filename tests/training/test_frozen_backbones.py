@@ -62,8 +62,8 @@ def test_the_backbone_does_not_move_and_the_head_does(
     assert_same(parts(last, members, backbone=True), parts(first, members, backbone=True))
     heads = [key for key, value in parts(last, members, backbone=False).items() if value.is_floating_point()]
     assert heads and all(not torch.equal(last[key], first[key]) for key in heads)
-    if trainer.ema is not None:
-        assert_same(parts(trainer.ema.state, members, backbone=True), parts(first, members, backbone=True))
+    if trainer.weights.ema is not None:
+        assert_same(parts(trainer.weights.ema.state, members, backbone=True), parts(first, members, backbone=True))
     exported = state_of(ModelPair.from_pretrained(trainer.export()))
     assert_same(parts(exported, members, backbone=True), parts(first, members, backbone=True))
     trained = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}

@@ -27,7 +27,8 @@ from small_runs import (
 from transformers import TrainerCallback
 
 from hf_dmt.method import Phase
-from hf_dmt.training.phases import plan, position, preserved_rng
+from hf_dmt.training.phases import plan, position
+from hf_dmt.training.random_state import preserved_rng
 from hf_dmt.training.run.checkpoints import last_complete_checkpoint, missing_files
 from hf_dmt.training.run.results import RunRecords
 from hf_dmt.training.run.runtime_errors import RunError

@@ -35,7 +35,7 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_weights
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.models.weights.ema import ExponentialAverage
-from hf_dmt.training.settings.checks import check_processes, check_sharding
+from hf_dmt.training.checks import check_processes, check_sharding
 from hf_dmt.training.settings.methods import PRESETS
 
 MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
@@ -329,9 +329,9 @@ def test_averaged_weights_label_and_are_scored_and_exported(tmp_path: Path) -> N
     )
     trainer.train()
     live = state_of(trainer.model)
-    assert trainer.ema is not None
+    assert trainer.weights.ema is not None
     average = load_file(tmp_path / "checkpoint-8" / "ema.safetensors")
-    assert_same(average, trainer.ema.state)
+    assert_same(average, trainer.weights.ema.state)
     with pytest.raises(AssertionError):
         assert_same(average, live)
     other = make_pair(seed=9)

@@ -64,9 +64,9 @@ def test_turns_end_where_training_together_ends(tmp_path: Path, name: str) -> No
     weights that come back in the second turn, other images, a schedule that runs over both turns."""
     together, alternate = (run(tmp_path / schedule, schedule, **RUNS[name]) for schedule in ("together", "alternate"))
     assert_same(state_of(alternate.model), state_of(together.model))
-    if together.ema is not None:
-        assert alternate.ema is not None
-        assert_same(alternate.ema.state, together.ema.state)
+    if together.weights.ema is not None:
+        assert alternate.weights.ema is not None
+        assert_same(alternate.weights.ema.state, together.weights.ema.state)
     expected, found = (
         [{**entry, "steps": 0} for entry in without_times(results(tmp_path / schedule)["phases"])]
         for schedule in ("together", "alternate")
@@ -91,8 +91,8 @@ def test_one_member_trains_while_the_other_one_waits(tmp_path: Path) -> None:
             def ran(name: str, module: torch.nn.Module) -> None:
                 if module.training:
                     trained.append(name)
-                    assert trainer.away == ("b" if name == "a" else "a")
-                away["trained" if module.training else "judged"].add(trainer.away)
+                    assert trainer.weights.away == ("b" if name == "a" else "a")
+                away["trained" if module.training else "judged"].add(trainer.weights.away)
 
             for name in ("a", "b"):
                 model.member(name).register_forward_pre_hook(lambda module, _, name=name: ran(name, module))
@@ -112,7 +112,7 @@ def test_one_member_trains_while_the_other_one_waits(tmp_path: Path) -> None:
     )
     trainer.train()
     assert "".join(trained) == "aaabbb" + "aabb" + "aaabbb"
-    assert away == {"trained": {"a", "b"}, "judged": {None}} and trainer.away is None
+    assert away == {"trained": {"a", "b"}, "judged": {None}} and trainer.weights.away is None
     scored = [line["step"] for line in telemetry(tmp_path) if "eval_accuracy" in line]
     assert scored == [2, 4, 6, 10, 12, 14, 16], "every second update, and of the ends those of phases, not of turns"
     lines = [line for line in telemetry(tmp_path) if "loss" in line]
@@ -124,16 +124,16 @@ def test_the_waiting_member_is_moved_with_its_averages(tmp_path: Path, monkeypat
     """Silent: a mode that changes the order of training and saves no memory. Tensors on the device `meta` hold nothing,
     but show where they would be."""
     trainer = make_trainer(tmp_path, member_schedule="alternate")
-    trainer.ema = ExponentialAverage(trainer.model, 0.9)
+    trainer.weights.ema = ExponentialAverage(trainer.model, 0.9)
     monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
 
     def places(name: str) -> set[str]:
-        kept = [value for key, value in trainer.ema.state.items() if key.startswith(f"model_{name}.")]
+        kept = [value for key, value in trainer.weights.ema.state.items() if key.startswith(f"model_{name}.")]
         return {value.device.type for value in (*trainer.model.member(name).state_dict().values(), *kept)}
 
-    trainer.offload("a")
+    trainer.weights.offload("a")
     assert (places("a"), places("b")) == ({"cpu"}, {"meta"})
-    trainer.offload(None)
+    trainer.weights.offload(None)
     assert (places("a"), places("b")) == ({"meta"}, {"meta"})
 
 
@@ -162,7 +162,7 @@ def test_an_interrupted_turn_leaves_the_pair_in_one_place(tmp_path: Path) -> Non
     trainer = make_trainer(tmp_path, member_schedule="alternate", callbacks=[KillAt(4)])
     with pytest.raises(Kill):
         trainer.train()
-    assert trainer.away is None
+    assert trainer.weights.away is None
 
 
 def test_failed_updates_at_the_end_of_a_turn_are_listed(tmp_path: Path) -> None:

@@ -36,11 +36,11 @@ from hf_dmt import DMTTrainer
 from hf_dmt.data.reading.rows import FileRows
 from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.data.splitting.scan import scan
+from hf_dmt.models.weights.sharding import whole_state
 from hf_dmt.training.labeling.inference import CleanPass
 from hf_dmt.training.labeling.label_pass import label_pixels, weights_hash
 from hf_dmt.training.scoring.evaluation import evaluate_pair
 from hf_dmt.training.settings.methods import Knobs
-from hf_dmt.training.sharding import whole_state
 
 # 13 images on two processes: uneven shards. 5 + 7 + 13 updates of SGD, in which nothing hides a wrong scale.
 PLAIN: dict[str, Any] = {
@@ -214,9 +214,9 @@ def two_only(folder: Path) -> None:
     trainer, found["batch statistics"] = case(
         folder, "statistics", make_pair("vit", "resnet", dropout=0.2), 2, mixup_alpha=0.5, ema_decay=0.9
     )
-    with trainer.ema.applied():  # type: ignore[union-attr]
+    with trainer.weights.ema.applied():  # type: ignore[union-attr]
         found["averages apart"] = apart(trainer.model.buffers())
-    with trainer.judging():
+    with trainer.weights.judging():
         found["averages that judge apart"] = apart(trainer.model.buffers())
 
     trainer = make_trainer(folder / "draws", max_steps=1, augmentation="strong")
@@ -240,7 +240,7 @@ def two_only(folder: Path) -> None:
     logits = resumed.predict(made).predictions
     alone: dict[str, Tensor] = {}
     resumed.model.eval()
-    with torch.no_grad(), resumed.ema.applied():  # type: ignore[union-attr]
+    with torch.no_grad(), resumed.weights.ema.applied():  # type: ignore[union-attr]
         alone = resumed.model(torch.stack([to_tensor(item["image"]) for item in made]))
     found["predicted"] = logits, {name: value.numpy() for name, value in alone.items()}
     if torch.distributed.get_rank() == 0:

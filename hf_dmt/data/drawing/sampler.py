@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -104,11 +104,31 @@ class PhaseBatchSampler:
     def __iter__(self) -> Iterator[list[tuple[Draw, ...]]]:
         for _ in range(self.done * self.shape.accumulation):
             yield []
-        streams = [self._member_batches(member, MEMBERS.index(member)) for member in self.rows]
+        yield from self._batches(self.done)
+
+    def _batches(self, first: int) -> Iterator[list[tuple[Draw, ...]]]:
+        """The micro-batches of the phase from the update `first` on."""
+        streams = [self._member_batches(member, MEMBERS.index(member), first) for member in self.rows]
         for batches in zip(*streams, strict=True):
             yield list(zip(*batches, strict=True))
 
-    def _member_batches(self, member: str, position: int) -> Iterator[list[Draw]]:
+    def draws_of_updates(self, first: int, last: int) -> list[dict[str, list[Draw]]]:
+        """What this process draws in the phase's updates `first` to `last` (excluded), by member.
+
+        Draws are a function of the seed, so nothing about them needs to be kept.
+        """
+        parts = self.shape.accumulation
+        batches = list(islice(self._batches(first), (last - first) * parts))
+        updates = [batches[start : start + parts] for start in range(0, len(batches), parts)]
+        return [
+            {
+                member: [draw for batch in update for draws in batch for draw in draws if draw.member == member]
+                for member in self.rows
+            }
+            for update in updates
+        ]
+
+    def _member_batches(self, member: str, position: int, first: int) -> Iterator[list[Draw]]:
         labeled, pseudo = self.rows[member]
         shape = self.shape if len(pseudo) else self.shape.labels_only()
         parts = shape.world_size * shape.accumulation
@@ -117,7 +137,7 @@ class PhaseBatchSampler:
             for is_pseudo, rows, size in ((False, labeled, shape.labeled), (True, pseudo, shape.pseudo))
             if size
         ]
-        for update in range(self.done, self.steps):
+        for update in range(first, self.steps):
             for micro in range(shape.accumulation):
                 # The update's draws in order; micro-batch and rank take their slices, so that one process with a batch
                 # of 16 and two with 8 each train on the same 16 images.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,22 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
 
     def __getitem__(self, draws: tuple[Draw, ...]) -> dict[str, dict[str, Any]]:
         return {draw.member: self._sample(draw) for draw in draws}
+
+    def pseudo_rows(self, member: str) -> np.ndarray:
+        """The unlabeled rows that a member draws from in this phase: (n,) the selected images, or all for pixels and
+        live labels."""
+        stored = self.pseudo.get(member)
+        return stored.rows if isinstance(stored, ImageLabels) else np.arange(len(self.unlabeled or ()))
+
+    def names(self, draws: Mapping[str, Sequence[Draw]]) -> dict[str, list[str]]:
+        """By member, what to call the images it drew: `labeled cat/1.png`, `unlabeled 17`."""
+        kinds = {False: ("labeled", self.labeled), True: ("unlabeled", self.unlabeled)}
+
+        def name(draw: Draw) -> str:
+            kind, source = kinds[draw.is_pseudo]
+            return f"{kind} {name_of(source, draw.row)}"
+
+        return {member: [name(draw) for draw in drawn] for member, drawn in draws.items()}
 
     def _sample(self, draw: Draw) -> dict[str, Any]:
         source: Any = self.unlabeled if draw.is_pseudo else self.labeled

@@ -11,11 +11,11 @@ import numpy as np
 
 from ..arguments import DataArguments
 from ..files import read_json
-from ..labels.answers import with_answers
 from ..reading.builtin import BUILTIN_SETS
 from ..reading.folders import open_unlabeled_folder
 from ..reading.rows import DataError, Rows
 from ..reading.sources import ImageSet, open_splits, open_unlabeled_table
+from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .scan import ScannedImages, listing, scan
 from .splits import carve_eval, choose_labeled, describe, read_ids, rows_of

@@ -131,6 +131,11 @@ def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
     return np.sort(np.asarray([row_of[name] for name in ids], dtype=np.int64))
 
 
+def image_ids(images: Any) -> list[str]:
+    """Ids of an image set, or row numbers for a plain sequence."""
+    return [str(name) for name in getattr(images, "ids", range(len(images)))]
+
+
 def sha256_of_ids(ids: Sequence[str]) -> str:
     """Hex digest of the ids, one per line, in their order."""
     return hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Signs that the members are teaching each other nonsense, read when a phase's labels are made, and the way back.
+"""Signs that the members are teaching each other nonsense, read when a phase's labels are made.
 
 Mutual training can feed on its own mistakes: a class that is predicted less is trained on less. Phase by phase the
 labels look ever more confident while classes vanish. No truth is needed to see it; the labels of the first phase, made
@@ -7,11 +7,9 @@ by weights that saw labeled images only, are what later ones are compared with.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +18,8 @@ from transformers.utils import logging
 
 from ...data.labels.pseudo_labels import ImageLabels, PixelLabels
 from ...data.members import MEMBERS
-from ...method import Phase, decode_confidence
-from . import phase_labels
+from ...method import decode_confidence
 from .phase_labels import PhaseLabels
-
-if TYPE_CHECKING:
-    from ..trainer import DMTTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -101,76 +95,26 @@ def alarms(now: Signs, first: Signs | None) -> list[str]:
     return found
 
 
-def lower_ratio(ratio: float, before: float | None) -> float:
-    """Where a phase starts again: half of the smaller of its own ratio and that of the phase that went wrong."""
-    return min(ratio, before if before is not None else ratio) / 2
+def warn_of_collapse(found: PhaseLabels, past: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[str]]:
+    """Look at a phase's labels, fresh from the members, and warn of what they show of a collapse.
 
-
-def provide(trainer: DMTTrainer, phase: Phase, *, in_the_middle: bool) -> tuple[PhaseLabels, dict[str, Any]]:
-    """The labels of a phase, looked at before they are trained on.
-
-    With `--rollback_on_collapse` the weights that made the last good labels come back when these show a collapse, and
-    label again, at a lower ratio.
+    Args:
+        past: the results' entries of the finished phases. count: how many unlabeled images there are.
 
     Returns:
-        The labels, and what the record of the phase says of it: `label_ratio`, and `alarms` where there are any.
+        What the records say of it: `alarms`, a line for each sign, or nothing. The same on every process.
     """
-    planned = phase.label_ratio
-    assert planned is not None
-    last_good = Path(trainer.args.output_dir) / "last_good"
-    if in_the_middle:
-        events = [line for line in trainer.records.lines(phase.index) if "alarms" in line]
-        event = broadcast_object_list(events[:1] or [{}])[0]  # the main process has the logs
-        ratio = event.get("label_ratio", planned)
-        found = _labels(trainer, replace(phase, label_ratio=ratio), in_the_middle=True)
-        return found, {"label_ratio": ratio, **{key: event[key] for key in ("alarms", "rolled_back") if key in event}}
-    found = _labels(trainer, phase, in_the_middle=False)
-    seen = [alarms(*_signs(trainer, found))]
-    seen = broadcast_object_list(seen)  # all must go the same way
-    event = {"label_ratio": planned}
-    if seen[0]:
-        event["alarms"] = seen[0]
-        if trainer.args.rollback_on_collapse and (last_good / "dmt_config.json").is_file():
-            before = next((earlier.label_ratio for earlier in trainer.phases if earlier.index == phase.index - 1), None)
-            event |= {"rolled_back": True, "label_ratio": lower_ratio(planned, before)}
-            trainer.model.load_weights(last_good)
-            if trainer.ema is not None:
-                trainer.ema.restart()
-            found = _labels(trainer, replace(phase, label_ratio=event["label_ratio"]), in_the_middle=False)
-        trainer.records.log(trainer.state.global_step, phase.index, event)
-        back = f" Back to the last good weights, with label ratio {event['label_ratio']:g}."
-        way = back if "rolled_back" in event else ""
-        logger.warning("\n".join([f"Phase {phase.index} may be collapsing.{way}", *(f"  {line}" for line in seen[0])]))
-    elif trainer.args.rollback_on_collapse:
-        with trainer.judging():  # as they labeled
-            if trainer.args.should_save:
-                shutil.rmtree(last_good, ignore_errors=True)
-                trainer.model.save_pretrained(last_good)
-        trainer.accelerator.wait_for_everyone()
-    return found, event
-
-
-def _labels(trainer: DMTTrainer, phase: Phase, *, in_the_middle: bool) -> PhaseLabels:
-    with trainer.judging(averaged=not in_the_middle):
-        return phase_labels.provide(
-            phase,
-            trainer.model,
-            trainer.unlabeled_dataset,
-            trainer.knobs,
-            trainer.accelerator,
-            trainer.clean_pass(),
-            trainer.args.output_dir,
-            in_the_middle=in_the_middle,
-        )
-
-
-def _signs(trainer: DMTTrainer, found: PhaseLabels) -> tuple[Signs, Signs | None]:
-    """Of these labels, and of the first ones of the run. The rest is in the run's results, which travel with it."""
-    past = trainer.records.results["phases"]
-    same = same_labels(found.of["a"], found.of["b"], len(trainer.unlabeled_dataset or ()))
-    overruled = past[-1].get("overruled", {}) if past else {}
     first = next((entry["pseudo_labels"] for entry in past if entry["pseudo_labels"]), None)
-    return Signs(_predicted(found.summary), same, overruled), Signs(_predicted(first)) if first else None
+    now = Signs(
+        class_counts=_predicted(found.summary),
+        same=same_labels(found.of["a"], found.of["b"], count),
+        overruled=past[-1].get("overruled", {}) if past else {},
+    )
+    seen: list[list[str]] = broadcast_object_list([alarms(now, Signs(_predicted(first)) if first else None)])
+    if not seen[0]:
+        return {}
+    logger.warning("\n  ".join([f"Phase {past[-1]['phase'] + 1 if past else 1} may be collapsing.", *seen[0]]))
+    return {"alarms": seen[0]}
 
 
 def _predicted(summary: Mapping[str, Any]) -> dict[str, list[int]]:

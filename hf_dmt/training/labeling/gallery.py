@@ -27,6 +27,7 @@ from ...data.members import MEMBERS
 from ...data.palette import paint
 from ...data.reading.decoding import to_rgb
 from ...data.reading.sources import at_side
+from ...data.splitting.splits import image_ids
 from ...method import pseudo_label
 from ...models.pair import ModelPair
 from ..settings.methods import Knobs
@@ -63,7 +64,7 @@ def keep_gallery(
         agree, shown = _masks(store, pair, unlabeled, clean_pass, accelerator, knobs)
     if not accelerator.is_main_process:
         return
-    ids = label_pass.unlabeled_ids(unlabeled)
+    ids = image_ids(unlabeled)
     folder = _folder(phase, output_dir)
     (folder / GALLERY_FILE).unlink(missing_ok=True)
     for _, files in shown:

@@ -23,7 +23,7 @@ from ...data.drawing.clean_images import CleanBatch, CleanCollator, CleanDataset
 from ...data.members import MEMBERS
 from ...models.pair import ModelPair
 from ...models.preprocessing import clean_inputs, native_size
-from ..sharding import whole_parameters
+from ...models.weights.sharding import whole_parameters
 
 
 @dataclass(frozen=True)

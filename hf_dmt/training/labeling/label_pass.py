@@ -15,13 +15,13 @@ from torch import Tensor
 from ...data.drawing.clean_images import resize_mask
 from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, StoreError, read_manifest
 from ...data.members import MEMBERS
-from ...data.splitting.splits import sha256_of_ids
+from ...data.splitting.splits import image_ids, sha256_of_ids
 from ...data.tasks import IGNORE_INDEX
 from ...method import confidence_histogram, encode_confidence, pseudo_label, select_top_ratio, thresholds_from_histogram
 from ...method.selection import selected_count
 from ...models.pair import ModelPair
+from ...models.weights.sharding import whole
 from ..settings.methods import Knobs
-from ..sharding import whole
 from . import label_quality
 from .inference import CleanPass
 
@@ -82,7 +82,7 @@ def label_images(
         }
         if accelerator.is_main_process:
             stored = ImageLabels(labels, confidence, selected)
-            stored.write(folder / name, unlabeled_ids(unlabeled), {**facts, "summary": summary})
+            stored.write(folder / name, image_ids(unlabeled), {**facts, "summary": summary})
     accelerator.wait_for_everyone()
 
 
@@ -209,17 +209,12 @@ def weights_hash(pair: ModelPair) -> str:
 
 def ids_hash(unlabeled: Any) -> str:
     """A digest of the ids that a store belongs to."""
-    return sha256_of_ids(unlabeled_ids(unlabeled))[:16]
+    return sha256_of_ids(image_ids(unlabeled))[:16]
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """Per member, what `dmt_results.json` says of the labels it made."""
     return {name: read_manifest(folder / name)["summary"] for name in MEMBERS}
-
-
-def unlabeled_ids(unlabeled: Any) -> list[str]:
-    """Ids of an image set, or row numbers for a plain sequence."""
-    return [str(name) for name in getattr(unlabeled, "ids", range(len(unlabeled)))]
 
 
 def _count_right(labels: Tensor, codes: Tensor, truth: Tensor, classes: int, right: Tensor, known: Tensor) -> None:

@@ -33,6 +33,16 @@ class PhaseLabels:
     summary: dict[str, Any]
     seconds: float
 
+    def shares(self) -> dict[str, float]:
+        """For the trackers: the share of its labels that each member selected and, where known, that was right."""
+        named = {"selected": "selected", "accuracy": "label_accuracy"}
+        shares = {f"{name}/{log}": self.summary[name][key] for name in MEMBERS for key, log in named.items()}
+        return {key: value for key, value in shares.items() if value is not None}
+
+    def class_counts(self) -> dict[str, list[int]]:
+        """For the telemetry: how often each member gave each class among what it selected."""
+        return {f"{name}/class_counts": self.summary[name]["class_counts"] for name in MEMBERS}
+
 
 def provide(
     phase: Phase,

@@ -12,10 +12,18 @@ import shutil
 from pathlib import Path
 from zipfile import is_zipfile
 
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
 
 from ...models.pair import PAIR_FILE, PEER_FOLDER
+
+logger = logging.get_logger(__name__)
+
+# Words of a command line.
+_YES, _NO = ("true",), ("false", "none", "")
 
 SHARDED_OPTIMIZER = "optimizer.bin"  # what accelerate writes in the place of the Trainer's file under FSDP
 
@@ -26,6 +34,40 @@ def last_complete_checkpoint(output_dir: str | Path, world_size: int) -> Path | 
         if not missing_files(path, world_size):
             return path
     return None
+
+
+def names_a_repository(asked: str | bool | None) -> bool:
+    """Whether `resume_from_checkpoint` is neither a folder nor one of the words for yes and no."""
+    return isinstance(asked, str) and asked.lower() not in (*_YES, *_NO) and not Path(asked).exists()
+
+
+def to_resume(asked: str | bool | None, output_dir: str | Path, accelerator: Accelerator) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` asks for, or None for a new run; every process must ask.
+
+    Args:
+        asked: a folder, or True for the last complete one of `output_dir`. True may arrive as a word.
+
+    Raises:
+        ValueError: the folder is no complete checkpoint.
+    """
+    world_size = accelerator.num_processes
+    word = asked.lower() if isinstance(asked, str) else str(asked).lower()
+    if word in _NO:
+        return None
+    if word in _YES:
+        # One process looks, after all have finished writing: the others could find a checkpoint whole that it did not,
+        # and train another phase.
+        accelerator.wait_for_everyone()
+        last = broadcast_object_list([last_complete_checkpoint(output_dir, world_size)])[0]
+        if last is None:
+            logger.warning(f"No complete checkpoint in {output_dir}: starting from the beginning.")
+        return str(last) if last else None
+    if missing := missing_files(str(asked), world_size):
+        raise ValueError(
+            f"{asked!r} is not a complete checkpoint of a run with {world_size} process(es): {', '.join(missing)} "
+            "missing or unreadable. Give --resume_from_checkpoint True for the last complete one."
+        )
+    return str(asked)
 
 
 def not_written(checkpoint: Path, world_size: int, problem: Exception) -> OSError:

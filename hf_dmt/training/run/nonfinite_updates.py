@@ -7,21 +7,19 @@ it as they take the one of fp16's gradient scaler, and the log reads it.
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...data.drawing.sampler import Draw
 from ...data.files import write_json
-from ..labeling.label_pass import unlabeled_ids
+from ...models.pair import ModelPair
 from .runtime_errors import RunError
-
-if TYPE_CHECKING:
-    from ..trainer import DMTTrainer
+from .telemetry import Telemetry
 
 SKIPPED_BATCHES_FILE = "skipped_batches.json"
 
@@ -31,10 +29,24 @@ class SkipNonFinite(TrainerCallback):
 
     With one of the fused optimizers (the default) nothing is read from the device; another one costs one read an
     update, because only the host can leave it out.
+
+    Args:
+        trained: the members in training. images: by member, the ids of the images of the last so many updates.
     """
 
-    def __init__(self, trainer: DMTTrainer) -> None:
-        self.trainer = trainer
+    def __init__(
+        self,
+        pair: ModelPair,
+        accelerator: Accelerator,
+        telemetry: Telemetry,
+        *,
+        trained: Callable[[], tuple[str, ...]],
+        images: Callable[[int], list[dict[str, list[str]]]],
+    ) -> None:
+        self.pair, self.accelerator, self.telemetry = pair, accelerator, telemetry
+        self.trained, self.images = trained, images
+        self._args: Any = None  # both are set when training begins
+        self._state = TrainerState()
         self._verdicts: list[Tensor] = []  # since the last log; 0-dim bool, True where the update was skipped
         self._in_a_row = 0
         self._statistics: list[Tensor] = []  # running means and variances of every BatchNorm, each (channels,)
@@ -43,6 +55,7 @@ class SkipNonFinite(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._args, self._state = args, state
         self._verdicts, self._in_a_row = [], 0
 
     def on_epoch_begin(
@@ -51,8 +64,8 @@ class SkipNonFinite(TrainerCallback):
         # Anew in every phase: a buffer that was moved to another device and back is another tensor.
         self._statistics = [
             buffer
-            for name in self.trainer.course.trained
-            for module in self.trainer.model.member(name).modules()
+            for name in self.trained()
+            for module in self.pair.member(name).modules()
             if isinstance(module, nn.modules.batchnorm._NormBase)
             for buffer in (module.running_mean, module.running_var)
             if buffer is not None
@@ -68,10 +81,10 @@ class SkipNonFinite(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        trained = self.trainer.course.trained
-        norms = self.trainer.telemetry.take_norms() or {
+        trained = self.trained()
+        norms = self.telemetry.take_norms() or {
             name: nn.utils.get_total_norm(
-                [value.grad for value in self.trainer.model.member(name).parameters() if value.grad is not None]
+                [value.grad for value in self.pair.member(name).parameters() if value.grad is not None]
             )
             for name in trained
         }
@@ -80,13 +93,13 @@ class SkipNonFinite(TrainerCallback):
         if self._statistics:
             right = torch.where(finite, torch.cat(self._statistics), self._kept)
             torch._foreach_copy_(self._statistics, list(right.split([len(value) for value in self._statistics])))
-        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
-        if self.trainer.accelerator.scaler is not None:
+        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
+        if self.accelerator.scaler is not None:
             return  # fp16's scaler leaves the update out by itself
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf = (~finite).float()
         elif not finite:
-            for parameter in self.trainer.model.parameters():
+            for parameter in self.pair.parameters():
                 parameter.grad = None
 
     def drain(self) -> dict[str, float]:
@@ -99,40 +112,19 @@ class SkipNonFinite(TrainerCallback):
         self._verdicts = []
         for skipped in verdicts:
             self._in_a_row = self._in_a_row + 1 if skipped else 0
-        if self._in_a_row >= self.trainer.args.max_skipped_updates:
+        if self._in_a_row >= self._args.max_skipped_updates:
             raise self._give_up()
         return {"skipped_updates": float(sum(verdicts))} if any(verdicts) else {}
 
     def _give_up(self) -> RunError:
-        trainer, file = self.trainer, Path(self.trainer.args.output_dir) / SKIPPED_BATCHES_FILE
-        if trainer.args.should_save:
-            write_json(file, self._images())
+        file, step = Path(self._args.output_dir) / SKIPPED_BATCHES_FILE, self._state.global_step
+        if self._args.should_save:
+            drawn = self.images(self._in_a_row)
+            first = step - len(drawn) + 1
+            write_json(file, [{"update": first + number, **by_member} for number, by_member in enumerate(drawn)])
         return RunError(
-            f"The last {self._in_a_row} updates, up to number {trainer.state.global_step}, had no finite gradients, so "
+            f"The last {self._in_a_row} updates, up to number {step}, had no finite gradients, so "
             f"nothing was learned from them and nothing more would be. The ids of their images are in {file}: look at "
             "these first. Then lower --learning_rate, add --warmup_steps, or use --bf16 or no mixed precision instead "
             "of --fp16. Checkpoints are kept."
         )
-
-    def _images(self) -> list[dict[str, Any]]:
-        """The images of the skipped updates of this phase. Draws are a function of the seed: none need be kept."""
-        trainer, parts = self.trainer, self.trainer.args.gradient_accumulation_steps
-        done = trainer.course.done
-        first = max(0, done - self._in_a_row)
-        ids = {False: unlabeled_ids(trainer.train_dataset.labeled)}
-        if trainer.unlabeled_dataset is not None:
-            ids[True] = unlabeled_ids(trainer.unlabeled_dataset)
-
-        def name(draw: Draw) -> str:
-            return f"{'unlabeled' if draw.is_pseudo else 'labeled'} {ids[draw.is_pseudo][draw.row]}"
-
-        batches = list(islice(iter(trainer.sampler), first * parts, done * parts))
-        listed = []
-        for number in range(done - first):
-            drawn = [draws for batch in batches[number * parts : (number + 1) * parts] for draws in batch]
-            images = {
-                member: [name(draw) for draws in drawn for draw in draws if draw.member == member]
-                for member in trainer.course.trained
-            }
-            listed.append({"update": trainer.state.global_step - done + first + number + 1, **images})
-        return listed

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...data.members import MEMBERS
-from ..scoring.evaluation import PRIMARY_METRIC
+from ...data.tasks import PRIMARY_METRIC
 
 _SCORED = (*MEMBERS, "ensemble")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
+
+from accelerate.utils import broadcast_object_list
 
 from ...data.files import read_json, write_aside, write_json
 from ...data.members import MEMBERS
@@ -24,6 +27,8 @@ class RunRecords:
     def __init__(self, folder: str | Path, *, writes: bool) -> None:
         self.folder, self.writes = Path(folder), writes
         self.results: dict[str, Any] = {"phases": []}
+        self._open: dict[str, Any] | None = None  # the entry of the phase under way
+        self._opened = time.monotonic()
 
     def begin(self, facts: dict[str, Any], *, step: int, phase: int, in_the_middle: bool = False) -> None:
         """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with
@@ -43,6 +48,7 @@ class RunRecords:
                 f"updates: what is done would be done again. Resume with {begun}, or give another --output_dir and "
                 "go on from its pair with --pair."
             )
+        self._open = None
         phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
         self.results = {**facts, "phases": phases}
         if not self.writes:
@@ -62,12 +68,37 @@ class RunRecords:
             with open(self.folder / TELEMETRY_FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "phase": phase, **logs}) + "\n")
 
-    def add_phase(self, entry: dict[str, Any]) -> None:
-        """Record a finished phase, replacing an earlier record of the same one."""
-        self.results["phases"] = [
-            *(old for old in self.results["phases"] if old["phase"] < entry["phase"]),
-            entry,
-        ]
+    @property
+    def phase_is_open(self) -> bool:
+        return self._open is not None
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The entry of the phase under way."""
+        assert self._open is not None
+        return self._open
+
+    def open_phase(self, phase: int, *, label_ratio: float | None, steps: int) -> None:
+        """Begin the entry of a phase, and its clock."""
+        self._opened = time.monotonic()
+        self._open = {
+            "phase": phase,
+            "label_ratio": label_ratio,
+            "steps": steps,
+            "labeling_seconds": 0.0,
+            "pseudo_labels": None,
+        }
+
+    def note(self, **facts: Any) -> None:
+        """Add to the entry of the phase under way."""
+        self.entry.update(facts)
+
+    def close_phase(self) -> None:
+        """Record the phase under way as finished, replacing an earlier record of it."""
+        number = self.entry["phase"]
+        entry = self.entry | {"seconds": round(time.monotonic() - self._opened, 3)} | self.sums(number)
+        self._open = None
+        self.results["phases"] = [*(old for old in self.results["phases"] if old["phase"] < number), entry]
         self.save()
 
     def save(self, **facts: Any) -> None:
@@ -79,6 +110,12 @@ class RunRecords:
     def lines(self, phase: int) -> list[dict[str, Any]]:
         """The log events of one phase so far."""
         return [line for line in self._telemetry_lines() if line["phase"] == phase]
+
+    def alarms(self, phase: int) -> dict[str, list[str]]:
+        """The signs of collapse that were logged for a phase as `alarms`, the same on every process."""
+        logged = [{"alarms": line["alarms"]} for line in self.lines(phase) if "alarms" in line]
+        found: list[dict[str, list[str]]] = broadcast_object_list([*logged, {}][:1])  # the main process has the logs
+        return found[0]
 
     def sums(self, phase: int) -> dict[str, Any]:
         """What a phase's log events come to for its entry: `skipped_updates` if there were any, and `overruled`, per

@@ -13,14 +13,11 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from ...data.members import MEMBERS
-from ...data.tasks import IGNORE_INDEX
+from ...data.tasks import IGNORE_INDEX, PRIMARY_METRIC
 from ...models.pair import ModelPair
 from ..labeling.inference import CleanPass
 from .image_counts import ImageCounts
 from .member_scores import MemberScores
-
-# What is compared and logged for a task: fractions in [0, 1].
-PRIMARY_METRIC = {"image-classification": "accuracy", "semantic-segmentation": "mean_iou"}
 
 # No single figures, so not among the logs.
 _BY_CLASS = ("per_class_accuracy", "per_class_iou", "confusions")

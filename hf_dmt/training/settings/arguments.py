@@ -173,10 +173,6 @@ class DMTTrainingArguments(TrainingArguments):
         default=20,
         metadata={"help": "Stop after so many updates in a row without finite gradients; each is skipped."},
     )
-    rollback_on_collapse: bool = field(
-        default=False,
-        metadata={"help": "Go back to the last good weights, with a lower label ratio, when a phase collapses."},
-    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: batches are nested by member."})
 
     def __post_init__(self) -> None:

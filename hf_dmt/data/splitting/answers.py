@@ -20,8 +20,8 @@ from ..arguments import DataArguments
 from ..escaping import from_csv_cell
 from ..reading.rows import DataError
 from ..reading.sources import ImageSet
-from ..splitting.scan import ScannedImages
 from ..tasks import IGNORE_INDEX
+from .scan import ScannedImages
 
 QUEUE_FILE, COCO_FILE, IMAGES = "queue.csv", "annotations.json", "images"
 TO_LABEL = "to label"  # the category of regions that nobody has answered yet

@@ -7,12 +7,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
 
-from ...models.pair import ModelPair
-from ..scoring.evaluation import figures_of
-from .arguments import DMTTrainingArguments
-from .methods import Knobs
+from ..models.pair import ModelPair
+from ..models.weights.sharding import is_sharded
+from .scoring.evaluation import figures_of
+from .settings.arguments import DMTTrainingArguments
+from .settings.methods import Knobs
 
 
 def check_inputs(
@@ -75,6 +77,15 @@ def check_inputs(
     if args.deepspeed:
         raise ValueError(
             "DeepSpeed restarts its optimizer only with the process, and each phase needs a new one. Use DDP or FSDP."
+        )
+
+
+def check_unlabeled(method: str, knobs: Knobs, num_unlabeled: int) -> None:
+    """Raises ValueError where a method has nothing to learn from but labels."""
+    if knobs.label_ratios and not num_unlabeled:
+        raise ValueError(
+            f"The method {method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images without "
+            "labels (--unlabeled_dir), hold labels back (--num_labeled), or choose --method supervised."
         )
 
 
@@ -195,3 +206,12 @@ def without_token(args: DMTTrainingArguments) -> DMTTrainingArguments:
     safe = copy.copy(args)
     safe.hub_token = None
     return safe
+
+
+def check_wrapped(world_size: int, pair: nn.Module, wrapped: nn.Module) -> None:
+    """Raises RuntimeError where several processes would train without talking to each other."""
+    if world_size > 1 and wrapped is pair and not is_sharded(pair):
+        raise RuntimeError(
+            f"{world_size} processes train, but the pair is not wrapped for them, so each would go its own way. This "
+            "is a bug in how training was started; start a new process with `accelerate launch`."
+        )
