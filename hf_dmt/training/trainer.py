@@ -126,9 +126,10 @@ class DMTTrainer(PairTrainer):
         self.course = phases.Course(self.phases)
         self.telemetry = Telemetry(args.device)
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
-        self.add_callback(
-            phases.PhaseCallback(self.course, model, begin=self.begin_phase, after_update=self.after_update)
+        callback = phases.PhaseCallback(
+            self.course, model, begin=lambda: self.begin_phase(), after_update=lambda: self.after_update()
         )
+        self.add_callback(callback)
         self.nonfinite = SkipNonFinite(
             model,
             self.accelerator,

@@ -27,9 +27,9 @@ from transformers import TrainerCallback
 from hf_dmt import DMTTrainer
 from hf_dmt.method import Phase
 from hf_dmt.models.weights.ema import ExponentialAverage
+from hf_dmt.training import checks
 from hf_dmt.training.phases import Course, plan
 from hf_dmt.training.run.runtime_errors import RunError
-from hf_dmt.training.settings import checks
 from hf_dmt.training.settings.methods import resolve
 
 PIXELS: dict[str, Any] = {"members": ("segformer", "segformer"), "augmentation": None}
@@ -120,12 +120,12 @@ def test_one_member_trains_while_the_other_one_waits(tmp_path: Path) -> None:
     assert all(("a/loss" in line) != ("b/loss" in line) for line in lines)
 
 
-def test_the_waiting_member_is_moved_with_its_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_waiting_member_is_moved_with_its_averages(tmp_path: Path) -> None:
     """Silent: a mode that changes the order of training and saves no memory. Tensors on the device `meta` hold nothing,
     but show where they would be."""
     trainer = make_trainer(tmp_path, member_schedule="alternate")
     trainer.weights.ema = ExponentialAverage(trainer.model, 0.9)
-    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+    trainer.weights.device = torch.device("meta")
 
     def places(name: str) -> set[str]:
         kept = [value for key, value in trainer.weights.ema.state.items() if key.startswith(f"model_{name}.")]
