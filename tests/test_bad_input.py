@@ -624,6 +624,12 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "workers below zero": ("--dataloader_num_workers -1", r"workers -1", r"main process", r"give that"),
     "checkpoints kept below one": ("--save_total_limit -1", r"limit -1", r"always kept", r"give 1"),
     "skips below one": ("--max_skipped_updates 0", r"updates 0", r"at least one", r"give 1"),
+    "keeping some labels": (
+        "--keep_pseudo_labels first",
+        r"keep_pseudo_labels 'first'",
+        r"is not one of",
+        r"last, all",
+    ),
     "replaced epochs": ("--num_train_epochs 5", r"--num_train_epochs 5", r"made of phases", r"use --supervised_epochs"),
     "replaced batch": (
         "--per_device_train_batch_size 4",

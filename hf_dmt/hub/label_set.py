@@ -108,7 +108,8 @@ def _store(folder: Path, phase: int | None) -> tuple[int, Path]:
         )
     if phase is not None and phase not in found:
         raise HubError(
-            f"There are no labels of phase {phase}; this run has phases {', '.join(map(str, sorted(found)))}."
+            f"There are no labels of phase {phase}; the folder holds those of {', '.join(map(str, sorted(found)))}. "
+            "Earlier ones are kept with --keep_pseudo_labels all."
         )
     number = max(found) if phase is None else phase
     return number, found[number]

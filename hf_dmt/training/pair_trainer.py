@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .optimizer import clip_by_member, divide_by_member
 from .publishing import Publisher
 from .random_state import preserved_rng
 from .run import checkpoints, folder
+from .run.allocator import freed_memory_is_kept
 from .run.preemption import StopOnSigterm
 from .run.runtime_errors import TrackersMayFail, explained
 from .run.telemetry import Telemetry
@@ -97,6 +99,7 @@ class PairTrainer(Trainer):
         self.callback_handler = TrackersMayFail.over(self.callback_handler)
         try:
             with (
+                freed_memory_is_kept() if self.args.device.type == "cpu" else nullcontext(),
                 folder.locked(self.args.output_dir, writes=self.args.should_save),
                 self.preemption.listening(),
                 explained(self.args, self.knobs),

@@ -272,6 +272,7 @@ class DMTTrainer(PairTrainer):
                 self.clean_pass(),
                 self.args.output_dir,
                 in_the_middle=begun,
+                keep_earlier=self.args.keep_pseudo_labels == "all",
             )
         self.train_dataset.pseudo = labels.of
         self.records.note(pseudo_labels=labels.summary, labeling_seconds=labels.seconds)

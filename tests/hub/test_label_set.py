@@ -24,14 +24,15 @@ MINE = "hf_mine"
 @pytest.fixture(scope="module")
 def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    make_trainer(folder, make_pair("vit", "resnet"), evaluation=images(6)).train()
+    make_trainer(folder, make_pair("vit", "resnet"), evaluation=images(6), keep_pseudo_labels="all").train()
     return folder
 
 
 @pytest.fixture(scope="module")
 def pixel_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pixels")
-    make_trainer(folder, make_pair("segformer", "segformer"), unlabeled=scenes(9, seed=1).without_truth()).train()
+    unlabeled = scenes(9, seed=1).without_truth()
+    make_trainer(folder, make_pair("segformer", "segformer"), unlabeled=unlabeled, keep_pseudo_labels="all").train()
     return folder
 
 

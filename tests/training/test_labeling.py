@@ -142,6 +142,17 @@ def test_another_pair_labels_again(tmp_path: Path) -> None:
     assert not np.array_equal(*stores)
 
 
+@pytest.mark.parametrize("keep", ["last", "all"])
+@pytest.mark.parametrize("kind", ["vit", "segformer"])
+def test_labels_of_finished_phases_go(keep: str, kind: str, tmp_path: Path) -> None:
+    """Silent: a disk that fills up by gigabytes a phase; or labels deleted that were asked to stay."""
+    make_trainer(tmp_path, make_pair(kind, kind), max_steps=1, keep_pseudo_labels=keep).train()
+    left = [1, 2] if keep == "all" else [2]
+    assert sorted(path.name for path in (tmp_path / "pseudo_labels").iterdir()) == [f"phase-{n}" for n in left]
+    for number in left:
+        assert all(read_manifest(tmp_path / "pseudo_labels" / f"phase-{number}" / name) for name in "ab")
+
+
 def test_killed_while_labeling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent: half a store taken for a whole one. a's labels are written, b's are not."""
     whole = tmp_path / "whole"

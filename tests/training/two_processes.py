@@ -50,6 +50,7 @@ PLAIN: dict[str, Any] = {
     "supervised_epochs": 4,
     "logging_steps": 1,
     "per_device_eval_batch_size": 3,
+    "keep_pseudo_labels": "all",
 }
 
 

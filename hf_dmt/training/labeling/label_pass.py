@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ...data.drawing.clean_images import resize_mask
-from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, StoreError, read_manifest
+from ...data.labels.pseudo_labels import MANIFEST, ImageLabels, PixelLabels, StoreError, read_manifest
 from ...data.members import MEMBERS
 from ...data.splitting.splits import image_ids, sha256_of_ids
 from ...data.tasks import IGNORE_INDEX
@@ -29,6 +30,15 @@ from .inference import CleanPass
 def phase_folder(output_dir: str | Path, phase: int) -> Path:
     """Where the pseudo labels of a phase are: `pseudo_labels/phase-k`, with `a` and `b` inside."""
     return Path(output_dir) / "pseudo_labels" / f"phase-{phase}"
+
+
+def delete_earlier(output_dir: str | Path, phase: int) -> None:
+    """Delete the stores of the phases before `phase`: nothing reads them again, and of pixels each takes gigabytes."""
+    for number in range(phase):
+        folder = phase_folder(output_dir, number)
+        for name in MEMBERS:  # first: cut short here, what is left is no store
+            (folder / name / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def label_images(

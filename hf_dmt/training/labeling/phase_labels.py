@@ -54,11 +54,13 @@ def provide(
     output_dir: str,
     *,
     in_the_middle: bool,
+    keep_earlier: bool = False,
 ) -> PhaseLabels:
     """Label for `phase` unless a complete store of these weights and images is there.
 
     Args:
         in_the_middle: the pair carries weights from the middle of the phase, which did not make its labels.
+        keep_earlier: leave the labels of earlier phases on the disk; otherwise they go once these are whole.
 
     Raises:
         ValueError: the labels are gone and cannot be made again.
@@ -86,7 +88,7 @@ def provide(
             raise StoreError(
                 f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
                 "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase "
-                "before."
+                "before. (A phase's labels are deleted when the next one has its own, unless --keep_pseudo_labels all.)"
             )
         if pair.task == "image-classification":
             label_pass.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
@@ -95,6 +97,8 @@ def provide(
     # A run killed between the two has the labels already and not the gallery.
     if not in_the_middle and not (reusable and has_pictures):
         keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
+    if accelerator.is_main_process and not keep_earlier:
+        label_pass.delete_earlier(output_dir, phase.index)
     teacher = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
     store: type[ImageLabels] | type[PixelLabels]
     store = ImageLabels if pair.task == "image-classification" else PixelLabels

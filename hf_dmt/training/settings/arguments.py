@@ -156,6 +156,10 @@ class DMTTrainingArguments(TrainingArguments):
     horizontal_flip: bool = field(
         default=True, metadata={"help": "Mirror half of the views; off for what has a reading direction."}
     )
+    keep_pseudo_labels: str = field(
+        default="last",
+        metadata={"help": "Which phases' pseudo labels stay in the output folder: the `last` one's, or `all`."},
+    )
     exact_decoding: bool = field(
         default=False,
         metadata={
@@ -194,6 +198,8 @@ class DMTTrainingArguments(TrainingArguments):
                 raise ValueError(f"--{name} {getattr(self, name)} has no meaning here: {instead}.")
         if self.member_schedule not in ("together", "alternate"):
             raise ValueError(f"--member_schedule {self.member_schedule!r} is not one of: together, alternate.")
+        if self.keep_pseudo_labels not in ("last", "all"):
+            raise ValueError(f"--keep_pseudo_labels {self.keep_pseudo_labels!r} is not one of: last, all.")
         if self.class_balanced not in ("auto", "true", "false"):
             raise ValueError(f"--class_balanced {self.class_balanced!r} is not one of: auto, true, false.")
         self.remove_unused_columns = False

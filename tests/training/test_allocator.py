@@ -1,0 +1,51 @@
+"""The C library's allocator while a pair trains on the CPU."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hf_dmt.training.run import allocator
+
+COUNT_FAULTS = """
+import resource
+import torch
+from hf_dmt.training.run.allocator import freed_memory_is_kept
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(64 << 20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+usual = faults()
+with freed_memory_is_kept():
+    faults()
+    kept = faults()
+print(usual, kept, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_memory_is_kept_inside_and_given_back_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: numbers of mallopt that do nothing, so that every update takes its memory from the system again; or a
+    process that keeps all of it for good."""
+    for name in allocator._SET_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
+    usual, kept, after = map(int, done.stdout.split())
+    assert kept < usual / 10 and after > usual / 2
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    assert allocator._glibc() is None, "whoever sets the allocator decides"
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent no more: on macOS or musl a call that is not there would end the run."""
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    with allocator.freed_memory_is_kept():
+        assert torch.ones(1).item() == 1
