@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise CheckpointError("--weights and --bgr are for deeplab-v2. Leave them out for upernet.")
         if output.exists() and any(output.iterdir()):
             raise CheckpointError(f"--output {args.output!r} is not empty. Choose another folder.")
-        processor = load_processor(args.backbone)
+        processor = load_processor(args.backbone, load_config(args.backbone, trust_remote_code=False))
         if args.model == "deeplab-v2":
             model: PreTrainedModel = deeplab_v2(args.backbone, args.branches)
             if args.weights:

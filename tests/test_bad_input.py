@@ -649,7 +649,12 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         r"match",
         r"",
     ),
-    "backbones of noise": (f"{WITH_TINY} --freeze_backbone true", r"model a", r"drawn at random", r"Give a pretrained"),
+    "backbones of noise": (
+        f"{WITH_TINY} --freeze_backbone true",
+        r"--train head: the backbone of model a",
+        r"drawn at random",
+        r"Give a pretrained",
+    ),
     "name the Hub refuses": (
         f"{WITH_TINY} --push_to_hub --hub_model_id a/b/c",
         r"'a/b/c'",

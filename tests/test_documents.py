@@ -35,7 +35,7 @@ import torch
 from hf_dmt import ModelPair
 from hf_dmt.__main__ import COMMANDS
 from hf_dmt.commands import launch, opening, queue, train
-from hf_dmt.models.weights.frozen_backbones import freeze_backbones
+from hf_dmt.models.weights.trained_parts import choose_trained
 from hf_dmt.training.settings.command_line import Parser, parse
 from scripts import prepare_data, prepare_model
 from tests.data import small_files
@@ -119,8 +119,7 @@ def assert_run_trained(arguments: list[str]) -> None:
     model, _, args = parse(arguments, train.RECIPES)
     found = ModelPair.from_pretrained(args.output_dir)
     start = opening.build_pair(model, args, found.class_names)
-    if args.freeze_backbone:
-        freeze_backbones(start)
+    choose_trained(start, {"a": args.train, "b": args.train_b or args.train})
     assert_trained(found, start)
 
 

@@ -111,8 +111,8 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     )
     unlabeled = len(images.unlabeled) if images.unlabeled is not None else 0
     print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
-    if args.freeze_backbone:
-        print(f"backbones frozen: {pair.num_parameters(only_trainable=True) / 1e6:.2f} M parameters are trained")
+    if (trained := pair.num_parameters(only_trainable=True)) < pair.num_parameters():
+        print(f"trained (--train): {trained / 1e6:.2f} M parameters, all others stay as they are")
     steps = " + ".join(str(steps) for steps in {phase.index: phase.steps for phase in trainer.phases}.values())
     turns = ", the members in turn" if args.member_schedule == "alternate" else ""
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""

@@ -75,7 +75,7 @@ def write_card(
         metrics=[run.metric] if run and scored else None,
         model_name=name,
         pipeline_tag=_PIPELINES[pair["task"]],
-        tags=list(dict.fromkeys([*_TAGS, *tags])),
+        tags=list(dict.fromkeys([*_TAGS, *_library_tags(folder), *tags])),
     )
     card = ModelCard.from_template(
         metadata,
@@ -132,8 +132,15 @@ def _member(folder: Path, pair: dict[str, Any], member: str, hub_id: str | None)
     }
 
 
+def _library_tags(folder: Path) -> list[str]:
+    """What else than transformers opening the pair needs."""
+    files = (folder / "config.json", folder / PEER_FOLDER / "config.json")
+    return ["timm"] if any(json.loads(file.read_text()).get("model_type") == "timm_wrapper" for file in files) else []
+
+
 def _classes(folder: Path) -> list[str]:
-    id2label = json.loads((folder / "config.json").read_text()).get("id2label") or {}
+    config = json.loads((folder / "config.json").read_text())
+    id2label = config.get("id2label") or dict(enumerate(config.get("label_names", ())))  # the latter is timm's
     # In a table of a card a name may neither end a cell nor a line.
     return [re.sub(r"[`|\s]+", " ", str(id2label[key])) for key in sorted(id2label, key=int)]
 

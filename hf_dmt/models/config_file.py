@@ -41,7 +41,10 @@ def fault_of_config(source: str, *, revision: str | None = None, token: str | No
         return 'its id2label is no map of class numbers to names, such as {"0": "cat", "1": "dog"}'
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
         return f"its num_labels is {count!r}, and a number of classes is needed"
-    classes = max(count or 0, len(names or ()))
+    of_timm = config.get("num_classes") or 0, len(config.get("label_names") or ())
+    if not isinstance(of_timm[0], int):
+        return f"its num_classes is {of_timm[0]!r}, and a number of classes is needed"
+    classes = max(count or 0, len(names or ()), *of_timm)
     if classes > MOST_CLASSES:
         return f"it has {classes} classes, and at most {MOST_CLASSES} can be stored"
     return _fault_of_index(Path(source)) if Path(source).is_dir() else None

@@ -8,6 +8,7 @@ Here a weight that stays unloaded is an error, unless it belongs to the head tha
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +25,15 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 
+from . import timm_members
 from .config_file import MOST_CLASSES, fault_of_config
 
 logger = logging.get_logger(__name__)
 
 # What a file that is missing, damaged or of another kind raises inside `from_pretrained`.
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 
 AUTO_CLASSES: dict[str, Any] = {
     "image-classification": AutoModelForImageClassification,
@@ -95,11 +97,27 @@ def in_order(id2label: dict[int, str]) -> dict[int, str]:
 
 
 def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> PretrainedConfig:
-    """The configuration of a Hub id or folder, with an error that names what was given."""
+    """The configuration of a Hub id or folder, with an error that names what was given.
+
+    Raises:
+        CheckpointError: no model there, an adapter instead of a model, code that was not asked for, timm not installed.
+    """
     if fault := fault_of_config(source, **hub):
         raise CheckpointError(f"{source!r} cannot be used: {fault}. Correct the file, or choose another model.")
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
+        # With one in the folder, transformers loads its base model, from wherever it was on the machine that saved it.
+        adapter = find_adapter_config_file(source, revision=hub.get("revision"), token=hub.get("token"))
+        if adapter is None:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
+            if config.model_type == timm_members.MODEL_TYPE and not is_timm_available():
+                raise CheckpointError(timm_members.MISSING.format(source=source))
+            return config
+    except ImportError as problem:
+        if "timm" in str(problem):
+            raise CheckpointError(timm_members.MISSING.format(source=source)) from problem
+        raise
+    except CheckpointError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as problem:  # transformers 5.17 takes a list for settings
         if "trust_remote_code" in str(problem):
             raise CheckpointError(
@@ -111,14 +129,31 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
             "model.safetensors, or a model id of the Hub: check the spelling, the network and, for a private model, "
             "your token (`hf auth login`)."
         ) from problem
+    raise CheckpointError(
+        f"{source!r} holds a PEFT adapter, and a member is a whole model that `pipeline()` opens alone. Merge it into "
+        "its base model and give that: `model.merge_and_unload().save_pretrained(folder)`."
+    )
 
 
-def load_processor(source: str, *, trust_remote_code: bool = False, **hub: Any) -> BaseImageProcessor:
-    """The image processor saved beside a checkpoint."""
+def commit_of(source: str, *, revision: str | None = None, token: str | None = None) -> str | None:
+    """The commit of the Hub that a source is at now, or None for a folder and where that cannot be told."""
+    if Path(source).is_dir():
+        return None
     try:
-        return AutoImageProcessor.from_pretrained(
-            source, trust_remote_code=trust_remote_code, backend="torchvision", **hub
-        )
+        file = cached_file(source, "config.json", revision=revision, token=token)
+    except (OSError, ValueError):  # said by whoever loads it
+        return None
+    found = re.search(r"snapshots.([0-9a-f]{40}).", str(file))
+    return found[1] if found else None
+
+
+def load_processor(
+    source: str, config: PretrainedConfig, *, trust_remote_code: bool = False, **hub: Any
+) -> BaseImageProcessor:
+    """The image processor saved beside the checkpoint with this configuration."""
+    hub["backend"] = "pil" if config.model_type == timm_members.MODEL_TYPE else "torchvision"  # timm has this one only
+    try:
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
     except (OSError, ValueError, KeyError, ImportError) as problem:
         raise CheckpointError(
             f"{source!r} has no usable image processor ({_first_line(problem)}). Save one beside the model: "
@@ -159,14 +194,15 @@ def load_for_classes(
     """
     config = load_config(source, trust_remote_code=trust_remote_code, **hub)
     keeps_head = label_names(config) == list(id2label.values()) and has_named_classes(config)
+    config.id2label, config.label2id = dict(id2label), {name: index for index, name in id2label.items()}
+    if config.model_type == timm_members.MODEL_TYPE:
+        timm_members.prepare_config(config)
     auto = AUTO_CLASSES[task]
     try:
         with drawn_from(seed):
             model, info = auto.from_pretrained(
                 source,
-                num_labels=len(id2label),
-                id2label=id2label,
-                label2id={name: index for index, name in id2label.items()},
+                config=config,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 dtype=torch.float32,
@@ -191,7 +227,8 @@ def load_for_classes(
     missing = {key for key in info["missing_keys"] if not key.endswith(_NEVER_TRAINED)}
     misshapen = {str(entry[0]) for entry in info["mismatched_keys"]}
     backbone = (f"{model.base_model_prefix}.", "backbone.")
-    lost = {key for key in missing if key.startswith(backbone) and ".pooler." not in key} | (misshapen - head)
+    lost = {key for key in missing if key.startswith(backbone) and ".pooler." not in key} | misshapen
+    lost -= head  # which for timm has the backbone's prefix too
     if lost:
         raise CheckpointError(
             f"{source!r} does not fill the {config.model_type!r} model: {len(lost)} tensors stay unloaded, such as "

@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
-from transformers.utils import PushToHubMixin
+from transformers.utils import PushToHubMixin, logging
 
-from ..data.drawing.transforms import seed_for
 from ..data.members import MEMBERS
 from ..hub import card, push, repository
 from ..hub.repository import PAIR_FILE, PEER_FOLDER
-from . import loading, preprocessing
+from . import loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
-from .networks import tiny
 from .pair_file import FORMAT_VERSION, load_member, member_folder, read_pair_file
+from .sources import open_members
+from .weights.batch_norm import USUAL_MOMENTUM, cap_momentum
+
+logger = logging.get_logger(__name__)
 
 
 class ModelPair(nn.Module, PushToHubMixin):
@@ -63,6 +65,13 @@ class ModelPair(nn.Module, PushToHubMixin):
         super().__init__()
         loading.check_task(task)
         loading.check_label_maps(model_a.config, model_b.config)
+        for name, model, processor in (("a", model_a, processor_a), ("b", model_b, processor_b)):
+            timm_members.keep_processor_settings(model.config, processor)
+            if momentum := cap_momentum(model):
+                logger.warning(
+                    f"model {name}: BatchNorm momentum lowered from {momentum:g} to {USUAL_MOMENTUM}; its running "
+                    "statistics would be those of the last batch."
+                )
         self.task = task
         self.image_size = image_size or max(map(preprocessing.native_size, (processor_a, processor_b)))
         self.metadata: dict[str, Any] = metadata or {}
@@ -72,7 +81,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.processor_a, self.processor_b = processor_a, processor_b
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
         self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}  # tensors drawn here, not loaded
-        self.frozen_backbones: dict[str, nn.Module] = {}  # filled by `freeze_backbones`
+        self.resting: list[nn.Module] = []  # stay in eval mode; filled by `choose_trained`
         self.eval()  # as `from_pretrained` leaves a model: dropout off until a trainer turns it on
 
     # ---- the two members -------------------------------------------------------------------------------------------
@@ -82,6 +91,9 @@ class ModelPair(nn.Module, PushToHubMixin):
 
     def processor(self, name: str) -> BaseImageProcessor:
         return self.processor_a if name == "a" else self.processor_b
+
+    def view(self, name: str) -> preprocessing.ViewNormalizer:
+        return self.view_a if name == "a" else self.view_b
 
     @property
     def config(self) -> PretrainedConfig:
@@ -101,10 +113,10 @@ class ModelPair(nn.Module, PushToHubMixin):
         return sorted({name for member in MEMBERS for name in self.member(member)._no_split_modules or ()})
 
     def train(self, mode: bool = True) -> ModelPair:
-        """As `nn.Module.train`, but a frozen backbone stays in eval mode."""
+        """As `nn.Module.train`, but what rests stays in eval mode."""
         super().train(mode)
-        for backbone in self.frozen_backbones.values():
-            backbone.eval()
+        for module in self.resting:
+            module.eval()
         return self
 
     def num_parameters(self, only_trainable: bool = False) -> int:
@@ -218,41 +230,20 @@ class ModelPair(nn.Module, PushToHubMixin):
         preprocessing.check_side(image_size)
         sources = {"a": str(model_a), "b": str(model_b)}
         hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-        id2label = _agreed_classes(sources, hub) if id2label is None else loading.in_order(id2label)
-        pixels = task == "semantic-segmentation"
-        members: dict[str, PreTrainedModel] = {}
-        processors: dict[str, BaseImageProcessor] = {}
-        fresh: dict[str, set[str]] = {}
-        for position, (name, source) in enumerate(sources.items()):
-            draw = seed_for(seed, position)
-            if source.startswith(tiny.PREFIX):
-                side = image_size or tiny.DEFAULT_SIDE
-                model, processor = tiny.tiny_member(source, task, id2label, side=side, seed=draw)
-                fresh[name] = set(model.state_dict())
-            else:
-                model, fresh[name] = loading.load_for_classes(source, task, id2label, seed=draw, **hub)
-                processor = loading.load_processor(source, **hub)
-            members[name] = model
-            processors[name] = preprocessing.fitted(processor, model, image_size, pixels=pixels)
+        members = open_members(sources, task, id2label, side=image_size, seed=seed, **hub)
         pair = cls(
-            members["a"],
-            members["b"],
-            processors["a"],
-            processors["b"],
+            *(members[name].model for name in MEMBERS),
+            *(members[name].processor for name in MEMBERS),
             task=task,
             image_size=image_size,
             metadata={
-                # Published: of a folder only its name, for a path tells of its owner's machine.
-                "base_models": {
-                    name: Path(source).resolve().name if Path(source).is_dir() else source
-                    for name, source in sources.items()
-                },
+                "base_models": {name: members[name].base for name in MEMBERS},
                 # Known where a member came from the Hub, and then it says from which revision.
-                "base_commits": {name: getattr(model.config, "_commit_hash", None) for name, model in members.items()},
+                "base_commits": {name: members[name].commit for name in MEMBERS},
                 "seed": seed,
             },
         )
-        pair.fresh = fresh
+        pair.fresh = {name: members[name].fresh for name in MEMBERS}
         return pair
 
     # ---- on disk and on the Hub ------------------------------------------------------------------------------------
@@ -285,7 +276,7 @@ class ModelPair(nn.Module, PushToHubMixin):
             part = member_state(state_dict, name) if state_dict is not None else None
             self.member(name).save_pretrained(where, state_dict=part, is_main_process=is_main_process, **kwargs)
             if is_main_process:
-                self.processor(name).save_pretrained(where)
+                timm_members.save_processor(self.processor(name), where)
         if is_main_process:
             aside = folder / f"{PAIR_FILE}.partial"
             aside.write_text(json.dumps(self.description(primary), indent=2) + "\n")
@@ -390,11 +381,3 @@ def member_state(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """The part of a whole pair's state that belongs to one member, under the member's own names."""
     prefix = f"model_{name}."
     return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-
-
-def _agreed_classes(sources: dict[str, str], hub: dict[str, Any]) -> dict[int, str]:
-    if any(source.startswith(tiny.PREFIX) for source in sources.values()):
-        raise ValueError("A builtin member has no classes of its own: give id2label={0: 'cat', 1: 'dog', ...}.")
-    config_a, config_b = (loading.load_config(source, **hub) for source in sources.values())
-    loading.check_label_maps(config_a, config_b)
-    return dict(enumerate(loading.label_names(config_a)))

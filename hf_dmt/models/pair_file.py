@@ -13,6 +13,7 @@ from ..hub.repository import LISTING, PAIR_FILE, PEER_FOLDER
 from . import loading
 from .config_file import LONGEST_SIDE
 from .loading import CheckpointError
+from .weights.batch_norm import cap_momentum
 
 FORMAT_VERSION = 1
 
@@ -94,10 +95,9 @@ def load_member(
             "missing. Copy, download or push the pair again."
         )
     try:
-        loading.load_config(str(where), trust_remote_code=trust_remote_code)  # refuses code that was not asked for
-        return (
-            loading.load_verified(str(where), task=settings["task"], trust_remote_code=trust_remote_code),
-            loading.load_processor(str(where), trust_remote_code=trust_remote_code),
-        )
+        config = loading.load_config(str(where), trust_remote_code=trust_remote_code)  # refuses code not asked for
+        model = loading.load_verified(str(where), task=settings["task"], trust_remote_code=trust_remote_code)
+        cap_momentum(model)  # said when the pair was made
+        return model, loading.load_processor(str(where), config, trust_remote_code=trust_remote_code)
     except CheckpointError as problem:  # name what the user gave, not a folder of the cache
         raise CheckpointError(str(problem).replace(str(folder), source)) from problem

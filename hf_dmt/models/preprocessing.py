@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
+from . import timm_members
 from .config_file import LONGEST_SIDE
+from .timm_members import is_timm_processor
 
 _SHORTEST_SIDE = 8  # of a training view; below, convolutions with strides have nothing left to see
 _TOLERANCE = 1e-4  # of a normalised value; an 8-bit step is 0.017 after division by a std of 0.23
@@ -63,10 +65,16 @@ def colour_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
     flat = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     for channel in range(3):
         flat[channel + 1, channel] = 255
-    noise = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     black, *pure = (value.mean(dim=(1, 2)) for value in _processed(processor, flat, **off))
     matrix = torch.stack([colour - black for colour in pure], dim=1)
-    values = _processed(processor, noise, **off)
+    if is_timm_processor(processor):  # it always resizes and crops, which leaves an image of one colour as it is
+        colours = torch.randint(0, 256, (16, 3, 1, 1), dtype=torch.uint8, generator=generator)
+        noise = colours.expand(16, 3, 8, 8)
+        values = _processed(processor, noise)[..., :8, :8]
+    else:
+        noise = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=generator)
+        values = _processed(processor, noise, **off)
     expected = torch.einsum("oi,bihw->bohw", matrix, noise / 255) + black[:, None, None]
     error = (values - expected).abs().max().item() if values.shape == expected.shape else float("inf")
     if not error < _TOLERANCE:  # NaN is refused too
@@ -111,6 +119,8 @@ def fitted(processor: BaseImageProcessor, model: nn.Module, side: int | None, *,
     if not pixels:
         if native_size(processor) == side or not _accepts(model, side, side):
             return processor
+        if is_timm_processor(processor):
+            return timm_members.resized(processor, side)
         asks_shorter_side = getattr(processor.size, "shortest_edge", None) is not None
         return _resized(processor, {"shortest_edge": side} if asks_shorter_side else square, crop_size=square)
     for size, width in (({"shortest_edge": side}, 2 * side + 1), (square, side)):
@@ -147,7 +157,9 @@ def clean_inputs(processor: BaseImageProcessor, images: list[Any]) -> list[Tenso
     Processors batch images of one size by themselves (80 us an image at 32 px against 1 ms one by one), and return a
     list where sizes differ; both come back as a list here.
     """
-    values = processor(images, return_tensors=None)["pixel_values"]
+    # Torch tensors are the only ones that timm's processor makes, all of one size.
+    tensors = "pt" if is_timm_processor(processor) else None
+    values = processor(images, return_tensors=tensors)["pixel_values"]
     return [torch.as_tensor(value).float() for value in values]
 
 

@@ -1,22 +1,40 @@
-"""What one optimizer over two members needs: groups by member, and each member clipped by its own norm."""
+"""What one optimizer over two members needs: groups by member and rate, and each member clipped by its own norm."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from ..data.members import MEMBERS
 from ..models.pair import ModelPair
 from ..models.weights.sharding import whole
 
 
-def divide_by_member(optimizer: torch.optim.Optimizer, pair: ModelPair, *, learning_rate_b: float) -> None:
-    """Split every parameter group of `optimizer` in place: a's part keeps its learning rate, b's gets its own."""
-    of_b = {id(parameter) for parameter in pair.model_b.parameters()}
+def divide_by_rate(
+    optimizer: torch.optim.Optimizer, pair: ModelPair, rates: dict[str, float], scales: dict[str, dict[str, float]]
+) -> None:
+    """Split every parameter group of `optimizer` in place, by member and learning rate.
+
+    The full rate of a comes first in each: the Trainer logs that of the first group.
+
+    Args:
+        rates: by member. scales: by member and parameter, the factor of the rate where it is not 1.
+    """
+    places = {
+        id(parameter): (name, rates[name] * scales.get(name, {}).get(key, 1.0))
+        for name in MEMBERS
+        for key, parameter in pair.member(name).named_parameters()
+    }
     for group in list(optimizer.param_groups):
-        parameters_b = [parameter for parameter in group["params"] if id(parameter) in of_b]
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_b]
+        parts: dict[tuple[str, float], list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(places[id(parameter)], []).append(parameter)
         rest = {key: value for key, value in group.items() if key not in ("params", "lr")}
-        optimizer.add_param_group({**rest, "params": parameters_b, "lr": learning_rate_b})
+        for number, part in enumerate(sorted(parts, key=lambda part: (part[0], -part[1]))):
+            if number == 0:
+                group |= {"params": parts[part], "lr": part[1]}
+            else:
+                optimizer.add_param_group({**rest, "params": parts[part], "lr": part[1]})
 
 
 def clip_by_member(pair: ModelPair, names: tuple[str, ...], max_norm: float) -> dict[str, Tensor]:

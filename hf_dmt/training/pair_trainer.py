@@ -26,11 +26,11 @@ from ..data.members import MEMBERS
 from ..data.tasks import IGNORE_INDEX
 from ..hub.push import CommitInfo, Staging
 from ..models.pair import ModelPair
-from ..models.weights.frozen_backbones import freeze_backbones
 from ..models.weights.sharding import whole_state
+from ..models.weights.trained_parts import choose_trained, learning_rate_scales
 from .checks import without_token
 from .labeling.inference import CleanPass
-from .optimizer import clip_by_member, divide_by_member
+from .optimizer import clip_by_member, divide_by_rate
 from .publishing import Publisher
 from .random_state import preserved_rng
 from .run import checkpoints, folder
@@ -72,8 +72,11 @@ class PairTrainer(Trainer):
     optimizer: Any  # the stock annotation is None until the optimizer is made
 
     def __init__(self, model: ModelPair, args: DMTTrainingArguments, **stock: Any) -> None:
-        if args.freeze_backbone:
-            freeze_backbones(model)  # before the stock constructor, which may compile or wrap what it is given
+        # Before the stock constructor, which may compile or wrap what it is given.
+        choose_trained(
+            model, {"a": args.train, "b": args.train_b or args.train}, freeze_batch_norm=args.freeze_batch_norm
+        )
+        self.rate_scales = learning_rate_scales(model, args.layer_decay) if args.layer_decay else {}
         self.publisher = Publisher(args, model)  # the stock constructor opens the repository
         super().__init__(model=model, args=args, **stock)
         self.weights = RunWeights(model, args.device, self.accelerator)
@@ -114,12 +117,15 @@ class PairTrainer(Trainer):
     # ---- optimizer -------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimizer; with `learning_rate_b` its groups are divided by member."""
+        """The stock optimizer; its groups are divided by member and by learning rate where these differ."""
         first = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if first:
-            if self.args.learning_rate_b is not None:
-                divide_by_member(optimizer, self.model, learning_rate_b=self.args.learning_rate_b)
+            if self.args.learning_rate_b is not None or self.rate_scales:
+                rates = {"a": self.args.learning_rate, "b": self.args.learning_rate}
+                if self.args.learning_rate_b is not None:
+                    rates["b"] = self.args.learning_rate_b
+                divide_by_rate(optimizer, self.model, rates, self.rate_scales)
             self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
         return optimizer
 

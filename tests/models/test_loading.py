@@ -253,7 +253,7 @@ def test_checkpoint_without_image_processor_says_how_to_add_one(checkpoint):
     folder = Path(checkpoint("vit"))
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="no usable image processor"):
-        loading.load_processor(str(folder))
+        loading.load_processor(str(folder), ViTConfig())
 
 
 def test_sharded_checkpoint_with_a_missing_shard_is_an_error(build, tmp_path):

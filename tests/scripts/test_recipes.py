@@ -148,7 +148,7 @@ def test_every_recipe_runs(workplace: Path, tmp_path: Path, recipe: str) -> None
     for name in results["knobs"].keys() & written.keys() - overridden:
         assert results["knobs"][name] == written[name], name
     assert results["method"] == written["method"] and results["task"] == written["task"]
-    assert results["settings"].get("freeze_backbone", False) is written.get("freeze_backbone", False)
+    assert (results["settings"].get("train") == "head") is written.get("freeze_backbone", False)
     assert results["settings"]["optim"] == written.get("optim", results["settings"]["optim"])
     assert results["phases"][0]["phase"] == 0 and all(entry["steps"] <= 2 for entry in results["phases"])
     assert results["phases"][-1]["eval"], "recipes compare with something"

@@ -68,7 +68,7 @@ def test_the_backbone_does_not_move_and_the_head_does(
     assert_same(parts(exported, members, backbone=True), parts(first, members, backbone=True))
     trained = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in pair.parameters() if parameter.requires_grad}, "optimizer state"
-    assert json.loads((tmp_path / "dmt_results.json").read_text())["settings"]["freeze_backbone"] is True
+    assert json.loads((tmp_path / "dmt_results.json").read_text())["settings"]["train"] == "head"
 
 
 def test_initial_restart_redraws_the_head_of_a_loaded_member(tmp_path: Path) -> None:
@@ -106,4 +106,4 @@ def test_off_is_off(tmp_path: Path, task: str) -> None:
     """Silent: a default that freezes."""
     pair = make_pair(*(("segformer", "segformer") if task == PIXELS else ("vit", "resnet")))
     make_trainer(tmp_path, pair)
-    assert all(parameter.requires_grad for parameter in pair.parameters()) and not pair.frozen_backbones
+    assert all(parameter.requires_grad for parameter in pair.parameters()) and not pair.resting

@@ -20,7 +20,10 @@ _SETTINGS = (
     "warmup_steps",
     "max_grad_norm",
     "gradient_accumulation_steps",
-    "freeze_backbone",
+    "train",
+    "train_b",
+    "layer_decay",
+    "freeze_batch_norm",
     "member_schedule",
 )
 
@@ -48,6 +51,8 @@ def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str,
     settings = {name: getattr(args, name) for name in _SETTINGS}
     if args.member_schedule == "together":  # as usual: not worth a line on a card
         del settings["member_schedule"]
+    if args.train == "all":
+        del settings["train"]
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
     return {
         "settings": {

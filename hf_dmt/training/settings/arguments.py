@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ...models.weights.trained_parts import check_choice
 from .methods import KNOB_NAMES, PRESETS, Knobs, resolve
 
 # Stock settings that another setting replaces here, with the reason; each is refused unless left at its default.
@@ -135,9 +136,25 @@ class DMTTrainingArguments(TrainingArguments):
     weight_decay_everywhere: bool = field(
         default=False, metadata={"help": "Decay biases and norms too, as the official code does."}
     )
-    freeze_backbone: bool = field(
+    train: str = field(
+        default="all",
+        metadata={
+            "help": "What learns: `all`, the `head` alone, the head and all `norms`, or the head and the last N blocks "
+            "(`last:2`). The rest costs no optimizer state and less memory."
+        },
+    )
+    train_b: str | None = field(default=None, metadata={"help": "What learns in model b; default: as --train."})
+    freeze_backbone: bool = field(default=False, metadata={"help": "The same as --train head."})
+    layer_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of each pretrained block as a fraction of that of the next one, such as 0.75; the "
+            "head keeps the full rate."
+        },
+    )
+    freeze_batch_norm: bool = field(
         default=False,
-        metadata={"help": "Train both members' heads alone: less memory and time, for backbones that fit the images."},
+        metadata={"help": "Keep the statistics of pretrained BatchNorm layers, for batches too small to measure them."},
     )
     member_schedule: str = field(
         default="together",
@@ -196,6 +213,17 @@ class DMTTrainingArguments(TrainingArguments):
         for name, instead in _REPLACED.items():
             if name in defaults and getattr(self, name) != defaults[name].default:
                 raise ValueError(f"--{name} {getattr(self, name)} has no meaning here: {instead}.")
+        if self.freeze_backbone:
+            if self.train not in ("all", "head"):
+                raise ValueError(f"--freeze_backbone true is --train head, and --train is {self.train!r}. Give one.")
+            self.train = "head"
+        check_choice("train", self.train)
+        check_choice("train_b", self.train_b or self.train)
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"--layer_decay {self.layer_decay:g} cannot work: each block learns at most as fast as the next one. "
+                "Give a fraction such as 0.75, or leave it out."
+            )
         if self.member_schedule not in ("together", "alternate"):
             raise ValueError(f"--member_schedule {self.member_schedule!r} is not one of: together, alternate.")
         if self.keep_pseudo_labels not in ("last", "all"):

@@ -1,0 +1,206 @@
+"""Which parts of the members learn (`--train`), how fast (`--layer_decay`), and what stays in eval mode meanwhile.
+
+Every choice leaves a plain checkpoint: nothing is added to the models, parameters only rest. A part at rest keeps no
+activations for a backward pass and no optimizer state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...data.members import MEMBERS
+from ..loading import class_tensors
+from ..pair import ModelPair
+
+CHOICES = "all, head, norms, last:N (N blocks, such as last:2)"
+_LIST_INDEX = re.compile(r"\.\d+(?=\.)")
+
+
+def check_choice(flag: str, choice: str) -> None:
+    """Raise a ValueError for a word that `--train` does not know."""
+    if choice not in ("all", "head", "norms") and not re.fullmatch(r"last:[1-9]\d*", choice):
+        raise ValueError(f"--{flag} {choice!r} is not one of: {CHOICES}.")
+
+
+def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_norm: bool = False) -> None:
+    """Take everything but the chosen parts of each member out of training, in place.
+
+    Heads always learn: what lies outside the backbone, what depends on the classes, and what was drawn and not loaded.
+    A module without anything that learns stays in eval mode when the pair is set to train, so that its dropout and its
+    BatchNorm statistics rest as well.
+
+    Args:
+        choices: by member: `all`; `head`; `norms` (and the head); `last:N` (the last N blocks of the backbone, what
+            follows them, and the head).
+        freeze_batch_norm: keep the running statistics of all BatchNorm layers that were loaded, and normalise with
+            them; their weights learn all the same.
+
+    Raises:
+        ValueError: a member whose backbone cannot be told from its head, or was never pretrained; more blocks than
+            there are; no BatchNorm statistics to keep.
+    """
+    learning = {name: _learning(pair, name, choice) for name, choice in choices.items() if choice != "all"}
+    norms = [norm for name in MEMBERS for norm in _loaded_batch_norms(pair, name)] if freeze_batch_norm else []
+    if freeze_batch_norm and not norms:
+        raise ValueError(
+            "--freeze_batch_norm: neither model has BatchNorm layers with statistics from a checkpoint, so there is "
+            "nothing to keep. Leave the flag out."
+        )
+    for name, names in learning.items():
+        for key, parameter in pair.member(name).named_parameters():
+            parameter.requires_grad_(key in names)
+        pair.resting += _without_learning(pair.member(name))
+    pair.resting += norms
+    pair.train(pair.training)
+
+
+def learning_rate_scales(pair: ModelPair, decay: float) -> dict[str, dict[str, float]]:
+    """By member and parameter, the factor of its learning rate: 1 for the head, `decay` for the last block of the
+    backbone, its square for the one before, and so on down to the stem (Clark et al. 2020, BEiT).
+
+    Raises:
+        ValueError: a backbone that cannot be told from its head, or neither of them pretrained.
+    """
+    scales = {}
+    for name in MEMBERS:
+        groups = _blocks(pair, name) if backbone(pair, name) else []
+        scales[name] = {
+            key: decay ** (len(groups) - position) for position, group in enumerate(groups) for key in group
+        }
+    if not any(scales.values()):
+        raise ValueError(
+            "--layer_decay: both models were drawn at random, and layers without pretraining have nothing to keep. "
+            "Give pretrained checkpoints, or leave the flag out."
+        )
+    return scales
+
+
+def backbone(pair: ModelPair, name: str) -> set[str]:
+    """The names of a member's pretrained parameters before its head; empty where there are none."""
+    model = pair.member(name)
+    head = class_tensors(model) | pair.fresh[name]
+    inside = _backbone_prefixes(model, class_tensors(model))
+    return {key for key, _ in model.named_parameters() if key not in head and key.startswith(inside)}
+
+
+def _backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]:
+    """What the names of the backbone's parameters begin with.
+
+    That is the attribute of which transformers says so; CLIP-like models and HGNetV2 have none, and then every part
+    without a tensor that depends on the classes.
+    """
+    for attribute in (model.base_model_prefix, "backbone"):
+        if attribute and isinstance(getattr(model, attribute, None), nn.Module):
+            return (f"{attribute}.",)
+    children = {key.split(".")[0] for key, _ in model.named_parameters()}
+    return tuple(f"{child}." for child in children - {key.split(".")[0] for key in head})
+
+
+def _learning(pair: ModelPair, name: str, choice: str) -> set[str]:
+    """The names of the parameters of a member that learn."""
+    model = pair.member(name)
+    resting = backbone(pair, name)
+    if not resting:
+        raise ValueError(
+            f"--train {choice}: the backbone of model {name} ({model.config.model_type!r}) was drawn at random, or is "
+            "not apart from its head, so there is nothing in it to keep. Give a pretrained checkpoint, or leave the "
+            "flag out."
+        )
+    learning = {key for key, _ in model.named_parameters()} - resting
+    if choice == "norms":
+        return learning | {key for key in resting if _is_norm(model.get_submodule(key.rpartition(".")[0]))}
+    if choice.startswith("last:"):
+        wanted, (_, *blocks) = int(choice.removeprefix("last:")), _blocks(pair, name)
+        if wanted > len(blocks):
+            raise ValueError(
+                f"--train {choice}: the backbone of model {name} ({model.config.model_type!r}) has {len(blocks)} "
+                "blocks. Give fewer, or --train all."
+            )
+        return learning.union(*blocks[-wanted:])
+    return learning
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Batch, layer, group and RMS norms of torch, transformers and timm."""
+    return "norm" in type(module).__name__.lower() and all(weight.ndim <= 1 for weight in module.parameters())
+
+
+def _blocks(pair: ModelPair, name: str) -> list[set[str]]:
+    """The parameters of a member's backbone in the order in which it runs: the stem, then block by block.
+
+    A block is a transformer layer or a residual block: an entry of a list of modules, or of a list within that (a
+    stage). What stands between blocks, such as a patch merging or the last norm, belongs to the block before it.
+    """
+    model = pair.member(name)
+    names = backbone(pair, name)
+    called = _order_of_calls(pair, name)
+
+    def position(key: str) -> int:
+        owner = key
+        while owner:
+            owner = owner.rpartition(".")[0]
+            if owner in called:
+                return called[owner]
+        return 0
+
+    pieces: dict[str, list[str]] = {}
+    for key in sorted(names, key=position):
+        pieces.setdefault(_list_entry(key) or key, []).append(key)
+    matrices = {piece: sum(model.get_parameter(key).ndim > 1 for key in keys) for piece, keys in pieces.items()}
+    entries = {piece for piece in pieces if piece not in names}
+    # A lone convolution or norm in a list is part of something; unless, as in MobileNetV1, blocks are no more.
+    starts = {piece for piece in entries if matrices[piece] > 1} or entries
+    groups: list[set[str]] = [set()]
+    for piece, keys in pieces.items():
+        if piece in starts:
+            groups.append(set())
+        groups[-1] |= set(keys)
+    return groups
+
+
+def _list_entry(key: str) -> str | None:
+    """The path of a parameter up to its second list index, or to the only one; None outside of lists."""
+    ends = [found.end() for found in _LIST_INDEX.finditer(key)]
+    return key[: ends[min(len(ends), 2) - 1]] if ends else None
+
+
+def _order_of_calls(pair: ModelPair, name: str) -> dict[str, int]:
+    """When each module of a member was first called for an image, by its name."""
+    model = pair.member(name)
+    order: dict[str, int] = {}
+
+    def note(path: str) -> None:
+        order.setdefault(path, len(order))
+
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, path=path: note(path)) for path, module in model.named_modules()
+    ]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            pair.clean_logits(name, torch.zeros(1, 3, *pair.view(name).size))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return order
+
+
+def _without_learning(module: nn.Module) -> list[nn.Module]:
+    """The largest modules inside of `module` that have parameters, none of which learns."""
+    learns = [parameter.requires_grad for parameter in module.parameters()]
+    if not any(learns):
+        return [module] if learns else []
+    return [found for child in module.children() for found in _without_learning(child)]
+
+
+def _loaded_batch_norms(pair: ModelPair, name: str) -> Iterator[nn.Module]:
+    for path, module in pair.member(name).named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{path}.running_mean" not in pair.fresh[name]:
+            yield module

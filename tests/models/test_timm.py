@@ -1,0 +1,160 @@
+"""timm models as members: processed, classified, saved and opened again as transformers' own wrapper does it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
+
+from hf_dmt import ModelPair
+from hf_dmt.models.loading import CheckpointError, class_tensors
+from hf_dmt.models.preprocessing import clean_inputs
+from tests.hub_server import HubServer
+from tests.training.small_runs import assert_same, state_of
+
+from .timm_checkpoints import FAMILIES, save_timm
+
+NAMES = {0: "cat", 1: "dog"}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("timm")
+    return {family: str(save_timm(family, root / family, seed=n)) for n, family in enumerate(FAMILIES)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_clean_logits_are_those_of_the_wrapper_after_a_round_trip(
+    family: str, saved: dict[str, str], photographs: list[Image.Image], tmp_path: Path
+) -> None:
+    """Silent: another crop, interpolation, mean or std than the checkpoint's; weights or class names lost on disk."""
+    pair = ModelPair.from_models(saved[family], saved["resnet"])
+    assert pair.class_names == ["ant", "bee", "cat"] and pair.fresh["a"] == set(), "its own head is kept"
+    pair.save_pretrained(tmp_path, primary="b")
+    with torch.no_grad():
+        ours = pair.clean_logits("a", torch.stack(clean_inputs(pair.processor_a, photographs)))
+        # What the model was at first cannot be asked: timm writes a num_classes that transformers does not take.
+        expected = timm.create_model(f"local-dir:{saved[family]}", pretrained=True).eval()(
+            AutoImageProcessor.from_pretrained(saved[family], backend="pil")(photographs)["pixel_values"]
+        )
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+        model = AutoModelForImageClassification.from_pretrained(tmp_path, subfolder="peer").eval()
+        processor = AutoImageProcessor.from_pretrained(tmp_path, subfolder="peer")
+        torch.testing.assert_close(model(**processor(photographs)).logits, expected, atol=1e-5, rtol=1e-5)
+    assert expected.std(dim=0).max() > 1e-3, "images that all score alike compare nothing"
+    again = ModelPair.from_pretrained(tmp_path)
+    assert again.class_names == pair.class_names
+    assert_same(state_of(again), state_of(pair))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_head_is_the_only_thing_drawn(family: str, saved: dict[str, str]) -> None:
+    """Silent: a backbone that stays random because the wrapper's prefix covers the head too."""
+    pair = ModelPair.from_models(saved[family], "tiny:resnet", id2label=NAMES)
+    head = pair.fresh["a"]
+    assert head == class_tensors(pair.model_a) and 1 <= len(head) <= 2
+    weights = timm.create_model(f"local-dir:{saved[family]}", pretrained=True).state_dict()
+    kept = {key.removeprefix("timm_model."): value for key, value in pair.model_a.state_dict().items()}
+    assert_same(
+        {key: value for key, value in kept.items() if f"timm_model.{key}" not in head},
+        {key: value for key, value in weights.items() if f"timm_model.{key}" not in head},
+    )
+
+
+def test_a_checkpoint_without_a_head_gets_one(tmp_path: Path) -> None:
+    """DINOv3 of timm has no classes at all: its missing head must not look like a damaged file."""
+    folder = save_timm("dinov3", tmp_path / "features", names=())
+    pair = ModelPair.from_models(folder, "tiny:resnet", id2label=NAMES)
+    assert pair.fresh["a"] == {"timm_model.head.weight", "timm_model.head.bias"}
+
+
+def test_a_lost_tensor_is_an_error(saved: dict[str, str], tmp_path: Path) -> None:
+    """Silent: a layer that stays random."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    weights = load_file(Path(saved["convnext"]) / "model.safetensors")
+    del weights["stem.0.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text((Path(saved["convnext"]) / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=r"1 tensors stay unloaded, such as 'timm_model.stem.0.weight'"):
+        ModelPair.from_models(folder, "tiny:resnet", id2label=NAMES)
+
+
+def test_image_size_is_saved_where_timm_reads_it(saved: dict[str, str], tmp_path: Path) -> None:
+    """Silent: `pipeline()` scores at the old size, because timm's processor has no file of its own."""
+    pair = ModelPair.from_models(saved["convnext"], saved["vit"], id2label=NAMES, image_size=48)
+    assert pair.view_a.size == (48, 48)
+    pair.save_pretrained(tmp_path)
+    image = Image.new("RGB", (90, 60), "teal")
+    assert AutoImageProcessor.from_pretrained(tmp_path)(image)["pixel_values"].shape[-2:] == (48, 48)
+    assert timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path}"))["input_size"] == (3, 48, 48)
+
+
+def test_from_the_hub_to_the_hub(hub: HubServer, saved: dict[str, str], tmp_path: Path) -> None:
+    """Silent: a repository that opens with the processor of the model that stood at its root before."""
+    api = HfApi(token="hf_mine")
+    api.create_repo("me/resnet10t.a1_in1k")
+    ModelCard("---\nlicense: mit\n---\n").save(tmp_path / "README.md")
+    api.upload_folder(repo_id="me/resnet10t.a1_in1k", folder_path=saved["resnet"])
+    api.upload_file(path_or_fileobj=tmp_path / "README.md", path_in_repo="README.md", repo_id="me/resnet10t.a1_in1k")
+    pair = ModelPair.from_models("me/resnet10t.a1_in1k", "tiny:vit", id2label=NAMES)
+    assert pair.metadata["base_commits"]["a"]
+    pair.primary = "b"
+    pair.push_to_hub("me/pair", token="hf_mine")
+    pair.primary = "a"
+    pair.push_to_hub("me/pair", token="hf_mine")
+    picture = Image.linear_gradient("L").convert("RGB")
+    expected = {entry["label"]: entry["score"] for entry in pair.pipeline()(picture)}
+    card = ModelCard.load("me/pair")
+    assert {"timm", "hf-dmt"} <= set(card.data.tags) and card.data.base_model == ["me/resnet10t.a1_in1k"]
+    for options in ({}, {"model_kwargs": {"subfolder": "peer"}}):
+        scores = pipeline("image-classification", "me/pair", **options)(picture)
+        assert {entry["label"] for entry in scores} == set(expected)
+    assert type(AutoImageProcessor.from_pretrained("me/pair")).__name__ == "TimmWrapperImageProcessor"
+    assert_same(state_of(ModelPair.from_pretrained("me/pair")), state_of(pair))
+
+
+def test_another_models_processor_is_refused(saved: dict[str, str]) -> None:
+    """Silent: a processor that training used and that `pipeline()` does not find."""
+    pair = ModelPair.from_models(saved["resnet"], "tiny:vit", id2label=NAMES)
+    for processor_a, processor_b in (
+        (ViTImageProcessor(), pair.processor_b),
+        (pair.processor_a, pair.processor_a),
+    ):
+        with pytest.raises(ValueError, match="image processor of its own checkpoint"):
+            ModelPair(pair.model_a, pair.model_b, processor_a, processor_b)
+
+
+def test_without_timm_one_sentence_says_what_to_install(saved: dict[str, str]) -> None:
+    """Silent it is not, but a traceback of a foreign package is no help."""
+    code = (
+        "import sys; sys.modules['timm'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name.split('.')[0] == 'timm' else find(name, *rest)\n"
+        "from hf_dmt import ModelPair\n"
+        f"ModelPair.from_models({saved['resnet']!r}, 'tiny:vit', id2label={{0: 'x'}})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("hf_dmt.models.loading.CheckpointError") and "pip install 'hf-dmt[timm]'" in last, (
+        done.stderr
+    )
+
+
+def test_the_saved_configuration_has_one_set_of_class_names(saved: dict[str, str], tmp_path: Path) -> None:
+    """Silent: the names of the first checkpoint beside the count of the new classes; opened, they are `LABEL_0`."""
+    pair = ModelPair.from_models(saved["efficientnet"], "tiny:resnet", id2label=NAMES)
+    pair.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["label_names"], config["num_classes"]) == (["cat", "dog"], 2)
+    assert "num_classes" not in (config["model_args"] or {})
