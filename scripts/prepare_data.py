@@ -6,7 +6,7 @@
     prepare_data.py cifar10    --source uoft-cs/cifar10   --output data/cifar10
 
 VOC needs `SegmentationClassAug/` (the SBD masks as PNG) in the VOC folder. Images are linked, not copied, unless
-`--copy` says so. `splits/` then holds lists for `--labeled_ids` and for `--difference_maximised_sampling`.
+`--copy` says so. `splits/` then holds lists for `--labeled_ids` and for `--difference_maximized_sampling`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def prepare_voc(source: Path, output: Path, *, copy: bool) -> None:
 
     names = sorted(trainaug)
     _write_splits(output, names, official.VOC_DIVISORS, official.VOC_LABELED_SHA256, VOC_ID)
-    for (split, number), subsets in official.voc_difference_maximised(names).items():
+    for (split, number), subsets in official.voc_difference_maximized(names).items():
         lists_of = {
             member: [VOC_ID.format(name) for name in subset] for member, subset in zip("ab", subsets, strict=True)
         }

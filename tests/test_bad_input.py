@@ -607,6 +607,14 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "average that never moves": ("--ema_decay 1", r"ema_decay is 1", r"below 1", r"0 switches"),
     "no phases at all": ("--phase_epochs 0", r"phase_epochs 0", r"must be above 0", r"finite"),
     "epochs without end": ("--supervised_epochs inf", r"supervised_epochs is inf", r"must be", r"finite"),
+    "old spelling": (
+        "--difference_maximised_sampling true",
+        r"--difference_maximised_sampling",
+        r"Unknown argument",
+        r"--difference_maximized_sampling",
+    ),
+    "a flag that --official replaces": ("--ema_rule official", r"--ema_rule", r"Unknown argument", r"--official true"),
+    "a flag that is gone": ("--rollback_on_collapse", r"--rollback_on_collapse", r"Unknown", r"warned of"),
     "learning rate below zero": ("--learning_rate -1", r"--learning_rate -1", r"finite", r"such as 5e-5"),
     "learning rate that is no number": ("--learning_rate nan", r"--learning_rate nan", r"finite", r"such as 5e-5"),
     "clipping below zero": ("--max_grad_norm -1", r"--max_grad_norm -1", r"never negative", r"give 0"),
@@ -627,7 +635,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "keeping some labels": (
         "--keep_pseudo_labels first",
         r"keep_pseudo_labels 'first'",
-        r"is not one of",
+        r"does not exist",
         r"last, all",
     ),
     "replaced epochs": ("--num_train_epochs 5", r"--num_train_epochs 5", r"made of phases", r"use --supervised_epochs"),
@@ -662,19 +670,18 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         r"owner/name",
     ),
     "lists that are missing": (
-        f"{WITH_TINY} --difference_maximised_sampling no.json",
+        f"{WITH_TINY} --difference_maximized_sampling no.json",
         r"'no.json'",
         r"No such",
         r"Give true",
     ),
     "lists of nobody": (
-        f"{WITH_TINY} --difference_maximised_sampling {{}}/lists.json",
+        f"{WITH_TINY} --difference_maximized_sampling {{}}/lists.json",
         r"lists.json'",
         r"nobody",
         r"Give|Name",
     ),
     "mixup of masks": (f"{SCENES} --mixup_alpha 1", r"mixup_alpha is 1", r"no meaning for masks", r"Leave it at 0"),
-    "official rule for masks": (f"{SCENES} --selection_rule official", r"official", r"does not keep", r"Use exact"),
     "restart online": ("--strategy online --restart initial", r"strategy online", r"cannot apply", r"Leave both"),
 }
 

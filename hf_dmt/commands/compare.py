@@ -36,7 +36,7 @@ from typing import Any
 from ..data.files import write_json
 from ..data.splitting.assemble import assemble
 from ..training.settings.command_line import parse, print_error
-from ..training.settings.methods import Knobs
+from ..training.settings.knobs import Knobs
 from . import comparison
 from .comparison import BASELINE, ORACLE, REFERENCE
 from .train import RECIPES

@@ -281,7 +281,7 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
     few = 2 * args.per_device_eval_batch_size * args.world_size
     trial = copy.copy(args)
     trial.output_dir, trial.max_steps = folder, _UPDATES
-    trial.selection_rule, trial.phase_weights = "exact", "last"
+    trial.official, trial.phase_weights = False, "last"
     trial.label_ratios = [1.0] if knobs.label_ratios else args.label_ratios
     trial.save_strategy, trial.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
     trial.load_best_model_at_end = trial.push_to_hub = False

@@ -14,7 +14,7 @@ from ..models.pair import ModelPair
 from ..models.weights.sharding import is_sharded
 from .scoring.evaluation import figures_of
 from .settings.arguments import DMTTrainingArguments
-from .settings.methods import Knobs
+from .settings.knobs import Knobs
 
 
 def check_inputs(

@@ -41,7 +41,7 @@ from .run.telemetry import Telemetry
 from .scoring import evaluation
 from .scoring.image_counts import ImageCounts
 from .settings.arguments import DMTTrainingArguments
-from .settings.methods import Knobs
+from .settings.knobs import Knobs
 from .weights import RunWeights
 
 logger = logging.get_logger(__name__)
@@ -130,7 +130,8 @@ class PairTrainer(Trainer):
         return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        if self.args.weight_decay_everywhere:
+        """The stock version spares biases and norms, which the official code does not."""
+        if self.args.official:
             return [name for name, _ in model.named_parameters()]
         names: list[str] = super().get_decay_parameter_names(model)
         return names

@@ -12,7 +12,7 @@ from transformers.trainer_utils import SaveStrategy
 from ..data.members import MEMBERS
 from ..method import Phase, plan_phases
 from ..models.pair import ModelPair
-from .settings.methods import Knobs
+from .settings.knobs import Knobs
 
 
 def plan(

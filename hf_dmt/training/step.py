@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.members import MEMBERS
 from ..data.tasks import IGNORE_INDEX
 from ..method import MutualLoss, draw_mixup, dynamic_mutual_loss, gaussian_ramp, mix, mixup_loss
-from .settings.methods import Knobs
+from .settings.knobs import Knobs
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def exponent_ramp(knobs: Knobs, done: int, steps: int) -> float:
     """Multiplier of both exponents after `done` of a phase's `steps` updates."""
     if knobs.gamma_schedule == "constant":
         return 1.0
-    return gaussian_ramp(done, steps, official=knobs.gamma_schedule == "official-ramp")
+    return gaussian_ramp(done, steps, official=knobs.official)
 
 
 def pseudo_weight(knobs: Knobs, done: int, steps: int) -> float:
@@ -97,14 +97,13 @@ def member_steps(
     logits = model(**{name: mix(view, *draws[name]) for name, view in views.items()})
     with torch.no_grad():
         cases = {name: judge(name, (logits if labels_only else unmixed)[name]) for name in inputs}
-    weighting: Any = knobs.mixup_weighting
     mixed = {
         name: mixup_loss(
             logits[name],
             cases[name].targets,
             cases[name].weights,
             *draws[name],
-            weighting=weighting,
+            weighting="mixed" if knobs.official else "per_term",
             ignore_index=IGNORE_INDEX,
         )
         for name in inputs

@@ -87,7 +87,7 @@ class DMTTrainer(PairTrainer):
         num_unlabeled = len(unlabeled_dataset) if unlabeled_dataset is not None else 0
         check_unlabeled(args.method, self.knobs, num_unlabeled)
         self.supervised_rows = member_rows(
-            self.knobs.difference_maximised_sampling, image_ids(train_dataset), args.seed
+            str(self.knobs.difference_maximized_sampling), image_ids(train_dataset), args.seed
         )
         self.phases: list[Phase] = phases.plan(
             self.knobs,
@@ -168,9 +168,9 @@ class DMTTrainer(PairTrainer):
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
         if self.knobs.ema_decay:
-            official = self.knobs.ema_rule == "official"
             spare = torch.device("cpu") if self.args.member_schedule == "alternate" else None
-            self.weights.ema = ExponentialAverage(self.model, self.knobs.ema_decay, official=official, spare=spare)
+            decay, official = self.knobs.ema_decay, self.knobs.official
+            self.weights.ema = ExponentialAverage(self.model, decay, official=official, spare=spare)
         self.weights.best = BestMembers() if self.knobs.phase_weights == "best" else None
         return super().train(self._resumed_from, trial, ignore_keys_for_eval)
 

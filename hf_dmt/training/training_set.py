@@ -9,7 +9,7 @@ from ..data.drawing.samples import PairDataset
 from ..data.drawing.transforms import train_view
 from ..models.pair import ModelPair
 from .settings.arguments import DMTTrainingArguments
-from .settings.methods import Knobs
+from .settings.knobs import Knobs
 
 
 def training_set(

@@ -91,7 +91,7 @@ def test_members_phases_and_seeds_are_independent() -> None:
 
 
 def test_members_may_learn_from_different_rows() -> None:
-    """Guards difference-maximised labeled halves, and the subset that each member's own teacher selected."""
+    """Guards difference-maximized labeled halves, and the subset that each member's own teacher selected."""
     made = PhaseBatchSampler(BatchShape(2, 2))
     made.begin(1, 20, {"a": np.arange(3), "b": np.arange(3, 6)}, {"a": np.arange(2), "b": np.arange(5, 9)})
     for position, (labeled, pseudo) in enumerate((({0, 1, 2}, {0, 1}), ({3, 4, 5}, {5, 6, 7, 8}))):

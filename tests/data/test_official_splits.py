@@ -22,14 +22,14 @@ from hf_dmt.data.splitting.official_splits import (
     VOC_TRAINAUG,
     cifar_labeled,
     cifar_train_and_validation,
-    difference_maximised,
+    difference_maximized,
     is_published,
     labeled_count,
     member_rows,
     official_orders,
     official_split,
     sbd_split,
-    voc_difference_maximised,
+    voc_difference_maximized,
 )
 from hf_dmt.data.splitting.splits import sha256_of_ids
 
@@ -75,16 +75,16 @@ class TestAgainstThePublishedLists:
         published = PUBLISHED["cityscapes_30"][0]
         assert [name for _, name in sorted(zip(positions, published, strict=True))] == sorted(published)
 
-    def test_the_difference_maximised_subsets_are_the_published_ones(self, voc_names: list[str]) -> None:
+    def test_the_difference_maximized_subsets_are_the_published_ones(self, voc_names: list[str]) -> None:
         """Guards the order of the draws: one generator runs through 8, 20, 50 and 106 of every order, so one draw too
         many changes all later lists."""
-        subsets = voc_difference_maximised(voc_names)
+        subsets = voc_difference_maximized(voc_names)
         for number in range(3):
             left, right = subsets["106", number]
             expected = GOLDEN["dms"][f"106_{number}"]
             assert [len(left), len(right), len(set(left) & set(right))] == expected[:3]
             assert [sha256_of_ids(names)[:16] for names in (left, right)] == expected[3:]
-        by_position = voc_difference_maximised(range(VOC_TRAINAUG))
+        by_position = voc_difference_maximized(range(VOC_TRAINAUG))
         for key, (sizes_left, sizes_right, shared, *_) in GOLDEN["dms"].items():
             split, number = key.split("_")
             left, right = (set(positions) for positions in by_position[split, int(number)])
@@ -155,7 +155,7 @@ class TestMemberRows:
         rows = member_rows("true", self.ids, 5)
         assert len(rows["a"]) == len(rows["b"]) == 16 and len({*rows["a"]} & {*rows["b"]}) == 12
         assert {*rows["a"]} | {*rows["b"]} == set(range(20))
-        left, _ = difference_maximised(range(20), random.Random(5))
+        left, _ = difference_maximized(range(20), random.Random(5))
         assert rows["a"].tolist() == sorted(left)
 
     def test_a_file_names_the_images(self, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.data.splitting.splits import describe
-from hf_dmt.training.settings.methods import as_results, resolve
+from hf_dmt.training.settings.knobs import as_results
+from hf_dmt.training.settings.methods import resolve
 
 NAMES = ("a", "b", "ensemble")
 

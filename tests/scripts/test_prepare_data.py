@@ -52,7 +52,7 @@ def test_voc_is_linked_split_and_trained_on(voc: Path, tmp_path: Path, capsys: p
     arguments = ["--task", "semantic-segmentation", "--model_a", "tiny:segformer", "--model_b", "tiny:segformer"]
     arguments += ["--dataset_name", str(out), "--id2label", str(out / "classes.json"), "--image_size", "32"]
     arguments += ["--labeled_ids", str(out / "splits" / "20_labeled_1.txt"), "--max_steps", "1", "--label_ratios", "1"]
-    arguments += ["--difference_maximised_sampling", str(out / "splits" / "20_subsets_1.json")]
+    arguments += ["--difference_maximized_sampling", str(out / "splits" / "20_subsets_1.json")]
     arguments += ["--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--output_dir", str(tmp_path / "run")]
     assert run_dmt(arguments) == 0
     results = json.loads((tmp_path / "run" / "dmt_results.json").read_text())

@@ -37,7 +37,7 @@ OFFICIAL: dict[str, Any] = {
     "optim_args": f"momentum={MOMENTUM}",
     "learning_rate": RATE,
     "weight_decay": DECAY,
-    "weight_decay_everywhere": True,
+    "official": True,
     "max_grad_norm": 0.0,
 }
 
@@ -125,12 +125,10 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
         unlabeled=unlabeled,
         **OFFICIAL
         | {"label_ratios": [ratio], "labeled_batch_size": 4, "pseudo_batch_size": 8, "gamma1": gamma, "gamma2": gamma},
-        gamma_schedule="official-ramp",
+        gamma_schedule="ramp",
         mixup_alpha=alpha,
-        selection_rule="official",
         lr_scheduler_type="cosine",
         ema_decay=0.999,
-        ema_rule="official",
     )
     trainer.train()
     cases = set()

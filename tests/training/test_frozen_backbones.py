@@ -43,7 +43,7 @@ def parts(state: dict[str, torch.Tensor], members: tuple[str, str], *, backbone:
         (("vit", "resnet"), {"ema_decay": 0.5, "mixup_alpha": 0.75}),
         (("vit", "swin"), {"strategy": "online", "label_ratios": None}),
         (("vit", "swin"), {"exchange": "sequential", "learning_rate_b": 1e-3}),
-        (("vit", "resnet"), {"restart": "initial", "weight_decay": 0.1, "weight_decay_everywhere": True}),
+        (("vit", "resnet"), {"restart": "initial", "weight_decay": 0.1, "official": True}),
         (("segformer", "segformer"), {"gradient_checkpointing": True}),
     ],
     ids=["plain", "averages-and-mixup", "online", "sequential", "initial-and-decay", "pixels"],

@@ -19,7 +19,7 @@ from hf_dmt.method import dynamic_weights, pseudo_label
 from hf_dmt.training.labeling import label_pass
 from hf_dmt.training.labeling.gallery import SHOWN_IMAGES, SHOWN_MASKS, keep_gallery
 from hf_dmt.training.labeling.inference import CleanPass
-from hf_dmt.training.settings.methods import Knobs
+from hf_dmt.training.settings.knobs import Knobs
 
 FACTS = {"phase": 1, "ratio": 0.5}
 LOOP = CleanPass(7)

@@ -15,7 +15,7 @@ from small_runs import images, make_pair, make_trainer, results, scenes, state_o
 from hf_dmt.method import dynamic_weights, encode_confidence, pseudo_label
 from hf_dmt.training.labeling import label_pass, label_quality
 from hf_dmt.training.labeling.inference import CleanPass
-from hf_dmt.training.settings.methods import Knobs
+from hf_dmt.training.settings.knobs import Knobs
 
 KEYS = {"weight", "confidence", "disagreement", "calibration"}
 

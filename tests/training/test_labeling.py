@@ -14,7 +14,7 @@ from small_runs import CLASSES, Kill, KillAt, images, make_pair, make_trainer, r
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
 from hf_dmt.training.labeling import label_pass
 from hf_dmt.training.labeling.inference import CleanPass
-from hf_dmt.training.settings.methods import Knobs
+from hf_dmt.training.settings.knobs import Knobs
 
 
 def outputs(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,10 +64,10 @@ def test_sharp_models_are_still_ranked() -> None:
 def test_official_selection_that_selects_nothing_is_an_error() -> None:
     """Silent: the official index arithmetic keeps nothing of tied confidences, and the phase has no pseudo labels."""
     labels, confidence, doubt = outputs()
-    chosen = label_pass.select_images(labels, confidence, doubt, 0.5, Knobs(selection_rule="official"))
+    chosen = label_pass.select_images(labels, confidence, doubt, 0.5, Knobs(official=True))
     assert 0 < chosen.sum() <= 20
-    with pytest.raises(ValueError, match=r"selects none of 40 images.*--selection_rule exact"):
-        label_pass.select_images(labels, np.ones(40, dtype=np.float32), doubt, 0.2, Knobs(selection_rule="official"))
+    with pytest.raises(ValueError, match=r"selects none of 40 images.*Leave --official out"):
+        label_pass.select_images(labels, np.ones(40, dtype=np.float32), doubt, 0.2, Knobs(official=True))
 
 
 @pytest.mark.parametrize(("count", "world"), [(13, 2), (13, 4), (3, 4), (8, 1)])

@@ -144,7 +144,7 @@ def test_every_method_trains_every_tensor_of_both_members(tmp_path: Path, method
     [
         {"bf16": True},
         {"mixup_alpha": 0.5},
-        {"mixup_alpha": 0.5, "mixup_weighting": "per_term", "gradient_accumulation_steps": 2},
+        {"mixup_alpha": 0.5, "official": True, "gradient_accumulation_steps": 2},
         {"ema_decay": 0.9, "restart": "initial"},
         {"activation_checkpointing": True},
         {"gamma_schedule": "ramp", "positive_disagree": "flip"},

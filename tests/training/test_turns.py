@@ -38,7 +38,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "mixup, accumulation": {"mixup_alpha": 0.5, "gradient_accumulation_steps": 2, "gamma_schedule": "ramp"},
     "initial weights, other rates": {"restart": "initial", "learning_rate_b": 4e-2, "supervised_learning_rate": 0.05},
     "sequential exchange": {"exchange": "sequential", "members": ("vit", "resnet")},
-    "different labels": {"difference_maximised_sampling": "true", "labeler": "self", "warmup_steps": 1},
+    "different labels": {"difference_maximized_sampling": "true", "labeler": "self", "warmup_steps": 1},
     "best looks": {"phase_weights": "best", "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 5e-2},
     "pixels": {**PIXELS, "ema_decay": 0.9},
 }
@@ -212,7 +212,7 @@ def test_what_turns_cannot_do(tmp_path: Path) -> None:
     """Silent: labels of a member that is away, a pair that DDP holds whole all the same, a flag misspelled."""
     with pytest.raises(ValueError, match="strategy online asks it for labels at every update"):
         make_trainer(tmp_path, member_schedule="alternate", strategy="online", label_ratios=[1.0])
-    with pytest.raises(ValueError, match="'in turn' is not one of: together, alternate"):
+    with pytest.raises(ValueError, match="'in turn' does not exist; choose one of: together, alternate"):
         make_trainer(tmp_path, member_schedule="in turn")
     with pytest.raises(ValueError, match=r"for one process, and 2 run.*divide the pair with FSDP"):
         checks.check_alternate(resolve("dmt", IMAGES, {}), world_size=2)

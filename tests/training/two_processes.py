@@ -40,7 +40,7 @@ from hf_dmt.models.weights.sharding import whole_state
 from hf_dmt.training.labeling.inference import CleanPass
 from hf_dmt.training.labeling.label_pass import label_pixels, weights_hash
 from hf_dmt.training.scoring.evaluation import evaluate_pair
-from hf_dmt.training.settings.methods import Knobs
+from hf_dmt.training.settings.knobs import Knobs
 
 # 13 images on two processes: uneven shards. 5 + 7 + 13 updates of SGD, in which nothing hides a wrong scale.
 PLAIN: dict[str, Any] = {

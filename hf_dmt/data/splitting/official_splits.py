@@ -29,7 +29,7 @@ VOC_DIVISORS = {"106": 105.82, "50": 50.0, "20": 20.0, "8": 8.0, "4": 4.0, "2": 
 CITYSCAPES_DIVISORS = {"30": 29.75, "8": 8.0, "4": 4.0}
 VOC_TRAINAUG, VOC_TRAIN, CITYSCAPES_TRAIN = 10582, 1464, 2975
 
-# The order in which the official script draws difference-maximised subsets: one stream runs through all of them.
+# The order in which the official script draws difference-maximized subsets: one stream runs through all of them.
 _DRAWN_FROM = ("8", "20", "50", "106")
 
 # First 16 hex digits of the SHA-256 of the published lists (one name a line), orders 0, 1 and 2.
@@ -74,7 +74,7 @@ def is_published(labeled: Sequence[str], sha256: str) -> bool:
     return sha256_of_ids(labeled)[:16] == sha256
 
 
-def difference_maximised(names: Sequence[Item], generator: random.Random) -> tuple[list[Item], list[Item]]:
+def difference_maximized(names: Sequence[Item], generator: random.Random) -> tuple[list[Item], list[Item]]:
     """Two different 80 % of the labeled images, which share 60 %: the first and the last of one random order."""
     order = list(names)
     generator.shuffle(order)
@@ -82,7 +82,7 @@ def difference_maximised(names: Sequence[Item], generator: random.Random) -> tup
     return order[: len(order) - left_out], order[left_out:]
 
 
-def voc_difference_maximised(names: Sequence[Item]) -> dict[tuple[str, int], tuple[list[Item], list[Item]]]:
+def voc_difference_maximized(names: Sequence[Item]) -> dict[tuple[str, int], tuple[list[Item], list[Item]]]:
     """The official subsets by `(split, number)`: one for model l, one for model r.
 
     Args:
@@ -90,7 +90,7 @@ def voc_difference_maximised(names: Sequence[Item]) -> dict[tuple[str, int], tup
     """
     generator = random.Random(SPLIT_SEED)
     return {
-        (split, number): difference_maximised(order[: labeled_count(len(order), VOC_DIVISORS[split])], generator)
+        (split, number): difference_maximized(order[: labeled_count(len(order), VOC_DIVISORS[split])], generator)
         for number, order in enumerate(official_orders(names))
         for split in _DRAWN_FROM
     }
@@ -148,7 +148,7 @@ def member_rows(setting: str, ids: Sequence[str], seed: int) -> dict[str, np.nda
     if setting == "false":
         return {"a": np.arange(len(ids)), "b": np.arange(len(ids))}
     if setting == "true":
-        left, right = difference_maximised(range(len(ids)), random.Random(seed))
+        left, right = difference_maximized(range(len(ids)), random.Random(seed))
         return {"a": np.sort(left), "b": np.sort(right)}
     try:
         lists = read_json(Path(setting))
@@ -157,7 +157,7 @@ def member_rows(setting: str, ids: Sequence[str], seed: int) -> dict[str, np.nda
             raise ValueError("a list is empty")
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(
-            f"--difference_maximised_sampling {setting!r} cannot be used ({problem}). Give true, false, or a JSON file "
+            f"--difference_maximized_sampling {setting!r} cannot be used ({problem}). Give true, false, or a JSON file "
             '{"a": [ids], "b": [ids]} with ids of labeled images.'
         ) from problem
     return subsets

@@ -84,7 +84,7 @@ def alarms(now: Signs, first: Signs | None) -> list[str]:
     if now.same:
         found.append(
             "The two members give the same labels with the same confidence, so neither can correct the other. Use two "
-            "different models, or --difference_maximised_sampling true."
+            "different models, or --difference_maximized_sampling true."
         )
     for name, share_overruled in now.overruled.items():
         if share_overruled >= OVERRULED:

@@ -30,7 +30,7 @@ from ...data.reading.sources import at_side
 from ...data.splitting.splits import image_ids
 from ...method import pseudo_label
 from ...models.pair import ModelPair
-from ..settings.methods import Knobs
+from ..settings.knobs import Knobs
 from . import label_pass, label_quality
 from .inference import CleanLogits, CleanPass, view_side
 

@@ -22,7 +22,7 @@ from ...method import confidence_histogram, encode_confidence, pseudo_label, sel
 from ...method.selection import selected_count
 from ...models.pair import ModelPair
 from ...models.weights.sharding import whole
-from ..settings.methods import Knobs
+from ..settings.knobs import Knobs
 from . import label_quality
 from .inference import CleanPass
 
@@ -108,13 +108,12 @@ def select_images(
     Raises:
         ValueError: the official index arithmetic selects nothing (few images, or that many tied at confidence 1).
     """
-    if knobs.selection_rule == "official":
+    if knobs.official:
         chosen = select_top_ratio(torch.from_numpy(confidence), ratio, rule="official").numpy()
         if not chosen.any():
             raise ValueError(
-                f"selection_rule official selects none of {len(labels)} images at ratio {ratio:g}: its index "
-                "arithmetic "
-                "fails for few images and for ties at confidence 1. Use --selection_rule exact."
+                f"The official index arithmetic selects none of {len(labels)} images at ratio {ratio:g}: it fails for "
+                "few images and for ties at confidence 1. Leave --official out."
             )
         return chosen
     if not knobs.class_balanced:

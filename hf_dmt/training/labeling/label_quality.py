@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...data.tasks import IGNORE_INDEX
 from ...method import CONFIDENCE_CODES, decode_confidence, dynamic_weights
-from ..settings.methods import Knobs
+from ..settings.knobs import Knobs
 
 CALIBRATION_BINS = 10
 

@@ -12,7 +12,7 @@ from ...data.members import MEMBERS
 from ...data.tasks import IGNORE_INDEX
 from ...method import pseudo_label
 from ...models.pair import ModelPair
-from ..settings.methods import Knobs
+from ..settings.knobs import Knobs
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, StoreError
 from ...data.members import MEMBERS
 from ...method import Phase
 from ...models.pair import ModelPair
-from ..settings.methods import Knobs
+from ..settings.knobs import Knobs
 from . import label_pass
 from .gallery import has_gallery, keep_gallery
 from .inference import CleanPass
@@ -72,7 +72,8 @@ def provide(
         "phase": phase.index,
         "ids": label_pass.ids_hash(unlabeled),
         "ratio": phase.label_ratio,
-        "selection_rule": knobs.selection_rule,
+        # Of pixels the store keeps every one, while the official arithmetic is on every 16th.
+        "selection_rule": "official" if knobs.official and pair.task == "image-classification" else "exact",
         "class_balanced": knobs.class_balanced,
         "image_size": pair.image_size,
         "exact_decoding": clean_pass.exact_decoding,

@@ -63,7 +63,7 @@ _PRIVATE = {
     *_WORDS["hub"].split(),
     *_WORDS["sources"].split(),
     *_WORDS["reporting"].split(),
-    *("output_dir", "logging_dir", "fsdp_config", "deepspeed", "local_rank", "debug", "difference_maximised_sampling"),
+    *("output_dir", "logging_dir", "fsdp_config", "deepspeed", "local_rank", "debug", "difference_maximized_sampling"),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ...models.pair import ModelPair
 from ..settings.arguments import DMTTrainingArguments
-from ..settings.methods import Knobs, as_results
+from ..settings.knobs import Knobs, as_results
 
 _SETTINGS = (
     "learning_rate",

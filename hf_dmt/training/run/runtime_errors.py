@@ -17,7 +17,7 @@ from ...data.reading.rows import DataError
 from ...method.selection import DivergedError
 from ...models.loading import CheckpointError
 from ..settings.arguments import DMTTrainingArguments
-from ..settings.methods import Knobs
+from ..settings.knobs import Knobs
 
 logger = logging.get_logger(__name__)
 

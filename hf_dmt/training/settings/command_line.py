@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ...data.arguments import DataArguments
 from ...data.escaping import without_tokens
@@ -21,6 +22,19 @@ from ...models.loading import AUTO_CLASSES
 from .arguments import DMTTrainingArguments
 
 RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
+
+
+_OFFICIAL = "--official true sets all that follows the official code where it errs"
+
+# Flags of earlier versions, and what to give instead.
+REPLACED_FLAGS = {
+    "difference_maximised_sampling": "It is spelled --difference_maximized_sampling now.",
+    "ema_rule": f"{_OFFICIAL}; without it --ema_decay is a true average.",
+    "selection_rule": f"{_OFFICIAL}; without it the count is exact.",
+    "mixup_weighting": f"{_OFFICIAL}; without it each of the two labels has its own weight.",
+    "weight_decay_everywhere": f"{_OFFICIAL}; without it biases and norms do not decay.",
+    "rollback_on_collapse": "Labels that collapse are warned of, with what to try; nothing is rolled back.",
+}
 
 
 @dataclass
@@ -59,6 +73,16 @@ class UsageError(ValueError):
     """Flags or config files that cannot be read."""
 
 
+def _true_false_or_auto(word: str) -> bool | None:
+    if word.lower() == "auto":
+        return None
+    try:
+        value: bool = string_to_bool(word)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not one of: auto, true, false") from None
+    return value
+
+
 class Parser(HfArgumentParser):
     """`HfArgumentParser` with full flag names only, and one line per mistake instead of 150 lines of usage."""
 
@@ -70,6 +94,10 @@ class Parser(HfArgumentParser):
             description="Dynamic mutual training: two models learn from few labels, many unlabeled images and each "
             "other. Give a config file (YAML or JSON) first if you like; flags override it.",
         )
+
+        for action in self._actions:  # `auto` is what a knob is that is not given
+            if action.type is string_to_bool and action.default is None:
+                action.type = _true_false_or_auto
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. All flags: hf-dmt train --help")
@@ -128,8 +156,7 @@ def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else "All flags: hf-dmt train --help"
+        hint = _instead(unknown[0].partition("=")[0], known, "All flags")
         raise UsageError(f"Unknown argument {unknown[0].partition('=')[0]!r}. {hint}")
     return namespace
 
@@ -138,6 +165,16 @@ def _config_file(given: str, recipes: Path) -> Path:
     """The file that is meant: a path, or the name of an embedded recipe."""
     embedded = recipes / f"{given}.yaml"
     return embedded if "/" not in given and embedded.is_file() and not Path(given).exists() else Path(given)
+
+
+def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:
+    """What to give instead of a flag or a name in a config file that does not exist."""
+    name = given.lstrip("-").replace("-", "_")
+    if name in REPLACED_FLAGS:
+        return REPLACED_FLAGS[name]
+    near = difflib.get_close_matches(given, known, n=1)
+    quoted = near and (near[0] if near[0].startswith("-") else repr(near[0]))
+    return f"Did you mean {quoted}?" if near else f"{all_of_them}: hf-dmt train --help"
 
 
 def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
@@ -158,8 +195,7 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
     settings = {}
     for key, value in content.items():
         if key not in actions:
-            near = difflib.get_close_matches(str(key), actions, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "All names: hf-dmt train --help"
+            hint = _instead(str(key), list(actions), "All names")
             raise UsageError(f"The config file {str(file)!r} sets {key!r}, which does not exist. {hint}")
         settings[key] = _as_meant(actions[key], value, file)
     return settings

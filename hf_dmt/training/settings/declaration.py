@@ -1,0 +1,196 @@
+"""How a setting is declared: once, as a dataclass field. Everything that is said of it elsewhere derives from here.
+
+    gamma1: float = setting(5.0, "Exponent of the weight where the members agree.", group="weights", least=0)
+
+From this line come the argument of `DMTTrainingArguments`, its check, its line in `--help` with the default of each
+task, its entry in `dmt_results.json` and its row in docs/settings.md. `declared(Knobs)["gamma1"]` gives the `Setting`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from functools import cache
+from typing import Any, get_origin, get_type_hints
+
+_WORDS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is declared of one setting.
+
+    Attributes:
+        name: of the field, the flag and the entry in the results.
+        help: one or two sentences; choices are named in backticks.
+        group: the heading it stands under in `--help` and in docs/settings.md.
+        default: for images. pixels: for masks, where that is another one.
+        kind: the type of a value, or of one item of a list.
+        is_list: a list of values.
+        choices: all that are possible, if these are few words.
+        least, above, most, below: the ends of the range, included or not; infinity is never in it.
+        hint: why the range is what it is, or what to give, for the error.
+        method: part of the method (a knob): None means the preset's value, else the task's default.
+    """
+
+    name: str
+    help: str
+    group: str
+    default: Any
+    pixels: Any
+    kind: type
+    is_list: bool
+    choices: tuple[str, ...]
+    least: float | None
+    above: float | None
+    most: float | None
+    below: float | None
+    hint: str
+    method: bool
+
+    def default_for(self, task: str) -> Any:
+        """The value without a flag and without a preset."""
+        return self.pixels if task == "semantic-segmentation" else self.default
+
+    @property
+    def default_text(self) -> str:
+        """`5`, or `16 (masks: 4)` where the tasks differ; empty without a default."""
+        images, masks = (_text(value) for value in (self.default, self.pixels))
+        return images if images == masks else f"{images} (masks: {masks})"
+
+    @property
+    def values_text(self) -> str:
+        """What can be given: the choices, `true, false`, or the type with its range."""
+        if self.choices:
+            return ", ".join(self.choices)
+        if self.kind is bool:
+            return "true, false"
+        kind = {int: "whole number", float: "number", str: "text"}[self.kind]
+        return ", ".join(filter(None, (f"{kind}s" if self.is_list else kind, self._range_text)))
+
+    @property
+    def _range_text(self) -> str:
+        lower = f"above {self.above:g}" if self.above is not None else None
+        if self.least is not None:
+            lower = (
+                f"{self.least:g} or more" if self.most is None and self.below is None else f"at least {self.least:g}"
+            )
+        upper = f"at most {self.most:g}" if self.most is not None else None
+        if self.below is not None:
+            upper = f"below {self.below:g}"
+        return " and ".join(filter(None, (lower, upper)))
+
+    def check(self, value: Any) -> None:
+        """Raises ValueError for a value that is no choice, not of the type, or outside the range; None passes."""
+        if value is None:
+            return
+        for item in value if self.is_list else [value]:
+            if self.choices and item not in self.choices:
+                raise ValueError(f"--{self.name} {item!r} does not exist; choose one of: {', '.join(self.choices)}.")
+            if self.kind is bool and not isinstance(item, bool):
+                raise ValueError(f"--{self.name} {item!r} is not one of: {self.values_text}.")
+            if self.kind in (int, float) and not self._in_range(item):
+                verb = "contains" if self.is_list else "is"
+                finite = " and finite" if math.isinf(item) else ""
+                hint = f" ({self.hint})" if self.hint else ""
+                raise ValueError(f"--{self.name} {verb} {item:g}; it must be {self._range_text}{finite}{hint}.")
+
+    def _in_range(self, value: float) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def argument(self) -> tuple[str, Any, Any]:
+        """The field of `DMTTrainingArguments`: a knob's default is None there, for "not given"."""
+        of_items: Any = list[self.kind] if self.is_list else self.kind  # type: ignore[name-defined]
+        metadata = {"help": self.help_line.replace("%", "%%")}
+        if self.choices:
+            metadata["metavar"] = "{" + ",".join(self.choices) + "}"
+        default = None if self.method else self.default
+        kind = of_items if default is not None else of_items | None
+        return self.name, kind, field(default=default, metadata=metadata)
+
+    @property
+    def help_line(self) -> str:
+        """The help and the default of each task, as `--help` shows it."""
+        return f"{self.help} Default: {self.default_text}." if self.method and self.default_text else self.help
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    pixels: Any = MISSING,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> Any:
+    """A field of a dataclass of settings; `Setting` says what the arguments mean."""
+    more = {
+        "help": help,
+        "group": group,
+        "pixels": default if pixels is MISSING else pixels,
+        "choices": tuple(choices),
+        "least": least,
+        "above": above,
+        "most": most,
+        "below": below,
+        "hint": hint,
+    }
+    return field(default=default, metadata=more)
+
+
+@cache
+def declared(settings: type) -> dict[str, Setting]:
+    """All settings of a dataclass, by name, in their order."""
+    hints = get_type_hints(settings)
+    method = settings.__name__ == "Knobs"
+    return {part.name: _setting(part, hints[part.name], method=method) for part in fields(settings)}
+
+
+def as_arguments(name: str, *declarations: type) -> type:
+    """A dataclass with the same fields as arguments of a command line, all optional.
+
+    Its metadata are keyword arguments of `argparse`, so the stock `HfArgumentParser` reads it too.
+    """
+    parts = [one.argument() for declaration in declarations for one in declared(declaration).values()]
+    return make_dataclass(name, parts)
+
+
+def without_words(one: Setting, value: Any) -> Any:
+    """A value as it may arrive from Python, YAML or a command line: `auto` is "not given", `true` and `false` are
+    booleans where these are meant, and a boolean is its word where a word is meant."""
+    if one.is_list and value is not None:
+        return tuple(one.kind(item) for item in value)
+    if one.kind is bool and isinstance(value, str):
+        return None if value.lower() == "auto" else _WORDS.get(value.lower(), value)
+    if one.kind is str and isinstance(value, bool):
+        return str(value).lower()
+    return value
+
+
+def _setting(part: Field[Any], hint: Any, *, method: bool) -> Setting:
+    is_list = get_origin(hint) in (tuple, list, Sequence)
+    kinds = [kind for kind in getattr(hint, "__args__", (hint,)) if kind not in (type(None), Ellipsis)]
+    # `bool | str` (true, false or a file) is read as a word.
+    kind = str if str in kinds else kinds[0]
+    return Setting(name=part.name, default=part.default, kind=kind, is_list=is_list, method=method, **part.metadata)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return " ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
