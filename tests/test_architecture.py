@@ -35,6 +35,7 @@ MOST_MODULES = 12  # in one folder, besides __init__.py
 # Import names that differ from the name of the distribution that brings them.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "pillow_heif": "pillow-heif",
     "huggingface_hub": "huggingface-hub",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

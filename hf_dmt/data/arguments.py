@@ -45,6 +45,16 @@ class DataArguments:
     reduce_labels: bool = field(
         default=False, metadata={"help": "In the masks 0 means no label, and class k is stored as k + 1."}
     )
+    mask_colors: str | None = field(
+        default=None,
+        metadata={"help": "Masks are colours: CSV file with name,r,g,b or JSON file with {name: [r, g, b]}."},
+    )
+    mask_band: int | None = field(
+        default=None, metadata={"help": "Channel of the mask files that holds the class ids, counted from 1."}
+    )
+    mask_suffix: str | None = field(
+        default=None, metadata={"help": "What mask names have behind those of their images, such as _mask."}
+    )
     skip_corrupt_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     unlabeled_dataset_name: str | None = field(default=None, metadata={"help": "Hub id or folder of unlabeled images."})
     unlabeled_split: str | None = field(

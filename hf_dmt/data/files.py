@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +44,32 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except RecursionError as problem:
         raise ValueError("it is nested too deeply") from problem
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a table that a spreadsheet or an editor wrote: separated by commas, semicolons, tabs or bars.
+
+    Cells are stripped and never missing: an empty one is an empty text.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is no text, or no table.
+    """
+    content = path.read_bytes()
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # "Unicode text" of Excel
+    text = content.decode("utf-16" if wide else "utf-8-sig")
+    # Where the comma is the decimal sign, spreadsheets separate by semicolons.
+    first = text.lstrip().partition("\n")[0]
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=first.count))
+        lines = [[cell.strip() for cell in line] for line in reader if any(cell.strip() for cell in line)]
+    except csv.Error as problem:
+        raise ValueError(f"it is no table: {problem}") from problem
+    if not lines:
+        raise ValueError("it is empty")
+    columns, *rows = lines
+    if long := next((number for number, line in enumerate(rows, 2) if len(line) > len(columns)), 0):
+        raise ValueError(f"row {long} has more cells than the first row has columns: quote cells with commas in them")
+    return columns, [dict(zip(columns, line + [""] * (len(columns) - len(line)), strict=True)) for line in rows]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -24,7 +24,8 @@ from ..data.labels.disagreement import contradicting_images, contradiction
 from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, is_complete
 from ..data.members import MEMBERS
 from ..data.reading.decoding import to_rgb
-from ..data.splitting.answers import COCO_FILE, IMAGES, QUEUE_FILE, TO_LABEL
+from ..data.splitting.answers import COCO_FILE, IMAGES, QUEUE_FILE
+from ..data.splitting.coco import TO_LABEL
 from .run import Run, read_run
 
 _JPEG_FROM = 512  # longer side in pixels; smaller images are kept exactly, as PNG

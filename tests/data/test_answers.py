@@ -36,9 +36,11 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> No
 def test_images_moved_into_the_folder_of_their_class(tmp_path: Path) -> None:
     """Silent: an image counted for the folder `images`, or moved files that are no answer to anything."""
     (tmp_path / "queue.csv").write_text("file,id,label\n1.png,x.jpg,\n2.png,y.jpg,\n3.png,z.jpg,owl\n")
-    for place in ("dog/1.png", "images/2.png", "cat/3.png", "cat/stranger.png"):
+    for place in ("dog/1.png", "images/2.png", "owl/3.png", "cat/stranger.png"):
         save(image(0), tmp_path / place)
-    assert read_answers(tmp_path, IMAGES, NAMES) == {"x.jpg": 1, "z.jpg": 2}  # the table is the last word
+    notes: list[str] = []
+    assert read_answers(tmp_path, IMAGES, NAMES, notes) == {"x.jpg": 1, "z.jpg": 2}
+    assert len(notes) == 1 and "stranger.png" in notes[0]
 
 
 def coco(**changes: Any) -> dict[str, Any]:
@@ -59,19 +61,139 @@ def coco(**changes: Any) -> dict[str, Any]:
         (IMAGES, {}, "cannot be read .*queue.csv.*Give the folder of a labeling queue"),
         (PIXELS, {"annotations.json": coco(category_id=1)}, "holds no answer yet"),
         (PIXELS, {"annotations.json": coco(category_id=3)}, "'elk' is none of the 3 classes"),
-        (PIXELS, {"annotations.json": coco(segmentation={"counts": [1]})}, "annotation 1 is run-length encoded"),
+        (PIXELS, {"annotations.json": coco(segmentation=[[0, 0, 2, 2]])}, "annotation 1 is no region: .* 4 numbers"),
+        (PIXELS, {"annotations.json": coco(segmentation=[])}, "annotation 1 has neither a polygon nor a box"),
+        (PIXELS, {"annotations.json": coco(segmentation={"size": [3, 4], "counts": [5, 99]})}, "do not add up"),
+        (
+            PIXELS,
+            {"annotations.json": coco(segmentation={"size": [4, 3], "counts": [12]})},
+            r"that of the image \[3, 4",
+        ),
+        (PIXELS, {"annotations.json": coco(category_id=4)}, "annotation 1 is of category 4, and the file lists none"),
+        (
+            PIXELS,
+            {"annotations.json": coco(), "queue.csv": "file,id,annotation,label\n1.png,x.jpg,1,owl\n"},
+            "1 answers contradict:\n  annotation 1 is 'owl' in the table and 'dog' elsewhere\nDecide",
+        ),
+        (
+            PIXELS,
+            {
+                "annotations.json": coco(id=9, category_id=1),
+                "queue.csv": "file,id,annotation,label\n1.png,x.jpg,1,owl\n",
+            },
+            "regions that the annotations do not have:\n  1.png, annotation 1: owl\nThe program has numbered them anew",
+        ),
+        (
+            PIXELS,
+            {"queue.csv": "file,id,annotation,label\n2.png,x.jpg,1,\n"},
+            "'sub/1.png' is none of the 1 of the queue",
+        ),
+        (
+            IMAGES,
+            {"queue.csv": "id,label\nx.jpg,dog\nx.jpg,owl\n"},
+            "contradicting answers.*\n  x.jpg: 'dog' and 'owl'",
+        ),
         (PIXELS, {"annotations.json": {"images": []}}, "cannot be read .*categories.*Give the folder"),
-        (PIXELS, {"annotations.json": coco(image_id=8)}, "cannot be read"),
+        (PIXELS, {"annotations.json": coco(image_id=8)}, "annotation 1 is of image 8, and the file lists none"),
     ],
 )
 def test_answers_that_cannot_be_used(tmp_path: Path, task: str, files: dict[str, Any], reason: str) -> None:
     """Silent: a misspelt class, or a file of another kind, that counts as nothing said."""
     if task == PIXELS:
         (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
+        (tmp_path / "annotations.json").write_text(json.dumps(coco()))
     for name, content in files.items():
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DataError, match=reason):
         read_answers(tmp_path, task, NAMES)
+
+
+RECTANGLE = {"segmentation": [], "bbox": [0, 0, 2, 2]}
+ROWS = {"size": [3, 4], "counts": [0, 2, 1, 2, 7]}  # column by column
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        RECTANGLE,
+        {"segmentation": [0, 0, 2, 0, 2, 2, 0, 2]},
+        {"segmentation": [[0, 0, 2, 0, 2, 1, 0, 1], [0, 1, 2, 1, 2, 2, 0, 2]]},
+        {"segmentation": ROWS, "iscrowd": 1},
+        {"segmentation": {"size": [3, 4], "counts": "02106"}},
+        {"keypoints": [1, 1, 2], "num_keypoints": 1},
+    ],
+    ids=["rectangle", "flat", "two polygons", "runs", "compressed runs", "keypoints"],
+)
+@pytest.mark.parametrize("file_name", ["1.png", "images\\1.png", "C:\\queue\\images\\1.png", "upload/90fbb0c7-1.png"])
+def test_regions_as_programs_write_them(tmp_path: Path, changes: dict[str, Any], file_name: str) -> None:
+    """Silent: a rectangle without a polygon was no answer, and its image left the unlabeled set all the same."""
+    (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n2.png,y.jpg,2,\n")
+    answers = coco(**changes)
+    answers["images"][0]["file_name"] = file_name
+    (tmp_path / "annotations.json").write_text(json.dumps(answers))
+    found = read_answers(tmp_path, PIXELS, NAMES)
+    assert list(found) == ["x.jpg"]
+    assert found["x.jpg"].tolist() == [[1, 1, -100, -100], [1, 1, -100, -100], [-100] * 4]
+
+
+def test_renumbered_regions_are_found_by_their_place(tmp_path: Path) -> None:
+    """Silent: the answer to region 1 given to another region, which a program has called 1 since."""
+    (tmp_path / "queue.csv").write_text(
+        "file,id,annotation,label,x,y,width,height\n1.png,x.jpg,1,dog,0,0,2,2\n1.png,x.jpg,2,owl,2,0,2,2\n"
+    )
+    answers = coco()
+    places = {"2": [0, 0, 2, 2], "1": [2, 0, 2, 2]}
+    answers["annotations"] = [
+        {"id": int(key), "image_id": 7, "category_id": 1, "segmentation": [], "bbox": box}
+        for key, box in places.items()
+    ]
+    (tmp_path / "annotations.json").write_text(json.dumps(answers))
+    assert read_answers(tmp_path, PIXELS, NAMES)["x.jpg"][0].tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("width", "refused"), [(2, True), (4, False)])
+def test_regions_on_each_other(tmp_path: Path, width: int, refused: bool) -> None:
+    """Silent: of two answers to one region the later one won; of neighbours that overlap, too."""
+    (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
+    answers = coco()
+    answers["categories"].append({"id": 9, "name": "owl"})
+    box = [0, 0, width, 2] if refused else [1, 0, 3, 3]
+    answers["annotations"].append({"id": 2, "image_id": 7, "category_id": 9, "segmentation": [], "bbox": box})
+    (tmp_path / "annotations.json").write_text(json.dumps(answers))
+    if refused:
+        with pytest.raises(DataError, match=r"x.jpg: annotations 1 and 2 are one region and two classes"):
+            read_answers(tmp_path, PIXELS, NAMES)
+        return
+    notes: list[str] = []
+    assert read_answers(tmp_path, PIXELS, NAMES, notes)["x.jpg"][0].tolist() == [1, -100, 2, 2]
+    assert "overlap on 2 pixels of x.jpg: nothing is said" in notes[0]
+
+
+def test_answers_given_twice(tmp_path: Path) -> None:
+    """Silent: two people answered, and the one named last was right."""
+    data = class_folder(tmp_path / "data", each=8)
+    save(image(9), tmp_path / "more" / "x.jpg")
+    for name, label in (("one.csv", "cat"), ("two.csv", "dog"), ("three.csv", "cat")):
+        (tmp_path / name).write_text(f"id,label\nx.jpg,{label}\n")
+    args = DataArguments(str(data), unlabeled_dir=str(tmp_path / "more"))
+    args.extra_labels = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv")]
+    with pytest.raises(DataError, match=r"two.csv' contradicts what was given before it of 1 images: x.jpg"):
+        assemble(args, IMAGES)
+    args.extra_labels = [str(tmp_path / "one.csv"), str(tmp_path / "three.csv")]
+    assert assemble(args, IMAGES).labeled[-1]["label"] == 0
+
+
+def test_a_region_map_of_another_size_is_refused(tmp_path: Path) -> None:
+    """Silent: answers to a smaller copy of the image, an error only in the middle of training."""
+    data = scene_folder(tmp_path / "data", [(0, 1, 2)] * 4)
+    save(image(9), tmp_path / "more" / "x.jpg")
+    (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
+    answers = coco()
+    answers["categories"][1]["name"] = "2"
+    (tmp_path / "annotations.json").write_text(json.dumps(answers))
+    args = DataArguments(str(data), unlabeled_dir=str(tmp_path / "more"), extra_labels=[str(tmp_path)])
+    with pytest.raises(DataError, match=r"x.jpg is 20x16 but its mask is 4x3"):
+        assemble(args, PIXELS)
 
 
 def test_answered_images_are_labeled_and_no_longer_unlabeled(tmp_path: Path) -> None:

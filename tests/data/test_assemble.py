@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.reading.rows import DataError
 from hf_dmt.data.splitting.assemble import RunImages, assemble
 from tests.data import small_files as files
 
@@ -160,9 +161,11 @@ class TestClassNames:
     def test_of_masks(self, tmp_path: Path) -> None:
         """Guards classes by value, and a void value that would quietly become the last class."""
         root = files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2, 30), (255, 0)])
-        found = run(root, PIXELS)
-        assert found.class_names == [str(value) for value in range(31)]
-        assert any("no training mask holds a value between 2 and 30" in note for note in found.notes)
+        with pytest.raises(DataError, match=r"4 values up to 30 .*would make 31 classes.*pass --ignore_index 30"):
+            run(root, PIXELS)
+        found = run(files.scene_folder(tmp_path / "few", [(0, 1), (1, 2, 4), (255, 0)]), PIXELS)
+        assert found.class_names == [str(value) for value in range(5)]
+        assert any("no training mask holds a value between 2 and 4" in note for note in found.notes)
         found = run(root, PIXELS, ignore_index=30, model_classes=lambda: [f"c{index}" for index in range(256)])
         assert len(found.class_names) == 256 and np.unique(found.labeled[1]["mask"]).tolist() == [-100, 1, 2]
 

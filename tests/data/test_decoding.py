@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_dmt.data.reading.decoding import CorruptImage, find_images, to_mask, to_rgb
+from hf_dmt.data.reading.decoding import CorruptImage, to_rgb
+from hf_dmt.data.reading.finding import find_images
+from hf_dmt.data.reading.masks import to_mask
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def test_find_images(tmp_path: Path) -> None:
     for name in names + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path).images]
     assert found == ["a b/ü.tif", "a.jpeg", "b/10.jpg", "b/2.PNG", "c/d/e/x.webp"]
 
 
@@ -240,7 +242,7 @@ def test_find_images_follows_links_and_survives_loops(tmp_path: Path) -> None:
         (root / "data again").symlink_to(disk, target_is_directory=True)
     except OSError:
         pytest.skip("this file system has no links")
-    assert [path.relative_to(root).as_posix() for path in find_images(root)] == ["data/1.png"]
+    assert [path.relative_to(root).as_posix() for path in find_images(root).images] == ["data/1.png"]
 
 
 def test_find_images_names_a_wrong_path(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dmt.data.reading.decoding import CorruptImage, check_image, to_rgb
+from hf_dmt.data.reading.decoding import CorruptImage, to_rgb
+from hf_dmt.data.reading.looks import look_at_image
 from hf_dmt.data.reading.rows import DataError, FileRows
 from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.data.splitting.scan import scan
@@ -45,9 +46,9 @@ def test_the_cheap_check_finds_what_decoding_finds(format: str, keep: float, tmp
     assert (expected is None) == (keep < 1)
     if expected is None:
         with pytest.raises(CorruptImage, match=r"image\.bin"):
-            check_image(path)
+            look_at_image(path, str(path))
     else:
-        assert check_image(path) == expected == (130, 96)
+        assert look_at_image(path, str(path)).size == expected == (130, 96)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -57,7 +58,7 @@ def test_the_size_is_that_of_the_upright_image(orientation: int) -> None:
     exif[0x0112] = orientation
     buffer = io.BytesIO()
     Image.new("RGB", (32, 16)).save(buffer, "JPEG", exif=exif)
-    assert check_image(buffer.getvalue()) == to_rgb(buffer.getvalue()).size
+    assert look_at_image(buffer.getvalue(), "x").size == to_rgb(buffer.getvalue()).size
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
@@ -66,7 +67,7 @@ def test_small_and_odd_jpegs(mode: str) -> None:
     for size in ((1, 1), (3, 9), (8, 8), (17, 5)):
         buffer = io.BytesIO()
         Image.new(mode, size).save(buffer, "JPEG")
-        assert check_image(buffer.getvalue()) == size
+        assert look_at_image(buffer.getvalue(), "x").size == size
 
 
 def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

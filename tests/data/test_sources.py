@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import datasets
 import numpy as np
 import pytest
 
+from hf_dmt.data.reading import opening
 from hf_dmt.data.reading.folders import class_folders, open_unlabeled_folder
+from hf_dmt.data.reading.looks import LookCache
 from hf_dmt.data.reading.rows import DataError, FileRows, Rows, TableRows
-from hf_dmt.data.reading.sources import ImageSet, open_splits, open_unlabeled_table
+from hf_dmt.data.reading.sources import ImageSet
 from tests.data import small_files as files
 from tests.hub_server import HubServer
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
+open_splits = partial(opening.open_splits, notes=[])
+open_unlabeled_table = partial(opening.open_unlabeled_table, notes=[])
 
 
 def whole(rows: Rows, task: str = IMAGES, **settings: Any) -> ImageSet:
@@ -50,7 +55,7 @@ class TestClassFolders:
     def test_it_says_what_datasets_says(self, tmp_path: Path) -> None:
         """Guards that reading class folders ourselves changes nothing but the time it takes."""
         root = files.class_folder(tmp_path / "data", classes=("b", "A", "10", "9"), each=3)
-        found = class_folders(root)
+        found = class_folders(root, [])
         assert found is not None
         rows, names = found
         table = datasets.load_dataset(str(root))["train"]
@@ -59,23 +64,27 @@ class TestClassFolders:
                   for row in table.cast_column("image", datasets.Image(decode=False))}  # fmt: skip
         assert dict(zip(rows["train"].ids, rows["train"].targets() or (), strict=True)) == theirs
 
-    @pytest.mark.parametrize("shape", ["flat", "deeper", "one class", "with a table", "split name of its own"])
-    def test_other_shapes_are_left_to_datasets(self, shape: str, tmp_path: Path) -> None:
-        """Guards against folders whose classes would be guessed wrongly."""
-        root = tmp_path / "data"
-        if shape == "flat":
-            files.save(files.image(1), root / "a.png")
-        elif shape == "one class":
-            files.class_folder(root, classes=("cat",))
-        else:
-            files.class_folder(root, each=1)
-        if shape == "deeper":
-            files.save(files.image(1), root / "cat" / "young" / "a.png")
-        elif shape == "with a table":
-            (root / "metadata.csv").write_text("file_name,label\ncat/00.jpg,1\n")
-        elif shape == "split name of its own":
-            files.class_folder(root / "fold1", each=1)
-        assert class_folders(root) is None
+    def test_images_without_class_folders_have_no_labels(self, tmp_path: Path) -> None:
+        """Guards against the folder's own name, which `datasets` takes for a class."""
+        files.save(files.image(1), tmp_path / "data" / "a.png")
+        splits, names = open_splits(str(tmp_path / "data"), task=IMAGES)
+        assert names is None and splits["train"].targets() is None
+
+    def test_folders_inside_class_folders_count_for_the_class(self, tmp_path: Path) -> None:
+        """Guards against a class called 2024: `datasets` names it after the last folder."""
+        root = files.class_folder(tmp_path / "data", each=1)
+        files.save(files.image(1), root / "cat" / "2024" / "a.png")
+        notes: list[str] = []
+        splits, names = opening.open_splits(str(root), task=IMAGES, notes=notes)
+        assert names == ["cat", "dog", "owl"] and (splits["train"].targets() or ())[1] == "cat"
+        assert any("those in cat/2024 are 'cat'" in note for note in notes)
+
+    def test_a_class_in_two_places_is_refused(self, tmp_path: Path) -> None:
+        """Guards against a class called fold1, and against two cats."""
+        root = files.class_folder(tmp_path / "data", each=1)
+        files.class_folder(root / "fold1", each=1)
+        with pytest.raises(DataError, match="'cat' and another one in 'fold1'"):
+            open_splits(str(root), task=IMAGES)
 
     @pytest.mark.parametrize(
         ("others", "message"), [(("unlabeled",), "--unlabeled_dir"), (("images", "masks"), "--task")]
@@ -199,7 +208,9 @@ class TestMasks:
             files.save(kind([0, 1, 2, 254, 255]), tmp_path / "masks" / "a.png")
             images = whole(open_splits(str(tmp_path), task=PIXELS)[0]["train"], PIXELS, **settings)
             assert np.unique(images[0]["mask"]).tolist() == expected
-            assert images.look(0) == (files.SIZE, tuple(expected[1:]))
+            with LookCache() as looks:
+                image, mask = images.look(0, looks)
+            assert image.size == files.SIZE and mask is not None and mask.values == (0, 1, 2, 254, 255)
 
     def test_images_without_any_mask_are_refused(self, tmp_path: Path) -> None:
         """Guards against training on the few images that happen to have a mask."""
@@ -215,7 +226,7 @@ class TestUnlabeled:
         for name in ("b.JPG", "a.png", "deep/er/c.webp", ".hidden/d.png"):
             files.save(files.image(3), tmp_path / name)
         (tmp_path / "deep" / "list.txt").write_text("x")
-        rows = open_unlabeled_folder(str(tmp_path))
+        rows = open_unlabeled_folder(str(tmp_path), [])
         assert rows.ids == ["a.png", "b.JPG", "deep/er/c.webp"] and rows.targets() is None
         assert set(whole(rows, PIXELS)[0]) == {"image"}
 
@@ -253,7 +264,9 @@ class TestUnlabeled:
         rows = open_unlabeled_table("digits", "train", task=IMAGES, class_names=names)
         assert len(rows.ids) == 1197 and rows.targets() is not None
         assert open_unlabeled_table("digits", "train", task=IMAGES, class_names=["x", "y"]).targets() is None
-        assert whole(open_unlabeled_table("digits", "train", task=PIXELS), PIXELS).look(0) == ((8, 8), None)
+        with LookCache() as looks:
+            image, mask = whole(open_unlabeled_table("digits", "train", task=PIXELS), PIXELS).look(0, looks)
+        assert image.size == (8, 8) and mask is None
 
 
 def test_file_rows_read_nothing_before_they_are_asked(tmp_path: Path) -> None:

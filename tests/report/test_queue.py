@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
-from hf_dmt.data.splitting.answers import fill, read_answers
+from hf_dmt.data.splitting.answers import read_answers
+from hf_dmt.data.splitting.coco import region_masks
 from hf_dmt.report.queue import polygons, regions, write_queue
 from tests.report.runs import write_run
 
@@ -33,6 +34,17 @@ def blob(seed: int, shape: tuple[int, int] = (30, 40)) -> np.ndarray:
     return coarse.repeat(2, axis=0).repeat(2, axis=1) ^ (np.random.default_rng(seed + 1).random(shape) < 0.05)
 
 
+def drawn(outline: list[list[float]], size: tuple[int, int]) -> np.ndarray:
+    """What the reader of answers makes of polygons: `(H, W)` bool."""
+    coco = {
+        "images": [{"id": 1, "file_name": "1.png", "width": size[0], "height": size[1]}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": outline}],
+    }
+    lines = [{"file": "1.png", "id": "x", "annotation": "1", "label": ""}]
+    return region_masks(coco, lines, lambda name: 1, [])["x"] == 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("times", [1, 3])
 def test_polygons_hold_exactly_the_pixels_of_their_region(tmp_path: Path, seed: int, times: int) -> None:
@@ -48,10 +60,9 @@ def test_polygons_hold_exactly_the_pixels_of_their_region(tmp_path: Path, seed: 
         expected = np.zeros(labels_a.shape, dtype=bool)
         height, width = region.inside.shape
         expected[region.top : region.top + height, region.left : region.left + width] = region.inside
-        mask = np.zeros((30 * times, 40 * times), dtype=np.int64)
-        for polygon in polygons(region, (40 * times, 30 * times)):
-            fill(mask, polygon, 1)
-        centres = mask[times // 2 :: times, times // 2 :: times].astype(bool)
+        size = (40 * times, 30 * times)
+        mask = drawn(polygons(region, size), size)
+        centres = mask[times // 2 :: times, times // 2 :: times]
         assert np.array_equal(centres, expected)
         assert (labels_a[expected] == region.a).all() and region.b == 1 - region.a
         seen += expected
@@ -60,9 +71,7 @@ def test_polygons_hold_exactly_the_pixels_of_their_region(tmp_path: Path, seed: 
 
 def test_a_polygon_that_leaves_the_image_is_cut() -> None:
     """Silent: annotation programs let outlines leave the image; a negative index would paint the other side."""
-    mask = np.zeros((10, 10), dtype=np.int64)
-    fill(mask, [-5, -5, 3, -5, 3, 3, -5, 3], 1)
-    fill(mask, [20, 20, 30, 20, 30, 30], 1)
+    mask = drawn([[-5, -5, 3, -5, 3, 3, -5, 3], [20, 20, 30, 20, 30, 30]], (10, 10))
     assert mask.sum() == 9 and mask[:3, :3].all()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..reading.decoding import to_mask
+from ..reading.masks import to_mask
 from ..reading.small import to_small_rgb
 from ..reading.sources import at_side, name_of
 

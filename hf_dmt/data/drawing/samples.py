@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..labels.pseudo_labels import ImageLabels, PixelLabels
-from ..reading.decoding import to_mask
+from ..reading.masks import to_mask
 from ..reading.small import to_small_rgb
 from ..reading.sources import ImageSet, at_side, check_mask_size, name_of
 from ..tasks import IGNORE_INDEX

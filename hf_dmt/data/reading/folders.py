@@ -1,30 +1,29 @@
 """Local folders of image files: one folder per class, images beside masks, or images and nothing else.
 
-`datasets` opens folders too, but searches the tree once for each of some sixty names that a split may have: for 100,000
-images that takes minutes at every start, and walking the tree once takes a second. It is left to folders of other
-shapes: with tables or metadata files, or with split names of its own invention.
+`datasets` opens folders too, but knows fewer kinds of images, names a class after the last folder above an image, and
+searches the tree once for each of some sixty names that a split may have.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from .decoding import IMAGE_EXTENSIONS, find_files, find_images
-from .rows import DataError, FileRows
+from .finding import Folder, find_images
+from .rows import DataError, FileRows, same_letters
+from .split_names import ROLES, role_of, with_role
 
-IMAGE_FOLDERS = ("images", "image", "img")
-MASK_FOLDERS = ("masks", "mask", "annotations", "labels")
-UNLABELED_FOLDERS = ("unlabeled", "unlabelled")
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
-_DATA_FILES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz"}
+IMAGE_FOLDERS = ("images", "image", "img", "imgs")
+MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "segmentation", "gt")
+_SHOWN = 5
 
 
-def open_unlabeled_folder(folder: str) -> FileRows:
-    """All images in a flat or nested folder; other files are passed over.
+def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
+    """All images in a flat or nested folder.
+
+    Args:
+        notes: gets a line for what is left out.
 
     Raises:
         DataError: no such folder, or no image in it.
@@ -32,96 +31,256 @@ def open_unlabeled_folder(folder: str) -> FileRows:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(f"--unlabeled_dir {folder!r} is not a folder. Check the path.")
-    images = find_images(root)
-    if not images:
+    found = find_images(root)
+    if not found.images:
+        left_out = " ".join(note.removeprefix("Warning: ") for note in found.notes())
         raise DataError(
-            f"--unlabeled_dir {folder!r} holds no images (JPEG, PNG, ...). Check the path and the file names."
+            f"--unlabeled_dir {folder!r} holds no images (JPEG, PNG, ...). Check the path and the file names. "
+            + left_out
         )
-    return FileRows(images, root)
+    notes += found.notes()
+    return FileRows(found.images, root)
 
 
-def class_folders(root: Path) -> tuple[dict[str, FileRows], list[str]] | None:
+def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], list[str]] | None:
     """Splits and class names of a folder with one folder per class, at the root (train) or in folders named as splits.
 
-    The class is the name of the folder that an image lies in. None for any other shape.
+    The class is the first folder below that, however deep an image lies in it. None where there are no such folders.
 
     Raises:
         DataError: a folder that is no class would become one.
     """
     if not root.is_dir():
         return None
-    folders = {
-        split: [root / name for name in names if (root / name).is_dir()] for split, names in SPLIT_FOLDERS.items()
-    }
-    split_folders = {split: found[0] for split, found in folders.items() if found}
-    splits = split_folders or {"train": root}
-    images: dict[str, list[Path]] = {split: [] for split in splits}
-    for path in find_files(root):
-        if path.suffix.lower() in _DATA_FILES:
-            return None
-        aside = split_folders and path.relative_to(root).parts[0] in UNLABELED_FOLDERS
-        if aside or path.suffix.lower() not in IMAGE_EXTENSIONS:
+    root = _only_folder_with_splits(root)
+    found = find_images(root)
+    parts = {path: path.relative_to(root).parts for path in found.images}
+    tops = {names[0] for names in parts.values() if len(names) > 1}
+    tops |= {name.split("/")[0] for name in found.empty}
+    folder_of = {role: with_role(tops, role) for role in ROLES}
+    in_splits = bool(folder_of["train"])
+    split_of = {name: role for role, names in folder_of.items() for name in names} if in_splits else {}
+    images: dict[str, list[Path]] = {}
+    labels: dict[str, list[str]] = {}
+    beside: list[str] = []
+    deep: Counter[tuple[str, str]] = Counter()
+    for path, names in parts.items():
+        split = split_of.get(names[0]) if in_splits else "train"
+        below = names[1:] if in_splits else names
+        if split == "unlabeled":
             continue
-        split = next((split for split, folder in splits.items() if path.parent.parent == folder), None)
-        if split is None:
-            return None
-        images[split].append(path)
-    classes = sorted({path.parent.name for found in images.values() for path in found})
-    if len(classes) < 2 or not all(images.values()):
+        if split is None or len(below) < 2:
+            beside.append("/".join(names))
+            continue
+        images.setdefault(split, []).append(path)
+        labels.setdefault(split, []).append(same_letters(below[0]))
+        if len(below) > 2:
+            deep[below[0], below[1]] += 1
+    classes = sorted({label for found_labels in labels.values() for label in found_labels})
+    if not images or (in_splits and "train" not in images):
         return None
-    check_class_names(root, set(classes))
-    rows = {
-        split: FileRows(found, root, labels=[path.parent.name for path in found])
-        for split, found in ((split, sorted(found)) for split, found in images.items())
-    }
-    return rows, classes
+    _check_classes(root, set(classes), in_splits)
+    notes += found.notes()
+    if in_splits and (aside := folder_of["unlabeled"]):
+        notes.append(
+            f"The folder {aside[0]!r} in {str(root)!r} is not read here: --unlabeled_split {aside[0]} uses it."
+        )
+    notes += _notes_on_classes(root, found, beside, deep, set(classes), in_splits)
+    return {split: FileRows(found, root, labels=labels[split]) for split, found in images.items()}, classes
 
 
-def mask_folders(root: Path) -> dict[str, FileRows]:
-    """Splits of a folder with `images/` and `masks/` inside, at the root (train) or per split; empty without them.
+def _only_folder_with_splits(root: Path) -> Path:
+    """The folder inside that holds train/ and the others, where nothing else is in this one."""
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if len(folders) == 1 and role_of(folders[0].name) is None:
+        inside = [path.name for path in folders[0].iterdir() if path.is_dir()]
+        if with_role(inside, "train"):
+            return folders[0]
+    return root
+
+
+def _notes_on_classes(
+    root: Path,
+    found: Folder,
+    beside: list[str],
+    deep: Counter[tuple[str, str]],
+    classes: set[str],
+    in_splits: bool,
+) -> list[str]:
+    notes = []
+    if beside:
+        shown = ", ".join(beside[:_SHOWN]) + (", ..." if len(beside) > _SHOWN else "")
+        notes.append(
+            f"Warning: {len(beside)} images in {str(root)!r} lie in no class folder and are left out: {shown}. Move "
+            "them into the folder of their class, or pass them as --unlabeled_dir."
+        )
+    if mixed := sorted({inner for _, inner in deep} & classes):
+        above = next(top for top, inner in deep if inner == mixed[0])
+        raise DataError(
+            f"{str(root)!r} holds a folder {mixed[0]!r} and another one in {above!r}: the class of the images in it "
+            "is not "
+            "clear. Put all images of a class into one folder at the top."
+        )
+    if deep:
+        above, below = next(iter(deep))
+        repeated = {name for _, name in deep if len({top for top, inner in deep if inner == name}) > 1}
+        notes.append(
+            f"{'Warning: ' if len(repeated) > 1 else ''}{sum(deep.values())} images lie in folders inside class "
+            f"folders and count for the class: those in {above}/{below} are {above!r}."
+            + (f" If {', '.join(sorted(repeated)[:3])} are the classes, put them on top." if len(repeated) > 1 else "")
+        )
+    depth = 2 if in_splits else 1
+    empty = [name for name in found.empty if name.count("/") + 1 == depth]
+    if empty:
+        shown = ", ".join(repr(name) for name in empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
+        notes.append(f"Warning: {len(empty)} class folders in {str(root)!r} are empty: {shown}. They are no classes.")
+    return notes
+
+
+def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
+    """Raises DataError where a folder that is no class would be taken for one."""
+    if unlabeled := [name for name in sorted(classes) if role_of(name) == "unlabeled"]:
+        raise DataError(
+            f"The folder {unlabeled[0]!r} in {str(root)!r} would become a class. Move it out and pass it as "
+            "--unlabeled_dir."
+        )
+    lower = {name.lower() for name in classes}
+    if lower & set(IMAGE_FOLDERS) and lower & set(MASK_FOLDERS):
+        raise DataError(
+            f"{str(root)!r} holds images beside masks, not one folder per class. Add --task semantic-segmentation."
+        )
+    others = [name for name in sorted(classes) if role_of(name) in {"validation", "test"}]
+    if others and not in_splits:
+        raise DataError(
+            f"The folder {others[0]!r} in {str(root)!r} is named like a split, and there is no folder 'train' beside "
+            "it. Rename the training folder to 'train', or the class to something else."
+        )
+
+
+def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, FileRows]:
+    """Splits of a folder with images beside masks; empty where there are none.
+
+    `images/` and `masks/` may lie at the root (train), inside a folder for each split, or hold such folders themselves:
+    `images/training/` beside `annotations/training/`.
+
+    Args:
+        suffix: what the name of a mask has behind the name of its image: `_mask`.
 
     Raises:
         DataError: images without masks.
     """
+    if not root.is_dir():
+        return {}
+    folders = [path.name for path in root.iterdir() if path.is_dir()]
     splits: dict[str, FileRows] = {}
-    for split, names in SPLIT_FOLDERS.items():
-        for folder in [root / name for name in names] + ([root] if split == "train" else []):
-            if split not in splits and (rows := _image_and_mask_files(folder, root)) is not None:
-                splits[split] = rows
+    for role in ("train", "validation", "test"):
+        for folder in [root / name for name in with_role(folders, role)]:
+            if role not in splits and (both := _images_and_masks(folder)):
+                splits[role] = _paired(*both, root, suffix, notes)
+    if not (both := _images_and_masks(root)):
+        return splits
+    if "train" in splits:
+        notes.append(f"Warning: {both[0].name}/ in {str(root)!r} is left out: the split folders beside it are used.")
+        return splits
+    inside = {} if splits else _splits_inside(*both, root, suffix, notes)
+    return inside or {"train": _paired(*both, root, suffix, notes), **splits}
+
+
+def _images_and_masks(folder: Path) -> tuple[Path, Path] | None:
+    inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    images = next((inside[name] for name in IMAGE_FOLDERS if name in inside), None)
+    masks = next((inside[name] for name in MASK_FOLDERS if name in inside), None)
+    if images is None:
+        return None
+    if masks is None:
+        raise DataError(
+            f"{str(images)!r} has no folder 'masks' beside it. Add the masks under the names of the images, or "
+            "pass the images as --unlabeled_dir."
+        )
+    return images, masks
+
+
+def _splits_inside(images: Path, masks: Path, root: Path, suffix: str, notes: list[str]) -> dict[str, FileRows]:
+    """`images/train/` and `images/val/` beside `masks/train/` and `masks/val/`."""
+    folders, mask_names = ([path.name for path in folder.iterdir() if path.is_dir()] for folder in (images, masks))
+    named = {role: names for role in ("train", "validation", "test") if (names := with_role(folders, role))}
+    if not named:
+        return {}
+    if "train" not in named:
+        other = next(iter(named.values()))[0]
+        raise DataError(
+            f"{str(images)!r} has a folder {other!r}, which is named like a split, and none called 'train'. Rename the "
+            f"folder of the training images to 'train', or {other!r} to something else."
+        )
+    splits = {}
+    for role, names in named.items():
+        mask_folder = with_role(mask_names, role)
+        if mask_folder:
+            splits[role] = _paired(images / names[0], masks / mask_folder[0], root, suffix, notes)
+        elif role == "train":
+            raise DataError(f"{str(masks)!r} has no folder {names[0]!r} with the masks of {str(images / names[0])!r}.")
+        else:
+            notes.append(f"The split {names[0]!r} in {str(images)!r} has no masks and is not used.")
+    used = {names[0] for names in named.values()}
+    others = [path for path in find_images(images).images if path.relative_to(images).parts[0] not in used]
+    if others:
+        notes.append(
+            f"Warning: {len(others)} images in {str(images)!r} are in no split folder and are left out, such as "
+            f"{others[0].relative_to(images).as_posix()!r}. Pass them as --unlabeled_dir, or move them."
+        )
     return splits
 
 
-def check_class_names(root: Path, classes: set[str]) -> None:
-    """Raises DataError where a folder that is no class would be taken for one."""
-    if unlabeled := classes & set(UNLABELED_FOLDERS):
+def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, notes: list[str]) -> FileRows:
+    found, masks = find_images(image_folder), find_images(mask_folder)
+    notes += [*found.notes(), *masks.notes()]
+    images = found.images
+    by_name = _by_name(masks.images, mask_folder, suffix)
+    names = [_stem(path, image_folder) for path in images]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(
-            f"The folder {min(unlabeled)!r} in {str(root)!r} would become a class. Move it out and pass it as "
-            "--unlabeled_dir."
+            f"{len(twice)} images in {str(image_folder)!r} have the name of another one up to the extension, such as "
+            f"{twice[0]!r}, so it is not clear whose mask is whose. Rename or remove one of the two."
         )
-    if classes & set(IMAGE_FOLDERS) and classes & set(MASK_FOLDERS):
-        raise DataError(
-            f"{str(root)!r} holds images beside masks, not one folder per class. Add --task semantic-segmentation."
-        )
-
-
-def _image_and_mask_files(folder: Path, root: Path) -> FileRows | None:
-    image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
-    mask_folder = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
-    if image_folder is None:
-        return None
-    if mask_folder is None:
-        raise DataError(
-            f"{str(image_folder)!r} has no folder 'masks' beside it. Add the masks under the names of the images, or "
-            "pass the images as --unlabeled_dir."
-        )
-    images = find_images(image_folder)
-    by_name = {path.relative_to(mask_folder).with_suffix("").as_posix(): path for path in find_images(mask_folder)}
-    names = [path.relative_to(image_folder).with_suffix("").as_posix() for path in images]
     missing = [name for name in names if name not in by_name]
     if missing or not images:
         raise DataError(
             f"{len(missing)} of {len(names)} images in {str(image_folder)!r} have no mask of the same name in "
             f"{str(mask_folder)!r}{f', for example {missing[0]!r}' if missing else ''}. Add the masks, or move images "
             "without one to a folder of their own and pass it as --unlabeled_dir."
+            + _other_ending(missing, masks.images, mask_folder)
+        )
+    known = set(names)
+    if alone := [path for name, path in by_name.items() if name not in known]:
+        notes.append(
+            f"Warning: {len(alone)} masks in {str(mask_folder)!r} have no image of their name and are left out, such "
+            f"as {alone[0].relative_to(mask_folder).as_posix()!r}."
         )
     return FileRows(images, root, masks=[by_name[name] for name in names])
+
+
+def _stem(path: Path, folder: Path) -> str:
+    return same_letters(path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _by_name(masks: Sequence[Path], folder: Path, suffix: str) -> dict[str, Path]:
+    by_name: dict[str, Path] = {}
+    for path in masks:
+        name = _stem(path, folder)
+        if suffix and not name.endswith(suffix):
+            continue
+        name = name[: len(name) - len(suffix)]
+        if name in by_name:
+            raise DataError(f"{str(by_name[name])!r} and {str(path)!r} are masks of one image. Remove one of the two.")
+        by_name[name] = path
+    return by_name
+
+
+def _other_ending(missing: Sequence[str], masks: Sequence[Path], folder: Path) -> str:
+    """The flag that helps where all masks are named as the images with the same letters behind."""
+    stems = [_stem(path, folder) for path in masks]
+    endings = Counter(
+        stem[len(name) :] for name in missing[:_SHOWN] for stem in stems if stem.startswith(name) and stem != name
+    )
+    ending, count = endings.most_common(1)[0] if endings else ("", 0)
+    return f" Their names end in {ending!r}: pass --mask_suffix={ending}." if count == len(missing[:_SHOWN]) else ""

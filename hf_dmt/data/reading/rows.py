@@ -2,19 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import datasets
 import numpy as np
 
+_SETTLED = 2.0  # seconds: a file that changed just now may change again without another time stamp
 NO_LABEL = -1  # what data sets on the Hub write where an image has no label
 
 
 class DataError(ValueError):
     """Data that cannot be used as given, and what to do."""
+
+
+class Place(NamedTuple):
+    """Where an image or a mask is kept between runs; `stamp` differs whenever its content may."""
+
+    folder: str
+    name: str
+    stamp: str
+
+
+def place_of(path: str | Path) -> Place | None:
+    """A file, with its size and times. None where there is no such file, or one that is still being written."""
+    full = os.path.abspath(path)
+    try:
+        found = os.stat(full)
+    except OSError:
+        return None
+    if abs(time.time() - found.st_ctime) < _SETTLED:
+        return None
+    # A copy that keeps the old time, or a tool that sets it back, still moves the time of the entry itself.
+    return Place(*os.path.split(full), f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}")
+
+
+class TablePlaces:
+    """Places of one column of a table: the files that its cells name, else the rows of the table's own files."""
+
+    def __init__(self, table: datasets.Dataset, column: str) -> None:
+        cells = table.select_columns([column]).with_format("arrow")[:].column(column)
+        self.paths: list[str | None] | None = None
+        self.folder: str | None = None
+        stored = isinstance(table.features[column], datasets.Image)
+        if stored and sum(chunk.field("bytes").null_count for chunk in cells.chunks) == len(cells):
+            self.paths = [path for chunk in cells.chunks for path in chunk.field("path").to_pylist()]
+        elif table.cache_files:
+            stamps = [place_of(entry["filename"]) for entry in table.cache_files]
+            # A table's fingerprint tells which of its files' rows it shows, in which order.
+            told = repr((stamps, table._fingerprint, column)).encode()
+            if all(stamps):
+                self.folder = f"table {hashlib.blake2b(told, digest_size=16).hexdigest()}"
+        self.empty = {row for row, missing in enumerate(cells.is_null().to_pylist()) if missing}
+
+    def __getitem__(self, row: int) -> Place | None:
+        if row in self.empty:
+            return None
+        if self.paths is not None:
+            path = self.paths[row]
+            return place_of(path) if path else None
+        return Place(self.folder, str(row), "") if self.folder else None
 
 
 class Rows(Protocol):
@@ -31,13 +84,21 @@ class Rows(Protocol):
         """All targets without touching an image (class labels only), else None."""
         ...
 
+    def places(self, row: int) -> tuple[Place | None, Place | None]:
+        """Where image and target are kept between runs; None for what is not, and for labels."""
+        ...
+
 
 class TableRows:
     """Rows of a `datasets.Dataset`; images stay encoded until they are asked for, so a bad file can be named.
 
     Args:
         folder: the local folder that the table was made from: where its images lie inside, their paths are the ids.
-        recode: what replaces each target; targets that are not in it are unknown. None takes targets as they are.
+        recode: what replaces each target; targets that are not in it are unknown. None takes targets as they are, and
+            classes of a `ClassLabel` by their names: their numbers mean nothing in another table.
+
+    Attributes:
+        class_names: those of a `ClassLabel`, in the order of its numbers.
     """
 
     def __init__(
@@ -47,14 +108,22 @@ class TableRows:
         target: str | None,
         *,
         folder: Path | None = None,
-        recode: Mapping[Any, int] | None = None,
+        recode: Mapping[Any, Any] | None = None,
     ) -> None:
         self.table = table.select_columns([image, target] if target else [image])
         for column in self.table.column_names:
             if isinstance(self.table.features[column], datasets.Image):
                 self.table = self.table.cast_column(column, datasets.Image(decode=False))
+        feature = self.table.features[target] if target else None
+        self.class_names = (
+            [same_letters(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else None
+        )
+        if recode is None and self.class_names is not None:
+            recode = dict(enumerate(self.class_names))
         self.image, self.target, self.recode = image, target, recode
-        self.ids = (_paths_inside(folder, self.table, image) if folder else None) or [str(n) for n in range(len(table))]
+        self.images = TablePlaces(self.table, image)
+        self.masks = TablePlaces(self.table, target) if target and not holds_labels(table.features[target]) else None
+        self.ids = (_paths_inside(folder, self.images.paths) if folder else None) or [str(n) for n in range(len(table))]
 
     def raw(self, row: int) -> tuple[Any, Any]:
         item = self.table[row]
@@ -66,9 +135,14 @@ class TableRows:
         column = [self._label(target) for target in self.table[self.target][:]]
         return column if any(is_label(target) for target in column) else None
 
+    def places(self, row: int) -> tuple[Place | None, Place | None]:
+        return self.images[row], self.masks[row] if self.masks else None
+
     def _label(self, target: Any) -> Any:
         if isinstance(target, float):  # a column of integers with gaps, as pandas writes it
             target = None if math.isnan(target) else int(target) if target.is_integer() else target
+        if isinstance(target, str):
+            target = same_letters(target)
         return self.recode.get(target) if self.recode is not None else target
 
 
@@ -97,6 +171,9 @@ class FileRows:
     def targets(self) -> Sequence[Any] | None:
         return self.labels if any(is_label(label) for label in self.labels or ()) else None
 
+    def places(self, row: int) -> tuple[Place | None, Place | None]:
+        return place_of(self.images[row]), place_of(self.masks[row]) if self.masks else None
+
 
 class BuiltinRows:
     """A builtin set, whose images need no decoding."""
@@ -111,6 +188,9 @@ class BuiltinRows:
     def targets(self) -> Sequence[Any] | None:
         return getattr(self.items, "labels", None)
 
+    def places(self, row: int) -> tuple[Place | None, Place | None]:
+        return None, None
+
 
 class WithoutTargets:
     """Rows whose targets are never read."""
@@ -124,6 +204,9 @@ class WithoutTargets:
     def targets(self) -> Sequence[Any] | None:
         return None
 
+    def places(self, row: int) -> tuple[Place | None, Place | None]:
+        return self.rows.places(row)[0], None
+
 
 def holds_labels(feature: Any) -> bool:
     """Whether a column can hold one label an image: a class, a number or a word."""
@@ -133,18 +216,27 @@ def holds_labels(feature: Any) -> bool:
 
 
 def is_label(target: Any) -> bool:
-    """Whether a target says something: neither null nor the -1 that marks an image without a label."""
+    """Whether a target says something: null, an empty cell and -1 mark an image without a label.
+
+    Words such as None and NA say something: people have classes of these names.
+    """
+    if isinstance(target, str):
+        return target.strip() not in {"", str(NO_LABEL)}
     return target is not None and not (isinstance(target, (int, np.integer)) and target == NO_LABEL)
 
 
-def _paths_inside(folder: Path, table: datasets.Dataset, image: str) -> list[str] | None:
+def same_letters(text: str) -> str:
+    """One spelling of letters with accents: macOS writes file names in another one than keyboards do."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _paths_inside(folder: Path, paths: Sequence[str | None] | None) -> list[str] | None:
     """Each image's path inside `folder`; None unless all of them lie there."""
-    roots = (folder.absolute(), folder.resolve())
+    roots = [f"{root}{os.sep}" for root in (folder.absolute(), folder.resolve())]
     found: list[str] = []
-    for item in table[image]:
-        path = Path(item.get("path") or "") if isinstance(item, Mapping) else Path()
-        root = next((root for root in roots if path.is_absolute() and path.is_relative_to(root)), None)
-        if root is None:
+    for path in paths or ():
+        root = next((root for root in roots if path and path.startswith(root)), None)
+        if path is None or root is None:
             return None
-        found.append(path.relative_to(root).as_posix())
-    return found
+        found.append(Path(path[len(root) :]).as_posix())
+    return found if paths else None

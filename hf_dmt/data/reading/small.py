@@ -13,10 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from .decoding import ImageSource, to_rgb
+from .decoding import ImageSource, contained, to_rgb, upright_size
 
 JPEG_FORMATS = {"JPEG", "MPO"}  # MPO: a photo with a second picture behind it, as many phones write
-EXIF_ORIENTATION, FIRST_TRANSPOSED = 0x0112, 5  # from this orientation on, width and height are exchanged
 MARGIN = 2  # the shorter side keeps this many times the side of the view
 
 
@@ -44,19 +43,15 @@ def _drafted(
     image: bytes | str | Path | Mapping[str, object], least: int
 ) -> tuple[ImageSource, tuple[int, int] | None]:
     """A JPEG file opened to be decoded small, and its full upright size; anything else as it was, and None."""
-    content = image if isinstance(image, bytes) else None
-    path: object = image
-    if isinstance(image, Mapping):
-        content, path = image.get("bytes"), image.get("path")  # type: ignore[assignment]
     try:
-        opened = Image.open(io.BytesIO(content if content is not None else Path(str(path)).read_bytes()))
-        turned = opened.getexif().get(EXIF_ORIENTATION, 1) >= FIRST_TRANSPOSED
+        opened = Image.open(io.BytesIO(contained(image)))
     except Exception:  # `to_rgb` meets the same error, and names the image
         return image, None
     (width, height), limit = opened.size, Image.MAX_IMAGE_PIXELS
     shorter = min(width, height)
     if opened.format not in JPEG_FORMATS or shorter < 2 * least or (limit and width * height > limit):
         return image, None
+    full = upright_size(opened)
     # Pillow takes the smallest of its sizes that is not below the one asked for.
     opened.draft(opened.mode, (width * least // shorter, height * least // shorter))
-    return opened, (height, width) if turned else (width, height)
+    return opened, full

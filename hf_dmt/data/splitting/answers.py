@@ -1,14 +1,12 @@
 """A labeling queue, answered: what people said of unlabeled images that the members contradict each other on.
 
 The folder, which `report/queue.py` writes: the images; `queue.csv`, one question a line; for classification a folder
-for each class to move images into; for segmentation `annotations.json`, COCO with one polygon a region.
+for each class to move images into; for segmentation `annotations.json`, COCO with one region an annotation.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +16,15 @@ import numpy as np
 
 from ..arguments import DataArguments
 from ..escaping import from_csv_cell
-from ..reading.rows import DataError
-from ..reading.sources import ImageSet
+from ..files import read_csv, read_json
+from ..reading.rows import DataError, Place, same_letters
+from ..reading.sources import ClassIds, ImageSet, check_mask_size
 from ..tasks import IGNORE_INDEX
+from .coco import region_masks
 from .scan import ScannedImages
 
 QUEUE_FILE, COCO_FILE, IMAGES = "queue.csv", "annotations.json", "images"
-TO_LABEL = "to label"  # the category of regions that nobody has answered yet
+_SHOWN = 5
 
 
 def with_answers(
@@ -37,7 +37,8 @@ def with_answers(
     """
     answers: dict[str, Any] = {}
     for path in args.extra_labels or ():
-        answers |= read_answers(Path(path), labeled.images.task, names)
+        more = read_answers(Path(path), labeled.images.task, names, notes)
+        _merge(answers, more, path)
     row_of = {name: row for row, name in enumerate(unlabeled.images.ids if unlabeled is not None else ())}
     missing = [name for name in answers if name not in row_of]
     if missing or unlabeled is None:
@@ -49,45 +50,79 @@ def with_answers(
         )
     rows = np.asarray([row_of[name] for name in answers], dtype=np.int64)
     chosen = unlabeled.subset(rows)
-    both = _AnsweredRows(labeled.images, chosen.images, list(answers.values()), args)
+    if labeled.images.task == "semantic-segmentation":
+        for (name, mask), size in zip(answers.items(), chosen.sizes.tolist(), strict=True):
+            check_mask_size(mask.shape, (size[0], size[1]), name)
+    both = _AnsweredRows(labeled.images, chosen.images, list(answers.values()))
+    value_of = {index: value for value, index in labeled.images.classes_of_values(len(names)).items()}
     values = np.empty(len(answers), dtype=object)
     if labeled.images.task == "semantic-segmentation":
         for place, mask in enumerate(answers.values()):
-            values[place] = tuple(int(value) for value in np.unique(mask) if value != IGNORE_INDEX)
-    images = replace(labeled.images, rows=both, chosen=np.arange(len(both.ids)), class_of=None)
+            values[place] = tuple(value_of[int(value)] for value in np.unique(mask) if value != IGNORE_INDEX)
+    class_of = labeled.images.class_of if labeled.images.task == "semantic-segmentation" else None
+    images = replace(labeled.images, rows=both, chosen=np.arange(len(both.ids)), class_of=class_of)
     notes.append(f"{len(answers)} unlabeled images are labeled now: {', '.join(args.extra_labels or ())}.")
-    sides = np.concatenate([labeled.shorter_sides, chosen.shorter_sides])
     others = np.setdiff1d(np.arange(len(unlabeled)), rows)
     left = unlabeled.subset(others) if len(others) else None
-    return ScannedImages(images, sides, np.concatenate([labeled.values, values])), left
+    chosen = replace(chosen, values=values)
+    facts = ("sizes", "values", "contents", "mask_contents")
+    joined = [np.concatenate([getattr(part, fact) for part in (labeled, chosen)]) for fact in facts]
+    return ScannedImages(images, *joined), left
 
 
-def read_answers(path: Path, task: str, names: Sequence[str]) -> dict[str, Any]:
+def _merge(answers: dict[str, Any], more: dict[str, Any], path: str) -> None:
+    """Add answers from another place.
+
+    Raises:
+        DataError: they contradict those that are there.
+    """
+    against = []
+    for name, answer in more.items():
+        before = answers.get(name)
+        if isinstance(answer, np.ndarray) and before is not None:
+            both = (answer != IGNORE_INDEX) & (before != IGNORE_INDEX) if answer.shape == before.shape else None
+            if both is None or (answer[both] != before[both]).any():
+                against.append(name)
+                continue
+            answer = np.where(answer == IGNORE_INDEX, before, answer)
+        elif before is not None and before != answer:
+            against.append(name)
+        answers[name] = answer
+    if against:
+        raise DataError(
+            f"--extra_labels {path!r} contradicts what was given before it of {len(against)} images: "
+            f"{', '.join(against[:_SHOWN])}. Decide, and take one of the answers out."
+        )
+
+
+def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] | None = None) -> dict[str, Any]:
     """Answers by the id of the image: a class, or an (H, W) int64 mask with -100 where nothing was said.
 
     Args:
-        path: the folder of a queue; or a file: for images a CSV with the columns id and label, for pixels COCO polygons
+        path: the folder of a queue; or a file: for images a CSV with the columns id and label, for pixels COCO regions
             with the `queue.csv` beside them that tells which image is which.
+        notes: gets a line for what is in the folder and is no answer.
 
     Raises:
-        DataError: not readable, no answer in it, or one that is no class.
+        DataError: not readable, no answer in it, one that is no class, or two that contradict each other.
     """
     folder = path if path.is_dir() else path.parent
+    notes = [] if notes is None else notes
     found: dict[str, Any]
     try:
         if task == "image-classification":
-            lines = _read_csv(path / QUEUE_FILE if path.is_dir() else path)
-            found = _image_answers(path if path.is_dir() else None, lines, names)
+            lines = _table(path / QUEUE_FILE if path.is_dir() else path)
+            found = _image_answers(path if path.is_dir() else None, lines, names, notes)
         else:
-            coco = json.loads((folder / COCO_FILE if path.is_dir() else path).read_text(encoding="utf-8"))
-            found = _masks(coco, _read_csv(folder / QUEUE_FILE), names)
-    except (OSError, ValueError, LookupError, TypeError, csv.Error) as problem:
+            coco = read_json(folder / COCO_FILE if path.is_dir() else path)
+            found = region_masks(coco, _table(folder / QUEUE_FILE), lambda label: _class(label, names), notes)
+    except (OSError, ValueError, LookupError, TypeError) as problem:
         if isinstance(problem, DataError):
             raise DataError(f"--extra_labels {str(path)!r}: {problem}") from problem
         reason = str(problem) if isinstance(problem, OSError) else repr(problem)
         raise DataError(
             f"--extra_labels {str(path)!r} cannot be read ({reason}). Give the folder of a labeling queue, "
-            + ("or a CSV with the columns id and label." if task == "image-classification" else "or COCO polygons.")
+            + ("or a CSV with the columns id and label." if task == "image-classification" else "or COCO regions.")
         ) from problem
     if not found:
         raise DataError(
@@ -97,26 +132,45 @@ def read_answers(path: Path, task: str, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _read_csv(file: Path) -> list[dict[str, str]]:
-    text = file.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
-    # Where the comma is the decimal sign, spreadsheets separate by semicolons.
-    first = text.partition("\n")[0]
-    lines = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    columns = set(lines.fieldnames or ())
-    if not {"id", "label"} <= columns:
+def _table(file: Path) -> list[dict[str, str]]:
+    columns, lines = read_csv(file)
+    if not {"id", "label"} <= set(columns):
         raise DataError(f"{file.name} has the columns {sorted(columns)}; it needs 'id' and 'label'.")
-    return [{key: from_csv_cell((value or "").strip()) for key, value in line.items() if key} for line in lines]
+    return [{key: from_csv_cell(value) for key, value in line.items()} for line in lines]
 
 
-def _image_answers(folder: Path | None, lines: list[dict[str, str]], names: Sequence[str]) -> dict[str, int]:
-    """The label in the table, else the folder that the image was moved into."""
-    files = folder.glob("*/*") if folder else ()
-    moved = {file.name: file.parent.name for file in files if file.parent.name != IMAGES}
-    said = {line["id"]: line["label"] or moved.get(line.get("file", ""), "") for line in lines}
-    return {name: _class(label, names) for name, label in said.items() if label}
+def _image_answers(
+    folder: Path | None, lines: list[dict[str, str]], names: Sequence[str], notes: list[str]
+) -> dict[str, int]:
+    """What the table says, and the folders that images were moved into."""
+    moved: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*/*") if folder else ()):
+        if file.parent.name != IMAGES and not file.name.startswith("."):
+            moved.setdefault(file.name, []).append(file.parent.name)
+    if strangers := [name for name in moved if name not in {line.get("file", "") for line in lines}]:
+        notes.append(
+            f"Warning: {len(strangers)} images in the class folders of {str(folder)!r} are not in its {QUEUE_FILE} and "
+            f"are left out: {', '.join(strangers[:_SHOWN])}."
+        )
+    said: dict[str, list[str]] = {}
+    for line in lines:
+        answers = [line["label"], *moved.get(line.get("file", ""), [])]
+        said.setdefault(line["id"], []).extend(answer for answer in answers if answer)
+    against = [
+        f"{name}: {' and '.join(map(repr, dict.fromkeys(all)))}" for name, all in said.items() if len(set(all)) > 1
+    ]
+    if against:
+        more = f"\n  ... and {len(against) - _SHOWN} more" if len(against) > _SHOWN else ""
+        listed = "\n".join(f"  {line}" for line in against[:_SHOWN])
+        raise DataError(
+            f"{len(against)} images have contradicting answers, in the table and the class folders:\n{listed}{more}\n"
+            "Decide: correct the table, or move the image."
+        )
+    return {name: _class(answers[0], names) for name, answers in said.items() if answers}
 
 
 def _class(label: str, names: Sequence[str]) -> int:
+    label = same_letters(label)
     if label not in names:
         near = difflib.get_close_matches(label, names, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"The classes are: {', '.join(names[:10])}."
@@ -124,58 +178,20 @@ def _class(label: str, names: Sequence[str]) -> int:
     return names.index(label)
 
 
-def _masks(coco: dict[str, Any], lines: list[dict[str, str]], names: Sequence[str]) -> dict[str, np.ndarray]:
-    id_of = {line["file"]: line["id"] for line in lines}
-    in_table = {line["annotation"]: line["label"] for line in lines if line["label"]}
-    images = {image["id"]: image for image in coco["images"]}
-    categories = {category["id"]: str(category["name"]) for category in coco["categories"]}
-    found: dict[str, np.ndarray] = {}
-    for annotation in coco["annotations"]:
-        image, label = images[annotation["image_id"]], categories[annotation["category_id"]]
-        if label == TO_LABEL:
-            label = in_table.get(str(annotation["id"]), "")
-        if not label:
-            continue
-        if not isinstance(annotation["segmentation"], list):
-            raise DataError(f"annotation {annotation['id']} is run-length encoded. Export polygons.")
-        name = id_of[Path(image["file_name"]).name]
-        mask = found.setdefault(name, np.full((image["height"], image["width"]), IGNORE_INDEX, dtype=np.int64))
-        for polygon in annotation["segmentation"]:
-            fill(mask, polygon, _class(label, names))
-    return found
-
-
-def fill(mask: np.ndarray, polygon: Sequence[float], value: int) -> None:
-    """Set the pixels of an (H, W) mask whose centre lies in a polygon `[x, y, x, y, ...]` in pixels (even-odd rule).
-
-    Pillow and Matplotlib draw polygons for the eye: part of the outline, and the cuts to holes, would come along.
-    """
-    height, width = mask.shape
-    x, y = np.asarray(polygon, dtype=float).reshape(-1, 2).T
-    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-    first, last = (int(np.clip(bound, 0, height)) for bound in (np.floor(y.min()), np.ceil(y.max())))
-    centre = np.arange(first, last)[:, None] + 0.5
-    row, edge = np.nonzero((y <= centre) != (next_y <= centre))
-    slope = (next_x - x)[edge] / (next_y - y)[edge]
-    crossing = x[edge] + (centre[row, 0] - y[edge]) * slope
-    # A crossing turns inside and outside for all pixels of the row whose centre is right of it.
-    turns = np.zeros((last - first, width + 1), dtype=np.int64)
-    np.add.at(turns, (row, np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)), 1)
-    mask[first:last][turns[:, :width].cumsum(axis=1) % 2 == 1] = value
-
-
 class _AnsweredRows:
-    """Labeled images and after them the answered ones; labels are classes, masks as the run's own mask files are."""
+    """Labeled images and after them the answered ones; labels are classes."""
 
-    def __init__(self, labeled: ImageSet, answered: ImageSet, answers: Sequence[Any], args: DataArguments) -> None:
-        self.parts, self.answers, self.args = (labeled, answered), answers, args
+    def __init__(self, labeled: ImageSet, answered: ImageSet, answers: Sequence[Any]) -> None:
+        self.parts, self.answers = (labeled, answered), answers
         self.ids = [*labeled.ids, *answered.ids]
 
     def raw(self, row: int) -> tuple[Any, Any]:
         labeled, answered = self.parts
         if row >= len(labeled):
             place = row - len(labeled)
-            return answered.rows.raw(int(answered.chosen[place]))[0], self._as_given(self.answers[place])
+            answer = self.answers[place]
+            mask = answer if isinstance(answer, int) else ClassIds(answer)
+            return answered.rows.raw(int(answered.chosen[place]))[0], mask
         image, target = labeled.rows.raw(int(labeled.chosen[row]))
         return image, target if labeled.labels is None else int(labeled.labels[row])
 
@@ -183,8 +199,8 @@ class _AnsweredRows:
         labels = self.parts[0].labels
         return None if labels is None else [*labels.tolist(), *self.answers]
 
-    def _as_given(self, answer: Any) -> Any:
-        if isinstance(answer, int):
-            return answer
-        classes = answer + 1 if self.args.reduce_labels else answer
-        return np.where(answer == IGNORE_INDEX, self.args.ignore_index, classes)
+    def places(self, row: int) -> tuple[Place | None, Place | None]:
+        labeled, answered = self.parts
+        if row < len(labeled):
+            return labeled.rows.places(int(labeled.chosen[row]))
+        return answered.rows.places(int(answered.chosen[row - len(labeled)]))[0], None

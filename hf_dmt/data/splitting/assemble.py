@@ -13,10 +13,14 @@ from ..arguments import DataArguments
 from ..files import read_json
 from ..reading.builtin import BUILTIN_SETS
 from ..reading.folders import open_unlabeled_folder
+from ..reading.masks import MaskReading, read_colors
+from ..reading.opening import open_splits, open_unlabeled_table
 from ..reading.rows import DataError, Rows
-from ..reading.sources import ImageSet, open_splits, open_unlabeled_table
+from ..reading.sources import ImageSet
+from ..reading.split_names import role_of, with_role
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
+from .duplicates import duplicate_notes
 from .scan import ScannedImages, listing, scan
 from .splits import carve_eval, choose_labeled, describe, read_ids, rows_of
 
@@ -32,6 +36,7 @@ class RunImages:
         notes: one line each for the person who started the run: choices made for them, and warnings.
         shorter_sides: of the labeled and unlabeled images, in pixels.
         images_per_class: in the order of the classes, how many labeled images show each.
+        contents: per role (labeled, unlabeled, eval, test) a hash of each image's file, (N,) bytes of 32 hex digits.
     """
 
     labeled: ImageSet
@@ -43,6 +48,7 @@ class RunImages:
     notes: list[str]
     shorter_sides: np.ndarray
     images_per_class: list[int]
+    contents: dict[str, np.ndarray]
 
     def view_notes(self, view: int) -> list[str]:
         """A warning where masks would be trained on in views of `view` pixels that are part padding."""
@@ -80,7 +86,9 @@ def assemble(
         config_name=args.dataset_config_name,
         image_column=args.image_column,
         label_column=args.label_column,
+        mask_suffix=args.mask_suffix or "",
         token=token,
+        notes=notes,
     )
     everything = _training_images(splits, task, args, notes)
     everything, names = with_classes(everything, names, args, model_classes, notes)
@@ -92,7 +100,7 @@ def assemble(
     if held_out is None:
         labeled_rows, carved = _carve(labeled_rows, labels, everything.images, args)
         if len(carved):
-            held_out = everything.images.subset(carved)
+            held_out = everything.subset(carved)
             notes.append(f"No evaluation split: {len(carved)} of the labeled images are kept for evaluation.")
         else:
             notes.append(
@@ -107,22 +115,45 @@ def assemble(
     if args.extra_labels:
         scanned, rest = with_answers(scanned, rest, names, args, notes)
     per_class = check_labeled(scanned, names, args, notes)
-    labeled, unlabeled = scanned.images, rest.images if rest is not None else None
+    notes += _unused_splits(splits, [found for found in (everything, held_out, test) if found is not None], args)
+    sets = {"labeled": scanned, "unlabeled": rest, "eval": held_out, "test": test}
+    if args.dataset_name not in BUILTIN_SETS:
+        notes += duplicate_notes(scanned, {role: found for role, found in sets.items() if role != "labeled"})
+    contents = {role: found.contents for role, found in sets.items() if found is not None}
+    labeled, unlabeled, evaluation, test_images = (
+        found.images if found is not None else None for found in sets.values()
+    )
+    assert labeled is not None
     sides = np.concatenate([scanned.shorter_sides, *([rest.shorter_sides] if rest is not None else [])])
     first = len(labeled_rows)  # those behind them were labeled since, and `--labeled_ids` does not know their ids
     roles: dict[str, Sequence[str]] = {
         "labeled": labeled.ids[:first],
         **({"extra_labeled": labeled.ids[first:]} if args.extra_labels else {}),
         "unlabeled": unlabeled.ids if unlabeled is not None else [],
-        "eval": held_out.ids if held_out is not None else [],
-        "test": test.ids if test is not None else [],
+        "eval": evaluation.ids if evaluation is not None else [],
+        "test": test_images.ids if test_images is not None else [],
     }
     facts = {
         **_origin("dataset", args.dataset_name),
         **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     }
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
-    return RunImages(labeled, unlabeled, held_out, test, names, split, notes, sides, per_class)
+    return RunImages(labeled, unlabeled, evaluation, test_images, names, split, notes, sides, per_class, contents)
+
+
+def _unused_splits(splits: dict[str, Rows], used: Sequence[ScannedImages], args: DataArguments) -> list[str]:
+    """A line for each split that has no role in the run."""
+    rows_used = [found.images.rows for found in used]
+    notes = []
+    for name, rows in splits.items():
+        is_asked = args.unlabeled_split is not None and args.unlabeled_dataset_name is None
+        if any(rows is other for other in rows_used) or (is_asked and name == args.unlabeled_split):
+            continue
+        flag = "--unlabeled_split" if role_of(name) in {"unlabeled", None} else "--eval_split or --test_split"
+        if role_of(name) == "unlabeled" and is_asked and role_of(args.unlabeled_split or "") == "unlabeled":
+            continue
+        notes.append(f"The split {name!r}, of {len(rows.ids)} images, is not used. {flag} names it.")
+    return notes
 
 
 def _origin(key: str, given: str | None) -> dict[str, str | None]:
@@ -133,21 +164,25 @@ def _origin(key: str, given: str | None) -> dict[str, str | None]:
     return {key: Path(given).resolve().name if given and local else given, f"{key}_id": given if on_hub else None}
 
 
-def _split(splits: dict[str, Rows], asked: str | None, usual: Sequence[str], name: str, flag: str) -> Rows | None:
+def _split(splits: dict[str, Rows], asked: str | None, role: str, name: str, flag: str) -> Rows | None:
+    """The split that was asked for, by its name or another word for it, else the one that usually has this role."""
     if asked is not None:
-        if asked not in splits:
+        found = [asked] if asked in splits else with_role(splits, role_of(asked) or "")
+        if not found:
             raise DataError(f"{flag} {asked!r} is not in {name!r}, which has: {', '.join(splits)}. Name one of these.")
-        return splits[asked]
-    found = next((splits[split] for split in usual if split in splits), None)
-    if found is None and flag == "--train_split":
+        return splits[found[0]]
+    usual = with_role(splits, role)
+    if usual:
+        return splits[usual[0]]
+    if role == "train":
         if len(splits) == 1:
             return next(iter(splits.values()))
         raise DataError(f"{name!r} has no split 'train' but {', '.join(splits)}. Name the training split with {flag}.")
-    return found
+    return None
 
 
 def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, notes: list[str]) -> ScannedImages:
-    rows = _split(splits, args.train_split, ("train",), args.dataset_name or "", "--train_split")
+    rows = _split(splits, args.train_split, "train", args.dataset_name or "", "--train_split")
     assert rows is not None
     if task == "image-classification" and rows.targets() is None:
         raise DataError(
@@ -155,7 +190,12 @@ def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, no
             "Name the column with --label_column, or put labeled images into one folder per class."
         )
     images = ImageSet(
-        rows, np.arange(len(rows.ids)), task, ignore_index=args.ignore_index, reduce_labels=args.reduce_labels
+        rows,
+        np.arange(len(rows.ids)),
+        task,
+        ignore_index=args.ignore_index,
+        reduce_labels=args.reduce_labels,
+        reading=MaskReading(read_colors(args.mask_colors) if args.mask_colors else (), args.mask_band),
     )
     return scan(images, "training", skip_corrupt=args.skip_corrupt_images, notes=notes)
 
@@ -167,13 +207,14 @@ def _split_with_targets(
     names: list[str],
     args: DataArguments,
     notes: list[str],
-) -> ImageSet | None:
+) -> ScannedImages | None:
     """The eval or the test images that have a label or a mask; None where there is no such split."""
     asked = args.eval_split if role == "eval" else args.test_split
     # A set that the better member is chosen on flatters its score: what is named for one role is not taken for both.
     other = args.test_split if role == "eval" else args.eval_split
-    usual = tuple(name for name in (("validation", "val", "dev") if role == "eval" else ("test",)) if name != other)
-    rows = _split(splits, asked, usual, args.dataset_name or "", f"--{role}_split")
+    free = {name: rows for name, rows in splits.items() if asked is not None or name != other}
+    split_role = "validation" if role == "eval" else "test"
+    rows = _split(free, asked, split_role, args.dataset_name or "", f"--{role}_split")
     if rows is not None and asked is not None and rows is like.images.rows:
         raise DataError(
             f"--{role}_split {asked!r} is the training split: scores on images that were trained on mean nothing. Name "
@@ -199,7 +240,7 @@ def _split_with_targets(
     if not len(known):
         return None
     check_targets(found, role, names, args)
-    return found.images
+    return found
 
 
 def _labeled_rows(
@@ -278,7 +319,7 @@ def _unlabeled(
         return everything.subset(rest) if len(rest) else None
     rows: Rows
     if args.unlabeled_dir is not None:
-        rows = open_unlabeled_folder(args.unlabeled_dir)
+        rows = open_unlabeled_folder(args.unlabeled_dir, notes)
     else:
         rows = open_unlabeled_table(
             args.unlabeled_dataset_name or args.dataset_name or "",
@@ -289,6 +330,8 @@ def _unlabeled(
             label_column=args.label_column,
             class_names=names,
             token=token,
+            notes=notes,
         )
-    found = replace(everything.images, rows=rows, chosen=np.arange(len(rows.ids)), class_of=None)
+    class_of = None if everything.images.task == "image-classification" else everything.images.class_of
+    found = replace(everything.images, rows=rows, chosen=np.arange(len(rows.ids)), class_of=class_of)
     return scan(found, "unlabeled", skip_corrupt=args.skip_corrupt_images, notes=notes, masks_matter=False)

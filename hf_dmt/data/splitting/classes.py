@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..arguments import DataArguments
-from ..files import read_json
 from ..reading.rows import DataError, is_label
+from .class_map import ClassMap, read_class_map
 from .scan import SHOWN, ScannedImages, listing
 
 ModelClasses = Callable[[], list[str] | None]
 
-
-def read_class_names(file: str) -> list[str]:
-    """Class names from a JSON list or an `{"0": name}` map, as `id2label.json` files on the Hub are.
-
-    Raises:
-        DataError: unreadable, or ids that are not 0..n-1.
-    """
-    try:
-        content = read_json(Path(file))
-        if isinstance(content, dict):
-            by_id = {int(key): str(name) for key, name in content.items()}
-            if sorted(by_id) != list(range(len(by_id))):
-                raise ValueError(f"its ids are {sorted(by_id)[:5]}..., not 0 to {len(by_id) - 1}")
-            content = [by_id[index] for index in range(len(by_id))]
-        if not isinstance(content, list):
-            raise ValueError(f"it holds a {type(content).__name__}")
-        names = [str(name) for name in content]
-        if not names or len(set(names)) < len(names):
-            raise ValueError("it is empty or names a class twice")
-    except (OSError, ValueError, TypeError) as problem:
-        raise DataError(
-            f"--id2label {file!r} is not a class map ({problem}). Give a JSON file like "
-            '{"0": "cat", "1": "dog"} or ["cat", "dog"].'
-        ) from problem
-    return names
+_LOOK_MISSING = {"none", "na", "n/a", "nan", "null", "nil", "-", "--", "?"}
 
 
 def with_classes(
@@ -49,10 +26,10 @@ def with_classes(
     model_classes: ModelClasses | None,
     notes: list[str],
 ) -> tuple[ScannedImages, list[str]]:
-    """The class names, and for labels that are words the index of each.
+    """The class names, and which class each label or mask value is where that is not its number.
 
     Names come from `--id2label`, else from the data set, else from the two models if all values fit, else they are the
-    values found.
+    values found. Where the data has names, `--id2label` is matched by name: its order counts, and no label changes.
 
     Args:
         names: what the data set calls its classes, if it does.
@@ -60,41 +37,130 @@ def with_classes(
     Raises:
         DataError: a class map that cannot be read or leaves out a label; labels that are not classes; none at all.
     """
-    given = read_class_names(args.id2label) if args.id2label else None
     if scanned.images.task == "semantic-segmentation":
-        return scanned, given or names or _names_of_masks(scanned, args, model_classes, notes)
+        given = read_class_map(args.id2label, merges=True) if args.id2label else None
+        return _mask_classes(scanned, given, names, args, model_classes, notes)
+    given = read_class_map(args.id2label) if args.id2label else None
     targets = scanned.images.rows.targets()
     assert targets is not None
     distinct = sorted({target for row in scanned.images.chosen if is_label(target := targets[int(row)])})
     if not distinct:
         raise DataError(
-            f"No training image of {args.dataset_name!r} has a label: all are null or -1. Name another column with "
-            "--label_column."
+            f"No training image of {args.dataset_name!r} has a label: all are null, empty or -1. Name another column "
+            "with --label_column."
         )
     if isinstance(distinct[0], float) or isinstance(distinct[-1], float):
         raise DataError(
             f"The labels of {args.dataset_name!r} are fractions such as {distinct[-1]:g}, and a class is a whole "
             "number or a word. Name another column with --label_column."
         )
+    class_of: dict[Any, int] | None = None
     if isinstance(distinct[0], str):
-        classes = given or names or [str(target) for target in distinct]
-        unknown = [str(target) for target in distinct if str(target) not in classes]
-        if unknown:
-            raise DataError(
-                f"Labels {unknown[:SHOWN]} of {args.dataset_name!r} are not among the {len(classes)} classes of "
-                f"{args.id2label!r}. Add them there, or correct them in the data."
-            )
-        class_of = {target: classes.index(str(target)) for target in distinct}
-        scanned = replace(scanned, images=replace(scanned.images, class_of=class_of))
+        class_of, classes = _classes_of_words(distinct, scanned, given, names, args, notes)
+    elif given:
+        classes, class_of = given.names, None if given.is_plain else given.class_of
     else:
-        numbers = [int(value) for value in distinct]
-        classes = given or names or _names_of_numbers(numbers, args, model_classes, notes)
+        classes = names or _names_of_numbers([int(value) for value in distinct], args, model_classes, notes)
+    if class_of is not None:
+        scanned = replace(scanned, images=replace(scanned.images, class_of=class_of))
     if len(classes) == 1:  # of masks: see `check_labeled`
         raise DataError(
             f"{args.dataset_name!r} has one class, {classes[0]!r}: there is nothing to tell it from, so nothing to "
             "learn. Put the images of each class into a folder of its own, or name the column with --label_column."
+            + _deeper_classes(scanned)
         )
     return scanned, classes
+
+
+def _classes_of_words(
+    distinct: list[str],
+    scanned: ScannedImages,
+    given: ClassMap | None,
+    names: list[str] | None,
+    args: DataArguments,
+    notes: list[str],
+) -> tuple[dict[Any, int], list[str]]:
+    own = names or distinct
+    for word in [word for word in distinct if word.strip().lower() in _LOOK_MISSING]:
+        notes.append(
+            f"The label {word!r} is a class like any other. Where it means that nobody has labeled an image, leave the "
+            "label empty."
+        )
+    if given is None:
+        return {word: index for index, word in enumerate(own)}, own
+    unknown = [word for word in distinct if word not in given.names]
+    if not unknown:
+        if [name for name in given.names if name in own] != own:
+            notes.append(f"Classes are in the order of {args.id2label!r}; labels are matched to them by name.")
+        return {word: index for index, word in enumerate(given.names)}, given.names
+    numbered = getattr(scanned.images.rows, "class_names", None)
+    if numbered and len(numbered) == len(given.names) and not set(numbered) & set(given.names) and given.is_plain:
+        pairs = ", ".join(f"{old} = {new}" for old, new in list(zip(numbered, given.names, strict=True))[:SHOWN])
+        notes.append(f"Classes are renamed by {args.id2label!r}, in the order of their numbers: {pairs}.")
+        return {word: index for index, word in enumerate(numbered)}, given.names
+    raise DataError(
+        f"Labels {unknown[:SHOWN]} of {args.dataset_name!r} are not among the {len(given.names)} classes of "
+        f"{args.id2label!r}. Add them there, or correct them in the data."
+    )
+
+
+def _deeper_classes(scanned: ScannedImages) -> str:
+    """The way out where the class folders lie one folder deeper than they were looked for."""
+    deeper = sorted({id.split("/")[1] for id in scanned.images.ids if id.count("/") == 2})
+    if len(deeper) < 2:
+        return ""
+    above = scanned.images.ids[0].split("/")[0]
+    return f" If the classes are {', '.join(deeper[:SHOWN])}, pass the folder {above!r} inside it as --dataset_name."
+
+
+def _mask_classes(
+    scanned: ScannedImages,
+    given: ClassMap | None,
+    names: list[str] | None,
+    args: DataArguments,
+    model_classes: ModelClasses | None,
+    notes: list[str],
+) -> tuple[ScannedImages, list[str]]:
+    reading = scanned.images.reading
+    if reading.colors:
+        if given:
+            raise DataError(
+                "--id2label and --mask_colors both name the classes of the masks. Give --mask_colors alone: its table "
+                "has the names."
+            )
+        return scanned, reading.names
+    if given is None:
+        if args.ignore_index == 0 and not args.reduce_labels:
+            raise DataError(
+                "--ignore_index 0 leaves class 0 without a pixel, and a class that nobody shows would be predicted all "
+                "the same. Where 0 is 'no label' and the classes are 1, 2, 3, ..., pass --reduce_labels instead."
+            )
+        return scanned, names or _names_of_masks(scanned, args, model_classes, notes)
+    values = given.values
+    if args.reduce_labels:
+        if min(values) == 1:
+            values = {value - 1: name for value, name in values.items()}  # ids as they are in the files
+        if list(values) != list(range(len(given.names))):
+            raise DataError(
+                f"--reduce_labels stores class k as k + 1, and {args.id2label!r} has the ids "
+                f"{list(given.values)[:SHOWN]}. Leave --reduce_labels out: ids in a map are values in the masks."
+            )
+        return scanned, given.names
+    if args.ignore_index in values:
+        way = (
+            "Where 0 is 'no label', pass --reduce_labels and name the others 0, 1, 2, ..."
+            if args.ignore_index == 0
+            else "Take it out of the map, or pass another --ignore_index (-1 for none)."
+        )
+        raise DataError(
+            f"The value {args.ignore_index} is the class {values[args.ignore_index]!r} in {args.id2label!r}, and "
+            f"--ignore_index {args.ignore_index} says that it is no label: the class would have no pixel. {way}"
+        )
+    if given.is_plain:
+        return scanned, given.names
+    if len(values) > len(given.names):
+        notes.append(f"{len(values)} mask values are {len(given.names)} classes by {args.id2label!r}.")
+    return replace(scanned, images=replace(scanned.images, class_of=given.class_of)), given.names
 
 
 def check_targets(scanned: ScannedImages, role: str, names: list[str], args: DataArguments) -> list[int]:
@@ -114,22 +180,29 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
                 "correct the labels."
             )
         return np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
+    class_of = scanned.images.classes_of_values(len(names))
     wrong = {
         scanned.images.id_of(position): bad
         for position, values in enumerate(scanned.values)
-        if (bad := [_in_file(value, args) for value in values or () if not 0 <= value < len(names)])
+        if (bad := [value for value in values or () if value not in class_of])
     }
     if wrong:
         lines = [f"  {name}: {', '.join(map(str, values))}" for name, values in list(wrong.items())[:SHOWN]]
         lines += [f"  ... and {len(wrong) - SHOWN} more masks"] if len(wrong) > SHOWN else []
         strange = sorted({value for values in wrong.values() for value in values})
-        first = _in_file(0, args)
+        known = f"{min(class_of)} to {max(class_of)}"
+        if scanned.images.class_of is not None:
+            known = ", ".join(map(str, list(class_of)[:SHOWN])) + (", ..." if len(class_of) > SHOWN else "")
         raise DataError(
-            f"{len(wrong)} {role} masks hold values that are none of the {len(names)} classes ({first} to "
-            f"{_in_file(len(names) - 1, args)}):\n" + "\n".join(lines) + f"\n{_remedy(strange, args)}"
+            f"{len(wrong)} {role} masks hold values that are none of the {len(names)} classes ({known}):\n"
+            + "\n".join(lines)
+            + f"\n{_remedy(strange, args)}"
         )
-    shown = [value for values in scanned.values for value in values or ()]
-    return np.bincount(np.array(shown, dtype=np.int64), minlength=len(names)).tolist()
+    counts = np.zeros(len(names), dtype=np.int64)
+    for values in scanned.values:
+        for index in {class_of[value] for value in values or ()}:
+            counts[index] += 1
+    return counts.tolist()
 
 
 def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments, notes: list[str]) -> list[int]:
@@ -168,13 +241,14 @@ def _check_contrast(scanned: ScannedImages, names: list[str], args: DataArgument
     Raises:
         DataError: every labeled pixel is of one class, and any model that says it everywhere is right.
     """
+    class_of = scanned.images.classes_of_values(len(names))
     shown = {value for values in scanned.values for value in values or ()}
-    if len(shown) > 1:
+    if len({class_of[value] for value in shown}) > 1:
         return
-    (only,) = shown
+    only = min(shown)
     void = f"0 and {args.ignore_index} mean" if args.reduce_labels else f"{args.ignore_index} means"
     raise DataError(
-        f"Every labeled pixel of the {len(scanned)} labeled masks is {_in_file(only, args)} ({names[only]}); {void} "
+        f"Every labeled pixel of the {len(scanned)} labeled masks is {only} ({names[class_of[only]]}); {void} "
         "'no label'. There is nothing to tell apart. If that value marks an object, save the masks again with a class "
         "id in its place: 0, 1, 2, ... Or label other classes, too."
     )
@@ -189,17 +263,35 @@ def _names_of_masks(
             "The training masks hold no labeled pixel: every value is the ignore value "
             f"({args.ignore_index}{' or 0' if args.reduce_labels else ''}). Check --ignore_index and --reduce_labels."
         )
+    first = int(args.reduce_labels)
+    count = values[-1] + 1 - first
     names = model_classes() if model_classes else None
-    if names and values[-1] < len(names):
+    if names and count <= len(names):
         return names
-    notes.append(f"Classes are the values in the training masks: 0 to {values[-1]}. Name them with --id2label FILE.")
-    if len(values) > 1 and values[-1] > values[-2] + 1:
-        last = _in_file(values[-1], args)
-        notes.append(
-            f"Warning: no training mask holds a value between {_in_file(values[-2], args)} and {last}. If {last} means "
-            f"'no label', pass --ignore_index {last}."
+    last = values[-1]
+    alone = len(values) > 1 and last > values[-2] + 1
+    ignore = f" If {last} means 'no label', pass --ignore_index {last}." if alone else ""
+    if count > 2 * len(values) + 1:
+        kept = values[:-1] if alone and _is_end_of_range(last) else values
+        shown = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
+        example = json.dumps({str(value): f"name of {value}" for value in kept[:SHOWN]})
+        raise DataError(
+            f"The training masks hold {len(values)} values up to {last} ({shown}): taken as class ids they would make "
+            f"{count} classes, most of them without a pixel.{ignore} Otherwise give the values their names with "
+            f"--id2label FILE; the file holds: {example[:-1]}{', ...' if len(kept) > SHOWN else ''}}}"
         )
-    return [str(value) for value in range(values[-1] + 1)]
+    less_one = ", less 1" if first else ""
+    notes.append(
+        f"Classes are the values in the training masks{less_one}: 0 to {count - 1}. Name them with --id2label FILE."
+    )
+    if alone:
+        notes.append(f"Warning: no training mask holds a value between {values[-2]} and {last}.{ignore}")
+    return [str(index) for index in range(count)]
+
+
+def _is_end_of_range(value: int) -> bool:
+    """What tools write for void: all bits set."""
+    return value in {255, 65535, 2**31 - 1, 2**32 - 1}
 
 
 def _names_of_numbers(
@@ -223,11 +315,6 @@ def _names_of_numbers(
     return [str(value) for value in range(highest + 1)]
 
 
-def _in_file(value: int, args: DataArguments) -> int:
-    """A class id as the mask file has it."""
-    return value + 1 if args.reduce_labels else value
-
-
 def _remedy(strange: list[int], args: DataArguments) -> str:
     ways = []
     if len(strange) == 1:
@@ -235,6 +322,6 @@ def _remedy(strange: list[int], args: DataArguments) -> str:
             f"If {strange[0]} means 'no label', pass --ignore_index {strange[0]} (it is {args.ignore_index} now)."
         )
     ways.append("If these are classes, name all of them with --id2label FILE.")
-    if not args.reduce_labels:
+    if not args.reduce_labels and 0 not in strange:
         ways.append("If 0 means 'no label' and classes start at 1, pass --reduce_labels.")
     return " ".join(ways)

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..reading.decoding import CorruptImage
+from ..reading.looks import Look, LookCache
 from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 
@@ -28,19 +29,29 @@ class ScannedImages:
     """Images that can be read, and what the look at them found.
 
     Attributes:
-        shorter_sides: (N,) int64, in pixels.
-        values: (N,) objects, per image the class ids in its mask, a tuple without void; None where it has no mask.
+        sizes: (N, 2) int64, width and height of the upright images in pixels.
+        values: (N,) objects, per image the values in its mask file, a tuple without void; None where it has no mask.
+        contents: (N,) bytes, a hash of each image's file as 32 hex digits.
+        mask_contents: (N,) bytes, the same of its mask; empty where it has none.
     """
 
     images: ImageSet
-    shorter_sides: np.ndarray
+    sizes: np.ndarray
     values: np.ndarray
+    contents: np.ndarray
+    mask_contents: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
 
     def subset(self, positions: np.ndarray) -> ScannedImages:
-        return ScannedImages(self.images.subset(positions), self.shorter_sides[positions], self.values[positions])
+        facts = (self.sizes, self.values, self.contents, self.mask_contents)
+        return ScannedImages(self.images.subset(positions), *(fact[positions] for fact in facts))
+
+    @property
+    def shorter_sides(self) -> np.ndarray:
+        """(N,) int64, in pixels."""
+        return self.sizes.min(axis=1)
 
     @property
     def has_target(self) -> np.ndarray:
@@ -64,7 +75,8 @@ def scan(
     Raises:
         DataError: images that cannot be read, all of them or without `skip_corrupt`; masks that do not fit.
     """
-    found = everywhere(lambda position: _look(images, position), len(images), f"checking {role} images")
+    with LookCache() as looks:
+        found = everywhere(lambda position: _look(images, position, looks), len(images), f"checking {role} images")
     wrong = {position: text for position, (kind, text) in enumerate(found) if kind == "wrong"}
     if wrong and not masks_matter:
         notes.append(
@@ -79,9 +91,33 @@ def scan(
     kept = np.setdiff1d(np.arange(len(images)), np.asarray(list(unreadable), dtype=np.int64))
     if unreadable:
         _report(list(unreadable.values()), len(images), role, skip_corrupt, notes)
-    values = np.fromiter((found[position][1][1] for position in kept), dtype=object, count=len(kept))
-    sides = np.array([min(found[position][1][0]) for position in kept], dtype=np.int64)
-    return ScannedImages(images.subset(kept), sides, values)
+    looked = [found[position][1] for position in kept]
+    notes += _remarks(
+        images, {int(position): image.remark for position, (image, _) in zip(kept, looked, strict=True)}, role
+    )
+    values = np.fromiter((_shown_values(images, mask) for _, mask in looked), dtype=object, count=len(kept))
+    sizes = np.array([image.size for image, _ in looked], dtype=np.int64).reshape(-1, 2)
+    contents = np.array([image.content for image, _ in looked], dtype="S32")
+    masks = np.array([mask.content if mask else "" for _, mask in looked], dtype="S32")
+    return ScannedImages(images.subset(kept), sizes, values, contents, masks)
+
+
+def _shown_values(images: ImageSet, mask: Look | None) -> tuple[int, ...] | None:
+    if mask is None:
+        return None
+    return tuple(value for value in mask.values or () if not images.is_void(value))
+
+
+def _remarks(images: ImageSet, remarks: dict[int, str], role: str) -> list[str]:
+    """A warning for each thing that some files hold and that is not used."""
+    grouped: dict[str, list[int]] = {}
+    for position, remark in remarks.items():
+        if remark:
+            grouped.setdefault(remark, []).append(position)
+    return [
+        f"Warning: {len(positions)} of {len(images)} {role} images ({listing(images, positions)}): each {remark}."
+        for remark, positions in grouped.items()
+    ]
 
 
 def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
@@ -90,10 +126,10 @@ def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
     return names + (", ..." if len(positions) > SHOWN else "")
 
 
-def _look(images: ImageSet, position: int) -> tuple[str, Any]:
+def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, Any]:
     """A finding that can be sent to other processes: an error raised by one of them would leave the others waiting."""
     try:
-        return "fine", images.look(position)
+        return "fine", images.look(position, looks)
     except CorruptImage as problem:
         return "unreadable", str(problem)
     except (ValueError, TypeError) as problem:

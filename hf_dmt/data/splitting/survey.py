@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..reading.decoding import mode_of, to_rgb
+from ..reading.decoding import to_rgb
+from ..reading.looks import LookCache
 from ..reading.sources import ImageSet
 from .scan import everywhere
 
@@ -47,7 +48,8 @@ def can_compare() -> bool:
 
 def survey(images: ImageSet, role: str) -> Survey:
     """Decode every image once; each process of a run takes its share."""
-    found = everywhere(lambda position: _look(images, position), len(images), f"comparing {role} images")
+    with LookCache() as looks:
+        found = everywhere(lambda position: _look(images, position, looks), len(images), f"comparing {role} images")
     modes, sizes, hashes, colours = zip(*found, strict=True) if found else ((), (), (), ())
     return Survey(
         images.ids,
@@ -58,11 +60,11 @@ def survey(images: ImageSet, role: str) -> Survey:
     )
 
 
-def _look(images: ImageSet, position: int) -> tuple[str, tuple[int, int], int | None, Any]:
-    stored, _ = images.rows.raw(int(images.chosen[position]))
-    picture = to_rgb(stored, images.id_of(position))
+def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, tuple[int, int], int | None, Any]:
+    known, _ = images.without_targets().look(position, looks)
+    picture = to_rgb(images.rows.raw(int(images.chosen[position]))[0], images.id_of(position))
     colours = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.int16).ravel()
-    return mode_of(stored), picture.size, _hash(picture) if can_compare() else None, colours
+    return known.mode, known.size, _hash(picture) if can_compare() else None, colours
 
 
 def _hash(picture: Image.Image) -> int:

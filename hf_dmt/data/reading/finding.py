@@ -1,0 +1,170 @@
+"""Which files of a folder are images, and an account of all the others.
+
+What Pillow opens is an image: its own list of extensions decides, and for files without one their content.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from .rows import DataError
+
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
+_SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin"}  # of macOS, Synology and Windows; full of small copies
+_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw")
+_ADVICE = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'hf-dmt[heic]' reads them"),
+    **dict.fromkeys(_RAW, "raw data of a camera: export JPEG or TIFF files"),
+    **dict.fromkeys((".nd2", ".czi", ".lif", ".svs", ".ndpi", ".mrxs", ".dcm", ".nii"), "export PNG or TIFF files"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg"), "a video: extract its frames"),
+    **dict.fromkeys((".svg", ".pdf", ".xcf", ".kra", ".ai", ".eps", ".ps"), "export PNG files"),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".h5", ".hdf", ".hdf5"), "arrays: save them as PNG or TIFF files"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack it first"),
+}
+_SHOWN = 3
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """Lower case, with the dot: formats that Pillow here can decode, HEIC among them where `pillow-heif` is."""
+    found = {extension for extension, format in Image.registered_extensions().items() if format in Image.OPEN}
+    undecoded = {extension for extension in found if _only_recognized(Image.registered_extensions()[extension])}
+    return frozenset(found - undecoded)
+
+
+def _only_recognized(format: str) -> bool:
+    """Formats that Pillow tells by their first bytes and cannot decode by itself."""
+    opener = Image.OPEN[format][0]
+    return format in {"MPEG", "EPS"} or (isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile))
+
+
+@dataclass
+class Folder:
+    """The files below a folder.
+
+    Attributes:
+        images: sorted by their path inside it.
+        left_out: how many files of each extension are no images, and some of their names.
+        hidden: how many files are hidden, or belong to an operating system.
+        empty: folders without any file in them, as paths inside.
+    """
+
+    root: Path
+    images: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    hidden: int = 0
+    empty: list[str] = field(default_factory=list)
+
+    def uncount(self, file: Path) -> None:
+        """A file that was read in another way."""
+        extension = file.suffix.lower()
+        self.left_out[extension] -= 1
+        self.examples[extension] = [name for name in self.examples.get(extension, []) if self.root / name != file]
+        self.left_out = +self.left_out
+
+    def notes(self) -> list[str]:
+        """What was not read, for the person who gave the folder; a warning where it looks like pictures."""
+        lines = []
+        for extension, count in sorted(self.left_out.items()):
+            advice = _ADVICE.get(extension) or self._advice_by_content(extension)
+            shown = ", ".join(self.examples[extension]) + (", ..." if count > _SHOWN else "")
+            lines.append(
+                f"{'Warning: ' if advice else ''}{count} {extension or 'without an extension'} in {str(self.root)!r} "
+                f"left out ({shown})" + (f": {advice}." if advice else ": not images.")
+            )
+        if self.hidden:
+            lines.append(f"{self.hidden} hidden and system files in {str(self.root)!r} left out.")
+        return lines
+
+    def _advice_by_content(self, extension: str) -> str:
+        name = next(iter(self.examples[extension]), "")
+        format = _format_inside(self.root / name)
+        return f"{name} is a {format} image: give such files the extension .{format.lower()}" if format else ""
+
+
+def find_images(folder: str | Path) -> Folder:
+    """All image files in a folder and the folders in it.
+
+    Extensions count in any case. Hidden files and folders, and those of operating systems, are left out. Linked
+    folders are followed, each real folder once: a link to a parent does no harm.
+
+    Raises:
+        DataError: there is no such folder, or the name of an image in it is no text.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"No images can be read from {str(folder)!r}: it {what}. Give the path of a folder.")
+    found = Folder(root)
+    extensions = image_extensions()
+    for parent, folders, files, hidden in walk(root):
+        found.hidden += hidden
+        inside = os.path.relpath(parent, root)
+        inside = "" if inside == "." else inside + os.sep
+        if not folders and not files and inside:
+            found.empty.append(Path(inside).as_posix())
+        for name in files:
+            extension = os.path.splitext(name)[1].lower()
+            if extension in extensions or (not extension and _format_inside(Path(parent, name))):
+                found.images.append(Path(parent, name))
+            else:
+                found.left_out[extension] += 1
+                shown = found.examples.setdefault(extension, [])
+                if len(shown) < _SHOWN:
+                    shown.append(inside + name)
+    found.images.sort(key=lambda path: str(path).split(os.sep))
+    check_encoding(found.images, root)
+    return found
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str], int]]:
+    """`(folder, folders in it, files in it, hidden or system files in it)`; linked folders once each."""
+    seen = {os.path.realpath(root)}
+    for parent, folders, files in os.walk(root, followlinks=True):
+        entered, hidden = [], 0
+        for name in sorted(folders):
+            full = os.path.join(parent, name)
+            if name.startswith(".") or name.lower() in _SYSTEM_FOLDERS:
+                hidden += sum(len(names) for _, _, names in os.walk(full))
+                continue
+            real = os.path.realpath(full)
+            if real not in seen:
+                seen.add(real)
+                entered.append(name)
+        folders[:] = entered
+        kept = [name for name in files if not name.startswith(".") and name.lower() not in _SYSTEM_FILES]
+        yield parent, entered, kept, hidden + len(files) - len(kept)
+
+
+def check_encoding(paths: list[Path], root: Path) -> None:
+    """Raises DataError for names that are no text: no list, table or report could hold them."""
+    strange = [path for path in paths if not str(path).isascii() and _surrogates(str(path))]
+    if strange:
+        shown = ", ".join(
+            os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace") for path in strange[:5]
+        )
+        raise DataError(
+            f"{len(strange)} file names in {str(root)!r} are not UTF-8: {shown}. Rename them, for example with "
+            "`convmv -r -f latin1 -t utf8 --notest FOLDER`."
+        )
+
+
+def _surrogates(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _format_inside(file: Path) -> str | None:
+    """The format of an image by its content alone; None for everything else."""
+    try:
+        with Image.open(file) as image:
+            return None if _only_recognized(image.format or "MPEG") else image.format
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None

@@ -1,0 +1,234 @@
+"""What one look at a file found, and the memory of it: a file that has not changed is not read again.
+
+Looks are kept in the user's cache folder, one small database for all runs and processes. A look holds facts of the
+file alone and never of a run's flags, so runs with other flags share it. Looks that failed are not kept: another
+release of Pillow, or another library beside it, may read the file tomorrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .decoding import ImageSource, contained, decode_to_the_end, identify, opening, stored_remark, to_rgb, upright_size
+from .masks import MaskReading, mask_ids
+from .rows import Place
+
+logger = logging.getLogger(__name__)
+
+_TABLE = "looks_1"  # count up when a look finds something else in the same file
+_BATCH = 1000  # looks a transaction
+_LARGEST = 2**31  # bytes: looks at files that are long gone are never removed one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Facts of one image or mask.
+
+    Attributes:
+        width, height: of the upright image, in pixels.
+        mode: how it is stored: Pillow's name of the mode, or the type of an array.
+        remark: what of the file is not used, as the end of a sentence; empty for nearly all files.
+        content: 32 hex digits, a hash of the file's bytes (of the pixels where there is no file).
+        turned: whether the EXIF data of the file exchanges its width and height.
+        values: of a mask, the distinct values in it, ascending, void among them; None for images.
+    """
+
+    width: int
+    height: int
+    mode: str
+    remark: str
+    content: str
+    turned: bool = False
+    values: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+def look_at_image(image: ImageSource, name: str) -> Look:
+    """Read an image to its end, which is where a truncated file shows.
+
+    JPEG is decoded at an eighth of its size, which reads every byte as well and takes a quarter of the time.
+
+    Raises:
+        CorruptImage, ValueError, TypeError: as `to_rgb`.
+    """
+    if not isinstance(image, (bytes, str, Path, Mapping)):
+        picture = to_rgb(image, name)
+        mode = str(image.dtype) if isinstance(image, (np.ndarray, Tensor)) else image.mode
+        return Look(*picture.size, mode, "", _digest(picture.tobytes() + repr(picture.size).encode()))
+    with opening(image, name):
+        content = contained(image)
+        opened = identify(content)
+        size, mode = upright_size(opened), opened.mode
+        turned = size != opened.size
+        remark = stored_remark(opened)
+        if mode == "F" or mode.startswith("I"):
+            to_rgb(opened, name)  # its values may have no meaning as an image
+        else:
+            decode_to_the_end(opened)
+    return Look(*size, mode, remark, _digest(content), turned)
+
+
+def look_at_mask(mask: Any, name: str, reading: MaskReading) -> Look:
+    """Read a mask to its end and list the values in it.
+
+    Raises:
+        CorruptImage, ValueError, TypeError: as `mask_ids`.
+    """
+    source = mask
+    if isinstance(mask, (bytes, str, Path, Mapping)):
+        with opening(mask, name):
+            source = contained(mask)
+    ids = mask_ids(source, name, reading)
+    content = source if isinstance(source, bytes) else ids.tobytes() + repr(ids.shape).encode()
+    # Counting takes half the time of sorting, and 32-bit ids would need a table of billions.
+    narrow = ids.dtype.kind == "u" and ids.dtype.itemsize <= 2
+    values = np.flatnonzero(np.bincount(ids.ravel())) if narrow else np.unique(ids)
+    height, width = ids.shape
+    return Look(width, height, str(ids.dtype), "", _digest(content), values=tuple(values.tolist()))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def cache_file() -> Path:
+    """`looks.sqlite` where the Hub's libraries let others keep what can be made again."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    assets = os.environ.get("HF_ASSETS_CACHE") or os.path.join(home, "assets")
+    return Path(os.path.expandvars(assets)).expanduser() / "hf_dmt" / "looks.sqlite"
+
+
+class LookCache:
+    """Looks that are remembered, for any number of threads and processes; a context manager.
+
+    Where the folder cannot be used, every file is looked at again and nothing else changes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, dict[tuple[str, str], tuple[Any, ...]]] = {}
+        self._new: list[tuple[Any, ...]] = []
+        self._database: sqlite3.Connection | None = None
+        file = cache_file()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.exists() and file.stat().st_size > _LARGEST:
+                file.unlink()
+            self._database = self._open(file)
+        except (sqlite3.Error, OSError) as problem:
+            self._give_up(problem)
+
+    def __enter__(self) -> LookCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._flush()
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    def of(self, place: Place | None, kind: str, look: Callable[[], Look]) -> Look:
+        """The remembered look at `place`, else a new one, which is remembered.
+
+        Args:
+            kind: tells looks of the same file apart: as an image, as a mask read in some way.
+            look: takes the look; what it raises is raised.
+        """
+        if place is None:
+            return look()
+        with self._lock:
+            found = self._in_folder(place.folder).get((place.name, kind))
+        if found is not None and found[0] == place.stamp:
+            _, width, height, mode, remark, content, turned, values = found
+            return Look(width, height, mode, remark, content, bool(turned), _numbers(values))
+        fresh = look()
+        text = None if fresh.values is None else " ".join(map(str, fresh.values))
+        facts = (fresh.width, fresh.height, fresh.mode, fresh.remark, fresh.content, int(fresh.turned), text)
+        row = (place.folder, place.name, kind, place.stamp, *facts)
+        with self._lock:
+            self._new.append(row)
+            if len(self._new) >= _BATCH:
+                self._flush()
+        return fresh
+
+    @staticmethod
+    def _open(file: Path) -> sqlite3.Connection:
+        create = (
+            f"CREATE TABLE IF NOT EXISTS {_TABLE} (folder TEXT, name TEXT, kind TEXT, stamp TEXT, width INT, "
+            "height INT, mode TEXT, remark TEXT, content TEXT, turned INT, mask_values TEXT, "
+            "PRIMARY KEY (folder, name, kind)) WITHOUT ROWID"
+        )
+        for attempt in (1, 2):
+            database = sqlite3.connect(file, timeout=30, check_same_thread=False, isolation_level=None)
+            try:
+                database.execute(create)
+                return database
+            except sqlite3.OperationalError:  # locked for half a minute, or a folder that cannot be written
+                database.close()
+                raise
+            except sqlite3.DatabaseError:  # no database: cut by a crash, or something else of this name
+                database.close()
+                if attempt == 2:
+                    raise
+                file.unlink()
+        raise AssertionError("unreachable")
+
+    def _in_folder(self, folder: str) -> dict[tuple[str, str], tuple[Any, ...]]:
+        """All that is known of a folder: one question to the database for it, not one a file."""
+        if folder not in self._known:
+            rows: list[tuple[Any, ...]] = []
+            if self._database is not None:
+                facts = "name, kind, stamp, width, height, mode, remark, content, turned, mask_values"
+                try:
+                    rows = self._database.execute(
+                        f"SELECT {facts} FROM {_TABLE} WHERE folder = ?", (folder,)
+                    ).fetchall()
+                except (sqlite3.Error, UnicodeError) as problem:  # a path that is no UTF-8 has no place in it
+                    if isinstance(problem, sqlite3.Error):
+                        self._give_up(problem)
+            self._known[folder] = {row[:2]: row[2:] for row in rows}
+        return self._known[folder]
+
+    def _flush(self) -> None:
+        rows, self._new = self._new, []
+        if self._database is None or not rows:
+            return
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+            self._database.execute("COMMIT")
+        except (sqlite3.Error, UnicodeError) as problem:
+            self._give_up(problem)
+
+    def _give_up(self, problem: Exception) -> None:
+        logger.warning(
+            f"What is found in image files cannot be remembered in {cache_file()} ({problem}): every start reads every "
+            "file. Set HF_HOME to a folder that can be written."
+        )
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.close()
+        self._database = None
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else tuple(map(int, text.split()))

@@ -1,0 +1,240 @@
+"""From a mask as somebody drew it to one number for every pixel: the file's own numbers, or those of a colour table.
+
+Pillow stretches grayscale of fewer than 8 bits to 0..255 (of 2-bit masks 3 becomes 255, which is void), and
+`convert("L")` turns the ids of a palette mask into the brightness of their colours. Here nothing is stretched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageColor
+from torch import Tensor
+
+from ..files import read_csv, read_json
+from .decoding import ImageSource, called, channels_last, contained, identify, opening, upright
+from .rows import DataError
+
+VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", "no label")  # in a table of colours
+COLOR_VOID = -1  # what a mask of colours holds where nothing is labeled
+_LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class MaskReading:
+    """How the pixels of mask files become numbers.
+
+    Attributes:
+        colors: name and RGB of each class, in order; void is among them under a name of its own. Empty: masks are ids.
+        band: the channel with the ids, counted from 1; None where there is one, or all are equal.
+    """
+
+    colors: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    band: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """A short name that differs where the same file would be read as other numbers."""
+        told = repr((self.colors, self.band)).encode()
+        return "mask" if self == MaskReading() else f"mask-{hashlib.blake2b(told, digest_size=8).hexdigest()}"
+
+    @property
+    def names(self) -> list[str]:
+        """The classes of the colours, without void; two colours may show one class."""
+        return list(dict.fromkeys(name for name, _ in self.colors if not is_void(name)))
+
+    def class_of_color(self, position: int) -> int:
+        name = self.colors[position][0]
+        return COLOR_VOID if is_void(name) else self.names.index(name)
+
+
+PLAIN = MaskReading()
+
+
+def is_void(name: str) -> bool:
+    return name.strip().lower() in VOID_NAMES
+
+
+def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    """The table behind `--mask_colors`: a CSV with the columns name, r, g, b, or JSON `{"water": [0, 0, 255]}`.
+
+    Colours may be `#0000ff`, too. Void is the row with a name of `VOID_NAMES`.
+
+    Raises:
+        DataError: not such a table, or one colour under two names.
+    """
+    try:
+        rows = _json_colors(read_json(Path(file))) if file.endswith(".json") else _csv_colors(Path(file))
+        found = tuple((str(name).strip(), _rgb(color)) for name, color in rows)
+        if sum(not is_void(name) for name, _ in found) < 1:
+            raise ValueError("it names no class")
+        first: dict[tuple[int, int, int], str] = {}
+        for name, color in found:
+            if first.setdefault(color, name) != name:
+                raise ValueError(f"the colour {list(color)} is both {first[color]!r} and {name!r}")
+        return found
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        raise DataError(
+            f"--mask_colors {file!r} is no table of colours ({problem}). Give a CSV file with the columns name,r,g,b, "
+            'or a JSON file such as {"water": [0, 0, 255], "road": "#808080", "void": [0, 0, 0]}.'
+        ) from problem
+
+
+def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarray:
+    """A segmentation mask as an (H, W) integer array of class ids, in the file's own width and numbers.
+
+    Palette images keep their indices. Three equal channels are taken for one; opaque alpha is dropped.
+
+    Args:
+        mask: A PIL image, path, file content or `{"bytes", "path"}`; an array or nested list (H, W) or
+            (H, W, channels); a tensor (H, W) or (channels, H, W).
+        name: What errors call the mask; by default its path.
+
+    Raises:
+        CorruptImage: it cannot be read.
+        ValueError: its colours, transparency, fractions, shape or lossy compression are not class ids.
+        TypeError: it is none of the above.
+    """
+    if isinstance(mask, list):  # a column of numbers in a table
+        mask = np.asarray(mask)
+    return mask_ids(mask, name or called(mask), PLAIN)
+
+
+def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
+    """As `to_mask`, for masks that are read in another way: with `reading.colors` the position of each pixel's class
+    among `reading.names`, `COLOR_VOID` where it has none.
+
+    Raises:
+        CorruptImage, ValueError, TypeError: as `to_mask`; a colour that is not in the table.
+    """
+    if isinstance(mask, list):  # a column of numbers in a table
+        mask = np.asarray(mask)
+    if isinstance(mask, Tensor):
+        mask = channels_last(mask)
+    if not isinstance(mask, np.ndarray):
+        with opening(mask, name):
+            content = b"" if isinstance(mask, Image.Image) else contained(mask)
+            stored = mask if isinstance(mask, Image.Image) else identify(content)
+            steps = _stretched_by(stored)
+            stored.load()
+            opened = upright(stored)
+        check_lossless(stored, content, name)
+        if reading.colors:
+            return _ids_of_colors(opened, name, reading)
+        mask = np.array(opened) // steps if steps > 1 else np.array(opened)
+    elif reading.colors:
+        return _ids_of_colors(Image.fromarray(mask), name, reading)
+    ids = mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(
+            f"The mask {name} holds {ids.dtype} values; class ids are integers. Save it as an 8-bit or 16-bit PNG."
+        )
+    if ids.ndim == 3:
+        ids = _one_channel(ids, name, reading.band)
+    if ids.ndim != 2 or ids.size == 0:
+        raise ValueError(f"The mask {name} has shape {ids.shape}; it must be (height, width) of class ids.")
+    # Big-endian 16-bit files give arrays that torch.from_numpy refuses.
+    return ids.astype(ids.dtype.newbyteorder("="), copy=False)
+
+
+def check_lossless(mask: Image.Image, content: bytes, name: str) -> None:
+    """Raises ValueError for a file whose compression does not keep numbers."""
+    lossy_webp = mask.format == "WEBP" and b"VP8 " in content[:100_000]
+    if mask.format in _LOSSY or lossy_webp:
+        raise ValueError(
+            f"The mask {name} is a {'lossy ' if lossy_webp else ''}{mask.format} file, whose compression turns class "
+            "ids into others near every edge. Save the masks as PNG, from where they were drawn: converting this file "
+            "keeps its errors."
+        )
+
+
+def _stretched_by(mask: Image.Image) -> int:
+    """By how much Pillow multiplies the values of a file with few bits, so that the largest becomes 255. Ask before
+    decoding: afterwards nothing tells."""
+    tiles = getattr(mask, "tile", None)
+    if not tiles or mask.mode not in {"L", "I", "I;16"}:
+        return 1
+    parts = tiles[0][3] if isinstance(tiles[0][3], tuple) else (tiles[0][3],)
+    if mask.format == "PPM" and mask.mode == "L" and len(parts) > 1 and 255 % int(parts[1]) == 0:
+        return 255 // int(parts[1])
+    return {"L;2": 85, "L;4": 17}.get(str(parts[0]).rstrip("RI"), 1)
+
+
+def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:
+    """(H, W, channels) integers -> (H, W), where that loses nothing, or the channel that was asked for."""
+    if band is not None:
+        if not 1 <= band <= ids.shape[-1]:
+            raise ValueError(
+                f"--mask_band {band}: the mask {name} has {ids.shape[-1]} channels. Name one of 1 to {ids.shape[-1]}."
+            )
+        return ids[..., band - 1]
+    if ids.shape[-1] in (2, 4):
+        if (ids[..., -1] != np.iinfo(ids.dtype).max).any():
+            raise ValueError(f"The mask {name} has transparent pixels, whose class is unknown. Save it without alpha.")
+        ids = ids[..., :-1]
+    if (ids != ids[..., :1]).any():
+        row, column = np.argwhere((ids != ids[..., :1]).any(axis=-1))[0]
+        raise ValueError(
+            f"The mask {name} is a colour image: the pixel in row {row}, column {column} is "
+            f"{ids[row, column].tolist()}, and which class a colour means is not known. Give a table of colours with "
+            "--mask_colors, or the channel that holds the ids with --mask_band; or save it with one channel of class "
+            "ids, or as a PNG with a palette in the order of the classes."
+        )
+    return ids[..., 0]
+
+
+def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.ndarray:
+    """(H, W) int32; what is wholly transparent is void."""
+    pixels = np.asarray(mask.convert("RGBA")).astype(np.int64)
+    packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    known = np.array([r << 16 | g << 8 | b for _, (r, g, b) in reading.colors])
+    order = np.argsort(known)
+    place = order[np.searchsorted(known, packed, sorter=order).clip(max=len(known) - 1)]
+    classes = np.array([reading.class_of_color(position) for position in range(len(known))], dtype=np.int32)
+    ids = classes[place]
+    seen = pixels[..., 3] > 0
+    strange = (known[place] != packed) & seen
+    if strange.any():
+        colors, counts = np.unique(packed[strange], return_counts=True)
+        most = np.argsort(-counts)[:_SHOWN]
+        listed = ", ".join(f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in most)
+        raise ValueError(
+            f"The mask {name} has {len(colors)} colours that are not in --mask_colors, on {strange.mean():.1%} of its "
+            f"pixels: {listed}{', ...' if len(colors) > _SHOWN else ''}. Add them, with the name void where they mean "
+            "no label; or, for edges that were smoothed, write clean masks with `scripts/prepare_data.py masks "
+            "--nearest`."
+        )
+    return np.where(seen, ids, np.int32(COLOR_VOID))
+
+
+def _unpacked(color: int) -> list[int]:
+    return [color >> 16, color >> 8 & 255, color & 255]
+
+
+def _rgb(color: Any) -> tuple[int, int, int]:
+    if isinstance(color, str):
+        color = ImageColor.getrgb(color)[:3]
+    red, green, blue = (int(part) for part in color)
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"{[red, green, blue]} is no colour: red, green and blue are 0 to 255")
+    return red, green, blue
+
+
+def _json_colors(content: Any) -> list[tuple[str, Any]]:
+    if isinstance(content, Mapping):
+        return list(content.items())
+    return [(entry["name"], entry.get("color", entry.get("colour", entry.get("rgb")))) for entry in content]
+
+
+def _csv_colors(file: Path) -> list[tuple[str, Any]]:
+    columns, rows = read_csv(file)
+    if not {"name", "r", "g", "b"} <= {column.lower() for column in columns}:
+        raise ValueError(f"its columns are {', '.join(columns)}")
+    lower = [{column.lower(): cell for column, cell in row.items()} for row in rows]
+    return [(row["name"], (row["r"], row["g"], row["b"])) for row in lower if row["name"]]

@@ -1,0 +1,311 @@
+"""The splits of a data set, wherever it is: the Hub, a folder, parquet files, a builtin set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet
+
+from .builtin import BUILTIN_SETS, load_builtin
+from .finding import find_images
+from .folders import class_folders, mask_folders
+from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
+from .split_names import role_of, with_role
+from .tables import metadata_tables, named_tables, open_file_tables
+
+_ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # what `datasets` reads besides tables
+_SHOWN = 10
+
+
+def open_splits(
+    name: str,
+    *,
+    task: str,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    mask_suffix: str = "",
+    token: str | None = None,
+    notes: list[str],
+) -> tuple[dict[str, Rows], list[str] | None]:
+    """Every split of a data set by name, and the class names if the data set has them.
+
+    Args:
+        name: a builtin set, a folder (class folders, tables, or `images/` beside `masks/`), or a Hub id.
+        notes: gets a line for everything that is left out.
+
+    Raises:
+        DataError: nothing there, columns that do not exist, images without masks, or data of the other task.
+    """
+    if name in BUILTIN_SETS:
+        builtin = load_builtin(name)
+        kind = _target_of(task)
+        if kind not in builtin["train"][0]:
+            fitting = [key for key in BUILTIN_SETS if kind in load_builtin(key)["train"][0]]
+            raise DataError(f"The builtin set {name!r} has no {kind}s, which {task} needs. Use {', '.join(fitting)}.")
+        return {split: BuiltinRows(items) for split, items in builtin.items()}, list(builtin["train"].class_names)
+    root = Path(name).expanduser()
+    if root.is_dir() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes)):
+        return found
+    tables, folder = _load_tables(name, config_name, token)
+    first = tables[(with_role(tables, "train") or list(tables))[0]]
+    image = _image_column(first, name, image_column)
+    if image == label_column:
+        raise DataError(
+            f"--image_column and --label_column are both {image!r}, and a value cannot be an image and its label. "
+            f"Name two of: {', '.join(first.column_names)}."
+        )
+    target = _target_column(first, name, image, label_column, task)
+    classes = _class_names(first, target)
+    if task == "semantic-segmentation" and target is None:
+        raise DataError(
+            f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with --label_column, "
+            "or put the files into images/ and masks/ under the same names."
+        )
+    splits: dict[str, Rows] = {}
+    for split, table in tables.items():
+        if image not in table.column_names:
+            raise DataError(
+                f"Split {split!r} of {name!r} has no column {image!r}; it has: {', '.join(table.column_names)}."
+            )
+        splits[split] = TableRows(table, image, target if target in table.column_names else None, folder=folder)
+    return splits, classes
+
+
+def open_unlabeled_table(
+    name: str,
+    split: str | None,
+    *,
+    task: str,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] = (),
+    token: str | None = None,
+    notes: list[str],
+) -> Rows:
+    """The images of a data set: the split named, else `unlabeled`, else the only one.
+
+    Labels or masks that the set happens to have are kept, to score pseudo labels.
+
+    Args:
+        image_column, label_column: used where the set has them.
+        class_names: the run's classes; labels are brought to their order by name, and other names are unknown.
+
+    Raises:
+        DataError: no such data set or split, or several splits to choose from.
+    """
+    if name in BUILTIN_SETS:
+        builtin = load_builtin(name)
+        chosen = builtin[_unlabeled_split(name, split, list(builtin))]
+        scored = _target_of(task) in chosen[0] and list(class_names) == list(chosen.class_names)
+        return BuiltinRows(chosen) if scored else WithoutTargets(BuiltinRows(chosen))
+    root = Path(name).expanduser()
+    position = {word: index for index, word in enumerate(class_names)}
+    if root.is_dir():
+        inside = [path.name for path in root.iterdir() if path.is_dir()]
+        wanted = [split, *with_role(inside, role_of(split) or "")] if split else with_role(inside, "unlabeled")
+        for folder in [root / part for part in wanted if part in inside]:
+            found = find_images(folder)
+            if found.images:
+                notes += found.notes()
+                return FileRows(found.images, root)
+        if opened := _local_files(root, task, None, label_column, "", notes, unlabeled=True):
+            files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
+            assert isinstance(files, FileRows)
+            labels = [position.get(str(label)) for label in files.labels] if files.labels else None
+            return FileRows(files.images, root, labels=labels, masks=files.masks)
+    tables, local = _load_tables(name, config_name, token, unlabeled=split or "unlabeled")
+    table = tables[_unlabeled_split(name, split, list(tables))]
+    image = _image_column(table, name, image_column if image_column in table.column_names else None)
+    fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == _has_labels(task)
+    target = _target_column(table, name, image, label_column if fitting else None, task)
+    recode = None
+    if target and _has_labels(task):
+        own = _class_names(table, target)
+        words = dict(enumerate(own)) if own else {word: str(word) for word in table.unique(target)}
+        recode = {word: position[text] for word, text in words.items() if text in position}
+    return TableRows(table, image, target, folder=local, recode=recode)
+
+
+def _unlabeled_split(name: str, asked: str | None, splits: list[str]) -> str:
+    chosen: str | None
+    if asked is not None:
+        chosen = asked if asked in splits else next(iter(with_role(splits, role_of(asked) or "")), asked)
+    else:
+        chosen = next(iter(with_role(splits, "unlabeled")), splits[0] if len(splits) == 1 else None)
+    if chosen is None or chosen not in splits:
+        given = f"no split {asked!r}" if asked else "several splits"
+        raise DataError(
+            f"The unlabeled data set {name!r} has {given}; it has: {', '.join(splits)}. Name one with "
+            "--unlabeled_split."
+        )
+    return chosen
+
+
+def _local_files(
+    root: Path,
+    task: str,
+    image_column: str | None,
+    label_column: str | None,
+    mask_suffix: str,
+    notes: list[str],
+    *,
+    unlabeled: bool = False,
+) -> tuple[dict[str, Rows], list[str] | None] | None:
+    """Splits and class names of a folder of files; None where `datasets` has to open it.
+
+    Args:
+        unlabeled: labels and masks may be missing.
+    """
+    if _is_saved(root):
+        return None
+    splits: dict[str, FileRows] | None = None
+    classes = None
+    metadata, masks = metadata_tables(root), not _has_labels(task)
+    if masks and not metadata:
+        try:
+            splits = mask_folders(root, notes, mask_suffix) or None
+        except DataError:
+            if not unlabeled:
+                raise
+    if splits is None and not metadata and any(root.glob("*.parquet")) + any(root.glob("*/*.parquet")):
+        _check_class_orders(root)
+        return None
+    if splits is None and not metadata and not masks:
+        splits, classes = class_folders(root, notes) or (None, None)
+    tables = metadata or (named_tables(root) if splits is None else {})
+    if splits is None and tables:
+        splits = open_file_tables(
+            root, tables, task=task, image_column=image_column, label_column=label_column, notes=notes
+        )
+        if masks and not unlabeled and not all(rows.masks for rows in splits.values()):
+            raise DataError(f"The table in {str(root)!r} has no column with masks. Name it with --label_column.")
+    elif splits is None and not any(path.suffix.lower() in _ARCHIVES for path in root.iterdir()):
+        if masks and not unlabeled:
+            raise DataError(
+                f"{str(root)!r} has no folders images/ and masks/, and no table with a column of masks. Put the "
+                "files into images/ and masks/ under the same names."
+            )
+        found = find_images(root)
+        notes += found.notes()
+        splits = {"train": FileRows(found.images, root)} if found.images else None
+    return None if splits is None else ({**splits}, classes)
+
+
+def _is_saved(root: Path) -> bool:
+    """Whether a folder is what `save_to_disk` writes."""
+    return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
+
+
+def _check_class_orders(root: Path) -> None:
+    """Raises DataError where the files of one set count their classes in different orders: `datasets` takes the first
+    order for all, and the numbers in the other files then mean other classes."""
+    first: dict[str, tuple[Path, list[str]]] = {}
+    for file in sorted(root.rglob("*.parquet")):
+        try:
+            written = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
+        except (OSError, pyarrow.ArrowException):
+            continue  # a damaged file: `datasets` names it
+        features = (json.loads(written).get("info") or {}).get("features") or {}
+        for column, feature in features.items():
+            if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+                continue
+            other, names = first.setdefault(column, (file, feature["names"]))
+            if names != feature["names"]:
+                raise DataError(
+                    f"The column {column!r} counts its classes in another order in {str(file)!r} "
+                    f"({', '.join(feature['names'][:_SHOWN])}) than in {str(other)!r} ({', '.join(names[:_SHOWN])}). "
+                    "Write both with one order, for example with `dataset.cast_column(...)` after "
+                    "`dataset.align_labels_with_mapping(...)`."
+                )
+
+
+def _has_labels(task: str) -> bool:
+    return task == "image-classification"
+
+
+def _target_of(task: str) -> str:
+    """What an item's target is called."""
+    return "label" if _has_labels(task) else "mask"
+
+
+def _load_tables(
+    name: str, config_name: str | None, token: str | None, *, unlabeled: str | None = None
+) -> tuple[dict[str, datasets.Dataset], Path | None]:
+    """The splits, and the folder they come from if it is a local one.
+
+    Args:
+        unlabeled: a split that is looked for in files of its own name, which `datasets` passes over in local folders.
+    """
+    folder = Path(name).expanduser()
+    if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
+        raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
+    if _is_saved(folder):
+        saved = datasets.load_from_disk(str(folder))
+        return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
+    try:
+        own_files = (
+            {unlabeled: f"{unlabeled}*.parquet"} if unlabeled and any(folder.glob(f"{unlabeled}*.parquet")) else None
+        )
+        loaded = datasets.load_dataset(
+            str(folder) if folder.exists() else name, config_name, data_files=own_files, token=token
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
+        reason = problem.__cause__ or problem  # "An error occurred while generating the dataset" says nothing
+        text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+        raise DataError(
+            f"Cannot open the data set {name!r}: it is not builtin ({', '.join(BUILTIN_SETS)}), and neither a readable "
+            f"folder nor a data set that the Hub or the local cache knows ({text}). Check the spelling and the network."
+        ) from problem
+    return dict(loaded), folder if folder.is_dir() else None
+
+
+def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) -> str:
+    if column not in table.column_names:
+        raise DataError(
+            f"{flag} {column!r} is not in {name!r}, which has: {', '.join(table.column_names)}. Name one of these."
+        )
+    return column
+
+
+def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
+    if asked is not None:
+        return _named_column(table, name, asked, "--image_column")
+    images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    for column in ("image", "img", "pixel_values"):
+        # Files as plain bytes, as other tools write them, have no feature that says so.
+        if column in images or (column in table.column_names and not (images and holds_labels(table.features[column]))):
+            return column
+    if images:
+        return images[0]
+    raise DataError(
+        f"{name!r} has no image column; it has: {', '.join(table.column_names)}. Name it with --image_column."
+    )
+
+
+def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | None, task: str) -> str | None:
+    """The column of labels (one value an image) or of masks."""
+    labels = [key for key, kind in table.features.items() if holds_labels(kind)]
+    fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
+    if asked is not None:
+        if _named_column(table, name, asked, "--label_column") not in fitting:
+            raise DataError(
+                f"--label_column {asked!r} of {name!r} holds {table.features[asked]}, and {task} needs "
+                f"{'one label an image' if fitting is labels else 'masks'}. Name another column, or another --task."
+            )
+        return asked
+    if task == "image-classification":
+        usual = ["label", "labels", "fine_label"]
+        usual += [key for key in labels if isinstance(table.features[key], datasets.ClassLabel)]
+    else:
+        usual = ["annotation", "mask", "label", "labels", "annotations", "segmentation_mask"]
+    return next((key for key in usual if key in fitting and key != image), None)
+
+
+def _class_names(table: datasets.Dataset, target: str | None) -> list[str] | None:
+    feature = table.features.get(target) if target else None
+    return [same_letters(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else None

@@ -1,0 +1,215 @@
+"""Local tables that name image files: `metadata.csv`, `metadata.jsonl`, or `train.csv` with paths and labels.
+
+`datasets` reads CSV files as numbers with gaps: a class called None, NA or null becomes a missing value without a
+word. Here only an empty cell is empty.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..files import read_csv
+from .finding import find_images
+from .rows import DataError, FileRows, is_label, same_letters
+from .split_names import role_of, with_role
+
+_KINDS = (".csv", ".tsv", ".jsonl")
+FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
+MASK_COLUMNS = (
+    "mask_file_name",
+    "annotation_file_name",
+    "mask",
+    "annotation",
+    "label",
+    "mask_path",
+    "segmentation_mask",
+)
+_SHOWN = 5
+
+
+def metadata_tables(root: Path) -> dict[str, Path]:
+    """The `metadata` file of each split: one at the root, or one in each split folder."""
+    for kind in _KINDS:
+        if (file := root / f"metadata{kind}").is_file():
+            return {"train": file}
+    inside: dict[str, Path] = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        role = role_of(folder.name)
+        table = next((folder / f"metadata{kind}" for kind in _KINDS if (folder / f"metadata{kind}").is_file()), None)
+        if role and table:
+            inside.setdefault(role, table)
+    return inside
+
+
+def named_tables(root: Path) -> dict[str, Path]:
+    """`train.csv`, `val.csv`, ...; else the only table of a folder."""
+    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _KINDS and not path.name.startswith(".")]
+    by_role = {role: path for path in files if (role := role_of(path.stem))}
+    return by_role or ({"train": files[0]} if len(files) == 1 else {})
+
+
+def open_file_tables(
+    root: Path,
+    tables: dict[str, Path],
+    *,
+    task: str,
+    image_column: str | None,
+    label_column: str | None,
+    notes: list[str],
+) -> dict[str, FileRows]:
+    """Splits of a folder whose images are listed in tables.
+
+    Args:
+        notes: gets a line for images that no table lists.
+
+    Raises:
+        DataError: columns or files that are not there, or a file that is listed twice.
+    """
+    splits: dict[str, FileRows] = {}
+    for role, file in tables.items():
+        rows = _open(file, root, task, image_column, label_column)
+        splits |= {role: rows} if len(tables) > 1 else _by_folder(rows, root, role)
+    listed = {path for rows in splits.values() for path in [*rows.images, *(rows.masks or ())]}
+    found = find_images(root)
+    for file in tables.values():
+        found.uncount(file)
+    notes += found.notes()
+    if others := [path for path in found.images if path not in listed]:
+        notes.append(
+            f"Warning: {len(others)} images in {str(root)!r} are in no table and are left out, such as "
+            f"{others[0].relative_to(root).as_posix()!r}. A row with an empty label makes one an unlabeled image."
+        )
+    return splits
+
+
+def _open(file: Path, root: Path, task: str, image_column: str | None, label_column: str | None) -> FileRows:
+    columns, rows = _read(file)
+    image = _column(file, columns, image_column, FILE_COLUMNS, "--image_column", "file names")
+    usual = LABEL_COLUMNS if task == "image-classification" else MASK_COLUMNS
+    found = label_column or next((column for column in usual if column in columns and column != image), None)
+    target = _column(file, columns, found, (), "--label_column", "labels") if found else None
+    paths, missing = _files(file, [row.get(image) for row in rows])
+    if missing:
+        shown = ", ".join(repr(name) for name in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        raise DataError(
+            f"{len(missing)} of {len(rows)} files in {str(file)!r} are not there: {shown}. Paths in it are relative to "
+            f"{str(file.parent)!r}. Correct the column {image!r}, or take these rows out."
+        )
+    name, times = Counter(paths).most_common(1)[0] if paths else (file, 1)
+    if times > 1:
+        raise DataError(f"{str(file)!r} lists {name.name!r} {times} times. An image has one row: take the others out.")
+    if target is None:
+        return FileRows(paths, root)
+    cells = [row.get(target) for row in rows]
+    if task == "image-classification":
+        return FileRows(paths, root, labels=_labels(cells))
+    masks, gone = _files(file, [cell if is_label(cell) else None for cell in cells])
+    if gone or len(masks) < len(paths):
+        raise DataError(
+            f"{len(gone) or len(paths) - len(masks)} of {len(rows)} masks in {str(file)!r} are not there"
+            f"{f', such as {gone[0]!r}' if gone else ''}. Correct the column {target!r}; images without a mask go into "
+            "a folder of their own: --unlabeled_dir."
+        )
+    return FileRows(paths, root, masks=masks)
+
+
+def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
+    """One table over folders of splits: `train/1.png`, `val/2.png`."""
+    tops = [path.relative_to(root).parts[0] if path.is_relative_to(root) else "" for path in rows.images]
+    if not with_role(set(tops), "train"):
+        return {role: rows}
+    roles = [role_of(top) for top in tops]
+    if strange := [path for path, found in zip(rows.images, roles, strict=True) if found is None]:
+        raise DataError(
+            f"{len(strange)} images of the table in {str(root)!r} are in no split folder, such as {str(strange[0])!r}, "
+            "and the others are. Move them into train/, or all images out of the split folders."
+        )
+    splits = {}
+    for found in dict.fromkeys(roles):
+        positions = [position for position, other in enumerate(roles) if other == found]
+        chosen = {
+            key: [values[position] for position in positions]
+            for key, values in (("masks", rows.masks), ("labels", rows.labels))
+            if values
+        }
+        splits[str(found)] = FileRows([rows.images[position] for position in positions], root, **chosen)
+    return splits
+
+
+def _read(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    try:
+        if file.suffix.lower() != ".jsonl":
+            return read_csv(file)
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("a line of it is no object")
+        return list(dict.fromkeys(key for row in rows for key in row)), rows
+    except (OSError, ValueError) as problem:
+        raise DataError(
+            f"The table {str(file)!r} cannot be read ({problem}). Save it as UTF-8, with the columns file_name, label."
+        ) from problem
+
+
+def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequence[str], flag: str, what: str) -> str:
+    found = asked if asked else next((column for column in usual if column in columns), None)
+    if found not in columns:
+        given = f"no column {asked!r}" if asked else f"no column with {what}"
+        raise DataError(f"{str(file)!r} has {given}; it has: {', '.join(columns)}. Name it with {flag}.")
+    assert found is not None
+    return found
+
+
+def _files(table: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
+    """`(the files, names of those that are not there)`."""
+    found, missing = [], []
+    folders: dict[Path, dict[str, str]] = {}
+    for cell in cells:
+        if cell is None or not str(cell).strip():
+            continue
+        text = str(cell).strip()
+        path = _existing(table.parent, text, folders) or _existing(table.parent, text.replace("\\", "/"), folders)
+        if path is None:
+            missing.append(text)
+        else:
+            found.append(path)
+    return found, missing
+
+
+def _existing(folder: Path, name: str, folders: dict[Path, dict[str, str]]) -> Path | None:
+    path = folder / name
+    if path.parent not in folders:
+        files = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        folders[path.parent] = {same_letters(entry): entry for entry in files}
+    stored = folders[path.parent].get(same_letters(path.name))
+    return path.with_name(stored) if stored else None
+
+
+def _labels(cells: Sequence[Any]) -> list[Any]:
+    """Numbers where all of them are; else words, as they are written."""
+    known = [cell for cell in cells if is_label(cell)]
+    if all(isinstance(cell, (int, float)) or _is_number(cell) for cell in known):
+        return [_number(cell) if is_label(cell) else None for cell in cells]
+    return [same_letters(str(cell).strip()) if is_label(cell) else None for cell in cells]
+
+
+def _is_number(cell: Any) -> bool:
+    text = str(cell).strip()
+    if len(text.lstrip("-")) > 1 and text.lstrip("-").startswith("0") and "." not in text:
+        return False  # 007 is a name
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not any(letter in text.lower() for letter in "naife_")  # nan, inf and 1e5 are words
+
+
+def _number(cell: Any) -> int | float | None:
+    value = float(cell)
+    if value == -1:
+        return None
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,96 @@
+"""The file behind `--id2label`: what the classes are called, and what stands for each in labels or mask files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json
+from ..reading.rows import DataError, same_letters
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """A class map.
+
+    Attributes:
+        file: where it was read.
+        names: the classes in order, each once.
+        values: what stands for each in labels or mask files, ascending; in a mask several may stand for one class.
+    """
+
+    file: str
+    names: list[str]
+    values: dict[int, str]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether class k is stored as k."""
+        return list(self.values) == list(range(len(self.names)))
+
+    @property
+    def class_of(self) -> dict[int, int]:
+        return {value: self.names.index(name) for value, name in self.values.items()}
+
+
+def read_class_map(file: str, *, merges: bool = False) -> ClassMap:
+    """Class names from a JSON list, an `{"0": name}` map, as `id2label.json` files on the Hub are, or `{name: 0}`.
+
+    Ids may have gaps, and then are values in the data: `{"0": "background", "100": "water"}`.
+
+    Args:
+        merges: several ids may have one name.
+
+    Raises:
+        DataError: unreadable, or no such map.
+    """
+    try:
+        values = dict(sorted(_pairs(read_json(Path(file)))))
+        names = list(dict.fromkeys(values.values()))
+        if not names:
+            raise ValueError("it is empty")
+        if len(names) < len(values) and not merges:
+            raise ValueError("it names a class twice")
+        if min(values) < 0:
+            raise ValueError(f"its id {min(values)} is below 0")
+    except (OSError, ValueError, TypeError) as problem:
+        raise DataError(
+            f"--id2label {file!r} is not a class map ({problem}). Give a JSON file like "
+            '{"0": "cat", "1": "dog"} or ["cat", "dog"].'
+        ) from problem
+    return ClassMap(file, names, values)
+
+
+def read_class_names(file: str) -> list[str]:
+    """The names alone, in order.
+
+    Raises:
+        DataError: as `read_class_map`.
+    """
+    return read_class_map(file).names
+
+
+def _pairs(content: Any) -> list[tuple[int, str]]:
+    if isinstance(content, list):
+        names = [_name(name) for name in content]
+        if len(set(names)) < len(names):
+            raise ValueError("it names a class twice")
+        return list(enumerate(names))
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}")
+    if content and all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
+        ids = list(content.values())  # label2id: the other way round
+        if len(set(ids)) < len(ids):
+            raise ValueError("it gives an id to two classes")
+        return [(value, _name(name)) for name, value in content.items()]
+    pairs = [(int(key), _name(name)) for key, name in content.items()]
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("it names an id twice")
+    return pairs
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, (dict, list)) or value is None or not str(value).strip():
+        raise ValueError(f"{value!r} is no name of a class")
+    return same_letters(str(value).strip())

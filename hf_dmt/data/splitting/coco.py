@@ -1,0 +1,202 @@
+"""Regions that people drew or named in an annotation program: COCO, read into one mask for each image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..reading.rows import DataError
+from ..tasks import IGNORE_INDEX
+
+TO_LABEL = "to label"  # the category of regions that nobody has answered yet
+_SAME_REGION = 0.5  # intersection over union from which on two regions are one
+_NEAR = 1.5  # pixels between the corners of a box and the same box, rounded by a program
+_SHOWN = 5
+
+
+def region_masks(
+    coco: Mapping[str, Any], lines: Sequence[Mapping[str, str]], class_of: Callable[[str], int], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """`(H, W)` int64 class ids by the id of the image, -100 where nothing was said.
+
+    A region is a polygon, a box or a run-length mask. Where regions of different classes overlap a little, as
+    hand-drawn outlines do, nothing is said.
+
+    Args:
+        lines: the queue's table; its labels count for regions that are still of the category `TO_LABEL`.
+        class_of: the class of a name; raises for one that is none.
+        notes: gets a line for overlaps.
+
+    Raises:
+        DataError: regions that contradict each other, that are no regions, or of images that the queue does not have.
+    """
+    id_of = {line["file"]: line["id"] for line in lines}
+    images = {image["id"]: image for image in coco["images"]}
+    categories = {category["id"]: str(category["name"]) for category in coco["categories"]}
+    labels = _labels(coco["annotations"], categories, images, lines)
+    drawn: dict[str, list[tuple[int, np.ndarray, Any]]] = {}
+    for annotation in coco["annotations"]:
+        label = labels.get(_key(annotation))
+        if not label:
+            continue
+        image = _entry(images, annotation["image_id"], annotation, "image")
+        name = id_of[_file_of(image, id_of)]
+        inside = _pixels(annotation, int(image["height"]), int(image["width"]))
+        if inside.any():
+            drawn.setdefault(name, []).append((class_of(label), inside, annotation["id"]))
+        else:
+            notes.append(f"Warning: annotation {annotation['id']} covers no pixel of {name} and says nothing.")
+    _check_contradictions(drawn)
+    return {name: _together(name, regions, notes) for name, regions in drawn.items()}
+
+
+def _key(annotation: Mapping[str, Any]) -> str:
+    return str(annotation["id"])
+
+
+def _entry(entries: Mapping[Any, Any], key: Any, annotation: Mapping[str, Any], what: str) -> Any:
+    if key not in entries:
+        raise DataError(
+            f"annotation {annotation['id']} is of {what} {key!r}, and the file lists none of this id. Export it again."
+        )
+    return entries[key]
+
+
+def _labels(
+    annotations: Sequence[Mapping[str, Any]],
+    categories: Mapping[Any, str],
+    images: Mapping[Any, Any],
+    lines: Sequence[Mapping[str, str]],
+) -> dict[str, str]:
+    """The class that was said of each annotation, by its id; nothing of those that nobody answered."""
+    named = {
+        _key(annotation): _entry(categories, annotation["category_id"], annotation, "category")
+        for annotation in annotations
+    }
+    found = {key: name for key, name in named.items() if name != TO_LABEL}
+    said: dict[str, str] = {}
+    lost, contradictions = [], []
+    by_key = {_key(annotation): annotation for annotation in annotations}
+    for line in lines:
+        if not line["label"]:
+            continue
+        key = line.get("annotation", "")
+        if key not in by_key or not _is_at(by_key[key], line, images):
+            # Programs number annotations anew; the place of the region stays.
+            placed = [other for other, annotation in by_key.items() if _is_at(annotation, line, images, strictly=True)]
+            if len(placed) != 1:
+                lost.append(f"{line['file']}, annotation {key}: {line['label']}")
+                continue
+            key = placed[0]
+        for other in (said.get(key), found.get(key)):
+            if other and other != line["label"]:
+                contradictions.append(f"annotation {key} is {line['label']!r} in the table and {other!r} elsewhere")
+        said[key] = line["label"]
+    if contradictions:
+        raise DataError(f"{_listed('answers contradict', contradictions)}Decide, and correct one of the two.")
+    if lost:
+        raise DataError(
+            f"{_listed('answers in the table are to regions that the annotations do not have', lost)}The program has "
+            "numbered them anew: name the classes in the program, or use the file as the queue had it."
+        )
+    return found | said
+
+
+def _is_at(
+    annotation: Mapping[str, Any], line: Mapping[str, str], images: Mapping[Any, Any], *, strictly: bool = False
+) -> bool:
+    """Whether an annotation lies where the table says; without a place in the table only `strictly` tells."""
+    try:
+        place = [float(line[side]) for side in ("x", "y", "width", "height")]
+    except (KeyError, ValueError):
+        return not strictly
+    image = images.get(annotation["image_id"], {})
+    if _last(str(image.get("file_name", ""))).endswith(line["file"]):
+        box = annotation.get("bbox") or []
+        return len(box) == 4 and bool(np.abs(np.subtract(box, place)).max() <= _NEAR)
+    return False
+
+
+def _file_of(image: Mapping[str, Any], id_of: Mapping[str, str]) -> str:
+    """The queue's name of an image, which programs put folders and letters before."""
+    name = _last(str(image["file_name"]))
+    found = [name] if name in id_of else [file for file in id_of if re.fullmatch(rf".*[-_.]{re.escape(file)}", name)]
+    if len(found) != 1:
+        shown = ", ".join(list(id_of)[:_SHOWN])
+        raise DataError(
+            f"the image {image['file_name']!r} is none of the {len(id_of)} of the queue ({shown}). Keep the names of "
+            "its "
+            "files, or take this image out."
+        )
+    return found[0]
+
+
+def _last(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def _pixels(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """`(H, W)` bool: what an annotation covers."""
+    from pycocotools import mask as coco_mask
+
+    number, shape = annotation["id"], annotation.get("segmentation")
+    if not shape:  # a rectangle, as programs export it
+        box = annotation.get("bbox") or []
+        if len(box) != 4 or not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0):
+            raise DataError(f"annotation {number} has neither a polygon nor a box. Draw it again, or delete it.")
+        x, y, w, h = map(float, box)
+        shape = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    try:
+        if isinstance(shape, Mapping):
+            if [int(side) for side in shape["size"]] != [height, width]:
+                raise ValueError(f"its size is {shape['size']}, that of the image {[height, width]}")
+            counts = shape["counts"]
+            if not isinstance(counts, str) and (min(counts) < 0 or sum(counts) != height * width):
+                raise ValueError("its counts do not add up to the pixels of the image")
+            runs = shape if isinstance(counts, str) else coco_mask.frPyObjects(dict(shape), height, width)
+            return np.asarray(coco_mask.decode(runs), dtype=bool)
+        polygons = [shape] if not isinstance(shape[0], Sequence) else list(shape)
+        for polygon in polygons:
+            if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(np.asarray(polygon, dtype=float)).all():
+                raise ValueError(
+                    f"a polygon in it has {len(polygon)} numbers; it needs x and y of three corners or more"
+                )
+        return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))), dtype=bool)
+    except (ValueError, TypeError, KeyError) as problem:
+        raise DataError(f"annotation {number} is no region: {problem}. Draw it again, or delete it.") from problem
+
+
+def _check_contradictions(drawn: Mapping[str, Sequence[tuple[int, np.ndarray, Any]]]) -> None:
+    twice = []
+    for name, regions in drawn.items():
+        for position, (label, inside, number) in enumerate(regions):
+            for other_label, other, other_number in regions[:position]:
+                if label == other_label:
+                    continue
+                if (inside & other).sum() >= _SAME_REGION * (inside | other).sum():
+                    twice.append(f"{name}: annotations {other_number} and {number} are one region and two classes")
+    if twice:
+        raise DataError(f"{_listed('answers contradict', twice)}Decide, and delete one of the two.")
+
+
+def _together(name: str, regions: Sequence[tuple[int, np.ndarray, Any]], notes: list[str]) -> np.ndarray:
+    mask = np.full(regions[0][1].shape, IGNORE_INDEX, dtype=np.int64)
+    disputed = np.zeros(mask.shape, dtype=bool)
+    for label, inside, _ in regions:
+        disputed |= inside & (mask != IGNORE_INDEX) & (mask != label)
+        mask[inside] = label
+    mask[disputed] = IGNORE_INDEX
+    if disputed.any():
+        notes.append(
+            f"Regions of different classes overlap on {disputed.sum()} pixels of {name}: nothing is said of these "
+            "pixels."
+        )
+    return mask
+
+
+def _listed(what: str, lines: Sequence[str]) -> str:
+    more = f"\n  ... and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return f"{len(lines)} {what}:\n" + "\n".join(f"  {line}" for line in lines[:_SHOWN]) + f"{more}\n"

@@ -1,0 +1,67 @@
+"""The same picture twice: under two labels, or where it is learned from and where it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .scan import ScannedImages
+
+_SHOWN = 3
+
+
+def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages | None]) -> list[str]:
+    """A warning for every kind of picture that is there twice, byte for byte.
+
+    Args:
+        others: the other sets by role: unlabeled, eval, test.
+    """
+    notes = []
+    if twice := _two_labels(labeled):
+        shown = "; ".join(" and ".join(ids) for ids in twice[:_SHOWN]) + ("; ..." if len(twice) > _SHOWN else "")
+        what = "labels" if labeled.images.task == "image-classification" else "masks"
+        notes.append(
+            f"Warning: {_pictures(len(twice))} labeled twice, with different {what}: {shown}. At least one of the "
+            f"{what} is wrong: decide, and remove the other file."
+        )
+    sets = {"labeled": labeled, **{role: found for role, found in others.items() if found is not None}}
+    roles = list(sets)
+    for number, first in enumerate(roles):
+        for second in roles[number + 1 :]:
+            if second not in {"eval", "test"}:
+                continue  # an unlabeled copy of a labeled image does no harm
+            shared, at_first, at_second = np.intersect1d(
+                sets[first].contents, sets[second].contents, return_indices=True
+            )
+            if len(shared):
+                pairs = ", ".join(
+                    f"{sets[first].images.id_of(int(one))} = {sets[second].images.id_of(int(other))}"
+                    for one, other in list(zip(at_first, at_second, strict=True))[:_SHOWN]
+                )
+                more = ", ..." if len(shared) > _SHOWN else ""
+                notes.append(
+                    f"Warning: {_pictures(len(shared))} both {first} and {second} ({pairs}{more}), so scores on "
+                    f"{second} are too good. Take them out "
+                    "of one."
+                )
+    return notes
+
+
+def _pictures(count: int) -> str:
+    return f"{count} pictures are" if count > 1 else "1 picture is"
+
+
+def _two_labels(labeled: ScannedImages) -> list[list[str]]:
+    """Ids of the images that are one picture under several labels or masks, picture by picture."""
+    labels = labeled.images.labels
+    said = labeled.mask_contents if labels is None else labels
+    _, number, count = np.unique(labeled.contents, return_inverse=True, return_counts=True)
+    groups: dict[int, list[int]] = {}
+    for position in np.flatnonzero(count[number] > 1):
+        groups.setdefault(int(number[position]), []).append(int(position))
+    return [
+        [labeled.images.id_of(position) for position in positions]
+        for positions in groups.values()
+        if len({said[position] for position in positions}) > 1
+    ]
