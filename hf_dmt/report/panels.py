@@ -77,7 +77,7 @@ def scores(axes: Axes, run: Run) -> bool:
 def label_accuracy(axes: Axes, run: Run) -> bool:
     entries = run.labeled_phases
     found = False
-    for member in MEMBERS:
+    for member in run.makers:
         points = [(entry["phase"], run.label_fact(entry, member, "accuracy")) for entry in entries]
         known = [(phase, 100 * value) for phase, value in points if value is not None]
         if known:
@@ -266,6 +266,7 @@ PANELS = [
 
 
 def _line(name: str) -> dict[str, Any]:
+    name = "ensemble" if name == "graph" else name  # never drawn together; it, too, is made of both
     return {"color": COLORS[name], "linestyle": _LINES[name]}
 
 

@@ -79,8 +79,13 @@ class Run:
         """The compared figure of a, b or ensemble on `eval` or `test` in a phase's entry; None where there is none."""
         return score_of((entry or {}).get(split), name, self.metric)
 
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """Who made pseudo labels that are scored: both members, and the graph where it labeled."""
+        return (*MEMBERS, "graph") if self.knobs.get("labeler") == "graph" else MEMBERS
+
     def label_fact(self, entry: dict[str, Any], member: str, key: str) -> Any:
-        """`selected`, `accuracy` or `class_counts` of the labels that a member made for a phase, or None."""
+        """`selected`, `accuracy` or `class_counts` of the labels that a maker made for a phase, or None."""
         return ((entry.get("pseudo_labels") or {}).get(member) or {}).get(key)
 
     @property

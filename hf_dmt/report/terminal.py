@@ -31,7 +31,7 @@ def phase_table(results: dict[str, Any]) -> Table:
         table.add_column(title, justify="right")
     truth_known = any(run.label_fact(entry, name, "accuracy") is not None for entry in run.phases for name in MEMBERS)
     if truth_known:
-        for member in MEMBERS:
+        for member in run.makers:
             table.add_column(f"labels\nby {member}", justify="right")
     table.title = f"{run.metric_name} and right pseudo labels, %" if truth_known else f"{run.metric_name}, %"
     for split in ("eval", "test"):
@@ -41,7 +41,7 @@ def phase_table(results: dict[str, Any]) -> Table:
         ratio = entry.get("label_ratio")
         row = [str(entry["phase"]), "" if ratio is None else f"{ratio:g}", str(entry["steps"])]
         if truth_known:
-            row += [_percent(run.label_fact(entry, member, "accuracy")) for member in MEMBERS]
+            row += [_percent(run.label_fact(entry, member, "accuracy")) for member in run.makers]
         row += [_percent(run.score(entry, split, name)) for split in ("eval", "test") if has[split] for name in NAMES]
         table.add_row(*row)
     return table

@@ -12,6 +12,7 @@ from transformers.trainer_utils import SaveStrategy
 from ..data.members import MEMBERS
 from ..method import Phase, plan_phases
 from ..models.pair import ModelPair
+from .labeling.graph import GRAPH, check_size
 from .settings.knobs import Knobs
 
 
@@ -24,7 +25,12 @@ def plan(
 
     With sequential exchange odd phases train a and even ones b. `alternate` divides each phase that trains both into
     two turns of its length, one for each member: entries that share their index.
+
+    Raises:
+        ValueError: more unlabeled images than the graph of `--labeler graph` can hold.
     """
+    if knobs.labeler == GRAPH:
+        check_size(num_unlabeled)
     counts: dict[str, Any] = {
         "num_labeled": num_labeled,
         "supervised_epochs": knobs.supervised_epochs,

@@ -273,6 +273,7 @@ class DMTTrainer(PairTrainer):
                 self.args.output_dir,
                 in_the_middle=begun,
                 keep_earlier=self.args.keep_pseudo_labels == "all",
+                labeled=self.train_dataset.labeled,
             )
         self.train_dataset.pseudo = labels.of
         self.records.note(pseudo_labels=labels.summary, labeling_seconds=labels.seconds)

@@ -109,6 +109,26 @@ class ImageView:
         return view
 
 
+class PlainView:
+    """The same view of an image every time: RGB PIL image -> float32 (3, size, size) in [0, 1].
+
+    The shorter side becomes `size` and the square in the middle is kept, as most image processors do.
+
+    Args:
+        size: Side of the view in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        check_size(size)
+        self.size = size
+        self.resize = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Raises ValueError when the image is not in RGB mode."""
+        check_rgb(image)
+        return F.to_dtype(self.resize(image), torch.float32, scale=True)
+
+
 class PixelView:
     """A random view of an image with its class ids and confidences; the three are always moved together.
 
@@ -199,16 +219,19 @@ class PixelView:
 
 
 @overload
-def train_view(name: str, size: int, task: Literal["image-classification"], *, hflip: bool = True) -> ImageView: ...
+def train_view(
+    name: str, size: int, task: Literal["image-classification"], *, hflip: bool = True
+) -> ImageView | PlainView: ...
 @overload
 def train_view(name: str, size: int, task: Literal["semantic-segmentation"], *, hflip: bool = True) -> PixelView: ...
 @overload
-def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PixelView: ...
-def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PixelView:
+def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PlainView | PixelView: ...
+def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PlainView | PixelView:
     """The view that `--augmentation name` means for a task.
 
     | name | image-classification | semantic-segmentation |
     |---|---|---|
+    | `none` | the middle square, always the same | (refused) |
     | `weak` | crop, flip | crop, flip |
     | `strong` | crop, flip, RandAugment, Cutout | scale, crop, flip, colours |
     | `scale-crop-flip` | (refused) | scale, crop, flip |
@@ -217,9 +240,11 @@ def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageV
         ValueError: a name or task that is not in the table, or a size below 1.
     """
     if task == "image-classification":
+        if name == "none":
+            return PlainView(size)
         if name in ("weak", "strong"):
             return ImageView(size, strong=name == "strong", hflip=hflip)
-        choices = "weak, strong"
+        choices = "none, weak, strong"
     elif task == "semantic-segmentation":
         if name in ("weak", "strong", "scale-crop-flip"):
             return PixelView(size, scale=name != "weak", photometric=name == "strong", hflip=hflip)

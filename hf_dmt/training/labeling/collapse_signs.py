@@ -107,7 +107,8 @@ def warn_of_collapse(found: PhaseLabels, past: Sequence[Mapping[str, Any]], coun
     first = next((entry["pseudo_labels"] for entry in past if entry["pseudo_labels"]), None)
     now = Signs(
         class_counts=_predicted(found.summary),
-        same=same_labels(found.of["a"], found.of["b"], count),
+        # The graph's labels are one store for both.
+        same=found.of["a"] is not found.of["b"] and same_labels(found.of["a"], found.of["b"], count),
         overruled=past[-1].get("overruled", {}) if past else {},
     )
     seen: list[list[str]] = broadcast_object_list([alarms(now, Signs(_predicted(first)) if first else None)])

@@ -8,7 +8,8 @@ images, so no image is seen twice, whatever the number of processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ...data.drawing.clean_images import CleanBatch, CleanCollator, CleanDataset
 from ...data.members import MEMBERS
+from ...models.head_inputs import recorded_head_inputs
 from ...models.pair import ModelPair
 from ...models.preprocessing import clean_inputs, native_size
 from ...models.weights.sharding import whole_parameters
@@ -33,12 +35,14 @@ class CleanLogits:
     Attributes:
         index: (n,) rows of the source. logits: per member, (n, C) or (n, C, H, W).
         truth: n labels or masks, None where unknown. sizes: `(H, W)` of the images.
+        features: per member, `(n, D)` of what its head saw, where that was asked for.
     """
 
     index: list[int]
     logits: dict[str, Tensor]
     truth: list[Any]
     sizes: list[tuple[int, int]]
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class CleanPass:
         shorter_side: int | None = None,
         at_mask_size: bool = False,
         approximate: bool = False,
+        with_features: bool = False,
     ) -> Iterator[CleanLogits]:
         """Logits of this process's share of `source`, in eval mode and under the run's mixed precision.
 
@@ -80,6 +85,7 @@ class CleanPass:
             at_mask_size: pixels: logits are brought to each mask's size instead (evaluation).
             approximate: large images may be decoded smaller (labeling). Scores must not: they are what `pipeline()`
                 gives.
+            with_features: whole images: hand out what the heads see, too.
         """
         rows = self.share(len(source))
         loader: DataLoader[Any] = DataLoader(
@@ -102,10 +108,16 @@ class CleanPass:
         training = pair.training
         pair.eval()
         try:
-            with whole_parameters(pair, accelerator):
+            with ExitStack() as stack:
+                stack.enter_context(whole_parameters(pair, accelerator))
+                recorded = {
+                    name: stack.enter_context(recorded_head_inputs(pair.member(name)))
+                    for name in (MEMBERS if with_features else ())
+                }
                 for groups in tqdm(loader, desc=title, unit="batch", disable=not self.progress, leave=False):
                     for batch in groups:
-                        yield self._logits(pair, batch, accelerator)
+                        part = self._logits(pair, batch, accelerator)
+                        yield replace(part, features={name: seen.pop() for name, seen in recorded.items()})
         finally:
             pair.train(training)
 

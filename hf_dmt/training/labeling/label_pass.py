@@ -1,4 +1,8 @@
-"""Between the phases: both members label the clean unlabeled images in one pass, and the store is written."""
+"""Between the phases: both members label the clean unlabeled images in one pass, and the store is written.
+
+With `--labeler graph` the same pass hands out their features, and a third maker of labels beside a and b, the graph,
+labels for both.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from ...data.drawing.clean_images import resize_mask
@@ -23,12 +27,12 @@ from ...method.selection import selected_count
 from ...models.pair import ModelPair
 from ...models.weights.sharding import whole
 from ..settings.knobs import Knobs
-from . import label_quality
+from . import graph, label_quality
 from .inference import CleanPass
 
 
 def phase_folder(output_dir: str | Path, phase: int) -> Path:
-    """Where the pseudo labels of a phase are: `pseudo_labels/phase-k`, with `a` and `b` inside."""
+    """Where the pseudo labels of a phase are: `pseudo_labels/phase-k`, with `a`, `b` and perhaps `graph` inside."""
     return Path(output_dir) / "pseudo_labels" / f"phase-{phase}"
 
 
@@ -50,23 +54,29 @@ def label_images(
     *,
     knobs: Knobs,
     facts: dict[str, Any],
+    labeled: Any = None,
 ) -> None:
-    """Label whole images and write both members' tables.
+    """Label whole images and write every maker's table.
 
     `facts` (phase, ratio, hashes) go into the manifests, with a summary for `dmt_results.json`.
+
+    Args:
+        labeled: images with their true labels, from which `--labeler graph` spreads them.
     """
+    by_graph = knobs.labeler == graph.GRAPH
     count = len(unlabeled)
     rows: list[int] = []
     found: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in MEMBERS}
     truth: dict[int, int] = {}
     title = f"labeling for phase {facts['phase']}"
-    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, approximate=True):
+    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, approximate=True, with_features=by_graph):
         rows += part.index
         truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
         for name in MEMBERS:
             made = pseudo_label(part.logits[name])
             judged = label_quality.student_scores(part.logits, name, *made[:2], knobs)
-            found[name].append(tuple(column.cpu() for column in (*made, *judged)))
+            extra = (part.features[name], part.logits[name]) if by_graph else ()
+            found[name].append(tuple(column.cpu() for column in (*made, *judged, *extra)))
     share = {
         name: [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
         for name, parts in found.items()
@@ -77,10 +87,13 @@ def label_images(
     true_labels = np.asarray([known.get(row, IGNORE_INDEX) for row in range(count)])
     scored = true_labels != IGNORE_INDEX
     order = np.argsort(np.concatenate([part[0] for part in gathered]))
-    for name in MEMBERS:
-        labels, confidence, doubt, weight, agree = (
-            np.concatenate([part[1][name][column] for part in gathered])[order] for column in range(5)
-        )
+    columns = {
+        name: [np.concatenate(parts)[order] for parts in zip(*(part[1][name] for part in gathered), strict=True)]
+        for name in MEMBERS
+    }
+    if by_graph:
+        columns[graph.GRAPH] = _labels_of_graph(pair, labeled, clean_pass, accelerator, columns, knobs)
+    for name, (labels, confidence, doubt, weight, agree, *_) in columns.items():
         selected = select_images(labels, confidence, doubt, facts["ratio"], knobs)
         hit = labels == true_labels
         summary = {
@@ -88,12 +101,56 @@ def label_images(
             "accuracy": float(hit[selected & scored].mean()) if (selected & scored).any() else None,
             "class_counts": np.bincount(labels[selected], minlength=len(pair.class_names)).tolist(),
             "predicted": np.bincount(labels, minlength=len(pair.class_names)).tolist(),
-            "separation": label_quality.of_images(weight[scored], confidence[scored], agree[scored], hit[scored]),
+            "separation": label_quality.of_images(
+                weight[..., scored], confidence[scored], agree[..., scored], hit[scored]
+            ),
         }
         if accelerator.is_main_process:
             stored = ImageLabels(labels, confidence, selected)
             stored.write(folder / name, image_ids(unlabeled), {**facts, "summary": summary})
     accelerator.wait_for_everyone()
+
+
+def _labels_of_graph(
+    pair: ModelPair,
+    labeled: Any,
+    clean_pass: CleanPass,
+    accelerator: Accelerator,
+    columns: dict[str, list[np.ndarray]],
+    knobs: Knobs,
+) -> list[np.ndarray]:
+    """The columns of a maker for labels spread over a graph: label, confidence and doubt of every image, `(N,)`, and
+    the weight and the agreement of both students, `(2, N)`.
+
+    Args:
+        columns: of each member, the last two being features `(N, D)` and logits `(N, C)`.
+    """
+    known: list[tuple[int, int, dict[str, np.ndarray]]] = []
+    title = "labeled images for the graph"
+    for part in clean_pass.run(pair, labeled, accelerator, title=title, approximate=True, with_features=True):
+        features = {name: part.features[name].cpu().numpy() for name in MEMBERS}
+        for place, (row, label) in enumerate(zip(part.index, part.truth, strict=True)):
+            known.append((row, int(label), {name: features[name][place] for name in MEMBERS}))
+    known = sorted(gather_object(known), key=lambda entry: entry[0])
+    spread: list[Any] = [None]
+    if accelerator.is_main_process:
+        spread = [
+            graph.spread_labels(
+                graph.joined([np.stack([entry[2][name] for entry in known]) for name in MEMBERS]),
+                np.asarray([entry[1] for entry in known]),
+                graph.joined([columns[name][-2] for name in MEMBERS]),
+                len(pair.class_names),
+            )
+        ]
+    distribution: np.ndarray = broadcast_object_list(spread)[0]
+    labels, confidence = distribution.argmax(axis=1), distribution.max(axis=1)
+    judged = [
+        label_quality.judgement(
+            torch.from_numpy(columns[name][-1]), torch.from_numpy(labels), torch.from_numpy(confidence), knobs
+        )
+        for name in MEMBERS
+    ]
+    return [labels, confidence, 1 - confidence, *(torch.stack(column).numpy() for column in zip(*judged, strict=True))]
 
 
 def select_images(
@@ -192,11 +249,16 @@ def label_pixels(
     accelerator.wait_for_everyone()
 
 
-def reusable(folder: Path, facts: dict[str, Any]) -> bool:
-    """Whether both members' stores are complete, were made by the same weights from the same images, and are as they
+def makers(knobs: Knobs) -> tuple[str, ...]:
+    """Whose labels are stored: both members', and those of the graph where it labels."""
+    return (*MEMBERS, graph.GRAPH) if knobs.labeler == graph.GRAPH else MEMBERS
+
+
+def reusable(folder: Path, facts: dict[str, Any], names: tuple[str, ...] = MEMBERS) -> bool:
+    """Whether the makers' stores are complete, were made by the same weights from the same images, and are as they
     were written; the pixels of an image are looked at when they are read."""
     try:
-        for name in MEMBERS:
+        for name in names:
             manifest = read_manifest(folder / name)
             if not facts.items() <= manifest.items():
                 return False
@@ -221,9 +283,9 @@ def ids_hash(unlabeled: Any) -> str:
     return sha256_of_ids(image_ids(unlabeled))[:16]
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Per member, what `dmt_results.json` says of the labels it made."""
-    return {name: read_manifest(folder / name)["summary"] for name in MEMBERS}
+def read_summary(folder: Path, names: tuple[str, ...] = MEMBERS) -> dict[str, Any]:
+    """Per maker, what `dmt_results.json` says of the labels it made."""
+    return {name: read_manifest(folder / name)["summary"] for name in names}
 
 
 def _count_right(labels: Tensor, codes: Tensor, truth: Tensor, classes: int, right: Tensor, known: Tensor) -> None:

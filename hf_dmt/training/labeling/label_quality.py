@@ -69,15 +69,27 @@ def student_scores(
         The dynamic weight with the full exponents and positive disagreement dropped, float32, and whether the student
         agrees, bool; both `(N, *)`.
     """
-    student = {"a": "b", "b": "a"}[maker] if knobs.labeler == "peer" else maker
-    weights = dynamic_weights(logits[student], labels, confidence, gamma1=knobs.gamma1, gamma2=knobs.gamma2)
-    return weights, logits[student].argmax(dim=1) == labels
+    student = maker if knobs.labeler == "self" else {"a": "b", "b": "a"}[maker]
+    return judgement(logits[student], labels, confidence, knobs)
+
+
+def judgement(logits: Tensor, labels: Tensor, confidence: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
+    """A student's weights and agreement, as `student_scores`, from its own logits `(N, C, *)`."""
+    weights = dynamic_weights(logits, labels, confidence, gamma1=knobs.gamma1, gamma2=knobs.gamma2)
+    return weights, logits.argmax(dim=1) == labels
 
 
 def of_images(weight: np.ndarray, confidence: np.ndarray, agree: np.ndarray, hit: np.ndarray) -> dict[str, Any] | None:
-    """The figures of `(N,)` labels; `hit` (bool) says which are right. None without labels."""
+    """The figures of `(N,)` labels; `hit` (bool) says which are right. None without labels.
+
+    Args:
+        weight, agree: `(N,)`, or `(S, N)` of several students, who are counted together.
+    """
     if not len(hit):
         return None
+    students = weight.size // len(hit)
+    weight, agree = weight.ravel(), agree.ravel()
+    confidence, hit = (np.tile(column, students) for column in (confidence, hit))
     scores = {"weight": weight, "confidence": confidence, "disagreement": agree}
     distinct = {name: np.unique(values, return_inverse=True) for name, values in scores.items()}
     counts = {

@@ -17,7 +17,15 @@ from ...models.pair import ModelPair
 from ..settings.knobs import Knobs
 from . import label_pass
 from .gallery import has_gallery, keep_gallery
+from .graph import GRAPH
 from .inference import CleanPass
+
+# By labeler, whose labels a and b learn from.
+_TEACHERS = {
+    "peer": {"a": "b", "b": "a"},
+    "self": {"a": "a", "b": "b"},
+    GRAPH: {"a": GRAPH, "b": GRAPH},
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class PhaseLabels:
 
     Attributes:
         of: the store each member learns from, by the student's name.
-        summary: per member, figures of the labels **made by** it. seconds: what making them took.
+        summary: per maker (a, b, perhaps the graph), figures of the labels **made by** it. seconds: what it took.
     """
 
     of: dict[str, PseudoLabels]
@@ -36,12 +44,12 @@ class PhaseLabels:
     def shares(self) -> dict[str, float]:
         """For the trackers: the share of its labels that each member selected and, where known, that was right."""
         named = {"selected": "selected", "accuracy": "label_accuracy"}
-        shares = {f"{name}/{log}": self.summary[name][key] for name in MEMBERS for key, log in named.items()}
+        shares = {f"{name}/{log}": made[key] for name, made in self.summary.items() for key, log in named.items()}
         return {key: value for key, value in shares.items() if value is not None}
 
     def class_counts(self) -> dict[str, list[int]]:
         """For the telemetry: how often each member gave each class among what it selected."""
-        return {f"{name}/class_counts": self.summary[name]["class_counts"] for name in MEMBERS}
+        return {f"{name}/class_counts": made["class_counts"] for name, made in self.summary.items()}
 
 
 def provide(
@@ -55,10 +63,12 @@ def provide(
     *,
     in_the_middle: bool,
     keep_earlier: bool = False,
+    labeled: Any = None,
 ) -> PhaseLabels:
     """Label for `phase` unless a complete store of these weights and images is there.
 
     Args:
+        labeled: images with their true labels, for `--labeler graph`.
         in_the_middle: the pair carries weights from the middle of the phase, which did not make its labels.
         keep_earlier: leave the labels of earlier phases on the disk; otherwise they go once these are whole.
 
@@ -81,7 +91,11 @@ def provide(
     if not in_the_middle:
         facts["weights"] = label_pass.weights_hash(pair)
     # Asked once, for all: a process that is ahead would take the mark away under the eyes of one that looks later.
-    there = [accelerator.is_main_process and label_pass.reusable(folder, facts), has_gallery(phase.index, output_dir)]
+    makers = label_pass.makers(knobs)
+    there = [
+        accelerator.is_main_process and label_pass.reusable(folder, facts, makers),
+        has_gallery(phase.index, output_dir),
+    ]
     broadcast_object_list(there)
     reusable, has_pictures = there
     if not reusable:
@@ -92,7 +106,9 @@ def provide(
                 "before. (A phase's labels are deleted when the next one has its own, unless --keep_pseudo_labels all.)"
             )
         if pair.task == "image-classification":
-            label_pass.label_images(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
+            label_pass.label_images(
+                pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts, labeled=labeled
+            )
         else:
             label_pass.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
     # A run killed between the two has the labels already and not the gallery.
@@ -100,11 +116,12 @@ def provide(
         keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
     if accelerator.is_main_process and not keep_earlier:
         label_pass.delete_earlier(output_dir, phase.index)
-    teacher = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
+    teacher = _TEACHERS[knobs.labeler]
     store: type[ImageLabels] | type[PixelLabels]
     store = ImageLabels if pair.task == "image-classification" else PixelLabels
+    stores = {name: store.read(folder / name) for name in set(teacher.values())}
     return PhaseLabels(
-        of={student: store.read(folder / teacher[student]) for student in MEMBERS},
-        summary=label_pass.read_summary(folder),
+        of={student: stores[teacher[student]] for student in MEMBERS},
+        summary=label_pass.read_summary(folder, makers),
         seconds=round(time.monotonic() - start, 3),
     )

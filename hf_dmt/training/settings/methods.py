@@ -75,8 +75,13 @@ def _check_together(knobs: Knobs) -> None:
             f"strategy online makes labels at every step of one phase, so restart {knobs.restart!r} with label_ratios "
             f"{list(knobs.label_ratios)} cannot apply. Leave both at their defaults, or use strategy phases."
         )
+    if knobs.strategy == "online" and knobs.labeler == "graph":
+        raise ValueError(
+            "labeler graph spreads labels over all unlabeled images at once, between phases, and strategy online "
+            "labels the images of one update. Use strategy phases, or labeler peer."
+        )
     if knobs.exchange == "sequential" and (
-        knobs.strategy == "online" or knobs.labeler == "self" or knobs.restart == "initial" or knobs.ema_decay
+        knobs.strategy == "online" or knobs.labeler != "peer" or knobs.restart == "initial" or knobs.ema_decay
     ):
         raise ValueError(
             "exchange sequential lets a and b teach each other in turn, each going on from its own weights. With "
@@ -87,6 +92,11 @@ def _check_together(knobs: Knobs) -> None:
 
 def _check_pixels(knobs: Knobs) -> None:
     """What masks do not allow."""
+    if knobs.labeler == "graph":
+        raise ValueError(
+            "labeler graph compares whole images, and a pixel has no features of its own to be compared by. Use "
+            "labeler peer for semantic-segmentation."
+        )
     if knobs.mixup_alpha > 0:
         raise ValueError(
             f"mixup_alpha is {knobs.mixup_alpha:g}, but mixup of images has no meaning for masks. "
