@@ -39,6 +39,7 @@ from ..training.settings.command_line import parse, print_error
 from ..training.settings.knobs import Knobs
 from . import comparison
 from .comparison import BASELINE, ORACLE, REFERENCE
+from .remembered import remembered
 from .train import RECIPES
 from .train import run as train
 
@@ -60,11 +61,13 @@ ARMS: dict[str, list[str]] = {
     # averaged weights.
     "fixmatch": ["--method", "online-st", "--online_threshold", "0.95", "--augmentation", "strong"],
     "mean-teacher": ["--method", "online-st", "--online_threshold", "0", "--ema_decay", "0.99"],
+    "graph": ["--labeler", "graph"],
     ORACLE: ["--method", "supervised"],  # on all labels
 }
 
 # One knob of dmt at a time.
 SETTINGS: dict[str, list[str]] = {
+    "graph-0": ["--labeler", "graph", "--gamma1", "0", "--gamma2", "0", "--positive_disagree", "keep"],
     **{f"gamma-{gamma}": ["--gamma1", str(gamma), "--gamma2", str(gamma)] for gamma in (0, 1, 3, 9)},
     "ratios-1": ["--label_ratios", "1"],
     "ratios-3": ["--label_ratios", "0.33", "0.67", "1"],
@@ -81,7 +84,7 @@ _CIFAR_CPU = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size
               "--num_labeled", "1000", "--supervised_epochs", "80", "--phase_epochs", "0.4", *_SMALL]  # fmt: skip
 # Sized for 25 minutes an arm on one H200; no such machine was at hand to confirm it. Of 5,000 and 1,250 labels a fifth
 # is held out for evaluation.
-_WRN_GPU = ["--dataset_name", "{cifar10}", "--model_a", "tiny:wrn-28-2", "--model_b", "tiny:wrn-28-2",
+_WRN_GPU = ["--dataset_name", "{cifar10}", "--model_a", "paper:wrn-28-2", "--model_b", "paper:wrn-28-2",
             "--image_size", "32", "--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true", "--learning_rate",
             "0.1", "--weight_decay", "5e-4", "--lr_scheduler_type", "cosine", "--labeled_batch_size", "64",
             "--pseudo_batch_size", "448", "--phase_epochs", "29", "--bf16", "true", "--dataloader_num_workers", "8",
@@ -96,6 +99,19 @@ _CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation"
                "--supervised_epochs", "150", "--phase_epochs", "2", "--label_ratios", "0.2", "0.4", "0.6",
                "--test_split", "validation", *_SMALL]  # fmt: skip
 
+# Two networks from ImageNet on photographs. Of the labels a fifth is held out: 30, 60 and 150 are trained on.
+_TRASHNET = ["--dataset_name", "{trashnet}", "--model_a", "{lite2}", "--model_b", "{mobilenet}", "--image_size", "128",
+             "--labeled_batch_size", "8", "--pseudo_batch_size", "24", "--phase_epochs", "1", *_SMALL]  # fmt: skip
+_HEADS = [*_TRASHNET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
+          "--weight_decay", "0", "--supervised_epochs", "100"]  # fmt: skip
+_WHOLE = [*_TRASHNET, "--augmentation", "weak", "--learning_rate", "1e-4", "--supervised_epochs", "50",
+          "--phase_epochs", "0.5"]  # fmt: skip
+_CAMVID_PRETRAINED = ["--task", "semantic-segmentation", "--dataset_name", "{camvid}", "--label_column", "annotation",
+                      "--model_a", "{deeplab}", "--model_b", "{deeplab_half}", "--image_size", "192", "--num_labeled",
+                      "58", "--learning_rate", "1e-4", "--labeled_batch_size", "4", "--pseudo_batch_size", "12",
+                      "--supervised_epochs", "60", "--phase_epochs", "1", "--label_ratios", "0.2", "0.4", "0.6",
+                      "--test_split", "validation", *_SMALL]  # fmt: skip
+
 # Per suite and data set the flags of `hf-dmt train`; {name} is what was given with --data name=FOLDER.
 SUITES: dict[str, dict[str, list[str]]] = {
     "smoke": {"digits": ["--supervised_epochs", "4", "--phase_epochs", "0.05", "--per_device_eval_batch_size", "500"]},
@@ -104,6 +120,14 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "digit-scenes": ["--task", "semantic-segmentation"],
         "cifar10": ["--dataset_name", "{cifar10}", *_CIFAR_CPU],
         "camvid": ["--dataset_name", "{camvid}", *_CAMVID_CPU],
+    },
+    "pretrained": {
+        "trashnet-heads-30": [*_HEADS, "--num_labeled", "38"],
+        "trashnet-heads-60": [*_HEADS, "--num_labeled", "75"],
+        "trashnet-heads-150": [*_HEADS, "--num_labeled", "188", "--supervised_epochs", "40"],
+        "trashnet-30": [*_WHOLE, "--num_labeled", "38"],
+        "trashnet-60": [*_WHOLE, "--num_labeled", "75"],
+        "camvid-46": _CAMVID_PRETRAINED,
     },
     "gpu": {
         "cifar10-4000": [*_WRN_GPU, "--num_labeled", "5000", "--supervised_epochs", "384"],
@@ -132,15 +156,17 @@ def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
-        bench = Bench(folder / name, base, in_process=arguments.suite == "smoke")
+        fixed = _fixed_features(base)
+        bench = Bench(folder / name, base, in_process=arguments.suite == "smoke" or fixed, checkpoints=not fixed)
         bench.check()
-        factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
-        for seed in arguments.seeds:
-            for arm in names:
-                if arm == ORACLE and bench.run(REFERENCE, seed)["unlabeled_from"]:
-                    print("oracle is left out: the unlabeled images are a set of their own, without labels to train on")
-                    continue
-                bench.run(arm, seed, factor=factors.get(arm, 1.0))
+        with remembered() if fixed else contextlib.nullcontext():
+            factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
+            for seed in arguments.seeds:
+                for arm in names:
+                    if arm == ORACLE and bench.run(REFERENCE, seed)["unlabeled_from"]:
+                        print("oracle is left out: the unlabeled images are a set of their own, without labels")
+                        continue
+                    bench.run(arm, seed, factor=factors.get(arm, 1.0))
         comparison.write(folder / name, name, settings=SETTINGS)
 
 
@@ -182,6 +208,11 @@ def data_sets(arguments: argparse.Namespace, flags: list[str]) -> dict[str, list
             continue
         found[name] = [flag.format(**folders) if flag.startswith("{") else flag for flag in base] + flags
     return found
+
+
+def _fixed_features(base: list[str]) -> bool:
+    """Whether heads alone are trained on views that never change: every image then has the same features forever."""
+    return "--freeze_backbone" in base and base[base.index("--augmentation") + 1] == "none"
 
 
 # ---- budget ----------------------------------------------------------------------------------------------------------
@@ -236,11 +267,12 @@ class Bench:
 
     Args:
         base: flags of every run. in_process: run here instead of in a process of their own: fast, but the peak memory
-            is then that of all runs so far.
+            is then that of all runs so far. checkpoints: keep the one that is best on the eval split beside the last
+            weights; without, "best on eval" are the last weights.
     """
 
-    def __init__(self, folder: Path, base: list[str], *, in_process: bool) -> None:
-        self.folder, self.base, self.in_process = folder, base, in_process
+    def __init__(self, folder: Path, base: list[str], *, in_process: bool, checkpoints: bool = True) -> None:
+        self.folder, self.base, self.in_process, self.checkpoints = folder, base, in_process, checkpoints
 
     def check(self) -> None:
         """Ends before anything is trained where there is no eval or no test split to compare on."""
@@ -323,6 +355,8 @@ class Bench:
                 looks = "steps"
                 every = sum(reference["passes"]) / (2 * (knobs.labeled_batch_size + knobs.pseudo_batch_size))
                 flags += [f"--{what}_steps={max(1, round(every / CHECKPOINTS))}" for what in ("eval", "save")]
+        if not self.checkpoints:
+            return [*flags, "--save_strategy", "no", "--disable_tqdm", "true"]
         flags += ["--eval_strategy", looks, "--save_strategy", looks, "--save_total_limit", "1"]
         return [*flags, "--load_best_model_at_end", "true", "--disable_tqdm", "true"]
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hf_dmt import ModelPair
 from hf_dmt.commands import comparison
 from hf_dmt.commands.compare import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
+from hf_dmt.commands.remembered import remembered
 from hf_dmt.data.files import write_json
 from hf_dmt.method import plan_phases
 from hf_dmt.training.settings.command_line import parse
 from hf_dmt.training.settings.knobs import Knobs, resolve
+from tests.training.small_runs import assert_same, images, make_pair, make_trainer, state_of
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 
@@ -226,3 +230,35 @@ def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
 def test_every_method_runs(tmp_path: Path) -> None:
     """Silent: a method of the list whose settings the command line has come to refuse."""
     assert smoke(tmp_path, *ARMS).keys() == ARMS.keys()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_builtin_models_of_a_suite_can_be_built(suite: str) -> None:
+    """Silent: a network that no longer has this name, found out on a rented machine."""
+    for base in SUITES[suite].values():
+        model, *_ = parse(
+            [*(flag.strip("{}") for flag in base if flag not in ("--bf16", "true")), "--output_dir", "x"], RECIPES
+        )
+        named = {source for source in (model.model_a, model.model_b) if source and ":" in source}
+        for source in named:
+            pair = ModelPair.from_models(source, source, task=model.task, id2label={0: "x", 1: "y"}, image_size=32)
+            assert pair.num_parameters() > 0
+
+
+def test_remembered_features_train_the_same_heads(tmp_path: Path) -> None:
+    """Silent: features of another image or another network, and tables of heads that no user would get."""
+    weights, passes = {}, {}
+    for name, memory in (("plain", nullcontext), ("remembered", remembered), ("again", remembered)):
+        pair = make_pair("resnet", "resnet")
+        seen: list[int] = []
+        pair.model_b.resnet.embedder.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
+        with memory():
+            trainer = make_trainer(
+                tmp_path / name, pair, evaluation=images(6, seed=2), freeze_backbone=True, augmentation="none"
+            )
+            trainer.train()
+        weights[name], passes[name] = state_of(trainer.model), sum(seen)
+    assert_same(weights["remembered"], weights["plain"], tolerance=1e-5)
+    assert_same(weights["again"], weights["plain"], tolerance=1e-5)
+    # 12 labeled, 12 unlabeled and 6 images for evaluation, once as a view and once as the processor makes them.
+    assert passes["remembered"] <= 60 < passes["plain"]

@@ -28,8 +28,8 @@ class Knobs:
     )
     labeler: str = setting(
         "peer",
-        "Who makes a member's pseudo labels: its `peer`, it`self`, or a `graph` of images that look alike to both, over "
-        "which the true labels are spread (images only).",
+        "Who makes a member's pseudo labels: its `peer`, it`self`, or a `graph` of images that look alike to both "
+        "members, over which the true labels are spread (images only).",
         group="who teaches whom, and when",
         choices=("peer", "self", "graph"),
     )
