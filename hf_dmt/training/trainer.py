@@ -1,7 +1,6 @@
 """`DMTTrainer`: a `PairTrainer` that trains each member on the other's pseudo labels, phase by phase.
 
-One `super().train()` runs all phases: one Trainer epoch is one phase, of its own length. Added to the pair: what a
-phase begins and ends with, and the loss with its scale over processes and accumulation steps.
+One `super().train()` runs all phases, an epoch each. Added: what a phase begins and ends with, the loss and its scale.
 """
 
 from __future__ import annotations
