@@ -213,7 +213,8 @@ class RunSettings:
     )
     augmentation: str | None = setting(
         None,
-        "weak, strong, or for masks scale-crop-flip; default: strong, for masks scale-crop-flip.",
+        "none (whole images: the same view every time), weak, strong, or for masks scale-crop-flip; default: strong, "
+        "for masks scale-crop-flip.",
         group="two members in one run",
     )
     augmentation_b: str | None = setting(
