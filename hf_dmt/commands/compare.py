@@ -39,7 +39,6 @@ from ..training.settings.command_line import parse, print_error
 from ..training.settings.knobs import Knobs
 from . import comparison
 from .comparison import BASELINE, ORACLE, REFERENCE
-from .remembered import remembered
 from .train import RECIPES
 from .train import run as train
 
@@ -156,17 +155,15 @@ def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
-        fixed = _fixed_features(base)
-        bench = Bench(folder / name, base, in_process=arguments.suite == "smoke" or fixed, checkpoints=not fixed)
+        bench = Bench(folder / name, base, in_process=arguments.suite == "smoke")
         bench.check()
-        with remembered() if fixed else contextlib.nullcontext():
-            factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
-            for seed in arguments.seeds:
-                for arm in names:
-                    if arm == ORACLE and bench.run(REFERENCE, seed)["unlabeled_from"]:
-                        print("oracle is left out: the unlabeled images are a set of their own, without labels")
-                        continue
-                    bench.run(arm, seed, factor=factors.get(arm, 1.0))
+        factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
+        for seed in arguments.seeds:
+            for arm in names:
+                if arm == ORACLE and bench.run(REFERENCE, seed)["unlabeled_from"]:
+                    print("oracle is left out: the unlabeled images are a set of their own, without labels to train on")
+                    continue
+                bench.run(arm, seed, factor=factors.get(arm, 1.0))
         comparison.write(folder / name, name, settings=SETTINGS)
 
 
@@ -208,11 +205,6 @@ def data_sets(arguments: argparse.Namespace, flags: list[str]) -> dict[str, list
             continue
         found[name] = [flag.format(**folders) if flag.startswith("{") else flag for flag in base] + flags
     return found
-
-
-def _fixed_features(base: list[str]) -> bool:
-    """Whether heads alone are trained on views that never change: every image then has the same features forever."""
-    return "--freeze_backbone" in base and base[base.index("--augmentation") + 1] == "none"
 
 
 # ---- budget ----------------------------------------------------------------------------------------------------------
@@ -267,12 +259,11 @@ class Bench:
 
     Args:
         base: flags of every run. in_process: run here instead of in a process of their own: fast, but the peak memory
-            is then that of all runs so far. checkpoints: keep the one that is best on the eval split beside the last
-            weights; without, "best on eval" are the last weights.
+            is then that of all runs so far.
     """
 
-    def __init__(self, folder: Path, base: list[str], *, in_process: bool, checkpoints: bool = True) -> None:
-        self.folder, self.base, self.in_process, self.checkpoints = folder, base, in_process, checkpoints
+    def __init__(self, folder: Path, base: list[str], *, in_process: bool) -> None:
+        self.folder, self.base, self.in_process = folder, base, in_process
 
     def check(self) -> None:
         """Ends before anything is trained where there is no eval or no test split to compare on."""
@@ -355,8 +346,6 @@ class Bench:
                 looks = "steps"
                 every = sum(reference["passes"]) / (2 * (knobs.labeled_batch_size + knobs.pseudo_batch_size))
                 flags += [f"--{what}_steps={max(1, round(every / CHECKPOINTS))}" for what in ("eval", "save")]
-        if not self.checkpoints:
-            return [*flags, "--save_strategy", "no", "--disable_tqdm", "true"]
         flags += ["--eval_strategy", looks, "--save_strategy", looks, "--save_total_limit", "1"]
         return [*flags, "--load_best_model_at_end", "true", "--disable_tqdm", "true"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import pytest
 from hf_dmt import ModelPair
 from hf_dmt.commands import comparison
 from hf_dmt.commands.compare import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
-from hf_dmt.commands.remembered import remembered
 from hf_dmt.data.files import write_json
 from hf_dmt.method import plan_phases
 from hf_dmt.training.settings.command_line import parse
 from hf_dmt.training.settings.knobs import Knobs, resolve
-from tests.training.small_runs import assert_same, images, make_pair, make_trainer, state_of
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 
@@ -243,22 +240,3 @@ def test_the_builtin_models_of_a_suite_can_be_built(suite: str) -> None:
         for source in named:
             pair = ModelPair.from_models(source, source, task=model.task, id2label={0: "x", 1: "y"}, image_size=32)
             assert pair.num_parameters() > 0
-
-
-def test_remembered_features_train_the_same_heads(tmp_path: Path) -> None:
-    """Silent: features of another image or another network, and tables of heads that no user would get."""
-    weights, passes = {}, {}
-    for name, memory in (("plain", nullcontext), ("remembered", remembered), ("again", remembered)):
-        pair = make_pair("resnet", "resnet")
-        seen: list[int] = []
-        pair.model_b.resnet.embedder.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
-        with memory():
-            trainer = make_trainer(
-                tmp_path / name, pair, evaluation=images(6, seed=2), freeze_backbone=True, augmentation="none"
-            )
-            trainer.train()
-        weights[name], passes[name] = state_of(trainer.model), sum(seen)
-    assert_same(weights["remembered"], weights["plain"], tolerance=1e-5)
-    assert_same(weights["again"], weights["plain"], tolerance=1e-5)
-    # 12 labeled, 12 unlabeled and 6 images for evaluation, once as a view and once as the processor makes them.
-    assert passes["remembered"] <= 60 < passes["plain"]
