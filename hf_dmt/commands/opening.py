@@ -25,6 +25,14 @@ def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> li
     return names[0] if len(names) == 2 and names[0] == names[1] else None
 
 
+def describe_masks(pair: ModelPair, reduce_labels: bool) -> None:
+    """Let processors that can read masks say how the masks of this run are stored: whoever trains further reads them
+    the same way."""
+    for processor in (pair.processor_a, pair.processor_b):
+        if hasattr(processor, "do_reduce_labels"):
+            processor.do_reduce_labels = reduce_labels
+
+
 def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_names: list[str]) -> ModelPair:
     """The saved pair, or a new one whose heads have exactly the data's classes."""
     if model_args.pair is not None:

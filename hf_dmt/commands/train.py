@@ -30,7 +30,7 @@ from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import parse, print_error
 from ..training.trainer import DMTTrainer
 from .launch import start
-from .opening import build_pair, common_classes
+from .opening import build_pair, common_classes, describe_masks
 from .preflight import check, class_line
 
 RECIPES = Path(__file__).parent / "recipes"  # of the embedded sets
@@ -68,6 +68,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if data_args.dataset_name in BUILTIN_SETS:
             args.horizontal_flip = False  # a mirrored digit is another digit, or none
         pair = build_pair(model_args, args, images.class_names)
+        describe_masks(pair, data_args.reduce_labels)
         trainer = build_trainer(pair, args, images)
         checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
         hold = ExitStack()

@@ -50,8 +50,27 @@ class CheckpointError(ValueError):
 
 
 def label_names(config: PretrainedConfig) -> list[str]:
-    """Class names in the order of the logits."""
-    return [str(config.id2label[index]) for index in sorted(config.id2label)]
+    """Class names in the order of the logits, each once.
+
+    ImageNet has two cranes and two maillots: under one name the second of them could be neither chosen nor read back.
+    """
+    names: list[str] = []
+    for index in sorted(config.id2label):
+        name = str(config.id2label[index])
+        names.append(name if name not in names else f"{name} ({index})")
+    return names
+
+
+def describe_classes(config: PretrainedConfig) -> None:
+    """Make a configuration say what DMT trains: one class an image, and a name of its own for each.
+
+    `multi_label_classification` or `regression` of the checkpoint's own training would make `pipeline` apply a sigmoid
+    to scores that were trained with a softmax.
+    """
+    config.problem_type = None
+    names = label_names(config)
+    if names != [config.id2label[index] for index in sorted(config.id2label)]:
+        config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
 
 
 def has_named_classes(config: PretrainedConfig) -> bool:
@@ -84,7 +103,8 @@ def in_order(id2label: dict[int, str]) -> dict[int, str]:
     """A class map with its ids ascending.
 
     Raises:
-        ValueError: fewer than one class, or ids other than 0, 1, 2, ...: logits would stand for other classes.
+        ValueError: fewer than one class, ids other than 0, 1, 2, ...: logits would stand for other classes; or a name
+            twice.
     """
     if not id2label or sorted(id2label) != list(range(len(id2label))):
         raise ValueError(
@@ -93,7 +113,11 @@ def in_order(id2label: dict[int, str]) -> dict[int, str]:
         )
     if len(id2label) > MOST_CLASSES:
         raise ValueError(f"{len(id2label)} classes were given, and at most {MOST_CLASSES} can be stored. Give fewer.")
-    return {index: str(id2label[index]) for index in range(len(id2label))}
+    names = {index: str(id2label[index]) for index in range(len(id2label))}
+    if len(set(names.values())) < len(names):
+        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+        raise ValueError(f"Two classes are called {twice!r} and could not be told apart. Give each its own name.")
+    return names
 
 
 def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> PretrainedConfig:

@@ -66,6 +66,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         loading.check_task(task)
         loading.check_label_maps(model_a.config, model_b.config)
         for name, model, processor in (("a", model_a, processor_a), ("b", model_b, processor_b)):
+            loading.describe_classes(model.config)
             timm_members.keep_processor_settings(model.config, processor)
             if momentum := cap_momentum(model):
                 logger.warning(

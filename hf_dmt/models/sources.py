@@ -57,6 +57,8 @@ def _open_member(
             hub["revision"] = commit  # the model and its processor are of one revision
         model, fresh = loading.load_for_classes(source, task, id2label, seed=seed, **hub)
         processor = loading.load_processor(source, model.config, **hub)
+        if getattr(processor, "do_reduce_labels", False):
+            processor.do_reduce_labels = False  # of the checkpoint's own masks; ours hold the classes as they are
     processor = preprocessing.fitted(processor, model, side, pixels=task == "semantic-segmentation")
     # Published: of a folder only its name, for a path tells of its owner's machine.
     base = Path(source).resolve().name if Path(source).is_dir() else source

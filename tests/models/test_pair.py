@@ -21,6 +21,7 @@ from transformers import (
     pipeline,
 )
 
+from hf_dmt.commands.opening import describe_masks
 from hf_dmt.data.members import MEMBERS
 from hf_dmt.models.loading import CheckpointError
 from hf_dmt.models.pair import PAIR_FILE, PEER_FOLDER, ModelPair, member_state
@@ -606,3 +607,38 @@ def test_redraw_takes_the_head_of_a_pretrained_member(checkpoint):
     pair.redraw("b", 7)
     assert set(differing(state(pair), before)) <= {"model_b.classifier.1.weight", "model_b.classifier.1.bias"}
     assert differing(state(pair), before)
+
+
+def test_a_pair_describes_the_run_and_not_its_base(build, tmp_path):
+    """Silent: scores of `pipeline` that sum to 1.5, and masks of a further training shifted by one class."""
+    vit, processor = build("vit")
+    vit.config.problem_type = "multi_label_classification"
+    folder = tmp_path / "vit"
+    vit.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    pair = ModelPair.from_models(folder, folder, id2label={0: "x", 1: "y", 2: "z"})
+    pair.save_pretrained(tmp_path / "pair")
+    config = json.loads((tmp_path / "pair" / "config.json").read_text())
+    assert config.get("problem_type") is None
+    segformer, processor = build("segformer")
+    processor.do_reduce_labels = True
+    segformer.save_pretrained(tmp_path / "seg")
+    processor.save_pretrained(tmp_path / "seg")
+    source = tmp_path / "seg"
+    pair = ModelPair.from_models(source, source, task="semantic-segmentation", id2label={0: "x", 1: "y", 2: "z"})
+    assert not pair.processor_a.do_reduce_labels and not pair.processor_b.do_reduce_labels
+    describe_masks(pair, True)
+    pair.save_pretrained(tmp_path / "reduced")
+    assert ModelPair.from_pretrained(tmp_path / "reduced").processor_b.do_reduce_labels
+
+
+def test_names_that_a_base_has_twice(build, tmp_path):
+    """Silent: ImageNet's two cranes, of which the second could be neither chosen nor told apart in a report."""
+    vit, processor = build("vit")
+    names = ["hen", "crane", "crane"]
+    vit.config.id2label, vit.config.label2id = dict(enumerate(names)), {name: at for at, name in enumerate(names)}
+    pair = ModelPair(vit, vit, processor, processor)
+    assert pair.class_names == ["hen", "crane", "crane (2)"]
+    assert pair.config.label2id == {"hen": 0, "crane": 1, "crane (2)": 2}
+    with pytest.raises(ValueError, match="Two classes are called 'crane'"):
+        ModelPair.from_models(tmp_path, tmp_path, id2label=dict(enumerate(names)))
