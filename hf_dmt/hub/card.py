@@ -11,11 +11,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..data.escaping import code_span, markdown_text
 from ..data.files import write_aside
 from ..data.members import MEMBERS
 from ..data.reading.builtin import BUILTIN_SETS
-from ..report.gain import Gain, gain_of, headline
+from ..report.by_class import by_class
+from ..report.gain import Gain, gain_of, headline, signed
 from ..report.run import NAMES, Run, read_run, score_of
+from ..report.terminal import notes
 from .repository import PAIR_FILE, PEER_FOLDER, licence_of
 
 CARD_FILE = "README.md"
@@ -26,7 +29,7 @@ _AUTO_CLASSES = {
     "semantic-segmentation": "AutoModelForSemanticSegmentation",
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_SHOWN_CLASSES = 30
+_SHOWN_CLASSES, _SHOWN_WEAKEST = 30, 10
 _FIGURES = ("scores.png", "label_accuracy.png", "cases_a.png", "cases_b.png")  # the report shows the others
 
 
@@ -61,14 +64,18 @@ def write_card(
     bases = {member: _hub_id_of_base(pair, member) for member in MEMBERS}
     licences = {base: licence_of(base, token) for base in bases.values() if base} if repo_id and not license else {}
     data_ids = [dataset_tags] if isinstance(dataset_tags, str) else list(dataset_tags)
-    data_name, data_id = _dataset(run)
+    data_name, data_note, data_id = _dataset(run)
+    data_name, data_note = (dataset, "") if dataset else (data_name, data_note)
     data_ids = data_ids or ([data_id] if data_id else [])
     scored = _final_scores(run) if run else None
     gain = gain_of(run) if run else None
+    classes = by_class(run) if run else None
     metadata = ModelCardData(
         base_model=list(dict.fromkeys(base for base in bases.values() if base)) or None,
         datasets=data_ids or None,
-        eval_results=_eval_results(run, scored, gain, pair["primary"], data_ids, dataset or data_name) if run else None,
+        eval_results=_eval_results(run, scored, gain, pair["primary"], data_ids, data_name + data_note)
+        if run
+        else None,
         language=language,
         library_name="transformers",
         license=license or _common(licences, bases),
@@ -90,13 +97,19 @@ def write_card(
         auto_class=_AUTO_CLASSES[pair["task"]],
         pipeline_name=_PIPELINES[pair["task"]],
         licences=licences,
-        classes=_classes(folder),
+        class_names=_class_names(folder),
+        classes=classes,
         shown_classes=_SHOWN_CLASSES,
+        shown_weakest=_SHOWN_WEAKEST,
         run=run,
-        dataset=dataset or data_name,
+        dataset=code_span(data_name) + data_note,
         scored=scored,
         gain=gain,
         headline=headline(run) if run else None,
+        notes=notes(run, gain) if run and gain else [],
+        code=code_span,
+        text=markdown_text,
+        signed=signed,
         names=NAMES,
         score_of=score_of,
         figures=[name for name in _FIGURES if (folder / "figures" / name).is_file()],
@@ -120,7 +133,7 @@ def _member(folder: Path, pair: dict[str, Any], member: str, hub_id: str | None)
     if hub_id:
         origin = f"fine-tuned from [{hub_id}](https://huggingface.co/{hub_id})"
     elif source.startswith("tiny:"):
-        origin = f"trained from scratch (`{source}`)"
+        origin = f"trained from scratch ({code_span(source, cell=True)})"
     else:
         origin = "fine-tuned from a local checkpoint" if source else "of unrecorded origin"
     return {
@@ -138,19 +151,18 @@ def _library_tags(folder: Path) -> list[str]:
     return ["timm"] if any(json.loads(file.read_text()).get("model_type") == "timm_wrapper" for file in files) else []
 
 
-def _classes(folder: Path) -> list[str]:
+def _class_names(folder: Path) -> list[str]:
     config = json.loads((folder / "config.json").read_text())
     id2label = config.get("id2label") or dict(enumerate(config.get("label_names", ())))  # the latter is timm's
-    # In a table of a card a name may neither end a cell nor a line.
-    return [re.sub(r"[`|\s]+", " ", str(id2label[key])) for key in sorted(id2label, key=int)]
+    return [str(id2label[key]) for key in sorted(id2label, key=int)]
 
 
-def _dataset(run: Run | None) -> tuple[str, str | None]:
-    """What to call the run's data, and its id on the Hub if it has one."""
+def _dataset(run: Run | None) -> tuple[str, str, str | None]:
+    """What to call the run's data, a note to it, and its id on the Hub if it has one."""
     given = (run.split.get("dataset") if run else None) or "unnamed data"
     if given in BUILTIN_SETS:
-        return f"{given} (built into hf_dmt)", None
-    return given, run.split.get("dataset_id") if run else None
+        return given, " (built into hf_dmt)", None
+    return given, "", run.split.get("dataset_id") if run else None
 
 
 def _final_scores(run: Run) -> tuple[str, dict[str, Any]] | None:
@@ -180,7 +192,8 @@ def _eval_results(
     titles = {name: f"{name}, {where[name]}" if name in where else "ensemble of both" for name in NAMES}
     figures = {titles[name]: score_of(scores, name, run.metric) for name in NAMES}
     if gain is not None and gain.split == split:
-        figures |= {f"{titles[name]}, labels alone": gain.before[name] for name in gain.names}
+        before = gain.changes[run.metric]
+        figures |= {f"{titles[name]}, labels alone": before[name].before for name in gain.names}
     task = _PIPELINES[run.results["task"]]
     return [
         EvalResult(

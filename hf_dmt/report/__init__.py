@@ -2,6 +2,6 @@
 
 from .figures import write_figures
 from .html import write_report
-from .terminal import phase_table, print_summary
+from .terminal import print_summary
 
-__all__ = ["phase_table", "print_summary", "write_figures", "write_report"]
+__all__ = ["print_summary", "write_figures", "write_report"]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ..data.labels.disagreement import contradicting_images
-from ..data.labels.pseudo_labels import ImageLabels, is_complete, read_manifest
+from ..data.labels.pseudo_labels import ImageLabels, StoreError, is_complete, read_manifest
 from ..data.members import MEMBERS
 from ..method import decode_confidence
 from .run import Run
@@ -60,9 +60,10 @@ def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float | 
         tables = {member: _read_table(folder) for member, folder in folders.items()}
         lowest = {member: _least_confident(table, run) for member, table in tables.items() if table is not None}
         return lowest if len(lowest) == len(MEMBERS) else None
-    if not all(is_complete(folder) for folder in folders.values()):
+    try:
+        codes = {member: torch.tensor(read_manifest(folder)["code_thresholds"]) for member, folder in folders.items()}
+    except StoreError:  # none, or a damaged one, which only training must not pass over
         return None
-    codes = {member: torch.tensor(read_manifest(folder)["code_thresholds"]) for member, folder in folders.items()}
     return {member: [value or None for value in decode_confidence(values).tolist()] for member, values in codes.items()}
 
 
@@ -72,7 +73,10 @@ def _folder(run: Run, entry: dict[str, Any], member: str) -> Path:
 
 def _read_table(folder: Path) -> pa.Table | None:
     file = folder / "labels.parquet"
-    return pq.read_table(file) if is_complete(folder) and file.is_file() else None
+    try:
+        return pq.read_table(file) if is_complete(folder) else None
+    except (OSError, ValueError):
+        return None
 
 
 def _least_confident(table: pa.Table, run: Run) -> list[float | None]:

@@ -1,34 +1,93 @@
-"""What the unlabeled images were worth: the pair at the end against the same pair after the labels alone."""
+"""What the unlabeled images were worth: the pair at the end against the same pair after the labels alone.
+
+Nothing is called a gain that chance explains, that the majority class explains, or that comes from a run whose labels
+collapsed. For images both accuracy and mean per-class accuracy must rise by more than chance: a model that learned to
+answer with the most frequent class gains the first alone.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 from .run import NAMES, Run, score_of
+
+# What may be chance is measured by training/scoring/chance.py and stored with the scores.
+_EXACT = 1e-9  # points that only rounding makes
+
+
+@dataclass(frozen=True)
+class Change:
+    """One score before and after the unlabeled images, as fractions.
+
+    Attributes:
+        chance: the largest difference that chance alone explains; None where it was not measured.
+    """
+
+    before: float
+    after: float
+    chance: float | None
+
+    @property
+    def points(self) -> float:
+        """After minus before, in percentage points."""
+        return 100 * (self.after - self.before)
+
+    @property
+    def beyond_chance(self) -> bool | None:
+        return None if self.chance is None else abs(self.after - self.before) > self.chance + _EXACT
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Scores before and after the unlabeled images, as fractions.
+    """All scores before and after.
 
     Attributes:
         split: `test`, or `eval` where there is no test split. images: its size, None where not recorded.
-        before, after: by `a`, `b`, `ensemble`; only those with both figures.
+        changes: by measure, then by `a`, `b`, `ensemble`; only what was scored both times.
+        decisive: the measures that must all rise for a gain.
+        collapsed: phases whose pseudo labels showed signs of collapse.
     """
 
     split: str
     images: int | None
-    before: dict[str, float]
-    after: dict[str, float]
-
-    def points(self, name: str) -> float:
-        """Gain in percentage points."""
-        return 100 * (self.after[name] - self.before[name])
+    changes: dict[str, dict[str, Change]]
+    decisive: tuple[str, ...]
+    collapsed: tuple[int, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        return [name for name in NAMES if name in self.before]
+        return [name for name in NAMES if name in self.changes[self.decisive[0]]]
+
+    def points(self, name: str) -> float:
+        """Of the first decisive measure, in percentage points."""
+        return self.changes[self.decisive[0]][name].points
+
+    def verdict(self, name: str) -> str:
+        """`gain`, `loss`, `unclear` (chance explains it, or the measures disagree), or `unknown` (chance not known)."""
+        seen = [self.changes[key][name] for key in self.decisive if name in self.changes.get(key, {})]
+        if any(change.beyond_chance is None for change in seen):
+            return "unknown"
+        signs = [0 if not change.beyond_chance else 1 if change.points > 0 else -1 for change in seen]
+        return "gain" if min(signs) == 1 else "loss" if min(signs) == -1 and max(signs) < 1 else "unclear"
+
+    def distinct(self) -> dict[str, dict[str, Change]]:
+        """`changes` without measures that say the same as the one before: classes are equally frequent then."""
+        kept: dict[str, dict[str, Change]] = {}
+        for key, of in self.changes.items():
+            if not any(_same(of, other) for other in kept.values()):
+                kept[key] = of
+        return kept
+
+    def having(self, verdict: str) -> list[str]:
+        return [name for name in self.names if self.verdict(name) == verdict]
+
+
+def _same(one: dict[str, Change], other: dict[str, Change]) -> bool:
+    return one.keys() == other.keys() and all(
+        max(abs(one[name].before - other[name].before), abs(one[name].after - other[name].after)) < _EXACT
+        for name in one
+    )
 
 
 def gain_of(run: Run) -> Gain | None:
@@ -37,23 +96,24 @@ def gain_of(run: Run) -> Gain | None:
     if len(phases) < 2 or phases[0]["phase"] != 0 or run.continued:
         return None
     for split in ("test", "eval"):
-        last = phases[-1].get(split)
+        first, last = phases[0].get(split), phases[-1].get(split)
         if split == "test":
             last = run.results.get("test") or last  # of the exported pair, which may not be the last phase's
-        pairs = {
-            name: (before, after)
-            for name in NAMES
-            if (before := run.score(phases[0], split, name)) is not None
-            and (after := score_of(last, name, run.metric)) is not None
-        }
-        if pairs:
-            return Gain(
-                split,
-                run.results.get(f"num_{split}") or None,
-                before={name: pair[0] for name, pair in pairs.items()},
-                after={name: pair[1] for name, pair in pairs.items()},
-            )
+        changes = {key: found for key in run.measures if (found := _changes(first, last, key))}
+        if run.metric in changes:
+            decisive = tuple(key for key in run.decisive if key in changes)
+            collapsed = tuple(entry["phase"] for entry in phases if entry.get("alarms"))
+            return Gain(split, run.results.get(f"num_{split}") or None, changes, decisive, collapsed)
     return None
+
+
+def _changes(first: Any, last: Any, key: str) -> dict[str, Change]:
+    found = {}
+    for name in NAMES:
+        before, after = score_of(first, name, key), score_of(last, name, key)
+        if before is not None and after is not None:
+            found[name] = Change(before, after, ((last[name].get("chance") or {}).get(key)))
+    return found
 
 
 def why_no_gain(run: Run) -> str:
@@ -61,44 +121,14 @@ def why_no_gain(run: Run) -> str:
     if not run.phases:
         return "No phase has finished yet, so there is nothing to compare."
     if not run.uses_unlabeled:
-        return "This run used the labels alone: it is what other runs are compared with."
+        return "This run used the labels alone: it is the baseline for other runs."
     if run.continued:
-        return "The pair had been trained before this run started, so nothing here compares it with labels alone."
+        return "The pair was already trained when this run started, so there is no labels-only baseline."
     if run.phases[0]["phase"] != 0:
-        return "There was no phase on the labels alone (supervised_epochs 0), so there is nothing to compare with."
+        return "Phase 0 was skipped (--supervised_epochs 0), so there is no labels-only baseline."
     if len(run.phases) < 2:
         return "No phase on unlabeled images has finished yet."
-    return "No labeled images were held out for evaluation, so what the unlabeled images were worth was not measured."
-
-
-def chance_points(gain: Gain, run: Run) -> float | None:
-    """Points up to which a difference between two accuracies on this many images may be chance, or None for pixels.
-
-    Two standard errors of a difference of independent proportions, the widest over the members. Both scores come from
-    the same images, so the true figure is somewhat smaller. Pixels of one image are not independent, so nothing is said
-    there.
-    """
-    if run.is_pixels or not gain.images:
-        return None
-    return max(
-        200 * math.sqrt(sum(p * (1 - p) for p in (gain.before[name], gain.after[name])) / gain.images)
-        for name in gain.names
-    )
-
-
-def advice(gain: Gain, run: Run) -> str | None:
-    """What to try where all figures fell by more than chance, or, for pixels, fell at all; None elsewhere.
-
-    The order is that of docs/troubleshooting.md. Labels made at every update are not selected per class: `cps` turned
-    all of digit-scenes into background where the methods with phases gained (scripts/benchmarks/EVIDENCE.md).
-    """
-    if any(gain.points(name) >= -(chance_points(gain, run) or 0.0) for name in gain.names):
-        return None
-    when = ", --strategy phases" if run.results.get("knobs", {}).get("strategy") == "online" else ""
-    return (
-        "The unlabeled images did harm. Keep the labels alone (--method supervised), or try a longer phase 0 "
-        f"(--supervised_epochs), ratios that end earlier (--label_ratios), half the --learning_rate{when}."
-    )
+    return "No labeled images were held out, so the worth of the unlabeled images was not measured."
 
 
 def headline(run: Run) -> str:
@@ -106,9 +136,33 @@ def headline(run: Run) -> str:
     gain = gain_of(run)
     if gain is None:
         return why_no_gain(run)
-    parts = [f"{signed(gain.points(name))} to {'the ensemble' if name == 'ensemble' else name}" for name in gain.names]
-    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    return f"The unlabeled images were worth {listed}, in points of {gain.split} {run.metric_name}."
+    what = f"points of {gain.split} {run.metric_name}"
+    listed = {verdict: gain.having(verdict) for verdict in ("gain", "loss", "unclear", "unknown")}
+    if gain.collapsed and not listed["loss"]:
+        return f"The pseudo labels show signs of collapse ({_phases(gain.collapsed)}), so no gain is claimed."
+    if listed["unknown"]:
+        return f"Change against the labels alone, chance not assessed: {_figures(gain, gain.names)} {what}."
+    if listed["gain"]:
+        rest = f"; no clear change for {_and(listed['unclear'])}" if listed["unclear"] else ""
+        lost = f", but cost {_figures(gain, listed['loss'])}" if listed["loss"] else ""
+        return f"The unlabeled images were worth {_figures(gain, listed['gain'])} {what}{lost}{rest}."
+    if listed["loss"]:
+        rest = f"; no clear change for {_and(listed['unclear'])}" if listed["unclear"] else ""
+        return f"The unlabeled images did harm: {_figures(gain, listed['loss'])} {what}{rest}."
+    return f"No gain or loss that chance does not explain: {_figures(gain, gain.names)} {what}."
+
+
+def _figures(gain: Gain, names: list[str]) -> str:
+    return _and([f"{signed(gain.points(name))} ({name})" for name in names], named=True)
+
+
+def _and(parts: list[str], *, named: bool = False) -> str:
+    parts = parts if named else ["the ensemble" if part == "ensemble" else part for part in parts]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def _phases(numbers: tuple[int, ...]) -> str:
+    return f"phase{'s' if len(numbers) > 1 else ''} {_and([str(number) for number in numbers])}"
 
 
 def signed(points: float) -> str:

@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from ..data.escaping import html_text
 from ..data.files import write_aside
 from ..data.members import MEMBERS
+from .by_class import by_class
 from .disagreement import class_thresholds, last_disagreement
 from .figures import svg_figures
-from .gain import advice, chance_points, gain_of, headline, signed
+from .gain import gain_of, headline, signed
 from .gallery import last_gallery
+from .next_steps import next_steps
 from .panels import COLORS, PANELS
-from .run import NAMES, Run, read_run, score_of
+from .run import NAMES, Run, read_run
+from .terminal import notes
 
 REPORT_FILE = "report.html"
 
@@ -45,10 +50,11 @@ def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: 
         ValueError: the folder holds no run.
     """
     run = read_run(folder)
-    # Everything is escaped: class names and ids come from other people's data.
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        # Everything that is put in is escaped: class names and ids come from other people's data.
+        finalize=lambda value: value if hasattr(value, "__html__") else Markup(html_text(value)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -79,8 +85,10 @@ def _context(run: Run, pictures: bool) -> dict[str, Any]:
         "colors": COLORS,
         "headline": headline(run),
         "gain": gain,
-        "chance": chance_points(gain, run) if gain else None,
-        "advice": advice(gain, run) if gain else None,
+        "notes": notes(run, gain) if gain else [],
+        "classes": by_class(run),
+        # Without pictures the page is for others, who have no business with the owner's folders.
+        "steps": next_steps(run, str(run.folder) if pictures else "RUN"),
         "latest": _latest_scores(run),
         "has": {split: any(entry.get(split) for entry in run.phases) for split in ("eval", "test")},
         "sections": {
@@ -92,8 +100,6 @@ def _context(run: Run, pictures: bool) -> dict[str, Any]:
         ),
         "class_counts": _class_counts(run),
         "never_labeled": {member: _never_labeled(run, member) for member in MEMBERS},
-        "iou": _iou_rows(run),
-        "iou_split": gain.split if gain else _latest_split(run),
         "disagreement": last_disagreement(run),
         "gallery": last_gallery(run) if pictures else None,
         "separation": _separation(run),
@@ -161,31 +167,6 @@ def _never_labeled(run: Run, member: str) -> list[str]:
     """Classes that none of a member's selected labels in the last phase named."""
     counts = run.label_fact(run.labeled_phases[-1], member, "class_counts") if run.labeled_phases else None
     return [name for name, count in zip(run.class_names, counts or [], strict=False) if not count]
-
-
-def _iou_rows(run: Run) -> list[dict[str, Any]]:
-    """Per class, IoU after phase 0 and at the end; the worst class of the ensemble first, absent classes last."""
-    gain = gain_of(run)
-    if not run.is_pixels or not run.phases:
-        return []
-    split = gain.split if gain else _latest_split(run)
-    first = run.phases[0].get(split) if gain else None
-    last = run.phases[-1].get(split)
-    if split == "test" and gain:
-        last = run.results.get("test") or last
-    rows: list[dict[str, Any]] = []
-    for name in run.class_names:
-        before, after = (
-            {who: score_of({who: ((scores or {}).get(who) or {}).get("per_class_iou")}, who, name) for who in NAMES}
-            for scores in (first, last)
-        )
-        change = None
-        if before["ensemble"] is not None and after["ensemble"] is not None:
-            change = 100 * (after["ensemble"] - before["ensemble"])
-        rows.append({"name": name, "before": before, "after": after, "change": change})
-    known = [row for row in rows if row["after"]["ensemble"] is not None]
-    known.sort(key=lambda row: row["after"]["ensemble"])
-    return known + [row for row in rows if row["after"]["ensemble"] is None] if known else []
 
 
 def _time(run: Run) -> dict[str, float] | None:

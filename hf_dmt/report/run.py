@@ -13,8 +13,17 @@ from ..data.members import MEMBERS
 
 NAMES = (*MEMBERS, "ensemble")
 
-# Per task: the figure that is compared, and what people call it.
-_METRICS = {"image-classification": ("accuracy", "accuracy"), "semantic-segmentation": ("mean_iou", "mean IoU")}
+# Per task, the measures that are shown, the compared one first, and what people call them.
+MEASURES = {
+    "image-classification": {"accuracy": "accuracy", "mean_accuracy": "mean per-class accuracy"},
+    "semantic-segmentation": {
+        "mean_iou": "mean IoU",
+        "mean_accuracy": "mean per-class accuracy",
+        "overall_accuracy": "pixel accuracy",
+    },
+}
+# Those that must all rise for a gain. Mean IoU is a mean over classes by itself.
+_DECISIVE = {"image-classification": ("accuracy", "mean_accuracy"), "semantic-segmentation": ("mean_iou",)}
 
 
 @dataclass(frozen=True)
@@ -44,13 +53,23 @@ class Run:
         return bool(self.results["task"] == "semantic-segmentation")
 
     @property
+    def measures(self) -> dict[str, str]:
+        """The measures that are shown, by key in the results, with their names; the compared one first."""
+        return MEASURES[self.results["task"]]
+
+    @property
+    def decisive(self) -> tuple[str, ...]:
+        """The measures that must all rise for a gain; the first is the compared one."""
+        return _DECISIVE[self.results["task"]]
+
+    @property
     def metric(self) -> str:
         """Key of the figure that is compared."""
-        return _METRICS[self.results["task"]][0]
+        return self.decisive[0]
 
     @property
     def metric_name(self) -> str:
-        return _METRICS[self.results["task"]][1]
+        return self.measures[self.metric]
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -114,9 +133,9 @@ def read_run(folder: str | Path) -> Run:
         raise ValueError(
             f"{str(file)!r} cannot be read ({problem}), and a report is made from it. Give the output folder of a run."
         ) from problem
-    if not isinstance(results, dict) or results.get("task") not in _METRICS or "num_labels" not in results:
+    if not isinstance(results, dict) or results.get("task") not in MEASURES or "num_labels" not in results:
         raise ValueError(
-            f"{str(file)!r} does not name num_labels and a task ({' or '.join(_METRICS)}), so it is not the results "
+            f"{str(file)!r} does not name num_labels and a task ({' or '.join(MEASURES)}), so it is not the results "
             "file of a run. Give the output folder of a run that trained."
         )
     events = [event for event in _read_lines(folder / "telemetry.jsonl") if "a/loss" in event or "b/loss" in event]

@@ -1,87 +1,159 @@
-"""The end of a run in a terminal: one table of phases and what the unlabeled images were worth."""
+"""The end of a run in a terminal or a log: phases, what the unlabeled images were worth, where it fails, what next."""
 
 from __future__ import annotations
 
-import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-
-from ..data.members import MEMBERS
-from .gain import advice, gain_of, signed, why_no_gain
+from ..data.escaping import printable
+from .by_class import by_class
+from .gain import Gain, gain_of, headline, signed, why_no_gain
+from .next_steps import next_steps
 from .run import NAMES, Run, read_run
 
-
-def phase_table(results: dict[str, Any]) -> Table:
-    """One row per phase: ratio, steps, right pseudo labels of a and b, scores of a, b and ensemble on eval and test.
-
-    Args:
-        results: the contents of `dmt_results.json`.
-    """
-    run = Run(Path(), results, [], {}, {})
-    # Two blanks between columns: with the usual three, eleven of them are wider than 80 letters.
-    table = Table(title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
-    has = {split: any(entry.get(split) for entry in run.phases) for split in ("eval", "test")}
-    for title in ("phase", "ratio", "steps"):
-        table.add_column(title, justify="right")
-    truth_known = any(run.label_fact(entry, name, "accuracy") is not None for entry in run.phases for name in MEMBERS)
-    if truth_known:
-        for member in run.makers:
-            table.add_column(f"labels\nby {member}", justify="right")
-    table.title = f"{run.metric_name} and right pseudo labels, %" if truth_known else f"{run.metric_name}, %"
-    for split in ("eval", "test"):
-        for name in NAMES if has[split] else ():
-            table.add_column(f"{split}\n{'a+b' if name == 'ensemble' else name}", justify="right")
-    for entry in run.phases:
-        ratio = entry.get("label_ratio")
-        row = [str(entry["phase"]), "" if ratio is None else f"{ratio:g}", str(entry["steps"])]
-        if truth_known:
-            row += [_percent(run.label_fact(entry, member, "accuracy")) for member in run.makers]
-        row += [_percent(run.score(entry, split, name)) for split in ("eval", "test") if has[split] for name in NAMES]
-        table.add_row(*row)
-    return table
+WIDTH = 80
+_WORST = 3  # classes that are listed
 
 
 def print_summary(folder: str | Path) -> None:
-    """Print the table of phases and the gain over labels alone; plain text unless stdout is a terminal.
+    """Print how a run ended, in ASCII and at most 80 columns wide where class names allow it.
 
     Raises:
         ValueError: the folder holds no run.
     """
-    run = read_run(folder)
-    table = phase_table(run.results)
-    in_terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, highlight=False, markup=False, no_color=not in_terminal, soft_wrap=True)
-    table.box = box.SIMPLE_HEAD if in_terminal else None
-    # A log file has no width, and a terminal breaks lines by itself; rich would cut figures to dots.
-    console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum)
-    if run.phases:
-        console.print(table)
-    console.print(_gain_lines(run).replace("−", "-"))  # a log file may be ASCII
+    print(summary(read_run(folder)))
 
 
-def _gain_lines(run: Run) -> str:
+def summary(run: Run) -> str:
     gain = gain_of(run)
-    if gain is None:
-        return why_no_gain(run)
-    figures = ", ".join(
-        f"{'ensemble' if name == 'ensemble' else name} {signed(gain.points(name))} "
-        f"({100 * gain.before[name]:.1f} to {100 * gain.after[name]:.1f})"
-        for name in gain.names
-    )
-    note = (
-        ""
-        if gain.split == "test"
-        else "\n  (there is no test split, so this is the split that phases were compared on)"
-    )
-    harm = advice(gain, run)
-    tried = "\n" + textwrap.fill(harm, 80, initial_indent="  ", subsequent_indent="  ") if harm else ""
-    return f"gain over labels alone, points of {gain.split} {run.metric_name}:\n  {figures}{note}{tried}"
+    parts = [phase_table(run), _filled(headline(run) if gain else why_no_gain(run))]
+    if gain:
+        parts.append(_worth(run, gain))
+    parts += [_failures(run), _steps(run)]
+    # A log file may be ASCII; names in other scripts stay as they are.
+    return "\n\n".join(filter(None, parts)).replace("−", "-").replace("–", "-")
+
+
+def phase_table(run: Run) -> str:
+    """One line per phase: ratio, updates, right pseudo labels of a and b, scores of a, b and ensemble."""
+    if not run.phases:
+        return ""
+    columns: list[tuple[str, str, list[str]]] = [
+        ("", "phase", [str(entry["phase"]) for entry in run.phases]),
+        ("", "ratio", ["-" if (ratio := entry.get("label_ratio")) is None else f"{ratio:g}" for entry in run.phases]),
+        ("", "updates", [str(entry["steps"]) for entry in run.phases]),
+    ]
+    right = {name: [run.label_fact(entry, name, "accuracy") for entry in run.phases] for name in run.makers}
+    if any(value is not None for values in right.values() for value in values):
+        columns += [("right labels, %", f"by {name}", list(map(_percent, values))) for name, values in right.items()]
+    for split in ("eval", "test"):
+        for name in NAMES if any(entry.get(split) for entry in run.phases) else ():
+            scores = [_percent(run.score(entry, split, name)) for entry in run.phases]
+            columns.append((f"{split} {run.metric_name}, %", name, scores))
+    return _table(columns)
+
+
+def _worth(run: Run, gain: Gain) -> str:
+    """Every measure before and after, with what may be chance."""
+    images = f" on {gain.images:,} {gain.split} images" if gain.images else f" on the {gain.split} split"
+    lines = [f"{'in %' + images:32}{'labels alone':>14}{'with unlabeled':>16}{'change':>9}"]
+    for key, changes in gain.distinct().items():
+        for name, change in changes.items():
+            title = run.measures[key] if name == next(iter(changes)) else ""
+            chance = "" if change.beyond_chance is not False else "  chance"
+            figures = f"{_percent(change.before):>14}{_percent(change.after):>16}{signed(change.points):>9}{chance}"
+            lines.append(f"{title:24}{name:8}{figures}".rstrip())
+    lines += [_filled(note) for note in notes(run, gain)]
+    return "\n".join(lines)
+
+
+def notes(run: Run, gain: Gain) -> list[str]:
+    """What a reader must know of the figures: the majority's score, chance, and a missing test split."""
+    found = []
+    classes = by_class(run)
+    if classes is not None and classes.majority is not None:
+        name, share = classes.majority
+        units, mean = "pixel" if run.is_pixels else "image", 1 / max(1, classes.present)
+        more = "" if abs(share - mean) < 0.001 else f", and {_percent(mean)} % mean per-class accuracy"
+        found.append(f"Answering {printable(name)!r} for every {units} would score {_percent(share)} % accuracy{more}.")
+    if len(gain.distinct()) < len(gain.changes) and not run.is_pixels:
+        found.append("Classes are equally frequent, so mean per-class accuracy is the same as accuracy.")
+    if any(change.beyond_chance is not None for of in gain.changes.values() for change in of.values()):
+        found.append(
+            "chance: the choice of images explains a change of this size (paired permutation test, 95 %). Other seeds "
+            "and other labeled images vary more."
+        )
+    if gain.split == "eval":
+        found.append("There is no test split: the eval split also chose the exported model, so figures are flattering.")
+    return found
+
+
+def _failures(run: Run) -> str:
+    classes = by_class(run)
+    if classes is None:
+        return ""
+    rows = [row for row in classes.rows if row.after["ensemble"] is not None][:_WORST]
+    measure = "IoU" if run.is_pixels else "accuracy"
+    table: list[tuple[str, str, list[str]]] = [
+        ("", "weakest classes", [_short(row.name) for row in rows]),
+        ("", "pixels" if run.is_pixels else "images", [f"{row.units:,}" if row.units else "-" for row in rows]),
+        ("", f"{measure}, %", [_percent(row.after["ensemble"]) for row in rows]),
+    ]
+    if classes.compared:
+        table.append(("", "change", ["" if row.change is None else signed(row.change) for row in rows]))
+    text = _table(table, left=(0,), beside=["" if not (m := row.mistaken_for) else _short(m[0]) for row in rows])
+    if classes.never_found and len(classes.never_found) > _WORST:
+        text += f"\n{len(classes.never_found)} of {classes.present} classes are never found."
+    return text
+
+
+def _steps(run: Run) -> str:
+    lines = ["next"]
+    for number, step in enumerate(next_steps(run, str(run.folder)), start=1):
+        lines.append(textwrap.fill(step.why, WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     "))
+        lines += [f"     {step.command}"] if step.command else []
+    return "\n".join(lines)
+
+
+def _table(
+    columns: Sequence[tuple[str, str, list[str]]], *, left: tuple[int, ...] = (), beside: list[str] | None = None
+) -> str:
+    """Columns under their titles, groups of columns under a common one. `beside`: an unaligned last column."""
+    widths = [max(len(title), *map(len, cells)) for _, title, cells in columns]
+    groups: list[tuple[str, list[int]]] = []
+    for at, (group, *_) in enumerate(columns):
+        if groups and groups[-1][0] == group:
+            groups[-1][1].append(at)
+        else:
+            groups.append((group, [at]))
+    for title, members in groups:  # a group is at least as wide as its title
+        short = len(title) - (sum(widths[at] for at in members) + len(members) - 1)
+        widths[members[0]] += max(0, short)
+
+    def line(cells: Sequence[str]) -> str:
+        sized = enumerate(zip(cells, widths, strict=True))
+        placed = [cell.ljust(width) if at in left else cell.rjust(width) for at, (cell, width) in sized]
+        return "  ".join(" ".join(placed[at] for at in members) for _, members in groups)
+
+    spans = [sum(widths[at] for at in members) + len(members) - 1 for _, members in groups]
+    lines = ["  ".join(title.rjust(span) for (title, _), span in zip(groups, spans, strict=True)).rstrip()]
+    lines += [line([title for _, title, _ in columns])]
+    lines += [line([cells[row] for *_, cells in columns]) for row in range(len(columns[0][2]))]
+    if beside is not None and any(beside):
+        lines[1] += "  most often taken for"
+        lines[2:] = [f"{text}  {extra}" for text, extra in zip(lines[2:], beside, strict=True)]
+    return "\n".join(text.rstrip() for text in lines if text.strip())
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_on_hyphens=False)
+
+
+def _short(name: Any) -> str:
+    text = printable(name)
+    return text if len(text) <= 24 else text[:23] + "~"
 
 
 def _percent(value: Any) -> str:

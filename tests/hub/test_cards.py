@@ -15,7 +15,7 @@ from hf_dmt.hub.card import write_card
 from tests.hub_repos import read_card
 
 CARDS = Path(__file__).parents[2] / "model_cards"
-RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
+RECIPES = Path(__file__).parents[2] / "hf_dmt" / "commands" / "recipes"
 
 
 def figures_in(value: Any) -> set[str]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hf_dmt.data.labels.pseudo_labels import ImageLabels
+from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
 from hf_dmt.data.splitting.splits import describe
+from hf_dmt.report.run import MEASURES
 from hf_dmt.training.settings.knobs import as_results
 from hf_dmt.training.settings.methods import resolve
 
@@ -70,6 +71,12 @@ def write_run(
                 "test": _scores(random, quality - 0.02, names, pixels) if tested else None,
             }
         )
+        if number:
+            for split in ("eval", "test"):
+                for figures in (entries[-1][split] or {}).values():
+                    figures["chance"] = dict.fromkeys(MEASURES[task], 0.02)
+        else:
+            entries[-1]["classes"] = {"test": dict.fromkeys(names, 10) | {names[0]: 30}}
     results: dict[str, Any] = {
         "task": task,
         "method": method,
@@ -128,9 +135,7 @@ def _labels(
     if store and not pixels:
         ImageLabels(labels, confidence, selected).write(place, unlabeled, manifest)
     elif store:
-        place.mkdir(parents=True, exist_ok=True)
-        codes = {"code_thresholds": [30_000 + 10 * index for index in range(len(names))]}
-        (place / "manifest.json").write_text(json.dumps({**manifest, **codes}))
+        PixelLabels(place, {}).finish(manifest, [30_000 + 10 * index for index in range(len(names))])
     return summary
 
 
@@ -185,7 +190,13 @@ def _scores(random: np.random.Generator, quality: float, names: list[str], pixel
     for offset, name in zip((0.0, 0.03, 0.06), NAMES, strict=True):
         value = quality + offset
         if not pixels:
-            scores[name] = {"accuracy": value, "mean_accuracy": value - 0.01}
+            found: list[float | None] = random.uniform(0.1, 0.9, len(names)).tolist()
+            scores[name] = {
+                "accuracy": value,
+                "mean_accuracy": value - 0.01,
+                "per_class_accuracy": dict(zip(names, found, strict=True)),
+                "confusions": [[names[0], names[-1], 7]],
+            }
             continue
         ious: list[float | None] = random.uniform(0.1, 0.9, len(names)).tolist()
         if len(names) > 3:
@@ -195,5 +206,6 @@ def _scores(random: np.random.Generator, quality: float, names: list[str], pixel
             "overall_accuracy": value + 0.1,
             "mean_accuracy": value + 0.05,
             "per_class_iou": dict(zip(names, ious, strict=True)),
+            "confusions": [[names[0], names[1], 7000]],
         }
     return scores

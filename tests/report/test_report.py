@@ -161,7 +161,7 @@ def test_figures_without_data_are_left_out(html_of: Callable[[str], str]) -> Non
 def test_headline_tiles_and_phases_show_the_results(html_of: Callable[[str], str]) -> None:
     """Figures of the wrong split, phase or member would look just as plausible."""
     text = Page(html_of("2 classes")).text
-    assert "The unlabeled images were worth +25.0 to a, +25.0 to b and +25.0 to the ensemble" in text
+    assert "The unlabeled images were worth +25.0 (a), +25.0 (b) and +25.0 (ensemble) points of test accuracy." in text
     assert "53.0 → 78.0" in text and "56.0 → 81.0" in text and "59.0 → 84.0" in text
     # Phase 2: not tested, scored on eval, ratio, steps, selected and right labels, times.
     assert "2 – – – 65.0 68.0 71.0 0.4 40 40.0 40.0 89.0 89.0 2.5 s 22.0 s" in text
@@ -172,12 +172,28 @@ def test_a_gain_within_chance_is_marked(tmp_path: Path) -> None:
     write_run(tmp_path)
     file = tmp_path / "dmt_results.json"
     results = json.loads(file.read_text())
-    results["test"] = {name: {"accuracy": value} for name, value in {"a": 0.535, "b": 0.9, "ensemble": 0.2}.items()}
+    for name, value in {"a": 0.535, "b": 0.9, "ensemble": 0.2}.items():
+        results["test"][name] |= {"accuracy": value, "mean_accuracy": value}
     file.write_text(json.dumps(results))
     page = page_of(tmp_path)
     tiles = [value for tag, key, value in page.attributes if tag == "b" and key == "class"]
     assert tiles == ["even", "up", "down"]
-    assert "53.0 → 53.5, may be chance" in page.text
+    assert "53.0 → 53.5 %, may be chance" in page.text
+
+
+def test_the_page_starts_with_the_answer(html_of: Callable[[str], str]) -> None:
+    """What it was worth, where it fails and what to do must be seen before any figure about training."""
+    text = Page(html_of("2 classes")).text
+    parts = [
+        "were worth +25.0",
+        "chance explains",
+        "Where it fails",
+        "What to do next",
+        "hf-dmt queue",
+        "Phase by phase",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
 
 
 def test_eval_figures_say_that_they_are_eval_figures(html_of: Callable[[str], str]) -> None:
@@ -268,7 +284,7 @@ def test_classes_without_labels_are_named(html_of: Callable[[str], str]) -> None
 def test_worst_class_stands_first_and_absent_ones_last(tmp_path: Path) -> None:
     """Where the models fail must be seen without scrolling through 150 classes."""
     html = write_report(write_run(tmp_path, classes=TEN, pixels=True)).read_text(encoding="utf-8")
-    table = re.search(r'<table id="iou">.*?</table>', html, flags=re.DOTALL)
+    table = re.search(r'<table id="all-classes".*?</table>', html, flags=re.DOTALL)
     assert table is not None
     shown = re.findall(r'<tr><th class="name">(\d)</th>', table.group())
     ious = read_run(tmp_path).results["test"]["ensemble"]["per_class_iou"]

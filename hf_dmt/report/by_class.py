@@ -1,0 +1,93 @@
+"""Where a pair fails: scores class by class, and the classes that it takes for each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .gain import gain_of
+from .run import NAMES, Run, score_of
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of a split.
+
+    Attributes:
+        units: images of it in the split, or valid pixels; None where not recorded.
+        before, after: share found, or IoU, by `a`, `b`, `ensemble`; None where the class does not occur. `before` is
+            after the labels alone, all None where there is no such comparison.
+        mistaken_for: the class that the ensemble most often takes it for, and how often; None where that is rare.
+    """
+
+    name: str
+    units: int | None
+    before: dict[str, float | None]
+    after: dict[str, float | None]
+    mistaken_for: tuple[str, int] | None
+
+    @property
+    def change(self) -> float | None:
+        """Of the ensemble, in percentage points."""
+        before, after = self.before["ensemble"], self.after["ensemble"]
+        return None if before is None or after is None else 100 * (after - before)
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """The classes of a split, the ensemble's worst first, those that do not occur last.
+
+    Attributes:
+        split: `test` or `eval`. compared: whether there is a labels-only baseline.
+        majority: the most frequent class of the split and its share; None where not recorded.
+        mistakes: the ensemble's most frequent ones, `(class, taken for, units)`.
+    """
+
+    split: str
+    rows: list[ClassRow]
+    compared: bool
+    majority: tuple[str, float] | None
+    mistakes: list[tuple[str, str, int]]
+
+    @property
+    def present(self) -> int:
+        return sum(row.after["ensemble"] is not None for row in self.rows)
+
+    @property
+    def never_found(self) -> list[str]:
+        return [row.name for row in self.rows if row.after["ensemble"] == 0.0]
+
+
+def by_class(run: Run) -> ByClass | None:
+    """Of the split that the gain is measured on, else of the last scores; None without any."""
+    if not run.phases:
+        return None
+    gain = gain_of(run)
+    split = gain.split if gain else "test" if run.phases[-1].get("test") else "eval"
+    last = run.phases[-1].get(split)
+    if split == "test":
+        last = run.results.get("test") or last
+    first = run.phases[0].get(split) if gain else None
+    key = "per_class_iou" if run.is_pixels else "per_class_accuracy"
+    units = (run.phases[0].get("classes") or {}).get(split) or {}
+    ensemble = (last or {}).get("ensemble") or {}
+    mistakes = [(truth, said, count) for truth, said, count in ensemble.get("confusions") or []]
+    rows = [
+        ClassRow(name, units.get(name), _of(first, key, name), _of(last, key, name), _first(mistakes, name))
+        for name in run.class_names
+    ]
+    rows.sort(key=lambda row: (row.after["ensemble"] is None, row.after["ensemble"] or 0.0))
+    majority = None
+    if total := sum(units.values()):
+        top = max(units, key=lambda name: units[name])
+        majority = (top, units[top] / total)
+    found = ByClass(split, rows, gain is not None, majority, mistakes)
+    return found if found.present else None
+
+
+def _of(scores: dict[str, Any] | None, key: str, class_name: str) -> dict[str, float | None]:
+    return {who: score_of({who: ((scores or {}).get(who) or {}).get(key)}, who, class_name) for who in NAMES}
+
+
+def _first(mistakes: list[tuple[str, str, int]], name: str) -> tuple[str, int] | None:
+    return next(((said, count) for truth, said, count in mistakes if truth == name), None)

@@ -1,0 +1,126 @@
+"""What to do after a run: the three steps that promise most, each with its command."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from ..data.reading.builtin import BUILTIN_SETS
+from .by_class import ByClass, by_class
+from .gain import Gain, gain_of
+from .run import Run
+
+MOST = 3
+_GOOD_LABELS = 0.9  # share of right pseudo labels above which holding them back costs more than it saves
+
+
+@dataclass(frozen=True)
+class Step:
+    """Why, in a sentence, and the command; None where it is no command's work."""
+
+    why: str
+    command: str | None = None
+
+
+def next_steps(run: Run, place: str) -> list[Step]:
+    """At most three steps, the most useful first.
+
+    Args:
+        place: how commands name the run's folder. Paths of its owner do not belong on a page for others.
+    """
+    if not run.phases or not run.finished:
+        return [Step("Let the run finish.", f"{_train(run)} --output_dir {place} --resume_from_checkpoint True")]
+    gain, classes = gain_of(run), by_class(run)
+    steps = [*_repair(run, gain), *_measure(run, gain), *_label(run, gain, classes, place), *_use(run, place)]
+    return steps[:MOST]
+
+
+def _repair(run: Run, gain: Gain | None) -> list[Step]:
+    if gain is None or not (gain.collapsed or gain.having("loss")):
+        return []
+    online = run.knobs.get("strategy") == "online"
+    if online:
+        return [
+            Step(
+                "Labels made at every step fed on their own mistakes: make them between phases instead.",
+                f"{_train(run)} --strategy phases",
+            )
+        ]
+    longer = 2 * float(run.knobs.get("supervised_epochs") or 50)
+    return [
+        Step(
+            "Phase 0 may have been too short: train it longer, and keep fewer pseudo labels.",
+            f"{_train(run)} --supervised_epochs {longer:g} --label_ratios 0.2 0.4 0.6",
+        ),
+        Step("Or keep the labels alone, with the same number of updates.", f"{_train(run)} --method supervised"),
+    ]
+
+
+def _measure(run: Run, gain: Gain | None) -> list[Step]:
+    steps = []
+    if gain is not None and gain.split == "eval":
+        steps.append(
+            Step("Hold out a test split: the eval split was also used to choose the published model.", _compare(run))
+        )
+    elif gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
+        steps.append(Step("Repeat on other splits: one run on so few images cannot tell.", _compare(run)))
+    elif gain is None and not run.uses_unlabeled:
+        steps.append(Step("Compare with the unlabeled images in use.", _compare(run)))
+    return steps
+
+
+def _label(run: Run, gain: Gain | None, classes: ByClass | None, place: str) -> list[Step]:
+    steps = []
+    if run.labeled_phases:
+        what = "regions" if run.is_pixels else "images"
+        to_queue = f"hf-dmt queue {place} --to to_label --count 100{_images_of(run)}"
+        steps.append(
+            Step(f"Label the 100 {what} on which a and b disagree most; new labels help most there.", to_queue)
+        )
+    right = [run.label_fact(entry, name, "accuracy") for entry in run.labeled_phases[-1:] for name in run.makers]
+    known = [value for value in right if value is not None]
+    if not run.is_pixels and known and min(known) > _GOOD_LABELS and run.results.get("method") == "dmt":
+        share = f"{100 * min(known):.0f} %"
+        steps.append(
+            Step(
+                f"At least {share} of the pseudo labels are right: trusting them all (mutual) may gain more.",
+                f"{_train(run)} --method mutual",
+            )
+        )
+    elif classes is not None and classes.never_found:
+        names = ", ".join(classes.never_found[:3])
+        steps.append(Step(f"Label more images of the classes that the ensemble never finds: {names}."))
+    return steps
+
+
+def _use(run: Run, place: str) -> list[Step]:
+    to = "masks/" if run.is_pixels else "labels.csv"
+    return [
+        Step("Label a folder of images with the pair.", f"hf-dmt predict {place} my_images/ --to {to}"),
+        Step("Try the pair in the browser.", f"hf-dmt demo {place}"),
+    ]
+
+
+def _images_of(run: Run) -> str:
+    """Data flags for a command, where it cannot find the images by itself."""
+    if run.split.get("dataset") in BUILTIN_SETS or run.split.get("dataset_id"):
+        return ""
+    unlabeled = " --unlabeled_dir ..." if run.split.get("unlabeled_from") else ""
+    return f" --dataset_name ...{unlabeled}"
+
+
+def _train(run: Run) -> str:
+    return f"hf-dmt train{_same(run)}"
+
+
+def _compare(run: Run) -> str:
+    flags = _same(run)
+    return f"hf-dmt compare --arms labeled-only dmt mutual{' --' + flags if flags else ''}"
+
+
+def _same(run: Run) -> str:
+    """Flags that repeat the run's data, as far as they are known to others too; `...` for what the owner knows."""
+    data = run.split.get("dataset_id") or run.split.get("dataset")
+    if data in BUILTIN_SETS:
+        return "" if data == "digits" else f" --dataset_name {data}"
+    return f" --dataset_name {shlex.quote(run.split['dataset_id'])} ..." if run.split.get("dataset_id") else " ..."
