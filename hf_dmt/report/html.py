@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from ..data.escaping import html_text
+from ..data.escaping import printable
 from ..data.files import write_aside
 from ..data.members import MEMBERS
 from .by_class import by_class
@@ -53,8 +52,8 @@ def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        # Everything that is put in is escaped: class names and ids come from other people's data.
-        finalize=lambda value: value if hasattr(value, "__html__") else Markup(html_text(value)),
+        # Class names and ids come from other people's data: this and the line above make of them what `html_text` does.
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
