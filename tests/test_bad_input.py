@@ -605,7 +605,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "gamma below zero": ("--gamma1 -1", r"gamma1 is -1", r"0 or more", r"0 switches"),
     "gamma without end": ("--gamma2 inf", r"gamma2 is inf", r"0 or more", r"0 switches"),
     "average that never moves": ("--ema_decay 1", r"ema_decay is 1", r"below 1", r"0 switches"),
-    "no phases at all": ("--phase_epochs 0", r"phase_epochs 0", r"must be above 0", r"finite"),
+    "no phases at all": ("--phase_epochs 0", r"phase_epochs is 0", r"must be above 0", r"finite"),
     "epochs without end": ("--supervised_epochs inf", r"supervised_epochs is inf", r"must be", r"finite"),
     "old spelling": (
         "--difference_maximised_sampling true",
@@ -631,7 +631,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "phases of no update": ("--max_steps 0", r"--max_steps 0", r"caps every phase", r"Give 1 or more"),
     "workers below zero": ("--dataloader_num_workers -1", r"workers -1", r"main process", r"give that"),
     "checkpoints kept below one": ("--save_total_limit -1", r"limit -1", r"always kept", r"give 1"),
-    "skips below one": ("--max_skipped_updates 0", r"updates 0", r"at least one", r"give 1"),
+    "skips below one": ("--max_skipped_updates 0", r"updates is 0", r"at least one", r"1 or more"),
     "keeping some labels": (
         "--keep_pseudo_labels first",
         r"keep_pseudo_labels 'first'",

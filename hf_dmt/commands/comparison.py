@@ -14,7 +14,8 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from ..data.files import write_aside, write_json
-from ..data.tasks import PRIMARY_METRIC
+from ..data.members import PEER
+from ..data.tasks import TASKS
 from ..training.labeling.label_quality import calibration
 
 REFERENCE = "dmt"  # whose passes are the budget of all
@@ -70,7 +71,7 @@ class Run:
                 f"{self.record['arm']}, seed {self.record['seed']}, was not scored on all splits: give a test split "
                 "(--test_split), and an eval split (--eval_split, or 10 labeled images of which some are held out)."
             )
-        return {name: figures[name][PRIMARY_METRIC[self.results["task"]]] for name in ("a", "b", "ensemble")}
+        return {name: figures[name][TASKS[self.results["task"]].metric] for name in ("a", "b", "ensemble")}
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ def separation_table(found: list[dict[str, Any]]) -> str:
     for row in found:
         figures = [f"{row[score]:.3f}" if score in row else "" for score in SCORES]
         figures += [f"{100 * row[share]:.1f}" for share in ("right", "sure")]
-        lines.append(" | ".join([str(row["phase"]), row["maker"], {"a": "b", "b": "a"}[row["maker"]], *figures]))
+        lines.append(" | ".join([str(row["phase"]), row["maker"], PEER[row["maker"]], *figures]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -289,7 +290,7 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
     """
     runs = load(folder)
     first = next(iter(runs[REFERENCE].values())).results
-    metric = PRIMARY_METRIC[first["task"]].replace("mean_iou", "mean IoU")
+    metric = TASKS[first["task"]].metric.replace("mean_iou", "mean IoU")
     found = rows({arm: of_arm for arm, of_arm in runs.items() if arm not in settings})
     varied = rows({arm: of_arm for arm, of_arm in runs.items() if arm in settings or arm == REFERENCE})
     varied = [row for row in varied if row["method"] != ALONE]

@@ -15,6 +15,7 @@ from ..data.escaping import code_span, markdown_text
 from ..data.files import write_aside
 from ..data.members import MEMBERS
 from ..data.reading.builtin import BUILTIN_SETS
+from ..data.tasks import TASKS
 from ..report.by_class import by_class
 from ..report.gain import Gain, gain_of, headline, signed
 from ..report.run import NAMES, Run, read_run, score_of
@@ -24,10 +25,6 @@ from .repository import PAIR_FILE, PEER_FOLDER, licence_of
 CARD_FILE = "README.md"
 _TAGS = ("hf-dmt", "semi-supervised-learning", "mutual-learning")
 _PIPELINES = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
-_AUTO_CLASSES = {
-    "image-classification": "AutoModelForImageClassification",
-    "semantic-segmentation": "AutoModelForSemanticSegmentation",
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SHOWN_CLASSES, _SHOWN_WEAKEST = 30, 10
 _FIGURES = ("scores.png", "label_accuracy.png", "cases_a.png", "cases_b.png")  # the report shows the others
@@ -94,7 +91,7 @@ def write_card(
         peer="b" if pair["primary"] == "a" else "a",
         peer_folder=PEER_FOLDER,
         members={member: _member(folder, pair, member, bases[member]) for member in MEMBERS},
-        auto_class=_AUTO_CLASSES[pair["task"]],
+        auto_class=TASKS[pair["task"]].auto_class,
         pipeline_name=_PIPELINES[pair["task"]],
         licences=licences,
         class_names=_class_names(folder),

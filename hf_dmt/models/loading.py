@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSemanticSegmentation,
     BaseImageProcessor,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 
+from ..data.tasks import TASKS
 from . import timm_members
 from .config_file import MOST_CLASSES, fault_of_config
 
@@ -35,10 +35,7 @@ logger = logging.get_logger(__name__)
 # What a file that is missing, damaged or of another kind raises inside `from_pretrained`.
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 
-AUTO_CLASSES: dict[str, Any] = {
-    "image-classification": AutoModelForImageClassification,
-    "semantic-segmentation": AutoModelForSemanticSegmentation,
-}
+AUTO_CLASSES: dict[str, Any] = {name: getattr(transformers, task.auto_class) for name, task in TASKS.items()}
 
 
 # A counter that old files lack and that changes nothing.

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
 
+from ..data.tasks import TASKS
 from ..models.pair import ModelPair
 from ..models.weights.sharding import is_sharded
 from .scoring.evaluation import figures_of
@@ -120,7 +121,7 @@ def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -
     Raises:
         ValueError: no image in it, no label or mask where one is needed, or a label that is no class.
     """
-    target = "label" if model.task == "image-classification" else "mask"
+    target = TASKS[model.task].target
     form = (
         f"{{'image': PIL, '{target}': {'int' if target == 'label' else '(H, W)'}}}" if with_target else "{'image': PIL}"
     )

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from ..data.members import MEMBERS
+from ..data.tasks import TASKS
 from ..method import Phase, plan_phases
 from ..models.pair import ModelPair
 from .labeling.graph import GRAPH, check_size
@@ -37,7 +38,7 @@ def plan(
         "phase_epochs": knobs.phase_epochs,
         "labeled_batch_size": knobs.labeled_batch_size,
         "pseudo_batch_size": knobs.pseudo_batch_size,
-        "select_units": "images" if task == "image-classification" else "pixels",
+        "select_units": TASKS[task].units,
     }
     ratios = knobs.label_ratios or (Knobs().label_ratios if num_unlabeled else ())
     if knobs.exchange == "sequential":

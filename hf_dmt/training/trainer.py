@@ -24,7 +24,7 @@ from ..data.drawing.transforms import seed_for
 from ..data.members import MEMBERS
 from ..data.splitting.official_splits import member_rows
 from ..data.splitting.splits import image_ids
-from ..data.tasks import IGNORE_INDEX, PRIMARY_METRIC
+from ..data.tasks import IGNORE_INDEX, TASKS
 from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.weights.best_weights import BestMembers
@@ -104,7 +104,7 @@ class DMTTrainer(PairTrainer):
         )
         self.unlabeled_dataset, self.test_dataset = unlabeled_dataset, test_dataset
         if args.metric_is_default and eval_dataset is not None:
-            args.metric_for_best_model = f"eval_{PRIMARY_METRIC[model.task]}"
+            args.metric_for_best_model = f"eval_{TASKS[model.task].metric}"
             args.greater_is_better = True
         samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, unlabeled_dataset)
         super().__init__(
@@ -357,7 +357,7 @@ class DMTTrainer(PairTrainer):
             assert self.last_scores is not None
             # A member that is not in training has not learned from this phase: it is looked at once, at the end.
             looked_at = MEMBERS if over else self.trained_members
-            metric = PRIMARY_METRIC[self.model.task]
+            metric = TASKS[self.model.task].metric
             scores = {name: float(self.last_scores[name][metric] or 0.0) for name in looked_at}
             if self.weights.keep_best(scores, give_back=over):
                 metrics = super().evaluate(None, ignore_keys, metric_key_prefix)

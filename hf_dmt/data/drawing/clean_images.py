@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from ..reading.masks import to_mask
 from ..reading.small import to_small_rgb
 from ..reading.sources import at_side, name_of
+from ..tasks import TASKS
 
 
 class CleanDataset(Dataset[dict[str, Any]]):
@@ -49,7 +50,7 @@ class CleanDataset(Dataset[dict[str, Any]]):
         if self.shorter_side is not None:
             image = fit_shorter_side(image, self.shorter_side, size)
             size = image.size
-        truth = item.get("label" if self.task == "image-classification" else "mask")
+        truth = item.get(TASKS[self.task].target)
         if self.task == "semantic-segmentation" and truth is not None:
             truth = to_mask(truth, name).astype(np.int64)
         return {"image": image, "labels": truth, "index": row, "size": size[::-1]}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.members import PEER
 from ...data.tasks import IGNORE_INDEX
 from ...method import CONFIDENCE_CODES, decode_confidence, dynamic_weights
 from ..settings.knobs import Knobs
@@ -69,7 +70,7 @@ def student_scores(
         The dynamic weight with the full exponents and positive disagreement dropped, float32, and whether the student
         agrees, bool; both `(N, *)`.
     """
-    student = maker if knobs.labeler == "self" else {"a": "b", "b": "a"}[maker]
+    student = maker if knobs.labeler == "self" else PEER[maker]
     return judgement(logits[student], labels, confidence, knobs)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ...data.members import MEMBERS
+from ...data.members import MEMBERS, TEACHERS
 from ...data.tasks import IGNORE_INDEX
 from ...method import pseudo_label
 from ...models.pair import ModelPair
@@ -26,7 +26,7 @@ def label_online(pair: ModelPair, batch: dict[str, Any], knobs: Knobs, accelerat
         batch: per member `pixel_values`, `weak`, `labels` (-100 in padding), `confidence`, `is_pseudo`.
     """
     # A member's forward takes the images of the student it labels for: the peer's, or its own.
-    student_of = {"a": "b", "b": "a"} if knobs.labeler == "peer" else {"a": "a", "b": "b"}
+    student_of = TEACHERS[knobs.labeler]  # peer and self read the same the other way round
     training = pair.training
     pair.eval()
     with accelerator.autocast():

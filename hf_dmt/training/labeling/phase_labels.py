@@ -11,21 +11,13 @@ from accelerate.utils import broadcast_object_list
 
 from ...data.drawing.samples import PseudoLabels
 from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, StoreError
-from ...data.members import MEMBERS
+from ...data.members import MEMBERS, TEACHERS
 from ...method import Phase
 from ...models.pair import ModelPair
 from ..settings.knobs import Knobs
 from . import label_pass
 from .gallery import has_gallery, keep_gallery
-from .graph import GRAPH
 from .inference import CleanPass
-
-# By labeler, whose labels a and b learn from.
-_TEACHERS = {
-    "peer": {"a": "b", "b": "a"},
-    "self": {"a": "a", "b": "b"},
-    GRAPH: {"a": GRAPH, "b": GRAPH},
-}
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,7 @@ def provide(
         keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
     if accelerator.is_main_process and not keep_earlier:
         label_pass.delete_earlier(output_dir, phase.index)
-    teacher = _TEACHERS[knobs.labeler]
+    teacher = TEACHERS[knobs.labeler]
     store: type[ImageLabels] | type[PixelLabels]
     store = ImageLabels if pair.task == "image-classification" else PixelLabels
     stores = {name: store.read(folder / name) for name in set(teacher.values())}

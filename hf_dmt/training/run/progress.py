@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...data.members import MEMBERS
-from ...data.tasks import PRIMARY_METRIC
+from ...data.tasks import TASKS
 
 _SCORED = (*MEMBERS, "ensemble")
 
@@ -130,7 +130,7 @@ def _figures(logs: dict[str, Any], *, short: bool = False) -> list[str]:
 
 def _scores(metrics: dict[str, Any] | None) -> str:
     """`eval accuracy  a 83.0  b 81.0  ensemble 85.0`; empty for figures without a member's."""
-    for key in PRIMARY_METRIC.values():
+    for key in [task.metric for task in TASKS.values()]:
         for prefix in ("eval", "test"):
             values = {name: (metrics or {}).get(f"{prefix}_{name}_{key}") for name in _SCORED}
             known = {name: value for name, value in values.items() if value is not None}

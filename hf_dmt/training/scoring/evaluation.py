@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from ...data.members import MEMBERS
-from ...data.tasks import IGNORE_INDEX, PRIMARY_METRIC
+from ...data.tasks import IGNORE_INDEX, TASKS
 from ...models.pair import ModelPair
 from ..labeling.inference import CleanPass
 from .image_counts import ImageCounts
@@ -79,7 +79,7 @@ def flat(scores: Scores, task: str, prefix: str) -> dict[str, float]:
         for key, value in figures.items()
         if isinstance(value, (int, float))
     }
-    for key in ("loss", PRIMARY_METRIC[task]):
+    for key in ("loss", TASKS[task].metric):
         values = [value for name in MEMBERS if (value := scores[name].get(key)) is not None]
         if len(values) == len(MEMBERS):
             logs[f"{prefix}_{key}"] = sum(values) / len(values)
@@ -90,7 +90,7 @@ def figures_of(task: str) -> list[str]:
     """What an evaluation logs for a task, without the prefix: `accuracy`, `loss`, `a_accuracy`, ..."""
     scores = MemberScores(2, task, ["0", "1"], device=torch.device("cpu")).compute()
     own = [f"{name}_{key}" for name, figures in scores.items() for key in figures if key not in _BY_CLASS]
-    return [PRIMARY_METRIC[task], "loss", *own]
+    return [TASKS[task].metric, "loss", *own]
 
 
 def without_loss(scores: Scores) -> Scores:
@@ -102,7 +102,7 @@ def better_member(scores: Scores | None, task: str) -> str:
     """The member for the root of the published pair: the better one on the eval split; ties and no split give a."""
     if scores is None:
         return "a"
-    a, b = (scores[name].get(PRIMARY_METRIC[task]) or 0.0 for name in MEMBERS)
+    a, b = (scores[name].get(TASKS[task].metric) or 0.0 for name in MEMBERS)
     return "b" if b > a else "a"
 
 

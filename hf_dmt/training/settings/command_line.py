@@ -18,7 +18,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ...data.arguments import DataArguments
 from ...data.escaping import without_tokens
-from ...models.loading import AUTO_CLASSES
+from ...data.tasks import TASKS
 from .arguments import DMTTrainingArguments
 
 RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
@@ -43,7 +43,7 @@ class ModelArguments:
 
     task: str = field(
         default="image-classification",
-        metadata={"help": "image-classification or semantic-segmentation.", "choices": list(AUTO_CLASSES)},
+        metadata={"help": "image-classification or semantic-segmentation.", "choices": list(TASKS)},
     )
     model_a: str | None = field(
         default=None,

@@ -92,7 +92,7 @@ class Setting:
                 raise ValueError(f"--{self.name} {item!r} is not one of: {self.values_text}.")
             if self.kind in (int, float) and not self._in_range(item):
                 verb = "contains" if self.is_list else "is"
-                finite = " and finite" if math.isinf(item) else ""
+                finite = " and finite" if self.most is None and self.below is None else ""
                 hint = f" ({self.hint})" if self.hint else ""
                 raise ValueError(f"--{self.name} {verb} {item:g}; it must be {self._range_text}{finite}{hint}.")
 
