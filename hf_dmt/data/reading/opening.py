@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet
 
+from ..tasks import TASKS
 from .builtin import BUILTIN_SETS, load_builtin
 from .finding import find_images
 from .folders import class_folders, mask_folders
@@ -42,7 +43,7 @@ def open_splits(
     """
     if name in BUILTIN_SETS:
         builtin = load_builtin(name)
-        kind = _target_of(task)
+        kind = TASKS[task].target
         if kind not in builtin["train"][0]:
             fitting = [key for key in BUILTIN_SETS if kind in load_builtin(key)["train"][0]]
             raise DataError(f"The builtin set {name!r} has no {kind}s, which {task} needs. Use {', '.join(fitting)}.")
@@ -101,7 +102,7 @@ def open_unlabeled_table(
     if name in BUILTIN_SETS:
         builtin = load_builtin(name)
         chosen = builtin[_unlabeled_split(name, split, list(builtin))]
-        scored = _target_of(task) in chosen[0] and list(class_names) == list(chosen.class_names)
+        scored = TASKS[task].target in chosen[0] and list(class_names) == list(chosen.class_names)
         return BuiltinRows(chosen) if scored else WithoutTargets(BuiltinRows(chosen))
     root = Path(name).expanduser()
     position = {word: index for index, word in enumerate(class_names)}
@@ -226,11 +227,6 @@ def _check_class_orders(root: Path) -> None:
 
 def _has_labels(task: str) -> bool:
     return task == "image-classification"
-
-
-def _target_of(task: str) -> str:
-    """What an item's target is called."""
-    return "label" if _has_labels(task) else "mask"
 
 
 def _load_tables(
