@@ -27,11 +27,11 @@ from .push import STAGING
 from .repository import LABELS_FILE, HubError, open_target, publish
 
 LABELS_FORMAT = 1
-_TASKS = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
+TASKS = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
 _TAGS = ("hf-dmt", "pseudo-labels", "semi-supervised-learning")
 _SHARD_BYTES = 500_000_000
 _SHOWN_CLASSES = 30
-_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
 
 
 def push_labels(
@@ -75,7 +75,7 @@ def push_labels(
             facts = _facts(run, number, manifests, rows)
             write_json(target / LABELS_FILE, facts)
             for name in MEMBERS:
-                _write_shards(rows[name], target / name)
+                write_shards(rows[name], target / name)
             (target / "README.md").write_text(_card(run, facts, repo_id, len(ids), pair, license), encoding="utf-8")
             name = open_target(repo_id, token=token, private=private, repo_type="dataset")
             return publish(
@@ -138,7 +138,7 @@ def _as_dataset(store: Path, run: Run, ids: list[str], cache: Path) -> datasets.
     return ImageLabels.read(store).as_dataset(ids, run.class_names)
 
 
-def _write_shards(rows: datasets.Dataset, folder: Path) -> None:
+def write_shards(rows: datasets.Dataset, folder: Path) -> None:
     folder.mkdir(parents=True)
     shards = max(1, math.ceil(rows.data.nbytes / _SHARD_BYTES))
     for index in range(shards):
@@ -200,10 +200,10 @@ def _card(run: Run, facts: dict[str, Any], repo_id: str, count: int, pair: str |
         annotations_creators=["machine-generated"],
         license=license,
         pretty_name=repo_id.split("/")[-1],
-        size_categories=[_SIZES[min(len(_SIZES) - 1, max(0, len(str(count)) - 3))]],
+        size_categories=[SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]],
         source_datasets=[source] if source else None,
         tags=list(_TAGS),
-        task_categories=[_TASKS[run.results["task"]]],
+        task_categories=[TASKS[run.results["task"]]],
         configs=[
             {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]} for name in MEMBERS
         ],

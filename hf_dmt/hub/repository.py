@@ -34,6 +34,7 @@ logger = logging.get_logger(__name__)
 
 PAIR_FILE = "dmt_config.json"
 LABELS_FILE = "dmt_labels.json"
+PREDICTIONS_FILE = "dmt_predictions.json"
 PEER_FOLDER = "peer"
 LAST_CHECKPOINT = "last-checkpoint"
 
@@ -63,8 +64,12 @@ def open_target(
     private: bool | None = None,
     repo_type: str = "model",
     revision: str | None = None,
+    own_file: str = LABELS_FILE,
 ) -> str:
     """Create the repository unless it exists, and make sure that a push into it will be accepted and meant.
+
+    Args:
+        own_file: of a data set: what tells that it was pushed by the same command.
 
     Returns:
         The full id, with the owner.
@@ -96,7 +101,7 @@ def open_target(
         own, what, brings = PAIR_FILE, "another model", {*_WEIGHT_FILES, "README.md", "peer/config.json"}
     else:
         foreign = [file for file in there if file not in (".gitattributes", "README.md")]
-        own, what, brings = LABELS_FILE, "another data set", {LABELS_FILE, "README.md"}
+        own, what, brings = own_file, "another data set", {own_file, "README.md"}
     if own not in there and foreign:
         raise HubError(
             f"{name!r} holds {what} ({min(foreign)}, no {own}), which this push would overwrite. Choose another name"
@@ -168,8 +173,9 @@ def _files(api: HfApi, repo_id: str, revision: str | None, repo_type: str) -> se
 
 def _ours(api: HfApi, repo_id: str, revision: str | None, repo_type: str, there: set[str]) -> set[str]:
     """The files that are there and that pushes of ours brought."""
-    own = PAIR_FILE if repo_type == "model" else LABELS_FILE
-    if own not in there:
+    kinds = (PAIR_FILE,) if repo_type == "model" else (LABELS_FILE, PREDICTIONS_FILE)
+    own = next((kind for kind in kinds if kind in there), None)
+    if own is None:
         return set()
     try:
         file = api.hf_hub_download(repo_id, own, revision=revision, repo_type=repo_type)
@@ -182,11 +188,11 @@ def _ours(api: HfApi, repo_id: str, revision: str | None, repo_type: str, there:
         logger.warning(f"{own} of {repo_id!r} cannot be read: only files of the usual names are replaced.")
     if isinstance(listed, list):
         return {str(name) for name in listed} & there
-    return (_SURELY_OURS if repo_type == "model" else {LABELS_FILE, "README.md"}) & there
+    return (_SURELY_OURS if repo_type == "model" else {own, "README.md"}) & there
 
 
 def _write_listing(folder: Path, names: set[str]) -> None:
-    for own in (PAIR_FILE, LABELS_FILE):
+    for own in (PAIR_FILE, LABELS_FILE, PREDICTIONS_FILE):
         if (folder / own).is_file():
             write_json(folder / own, {**read_json(folder / own), LISTING: sorted(names)})
 

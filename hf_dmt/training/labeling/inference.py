@@ -75,6 +75,7 @@ class CleanPass:
         at_mask_size: bool = False,
         approximate: bool = False,
         with_features: bool = False,
+        at_stride: bool = False,
     ) -> Iterator[CleanLogits]:
         """Logits of this process's share of `source`, in eval mode and under the run's mixed precision.
 
@@ -86,8 +87,10 @@ class CleanPass:
             approximate: large images may be decoded smaller (labeling). Scores must not: they are what `pipeline()`
                 gives.
             with_features: whole images: hand out what the heads see, too.
+            at_stride: pixels: logits stay as the members make them, each at its own stride.
         """
         rows = self.share(len(source))
+        pixels = pair.task == "semantic-segmentation" and not at_stride
         loader: DataLoader[Any] = DataLoader(
             CleanDataset(
                 source,
@@ -99,9 +102,7 @@ class CleanPass:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             pin_memory=accelerator.device.type == "cuda",
-            collate_fn=CleanCollator(
-                _preparations(pair), by_size=pair.task == "semantic-segmentation", at_mask_size=at_mask_size
-            ),
+            collate_fn=CleanCollator(_preparations(pair), by_size=pixels, at_mask_size=at_mask_size),
             # Without a generator of its own, iterating draws a seed from the global one and shifts what training draws.
             generator=torch.Generator(),
         )
@@ -116,13 +117,14 @@ class CleanPass:
                 }
                 for groups in tqdm(loader, desc=title, unit="batch", disable=not self.progress, leave=False):
                     for batch in groups:
-                        part = self._logits(pair, batch, accelerator)
+                        part = self._logits(pair, batch, accelerator, batch.sizes[0] if pixels else None)
                         yield replace(part, features={name: seen.pop() for name, seen in recorded.items()})
         finally:
             pair.train(training)
 
-    def _logits(self, pair: ModelPair, batch: CleanBatch, accelerator: Accelerator) -> CleanLogits:
-        size = batch.sizes[0] if pair.task == "semantic-segmentation" else None
+    def _logits(
+        self, pair: ModelPair, batch: CleanBatch, accelerator: Accelerator, size: tuple[int, int] | None
+    ) -> CleanLogits:
         # Where both members take the same pixels, they go to the device once.
         there = {id(pixels): pixels.to(pair.device, non_blocking=True) for pixels in batch.inputs.values()}
         with accelerator.autocast():

@@ -1,0 +1,294 @@
+"""`hf-dmt predict`: label a folder or data set with a trained pair.
+
+hf-dmt predict PAIR my_images/ --to labels.csv            image classification: a table; .jsonl for JSON lines
+hf-dmt predict PAIR my_scenes/ --to masks/ --overlay      segmentation: PNG masks of a, b and the ensemble
+hf-dmt predict PAIR owner/dataset --split test --to labels.csv --push_to_hub owner/labels
+
+Killed, the same command goes on where it was; when new images have come, it labels those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from ..data.labels.predictions import FORMATS, PredictionError, PredictionFile, Record
+from ..data.members import MEMBERS
+from ..data.reading.decoding import find_images
+from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
+from ..data.reading.rows import DataError, FileRows, Rows
+from ..data.reading.sources import ImageSet, open_unlabeled_table
+from ..data.splitting.scan import scan
+from ..hub.predictions import push_predictions
+from ..models.pair import ModelPair
+from ..training.labeling.inference import CleanLogits, CleanPass
+from ..training.labeling.label_pass import weights_hash
+from ..training.labeling.predictions import said
+from ..training.settings.command_line import UsageError, print_error
+from .launch import add_flags, start
+from .masks import MaskFolder
+
+PIXELS = "semantic-segmentation"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict; returns 0, 1 if the push failed after everything else was done, 2 for a mistake in what was given."""
+    return start("predict", sys.argv[1:] if argv is None else argv, run)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Predict in this process, alone or as one of several."""
+    given = _parser().parse_args(list(argv))
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        records, facts = predict(given)
+    except (ValueError, OSError) as problem:
+        print_error(str(problem))
+        return 2
+    if given.push_to_hub and records:
+        try:
+            print(push_predictions(records, facts, given.push_to_hub, private=given.private or None).commit_url)
+        except (ValueError, OSError) as problem:
+            print_error(f"{problem} The predictions are in {given.to}; the same command pushes them again.")
+            return 1
+    return 0
+
+
+def predict(given: argparse.Namespace) -> tuple[list[Record], dict[str, Any]]:
+    """Label every image that is not labeled yet.
+
+    Returns:
+        All records, on the main process; and the facts of their file.
+    """
+    _check(given)
+    pair = ModelPair.from_pretrained(given.pair, trust_remote_code=given.trust_remote_code)
+    masks = _target(given, pair)
+    accelerator = Accelerator(cpu=given.use_cpu, mixed_precision="bf16" if given.bf16 else None)
+    images = ImageSet(*_rows(given, pair), task=pair.task).without_targets()
+    file = PredictionFile(masks.table if masks else Path(given.to), _identity(given, pair))
+    with ExitStack() as held:
+
+        def begin() -> dict[str, str]:
+            held.enter_context(file.locked())
+            return {record["id"]: record.get("mask", "") for record in file.begin()}
+
+        done: dict[str, str] = _on_main(accelerator, begin)
+        if masks:
+            masks.name_files(done, images.ids)
+        missing = images.subset(np.flatnonzero([name not in done for name in images.ids]))
+        notes: list[str] = []
+        if len(missing):
+            found = scan(missing, "given", skip_corrupt=given.skip_corrupt_images, notes=notes)
+            missing = found.images
+        if accelerator.is_main_process:
+            there = f"; {len(done)} are labeled already" if done else ""
+            print("\n".join([f"{len(missing)} images to label{there}", *notes]), flush=True)
+        seconds = _label(given, pair, missing, file, masks, accelerator) if len(missing) else 0.0
+        accelerator.wait_for_everyone()
+        if not accelerator.is_main_process:
+            return [], {}
+        facts = {
+            "pair": given.pair if not Path(given.pair).is_dir() else Path(given.pair).resolve().name,
+            "data": given.data if not Path(given.data).exists() else Path(given.data).resolve().name,
+            "hf_dmt": metadata.version("hf-dmt"),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        records = file.finish(facts)
+    print(_summary(records, len(missing), seconds, pair.task))
+    print(f"predictions: {given.to}")
+    if masks:
+        masks.write_classes()
+    return records, {**file.identity, **facts, "folder": masks.folder if masks else None}
+
+
+def _label(
+    given: argparse.Namespace,
+    pair: ModelPair,
+    images: ImageSet,
+    file: PredictionFile,
+    masks: MaskFolder | None,
+    accelerator: Accelerator,
+) -> float:
+    """This process's share of the images; returns seconds."""
+    pair.to(accelerator.device)
+    reader = CleanPass(
+        given.batch_size,
+        given.num_workers,
+        accelerator.process_index,
+        accelerator.num_processes,
+        progress=accelerator.is_main_process and sys.stderr.isatty(),
+    )
+    begun = told = time.monotonic()
+    count, share = 0, len(reader.share(len(images)))
+    with file.adding() as add:
+        for found in reader.run(pair, images, accelerator, title="labeling", at_stride=True):
+            add(masks.records(found, images) if masks else image_records(found, images, pair.class_names))
+            count += len(found.index)
+            if accelerator.is_main_process and not reader.progress and time.monotonic() - told > 30:
+                told = time.monotonic()
+                rate = count / (told - begun)
+                print(f"labeled {count} of {share} images, {(share - count) / rate:.0f} s left", flush=True)
+    return time.monotonic() - begun
+
+
+def image_records(found: CleanLogits, images: ImageSet, class_names: list[str]) -> list[Record]:
+    """One line an image: the ensemble's label first, then what each member says."""
+    records = []
+    for row, each in zip(found.index, said(found.logits), strict=True):
+        record: Record = {"id": images.id_of(row)}
+        for name in ("ensemble", *MEMBERS):
+            column, sure = ("label", "confidence") if name == "ensemble" else (name, f"{name}_confidence")
+            record |= {column: class_names[each.labels[name]], sure: round(each.confidence[name], 6)}
+        records.append(record | {"disagreement": round(each.disagreement, 6)})
+    return records
+
+
+def _check(given: argparse.Namespace) -> None:
+    if given.batch_size < 1:
+        raise UsageError(f"--batch_size must be at least 1, got {given.batch_size}.")
+    if given.num_workers < 0:
+        raise UsageError(f"--num_workers must be at least 0, got {given.num_workers}.")
+    if given.private and not given.push_to_hub:
+        raise UsageError("--private is for --push_to_hub, which is not given. Add it, or leave --private out.")
+
+
+def _target(given: argparse.Namespace, pair: ModelPair) -> MaskFolder | None:
+    """The folder of masks; None for a table.
+
+    Raises:
+        UsageError: `--to` is not what this task makes.
+    """
+    to = Path(given.to)
+    if pair.task == PIXELS:
+        if to.suffix in FORMATS or to.is_file():
+            raise UsageError(f"--to {given.to!r}: a segmentation pair makes masks. Give a folder, such as masks/.")
+        return MaskFolder(to, pair.class_names, overlay=given.overlay)
+    if given.overlay:
+        raise UsageError("--overlay draws masks on images, and this pair labels whole images. Leave it out.")
+    if to.suffix not in FORMATS or to.is_dir():
+        raise UsageError(f"--to {given.to!r}: give a file that ends in {' or '.join(FORMATS)}.")
+    return None
+
+
+def _identity(given: argparse.Namespace, pair: ModelPair) -> dict[str, Any]:
+    """What may not change between two commands that write one file."""
+    identity: dict[str, Any] = {
+        "format_version": 1,
+        "task": pair.task,
+        "pair_of_weights": weights_hash(pair),
+        "class_names": pair.class_names,
+    }
+    return identity | ({"overlay": given.overlay} if pair.task == PIXELS else {})
+
+
+def _rows(given: argparse.Namespace, pair: ModelPair) -> tuple[Rows, np.ndarray]:
+    """The images: every one in a folder, a single file, or a split of a data set.
+
+    Raises:
+        DataError: none there.
+    """
+    place = Path(given.data).expanduser()
+    of_table = [given.split, given.dataset_config_name, given.image_column]
+    if place.is_file():
+        rows: Rows = FileRows([place], place.parent)
+    elif place.is_dir() and not any(of_table) and (images := _images_in(place, pair.task)):
+        rows = FileRows(images, place)
+    else:
+        rows = open_unlabeled_table(
+            given.data,
+            given.split,
+            task=pair.task,
+            config_name=given.dataset_config_name,
+            image_column=given.image_column,
+        )
+    if not rows.ids:
+        raise DataError(f"{given.data!r} holds no images. Check the path, or name another --split.")
+    return rows, np.arange(len(rows.ids))
+
+
+def _images_in(folder: Path, task: str) -> list[Path]:
+    """All images of a folder; where masks lie beside them, not the masks."""
+    beside = task == PIXELS and any((folder / name).is_dir() for name in MASK_FOLDERS)
+    image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), folder)
+    return find_images(image_folder if beside else folder)
+
+
+def _on_main(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
+    """What a function returns or raises on the main process, on all of them: nobody waits for one that has stopped."""
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer = [function(), None]
+        except (ValueError, OSError) as problem:
+            answer = [None, str(problem)]
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise PredictionError(answer[1])
+    return answer[0]
+
+
+def _summary(records: list[Record], new: int, seconds: float, task: str) -> str:
+    speed = f" in {seconds:.0f} s ({new / seconds:.0f} images/s)" if new and seconds >= 1 else ""
+    lines = [f"labeled {new} images{speed}; {len(records)} in all"]
+    if task == PIXELS:
+        apart = float(np.mean([record["disagreement"] for record in records]))
+        lines.append(f"a and b give different labels to {100 * apart:.1f} % of the pixels")
+    else:
+        names, counts = np.unique([record["label"] for record in records], return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:10]
+        more = ", ..." if len(names) > len(order) else ""
+        lines.append("labels: " + ", ".join(f"{names[n]} {counts[n]}" for n in order) + more)
+        differ = sum(record["a"] != record["b"] for record in records)
+        lines.append(f"a and b give different labels to {differ} of {len(records)} images: look at those first")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-dmt predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("pair", metavar="PAIR", help="output folder of a run, or a repository on the Hub")
+    parser.add_argument("data", metavar="DATA", help="folder of images, an image, a data set on the Hub, or builtin")
+    parser.add_argument("--to", required=True, metavar="PATH", help="labels.csv, labels.jsonl, or a folder for masks")
+    parser.add_argument("--overlay", action="store_true", help="masks: also draw them on the images")
+    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="publish the predictions as a data set")
+    parser.add_argument("--private", action="store_true", help="make that data set private when it is made")
+    data = parser.add_argument_group("data")
+    data.add_argument("--split", help="of a data set (default: unlabeled, or the only one)")
+    data.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a data set")
+    data.add_argument("--image_column", metavar="NAME", help="column with the images (default: found)")
+    data.add_argument("--skip_corrupt_images", action="store_true", help="leave out images that cannot be read")
+    computing = parser.add_argument_group("computing")
+    computing.add_argument("--batch_size", type=int, default=16, metavar="N", help="images per process (default: 16)")
+    computing.add_argument(
+        "--num_workers",
+        type=int,
+        default=0 if not torch.accelerator.is_available() else min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that load images, for each that labels (default: 0, with a GPU up to 8)",
+    )
+    computing.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    computing.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
+    computing.add_argument("--trust_remote_code", action="store_true", help="run code that the models bring with them")
+    add_flags(parser.add_argument_group("processes, by Accelerate"))
+    return parser

@@ -1,0 +1,174 @@
+"""What a pair said of images, in one file, written so that a killed command goes on where it was.
+
+While images are labeled, each process appends whole lines to a part of its own in a folder beside the file. A line that
+was cut short by a kill is not counted. At the end the parts become the file in one rename. `FILE.about.json` says which
+pair it is from: with it, the same command adds images that are new, and another pair's labels are never mixed in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..escaping import csv_cell, from_csv_cell
+from ..files import read_json, write_aside, write_json
+
+Record = dict[str, Any]
+"""One image: `id` and what was said of it; texts and numbers."""
+
+FORMATS = (".csv", ".jsonl")
+
+
+class PredictionError(ValueError):
+    """A file that these predictions cannot be written to, and what to do."""
+
+
+class PredictionFile:
+    """A table of predictions that is being made or is finished.
+
+    Args:
+        path: ends in .csv or .jsonl.
+        identity: what the predictions are of and how they are made; two files with another one are never mixed.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path, self.identity = path, identity
+        self.about = path.with_name(f"{path.name}.about.json")
+        self.parts = path.with_name(f".{path.name}.parts")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One command at a time writes a file.
+
+        Raises:
+            PredictionError: another one does. OSError: the folder cannot be written to.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        held = FileLock(lock, timeout=0)
+        try:
+            held.acquire()
+        except Timeout as problem:
+            raise PredictionError(
+                f"Another hf-dmt predict is writing {str(self.path)!r}. Wait for it, or choose another file with --to."
+            ) from problem
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            held.release()
+
+    def begin(self) -> list[Record]:
+        """What is known already, finished lines first; from here on `add` may be called.
+
+        Raises:
+            PredictionError: the file, or what an earlier command left unfinished, is not of the same pair.
+        """
+        if self.parts.is_dir():
+            self._check(self.parts / "about.json", f"{str(self.parts)!r} holds unfinished predictions", self.parts)
+        else:
+            if self.path.exists():
+                self._check(self.about, f"{str(self.path)!r} is there already", self.path)
+            write_json(self.parts / "about.json", self.identity)
+        return list(self._known())
+
+    @contextmanager
+    def adding(self) -> Iterator[Any]:
+        """A function that keeps records, for one process; each call leaves whole lines on disk."""
+        with open(self.parts / f"part-{secrets.token_hex(8)}.jsonl", "w", encoding="utf-8") as part:
+
+            def add(records: Iterable[Record]) -> None:
+                part.write("".join(json.dumps(record) + "\n" for record in records))
+                part.flush()
+
+            yield add
+
+    def finish(self, facts: dict[str, Any]) -> list[Record]:
+        """Make the file of all parts; returns its records."""
+        records = list(self._known())
+        write_json(self.about, {**self.identity, **facts, "images": len(records)})
+        text = _as_csv(records) if self.path.suffix == ".csv" else _as_jsonl(records)
+        write_aside(self.path, text)
+        shutil.rmtree(self.parts)
+        return records
+
+    def _known(self) -> Iterator[Record]:
+        """Each image once, those of the finished file first."""
+        seen: set[str] = set()
+        finished = _read(self.path) if self.path.exists() else []
+        parts = (record for part in sorted(self.parts.glob("part-*.jsonl")) for record in _whole_lines(part))
+        for record in (*finished, *parts):
+            if record["id"] not in seen:
+                seen.add(record["id"])
+                yield record
+
+    def _check(self, about: Path, there: str, delete: Path) -> None:
+        try:
+            found = read_json(about)
+        except (OSError, ValueError):
+            found = None
+        if isinstance(found, dict) and self.identity.items() <= found.items():
+            return
+        differs = [key for key in self.identity if not isinstance(found, dict) or found.get(key) != self.identity[key]]
+        why = f"made with another {differs[0].replace('_', ' ')}" if found else "and it is not known by which pair"
+        raise PredictionError(f"{there}, {why}. Choose another name with --to, or delete {str(delete)!r}.")
+
+
+def _whole_lines(part: Path) -> Iterator[Record]:
+    with open(part, encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):  # else a kill came before its end
+                yield json.loads(line)
+
+
+def _read(path: Path) -> list[Record]:
+    """A finished file, as it was written.
+
+    Raises:
+        PredictionError: somebody changed it to something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".jsonl":
+            records = [json.loads(line) for line in text.splitlines()]
+        else:
+            rows = csv.DictReader(io.StringIO(text, newline=""))
+            records = [{key: _value(key, value) for key, value in row.items()} for row in rows]
+        if all("id" in record for record in records):
+            return records
+    except (OSError, ValueError, TypeError, csv.Error):
+        pass
+    raise PredictionError(
+        f"{str(path)!r} is no longer a table that hf-dmt predict wrote, so nothing can be added to it. Choose another "
+        "name with --to, or move it away."
+    )
+
+
+def _value(column: str, text: str) -> Any:
+    return float(text) if is_number(column) else from_csv_cell(text)
+
+
+def is_number(column: str) -> bool:
+    """Whether a column holds fractions in [0, 1]; all others hold text."""
+    return column.endswith("confidence") or column == "disagreement"
+
+
+def _as_csv(records: list[Record]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(records[0])
+    writer.writerows([csv_cell(value) for value in record.values()] for record in records)
+    return text.getvalue().encode("utf-8-sig")  # without the mark, Excel garbles names
+
+
+def _as_jsonl(records: list[Record]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode("utf-8")

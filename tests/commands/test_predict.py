@@ -1,0 +1,272 @@
+"""`hf-dmt predict`: what it says of images, that a kill costs nothing, and that no two pairs are mixed in one file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from PIL import Image
+from torch.nn import functional as F
+
+from hf_dmt import ModelPair
+from hf_dmt.commands.predict import main
+from hf_dmt.data.labels.predictions import PredictionError, PredictionFile
+from hf_dmt.training.labeling.predictions import label_maps, said
+from tests.data.small_files import image, save
+from tests.hub_server import HubServer
+
+NAMES = ["a cat, asleep", "=dog", "owl"]
+PIXELS = "semantic-segmentation"
+
+
+def saved_pair(folder: Path, task: str = "image-classification", seed: int = 0) -> str:
+    a, b = ("tiny:vit", "tiny:resnet") if task != PIXELS else ("tiny:segformer", "tiny:upernet")
+    pair = ModelPair.from_models(a, b, task=task, id2label=dict(enumerate(NAMES)), image_size=32, seed=seed)
+    pair.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved_pair(tmp_path_factory.mktemp("pairs") / "animals")
+
+
+@pytest.fixture(scope="module")
+def scene_pair(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved_pair(tmp_path_factory.mktemp("pairs") / "scenes", PIXELS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images as people have them: nested, of several sizes and kinds, one named like a formula."""
+    root = tmp_path / "mine"
+    for number in range(9):
+        save(image(40 + number, (20 + number, 24)), root / ("deep" if number % 2 else ".") / f"{number}.png")
+    save(image(90, (50, 30)), root / "=1+1.jpg")
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_table_says_what_the_pipeline_says(pair: str, folder: Path, tmp_path: Path) -> None:
+    """Silent: a and b exchanged, another image's label, or an ensemble that is not the mean of the probabilities."""
+    assert main([pair, str(folder), "--to", str(tmp_path / "out.jsonl"), "--batch_size", "4"]) == 0
+    found = lines(tmp_path / "out.jsonl")
+    assert [record["id"] for record in found] == sorted(record["id"] for record in found) and len(found) == 10
+    loaded = ModelPair.from_pretrained(pair)
+    pipeline = loaded.pipeline()
+    for record in found:
+        opened = Image.open(folder / record["id"]).convert("RGB")
+        first, *_ = pipeline(opened)
+        assert (record["label"], record["confidence"]) == (first["label"], pytest.approx(first["score"], abs=1e-4))
+        assert record["disagreement"] == pytest.approx(first["disagreement"], abs=1e-4)
+        for name, values in pipeline.members(opened).items():
+            assert record[name] == NAMES[int(values.argmax())]
+            assert record[f"{name}_confidence"] == pytest.approx(float(values.max()), abs=1e-4)
+
+
+def test_csv_holds_the_same_and_no_formula(pair: str, folder: Path, tmp_path: Path) -> None:
+    """Silent: a file name or class that a spreadsheet computes; a table that cannot be given to `--extra_labels`."""
+    for kind in ("csv", "jsonl"):
+        assert main([pair, str(folder), "--to", str(tmp_path / f"out.{kind}")]) == 0
+    rows, records = table(tmp_path / "out.csv"), lines(tmp_path / "out.jsonl")
+    assert list(rows[0]) == list(records[0]) and {"id", "label"} <= rows[0].keys()
+    assert [row["id"].removeprefix("'") for row in rows] == [record["id"] for record in records]
+    assert not any(value.startswith(("=", "+", "@")) for row in rows for value in row.values())
+    assert [float(row["confidence"]) for row in rows] == [record["confidence"] for record in records]
+
+
+def test_new_images_are_added_and_known_ones_kept(
+    pair: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silent: labels that a person corrected are overwritten, or images are in the table twice."""
+    out = tmp_path / "out.csv"
+    assert main([pair, str(folder), "--to", str(out)]) == 0
+    said = table(out)[0]["label"]
+    corrected = out.read_text(encoding="utf-8-sig").replace(said if "," not in said else f'"{said}"', "corrected", 1)
+    out.write_text(corrected, encoding="utf-8-sig")
+    before = table(out)
+    assert before[0]["label"] == "corrected"
+    assert main([pair, str(folder), "--to", str(out)]) == 0
+    assert "0 images to label; 10 are labeled already" in capsys.readouterr().out
+    save(image(7, (30, 30)), folder / "a new one.png")
+    assert main([pair, str(folder), "--to", str(out)]) == 0
+    after = table(out)
+    assert after[:10] == before and [row["id"] for row in after[10:]] == ["a new one.png"]
+    assert json.loads((tmp_path / "out.csv.about.json").read_text())["images"] == 11
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "out.csv", "out.csv.about.json"}
+
+
+def test_what_cannot_be_written_is_said(
+    pair: str, scene_pair: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silent: two pairs' labels in one table, a file of somebody's that is replaced, images left out unsaid."""
+    out = tmp_path / "out.csv"
+    out.write_text("id,label\nmine,cat\n")
+    given = [str(folder), "--to", str(out)]
+
+    def refused(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        return capsys.readouterr().err
+
+    assert "it is not known by which pair" in refused(pair, *given)
+    assert out.read_text() == "id,label\nmine,cat\n"
+    out.unlink()
+    assert main([pair, *given]) == 0
+    other = saved_pair(tmp_path / "other", seed=1)
+    assert "another pair of weights" in refused(other, *given)
+    assert "makes masks. Give a folder" in refused(scene_pair, *given)
+    assert "ends in .csv or .jsonl" in refused(pair, str(folder), "--to", str(tmp_path / "masks"))
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    new = [pair, str(folder), "--to", str(tmp_path / "new.csv")]
+    assert "cut.png" in (message := refused(*new)) and "--skip_corrupt_images" in message
+    assert not (tmp_path / "new.csv").exists()
+    assert main([*new, "--skip_corrupt_images"]) == 0
+    assert "cut.png" in capsys.readouterr().out and len(table(tmp_path / "new.csv")) == 10
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(pair, str(tmp_path / "empty"), "--to", str(tmp_path / "e.csv"))
+
+
+def test_masks_are_of_the_images_size_and_named_like_them(
+    scene_pair: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silent: masks at the network's size, colours for ids, one mask over another; masks labeled as if images."""
+    scenes = tmp_path / "scenes"
+    for name, size in (("x.png", (40, 56)), ("x.bmp", (64, 30)), ("deep/y.jpg", (33, 47))):
+        save(image(len(name), size), scenes / "images" / name)
+    save(Image.fromarray(np.zeros((40, 56), np.uint8)), scenes / "masks" / "x.png")
+    out = tmp_path / "out"
+    assert main([scene_pair, str(scenes), "--to", str(out), "--overlay"]) == 0
+    rows = {row["id"]: row for row in table(out / "predictions.csv")}
+    assert {name: row["mask"] for name, row in rows.items()} == {
+        "images/deep/y.jpg": "images/deep/y.png",
+        "images/x.bmp": "images/x.png",
+        "images/x.png": "images/x.png.png",
+    }
+    assert json.loads((out / "classes.json").read_text()) == dict(zip("012", NAMES, strict=True))
+    loaded = ModelPair.from_pretrained(scene_pair)
+    for name, row in rows.items():
+        opened = Image.open(scenes / name).convert("RGB")
+        probabilities = loaded.pipeline().members(opened)
+        probabilities["ensemble"] = (probabilities["a"] + probabilities["b"]) / 2
+        read = {}
+        for maker, values in probabilities.items():
+            mask = Image.open(out / maker / row["mask"])
+            assert mask.mode == "P" and mask.size == opened.size
+            read[maker] = np.asarray(mask)
+            assert (read[maker] == values.argmax(dim=0).numpy()).mean() > 0.999
+        assert float(row["disagreement"]) == pytest.approx((read["a"] != read["b"]).mean(), abs=1e-6)
+        assert float(row["confidence"]) == pytest.approx(
+            float(probabilities["ensemble"].max(dim=0).values.mean()), abs=1e-4
+        )
+        assert Image.open(out / "overlay" / row["mask"]).size == opened.size
+    before = (out / "predictions.csv").read_bytes()
+    assert main([scene_pair, str(scenes), "--to", str(out), "--overlay"]) == 0
+    assert (out / "predictions.csv").read_bytes() == before
+    assert main([scene_pair, str(scenes), "--to", str(out)]) == 2
+    assert "another overlay" in capsys.readouterr().err
+
+
+def test_bands_of_rows_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: a seam between the bands that large images are worked through in."""
+    logits = {name: torch.randn(5, 7, 9, generator=torch.Generator().manual_seed(n)) for n, name in enumerate("ab")}
+    whole = {
+        name: F.interpolate(values[None], (50, 23), mode="bilinear", align_corners=False)[0].softmax(dim=0)
+        for name, values in logits.items()
+    }
+    monkeypatch.setattr("hf_dmt.training.labeling.predictions._BAND", 5 * 23 * 4)
+    found = label_maps(logits, (50, 23))
+    for name, values in (*whole.items(), ("ensemble", whole["a"] + whole["b"])):
+        assert np.array_equal(found.labels[name], values.argmax(dim=0).numpy())
+    many = label_maps({name: torch.randn(300, 2, 2) for name in "ab"}, (4, 4))
+    assert many.labels["a"].dtype == np.uint16 and many.labels["a"].max() < 300
+
+
+def test_disagreement_is_that_of_the_ensembles_label() -> None:
+    """Silent: a number that looks right where both agree, and means something else where they do not."""
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.2, 0.8, 0.0]])
+    first, second = said({name: values.clamp(min=1e-9).log() for name, values in zip("ab", probabilities, strict=True)})
+    assert (first.labels, second.labels["ensemble"]) == ({"a": 0, "b": 1, "ensemble": 1}, 1)
+    assert first.disagreement == pytest.approx(0.6) and second.disagreement == pytest.approx(0.3)
+    assert first.confidence["ensemble"] == pytest.approx(0.5)
+
+
+def test_half_lines_and_lines_of_two_attempts_count_once(tmp_path: Path) -> None:
+    """Silent: what a kill cut short is read as a label, or an image that two processes labeled is there twice."""
+    file = PredictionFile(tmp_path / "out.jsonl", {"pair_of_weights": "x"})
+    assert file.begin() == []
+    with file.adding() as add:
+        add([{"id": "1", "label": "cat"}, {"id": "2", "label": "dog"}])
+    (part,) = file.parts.glob("part-*")
+    part.write_text(part.read_text() + '{"id": "3", "la')
+    with file.adding() as add:
+        add([{"id": "2", "label": "owl"}])
+    assert sorted(record["id"] for record in PredictionFile(file.path, {"pair_of_weights": "x"}).begin()) == ["1", "2"]
+    with pytest.raises(PredictionError, match="another pair of weights"):
+        PredictionFile(file.path, {"pair_of_weights": "y"}).begin()
+    file.finish({"data": "mine"})
+    assert len(lines(file.path)) == 2 and not file.parts.exists()
+
+
+def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path: Path) -> None:
+    """Silent: images left out or labeled twice after a kill, or by processes that do not share them out."""
+    folder = tmp_path / "many"
+    for number in range(150):
+        save(image(number % 200, (24, 24)), folder / f"{number:03d}.png")
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "hf_dmt", "predict", pair, str(folder), "--to", str(out), "--batch_size", "1"]
+    begun = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not any(part.stat().st_size > 1000 for part in tmp_path.glob(".out.csv.parts/part-*")):
+        assert begun.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    assert not out.exists()
+    done = subprocess.run([*command, "--num_processes", "2", "--use_cpu"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    already = int(done.stdout.split("; ")[1].split(" are labeled already")[0])
+    assert 0 < already < 150 and done.stdout.count("predictions: ") == 1
+    found = table(out)
+    assert len({row["id"] for row in found}) == len(found) == 150
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("task", ["image-classification", PIXELS])
+def test_published_predictions_are_read_with_load_dataset(
+    hub: HubServer, pair: str, scene_pair: str, folder: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent: classes in another order, masks of another image, or images of the user that were sent along."""
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    out = tmp_path / ("masks" if task == PIXELS else "out.csv")
+    given = [scene_pair if task == PIXELS else pair, str(folder), "--to", str(out), "--push_to_hub", "me/labels"]
+    assert main([*given, "--private"]) == 0
+    assert hub.repo("me/labels", "dataset").private
+    rows = load_dataset("me/labels", split="train", cache_dir=str(tmp_path / "cache"))
+    found = table(out / "predictions.csv" if task == PIXELS else out)
+    assert rows["id"][:] == [row["id"].removeprefix("'") for row in found] and "image" not in rows.column_names
+    if task == PIXELS:
+        assert np.array_equal(np.asarray(rows[3]["label"]), np.asarray(Image.open(out / "ensemble" / found[3]["mask"])))
+    else:
+        assert rows.features["label"].names == NAMES
+        assert [NAMES[n] for n in rows["label"]] == [row["label"].removeprefix("'") for row in found]
+    card = hub.repo("me/labels", "dataset").files()["README.md"]
+    assert str(tmp_path) not in str(card)
