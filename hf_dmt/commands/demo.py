@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..data.escaping import markdown_text, printable
 from ..data.palette import class_colors
+from ..hub.offline import fail_fast_offline
 from ..hub.repository import PAIR_FILES
 from ..models.pair import ModelPair
 from ..training.settings.command_line import print_error
@@ -43,6 +44,7 @@ _CONTRADICTION = "#e02020"
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until interrupted, or write the Space; returns 0, or 2 for a mistake in what was given."""
     args = _parser().parse_args(argv)
+    fail_fast_offline()
     try:
         pair = ModelPair.from_pretrained(args.pair, trust_remote_code=args.trust_remote_code)
         if args.write_space:

@@ -34,6 +34,7 @@ from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
 from ..data.reading.rows import DataError, FileRows, Rows
 from ..data.reading.sources import ImageSet, open_unlabeled_table
 from ..data.splitting.scan import scan
+from ..hub.offline import fail_fast_offline
 from ..hub.predictions import push_predictions
 from ..models.pair import ModelPair
 from ..training.labeling.inference import CleanLogits, CleanPass
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> int:
     """Predict in this process, alone or as one of several."""
     given = _parser().parse_args(list(argv))
+    fail_fast_offline()
     transformers.utils.logging.disable_progress_bar()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

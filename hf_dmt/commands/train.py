@@ -20,6 +20,7 @@ from ..data.files import write_json
 from ..data.reading.builtin import BUILTIN_SETS
 from ..data.splitting.assemble import RunImages, assemble
 from ..data.splitting.splits import SPLIT_FILE
+from ..hub.offline import fail_fast_offline
 from ..hub.repository import HubError
 from ..models.pair import ModelPair
 from ..report import print_summary, write_figures, write_report
@@ -51,6 +52,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
+    fail_fast_offline()
     try:
         model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv, RECIPES)
         # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.

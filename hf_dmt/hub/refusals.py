@@ -24,6 +24,8 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging
 
+from .offline import HubUnreachable
+
 logger = logging.get_logger(__name__)
 
 _WAITS = (0.5, 3.0)  # seconds before another attempt, where the Hub does not say how long
@@ -61,6 +63,8 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
         return _reason(cause, token, writes)
     has_token = bool(token or get_token())
     log_in = "Log in with `hf auth login`, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
+    if isinstance(problem, HubUnreachable):
+        return "the Hub cannot be reached. Check the network, or give a folder."
     if isinstance(problem, OfflineModeIsEnabled):
         return "offline mode is on. Unset HF_HUB_OFFLINE, or try again where there is a network."
     if isinstance(problem, LocalEntryNotFoundError):
