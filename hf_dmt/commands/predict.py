@@ -29,20 +29,21 @@ from accelerate.utils import broadcast_object_list
 
 from ..data.labels.predictions import FORMATS, PredictionError, PredictionFile, Record
 from ..data.members import MEMBERS
-from ..data.reading.decoding import find_images
+from ..data.reading.finding import Folder, find_images
 from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
+from ..data.reading.opening import open_unlabeled_table
 from ..data.reading.rows import DataError, FileRows, Rows
-from ..data.reading.sources import ImageSet, open_unlabeled_table
+from ..data.reading.sources import ImageSet
 from ..data.splitting.scan import scan
 from ..hub.offline import fail_fast_offline
 from ..hub.predictions import push_predictions
 from ..models.pair import ModelPair
 from ..training.labeling.inference import CleanLogits, CleanPass
 from ..training.labeling.label_pass import weights_hash
+from ..training.labeling.mask_folder import MaskFolder
 from ..training.labeling.predictions import said
 from ..training.settings.command_line import UsageError, print_error
 from .launch import add_flags, start
-from .masks import MaskFolder
 
 PIXELS = "semantic-segmentation"
 
@@ -83,7 +84,9 @@ def predict(given: argparse.Namespace) -> tuple[list[Record], dict[str, Any]]:
     pair = ModelPair.from_pretrained(given.pair, trust_remote_code=given.trust_remote_code)
     masks = _target(given, pair)
     accelerator = Accelerator(cpu=given.use_cpu, mixed_precision="bf16" if given.bf16 else None)
-    images = ImageSet(*_rows(given, pair), task=pair.task).without_targets()
+    notes: list[str] = []
+    rows = _rows(given, pair.task, notes)
+    images = ImageSet(rows, np.arange(len(rows.ids)), task=pair.task).without_targets()
     file = PredictionFile(masks.table if masks else Path(given.to), _identity(given, pair))
     with ExitStack() as held:
 
@@ -95,7 +98,6 @@ def predict(given: argparse.Namespace) -> tuple[list[Record], dict[str, Any]]:
         if masks:
             masks.name_files(done, images.ids)
         missing = images.subset(np.flatnonzero([name not in done for name in images.ids]))
-        notes: list[str] = []
         if len(missing):
             found = scan(missing, "given", skip_corrupt=given.skip_corrupt_images, notes=notes)
             missing = found.images
@@ -200,7 +202,7 @@ def _identity(given: argparse.Namespace, pair: ModelPair) -> dict[str, Any]:
     return identity | ({"overlay": given.overlay} if pair.task == PIXELS else {})
 
 
-def _rows(given: argparse.Namespace, pair: ModelPair) -> tuple[Rows, np.ndarray]:
+def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
     """The images: every one in a folder, a single file, or a split of a data set.
 
     Raises:
@@ -210,22 +212,24 @@ def _rows(given: argparse.Namespace, pair: ModelPair) -> tuple[Rows, np.ndarray]
     of_table = [given.split, given.dataset_config_name, given.image_column]
     if place.is_file():
         rows: Rows = FileRows([place], place.parent)
-    elif place.is_dir() and not any(of_table) and (images := _images_in(place, pair.task)):
-        rows = FileRows(images, place)
+    elif place.is_dir() and not any(of_table) and (found := _images_in(place, task)).images:
+        notes += found.notes()
+        rows = FileRows(found.images, place)
     else:
         rows = open_unlabeled_table(
             given.data,
             given.split,
-            task=pair.task,
+            task=task,
             config_name=given.dataset_config_name,
             image_column=given.image_column,
+            notes=notes,
         )
     if not rows.ids:
         raise DataError(f"{given.data!r} holds no images. Check the path, or name another --split.")
-    return rows, np.arange(len(rows.ids))
+    return rows
 
 
-def _images_in(folder: Path, task: str) -> list[Path]:
+def _images_in(folder: Path, task: str) -> Folder:
     """All images of a folder; where masks lie beside them, not the masks."""
     beside = task == PIXELS and any((folder / name).is_dir() for name in MASK_FOLDERS)
     image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), folder)

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from ..data.files import write_aside, write_json
-from ..data.labels.predictions import Record
-from ..data.palette import class_colors, paint
-from ..data.reading.sources import ImageSet
-from ..training.labeling.inference import CleanLogits
-from ..training.labeling.predictions import label_maps
+from ...data.files import write_aside, write_json
+from ...data.labels.predictions import Record
+from ...data.palette import class_colors, paint
+from ...data.reading.sources import ImageSet
+from .inference import CleanLogits
+from .predictions import label_maps
 
 TABLE, CLASSES = "predictions.csv", "classes.json"
 
