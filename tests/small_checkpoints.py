@@ -9,6 +9,9 @@ from transformers import (
     BitImageProcessor,
     Dinov2Config,
     Dinov2ForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    MobileNetV2ImageProcessor,
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
@@ -21,6 +24,7 @@ from transformers import (
 )
 
 from scripts import prepare_model
+from tests.models.timm_checkpoints import save_timm
 
 
 def save_checkpoints(root: Path) -> None:
@@ -45,6 +49,11 @@ def save_checkpoints(root: Path) -> None:
             BitImageProcessor(size={"shortest_edge": 36}, crop_size=square),
         ),
     }
+    tiny["google/mobilenet_v2_1.0_224"] = (
+        MobileNetV2ForImageClassification(MobileNetV2Config(image_size=32, depth_multiplier=0.25)),
+        MobileNetV2ImageProcessor(size={"shortest_edge": 36}, crop_size=square),
+    )
+    save_timm("efficientnet", root / "timm" / "tf_efficientnet_lite2.in1k")
     for name, (model, processor) in tiny.items():
         model.save_pretrained(root / name)
         processor.save_pretrained(root / name)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from transformers import get_linear_schedule_with_warmup
 from hf_dmt import ModelPair
 from hf_dmt.commands.comparison import Interval, members
 from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.files import write_json
 from hf_dmt.data.members import MEMBERS
 from hf_dmt.data.splitting.assemble import assemble
 from hf_dmt.data.splitting.splits import carve_eval, choose_labeled
@@ -82,13 +83,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = features(given, folder / "features.npz")
     for count in given.num_labeled:
-        for seed in given.seeds:
-            bench = Split(data, count, seed)
-            for arm in given.arms:
-                file = folder / f"{count}-{arm.replace(', ', '-').replace(' ', '-')}-seed-{seed}.json"
-                if not file.is_file():
-                    record = {"arm": arm, "num_labeled": count, "seed": seed, **bench.run(arm)}
-                    file.write_text(json.dumps(record) + "\n")
+        splits = Splits(data, count, given.seeds)
+        for arm in given.arms:
+            file = folder / f"{count}-{arm.replace(', ', '-').replace(' ', '-')}.json"
+            if not file.is_file():
+                write_json(file, splits.run(arm))
         print(f"\n{count} labeled\n{table(folder, count)}", flush=True)
 
 
@@ -119,57 +118,90 @@ def dropout(pair: ModelPair, name: str) -> np.ndarray:
 
 
 class Heads(nn.Module):
-    """Two linear heads behind the calls of a pair: features instead of images."""
+    """Two linear heads for each of S splits, behind the calls of a pair: features instead of images.
 
-    def __init__(self, data: dict[str, np.ndarray], classes: int, seed: int) -> None:
+    All splits learn side by side: a batch holds S x B rows, split after split.
+    """
+
+    def __init__(self, data: dict[str, np.ndarray], classes: int, seeds: Sequence[int]) -> None:
         super().__init__()
-        torch.manual_seed(seed)
-        for name in MEMBERS:
-            head = nn.Linear(data[f"train_{name}"].shape[1], classes)
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
-            setattr(self, name, nn.Sequential(nn.Dropout(float(data[f"dropout_{name}"])), head))
+        self.weight, self.bias, self.dropout = nn.ParameterDict(), nn.ParameterDict(), {}
+        for place, name in enumerate(MEMBERS):
+            size = (classes, data[f"train_{name}"].shape[1])
+            drawn = [torch.randn(size, generator=torch.Generator().manual_seed(2 * seed + place)) for seed in seeds]
+            self.weight[name] = nn.Parameter(0.02 * torch.stack(drawn))
+            self.bias[name] = nn.Parameter(torch.zeros(len(seeds), 1, classes))
+            self.dropout[name] = nn.Dropout(float(data[f"dropout_{name}"]))
 
     def forward(self, **features: Tensor) -> dict[str, Tensor]:
-        return {name: getattr(self, name)(given) for name, given in features.items()}
+        return {name: self.logits(name, self.dropout[name].train(self.training)(x)) for name, x in features.items()}
+
+    def logits(self, name: str, features: Tensor) -> Tensor:
+        """`(S x B, C)` of `(S x B, D)`."""
+        splits = len(self.weight[name])
+        apart = features.view(splits, -1, features.shape[-1])
+        return torch.baddbmm(self.bias[name], apart, self.weight[name].transpose(1, 2)).flatten(0, 1)
+
+    @torch.no_grad()
+    def said(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`(S, N, C)` of the same `(N, D)` images for every split, without dropout."""
+        return {
+            name: torch.einsum("nd,scd->snc", x, self.weight[name]) + self.bias[name] for name, x in features.items()
+        }
+
+    def clip(self, most: float) -> None:
+        """Clip each member of each split by its own norm."""
+        for name in MEMBERS:
+            grads = [parameter.grad for parameter in (self.weight[name], self.bias[name])]
+            norm = torch.stack([grad.flatten(1).square().sum(1) for grad in grads if grad is not None]).sum(0).sqrt()
+            factor = (most / (norm + 1e-6)).clamp(max=1)[:, None, None]
+            for grad in grads:
+                if grad is not None:
+                    grad *= factor
 
 
-class Split:
-    """All arms on one labeled set."""
+class Splits:
+    """All arms on labeled sets of one size, drawn from several seeds."""
 
-    def __init__(self, data: dict[str, np.ndarray], count: int, seed: int) -> None:
-        self.seed, self.dropouts = seed, data
+    def __init__(self, data: dict[str, np.ndarray], count: int, seeds: Sequence[int]) -> None:
+        self.data, self.count, self.seeds = data, count, list(seeds)
         labels = data["train_labels"]
         self.classes = int(labels.max()) + 1
-        chosen = choose_labeled(count, len(labels), seed=seed, labels=labels)
-        self.labeled, _ = carve_eval(chosen, labels, seed=seed)
-        self.unlabeled = np.setdiff1d(np.arange(len(labels)), chosen)
-        self.labels = torch.from_numpy(labels).long()
+        chosen = [choose_labeled(count, len(labels), seed=seed, labels=labels) for seed in seeds]
+        self.labeled = [carve_eval(rows, labels, seed=seed)[0] for rows, seed in zip(chosen, seeds, strict=True)]
+        self.unlabeled = [np.setdiff1d(np.arange(len(labels)), rows) for rows in chosen]
+        assert len({len(rows) for rows in self.labeled}) == 1, "splits of one size have one number of updates"
+        self.labels = labels.astype(np.int64)
         self.train = {name: torch.from_numpy(data[f"train_{name}"]) for name in MEMBERS}
         self.test = {name: torch.from_numpy(data[f"test_{name}"]) for name in MEMBERS}
-        self.test_labels = torch.from_numpy(data["test_labels"]).long()
-        self.spread: np.ndarray | None = None
+        self.spread: list[np.ndarray] = []
 
-    def run(self, arm: str) -> dict[str, Any]:
+    def run(self, arm: str) -> list[dict[str, Any]]:
+        """One record per seed: scores on the test images after every phase, and how many labels were right."""
         method, own = ARMS[arm]
-        epochs = {"supervised_epochs": 100.0 * min(1.0, 60 / len(self.labeled)), "phase_epochs": 1.0,
+        epochs = {"supervised_epochs": 100.0 * min(1.0, 60 / len(self.labeled[0])), "phase_epochs": 1.0,
                   "labeled_batch_size": 8, "pseudo_batch_size": 24}  # fmt: skip
         knobs = resolve(method, "image-classification", {**epochs, **own})
-        labeled = np.sort(np.concatenate([self.labeled, self.unlabeled])) if arm == "oracle" else self.labeled
-        phases, passes = self._plan(knobs)
-        model = Heads(self.dropouts, self.classes, self.seed)
+        everything = [np.union1d(*pair) for pair in zip(self.labeled, self.unlabeled, strict=True)]
+        labeled = everything if arm == "oracle" else self.labeled
+        phases = self._plan(knobs)
+        torch.manual_seed(0)
+        model = Heads(self.data, self.classes, self.seeds)
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
         fresh = optimizer.state_dict()
-        record: dict[str, Any] = {"passes": passes, "phases": []}
+        records: list[dict[str, Any]] = [
+            {"arm": arm, "num_labeled": self.count, "labels": len(self.labeled[0]), "seed": seed, "phases": []}
+            for seed in self.seeds
+        ]
         for number, (ratio, steps) in enumerate(phases):
-            entry: dict[str, Any] = {"phase": number, "label_ratio": ratio, "steps": steps}
-            targets: dict[str, Any] = {}
+            chosen: dict[str, Any] = {}
+            right: list[Any] = [None] * len(self.seeds)
             if ratio is not None:
-                targets, entry["pseudo_labels"] = self._labels(model, ratio, knobs)
+                chosen, right = self._labels(model, ratio, knobs)
             optimizer.load_state_dict(fresh)
             schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * steps), steps)
             batches = {
-                name: self._batches(labeled, targets.get(name), knobs, [self.seed, number, place])
+                name: self._batches(name, labeled, chosen.get(name), steps, knobs, (number, place))
                 for place, name in enumerate(MEMBERS)
             }
             model.train()
@@ -179,101 +211,116 @@ class Split:
                     model, inputs, knobs, ramp=1.0, pseudo_weight=1.0, mixup_seeds=[0, 0], labels_only=ratio is None
                 )
                 optimizer.zero_grad()
-                torch.stack([step.loss for step in made.values()]).sum().backward()
-                for name in MEMBERS:
-                    nn.utils.clip_grad_norm_(getattr(model, name).parameters(), NORM)
+                # Each is a mean over the rows of all splits, and every split has its own.
+                (len(self.seeds) * torch.stack([step.loss for step in made.values()]).sum()).backward()
+                model.clip(NORM)
                 optimizer.step()
                 schedule.step()
-            entry["test"] = self._scores(model)
-            record["phases"].append(entry)
-        return record
+            for record, scores, of_labels in zip(records, self._scores(model), right, strict=True):
+                entry = {"phase": number, "label_ratio": ratio, "steps": steps, "test": scores}
+                record["phases"].append({**entry, "pseudo_labels": of_labels})
+        return records
 
-    def _plan(self, knobs: Knobs) -> tuple[list[tuple[float | None, int]], float]:
-        """Ratio and updates of each phase, and image passes: those of dmt with the suite's lengths."""
+    def _plan(self, knobs: Knobs) -> list[tuple[float | None, int]]:
+        """Ratio and updates of each phase, for the image passes of dmt."""
         batch = knobs.labeled_batch_size + knobs.pseudo_batch_size
+        unlabeled = len(self.unlabeled[0])
         counts: dict[str, Any] = {
-            "num_labeled": len(self.labeled), "num_unlabeled": len(self.unlabeled), "select_units": "images",
+            "num_labeled": len(self.labeled[0]), "num_unlabeled": unlabeled, "select_units": "images",
             "supervised_epochs": knobs.supervised_epochs, "phase_epochs": knobs.phase_epochs,
             "labeled_batch_size": knobs.labeled_batch_size, "pseudo_batch_size": knobs.pseudo_batch_size,
         }  # fmt: skip
         usual = plan_phases(label_ratios=Knobs().label_ratios, **counts)
-        labeling = 2 * FORWARD * len(self.unlabeled)
+        labeling = 2 * FORWARD * unlabeled
         passes = sum(2 * batch * phase.steps for phase in usual) + labeling * (len(usual) - 1)
         if not knobs.label_ratios:
-            return [(None, round(passes / (2 * batch)))], passes
-        if knobs.label_ratios != Knobs().label_ratios:
+            return [(None, round(passes / (2 * batch)))]
+        if list(knobs.label_ratios) != list(Knobs().label_ratios):
             left = passes - 2 * batch * usual[0].steps - labeling * len(knobs.label_ratios)
-            return [(None, usual[0].steps), (knobs.label_ratios[0], round(left / (2 * batch)))], passes
-        return [(phase.label_ratio, phase.steps) for phase in usual], passes
+            return [(None, usual[0].steps), (knobs.label_ratios[0], round(left / (2 * batch)))]
+        return [(phase.label_ratio, phase.steps) for phase in usual]
 
-    @torch.no_grad()
-    def _labels(self, model: Heads, ratio: float, knobs: Knobs) -> tuple[dict[str, Any], dict[str, Any]]:
-        """By student, rows, labels and confidences of what is selected; by maker, how many of them are right."""
-        model.eval()
-        truth = self.labels[self.unlabeled]
-        logits = model(**{name: self.train[name][self.unlabeled] for name in MEMBERS})
-        made = {name: tuple(column.numpy() for column in pseudo_label(logits[name])) for name in MEMBERS}
-        if knobs.labeler == "graph":
-            if self.spread is None:  # of features that rest, in every phase the same
-                self.spread = graph.spread_labels(
-                    graph.joined([self.train[name][self.labeled].numpy() for name in MEMBERS]),
-                    self.labels[self.labeled].numpy(),
-                    graph.joined([self.train[name][self.unlabeled].numpy() for name in MEMBERS]),
-                    self.classes,
-                )
-            sure = self.spread.max(axis=1)
-            made["graph"] = (self.spread.argmax(axis=1), sure, 1 - sure)
-        chosen, summary = {}, {}
-        for name, (labels, confidence, doubt) in made.items():
-            rows = np.flatnonzero(select_images(labels, confidence, doubt, ratio, knobs))
-            right = torch.from_numpy(labels) == truth
-            summary[name] = {"accuracy": float(right[rows].float().mean()), "of_all": float(right.float().mean())}
-            chosen[name] = self.unlabeled[rows], labels[rows], confidence[rows]
+    def _labels(self, model: Heads, ratio: float, knobs: Knobs) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """By student and split, rows, labels and confidences of what is selected; by split and maker, how many labels
+        are right, selected ones and all."""
+        said = model.said(self.train)
         teacher = {"peer": {"a": "b", "b": "a"}, "self": {"a": "a", "b": "b"}}.get(
-            knobs.labeler, dict.fromkeys(MEMBERS, "graph")
+            knobs.labeler, dict.fromkeys(MEMBERS, graph.GRAPH)
         )
-        return {student: chosen[teacher[student]] for student in MEMBERS}, summary
+        chosen: dict[str, list[Any]] = {name: [] for name in MEMBERS}
+        right = []
+        for split, rows in enumerate(self.unlabeled):
+            made = {
+                name: tuple(column.numpy() for column in pseudo_label(logits[split][rows]))
+                for name, logits in said.items()
+            }
+            if knobs.labeler == graph.GRAPH:
+                made[graph.GRAPH] = self._from_graph(split)
+            found, summary = {}, {}
+            for name, (labels, confidence, doubt) in made.items():
+                kept = np.flatnonzero(select_images(labels, confidence, doubt, ratio, knobs))
+                hit = labels == self.labels[rows]
+                summary[name] = {"accuracy": float(hit[kept].mean()), "of_all": float(hit.mean())}
+                found[name] = rows[kept], labels[kept], confidence[kept]
+            right.append(summary)
+            for name in MEMBERS:
+                chosen[name].append(found[teacher[name]])
+        return chosen, right
 
-    def _batches(self, labeled: np.ndarray, pseudo: Any, knobs: Knobs, seed: list[int]) -> Iterator[dict[str, Any]]:
-        """Endless batches of one member, pseudo-labeled units behind labeled ones."""
-        name = MEMBERS[seed[-1]]
-        generator = np.random.default_rng(seed)
+    def _from_graph(self, split: int) -> tuple[np.ndarray, ...]:
+        """Of features that rest, the graph is the same in every phase."""
+        if not self.spread:
+            for labeled, unlabeled in zip(self.labeled, self.unlabeled, strict=True):
+                both = [self.train[name].numpy() for name in MEMBERS]
+                known, others = (graph.joined([part[rows] for part in both]) for rows in (labeled, unlabeled))
+                self.spread.append(graph.spread_labels(known, self.labels[labeled], others, self.classes))
+        spread = self.spread[split]
+        return spread.argmax(axis=1), spread.max(axis=1), 1 - spread.max(axis=1)
+
+    def _batches(
+        self, name: str, labeled: list[np.ndarray], pseudo: list[Any] | None, steps: int, knobs: Knobs,
+        place: tuple[int, int],
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """The batches of a phase: of every split labeled rows, and behind them pseudo-labeled ones."""
         count = knobs.labeled_batch_size + (knobs.pseudo_batch_size if pseudo is None else 0)
-        own = _endless(labeled, generator)
-        others = _endless(np.arange(len(pseudo[0])), generator) if pseudo is not None else None
-        while True:
-            rows = np.array([next(own) for _ in range(count)])
-            labels, confidence = self.labels[rows], torch.ones(count)
-            is_pseudo = torch.zeros(count, dtype=torch.bool)
-            if others is not None:
-                places = np.array([next(others) for _ in range(knobs.pseudo_batch_size)])
-                rows = np.concatenate([rows, pseudo[0][places]])
-                labels = torch.cat([labels, torch.from_numpy(pseudo[1][places]).long()])
-                confidence = torch.cat([confidence, torch.from_numpy(pseudo[2][places]).float()])
-                is_pseudo = torch.cat([is_pseudo, torch.ones(len(places), dtype=torch.bool)])
-            yield {"pixel_values": self.train[name][rows], "labels": labels, "confidence": confidence,
-                   "is_pseudo": is_pseudo}  # fmt: skip
+        columns: list[list[np.ndarray]] = []
+        for split, seed in enumerate(self.seeds):
+            generator = np.random.default_rng([seed, *place])
+            rows = _drawn(len(labeled[split]), (steps, count), generator)
+            parts = [(labeled[split][rows], self.labels[labeled[split][rows]], np.ones(rows.shape, np.float32))]
+            if pseudo is not None:
+                rows = _drawn(len(pseudo[split][0]), (steps, knobs.pseudo_batch_size), generator)
+                parts.append(tuple(column[rows] for column in pseudo[split]))
+            columns.append([np.concatenate(column, axis=1) for column in zip(*parts, strict=True)])
+        places, labels, confidence = (
+            torch.from_numpy(np.stack(column, axis=1)).flatten(1) for column in zip(*columns, strict=True)
+        )
+        is_pseudo = (torch.arange(knobs.labeled_batch_size + knobs.pseudo_batch_size) >= count).repeat(len(self.seeds))
+        for step in range(steps):
+            yield {"pixel_values": self.train[name][places[step]], "labels": labels[step].long(),
+                   "confidence": confidence[step].float(), "is_pseudo": is_pseudo}  # fmt: skip
 
-    @torch.no_grad()
-    def _scores(self, model: Heads) -> dict[str, float]:
-        model.eval()
-        logits = model(**self.test)
-        chances = {name: logits[name].softmax(dim=1) for name in MEMBERS}
+    def _scores(self, model: Heads) -> list[dict[str, float]]:
+        chances = {name: logits.softmax(dim=-1) for name, logits in model.said(self.test).items()}
         chances["ensemble"] = (chances["a"] + chances["b"]) / 2
-        return {name: float((p.argmax(1) == self.test_labels).float().mean()) for name, p in chances.items()}
+        truth = torch.from_numpy(self.data["test_labels"])
+        hits = {name: (chance.argmax(-1) == truth).float().mean(1).tolist() for name, chance in chances.items()}
+        return [{name: hits[name][split] for name in hits} for split in range(len(self.seeds))]
 
 
-def _endless(items: np.ndarray, generator: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from generator.permutation(items)
+def _drawn(count: int, shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """Numbers below `count` from shuffles without end, in this shape."""
+    rounds = math.ceil(shape[0] * shape[1] / count)
+    order = np.concatenate([generator.permutation(count) for _ in range(rounds)])
+    return order[: shape[0] * shape[1]].reshape(shape)
 
 
 def table(folder: Path, count: int) -> str:
     """Members and ensemble of every arm, and what they are over the labels alone, paired by split."""
     runs: dict[str, dict[int, Any]] = {}
     for file in folder.glob(f"{count}-*.json"):
-        record = json.loads(file.read_text())
-        runs.setdefault(record["arm"], {})[record["seed"]] = record["phases"][-1]["test"]
+        for record in json.loads(file.read_text()):
+            runs.setdefault(record["arm"], {})[record["seed"]] = record["phases"][-1]["test"]
     lines = ["| method | a and b | ensemble | over labels alone | ensemble | splits |", "| --- " * 6 + "|"]
     alone = runs.get("labels alone", {})
     for arm in (arm for arm in ARMS if arm in runs):

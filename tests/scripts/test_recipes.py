@@ -90,6 +90,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make_cityscapes(Path("cityscapes"))
         make_table(Path("uoft-cs/cifar100"), "fine_label", train=40, classes=3)
         make_table(Path("uoft-cs/cifar10"), "label", train=150, classes=3)
+        make_table(Path("garythung/trashnet"), "label", train=60, classes=3)
         for command in (
             "voc --source VOCdevkit/VOC2012 --output data/voc",
             "cityscapes --source cityscapes --side 32 --output data/cityscapes",
