@@ -89,6 +89,7 @@ def main() -> None:
             if not file.is_file():
                 write_json(file, splits.run(arm))
         print(f"\n{count} labeled\n{table(folder, count)}", flush=True)
+    write_json(folder / "heads.json", figures(folder))
 
 
 def features(given: argparse.Namespace, file: Path) -> dict[str, np.ndarray]:
@@ -313,6 +314,23 @@ def _drawn(count: int, shape: tuple[int, int], generator: np.random.Generator) -
     rounds = math.ceil(shape[0] * shape[1] / count)
     order = np.concatenate([generator.permutation(count) for _ in range(rounds)])
     return order[: shape[0] * shape[1]].reshape(shape)
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """What every run came to: scores, and how many labels were right before selection at the first phase (`right`) and
+    among the selected in each phase (`kept`)."""
+    found = []
+    for file in sorted(folder.glob("*-*.json")):
+        for record in json.loads(file.read_text()):
+            phases = [entry for entry in record["phases"] if entry["pseudo_labels"]]
+            kept = [{name: round(of["accuracy"], 4) for name, of in e["pseudo_labels"].items()} for e in phases]
+            right = (
+                {name: round(of["of_all"], 4) for name, of in phases[0]["pseudo_labels"].items()} if phases else None
+            )
+            scores = [{name: round(v, 4) for name, v in e["test"].items()} for e in record["phases"]]
+            facts = {key: record[key] for key in ("arm", "num_labeled", "labels", "seed")}
+            found.append({**facts, "phase_0": scores[0], "last": scores[-1], "right": right, "kept": kept})
+    return found
 
 
 def table(folder: Path, count: int) -> str:
