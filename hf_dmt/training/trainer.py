@@ -1,7 +1,5 @@
-"""`DMTTrainer`: a `PairTrainer` that trains each member on the other's pseudo labels, phase by phase.
-
-One `super().train()` runs all phases, an epoch each. Added: what a phase begins and ends with, the loss and its scale.
-"""
+"""`DMTTrainer`: a `PairTrainer` that trains each member on the other's pseudo labels, phase by phase: one
+`super().train()` runs them all, an epoch each. Added: what a phase begins and ends with, the loss and its scale."""
 
 from __future__ import annotations
 
@@ -279,7 +277,8 @@ class DMTTrainer(PairTrainer):
         if begun:
             alarms = self.records.alarms(phase.index)
         else:
-            alarms = warn_of_collapse(labels, self.records.results["phases"], len(self.unlabeled_dataset or ()))
+            past, images = self.records.results["phases"], len(self.unlabeled_dataset or ())
+            alarms = warn_of_collapse(labels, past, images, self.model.class_names)
             self.log(labels.shares())
             self.records.log(self.state.global_step, phase.index, labels.class_counts() | alarms)
         self.records.note(**alarms)

@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
+from ...data.escaping import printable
 from ...data.labels.pseudo_labels import ImageLabels, PixelLabels
 from ...data.members import MEMBERS
 from ...method import decode_confidence
@@ -49,8 +50,8 @@ class Signs:
     overruled: Mapping[str, float] = field(default_factory=dict)
 
 
-def alarms(now: Signs, first: Signs | None) -> list[str]:
-    """One line for each sign of collapse: what is seen, and what to try.
+def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """For each sign of collapse, what is seen and what to try.
 
     Args:
         first: the signs of the first phase with labels; None in that phase itself.
@@ -63,46 +64,58 @@ def alarms(now: Signs, first: Signs | None) -> list[str]:
         if first is None:
             if kept == 1 and len(counts) > 1:
                 found.append(
-                    f"{name} gives all its labels to class {top}: it has not learned from the labeled images. Raise "
-                    "--supervised_epochs, or look at --learning_rate."
+                    (
+                        f"{name} labels everything as {class_names[top]!r}: it learned nothing in phase 0.",
+                        "Raise --supervised_epochs, or try another --learning_rate.",
+                    )
                 )
             continue
         before = np.asarray(first.class_counts[name], dtype=float)
         had = int((before > 0).sum())
         if kept <= KEPT_CLASSES * had:
             found.append(
-                f"{name} predicts {kept} of the {had} classes of its first labels: rare classes are dying out. Try "
-                "--class_balanced true, lower --label_ratios, or a higher --gamma2."
+                (
+                    f"{name} predicts {kept} of the {had} classes of its first labels: rare classes are dying out.",
+                    "Try --class_balanced true, lower --label_ratios, or a higher --gamma2.",
+                )
             )
         share_before = before[top] / max(1.0, before.sum())
         if share[top] > TAKEN_OVER and share[top] >= 2 * share_before:
             found.append(
-                f"Class {top} takes over: {share[top]:.0%} of the labels of {name}, {share_before:.0%} of its first "
-                "ones. Try --class_balanced true, lower --label_ratios, or more labeled images in a batch "
-                "(--labeled_batch_size)."
+                (
+                    f"Class {class_names[top]!r} takes over: {share[top]:.0%} of the labels of {name}, up from "
+                    f"{share_before:.0%} in its first labels.",
+                    "Try --class_balanced true, lower --label_ratios, or a larger --labeled_batch_size.",
+                )
             )
     if now.same:
         found.append(
-            "The two members give the same labels with the same confidence, so neither can correct the other. Use two "
-            "different models, or --difference_maximized_sampling true."
+            (
+                "The two models give the same labels with the same confidence, so neither can correct the other.",
+                "Use two different models, or --difference_maximized_sampling true.",
+            )
         )
     for name, share_overruled in now.overruled.items():
         if share_overruled >= OVERRULED:
             found.append(
-                f"{name} overrules {share_overruled:.0%} of the labels it is given and learns from the rest only. "
-                "Lower --learning_rate, or train longer on the labeled images first (--supervised_epochs)."
+                (
+                    f"{name} overrules {share_overruled:.0%} of the labels it is given and learns from the rest only.",
+                    "Lower --learning_rate, or train phase 0 longer (--supervised_epochs).",
+                )
             )
     return found
 
 
-def warn_of_collapse(found: PhaseLabels, past: Sequence[Mapping[str, Any]], count: int) -> dict[str, list[str]]:
-    """Look at a phase's labels, fresh from the members, and warn of what they show of a collapse.
+def warn_of_collapse(
+    found: PhaseLabels, past: Sequence[Mapping[str, Any]], count: int, class_names: Sequence[str]
+) -> dict[str, list[str]]:
+    """Look at a phase's labels, fresh from the members, and warn of signs of collapse. Each advice is given once.
 
     Args:
         past: the results' entries of the finished phases. count: how many unlabeled images there are.
 
     Returns:
-        What the records say of it: `alarms`, a line for each sign, or nothing. The same on every process.
+        What goes into the records: `alarms`, a line for each sign, or nothing. The same on every process.
     """
     first = next((entry["pseudo_labels"] for entry in past if entry["pseudo_labels"]), None)
     now = Signs(
@@ -111,11 +124,17 @@ def warn_of_collapse(found: PhaseLabels, past: Sequence[Mapping[str, Any]], coun
         same=found.of["a"] is not found.of["b"] and same_labels(found.of["a"], found.of["b"], count),
         overruled=past[-1].get("overruled", {}) if past else {},
     )
-    seen: list[list[str]] = broadcast_object_list([alarms(now, Signs(_predicted(first)) if first else None)])
-    if not seen[0]:
+    signs = alarms(now, Signs(_predicted(first)) if first else None, class_names)
+    signs = broadcast_object_list([signs])[0]
+    if not signs:
         return {}
-    logger.warning("\n  ".join([f"Phase {past[-1]['phase'] + 1 if past else 1} may be collapsing.", *seen[0]]))
-    return {"alarms": seen[0]}
+    said = " ".join(line for entry in past for line in entry.get("alarms", ()))
+    lines = [f"Phase {past[-1]['phase'] + 1 if past else 1} may be collapsing."]
+    for seen, advice in signs:
+        lines += [printable(seen), *([] if advice in said else [f"  {advice}"])]
+        said += advice
+    logger.warning("\n  ".join(lines))
+    return {"alarms": [f"{seen} {advice}" for seen, advice in signs]}
 
 
 def _predicted(summary: Mapping[str, Any]) -> dict[str, list[int]]:
