@@ -1,1 +1,1 @@
-"""The phases, run inside one stock Trainer: arguments, labeling, metrics, callbacks."""
+"""Train a pair: the phases inside one stock Trainer, with settings, labeling, scoring and the run on disk."""

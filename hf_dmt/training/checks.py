@@ -1,4 +1,4 @@
-"""What a user can get wrong about `DMTTrainer`'s arguments, found before anything is built."""
+"""Check the arguments of `DMTTrainer` before anything is built."""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ class PairTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """One run at a time writes into the output folder, and SIGTERM ends it with a checkpoint.
+        """The stock version lets two processes write into one folder, is ended by SIGTERM without a checkpoint and by
+        a tracker whose service is down. Here the first is refused and the others are survived.
 
         Raises:
             ValueError: another process trains in this folder.
@@ -168,6 +169,9 @@ class PairTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Score a, b and their ensemble; each process sees its own share once.
+
+        The stock loop marks the raw pair as prepared, and a later `train()` then runs without DDP, silently (seen with
+        transformers 5.17 and 5.23). It also holds the logits of the whole set.
 
         Returns:
             `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a
@@ -263,6 +267,7 @@ class PairTrainer(Trainer):
         self.weights.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        """The stock version reads raw files without strictness, as for a resume, and leaves the averages behind."""
         best = self.state.best_model_checkpoint
         assert best is not None
         if not Path(best).is_dir():
@@ -319,7 +324,7 @@ class PairTrainer(Trainer):
             self.hub_model_id = self.publisher.open(token, private)
 
     def create_model_card(self, **facts: Any) -> None:
-        """Write the pair and its card into the output folder.
+        """Write the pair and its card into the output folder: the stock card is of one model and has no figures.
 
         Args:
             facts: `license`, `language`, `tags`, `model_name`, `dataset`, `dataset_tags`.
@@ -339,6 +344,8 @@ class PairTrainer(Trainer):
         **card_facts: Any,
     ) -> CommitInfo | Future[CommitInfo] | None:
         """Write the pair and its card into the output folder and publish them in one commit.
+
+        The stock version sends whatever lies in the folder, `training_args.bin` with the token too.
 
         Args:
             blocking: wait for the push; otherwise its future is returned.
@@ -382,4 +389,5 @@ class PairTrainer(Trainer):
             self.model.save_pretrained(staging.folder, primary=primary)  # type: ignore[arg-type]
 
     def _finish_current_push(self) -> None:
+        """The stock version waits without looking at what came of the push."""
         self.publisher.report_failures(wait=True)

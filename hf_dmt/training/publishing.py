@@ -1,4 +1,4 @@
-"""A run's conversation with the Hub: whole pairs in one commit each, while training goes on and at its end.
+"""Push a run to the Hub: whole pairs in one commit each, during training and at its end; fetch a run to resume.
 
 The stock Trainer's pushes during training leave `peer/` out, send `training_args.bin` with the token in clear, read
 files that training is about to overwrite, and swallow their failures. The trainer owns a `Publisher` instead.

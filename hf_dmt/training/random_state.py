@@ -1,4 +1,4 @@
-"""Labeling and evaluation between two updates leave the random state of training as it was."""
+"""Keep the random states of training while something else (labeling, evaluation) draws numbers."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 from transformers import EvalPrediction, PrinterCallback, ProgressCallback, TrainerCallback
@@ -45,7 +44,7 @@ from .scoring import evaluation
 from .scoring.splits import ScoredSplits
 from .settings.arguments import DMTTrainingArguments
 from .step import exponent_ramp, member_steps, pseudo_weight, total_loss
-from .training_set import training_set
+from .training_set import phase_loader, training_set
 
 logger = logging.get_logger(__name__)
 
@@ -119,22 +118,16 @@ class DMTTrainer(PairTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.preemption = StopOnSigterm()
-        self.add_callback(self.preemption)
         self.course = phases.Course(self.phases)
         self.telemetry = Telemetry(args.device)
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
-        callback = phases.PhaseCallback(
+        run_phases = phases.PhaseCallback(
             self.course, model, begin=lambda: self.begin_phase(), after_update=lambda: self.after_update()
         )
-        self.add_callback(callback)
-        self.nonfinite = SkipNonFinite(
-            model,
-            self.accelerator,
-            self.telemetry,
-            trained=lambda: self.trained_members,
-            images=self._images_of_last_updates,
-        )
-        self.add_callback(self.nonfinite)
+        drawn, trained = self._images_of_last_updates, lambda: self.trained_members
+        self.nonfinite = SkipNonFinite(model, self.accelerator, self.telemetry, trained=trained, images=drawn)
+        for callback in (self.preemption, run_phases, self.nonfinite):
+            self.add_callback(callback)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
         self._resumed_from: str | None = None
@@ -172,22 +165,16 @@ class DMTTrainer(PairTrainer):
         return super().train(self._resumed_from, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the current phase. The sampler knows its rank, so accelerate must not divide it again."""
-        loader: DataLoader[Any] = DataLoader(
-            self.train_dataset,
-            batch_sampler=self.sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            generator=torch.Generator(),  # otherwise every phase draws a base seed from the global random state
-        )
-        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        """The stock loader shows every image once an epoch; a phase draws both kinds of images in proportion."""
+        return phase_loader(self.train_dataset, self.sampler, self.args)
 
     def set_initial_training_values(
         self, args: Any, dataloader: Any
     ) -> tuple[int, int, int, int, int, int | None, int]:
-        """One epoch per phase, all as long as the longest; a phase that yields fewer batches simply ends sooner."""
+        """The stock version counts passes over the data set; here one epoch is one phase.
+
+        All are said to be as long as the longest: the stock loop takes an epoch that yields fewer batches as it is.
+        """
         longest = max(phase.steps for phase in self.phases)
         images = self.knobs.labeled_batch_size + self.knobs.pseudo_batch_size
         total = sum(phase.steps for phase in self.phases)
@@ -197,6 +184,10 @@ class DMTTrainer(PairTrainer):
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: Any, trial: Any
     ) -> tuple[int, int]:
+        """The stock version finds the epoch of a resumed step by a division, and phases have lengths of their own.
+
+        It is also the first place that knows the restored step, so the records are cut back to it here.
+        """
         if self.knobs.restart == "initial":
             folder = Path(self.args.output_dir) / "initial"
             resumed = self._resumed_from is not None
@@ -296,8 +287,11 @@ class DMTTrainer(PairTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of one update and, per member, their valid units over all processes: the loss's
-        denominator."""
+        """The micro-batches of one update and, per member, their valid units over all processes.
+
+        The stock version counts `labels` at the top of a batch, where there are none, and would leave a mean of means:
+        units would weigh more in micro-batches with few of them.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -320,8 +314,9 @@ class DMTTrainer(PairTrainer):
     ) -> Any:
         """The sum of the losses of the members in training; no gradient flows from one to the other.
 
-        Each is a sum over units divided by the valid units of the whole update. DDP averages over processes and the
-        Trainer divides by the accumulation steps, so both are multiplied back here.
+        The stock version knows one loss and one count. Here each member's is a sum over units divided by the valid
+        units of the whole update. DDP averages over processes and the Trainer divides by the accumulation steps, so
+        both are multiplied back.
         """
         phase, done = self.course.current, self.course.done
         if waiting := self.course.waiting:
@@ -350,6 +345,7 @@ class DMTTrainer(PairTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
+        """As in any pair; the evaluation at the end of a phase completes the phase's record, before its checkpoint."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         over = self.course.phase_is_over
         if self.weights.best is not None and self.is_in_train and eval_dataset is None:
@@ -365,7 +361,7 @@ class DMTTrainer(PairTrainer):
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Decides what `save_strategy best` saves: the end of every phase too."""
+        """Under `save_strategy best` the stock version saves better steps only; a phase can be resumed from its end."""
         return super()._determine_best_metric(metrics, trial) or not self.course.begun
 
     def _finish_phase(self, scores: evaluation.Scores | None) -> None:
@@ -387,6 +383,8 @@ class DMTTrainer(PairTrainer):
         return [self.train_dataset.names(drawn) for drawn in updates]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The stock log knows neither members nor phases, and what it had logged after a checkpoint stays after a
+        resume; the records are cut back."""
         number = self.course.current.index
         if "loss" in logs:  # a training log, on every process
             logs = {**logs, **self.telemetry.drain(self.accelerator), **self.nonfinite.drain()}

@@ -1,10 +1,15 @@
-"""What both members are trained on: the labeled and unlabeled images behind each member's random views."""
+"""The samples both members train on: labeled and unlabeled images behind random views, and their loader."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, default_collate
+
+from ..data.drawing.sampler import PhaseBatchSampler
 from ..data.drawing.samples import PairDataset
 from ..data.drawing.transforms import train_view
 from ..models.pair import ModelPair
@@ -36,3 +41,17 @@ def training_set(
         exact_decoding=args.exact_decoding,
     )
     return samples, weak_views
+
+
+def phase_loader(samples: PairDataset, sampler: PhaseBatchSampler, args: DMTTrainingArguments) -> DataLoader[Any]:
+    """The batches of the current phase. The sampler knows its rank, so accelerate must not divide them again."""
+    loader: DataLoader[Any] = DataLoader(
+        samples,
+        batch_sampler=sampler,
+        collate_fn=default_collate,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        prefetch_factor=args.dataloader_prefetch_factor,
+        generator=torch.Generator(),  # otherwise every phase draws a base seed from the global random state
+    )
+    return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)

@@ -1,4 +1,4 @@
-"""Signs that the members are teaching each other nonsense, read when a phase's labels are made.
+"""Signs of collapse (vanishing classes, copies, overruled labels), read when a phase's labels are made.
 
 Mutual training can feed on its own mistakes: a class that is predicted less is trained on less. Phase by phase the
 labels look ever more confident while classes vanish. No truth is needed to see it; the labels of the first phase, made

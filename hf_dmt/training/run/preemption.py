@@ -1,4 +1,4 @@
-"""SIGTERM, which a cluster sends before it takes a machine away: finish the update, save a checkpoint, stop."""
+"""Answer SIGTERM, which a cluster sends before it takes a machine: finish the update, save a checkpoint, stop."""
 
 from __future__ import annotations
 

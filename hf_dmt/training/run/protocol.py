@@ -1,4 +1,4 @@
-"""What a run was made with: task, method and its knobs, images, the optimizer's settings, software and hardware."""
+"""The facts of a run for its results file: task, knobs, image counts, optimizer settings, software, hardware."""
 
 from __future__ import annotations
 

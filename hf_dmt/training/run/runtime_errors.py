@@ -1,4 +1,4 @@
-"""What the world does to a run while it trains, and the message that says what to do about it."""
+"""Turn runtime failures (memory, workers, images, trackers) into errors that say what to do."""
 
 from __future__ import annotations
 

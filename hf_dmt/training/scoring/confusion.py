@@ -1,4 +1,4 @@
-"""The confusion matrix as a stream of counts, and every score that is a function of it.
+"""A confusion matrix that is counted batch by batch, and every score that is a function of it.
 
 Both tasks are scored from one small integer matrix: memory does not grow with the number of images, and
 processes add their matrices once, exactly. Torch only: importing `evaluate` takes seconds.

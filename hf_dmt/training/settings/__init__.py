@@ -1,1 +1,1 @@
-"""What a run is asked to do: knobs, arguments, command line, and checks of them."""
+"""Settings of a run: their declarations, presets, arguments and command line."""
