@@ -119,7 +119,7 @@ SEGMENTATION: dict[str, Case] = {
         lambda root: with_mask(root, files.image(9)),
         r"The mask .*01.png is a colour image",
         r"which class a colour means is not known",
-        r"Save it with one channel",
+        r"Give a table of colours with --mask_colors",
     ),
     "mask with transparency": (
         lambda root: with_mask(root, files.image(9).convert("LA").point(lambda value: value // 2)),
@@ -212,10 +212,10 @@ CLASSIFICATION: dict[str, Case] = {
         r"not among the 3 classes",
         r"Add them",
     ),
-    "map with a gap": (
-        lambda root: files.animal_flags(root, id2label=files.text_file(root, '{"0": "a", "2": "b"}', "map.json")),
+    "map with ids that are no numbers": (
+        lambda root: files.animal_flags(root, id2label=files.text_file(root, '{"0": "a", "x": "b"}', "map.json")),
         r"--id2label '.*map.json'",
-        r"its ids are \[0, 2\]",
+        r"invalid literal .*'x'",
         r"Give a JSON file like",
     ),
     "map that names a class twice": (
@@ -309,8 +309,8 @@ CLASSIFICATION: dict[str, Case] = {
         r"Label them, or take their ids out",
     ),
     "no such training split": (
-        lambda root: files.animal_flags(root, train_split="training"),
-        r"--train_split 'training'",
+        lambda root: files.animal_flags(root, train_split="more"),
+        r"--train_split 'more'",
         r"is not in .* which has: train",
         r"Name one",
     ),

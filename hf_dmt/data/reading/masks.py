@@ -22,6 +22,7 @@ from .rows import DataError
 
 VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", "no label")  # in a table of colours
 COLOR_VOID = -1  # what a mask of colours holds where nothing is labeled
+_COLOR_MODES = {"CMYK", "YCbCr", "LAB", "HSV"}
 _LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
 _SHOWN = 5
 
@@ -121,13 +122,22 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
         with opening(mask, name):
             content = b"" if isinstance(mask, Image.Image) else contained(mask)
             stored = mask if isinstance(mask, Image.Image) else identify(content)
-            steps = _stretched_by(stored)
+            top = _largest_value(stored)
             stored.load()
             opened = upright(stored)
         check_lossless(stored, content, name)
         if reading.colors:
             return _ids_of_colors(opened, name, reading)
-        mask = np.array(opened) // steps if steps > 1 else np.array(opened)
+        if opened.mode in _COLOR_MODES:
+            raise ValueError(
+                f"The mask {name} is a {opened.mode} image, and which class a colour means is not known. Give a "
+                "table of "
+                "colours with --mask_colors."
+            )
+        mask = np.array(opened)
+        if top:
+            shown = 255 if opened.mode == "L" else 65535
+            mask = np.rint(mask * (top / shown)).astype(np.uint16 if top > 255 else np.uint8)
     elif reading.colors:
         return _ids_of_colors(Image.fromarray(mask), name, reading)
     ids = mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
@@ -154,16 +164,17 @@ def check_lossless(mask: Image.Image, content: bytes, name: str) -> None:
         )
 
 
-def _stretched_by(mask: Image.Image) -> int:
-    """By how much Pillow multiplies the values of a file with few bits, so that the largest becomes 255. Ask before
-    decoding: afterwards nothing tells."""
+def _largest_value(mask: Image.Image) -> int | None:
+    """The largest value that a file can hold where Pillow stretches it to 255 or 65535; None where it does not. Ask
+    before decoding: afterwards nothing tells."""
     tiles = getattr(mask, "tile", None)
     if not tiles or mask.mode not in {"L", "I", "I;16"}:
-        return 1
+        return None
     parts = tiles[0][3] if isinstance(tiles[0][3], tuple) else (tiles[0][3],)
-    if mask.format == "PPM" and mask.mode == "L" and len(parts) > 1 and 255 % int(parts[1]) == 0:
-        return 255 // int(parts[1])
-    return {"L;2": 85, "L;4": 17}.get(str(parts[0]).rstrip("RI"), 1)
+    if mask.format == "PPM":
+        largest = int(parts[1]) if len(parts) > 1 else None
+        return None if largest in {255, 65535} else largest
+    return {"L;2": 3, "L;4": 15}.get(str(parts[0]).rstrip("RI"))
 
 
 def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def open_splits(
     root = Path(name).expanduser()
     if root.is_dir() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes)):
         return found
-    tables, folder = _load_tables(name, config_name, token)
+    tables, folder = _load_tables(name, config_name, token, notes)
     first = tables[(with_role(tables, "train") or list(tables))[0]]
     image = _image_column(first, name, image_column)
     if image == label_column:
@@ -119,7 +120,7 @@ def open_unlabeled_table(
             assert isinstance(files, FileRows)
             labels = [position.get(str(label)) for label in files.labels] if files.labels else None
             return FileRows(files.images, root, labels=labels, masks=files.masks)
-    tables, local = _load_tables(name, config_name, token, unlabeled=split or "unlabeled")
+    tables, local = _load_tables(name, config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
     image = _image_column(table, name, image_column if image_column in table.column_names else None)
     fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == _has_labels(task)
@@ -177,7 +178,12 @@ def _local_files(
         _check_class_orders(root)
         return None
     if splits is None and not metadata and not masks:
-        splits, classes = class_folders(root, notes) or (None, None)
+        said: list[str] = []
+        splits, classes = class_folders(root, said) or (None, None)
+        if classes and len(classes) == 1 and named_tables(root):
+            splits = classes = None  # one folder of images, and a table beside it
+        else:
+            notes += said
     tables = metadata or (named_tables(root) if splits is None else {})
     if splits is None and tables:
         splits = open_file_tables(
@@ -230,13 +236,9 @@ def _has_labels(task: str) -> bool:
 
 
 def _load_tables(
-    name: str, config_name: str | None, token: str | None, *, unlabeled: str | None = None
+    name: str, config_name: str | None, token: str | None, notes: list[str]
 ) -> tuple[dict[str, datasets.Dataset], Path | None]:
-    """The splits, and the folder they come from if it is a local one.
-
-    Args:
-        unlabeled: a split that is looked for in files of its own name, which `datasets` passes over in local folders.
-    """
+    """The splits, and the folder they come from if it is a local one."""
     folder = Path(name).expanduser()
     if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
@@ -244,12 +246,11 @@ def _load_tables(
         saved = datasets.load_from_disk(str(folder))
         return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
     try:
-        own_files = (
-            {unlabeled: f"{unlabeled}*.parquet"} if unlabeled and any(folder.glob(f"{unlabeled}*.parquet")) else None
-        )
-        loaded = datasets.load_dataset(
-            str(folder) if folder.exists() else name, config_name, data_files=own_files, token=token
-        )
+        own_files = _parquet_files(folder, notes) if config_name is None and folder.is_dir() else None
+        if own_files:
+            loaded = datasets.load_dataset("parquet", data_files=own_files)
+        else:
+            loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
         reason = problem.__cause__ or problem  # "An error occurred while generating the dataset" says nothing
         text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
@@ -258,6 +259,37 @@ def _load_tables(
             f"folder nor a data set that the Hub or the local cache knows ({text}). Check the spelling and the network."
         ) from problem
     return dict(loaded), folder if folder.is_dir() else None
+
+
+def _parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None:
+    """The parquet files of a local folder by split, told by the words in their paths (`data/val-0.parquet`).
+
+    `datasets` takes an `eval` file for the test split and passes over a file whose name says no split. None where
+    there are no such files, or the folder itself says which files are which.
+    """
+    card = folder / "README.md"
+    if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
+        return None
+    files = sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+    named: dict[str, list[str]] = {}
+    others = []
+    for file in files:
+        words = re.split(r"[^a-zA-Z0-9]+", file.relative_to(folder).with_suffix("").as_posix())
+        word = next((word for word in words if role_of(word)), None)
+        if word:
+            named.setdefault(word, []).append(str(file))
+        else:
+            others.append(file)
+    if not named:
+        return {"train": [str(file) for file in files]} if files else None
+    if others:
+        notes.append(
+            f"Warning: {len(others)} parquet files in {str(folder)!r} say no split in their names and are left out: "
+            f"{', '.join(file.relative_to(folder).as_posix() for file in others[:_SHOWN])}."
+        )
+    roles = [role_of(word) for word in named]
+    names = [role if role and roles.count(role) == 1 else word for word, role in zip(named, roles, strict=True)]
+    return dict(zip(names, named.values(), strict=True))
 
 
 def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) -> str:
