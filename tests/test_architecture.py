@@ -26,7 +26,7 @@ ROOMS = ["commands", "training", "models", "hub", "report", "data", "method"]
 
 # The rooms inside two of them, in the same order; "." are the files that lie in none.
 NESTED_ROOMS = {
-    "training": [".", "run", "scoring", "labeling", "settings"],
+    "training": [".", "inputs", "run", "scoring", "labeling", "settings"],
     "data": ["splitting", "drawing", "labels", "reading", "."],
 }
 

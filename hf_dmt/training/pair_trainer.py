@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
@@ -23,12 +24,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Predi
 from transformers.utils import logging
 
 from ..data.members import MEMBERS
-from ..data.tasks import IGNORE_INDEX
 from ..hub.push import CommitInfo, Staging
 from ..models.pair import ModelPair
 from ..models.weights.sharding import whole_state
 from ..models.weights.trained_parts import choose_trained, learning_rate_scales
-from .checks import without_token
+from .inputs.checks import without_token
+from .inputs.given import first_set
 from .labeling.inference import CleanPass
 from .optimizer import clip_by_member, divide_by_rate
 from .publishing import Publisher
@@ -40,6 +41,7 @@ from .run.runtime_errors import TrackersMayFail, explained
 from .run.telemetry import Telemetry
 from .scoring import evaluation
 from .scoring.image_counts import ImageCounts
+from .scoring.library_metrics import LibraryMetrics
 from .settings.arguments import DMTTrainingArguments
 from .settings.knobs import Knobs
 from .weights import RunWeights
@@ -52,8 +54,9 @@ class PairTrainer(Trainer):
 
     Attributes:
         telemetry: sums per member, drained into the logs.
-        last_scores: figures of the latest evaluation of `eval_dataset`; they choose the exported root.
-        last_counts: what each image added to them.
+        last_scores: figures of the latest evaluation of `eval_dataset` (the first of several); they choose the
+            exported root. last_counts: what each image added to them. other_scores: those of its other sets, by name.
+        library_metrics: metrics of the `evaluate` library, computed in every evaluation.
         preemption: answers SIGTERM.
         weights: the live weights, their averages and best ones, and where each member is.
         publisher: the run's repository on the Hub.
@@ -67,6 +70,8 @@ class PairTrainer(Trainer):
     preemption: StopOnSigterm
     last_scores: evaluation.Scores | None = None
     last_counts: ImageCounts | None = None
+    other_scores: dict[str, evaluation.Scores]
+    library_metrics: LibraryMetrics | None = None
     hub_model_id: str | None
     new_optimizer_state: dict[str, Any]
     optimizer: Any  # the stock annotation is None until the optimizer is made
@@ -77,6 +82,7 @@ class PairTrainer(Trainer):
             model, {"a": args.train, "b": args.train_b or args.train}, freeze_batch_norm=args.freeze_batch_norm
         )
         self.rate_scales = learning_rate_scales(model, args.layer_decay) if args.layer_decay else {}
+        self.other_scores = {}
         self.publisher = Publisher(args, model)  # the stock constructor opens the repository
         super().__init__(model=model, args=args, **stock)
         self.weights = RunWeights(model, args.device, self.accelerator)
@@ -175,20 +181,27 @@ class PairTrainer(Trainer):
 
         Returns:
             `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a
-            and b), for pixels `..._mean_iou` and more; fractions in [0, 1]. Empty without an image set.
+            and b), for pixels `..._mean_iou` and more; fractions in [0, 1]. Of several sets, `{name: set}`, the keys
+            are `eval_<name>_...` as in the stock Trainer, and the first one chooses the root.
         """
         source = self.eval_dataset if eval_dataset is None else eval_dataset
         if source is None:
             return {}
+        sets = source if isinstance(source, Mapping) else {"": source}
+        prefixes = {name: f"{metric_key_prefix}_{name}" if name else metric_key_prefix for name in sets}
+        every = {name: self._evaluate_set(images, prefixes[name]) for name, images in sets.items()}
+        if eval_dataset is None:
+            (self.last_scores, self.last_counts, _), *_ = every.values()
+            self.other_scores = {name: scores for name, (scores, *_) in list(every.items())[1:]}
+        return {key: value for *_, metrics in every.values() for key, value in metrics.items()}
+
+    def _evaluate_set(self, source: Any, prefix: str) -> tuple[evaluation.Scores, ImageCounts, dict[str, float]]:
         start = time.monotonic()
         scores, counts = self.scores(source, title="evaluating")
-        metrics = evaluation.flat(scores, self.model.task, metric_key_prefix)
-        metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - start, 3)
-        if eval_dataset is None:
-            self.last_scores, self.last_counts = scores, counts
+        metrics = {**evaluation.flat(scores, prefix), f"{prefix}_runtime": round(time.monotonic() - start, 3)}
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return scores, counts, metrics
 
     def scores(self, source: Any, *, title: str) -> tuple[evaluation.Scores, ImageCounts]:
         """The figures of a, b and ensemble on an image set, with the averaged weights where there are any; and what
@@ -201,12 +214,14 @@ class PairTrainer(Trainer):
                 self.accelerator,
                 title=title,
                 compute_metrics=self.compute_metrics,
+                library_metrics=self.library_metrics,
             )
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Logits of both members for whole images: `predictions` is `{'a': (N, C), 'b': (N, C)}`.
+        """Logits of both members for whole images: `predictions` is `{'a': (N, C), 'b': (N, C)}`. `metrics` are those
+        of the images with a label (not None, -1 or -100), from the same network pass.
 
         Raises:
             ValueError: for segmentation, whose logits of a whole set do not fit in memory.
@@ -218,9 +233,11 @@ class PairTrainer(Trainer):
             )
         with preserved_rng(), self.weights.judging():
             logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
-        known = bool((labels != IGNORE_INDEX).all())
-        metrics = self.evaluate(test_dataset, metric_key_prefix=metric_key_prefix) if known else {}
-        return PredictionOutput(predictions=logits, label_ids=labels if known else None, metrics=metrics)  # type: ignore[arg-type]
+        scores = evaluation.score_logits(self.model, logits, labels, self.compute_metrics, self.library_metrics)
+        metrics = evaluation.flat(scores, metric_key_prefix) if scores is not None else {}
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        truth = labels if scores is not None else None
+        return PredictionOutput(predictions=logits, label_ids=truth, metrics=metrics)  # type: ignore[arg-type]
 
     def clean_pass(self) -> CleanPass:
         return CleanPass(
@@ -282,7 +299,7 @@ class PairTrainer(Trainer):
         logger.info(f"Loading the best pair from {best} ({self.args.metric_for_best_model} {self.state.best_metric}).")
         self.weights.load(best)
         if self.eval_dataset is not None:
-            self.last_scores, self.last_counts = self.scores(self.eval_dataset, title="evaluating the best pair")
+            self.last_scores, self.last_counts = self.scores(first_set(self.eval_dataset), title="the best pair")
 
     def export(self, folder: str | Path | None = None) -> Path:
         """Write the finished pair: averaged weights where there are any, the better member on the eval split at the
@@ -325,10 +342,7 @@ class PairTrainer(Trainer):
 
     def create_model_card(self, **facts: Any) -> None:
         """Write the pair and its card into the output folder: the stock card is of one model and has no figures.
-
-        Args:
-            facts: `license`, `language`, `tags`, `model_name`, `dataset`, `dataset_tags`.
-        """
+        `facts` are `license`, `language`, `tags`, `model_name`, `dataset`, `dataset_tags`."""
         folder = self.export()
         if self.is_world_process_zero():
             self.publisher.write_card(folder, **facts)
@@ -346,14 +360,6 @@ class PairTrainer(Trainer):
         """Write the pair and its card into the output folder and publish them in one commit.
 
         The stock version sends whatever lies in the folder, `training_args.bin` with the token too.
-
-        Args:
-            blocking: wait for the push; otherwise its future is returned.
-            revision: branch, made if there is none. tag: a name for the commit.
-            card_facts: as for `create_model_card`.
-
-        Returns:
-            What was committed, on the main process.
 
         Raises:
             HubError: the push failed; the output folder holds everything, and the message says how to push it later.

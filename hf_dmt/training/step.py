@@ -129,3 +129,13 @@ def total_loss(
         count = share if counts is None else counts[MEMBERS.index(name)]
         total = total + result.loss * share * (scale / count)
     return total
+
+
+def valid_units(batches: Sequence[Mapping[str, Any]], world_size: int, device: torch.device) -> Tensor:
+    """Per member the units with a label in one update's micro-batches, over all processes: `(2,)` int64, at least 1."""
+    counts = torch.zeros(len(MEMBERS), dtype=torch.int64, device=device)
+    for number, name in enumerate(MEMBERS):
+        counts[number] = sum((batch[name]["labels"] != IGNORE_INDEX).sum() for batch in batches if name in batch)
+    if world_size > 1:
+        torch.distributed.all_reduce(counts)
+    return counts.clamp(min=1)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ from ..data.drawing.transforms import seed_for
 from ..data.members import MEMBERS
 from ..data.splitting.official_splits import member_rows
 from ..data.splitting.splits import image_ids
-from ..data.tasks import IGNORE_INDEX, TASKS
+from ..data.tasks import TASKS
 from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.weights.best_weights import BestMembers
 from ..models.weights.ema import ExponentialAverage
 from ..models.weights.initial_weights import InitialWeights
 from . import phases
-from .checks import check_inputs, check_sharding, check_unlabeled, check_wrapped
+from .inputs import search
+from .inputs.checks import check_sharding, check_wrapped
+from .inputs.given import Inputs, first_set
 from .labeling import phase_labels
 from .labeling.collapse_signs import warn_of_collapse
 from .labeling.online import label_online
@@ -43,7 +45,7 @@ from .run.telemetry import Telemetry
 from .scoring import evaluation
 from .scoring.splits import ScoredSplits
 from .settings.arguments import DMTTrainingArguments
-from .step import exponent_ramp, member_steps, pseudo_weight, total_loss
+from .step import exponent_ramp, member_steps, pseudo_weight, total_loss, valid_units
 from .training_set import phase_loader, training_set
 
 logger = logging.get_logger(__name__)
@@ -58,61 +60,53 @@ class DMTTrainer(PairTrainer):
         train_dataset: labeled images, map-style: `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': (H, W)}`
             with class ids and -100 where there is no label.
         unlabeled_dataset: map-style `{'image': PIL}`. A label or mask in it is never trained on, only scored.
-        eval_dataset: like `train_dataset`; scored at the end of every phase and chooses the exported root.
+        eval_dataset: like `train_dataset`; scored at the end of every phase and chooses the exported root. Several
+            sets, `{name: set}`, are all scored; the first one chooses.
         test_dataset: scored after phase 0 and after the last phase, and never used to choose anything.
         compute_metrics: classification only; called with the logits of a, of b and of their ensemble.
-        callbacks: further callbacks.
+        metrics: metrics of the `evaluate` library beside those of `args.metrics`: names such as `f1:average=macro`,
+            paths, or what `evaluate.load` returns.
+        model_init: a function that makes a new pair, in place of `model`: for `hyperparameter_search`.
+        stock: the stock Trainer's other arguments, which are refused with what to do instead.
 
-    Raises:
-        ValueError: settings that cannot work together, before anything is trained.
+    Raises ValueError for settings that cannot work together, before anything is trained.
     """
 
     def __init__(
         self,
-        model: ModelPair,
-        args: DMTTrainingArguments,
-        train_dataset: Any,
+        model: ModelPair | None = None,
+        args: DMTTrainingArguments | None = None,
+        train_dataset: Any = None,
         unlabeled_dataset: Any | None = None,
         eval_dataset: Any | None = None,
         test_dataset: Any | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        metrics: Sequence[Any] = (),
+        model_init: Callable[..., ModelPair] | None = None,
+        **stock: Any,
     ) -> None:
-        check_inputs(model, args, train_dataset, eval_dataset, compute_metrics, callbacks)
-        self.knobs = args.knobs(model.task)
-        num_unlabeled = len(unlabeled_dataset) if unlabeled_dataset is not None else 0
-        check_unlabeled(args.method, self.knobs, num_unlabeled)
-        self.supervised_rows = member_rows(
-            str(self.knobs.difference_maximized_sampling), image_ids(train_dataset), args.seed
-        )
+        images = {"labeled": train_dataset, "unlabeled": unlabeled_dataset, "evaluation": eval_dataset}
+        scored = {"test": test_dataset, "compute_metrics": compute_metrics, "metrics": metrics}
+        self.inputs = inputs = Inputs.checked(model, args, model_init, stock, callbacks=callbacks, **images, **scored)
+        args, model, self.knobs, self.library_metrics = inputs.args, inputs.pair, inputs.knobs, inputs.library_metrics
+        halves = str(self.knobs.difference_maximized_sampling)
+        self.supervised_rows = member_rows(halves, image_ids(train_dataset), args.seed)
         self.phases: list[Phase] = phases.plan(
             self.knobs,
             model.task,
             num_labeled=len(self.supervised_rows["a"]),
-            num_unlabeled=num_unlabeled,
+            num_unlabeled=inputs.num_unlabeled,
             max_steps=args.max_steps if args.max_steps > 0 else None,
             alternate=args.member_schedule == "alternate",
         )
-        self.batch_shape = BatchShape(
-            self.knobs.labeled_batch_size,
-            self.knobs.pseudo_batch_size,
-            args.world_size,
-            args.gradient_accumulation_steps,
-        )
-        self.unlabeled_dataset, self.test_dataset = unlabeled_dataset, test_dataset
-        if args.metric_is_default and eval_dataset is not None:
-            args.metric_for_best_model = f"eval_{TASKS[model.task].metric}"
-            args.greater_is_better = True
-        samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, unlabeled_dataset)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=default_collate,
-            train_dataset=samples,
-            eval_dataset=eval_dataset,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-        )
+        per_update = (self.knobs.labeled_batch_size, self.knobs.pseudo_batch_size)
+        self.batch_shape = BatchShape(*per_update, args.world_size, args.gradient_accumulation_steps)
+        self.unlabeled_dataset, self.test_dataset = inputs.unlabeled, test_dataset
+        samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, inputs.unlabeled)
+        stock = {"eval_dataset": eval_dataset, "compute_metrics": compute_metrics, "callbacks": callbacks}
+        super().__init__(model, args, data_collator=default_collate, train_dataset=samples, **stock)
+        self.model_init = model_init  # the stock constructor would make a second pair with it
         check_sharding(args, self.knobs, getattr(self.accelerator.state, "fsdp_plugin", None), os.environ)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -141,15 +135,9 @@ class DMTTrainer(PairTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Run all phases.
-
-        Args:
-            resume_from_checkpoint: a checkpoint folder, a repository on the Hub with a `last-checkpoint`, or True for
-                the last complete one in the output folder (from the beginning, with a message, if there is none).
-
-        Raises:
-            ValueError: the checkpoint is incomplete.
-        """
+        """Run all phases; `resume_from_checkpoint` as for `checkpoint_to_resume`."""
+        if trial is not None:
+            return self._train_trial(trial)
         self._resumed_from = self.checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed_from is None and "phase" in self.model.metadata:
             # Trained before: its first phase is not one on labels alone, and the card must not call it that.
@@ -163,6 +151,26 @@ class DMTTrainer(PairTrainer):
             self.weights.ema = ExponentialAverage(self.model, decay, official=official, spare=spare)
         self.weights.best = BestMembers() if self.knobs.phase_weights == "best" else None
         return super().train(self._resumed_from, trial, ignore_keys_for_eval)
+
+    def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **options: Any) -> Any:
+        """The stock search with Optuna; each trial is a run of its own in `run-<number>`, and by default
+        `metric_for_best_model` is maximized. `hp_space` says what varies, such as `learning_rate` and `gamma1`.
+
+        Raises:
+            ValueError: no `hp_space`, no `model_init`, no `eval_dataset`, or another backend than Optuna.
+        """
+        options = {"direction": "maximize", "backend": "optuna", **options}
+        search.check_search(self.args, hp_space, self.model_init, self.eval_dataset, options["backend"])
+        objective = compute_objective or (lambda figures: figures[self.args.metric_for_best_model])
+        return super().hyperparameter_search(hp_space, objective, **options)
+
+    def _train_trial(self, trial: Any) -> TrainOutput:
+        """The stock search trains one trainer again and again, whose phases would stay those of the first trial."""
+        args = search.trial_arguments(self.args, self.hp_space(trial), trial.number)
+        run = type(self)(search.new_pair(self.model_init, trial), args, *self.inputs.for_trainer())
+        output = run.train()
+        self.objective = self.compute_objective(run.evaluate())
+        return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The stock loader shows every image once an epoch; a phase draws both kinds of images in proportion."""
@@ -298,19 +306,10 @@ class DMTTrainer(PairTrainer):
         if self._is_online():
             with self.weights.averaged():
                 batches = [label_online(self.model, batch, self.knobs, self.accelerator) for batch in batches]
-        counts = torch.zeros(len(MEMBERS), dtype=torch.int64, device=device)
-        for number, name in enumerate(MEMBERS):
-            counts[number] = sum((batch[name]["labels"] != IGNORE_INDEX).sum() for batch in batches if name in batch)
-        if self.args.world_size > 1:
-            torch.distributed.all_reduce(counts)
-        return batches, counts.clamp(min=1)
+        return batches, valid_units(batches, self.args.world_size, device)
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The sum of the losses of the members in training; no gradient flows from one to the other.
 
@@ -327,10 +326,7 @@ class DMTTrainer(PairTrainer):
             self.knobs,
             ramp=exponent_ramp(self.knobs, done, phase.steps),
             pseudo_weight=pseudo_weight(self.knobs, done, phase.steps) if phase.index else 1.0,
-            mixup_seeds=[
-                seed_for(self.args.seed, phase.index, done, number, self.args.process_index)
-                for number in range(len(MEMBERS))
-            ],
+            mixup_seeds=[seed_for(self.args.seed, phase.index, done, n, self.args.process_index) for n in range(2)],
             labels_only=phase.index == 0,
             run_idle=self.args.world_size > 1,
         )
@@ -371,6 +367,9 @@ class DMTTrainer(PairTrainer):
         test = self.scores(self.test_dataset, title="testing") if tested else (None, None)
         self.scored.enter(self.records.entry, "eval", scores, self.last_counts)
         self.scored.enter(self.records.entry, "test", *test)
+        if self.other_scores:
+            others = {name: evaluation.without_loss(of_set) for name, of_set in self.other_scores.items()}
+            self.records.note(eval_sets=others)
         self.records.close_phase()
         self.model.metadata["phase"] = phase.index
         self.course.advance()
@@ -393,5 +392,6 @@ class DMTTrainer(PairTrainer):
         self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})
 
     def _facts(self) -> dict[str, Any]:
-        sets = {"unlabeled": self.unlabeled_dataset, "eval": self.eval_dataset, "test": self.test_dataset}
+        chosen_by = first_set(self.eval_dataset)
+        sets = {"unlabeled": self.unlabeled_dataset, "eval": chosen_by, "test": self.test_dataset}
         return run_facts(self.args, self.model, self.knobs, labeled=self.train_dataset.labeled, **sets)

@@ -181,6 +181,7 @@ def make_trainer(
     test: Any = None,
     callbacks: list[TrainerCallback] | None = None,
     compute_metrics: Any = None,
+    metrics: Any = (),
     **settings: Any,
 ) -> DMTTrainer:
     """A trainer of 12 labeled and 12 unlabeled images: phases of 3, 2 and 3 updates."""
@@ -195,6 +196,7 @@ def make_trainer(
         test_dataset=test,
         callbacks=callbacks,
         compute_metrics=compute_metrics,
+        metrics=metrics,
     )
 
 

@@ -35,7 +35,7 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_weights
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.models.weights.ema import ExponentialAverage
-from hf_dmt.training.checks import check_processes, check_sharding
+from hf_dmt.training.inputs.checks import check_processes, check_sharding
 from hf_dmt.training.settings.methods import PRESETS
 
 MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}

@@ -17,12 +17,14 @@ from ...data.tasks import IGNORE_INDEX, TASKS
 from ...models.pair import ModelPair
 from ..labeling.inference import CleanPass
 from .image_counts import ImageCounts
+from .library_metrics import LibraryMetrics
 from .member_scores import MemberScores
 
 # No single figures, so not among the logs.
 _BY_CLASS = ("per_class_accuracy", "per_class_iou", "confusions")
 
 Scores = dict[str, dict[str, Any]]
+Kept = tuple[list[int], dict[str, Tensor], list[int]]  # rows, logits of a and b, labels of one batch
 
 
 def evaluate_pair(
@@ -33,16 +35,19 @@ def evaluate_pair(
     *,
     title: str,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+    library_metrics: LibraryMetrics | None = None,
 ) -> tuple[Scores, ImageCounts]:
     """`{'a': {...}, 'b': {...}, 'ensemble': {...}}`, and what each image adds; masks are scored at their own size.
 
     Args:
+        library_metrics: metrics of the `evaluate` library, whose figures are added too.
         compute_metrics: classification only; called with the logits of a, of b, and the log of the ensemble's
             probabilities, and its figures are added to each.
     """
     scores = MemberScores(len(pair.class_names), pair.task, pair.class_names, device=accelerator.device)
-    kept: list[tuple[list[int], dict[str, Tensor], list[int]]] = []
+    kept: list[Kept] = []
     rows: list[int] = []
+    collected = library_metrics.start() if library_metrics is not None else None
     for part in clean_pass.run(
         pair, source, accelerator, title=title, at_mask_size=pair.task == "semantic-segmentation"
     ):
@@ -51,36 +56,70 @@ def evaluate_pair(
         rows += part.index
         if compute_metrics is not None:
             kept.append((part.index, {name: part.logits[name].cpu() for name in MEMBERS}, truth.tolist()))
+        if collected is not None:
+            collected.add(part.logits, truth)
     counts = ImageCounts.joined(gather_object([(rows, scores.image_counts())]))
     scores.reduce(lambda tensor: _sum(tensor, accelerator))
     result: Scores = scores.compute()
     if compute_metrics is not None:
-        for name, figures in _user_metrics(kept, compute_metrics).items():
-            result[name] = {**result[name], **figures}
+        _add_user_metrics(result, *_in_row_order(kept), compute_metrics)
+    if library_metrics is not None and collected is not None:
+        library_metrics.add_to(result, collected.gathered())
     return result, counts
 
 
 def predict_pair(
     pair: ModelPair, source: Any, clean_pass: CleanPass, accelerator: Accelerator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Logits of both members and the labels (-100 where unknown) of an image set, on every process, in row order."""
-    kept: list[tuple[list[int], dict[str, Tensor], list[int]]] = []
+    """Logits `(N, C)` of both members and the labels, -100 where unknown (None or below 0), of an image set, on every
+    process, in row order."""
+    kept: list[Kept] = []
     for part in clean_pass.run(pair, source, accelerator, title="predicting"):
-        labels = [IGNORE_INDEX if label is None else int(label) for label in part.truth]
+        labels = [IGNORE_INDEX if label is None or label < 0 else int(label) for label in part.truth]
         kept.append((part.index, {name: part.logits[name].cpu() for name in MEMBERS}, labels))
     return _in_row_order(kept)
 
 
-def flat(scores: Scores, task: str, prefix: str) -> dict[str, float]:
-    """Scores as log keys: `eval_a_accuracy`, ..., `eval_loss`, and `eval_accuracy`, the mean of a and b."""
+def score_logits(
+    pair: ModelPair,
+    logits: dict[str, np.ndarray],
+    labels: np.ndarray,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+    library_metrics: LibraryMetrics | None = None,
+) -> Scores | None:
+    """The figures of `evaluate_pair` from what `predict_pair` returned, without another network pass.
+
+    Returns:
+        Those of the images with a label; None where there is none.
+    """
+    known = labels != IGNORE_INDEX
+    if not known.any():
+        return None
+    logits, labels = {name: values[known] for name, values in logits.items()}, labels[known]
+    tensors, truth = {name: torch.from_numpy(values) for name, values in logits.items()}, torch.from_numpy(labels)
+    scores = MemberScores(len(pair.class_names), pair.task, pair.class_names)
+    scores.update(tensors, truth)
+    result: Scores = scores.compute()
+    if compute_metrics is not None:
+        _add_user_metrics(result, logits, labels, compute_metrics)
+    if library_metrics is not None:
+        collected = library_metrics.start()
+        collected.add(tensors, truth)
+        library_metrics.add_to(result, collected)
+    return result
+
+
+def flat(scores: Scores, prefix: str) -> dict[str, float]:
+    """Scores as log keys: `eval_a_accuracy`, ..., and for every figure that both members have the mean of a and b:
+    `eval_loss`, `eval_accuracy`, `eval_f1`."""
     logs = {
         f"{prefix}_{name}_{key}": value
         for name, figures in scores.items()
         for key, value in figures.items()
         if isinstance(value, (int, float))
     }
-    for key in ("loss", TASKS[task].metric):
-        values = [value for name in MEMBERS if (value := scores[name].get(key)) is not None]
+    for key in scores["a"]:
+        values = [value for name in MEMBERS if isinstance(value := scores[name].get(key), (int, float))]
         if len(values) == len(MEMBERS):
             logs[f"{prefix}_{key}"] = sum(values) / len(values)
     return logs
@@ -89,8 +128,8 @@ def flat(scores: Scores, task: str, prefix: str) -> dict[str, float]:
 def figures_of(task: str) -> list[str]:
     """What an evaluation logs for a task, without the prefix: `accuracy`, `loss`, `a_accuracy`, ..."""
     scores = MemberScores(2, task, ["0", "1"], device=torch.device("cpu")).compute()
-    own = [f"{name}_{key}" for name, figures in scores.items() for key in figures if key not in _BY_CLASS]
-    return [TASKS[task].metric, "loss", *own]
+    keys = {name: [key for key in figures if key not in _BY_CLASS] for name, figures in scores.items()}
+    return [*keys["a"], *(f"{name}_{key}" for name in keys for key in keys[name])]
 
 
 def without_loss(scores: Scores) -> Scores:
@@ -106,19 +145,19 @@ def better_member(scores: Scores | None, task: str) -> str:
     return "b" if b > a else "a"
 
 
-def _user_metrics(
-    kept: list[tuple[list[int], dict[str, Tensor], list[int]]],
+def _add_user_metrics(
+    scores: Scores,
+    logits: dict[str, np.ndarray],
+    labels: np.ndarray,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
-) -> dict[str, dict[str, float]]:
-    logits, labels = _in_row_order(kept)
+) -> None:
     probabilities = [torch.softmax(torch.from_numpy(logits[name]), dim=-1) for name in MEMBERS]
     predictions = {**logits, "ensemble": torch.stack(probabilities).mean(dim=0).clamp(min=1e-30).log().numpy()}
-    return {name: dict(compute_metrics(EvalPrediction(values, labels))) for name, values in predictions.items()}
+    for name, values in predictions.items():
+        scores[name] = {**scores[name], **compute_metrics(EvalPrediction(values, labels))}
 
 
-def _in_row_order(
-    kept: list[tuple[list[int], dict[str, Tensor], list[int]]],
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _in_row_order(kept: list[Kept]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     gathered: list[Any] = gather_object(kept)
     rows = np.concatenate([part[0] for part in gathered])
     order = np.argsort(rows)

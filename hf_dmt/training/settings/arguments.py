@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import IntervalStrategy, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from ...models.weights.trained_parts import check_choice
 from .declaration import as_arguments, without_words
@@ -75,6 +76,8 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
     def __post_init__(self) -> None:
         # The stock default of the metric is the loss; ours is the task's metric, which only the trainer knows.
         self.metric_is_default = self.metric_for_best_model is None
+        if self.load_best_model_at_end:
+            _save_where_it_is_scored(self)
         super().__post_init__()
         for name, (least, instead) in _LEAST.items():
             value = getattr(self, name)
@@ -113,3 +116,25 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             ValueError: a method, choice or value that does not exist.
         """
         return resolve(self.method, task, {name: getattr(self, name) for name in KNOBS})
+
+
+def _save_where_it_is_scored(args: Any) -> None:
+    """`load_best_model_at_end` alone works: the stock class wants evaluations and checkpoints at the same updates, and
+    its defaults for the two differ.
+
+    Raises:
+        ValueError: no checkpoints to choose from.
+    """
+    stock = TrainingArguments.__dataclass_fields__
+    if args.save_strategy == SaveStrategy.NO:
+        raise ValueError(
+            "--load_best_model_at_end chooses among checkpoints, and --save_strategy no writes none. Leave "
+            "--save_strategy out."
+        )
+    if args.eval_strategy == IntervalStrategy.NO:
+        args.eval_strategy = "steps" if args.save_strategy == SaveStrategy.BEST else args.save_strategy
+        args.eval_steps = args.eval_steps or args.save_steps
+    elif args.save_strategy == stock["save_strategy"].default:
+        args.save_strategy = args.eval_strategy
+        if args.save_steps == stock["save_steps"].default and args.eval_steps:
+            args.save_steps = args.eval_steps

@@ -239,6 +239,12 @@ class RunSettings:
         "(scores always do).",
         group="two members in one run",
     )
+    metrics: Sequence[str] = setting(
+        (),
+        "Further metrics of the `evaluate` library, at every evaluation: names or paths, with arguments, such as "
+        "f1:average=macro matthews_correlation.",
+        group="two members in one run",
+    )
     max_skipped_updates: int = setting(
         20,
         "Stop after so many updates in a row without finite gradients; each is skipped.",

@@ -10,28 +10,42 @@ from typing import Any
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
 
-from ..data.tasks import TASKS
-from ..models.pair import ModelPair
-from ..models.weights.sharding import is_sharded
-from .scoring.evaluation import figures_of
-from .settings.arguments import DMTTrainingArguments
-from .settings.knobs import Knobs
+from ...data.tasks import TASKS
+from ...models.pair import ModelPair
+from ...models.weights.sharding import is_sharded
+from ..scoring.evaluation import figures_of
+from ..settings.arguments import DMTTrainingArguments
+from ..settings.knobs import Knobs
+from .streams import is_stream
+
+
+def _check_map_style(dataset: Any, role: str) -> None:
+    if is_stream(dataset):
+        raise ValueError(
+            f"{role} is a {type(dataset).__name__}, which can only be read from its beginning, and labeled images are "
+            "drawn by number. Save it once: datasets.Dataset.from_generator(lambda: iter(stream), "
+            "features=stream.features), or load_dataset(...) without streaming=True."
+        )
 
 
 def check_inputs(
     model: Any,
     args: DMTTrainingArguments,
-    train_dataset: Any,
-    eval_dataset: Any,
+    labeled: Any,
+    evaluation: Any,
+    test: Any,
     compute_metrics: Any,
+    metrics: Any,
     callbacks: list[TrainerCallback] | None,
 ) -> None:
     """Everything about the arguments of `DMTTrainer` that cannot work, before anything is built."""
+    train_dataset, eval_dataset = labeled, evaluation  # the names that a caller knows
     if not isinstance(model, ModelPair):
         raise ValueError(
             f"DMTTrainer trains a ModelPair, got {type(model).__name__}. Build one with "
             "ModelPair.from_models(model_a, model_b, task=..., id2label=...)."
         )
+    _check_map_style(train_dataset, "train_dataset")
     if train_dataset is None or not len(train_dataset):
         raise ValueError(
             "train_dataset holds no labeled images; dynamic mutual training needs at least a few per class. Give "
@@ -43,10 +57,20 @@ def check_inputs(
             f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it "
             "on. Give one, or leave the metric out."
         )
-    if eval_dataset is not None and len(eval_dataset):
-        check_item(eval_dataset, "eval_dataset", model, with_target=True)
-    if not args.metric_is_default and compute_metrics is None:
-        known = figures_of(model.task)
+    if isinstance(eval_dataset, Mapping) and not eval_dataset:
+        raise ValueError(
+            "eval_dataset is an empty dictionary. Give {name: images}, one set of images, or leave it out."
+        )
+    if test is not None:
+        _check_map_style(test, "test_dataset")
+    sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
+    for name, images in sets.items():
+        role = f"eval_dataset[{name!r}]" if name else "eval_dataset"
+        _check_map_style(images, role)
+        if images is not None and len(images):
+            check_item(images, role, model, with_target=True)
+    if not args.metric_is_default and compute_metrics is None and not metrics and not args.metrics:
+        known = [f"{name}_{figure}" if name else figure for name in sets for figure in figures_of(model.task)]
         if (args.metric_for_best_model or "").removeprefix("eval_") not in known:
             raise ValueError(
                 f"metric_for_best_model is {args.metric_for_best_model!r}, which is no figure of {model.task}. Choose "

@@ -1,0 +1,107 @@
+"""What a user hands to `DMTTrainer`, checked and brought into the one form that the trainer works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import EvalPrediction, TrainerCallback
+
+from ...data.tasks import TASKS
+from ...models.pair import ModelPair
+from ..scoring.library_metrics import LibraryMetrics
+from ..settings.arguments import DMTTrainingArguments
+from ..settings.methods import Knobs
+from .checks import check_inputs, check_unlabeled
+from .search import new_pair
+from .streams import is_stream, saved_stream
+
+# What the stock Trainer takes beside our own arguments, and why it cannot be taken here.
+_STOCK_ONLY: dict[str, str] = {
+    "data_collator": "a batch is made of one view for a and one for b; change the images in the dataset's items",
+    "processing_class": "each member keeps its own image processor in the pair: give it to "
+    "ModelPair.from_models(...) or set pair.processor_a and pair.processor_b",
+    "compute_loss_func": "the loss is the method; its knobs are gamma1, gamma2 and positive_disagree",
+    "optimizers": "each phase starts the optimizer and its schedule anew; choose them with optim, "
+    "lr_scheduler_type and learning_rate",
+    "optimizer_cls_and_kwargs": "choose the optimizer with optim and optim_args",
+    "preprocess_logits_for_metrics": "compute_metrics is called with the logits of a, of b and of the ensemble in turn",
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one `DMTTrainer`; see there. `pair`, `knobs` and `library_metrics` follow from them."""
+
+    args: DMTTrainingArguments
+    labeled: Any
+    unlabeled: Any
+    evaluation: Any
+    test: Any
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None
+    callbacks: list[TrainerCallback] | None
+    metrics: Sequence[Any]
+    pair: ModelPair
+    knobs: Knobs
+    library_metrics: LibraryMetrics | None = None
+
+    @classmethod
+    def checked(
+        cls, model: Any, args: Any, model_init: Any, stock: Mapping[str, Any], *, unlabeled: Any, **given: Any
+    ) -> Inputs:
+        """Everything that cannot work is refused here, before anything is built.
+
+        Raises:
+            ValueError: what to give instead. TypeError: an argument that no Trainer knows.
+        """
+        args = _arguments(args, stock, model, model_init)
+        pair = model if model_init is None else new_pair(model_init)
+        if is_stream(unlabeled):
+            with args.main_process_first(desc="saving the stream of unlabeled images"):
+                unlabeled = saved_stream(unlabeled, "unlabeled_dataset")
+        check_inputs(pair, args, **given)
+        knobs = args.knobs(pair.task)
+        inputs = cls(args, unlabeled=unlabeled, pair=pair, knobs=knobs, **given)
+        check_unlabeled(args.method, knobs, inputs.num_unlabeled)
+        if args.metric_is_default and inputs.evaluation is not None:
+            first = f"{next(iter(inputs.evaluation))}_" if isinstance(inputs.evaluation, Mapping) else ""
+            args.metric_for_best_model = f"eval_{first}{TASKS[pair.task].metric}"
+            args.greater_is_better = True
+        asked = [*(args.metrics or ()), *inputs.metrics]
+        library = LibraryMetrics(asked, len(pair.class_names), pair.task) if asked else None
+        return replace(inputs, library_metrics=library)
+
+    @property
+    def num_unlabeled(self) -> int:
+        return len(self.unlabeled) if self.unlabeled is not None else 0
+
+    def for_trainer(self) -> tuple[Any, ...]:
+        """The images and metrics again, in the order of `DMTTrainer`'s arguments."""
+        images = (self.labeled, self.unlabeled, self.evaluation, self.test)
+        return (*images, self.compute_metrics, self.callbacks, self.metrics)
+
+
+def first_set(eval_dataset: Any) -> Any:
+    """Of several eval sets by name the first one, which chooses; a single set is itself."""
+    return next(iter(eval_dataset.values())) if isinstance(eval_dataset, Mapping) else eval_dataset
+
+
+def _arguments(args: Any, stock: Mapping[str, Any], model: Any, model_init: Any) -> DMTTrainingArguments:
+    for name, value in stock.items():
+        if name not in _STOCK_ONLY:
+            raise TypeError(f"DMTTrainer() got an unexpected keyword argument {name!r}")
+        if value is not None:
+            raise ValueError(f"DMTTrainer takes no {name}: {_STOCK_ONLY[name]}.")
+    if not isinstance(args, DMTTrainingArguments):
+        given = "no args" if args is None else f"a {type(args).__name__}"
+        raise ValueError(
+            f"DMTTrainer needs DMTTrainingArguments, got {given}. They take every field of TrainingArguments and the "
+            "knobs of the method: DMTTrainingArguments(output_dir=..., supervised_epochs=20, phase_epochs=2)."
+        )
+    if (model is None) == (model_init is None):
+        raise ValueError(
+            "DMTTrainer takes either model, a ModelPair, or model_init, a function that makes one for each trial of "
+            f"hyperparameter_search; got {'neither' if model is None else 'both'}."
+        )
+    return args

@@ -1,0 +1,287 @@
+"""Any metric of the `evaluate` library for a, b and their ensemble: `--metrics f1:average=macro path/to/metric`.
+
+Predictions are kept as class ids until the end of an evaluation and handed to the library once, so a metric sees the
+whole set, as its definition asks. `evaluate` takes seconds to import, so it is imported when the first metric is named.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import numbers
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers.utils import logging
+
+from ...data.members import MEMBERS
+from ...data.tasks import IGNORE_INDEX
+
+logger = logging.get_logger(__name__)
+
+SCORED = (*MEMBERS, "ensemble")
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One metric as a user writes it: `f1`, `f1:average=macro`, `me/my_metric`, `path/to/metric:beta=2`.
+
+    Attributes:
+        source: a metric of the Hub, a community metric's id, or the folder or file of a local one.
+        arguments: what its `compute` is called with besides predictions and references; `config_name` goes to
+            `evaluate.load`.
+    """
+
+    source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> MetricSpec:
+        """Read `SOURCE` or `SOURCE:name=value,name=value`; values are Python literals or plain words.
+
+        Raises:
+            ValueError: text of another form.
+        """
+        # A Windows path has a colon of its own; arguments always hold an equals sign.
+        source, colon, rest = text.rpartition(":")
+        if not colon or "=" not in rest:
+            source, rest = text, ""
+        arguments: dict[str, Any] = {}
+        for part in filter(None, rest.split(",")):
+            name, equals, value = part.partition("=")
+            if not equals or not name.strip().isidentifier():
+                raise ValueError(
+                    f"metrics has {text!r}, whose part {part!r} is not name=value. Write it as f1:average=macro or "
+                    "fbeta:beta=2,average=macro."
+                )
+            arguments[name.strip()] = _literal(value.strip())
+        if not source.strip():
+            raise ValueError(f"metrics has {text!r}, which names no metric. Write f1 or path/to/metric.")
+        return cls(source.strip(), arguments)
+
+    def __str__(self) -> str:
+        arguments = ",".join(f"{name}={value}" for name, value in self.arguments.items())
+        return f"{self.source}:{arguments}" if arguments else self.source
+
+
+class LibraryMetrics:
+    """The metrics of one run, loaded and tried on invented predictions, so that none fails after phase 0.
+
+    Args:
+        metrics: as a user writes them (see `MetricSpec`), or loaded `evaluate` modules.
+        num_classes: number of classes C. task: `image-classification` or `semantic-segmentation`.
+
+    Raises:
+        ValueError: a metric that cannot be loaded or computed for this task, and what to do.
+    """
+
+    def __init__(self, metrics: Sequence[Any], num_classes: int, task: str) -> None:
+        self.num_classes, self.task = num_classes, task
+        self._folder = tempfile.TemporaryDirectory(prefix="hf-dmt-metrics-")
+        self._metrics: list[tuple[MetricSpec, Any]] = []
+        trial = self._trial()
+        for metric in metrics:
+            spec, module = self._load(metric)
+            self._metrics.append((self._tried(spec, module, trial), module))
+
+    def start(self) -> CollectedPredictions:
+        """An empty collection for one evaluation."""
+        return CollectedPredictions(keeps_scores=any("prediction_scores" in _features(m) for _, m in self._metrics))
+
+    def add_to(self, scores: dict[str, dict[str, Any]], collected: CollectedPredictions) -> None:
+        """Add the figures of a, b and ensemble to `scores`, by the names that the metrics give them.
+
+        A name that is taken is made longer by the metric's arguments: `f1` and `f1_average_micro`.
+        """
+        for name in SCORED:
+            for spec, module in self._metrics:
+                for key, value in self._call(spec, module, collected, name).items():
+                    suffix = [*map(str, chain(*spec.arguments.items()))] or ["library"]
+                    scores[name]["_".join([key, *suffix]) if key in scores[name] else key] = value
+
+    # ---- loading ---------------------------------------------------------------------------------------------------
+
+    def _load(self, metric: Any) -> tuple[MetricSpec, Any]:
+        if not isinstance(metric, (str, MetricSpec)):
+            if callable(getattr(metric, "compute", None)) and hasattr(metric, "features"):
+                return MetricSpec(getattr(metric, "name", type(metric).__name__)), metric
+            raise ValueError(
+                f"metrics has {metric!r}, a {type(metric).__name__}. Give names such as 'f1', or what evaluate.load "
+                "returns."
+            )
+        import evaluate
+
+        spec = MetricSpec.parse(metric) if isinstance(metric, str) else metric
+        many = Path(spec.source).stem == "roc_auc" and self.num_classes > 2
+        configuration = spec.arguments.get("config_name", "multiclass" if many else None)
+        spec = MetricSpec(spec.source, {key: value for key, value in spec.arguments.items() if key != "config_name"})
+        try:
+            return spec, evaluate.load(spec.source, configuration, cache_dir=self._folder.name)
+        except ImportError as problem:
+            raise ValueError(f"metrics has {spec.source!r}, which cannot be imported: {problem}") from problem
+        except Exception as problem:  # whatever the library or the module's own code raises
+            raise ValueError(
+                f"metrics has {spec.source!r}, which evaluate cannot load ({type(problem).__name__}: {problem}). Give "
+                "a metric of the Hub (https://huggingface.co/evaluate-metric), such as f1, or the path of a folder "
+                "NAME/NAME.py with one. Without a network only local ones and those loaded before work."
+            ) from problem
+
+    def _trial(self) -> CollectedPredictions:
+        """Every class predicted rightly once and wrongly once."""
+        truth = np.repeat(np.arange(self.num_classes), 2)
+        guess = np.where(np.arange(len(truth)) % 2, truth, (truth + 1) % self.num_classes)
+        collected = CollectedPredictions(keeps_scores=True)
+        scores = np.full((len(truth), self.num_classes), 0.4 / max(1, self.num_classes - 1))
+        scores[np.arange(len(truth)), guess] = 0.6 if self.num_classes > 1 else 1.0
+        shape = truth.shape if self.task == "image-classification" else (1, *truth.shape, 1)
+        predictions = {name: guess.reshape(shape) for name in SCORED}
+        collected.extend(predictions, truth.reshape(shape), dict.fromkeys(SCORED, scores))
+        return collected
+
+    def _tried(self, spec: MetricSpec, module: Any, trial: CollectedPredictions) -> MetricSpec:
+        try:
+            self._call(spec, module, trial, "a")
+            return spec
+        except ValueError as problem:
+            # scikit-learn's F1, precision and recall average over two classes only unless they are told how.
+            if self.num_classes < 3 or "average" in spec.arguments or "average" not in str(problem):
+                raise
+        spec = MetricSpec(spec.source, {**spec.arguments, "average": "macro"})
+        self._call(spec, module, trial, "a")
+        logger.warning(f"metrics: {spec.source} is computed as {spec}, because there are {self.num_classes} classes.")
+        return spec
+
+    # ---- computing -------------------------------------------------------------------------------------------------
+
+    def _call(self, spec: MetricSpec, module: Any, collected: CollectedPredictions, name: str) -> dict[str, Any]:
+        features = _features(module)
+        if "references" not in features or not {"predictions", "prediction_scores"} & features.keys():
+            raise ValueError(
+                f"metrics has {str(spec)!r}, which is computed from {', '.join(features)}. Only metrics of predictions "
+                "and references can score a classifier."
+            )
+        masks = _takes_masks(module)
+        if masks and self.task == "image-classification":
+            raise ValueError(
+                f"metrics has {str(spec)!r}, which compares masks, and the task is {self.task}. Choose a metric of "
+                "class labels, such as f1."
+            )
+        inputs: dict[str, Any] = {"references": collected.truth(masks)}
+        if "prediction_scores" in features:
+            if self.task != "image-classification":
+                raise ValueError(
+                    f"metrics has {str(spec)!r}, which needs the scores of every class, too many to keep for masks. "
+                    "Choose a metric of class labels, such as f1."
+                )
+            scores = collected.class_scores(name)
+            inputs["prediction_scores"] = scores[:, 1] if self.num_classes == 2 else scores
+        else:
+            inputs["predictions"] = collected.predicted(name, masks)
+        arguments = dict(spec.arguments)
+        if masks:  # as the library's mean_iou asks
+            arguments = {"num_labels": self.num_classes, "ignore_index": IGNORE_INDEX, **arguments}
+        elif "prediction_scores" in features and self.num_classes > 2:
+            arguments = {"multi_class": "ovr", **arguments}
+        try:
+            figures = module.compute(**inputs, **arguments)
+        except Exception as problem:
+            raise ValueError(
+                f"metrics has {str(spec)!r}, whose compute fails for {self.num_classes} classes: "
+                f"{type(problem).__name__}: {problem} Arguments are given as {spec.source}:name=value."
+            ) from problem
+        if not isinstance(figures, Mapping):
+            raise ValueError(
+                f"metrics has {str(spec)!r}, whose compute returns a {type(figures).__name__}; a mapping of names to "
+                "numbers is needed."
+            )
+        return {str(key): plain for key, value in figures.items() if (plain := _plain(value)) is not None}
+
+
+class CollectedPredictions:
+    """Class ids predicted by a, b and ensemble, and the truth, of the images of one process, later of all.
+
+    Args:
+        keeps_scores: keep the probabilities too, `(N, C)` for images.
+    """
+
+    def __init__(self, *, keeps_scores: bool) -> None:
+        self.keeps_scores = keeps_scores
+        self.rows: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        self.scores: list[dict[str, np.ndarray]] = []
+
+    def add(self, logits: Mapping[str, Tensor], truth: Tensor) -> None:
+        """One batch: logits `(B, C, *)` of a and b, truth `(B, *)` with -100 where there is none."""
+        for images in zip(logits["a"].split(1), logits["b"].split(1), truth.split(1), strict=True):
+            # One image at a time: three times the probabilities of a batch of masks may not fit beside its logits.
+            a, b = (torch.softmax(z, dim=1, dtype=torch.float32) for z in images[:2])
+            of_each = {"a": a, "b": b, "ensemble": (a + b) / 2}
+            kind = np.int16 if a.shape[1] < 1 << 15 else np.int32
+            predictions = {name: p.max(dim=1).indices.cpu().numpy().astype(kind) for name, p in of_each.items()}
+            scores = {name: p.cpu().numpy() for name, p in of_each.items()} if self.keeps_scores else {}
+            self.extend(predictions, images[2].cpu().numpy().astype(kind), scores)
+
+    def extend(
+        self, predictions: Mapping[str, np.ndarray], truth: np.ndarray, scores: Mapping[str, np.ndarray]
+    ) -> None:
+        self.rows.append((truth, dict(predictions)))
+        if self.keeps_scores:
+            self.scores.append(dict(scores))
+
+    def truth(self, masks: bool) -> Any:
+        if masks:
+            return [mask.astype(np.int64) for truth, _ in self.rows for mask in truth]
+        return np.concatenate([truth[truth != IGNORE_INDEX] for truth, _ in self.rows]).astype(np.int64)
+
+    def predicted(self, name: str, masks: bool) -> Any:
+        if masks:
+            return [mask.astype(np.int64) for _, predictions in self.rows for mask in predictions[name]]
+        parts = [predictions[name][truth != IGNORE_INDEX] for truth, predictions in self.rows]
+        return np.concatenate(parts).astype(np.int64)
+
+    def class_scores(self, name: str) -> np.ndarray:
+        known = [truth != IGNORE_INDEX for truth, _ in self.rows]
+        return np.concatenate([scores[name][mask] for scores, mask in zip(self.scores, known, strict=True)])
+
+    def gathered(self) -> CollectedPredictions:
+        """Those of all processes, on every process."""
+        everything = CollectedPredictions(keeps_scores=self.keeps_scores)
+        everything.rows, everything.scores = gather_object(self.rows), gather_object(self.scores)
+        return everything
+
+
+def _features(module: Any) -> Mapping[str, Any]:
+    """What a module is computed from; of several forms the first."""
+    features: Any = module.features
+    return features[0] if isinstance(features, list) else features  # type: ignore[no-any-return]
+
+
+def _takes_masks(module: Any) -> bool:
+    """Whether a prediction is a nested list, as in the library's `mean_iou`, and not one class id."""
+    return not hasattr(_features(module).get("predictions", _features(module).get("references")), "dtype")
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _plain(value: Any) -> Any:
+    """A number as JSON has it, or a list of such; None for anything else, such as a curve or a text."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (bool, numbers.Real)):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, (list, tuple)) and all(isinstance(one, numbers.Real) for one in value):
+        return [_plain(one) for one in value]
+    return None

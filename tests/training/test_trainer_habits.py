@@ -1,0 +1,203 @@
+"""What users of the stock Trainer do out of habit: each works here, or is one message that says what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import optuna
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from torch.utils.data import IterableDataset
+from transformers import TrainingArguments, default_data_collator
+
+from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
+from tests.training.metric_modules import write_metric
+from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer, results, scenes
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data_collator": default_data_collator}, "takes no data_collator: a batch is made of one view for a"),
+        ({"processing_class": object()}, "takes no processing_class: each member keeps its own"),
+        ({"optimizers": (None, object())}, "takes no optimizers: each phase starts"),
+        ({"compute_loss_func": len}, "takes no compute_loss_func: the loss is the method"),
+        ({"preprocess_logits_for_metrics": len}, "takes no preprocess_logits_for_metrics"),
+        ({"args": TrainingArguments("x", use_cpu=True)}, "needs DMTTrainingArguments, got a TrainingArguments"),
+        ({"args": None}, "needs DMTTrainingArguments, got no args"),
+        ({"model": None}, "got neither"),
+        ({"model_init": make_pair}, "got both"),
+        ({"model": None, "model_init": lambda: make_pair().model_a}, "returned a ViTForImageClassification"),
+        ({"eval_dataset": {}}, "an empty dictionary"),
+        ({"eval_dataset": {"x": [{"image": 1}]}}, r"Item 0 of eval_dataset\['x'\]"),
+        ({"metrics": [3.5]}, "metrics has 3.5, a float"),
+    ],
+)
+def test_a_habit_that_cannot_work_is_one_message(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    """Guards against a foreign traceback after phase 0, and against an argument that is taken and does nothing."""
+    usual: dict[str, Any] = {
+        "model": make_pair(),
+        "args": DMTTrainingArguments(str(tmp_path), **SETTINGS),
+        "train_dataset": images(3),
+        "unlabeled_dataset": images(3),
+    }
+    with pytest.raises(ValueError, match=message):
+        DMTTrainer(**{**usual, **given})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'trian_dataset'"):
+        DMTTrainer(**usual, trian_dataset=images(3))
+
+
+class Stream(IterableDataset[dict[str, Any]]):
+    """Twelve unlabeled images that come one after the other."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from images(12, seed=1)
+
+
+@pytest.mark.parametrize("kind", ["torch", "datasets"])
+def test_a_stream_of_unlabeled_images_is_saved_once(tmp_path: Path, kind: str) -> None:
+    """Guards against `len()` of a stream in the middle of a run, and against other pictures than the stream had."""
+    stream: Any = (
+        Stream() if kind == "torch" else datasets.Dataset.from_list(list(images(12, seed=1))).to_iterable_dataset()
+    )
+    trainer = make_trainer(tmp_path, unlabeled=stream)
+    saved = trainer.unlabeled_dataset
+    assert len(saved) == 12 and saved[7]["label"] == images(12, seed=1)[7]["label"]
+    assert np.array_equal(np.asarray(saved[7]["image"]), np.asarray(images(12, seed=1)[7]["image"]))
+    with pytest.raises(ValueError, match=r"train_dataset is a .*can only be read from its beginning"):
+        make_trainer(tmp_path, labeled=stream)
+    with pytest.raises(ValueError, match=r"eval_dataset is a .*can only be read from its beginning"):
+        make_trainer(tmp_path, evaluation=stream)
+    with pytest.raises(ValueError, match="unlabeled_dataset is a stream that has items"):
+        make_trainer(tmp_path, unlabeled=datasets.Dataset.from_dict({"img": [1]}).to_iterable_dataset())
+
+
+def test_several_eval_sets_and_library_metrics_are_in_the_results(tmp_path: Path) -> None:
+    """Guards against a second eval set, or a metric, that is scored at one place and lost at the others."""
+    sets = {"easy": images(9, seed=2), "hard": images(6, seed=3)}
+    f1 = write_metric(tmp_path, "f1")
+    trainer = make_trainer(tmp_path / "run", evaluation=sets, metrics=[f"{f1}:average=macro"])
+    trainer.train()
+    figures = trainer.evaluate()
+    phases = results(tmp_path / "run")["phases"]
+    for name in sets:
+        for key in ("accuracy", "f1"):
+            both = [figures[f"eval_{name}_{member}_{key}"] for member in "ab"]
+            assert figures[f"eval_{name}_{key}"] == pytest.approx(sum(both) / 2)
+    assert trainer.args.metric_for_best_model == "eval_easy_accuracy"
+    assert results(tmp_path / "run")["num_eval"] == 9
+    last = phases[-1]
+    assert last["eval"]["a"]["f1"] == pytest.approx(figures["eval_easy_a_f1"])
+    assert last["eval_sets"]["hard"]["ensemble"]["f1"] == pytest.approx(figures["eval_hard_ensemble_f1"])
+
+
+def test_predictions_are_scored_without_a_second_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against images labeled -1 that count as wrong, and against a network pass for figures known already."""
+    trainer = make_trainer(tmp_path, metrics=[write_metric(tmp_path, "f1") + ":average=macro"])
+    asked = images(9, seed=4)
+    asked[2]["label"], asked[5]["label"] = -1, None
+    monkeypatch.setattr(trainer, "scores", None)
+    output = trainer.predict(asked)
+    known = np.array([row not in (2, 5) for row in range(9)])
+    truth = np.array([row % 3 for row in range(9)])
+    assert output.label_ids.tolist() == np.where(known, truth, -100).tolist()
+    guess = output.predictions["a"].argmax(1)
+    assert output.metrics["test_a_accuracy"] == pytest.approx((guess == truth)[known].mean())
+    assert output.metrics["test_a_f1"] == pytest.approx(f1_score(truth[known], guess[known], average="macro"))
+    nothing = trainer.predict(images(4).without_truth())
+    assert nothing.label_ids is None and nothing.metrics == {}
+
+
+def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Guards against trials that all train with the knobs of the first, or overwrite each other's results."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trainer = DMTTrainer(
+        args=DMTTrainingArguments(str(tmp_path), **{**SETTINGS, "label_ratios": [1.0], "supervised_epochs": 1}),
+        train_dataset=images(12),
+        unlabeled_dataset=images(12, seed=1),
+        eval_dataset=images(9, seed=2),
+        model_init=make_pair,
+    )
+    best = trainer.hyperparameter_search(
+        lambda trial: {
+            "gamma1": trial.suggest_categorical("gamma1", [1.0, 7.0]),
+            "supervised_epochs": trial.suggest_float("supervised_epochs", 1, 3),
+        },
+        n_trials=3,
+        sampler=optuna.samplers.RandomSampler(seed=1),
+    )
+    runs = [results(tmp_path / f"run-{number}") for number in range(3)]
+    assert len({run["knobs"]["supervised_epochs"] for run in runs}) == 3
+    assert len({run["phases"][0]["steps"] for run in runs}) > 1
+    scores = [np.mean([run["phases"][-1]["eval"][name]["accuracy"] for name in "ab"]) for run in runs]
+    assert best.objective == pytest.approx(max(scores))
+    assert best.hyperparameters["gamma1"] == runs[int(best.run_id)]["knobs"]["gamma1"]
+    with pytest.raises(ValueError, match="hp_space suggests gama1"):
+        trainer.hyperparameter_search(lambda trial: {"gama1": 1.0}, n_trials=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"hp_space": None}, "needs hp_space"),
+        ({}, {"backend": "ray"}, "only 'optuna' is supported"),
+        ({"eval_dataset": None}, {}, "there is none"),
+        ({"model": make_pair(), "model_init": None}, {}, "with model_init=lambda"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused(
+    tmp_path: Path, change: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    """Guards against a search over the stock space, whose num_train_epochs changes nothing here."""
+    given: dict[str, Any] = {
+        "args": DMTTrainingArguments(str(tmp_path), **SETTINGS),
+        "train_dataset": images(3),
+        "unlabeled_dataset": images(3),
+        "eval_dataset": images(3),
+        "model_init": make_pair,
+    }
+    with pytest.raises(ValueError, match=message):
+        DMTTrainer(**{**given, **change}).hyperparameter_search(**{"hp_space": lambda trial: {}, **options})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("steps", 500, "steps", 500)),
+        ({"eval_strategy": "steps", "eval_steps": 3}, ("steps", 3, "steps", 3)),
+        ({"eval_strategy": "epoch"}, ("epoch", None, "epoch", 500)),
+        ({"save_steps": 4}, ("steps", 4, "steps", 4)),
+        ({"save_strategy": "epoch"}, ("epoch", 500, "epoch", 500)),
+    ],
+)
+def test_the_best_pair_can_be_asked_for_alone(tmp_path: Path, given: dict[str, Any], expected: Any) -> None:
+    """Guards against the stock message that evaluation and saving differ, to someone who named neither."""
+    args = DMTTrainingArguments(str(tmp_path), use_cpu=True, load_best_model_at_end=True, **given)
+    assert (args.eval_strategy, args.eval_steps, args.save_strategy, args.save_steps) == expected
+    with pytest.raises(ValueError, match="--save_strategy no writes none"):
+        DMTTrainingArguments(str(tmp_path), use_cpu=True, load_best_model_at_end=True, save_strategy="no")
+
+
+def test_masks_have_library_metrics_too(tmp_path: Path) -> None:
+    """Guards against `--metrics` that works for labels of images only."""
+    metrics = [write_metric(tmp_path, "f1") + ":average=micro"]
+    trainer = make_trainer(tmp_path, make_pair("segformer", "segformer"), evaluation=scenes(4, seed=2), metrics=metrics)
+    figures = trainer.evaluate()
+    # Over pixels with one class each, micro F1 is the share of right ones.
+    assert figures["eval_a_f1"] == pytest.approx(figures["eval_a_overall_accuracy"])
+
+
+def test_both_forms_of_a_pair_are_one(tmp_path: Path) -> None:
+    """Guards against a pair of the constructor and one of `model_init` that train differently."""
+    given = {"train_dataset": images(6), "unlabeled_dataset": images(6, seed=1)}
+    args = [DMTTrainingArguments(str(tmp_path / name), **SETTINGS) for name in ("one", "two")]
+    one = DMTTrainer(make_pair(), args[0], **given)
+    two = DMTTrainer(args=args[1], model_init=lambda: make_pair(), **given)
+    assert isinstance(two.model, ModelPair)
+    for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
