@@ -21,7 +21,9 @@ class DataArguments:
             "without one, 20 %% of the labeled images)."
         },
     )
-    test_split: str | None = field(default=None, metadata={"help": "Split that is only reported (test)."})
+    test_split: str | None = field(
+        default=None, metadata={"help": "Split that is scored and never used to choose anything (test)."}
+    )
     image_column: str | None = field(default=None, metadata={"help": "Column with the images."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the labels or masks."})
     num_labeled: int | None = field(
@@ -35,25 +37,25 @@ class DataArguments:
     )
     extra_labels: list[str] | None = field(
         default=None,
-        metadata={"help": "Unlabeled images labeled since: an answered labeling queue, or a CSV of id and label."},
+        metadata={"help": "Labels added later: a folder written by `hf-dmt queue`, or a CSV with id,label."},
     )
-    split_seed: int = field(default=0, metadata={"help": "Which images are labeled and held out."})
+    split_seed: int = field(default=0, metadata={"help": "Seed for choosing the labeled and eval images."})
     id2label: str | None = field(
         default=None, metadata={"help": 'JSON file with the classes: {"0": "cat", ...} or ["cat", ...].'}
     )
-    ignore_index: int = field(default=255, metadata={"help": "Value in the masks that means: no label here."})
+    ignore_index: int = field(default=255, metadata={"help": "Mask value that means 'no label'."})
     reduce_labels: bool = field(
-        default=False, metadata={"help": "In the masks 0 means no label, and class k is stored as k + 1."}
+        default=False, metadata={"help": "Masks use 0 for 'no label' and k + 1 for class k (as ADE20K)."}
     )
     mask_colors: str | None = field(
         default=None,
-        metadata={"help": "Masks are colours: CSV file with name,r,g,b or JSON file with {name: [r, g, b]}."},
+        metadata={"help": "Classes of color masks: a CSV with name,r,g,b or a JSON with {name: [r, g, b]}."},
     )
     mask_band: int | None = field(
         default=None, metadata={"help": "Channel of the mask files that holds the class ids, counted from 1."}
     )
     mask_suffix: str | None = field(
-        default=None, metadata={"help": "What mask names have behind those of their images, such as _mask."}
+        default=None, metadata={"help": "Suffix of mask file names, such as _mask for 1_mask.png."}
     )
     skip_corrupt_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
     unlabeled_dataset_name: str | None = field(default=None, metadata={"help": "Hub id or folder of unlabeled images."})

@@ -93,7 +93,7 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
         409: "the name is taken by something else, or another change is being made. Choose another name with "
         "--hub_model_id, or try again.",
         412: "somebody else has pushed at the same moment. Push again.",
-        429: f"the Hub takes no more requests for now. {'Push' if writes else 'Try'} again in a few minutes.",
+        429: f"rate limit reached. {'Push' if writes else 'Try'} again in a few minutes.",
     }
     if status in reasons:
         return reasons[status]

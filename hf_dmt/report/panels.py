@@ -240,22 +240,22 @@ PANELS = [
         Panel(
             f"separation_{member}",
             f"Telling right labels by {member} from wrong ones",
-            "1: every right label scores above every wrong one. 0.5, dotted: no better than drawing lots.",
+            "1: every right label scores above every wrong one. 0.5, dotted: no better than chance.",
             partial(separation, member=member),
         )
         for member in MEMBERS
     ),
     Panel(
         "calibration",
-        "Are they as right as they are sure?",
-        "All labels of the last phase in ten groups by confidence. Below the dotted line a member is surer than right.",
+        "Calibration: confidence and accuracy",
+        "All labels of the last phase in ten groups by confidence. Below the dotted line a model is overconfident.",
         calibration,
     ),
     Panel("loss", "Loss", "Weighted cross-entropy per labeled or pseudo-labeled unit of each member.", loss),
     Panel(
         "mean_weight",
         "Mean weight of the pseudo labels",
-        "0: a member learns nothing from the pseudo labels. 1: it takes them all at full value.",
+        "0: a model learns nothing from the pseudo labels. 1: it uses all of them at full weight.",
         mean_weight,
     ),
     Panel("cases_a", "How a takes its labels", "Shares of the pseudo labels that a is trained on.", cases_a),

@@ -93,7 +93,7 @@ class Course:
 
     @property
     def begun(self) -> bool:
-        """Whether the current phase has been trained in: weights of now did not make its labels."""
+        """Whether the current phase has been trained in: the current weights are not the ones that made its labels."""
         earlier = self.phases[max(0, self.entry - 1) : self.entry]
         return self.entry < len(self.phases) and (
             self.done > 0 or any(phase.index == self.current.index for phase in earlier)

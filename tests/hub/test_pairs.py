@@ -211,7 +211,7 @@ class TestPush:
             (403, "no right"),
             (404, "no repository"),
             (409, "taken"),
-            (429, "no more requests"),
+            (429, "rate limit reached"),
             (500, "its own"),
         ],
     )

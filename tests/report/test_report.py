@@ -329,7 +329,7 @@ def test_galleries_show_every_picture_with_what_was_said_of_it(html_of: Callable
     """A picture beside the words of another one, or a tile that was forgotten, looks like any other."""
     images, masks = Page(html_of("pictures")), Page(html_of("masks with pictures"))
     assert images.tags["img"] == 5 and masks.tags["img"] == 5 * 6
-    said = "a says cat {}90.0 % sure b says dog {}90.0 % sure "
+    said = "a says cat {}90.0 % confident b says dog {}90.0 % confident "
     assert said.format("✓ ", "") + "images/0000.jpg" in images.text  # truth: cat
     assert said.format("", "✓ ") + "images/0002.jpg" in images.text  # truth: dog
     assert "disagreement-images" not in images.values("id")  # the same images, without the pictures
@@ -390,7 +390,7 @@ def test_an_incomplete_store_is_passed_over(tmp_path: Path) -> None:
 def test_pixel_thresholds_are_shown_as_confidence(html_of: Callable[[str], str]) -> None:
     """Codes such as 30000 mean nothing to a reader."""
     page = Page(html_of("masks, 11 classes"))
-    assert "had to be this sure, %" in page.text
+    assert "threshold, confidence %" in page.text
     assert not [text for text in page.texts if text.strip().startswith("300")]
 
 

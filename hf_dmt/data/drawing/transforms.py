@@ -82,7 +82,7 @@ class ImageView:
     Args:
         size: Side of the view in pixels.
         strong: Add RandAugment and Cutout.
-        hflip: Mirror half of the views. Off for what has a reading direction, such as digits and text.
+        hflip: Mirror half of the views. Disable for text and digits.
     """
 
     def __init__(self, size: int, *, strong: bool = False, hflip: bool = True) -> None:

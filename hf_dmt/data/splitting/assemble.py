@@ -105,7 +105,7 @@ def assemble(
         else:
             notes.append(
                 f"No evaluation split, and {len(labeled_rows)} labeled images are too few to keep some back: nothing "
-                "is evaluated during training, and a stays at the root."
+                "is evaluated during training, and model a is exported as the main checkpoint."
             )
     test = _split_with_targets(splits, "test", everything, names, args, notes)
     used = np.union1d(labeled_rows, carved)

@@ -32,7 +32,7 @@ def resumes(args: DMTTrainingArguments) -> bool:
 def check_output_folder(args: DMTTrainingArguments) -> None:
     """Refuse a folder with foreign contents, and one that holds a run unless it is to be resumed.
 
-    What a run leaves that was killed before it wrote its split counts as nothing.
+    A folder without split.json counts as empty.
     """
     folder = Path(args.output_dir)
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))

@@ -50,9 +50,9 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
         if "DataLoader worker" not in str(problem) or "Caught" in str(problem):
             raise
         raise RunError(
-            f"A process that loads images died ({str(problem).strip().splitlines()[0]}): it was ended from outside, "
-            "mostly for lack of memory. Lower --dataloader_num_workers (0 loads in the main process) or the image "
-            f"size. {_GO_ON}"
+            "A data-loading worker was killed, often by the out-of-memory killer "
+            f"({str(problem).strip().splitlines()[0]}). Lower --dataloader_num_workers (0 loads in the main process) "
+            f"or the image size. {_GO_ON}"
         ) from problem
 
 

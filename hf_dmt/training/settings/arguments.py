@@ -34,24 +34,24 @@ _REPLACED: dict[str, str] = {
     "train_sampling_strategy": "labeled and pseudo-labeled images are drawn in a fixed proportion: use "
     "--labeled_batch_size and --pseudo_batch_size",
     "dataloader_drop_last": "the streams are endless and have no last batch: leave it out",
-    "ignore_data_skip": "a resumed phase goes on where it stood: leave it out",
+    "ignore_data_skip": "a resumed phase continues where it stopped: leave it out",
     "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels: "
     "leave it out",
     "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and stops: leave it out",
 }
 
-# Numbers that the stock class takes as they are: the least that can work, what it is for, and what to give instead.
+# Numbers that the stock class does not check: the least that can work, and what to give.
 _LEAST: dict[str, tuple[float, str]] = {
-    "learning_rate": (0, "an update moves the weights by a finite length: give a rate such as 5e-5"),
-    "weight_decay": (0, "weights are to shrink, not to grow: give 0 or more, such as 0.01"),
-    "max_grad_norm": (0, "a norm is never negative: give 0 to switch clipping off, or more, such as 1.0"),
-    "gradient_accumulation_steps": (1, "an update has at least one part: give 1 or more"),
-    "per_device_eval_batch_size": (1, "a batch holds at least one image: give 1 or more"),
-    "dataloader_num_workers": (0, "0 loads images in the main process: give that, or a number of processes"),
-    "seed": (0, "random numbers start from 0 or more: give such a seed"),
-    "logging_steps": (1e-9, "figures are logged every so many updates: give 1 or more, or a share of the run below 1"),
-    "save_steps": (1e-9, "checkpoints are saved every so many updates: give 1 or more, or a share of the run below 1"),
-    "save_total_limit": (1, "the last checkpoint is always kept: give 1 or more, or leave it out to keep all"),
+    "learning_rate": (0, "try 5e-5"),
+    "weight_decay": (0, "try 0.01, or 0 for none"),
+    "max_grad_norm": (0, "try 1.0, or 0 for no clipping"),
+    "gradient_accumulation_steps": (1, "1 is the default"),
+    "per_device_eval_batch_size": (1, "16 is the default"),
+    "dataloader_num_workers": (0, "0 loads images in the main process"),
+    "seed": (0, "42 is the default"),
+    "logging_steps": (1e-9, "give a number of updates, or a fraction of the run below 1"),
+    "save_steps": (1e-9, "give a number of updates, or a fraction of the run below 1"),
+    "save_total_limit": (1, "leave it out to keep all checkpoints"),
 }
 
 
@@ -82,11 +82,11 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         for name, (least, instead) in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
-                raise ValueError(f"--{name} {value:g} cannot work: {instead}.")
+                raise ValueError(f"--{name} must be finite and at least {least:g}, got {value:g}; {instead}.")
         if self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(
-                f"--max_steps {self.max_steps} cannot work: it caps every phase at so many updates. Give 1 or more, or "
-                "-1 for whole phases."
+                f"--max_steps must be at least 1, got {self.max_steps}: it limits the updates of every phase. Leave it "
+                "out for whole phases."
             )
         defaults = TrainingArguments.__dataclass_fields__
         for name, instead in _REPLACED.items():

@@ -13,7 +13,7 @@ from .declaration import declared, setting
 
 _BATCH = "a batch needs at least one image of each kind"
 _OFF = "0 switches it off"
-_RATE = "an update moves the weights by a finite length: give a rate such as 5e-5"
+_RATE = "try 5e-5"
 
 
 @dataclass
@@ -224,7 +224,7 @@ class RunSettings:
     )
     horizontal_flip: bool = setting(
         True,
-        "Mirror half of the views; off for what has a reading direction.",
+        "Mirror half of the views. Disable for text and digits.",
         group="two members in one run",
     )
     keep_pseudo_labels: str = setting(
