@@ -126,7 +126,7 @@ def test_unknown_method_lists_the_others() -> None:
         ({"auto_find_batch_size": True}, "set --labeled_batch_size"),
         ({"dataloader_drop_last": True}, "endless"),
         ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "previous phase's labels"),
-        ({"ignore_data_skip": True}, "goes on where it stood"),
+        ({"ignore_data_skip": True}, "continues where it stopped"),
         ({"train_sampling_strategy": "group_by_length"}, "fixed proportion"),
         ({"class_balanced": "yes"}, "is not one of: true, false"),
     ],
