@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..reading.masks import to_mask
-from ..reading.small import to_small_rgb
-from ..reading.sources import at_side, name_of
+from ..reading.sources import at_side, decoded_item, name_of
 from ..tasks import TASKS
 
 
@@ -44,9 +43,8 @@ class CleanDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
-        item, name = self.source[row], name_of(self.source, row)
-        image, size = to_small_rgb(item["image"], self.view_side, f"image {name}")
-        size = item.get("size", size)
+        name = name_of(self.source, row)
+        item, image, size = decoded_item(self.source, row, self.view_side)
         if self.shorter_side is not None:
             image = fit_shorter_side(image, self.shorter_side, size)
             size = image.size

@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 
 from ..labels.pseudo_labels import ImageLabels, PixelLabels
 from ..reading.masks import to_mask
-from ..reading.small import to_small_rgb
-from ..reading.sources import ImageSet, at_side, check_mask_size, name_of
+from ..reading.sources import ImageSet, at_side, check_mask_size, decoded_item, name_of
 from ..tasks import IGNORE_INDEX
 from .clean_images import fit_shorter_side, resize_mask
 from .sampler import Draw
@@ -80,9 +79,8 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
 
     def _sample(self, draw: Draw) -> dict[str, Any]:
         source: Any = self.unlabeled if draw.is_pseudo else self.labeled
-        item, name = source[draw.row], name_of(source, draw.row)
-        image, size = to_small_rgb(item["image"], self.view_side, f"image {name}")
-        size = item.get("size", size)
+        name = name_of(source, draw.row)
+        item, image, size = decoded_item(source, draw.row, self.view_side)
         view, weak_view = self.views[draw.member], (self.weak_views or {}).get(draw.member)
         inputs: tuple[Any, ...]
         if self.task == "image-classification":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..tasks import IGNORE_INDEX
 from .looks import Look, LookCache, look_at_image, look_at_mask
@@ -202,6 +203,23 @@ def check_mask_size(mask: Sequence[int], image: tuple[int, int], name: str, *, b
             "for every pixel. Pair the right files, or resize the mask to the image with nearest-neighbour "
             "interpolation."
         )
+
+
+def decoded_item(source: Any, row: int, side: int | None) -> tuple[Any, Image.Image, tuple[int, int]]:
+    """An item of any image set, its upright RGB image, and that image's full `(width, height)`.
+
+    An `ImageSet` has decoded and converted the image already; what another set gives is converted here.
+
+    Args:
+        side: of the view that is made of it, see `to_small_rgb`; an `ImageSet` knows its own, see `at_side`.
+
+    Raises:
+        CorruptImage, ValueError, TypeError: as `to_rgb`.
+    """
+    item = source[row]
+    if isinstance(source, ImageSet):
+        return item, item["image"], item.get("size", item["image"].size)
+    return item, *to_small_rgb(item["image"], side, f"image {name_of(source, row)}")
 
 
 def name_of(source: Any, row: int) -> str:
