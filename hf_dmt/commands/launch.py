@@ -23,11 +23,11 @@ from ..training.settings.command_line import UsageError, print_error
 
 # Passed on to Accelerate under the same names.
 PASSED_ON = {
-    "num_processes": "processes to start, one per GPU (default: `accelerate config`, else one per GPU found)",
-    "num_machines": "machines that take part",
-    "machine_rank": "number of this machine, from 0",
-    "main_process_ip": "address of machine 0",
-    "main_process_port": "port on machine 0; another one for each run on a machine",
+    "num_processes": "Processes to start, one per GPU (default: `accelerate config`, else one per GPU found)",
+    "num_machines": "Machines that take part",
+    "machine_rank": "Number of this machine, from 0",
+    "main_process_ip": "Address of machine 0",
+    "main_process_port": "Port on machine 0; another one for each run on a machine",
     "gpu_ids": "GPUs to use, such as 0,1",
 }
 # What launchers set in the processes that they start.
@@ -37,10 +37,16 @@ _LAUNCHED = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """The launcher's flags, for parsing and for a command's help."""
     parser.add_argument(
-        "--accelerate_config", metavar="FILE", help="settings for Accelerate (default: what `accelerate config` wrote)"
+        "--accelerate_config", metavar="FILE", help="Settings for Accelerate (default: what `accelerate config` wrote)"
     )
     for name, about in PASSED_ON.items():
         parser.add_argument(f"--{name}", metavar=name.rpartition("_")[2].upper(), help=about)
+
+
+def launcher_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_flags(parser)
+    return parser
 
 
 def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) -> int:
@@ -52,9 +58,7 @@ def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) ->
     Returns:
         The exit code; of several processes, that of the first which failed.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_flags(parser)
-    given, flags = parser.parse_known_args(list(argv))
+    given, flags = launcher_parser().parse_known_args(list(argv))
     settings = {name: value for name, value in vars(given).items() if value is not None}
     if {"-h", "--help", "--help_all"} & set(flags):
         return run(flags)

@@ -28,9 +28,10 @@ from ..training.run.folder import check_output_folder, check_split, locked, resu
 from ..training.run.protocol import peak_memory
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
-from ..training.settings.command_line import parse, print_error
+from ..training.settings.command_line import Parser, parse, print_error
+from ..training.settings.help import everything, screens
 from ..training.trainer import DMTTrainer
-from .launch import start
+from .launch import launcher_parser, start
 from .opening import build_pair, common_classes, describe_masks
 from .preflight import check, class_line
 
@@ -52,9 +53,13 @@ def run(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: 143 after SIGTERM, with a checkpoint saved.
     """
+    given = sys.argv[1:] if argv is None else argv
+    if asked := {"-h", "--help", "--help_all"} & set(given):
+        print((everything if "--help_all" in asked else screens)(Parser(), launcher_parser()))
+        return 0
     fail_fast_offline()
     try:
-        model_args, data_args, args = parse(sys.argv[1:] if argv is None else argv, RECIPES)
+        model_args, data_args, args = parse(given, RECIPES)
         # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
         transformers.utils.logging.disable_progress_bar()
         if not sys.stderr.isatty():

@@ -25,7 +25,7 @@ else:
     _Declared = as_arguments("_Declared", Knobs, RunSettings)
 
 # Stock settings that another setting replaces here, with the reason; each is refused unless left at its default.
-_REPLACED: dict[str, str] = {
+REPLACED: dict[str, str] = {
     "num_train_epochs": "a run is made of phases: use --supervised_epochs and --phase_epochs",
     "per_device_train_batch_size": "batch sizes count images per update: use --labeled_batch_size and "
     "--pseudo_batch_size",
@@ -89,7 +89,7 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
                 "out for whole phases."
             )
         defaults = TrainingArguments.__dataclass_fields__
-        for name, instead in _REPLACED.items():
+        for name, instead in REPLACED.items():
             if name in defaults and getattr(self, name) != defaults[name].default:
                 raise ValueError(f"--{name} {getattr(self, name)} has no meaning here: {instead}.")
         for name, one in (KNOBS | RUN_SETTINGS).items():

@@ -91,8 +91,8 @@ class Parser(HfArgumentParser):
             [ModelArguments, DataArguments, DMTTrainingArguments],  # type: ignore[arg-type]
             allow_abbrev=False,
             prog="hf-dmt train",
-            description="Dynamic mutual training: two models learn from few labels, many unlabeled images and each "
-            "other. Give a config file (YAML or JSON) first if you like; flags override it.",
+            description="Two models learn from few labels, many unlabeled images and each other. Flags override the "
+            "config file (YAML or JSON, or the name of an embedded recipe: digits, digit-scenes).",
         )
 
         for action in self._actions:  # `auto` is what a knob is that is not given
@@ -163,8 +163,16 @@ def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
 
 def _config_file(given: str, recipes: Path) -> Path:
     """The file that is meant: a path, or the name of an embedded recipe."""
-    embedded = recipes / f"{given}.yaml"
-    return embedded if "/" not in given and embedded.is_file() and not Path(given).exists() else Path(given)
+    if Path(given).exists() or "/" in given:
+        return Path(given)
+    embedded = {file.stem: file for file in recipes.glob("*.yaml")}
+    if given not in embedded and not Path(given).suffix:
+        near = difflib.get_close_matches(given, embedded, n=1) or sorted(embedded)
+        raise UsageError(
+            f"{given!r} is neither a config file nor an embedded recipe. Did you mean {' or '.join(near)}? Flags begin "
+            "with --."
+        )
+    return embedded.get(given, Path(given))
 
 
 def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:

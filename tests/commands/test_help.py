@@ -1,0 +1,87 @@
+"""`hf-dmt` itself and what it says of its flags: a light start, two screens, and nothing that does not exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from hf_dmt.__main__ import COMMANDS, main
+from hf_dmt.commands.launch import launcher_parser
+from hf_dmt.data.arguments import DataArguments
+from hf_dmt.training.settings.arguments import REPLACED
+from hf_dmt.training.settings.command_line import ModelArguments, Parser
+from hf_dmt.training.settings.help import FIRST, everything, screens
+from hf_dmt.training.settings.knobs import KNOBS, RUN_SETTINGS
+
+
+def named(page: str) -> list[str]:
+    return [line.split()[0].removeprefix("--") for line in page.splitlines() if line.startswith("  --")]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_help_is_two_screens(width: int) -> None:
+    """Silent: a flag too many, and the flags that a person needs are above the edge of the terminal."""
+    lines = screens(Parser(), launcher_parser(), width).splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= width
+    assert named("\n".join(lines)) == [name for group in FIRST.values() for name in group]
+
+
+def test_defaults_in_help_are_those_of_the_tasks() -> None:
+    """Silent: help that promises a batch size, and a run that has another one."""
+    page = screens(Parser(), launcher_parser(), 100)
+    for name in FIRST["method: see docs/methods.md and docs/settings.md"]:
+        if name in KNOBS:
+            line = next(line for line in page.splitlines() if line.startswith(f"  --{name} "))
+            images, masks = (
+                KNOBS[name].default_for(task) for task in ("image-classification", "semantic-segmentation")
+            )
+            shown = line.rpartition("[")[2].rstrip("]").split("; masks: ")
+            assert len(shown) == 1 + (images != masks), line
+    assert "[16; masks: 4]" in page and "[5e-05]" in page
+
+
+def test_every_flag_of_ours_is_listed_and_none_that_is_refused() -> None:
+    """Silent: a flag nobody can find, or one that ends every run which believes its help."""
+    page = named(everything(Parser(), launcher_parser(), 100))
+    assert len(page) == len(set(page))
+    ours = {*KNOBS, *RUN_SETTINGS}
+    ours |= {field.name for one in (DataArguments, ModelArguments) for field in dataclasses.fields(one)}
+    assert not ours - set(page)
+    assert not set(REPLACED) & set(page)
+    assert {"num_processes", "accelerate_config", "weight_decay", "lr_scheduler_type"} <= set(page)
+
+
+def test_help_is_shown_before_anything_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    """Silent: a config file that is read, or processes that are started, for a page of help."""
+    for words in (["train", "nothing.yaml", "--help"], ["train", "--num_processes", "2", "-h"], ["check", "--help"]):
+        assert main(words) == 0
+        assert "--model_a" in capsys.readouterr().out
+
+
+def test_what_does_not_exist_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    """Silent: a person who is left alone with a typing error."""
+    assert main(["trian"]) == 2
+    assert "Did you mean `hf-dmt train`?" in capsys.readouterr().err
+    assert main(["everything"]) == 2
+    assert ", ".join(COMMANDS) in capsys.readouterr().err
+    assert main(["train", "--gama1", "3"]) == 2
+    assert "Did you mean --gamma1?" in capsys.readouterr().err
+    assert main(["train", "digit-scene"]) == 2
+    assert "digit-scenes" in capsys.readouterr().err
+
+
+def test_the_start_is_light() -> None:
+    """Silent: `hf-dmt --help` waits seconds for torch, through an import that somebody added at the top of a file."""
+    program = (
+        "import sys; from hf_dmt.__main__ import main; main(['--help']); main(['--version']); main(['trian'])\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.splitlines()[0] == "usage: hf-dmt COMMAND [ARGUMENTS]"
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
