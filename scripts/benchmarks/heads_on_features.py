@@ -44,7 +44,7 @@ from hf_dmt.training.settings.knobs import Knobs
 from hf_dmt.training.settings.methods import resolve
 from hf_dmt.training.step import member_steps
 
-RATE, WARMUP, NORM = 3e-3, 0.05, 1.0
+WARMUP, NORM = 0.05, 1.0
 FORWARD = 1 / 3
 UNWEIGHTED = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
 BALANCED = {"class_balanced": True}
@@ -76,14 +76,16 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=128)
     parser.add_argument("--num_labeled", type=int, nargs="+", default=[38], help="a fifth of them is held out")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--output_dir", default="runs/heads")
     given = parser.parse_args()
-    folder = Path(given.output_dir)
+    root = Path(given.output_dir)
+    folder = root / f"rate-{given.learning_rate:g}"
     folder.mkdir(parents=True, exist_ok=True)
-    data = features(given, folder / "features.npz")
+    data = features(given, root / "features.npz")
     for count in given.num_labeled:
-        splits = Splits(data, count, given.seeds)
+        splits = Splits(data, count, given.seeds, given.learning_rate)
         for arm in given.arms:
             file = folder / f"{count}-{arm.replace(', ', '-').replace(' ', '-')}.json"
             if not file.is_file():
@@ -164,8 +166,8 @@ class Heads(nn.Module):
 class Splits:
     """All arms on labeled sets of one size, drawn from several seeds."""
 
-    def __init__(self, data: dict[str, np.ndarray], count: int, seeds: Sequence[int]) -> None:
-        self.data, self.count, self.seeds = data, count, list(seeds)
+    def __init__(self, data: dict[str, np.ndarray], count: int, seeds: Sequence[int], rate: float) -> None:
+        self.data, self.count, self.seeds, self.rate = data, count, list(seeds), rate
         labels = data["train_labels"]
         self.classes = int(labels.max()) + 1
         chosen = [choose_labeled(count, len(labels), seed=seed, labels=labels) for seed in seeds]
@@ -188,10 +190,17 @@ class Splits:
         phases = self._plan(knobs)
         torch.manual_seed(0)
         model = Heads(self.data, self.classes, self.seeds)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=self.rate, weight_decay=0.0)
         fresh = optimizer.state_dict()
         records: list[dict[str, Any]] = [
-            {"arm": arm, "num_labeled": self.count, "labels": len(self.labeled[0]), "seed": seed, "phases": []}
+            {
+                "arm": arm,
+                "num_labeled": self.count,
+                "labels": len(self.labeled[0]),
+                "learning_rate": self.rate,
+                "seed": seed,
+                "phases": [],
+            }
             for seed in self.seeds
         ]
         for number, (ratio, steps) in enumerate(phases):
@@ -328,7 +337,9 @@ def figures(folder: Path) -> list[dict[str, Any]]:
                 {name: round(of["of_all"], 4) for name, of in phases[0]["pseudo_labels"].items()} if phases else None
             )
             scores = [{name: round(v, 4) for name, v in e["test"].items()} for e in record["phases"]]
-            facts = {key: record[key] for key in ("arm", "num_labeled", "labels", "seed")}
+            facts = {
+                key: record[key] for key in ("arm", "num_labeled", "labels", "learning_rate", "seed") if key in record
+            }
             found.append({**facts, "phase_0": scores[0], "last": scores[-1], "right": right, "kept": kept})
     return found
 
