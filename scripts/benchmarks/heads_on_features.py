@@ -337,9 +337,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
                 {name: round(of["of_all"], 4) for name, of in phases[0]["pseudo_labels"].items()} if phases else None
             )
             scores = [{name: round(v, 4) for name, v in e["test"].items()} for e in record["phases"]]
-            facts = {
-                key: record[key] for key in ("arm", "num_labeled", "labels", "learning_rate", "seed") if key in record
-            }
+            facts = {key: record[key] for key in ("arm", "num_labeled", "labels", "learning_rate", "seed")}
             found.append({**facts, "phase_0": scores[0], "last": scores[-1], "right": right, "kept": kept})
     return found
 

@@ -44,17 +44,17 @@ def points(folder: Path = EVIDENCE) -> list[Point]:
 
 
 def _of_heads(runs: list[dict[str, Any]]) -> list[Point]:
-    by_split: dict[tuple[int, int], dict[str, Any]] = {}
+    by_split: dict[tuple[int, float, int], dict[str, Any]] = {}
     for run in runs:
-        by_split.setdefault((run["labels"], run["seed"]), {})[run["arm"]] = run
+        by_split.setdefault((run["labels"], run["learning_rate"], run["seed"]), {})[run["arm"]] = run
     return [
         Point(
-            f"TrashNet heads, {labels} labels",
+            f"TrashNet heads, {labels} labels, rate {rate:g}",
             mean(runs["dmt"]["right"].values()),
             members(runs["dmt"]["last"]) - members(runs["mutual"]["last"]),
             members(runs["dmt"]["last"]) - members(runs["labels alone"]["last"]),
         )
-        for (labels, _), runs in sorted(by_split.items())
+        for (labels, rate, _), runs in sorted(by_split.items())
         if {"dmt", "mutual", "labels alone"} <= runs.keys()
     ]
 
