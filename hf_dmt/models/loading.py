@@ -8,6 +8,7 @@ Here a weight that stays unloaded is an error, unless it belongs to the head tha
 from __future__ import annotations
 
 import copy
+import logging as std_logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,6 +184,22 @@ def load_processor(
 
 
 @contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keep transformers' table of missing and mismatched weights out of the log: what it says is checked here, and
+    said in one line."""
+    log = std_logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: std_logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    log.addFilter(keep)
+    try:
+        yield
+    finally:
+        log.removeFilter(keep)
+
+
+@contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
     """New weights inside the block come from `seed`; the caller's random state does not move.
 
@@ -220,7 +237,7 @@ def load_for_classes(
         timm_members.prepare_config(config)
     auto = AUTO_CLASSES[task]
     try:
-        with drawn_from(seed):
+        with drawn_from(seed), without_load_report():
             model, info = auto.from_pretrained(
                 source,
                 config=config,
@@ -260,10 +277,7 @@ def load_for_classes(
         redraw(model, seed, head)
         fresh |= head
     if fresh:
-        logger.warning(
-            f"{source}: the head is new ({len(fresh)} tensors drawn from seed {seed}, {len(id2label)} classes); "
-            "phase 0 trains it on the labeled images."
-        )
+        logger.warning(f"{source}: the head is new ({len(fresh)} tensors, {len(id2label)} classes); phase 0 trains it.")
     return model, fresh
 
 
@@ -279,9 +293,10 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     if like is not None:
         hub["config"] = like.config
     try:
-        model, info = loader.from_pretrained(
-            source, output_loading_info=True, dtype=torch.float32, use_safetensors=True, **hub
-        )
+        with without_load_report():
+            model, info = loader.from_pretrained(
+                source, output_loading_info=True, dtype=torch.float32, use_safetensors=True, **hub
+            )
     except _UNREADABLE as problem:
         where = f"{source}/{hub['subfolder']}" if hub.get("subfolder") else source
         raise CheckpointError(
