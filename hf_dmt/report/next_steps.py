@@ -60,7 +60,7 @@ def _measure(run: Run, gain: Gain | None) -> list[Step]:
     steps = []
     if gain is not None and gain.split == "eval":
         steps.append(
-            Step("Hold out a test split: the eval split was also used to choose the published model.", _compare(run))
+            Step("Hold out labeled images as a test split (--test_split): the eval split chose the exported model.")
         )
     elif gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
         steps.append(Step("Repeat on other splits: one run on so few images cannot tell.", _compare(run)))

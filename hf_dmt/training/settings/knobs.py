@@ -66,15 +66,15 @@ class Knobs:
     )
     gamma2: float = setting(
         5.0,
-        "Exponent of the weight where they disagree and the student is less sure than the teacher was.",
+        "Exponent of the weight where they disagree and the student is not more confident than the teacher.",
         group="weights of pseudo labels",
         least=0,
         hint=_OFF,
     )
     positive_disagree: str = setting(
         "drop",
-        "What to do where the student disagrees and is surer than the teacher was: `drop` the label, `keep` it, or "
-        "`flip` it to the student's.",
+        "What to do where the student disagrees and is more confident than the teacher: `drop` the label, `keep` it, "
+        "or `flip` it to the student's.",
         group="weights of pseudo labels",
         choices=("drop", "keep", "flip"),
     )
