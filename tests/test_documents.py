@@ -52,6 +52,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # Every block that is not run, by the reason that stands above it.
 NOT_RUN = {
     "README.md": ["installs the package", "needs a run and a person", "trains for an hour"],
+    "docs/trainer.md": ["trains for an hour"],
 }
 
 # Parameters that the task never uses: DINOv2's stand-in for hidden patches, a pretraining's.
