@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
 
+from ...data.labels.items import check_item_labels
 from ...data.tasks import TASKS
 from ...models.pair import ModelPair
 from ...models.weights.sharding import is_sharded
@@ -140,7 +141,8 @@ def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
 
 
 def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -> None:
-    """Look at the first item of an image set, so that a wrong key is not found after minutes of loading.
+    """Look at the first item of an image set and at all labels that cost no decoding, so that a mistake is not found
+    after minutes of loading.
 
     Raises:
         ValueError: no image in it, no label or mask where one is needed, or a label that is no class.
@@ -158,12 +160,8 @@ def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -
             f"Item 0 of {role} {what}, and there is no {missing[0]!r} in it, which {model.task} needs. Give map-style "
             f"items {form}: dataset.rename_column(...) renames a column."
         )
-    count = len(model.class_names)
-    if with_target and target == "label" and not 0 <= int(item["label"]) < count:
-        raise ValueError(
-            f"Item 0 of {role} has label {item['label']}, and the pair has {count} classes, 0 to {count - 1}. Build it "
-            "with id2label for all classes, or correct the labels."
-        )
+    if with_target and target == "label":
+        check_item_labels(source, role, model.class_names)
 
 
 def check_processes(world_size: int, environment: Mapping[str, str]) -> None:

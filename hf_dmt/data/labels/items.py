@@ -1,0 +1,65 @@
+"""Labels of image sets given from Python, looked at before training: is each of them a class?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+from torch import Tensor
+
+from ..reading.sources import ImageSet
+
+_LOOKED_AT = 32  # items of a set that decodes an image for each question about a label
+
+
+def check_item_labels(source: Any, role: str, class_names: Sequence[str]) -> None:
+    """Look at the labels of a set, without decoding images where that is possible.
+
+    Raises:
+        ValueError: the first item with a label that is no class, and why.
+    """
+    for position, label in _labels(source):
+        if fault := _fault(label, class_names):
+            raise ValueError(f"Item {position} of {role} {fault}")
+
+
+def _labels(source: Any) -> Sequence[tuple[int, Any]]:
+    if isinstance(source, ImageSet):
+        return []  # checked when the run's images were put together
+    if isinstance(source, datasets.Dataset) and source.format["type"] != "custom":
+        return list(enumerate(source.with_format(None).select_columns(["label"])["label"]))
+    if isinstance(source, (list, tuple)):
+        return [(position, item.get("label")) for position, item in enumerate(source) if isinstance(item, Mapping)]
+    positions = np.unique(np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).round().astype(int))
+    return [(position, source[position].get("label")) for position in positions.tolist()]
+
+
+def _fault(label: Any, class_names: Sequence[str]) -> str | None:
+    """What is wrong with a label, as the end of a sentence."""
+    count = len(class_names)
+    if isinstance(label, (Tensor, np.ndarray)) and label.ndim == 0:
+        label = label.item()
+    if label is None:
+        return "has no label. Move images without one to unlabeled_dataset."
+    if isinstance(label, str):
+        known = f"{label!r} is number {list(class_names).index(label)}" if label in class_names else "the order is"
+        order = "" if label in class_names else f" {list(class_names)[:5]}"
+        return f"has the label {label!r}, and a label is the number of a class: {known}{order}."
+    if isinstance(label, (list, tuple, np.ndarray, Tensor)):
+        return (
+            f"has a label with {len(label)} values. A label is one number: of one-hot labels the position of the 1 "
+            "(int(np.argmax(label))). Several classes for one image cannot be trained."
+        )
+    if not isinstance(label, (int, float, np.integer, np.floating)):
+        return f"has a {type(label).__name__} as its label, and a label is the number of a class, an int."
+    if label != label or float(label) != int(label):
+        return f"has the label {label}, and the number of a class is a whole number."
+    if not 0 <= label < count:
+        return (
+            f"has label {int(label)}, and the pair has {count} classes, 0 to {count - 1}. Build it with id2label for "
+            "all "
+            "classes, or correct the labels."
+        )
+    return None

@@ -1,0 +1,58 @@
+"""Image sets given from Python: what is no label is refused before phase 0, not trained as another class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from hf_dmt.data.labels.items import check_item_labels
+from tests.data import small_files as files
+
+NAMES = ["cat", "dog", "owl"]
+
+
+def items(*labels: Any) -> list[dict[str, Any]]:
+    return [{"image": files.image(1), "label": label} for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (1.5, "Item 1 of train has the label 1.5, .* whole number"),
+        ("dog", "label 'dog', and a label is the number of a class: 'dog' is number 1"),
+        ("wolf", r"the order is \['cat', 'dog', 'owl'\]"),
+        ([0.0, 1.0, 0.0], "a label with 3 values.*one-hot"),
+        (np.array([0, 1, 0]), "a label with 3 values"),
+        (None, "has no label. Move images without one"),
+        (3, "has label 3, and the pair has 3 classes, 0 to 2"),
+        (-1, "has label -1"),
+        (float("nan"), "has the label nan"),
+        ({"a": 1}, "has a dict as its label"),
+    ],
+)
+def test_what_is_no_label(label: Any, message: str) -> None:
+    """Silent: 1.5 was trained as class 1."""
+    with pytest.raises(ValueError, match=message):
+        check_item_labels(items(0, label), "train", NAMES)
+
+
+def test_what_is_one() -> None:
+    """Guards against refusing the numbers of other libraries."""
+    labels = [0, True, 2.0, np.int64(1), np.float32(2), torch.tensor(1), np.array(2)]
+    check_item_labels(items(*labels), "train", NAMES)
+
+
+def test_a_bad_label_far_behind_is_found_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: label 7 of item 5 of the eval set stopped the run after phase 0."""
+    with pytest.raises(ValueError, match="Item 40 of eval_dataset has label 7"):
+        check_item_labels(items(*[0] * 40, 7), "eval_dataset", NAMES)
+    rows = {"image": [{"bytes": b"no image", "path": None}] * 50, "label": [0] * 49 + [7]}
+    table = datasets.Dataset.from_dict(
+        rows, features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    )
+    with pytest.raises(ValueError, match="Item 49 of eval_dataset has label 7"):
+        check_item_labels(table, "eval_dataset", NAMES)

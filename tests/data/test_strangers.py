@@ -1,0 +1,649 @@
+"""Folders as people really have them: each file is read as its owner means it, left out and counted, or refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import unicodedata
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.reading.rows import DataError
+from hf_dmt.data.splitting.assemble import RunImages, assemble
+from tests.data import small_files as files
+
+IMAGES, PIXELS = "image-classification", "semantic-segmentation"
+
+
+def opened(root: Path, task: str = IMAGES, **flags: Any) -> RunImages:
+    return assemble(DataArguments(dataset_name=str(root), **flags), task)
+
+
+def said(found: RunImages) -> str:
+    return "\n".join(found.notes)
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def animals(root: Path, each: int = 6) -> Path:
+    return files.class_folder(root, ("cat", "dog"), each)
+
+
+# ---- which files are images -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [(f"x.{end}", end) for end in ("jp2", "webp", "ppm", "tiff", "bmp", "gif", "tga", "avif", "TIF", "pcx")]
+    + [("x.jfif", "JPEG"), ("x.jpe", "JPEG"), ("x.JFIF", "JPEG"), ("x", "PNG"), ("x.HEIC", "HEIF"), ("x.hif", "HEIF")],
+)
+def test_what_pillow_opens_is_read(name: str, format: str, tmp_path: Path) -> None:
+    """Silent: files outside a fixed list vanished, also from the count of `--check`."""
+    root = animals(tmp_path / "data")
+    picture = files.image(90)
+    format = {"jp2": "JPEG2000", "tga": "TGA", "TIF": "TIFF"}.get(format, format.upper())
+    picture.save(root / "cat" / name, format={"JP2": "JPEG2000", "HEIF": "HEIF"}.get(format, format))
+    found = opened(root)
+    everything = {*found.labeled.ids, *(found.evaluation.ids if found.evaluation else ())}
+    assert f"cat/{name}" in everything and len(everything) == 13
+
+
+def test_every_other_file_is_counted(tmp_path: Path) -> None:
+    """Silent: "labeled 9 ... Ready" where six of 15 files were photos that nobody read."""
+    root = animals(tmp_path / "data")
+    for name in ("a.nef", "b.NEF", "notes.txt", "clip.mp4", ".DS_Store", "._00.jpg", "Thumbs.db"):
+        (root / "cat" / name).write_bytes(b"x")
+    (root / "cat" / "c.jpg_large").write_bytes(files.encoded(files.image(3)))
+    files.save(files.image(3), root / "__MACOSX" / "cat" / "y.jpg")
+    (root / "wolf").mkdir()
+    notes = opened(root).notes
+    assert any(note.startswith("Warning: 2 .nef") and "export JPEG" in note for note in notes)
+    assert any(note.startswith("1 .txt") and "cat/notes.txt" in note and "not images" in note for note in notes)
+    assert any("1 .mp4" in note and "extract its frames" in note for note in notes)
+    assert any(
+        "1 .jpg_large" in note and "is a PNG image: give such files the extension .png" in note for note in notes
+    )
+    assert any(note.startswith("4 hidden and system files") for note in notes)
+    assert any("1 class folders" in note and "are empty: 'wolf'" in note for note in notes)
+    more = tmp_path / "more"
+    files.save(files.image(1), more / "a.png")
+    written(more / "list.csv", "x")
+    assert "1 .csv" in said(opened(root, unlabeled_dir=str(more)))
+
+
+def test_what_of_a_file_is_not_used_is_said(tmp_path: Path) -> None:
+    """Silent: the other frames of an animation, and 12-bit data that is black after division by 257."""
+    root = animals(tmp_path / "data")
+    frames = [files.image(shade) for shade in (10, 90)]
+    for name in ("a.gif", "b.tiff", "c.webp", "d.png"):
+        frames[0].save(root / "cat" / name, save_all=True, append_images=frames[1:])
+    dark = np.arange(320).reshape(16, 20) * 10
+    Image.fromarray(dark.astype(np.uint16)).save(root / "cat" / "e.tif")
+    Image.fromarray((dark * 20).astype(np.uint16)).save(root / "cat" / "f.tif")
+    text = said(opened(root))
+    assert "4 of 18 training images (cat/a.gif, cat/b.tiff, cat/c.webp, cat/d.png): each has several frames" in text
+    assert "1 of 18 training images (cat/e.tif): each is 16-bit but uses no value above 4095" in text
+
+
+def tiff(bands: int, bits: int, *, geo: bool = False, photometric: int = 1) -> bytes:
+    """A TIFF of 2 x 2 pixels, as satellite data comes."""
+    entries = [(256, 3, 1, 2), (257, 3, 1, 2), (259, 3, 1, 1), (262, 3, 1, photometric), (277, 3, 1, bands)]
+    entries += [(278, 3, 1, 2), (279, 4, 1, 4 * bands * bits // 8), (284, 3, 1, 1)]
+    count = len(entries) + 2 + (photometric == 2 and bands > 3) + geo
+    after = 8 + 2 + 12 * count + 4
+    entries += [(258, 3, bands, after), (273, 4, 1, after + 2 * bands)]
+    entries += [(338, 3, 1, 0)] if photometric == 2 and bands > 3 else []
+    entries += [(34735, 3, 1, 1)] if geo else []
+    body = b"".join(
+        tag.to_bytes(2, "little") + kind.to_bytes(2, "little") + n.to_bytes(4, "little") + value.to_bytes(4, "little")
+        for tag, kind, n, value in sorted(entries)
+    )
+    head = b"II*\0" + (8).to_bytes(4, "little") + count.to_bytes(2, "little")
+    return head + body + bytes(4) + bits.to_bytes(2, "little") * bands + bytes(range(4 * bands * bits // 8))
+
+
+def test_satellite_images_say_what_they_hold(tmp_path: Path) -> None:
+    """Unclear: "in no image format that Pillow knows" for a file that every viewer opens; silent: a band left out."""
+    root = animals(tmp_path / "data")
+    (root / "cat" / "x.tif").write_bytes(tiff(4, 16, geo=True))
+    with pytest.raises(DataError, match=r"cat/x.tif .* a GeoTIFF with 4 bands of 16 bits.*gdal_translate"):
+        opened(root)
+    (root / "cat" / "x.tif").write_bytes(tiff(4, 8, photometric=2))
+    assert "has 4 bands, of which the first 3 are read" in said(opened(root))
+
+
+def test_notes_of_a_camera_stop_nothing(tmp_path: Path) -> None:
+    """Unclear: an orientation written as text stopped every run, and --skip_corrupt_images did not help."""
+    root = animals(tmp_path / "data")
+    path = root / "cat" / "00.jpg"
+    raw = path.read_bytes()
+    body = b"Exif\0\0II\x2a\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0"
+    path.write_bytes(raw[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + raw[2:])
+    found = opened(root)
+    assert len(found.labeled) == 10 and found.labeled[0]["image"].size == files.SIZE
+
+
+def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
+    """Unclear: "surrogates not allowed" when the split is written, after every file was read."""
+    root = animals(tmp_path / "data")
+    try:
+        os.rename(os.fsencode(root / "cat" / "00.jpg"), os.fsencode(root / "cat") + b"/caf\xe9.jpg")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DataError, match=r"1 file names in .* are not UTF-8: cat/caf\\xe9.jpg. Rename .*convmv"):
+        opened(root)
+
+
+# ---- splits and class folders ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "eval", "VAL", "val2017"])
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_one_table_of_split_names(name: str, kind: str, tmp_path: Path) -> None:
+    """Silent: `valid` was known for folders and not for tables; a fifth of the labels went to evaluation."""
+    for split, shade in (("train", 0), (name, 7)):
+        if kind == "folder":
+            for place, animal in enumerate(("cat", "dog")):
+                for index in range(3):
+                    files.save(files.image(20 * index + 60 * place + shade), tmp_path / split / animal / f"{index}.png")
+        else:
+            pictures = [files.encoded(files.image(20 * index + shade)) for index in range(6)]
+            files.parquet(tmp_path, **{split: files.table({"image": pictures, "label": [0, 1] * 3})})
+    found = opened(tmp_path)
+    assert len(found.labeled) == 6 and len(found.evaluation or ()) == 6 and found.notes[-1:] != ["No evaluation split"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "train", "val"),
+    [
+        ("images", "annotations", "training", "validation"),
+        ("images", "labels", "train", "val"),
+        ("Images", "Masks", "Train", "Valid"),
+        ("img", "mask", "train2017", "val2017"),
+    ],
+)
+def test_splits_below_images(images: str, masks: str, train: str, val: str, tmp_path: Path) -> None:
+    """Silent: in the layout of ADE20K the validation images were trained on."""
+    for split, count in ((train, 5), (val, 3)):
+        for index in range(count):
+            files.save(files.image(10 * index + count), tmp_path / images / split / f"{split[0]}{index}.png")
+            files.save(files.mask([0, 1, 2]), tmp_path / masks / split / f"{split[0]}{index}.png")
+    found = opened(tmp_path, PIXELS)
+    assert len(found.labeled) == 5 and not any(f"/{val}/" in name for name in found.labeled.ids)
+    assert [name.split("/")[1] for name in (found.evaluation.ids if found.evaluation else ())] == [val] * 3
+    shutil.move(tmp_path / images / train, tmp_path / images / "rest")
+    with pytest.raises(DataError, match=f"has a folder '{val}', which is named like a split, and none called 'train'"):
+        opened(tmp_path, PIXELS)
+
+
+def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
+    """Silent: a class named after the folder above a stray picture; unclear: classes one folder deeper."""
+    root = animals(tmp_path / "stray")
+    files.save(files.image(5), root / "stray.png")
+    found = opened(root)
+    assert found.class_names == ["cat", "dog"] and "1 images in" in said(found) and "stray.png. Move" in said(found)
+    root = tmp_path / "deeper"
+    animals(root / "photos")
+    with pytest.raises(
+        DataError, match=r"has one class, 'photos'.*If the classes are cat, dog, pass the folder 'photos'"
+    ):
+        opened(root)
+    for split in ("train", "val"):
+        animals(tmp_path / "wrapped" / "data" / split)
+    assert len(opened(tmp_path / "wrapped").evaluation or ()) == 12
+    for animal in ("cat", "dog"):
+        for year in ("2023", "2024"):
+            files.save(files.image(len(animal + year)), tmp_path / "years" / animal / year / "a.png")
+    found = opened(tmp_path / "years")
+    assert found.class_names == ["cat", "dog"] and "If 2023, 2024 are the classes, put them on top" in said(found)
+
+
+def test_a_saved_data_set_simply_opens(tmp_path: Path) -> None:
+    """Unclear: a folder of `save_to_disk` ended in the advice to use load_from_disk."""
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])}
+    pictures = [{"bytes": files.encoded(files.image(10 * index)), "path": None} for index in range(12)]
+    table = files.table({"image": pictures, "label": [0, 1] * 6}, features)
+    table.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": table, "valid": table.select(range(3))}).save_to_disk(str(tmp_path / "two"))
+    assert opened(tmp_path / "one").class_names == ["dog", "cat"]
+    found = opened(tmp_path / "two")
+    assert len(found.labeled) == 12 and len(found.evaluation or ()) == 3
+    assert (
+        len(
+            opened(tmp_path / "one", unlabeled_dataset_name=str(tmp_path / "two"), unlabeled_split="valid").unlabeled
+            or ()
+        )
+        == 3
+    )
+
+
+# ---- names of classes -----------------------------------------------------------------------------------------------
+
+
+def label_table(root: Path, **orders: Sequence[str]) -> Path:
+    """Parquet files whose numbers 0, 1, 0, 1, ... mean the names given."""
+    for split, names in orders.items():
+        pictures = [{"bytes": files.encoded(files.image(10 * index + len(split))), "path": None} for index in range(6)]
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
+        files.parquet(root, **{split: files.table({"image": pictures, "label": [0, 1] * 3}, features)})
+    return root
+
+
+@pytest.mark.parametrize("content", ['["dog", "cat"]', '{"0": "dog", "1": "cat"}', '{"dog": 0, "cat": 1}'])
+def test_another_order_renames_nobody(content: str, tmp_path: Path) -> None:
+    """Silent: --id2label with the classes in another order turned every cat into a dog."""
+    order = written(tmp_path / "order.json", content)
+    found = opened(label_table(tmp_path / "table", train=["cat", "dog"]), id2label=order)
+    assert found.class_names == ["dog", "cat"] and found.labeled[0]["label"] == 1
+    assert "labels are matched to them by name" in said(found)
+    found = opened(animals(tmp_path / "animals", 3), id2label=order)
+    assert {
+        name[:3]: found.class_names[found.labeled[place]["label"]] for place, name in enumerate(found.labeled.ids)
+    } == {
+        "cat": "cat",
+        "dog": "dog",
+    }
+    inside = animals(tmp_path / "inside", 3)
+    assert opened(inside, id2label=written(inside / "classes.json", content)).class_names == ["dog", "cat"]
+
+
+def test_names_for_numbers(tmp_path: Path) -> None:
+    """Guards the use that is left: WordNet numbers that get names; names that fit in part are a mistake."""
+    table = label_table(tmp_path / "table", train=["n01", "n02"])
+    found = opened(table, id2label=written(tmp_path / "names.json", '["dog", "cat"]'))
+    assert found.class_names == ["dog", "cat"] and found.labeled[0]["label"] == 0
+    assert "Classes are renamed by" in said(found) and "n01 = dog, n02 = cat" in said(found)
+    with pytest.raises(DataError, match=r"Labels \['n02'\] .* are not among the 2 classes"):
+        opened(table, id2label=written(tmp_path / "part.json", '["n01", "cat"]'))
+
+
+def test_files_that_count_classes_differently(tmp_path: Path) -> None:
+    """Silent: `datasets` takes the first file's names for the numbers of all."""
+    for shards in (
+        {"train": ["cat", "dog"], "test": ["dog", "cat"]},
+        {"train-0": ["cat", "dog"], "train-1": ["dog", "cat"]},
+    ):
+        root = label_table(tmp_path / str(len(shards)) / min(shards), **shards)
+        with pytest.raises(DataError, match="'label' counts its classes in another order"):
+            opened(root)
+
+
+def listed(
+    root: Path, labels: Sequence[str], *, name: str = "metadata.csv", encoding: str = "utf-8", by: str = ","
+) -> Path:
+    lines = [f"file_name{by}label"]
+    for index in range(3 * len(labels)):
+        files.save(files.image(10 * index % 200, (8 + index, 9)), root / "photos" / f"{index}.png")
+        lines.append(f"photos/{index}.png{by}{labels[index % len(labels)]}")
+    (root / name).write_bytes("\r\n".join(lines).encode(encoding))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "unlabeled"),
+    [
+        (["scratch", "dent", "None"], ["None", "dent", "scratch"], 0),
+        (["NA", "null", "nan", "N/A", "-"], ["-", "N/A", "NA", "nan", "null"], 0),
+        (["a", "b", "", "-1"], ["a", "b"], 6),
+        (["0", "1", ""], ["0", "1"], 3),
+        (["0.0", "1.0", "-1"], ["0", "1"], 3),
+        (["01", "02", "1"], ["01", "02", "1"], 0),
+        (['"a, b"', "c"], ["a, b", "c"], 0),
+    ],
+)
+def test_words_that_look_missing(labels: list[str], classes: list[str], unlabeled: int, tmp_path: Path) -> None:
+    """Silent: the class None was no label, and an empty cell was a class."""
+    found = opened(listed(tmp_path, labels))
+    assert found.class_names == classes and len(found.unlabeled or ()) == unlabeled
+    if "None" in labels:
+        assert "The label 'None' is a class like any other" in said(found)
+    if unlabeled:
+        assert f"{unlabeled} of {3 * len(labels)} training images have no label: unlabeled." in said(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "by"),
+    [
+        ("metadata.csv", "utf-8-sig", ";"),
+        ("metadata.tsv", "utf-16", "\t"),
+        ("train.csv", "utf-8", ","),
+        ("labels.csv", "utf-8", "|"),
+    ],
+)
+def test_tables_of_files(name: str, encoding: str, by: str, tmp_path: Path) -> None:
+    """Guards tables as spreadsheets write them, and names that `datasets` does not know."""
+    assert opened(listed(tmp_path, ["ä", "b"], name=name, encoding=encoding, by=by)).class_names == ["b", "ä"]
+
+
+def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
+    """Guards against images that vanish between a table and its folder."""
+    root = listed(tmp_path / "a", ["x", "y"])
+    (root / "photos" / "2.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 6 files in .*metadata.csv' are not there: 'photos/2.png'"):
+        opened(root)
+    with pytest.raises(DataError, match=r"cannot be read .*Save it as UTF-8"):
+        opened(listed(tmp_path / "b", ["ä", "y"], encoding="latin-1"))
+    root = listed(tmp_path / "c", ["x", "y"])
+    files.save(files.image(1), root / "photos" / "more.png")
+    assert "1 images in" in said(opened(root)) and "are in no table and are left out" in said(opened(root))
+    (root / "metadata.csv").write_text((root / "metadata.csv").read_text().replace("photos/1", "photos\\1"))
+    assert len(opened(root).labeled) == 6, "paths of Windows"
+    (root / "metadata.csv").write_text("file_name,label\nphotos/1.png,x\nphotos/1.png,y\n")
+    with pytest.raises(DataError, match=r"lists '1.png' 2 times"):
+        opened(root)
+
+
+def test_two_spellings_of_one_name(tmp_path: Path) -> None:
+    """Unclear: "'café' is not one of 'café'": macOS writes accents as letters of their own."""
+    ours, theirs = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    for index in range(3):
+        for split, name in (("train", ours), ("val", theirs)):
+            shade = 40 * index + len(split)
+            files.save(files.image(shade), tmp_path / "classes" / split / name / f"{index}.png")
+            files.save(files.image(shade + 20), tmp_path / "classes" / split / "dog" / f"{index}.png")
+        files.save(files.image(index), tmp_path / "scenes" / "images" / f"{ours}{index}.png")
+        files.save(files.mask([0, 1]), tmp_path / "scenes" / "masks" / f"{theirs}{index}.png")
+    assert opened(tmp_path / "classes").class_names == [ours, "dog"]
+    assert len(opened(tmp_path / "scenes", PIXELS).labeled) == 3
+
+
+def test_one_picture_twice(tmp_path: Path) -> None:
+    """Silent: a label that must be wrong, and "gain of test accuracy" on images that were trained on."""
+    root = animals(tmp_path / "a", 4)
+    shutil.copy(root / "cat" / "01.jpg", root / "dog" / "copy.jpg")
+    assert "1 picture is labeled twice, with different labels: cat/01.jpg and dog/copy.jpg" in said(opened(root))
+    for split in ("train", "val", "test"):
+        animals(tmp_path / "b" / split, 3)
+    text = said(opened(tmp_path / "b"))
+    for roles in ("labeled and eval", "labeled and test", "eval and test"):
+        assert f"6 pictures are both {roles} (" in text
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+def scenes(root: Path, mask: Image.Image | bytes, name: str = "{}.png", count: int = 3, **options: Any) -> Path:
+    for index in range(count):
+        files.save(files.image(15 * index), root / "images" / f"{index}.png")
+        path = root / "masks" / name.format(index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(mask, bytes):
+            path.write_bytes(mask)
+        else:
+            mask.save(path, **options)
+    return root
+
+
+def values_of(found: RunImages) -> list[int]:
+    return np.unique(found.labeled[0]["mask"]).tolist()
+
+
+def gray_png(values: Sequence[int], bits: int) -> bytes:
+    """Grayscale with fewer than 8 bits, which Pillow cannot write."""
+    pixels = np.array(files.mask(values))
+    rows = b""
+    for row in pixels:
+        digits = "".join(format(int(value), f"0{bits}b") for value in row)
+        digits += "0" * (-len(digits) % 8)
+        rows += b"\0" + int(digits, 2).to_bytes(len(digits) // 8, "big")
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    height, width = pixels.shape
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def gray_pgm(values: Sequence[int], largest: int) -> bytes:
+    pixels = np.array(files.mask(values))
+    return b"P5 %d %d %d\n" % (pixels.shape[1], pixels.shape[0], largest) + pixels.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (gray_png((0, 1), 1), "{}.png", [0, 1]),
+        (gray_png((0, 1, 2, 3), 2), "{}.png", [0, 1, 2, 3]),
+        (gray_png((0, 3, 1), 2), "{}.png", [0, 1, 3]),
+        (gray_png((0, 1, 2, 5), 4), "{}.png", [0, 1, 2, 5]),
+        (gray_pgm((0, 1, 2, 3), 3), "{}.pgm", [0, 1, 2, 3]),
+        (gray_pgm((0, 1, 2, 4), 4), "{}.pgm", [0, 1, 2, 4]),
+        (gray_pgm((0, 1, 2, 6), 20), "{}.pgm", [0, 1, 2, 6]),
+    ],
+)
+def test_masks_are_not_stretched(content: bytes, name: str, expected: list[int], tmp_path: Path) -> None:
+    """Silent: 0, 1, 2, 3 of a 2-bit mask became 0, 85, 170 and void."""
+    found = opened(scenes(tmp_path, content, name), PIXELS)
+    assert values_of(found) == expected and len(found.class_names) == expected[-1] + 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "name", "options", "message"),
+    [
+        (files.mask((0, 1, 2)), "{}.webp", {}, "is a lossy WEBP file"),
+        (files.mask((0, 1, 2)), "{}.jpg", {}, "is a JPEG file"),
+        (files.mask((0, 1, 2)).convert("F"), "{}.tif", {}, "holds float32 values"),
+        (files.mask((0, 1, 2)).convert("CMYK"), "{}.tif", {}, "is a CMYK image, and which class"),
+        (files.mask((0, 1, 2)), "{}.webp", {"lossless": True}, None),
+        (files.mask((0, 1, 2)), "{}.gif", {}, None),
+        (files.palette((0, 1, 2)), "{}.png", {"transparency": 0}, None),
+        (files.mask((0, 1, 2)).convert("RGBA"), "{}.png", {}, None),
+        (files.mask((0, 1, 2)).convert("LA"), "{}.png", {}, None),
+        (files.mask((0, 1, 2), dtype=np.int32), "{}.tif", {}, None),
+    ],
+)
+def test_kinds_of_masks(
+    mask: Image.Image, name: str, options: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    """Silent: ids of a lossy file, which are others near every edge."""
+    root = scenes(tmp_path, mask, name, **options)
+    if message:
+        with pytest.raises(DataError, match=message):
+            opened(root, PIXELS)
+    else:
+        assert values_of(opened(root, PIXELS)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            (0, 1, 65535),
+            r'would make 65536 classes.*--ignore_index 65535.*the file holds: \{"0": "name of 0", "1": [^,]*\}$',
+        ),
+        ((7, 26001, 24003), r'would make 26002 classes.*\{"7": "name of 7", "24003": .*, "26001": "name of 26001"\}'),
+        ((100, 200, 300), r'would make 301 classes.*"100": "name of 100"'),
+    ],
+)
+def test_sparse_ids_are_refused_with_the_map(values: tuple[int, ...], message: str, tmp_path: Path) -> None:
+    """Silent: a model of 65,536 classes, of which three have pixels."""
+    root = scenes(tmp_path, files.mask(values, dtype=np.uint16), "{}.tif")
+    with pytest.raises(DataError, match=message):
+        opened(root, PIXELS)
+    names = {str(value): f"class {value}" for value in values if value != 65535}
+    flags = {"ignore_index": 65535} if 65535 in values else {}
+    found = opened(root, PIXELS, id2label=written(tmp_path / "map.json", json.dumps(names)), **flags)
+    assert found.class_names == [f"class {value}" for value in sorted(values) if value != 65535]
+    assert values_of(found) == ([-100, 0, 1] if flags else [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "content", "flags", "classes", "expected"),
+    [
+        ((0, 100, 255), '{"0": "bg", "100": "water"}', {}, ["bg", "water"], [-100, 0, 1]),
+        ((0, 7, 8), '{"0": "bg", "7": "road", "8": "road"}', {}, ["bg", "road"], [0, 1]),
+        ((0, 1, 2), '{"1": "a", "2": "b"}', {"ignore_index": 0}, ["a", "b"], [-100, 0, 1]),
+        ((0, 1, 2), '{"1": "a", "2": "b"}', {"reduce_labels": True}, ["a", "b"], [-100, 0, 1]),
+        (
+            (0, 100, 50),
+            '{"0": "bg", "100": "water"}',
+            {},
+            None,
+            r"none of the 2 classes \(0, 100\):\n  images/0.png: 50",
+        ),
+        (
+            (0, 1, 2),
+            '["bg", "a", "b"]',
+            {"ignore_index": 0},
+            None,
+            "0 is the class 'bg' .*the class would have no pixel",
+        ),
+        ((0, 1, 2), None, {"ignore_index": 0}, None, "leaves class 0 without a pixel.*pass --reduce_labels"),
+    ],
+)
+def test_maps_of_mask_values(
+    values: tuple[int, ...], content: str | None, flags: dict[str, Any], classes: Any, expected: Any, tmp_path: Path
+) -> None:
+    """Silent: a phantom class that nobody shows and every model can predict."""
+    root = scenes(tmp_path / "data", files.mask(values), count=4)
+    if content:
+        flags = flags | {"id2label": written(tmp_path / "map.json", content)}
+    if classes is None:
+        with pytest.raises(DataError, match=expected):
+            opened(root, PIXELS, **flags)
+        return
+    files.save(files.image(9), tmp_path / "more" / "x.png")
+    found = opened(root, PIXELS, unlabeled_dir=str(tmp_path / "more"), **flags)
+    assert found.class_names == classes and values_of(found) == expected
+    assert found.images_per_class == [4] * len(classes)
+
+
+COLORS = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+PAINTED = Image.fromarray(COLORS[np.array(files.mask((0, 1, 2)))])
+
+
+@pytest.mark.parametrize(
+    ("table", "classes", "expected"),
+    [
+        ("c.csv:name,r,g,b\nbg,0,0,0\nred,255,0,0\ngreen,0,255,0\n", ["bg", "red", "green"], [0, 1, 2]),
+        ("c.csv:\ufeffName;R;G;B\r\nvoid;0;0;0\r\nred;255;0;0\r\ngreen;0;255;0\r\n", ["red", "green"], [-100, 0, 1]),
+        ('c.json:{"red": "#ff0000", "green": [0, 255, 0], "void": [0, 0, 0]}', ["red", "green"], [-100, 0, 1]),
+        (
+            'c.json:[{"name": "x", "color": [255, 0, 0]}, {"name": "y", "rgb": "black"}, {"name": "x", "rgb": "lime"}]',
+            ["x", "y"],
+            [0, 1],
+        ),
+        (
+            'c.json:{"bg": [0, 0, 0], "red": [255, 0, 0]}',
+            None,
+            r"1 colours that are not in .*on 30.0% .*\[0, 255, 0\] \(96 pixels\)",
+        ),
+        ('c.json:{"a": [0, 0, 0], "b": [0, 0, 0]}', None, "is both 'a' and 'b'"),
+        ("c.csv:nome,r,g\nx,1,2\n", None, "its columns are nome, r, g.*name,r,g,b"),
+        ('c.json:{"a": [0, 0, 300]}', None, "is no colour"),
+    ],
+)
+def test_masks_of_colours(table: str, classes: Any, expected: Any, tmp_path: Path) -> None:
+    """Guards the masks that most programs draw: a table says which class a colour is."""
+    name, text = table.split(":", 1)
+    flags = {"mask_colors": written(tmp_path / name, text)}
+    root = scenes(tmp_path / "data", PAINTED)
+    if classes is None:
+        with pytest.raises(DataError, match=expected):
+            opened(root, PIXELS, **flags)
+    else:
+        found = opened(root, PIXELS, **flags)
+        assert found.class_names == classes and values_of(found) == expected
+
+
+def test_suffix_band_and_turn(tmp_path: Path) -> None:
+    """Unclear: masks called `_mask`, ids in one channel of three, masks drawn before the turn of the EXIF data."""
+    root = scenes(tmp_path / "suffix", files.mask((0, 1, 2)), "{}_mask.png")
+    with pytest.raises(DataError, match=r"have no mask of the same name .*end in '_mask': pass --mask_suffix=_mask"):
+        opened(root, PIXELS)
+    assert len(opened(root, PIXELS, mask_suffix="_mask").labeled) == 3
+    three = np.dstack([np.full((16, 20), 9, np.uint8), np.array(files.mask((0, 1, 2))), np.zeros((16, 20), np.uint8)])
+    root = scenes(tmp_path / "band", Image.fromarray(three))
+    assert values_of(opened(root, PIXELS, mask_band=2)) == [0, 1, 2]
+    with pytest.raises(DataError, match=r"--mask_band 4: the mask .* has 3 channels. Name one of 1 to 3"):
+        opened(root, PIXELS, mask_band=4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    root = scenes(tmp_path / "turned", files.mask((0, 1, 2)))
+    for index in range(3):
+        files.image(index).save(root / "images" / f"{index}.png", exif=exif)
+    with pytest.raises(DataError, match=r"is 16x20 once it is turned upright.*drawn on the image before the turn"):
+        opened(root, PIXELS)
+
+
+def test_files_that_could_be_paired_in_two_ways(tmp_path: Path) -> None:
+    """Silent: of two masks of one image the one that came last was taken."""
+    root = scenes(tmp_path / "a", files.mask((0, 1)))
+    files.save(files.mask((1, 0)), root / "masks" / "0.tif")
+    with pytest.raises(DataError, match=r"are masks of one image. Remove one"):
+        opened(root, PIXELS)
+    root = scenes(tmp_path / "b", files.mask((0, 1)))
+    files.save(files.image(3), root / "images" / "0.jpg")
+    files.save(files.mask((0, 1)), root / "masks" / "stranger.png")
+    with pytest.raises(DataError, match="have the name of another one up to the extension, such as '0'"):
+        opened(root, PIXELS)
+    (root / "images" / "0.jpg").unlink()
+    assert "1 masks in" in said(opened(root, PIXELS)) and "stranger.png" in said(opened(root, PIXELS))
+
+
+# ---- everything at once ----------------------------------------------------------------------------------------------
+
+GOOD = ("jpg", "JPG", "png", "webp", "tif", "bmp", "gif", "jp2", "jfif", "heic")
+LEFT_OUT = ("nef", "txt", "mp4", "psd_backup", "pdf")
+REFUSED: dict[str, Callable[[bytes], bytes]] = {
+    "truncated.jpg": lambda whole: whole[: len(whole) // 2],
+    "empty.png": lambda whole: b"",
+    "text.jpg": lambda whole: b"not found",
+    "page.png": lambda whole: b"<html><body>404</body></html>",
+}
+
+
+def test_three_hundred_files_of_twenty_kinds(tmp_path: Path) -> None:
+    """Silent: a file that is neither trained on, nor refused, nor named as left out."""
+    root = tmp_path / "data"
+    kinds: dict[str, set[str]] = {"read": set(), "left out": set(), "refused": set(), "hidden": set()}
+    number = 0
+    while number < 300:
+        for kind in (*GOOD, *LEFT_OUT, *REFUSED, ".hidden"):
+            if number == 300:
+                break
+            animal = ("cat", "dog", "élan")[number % 3]
+            (root / animal).mkdir(parents=True, exist_ok=True)
+            picture = files.image(number % 200, (18 + number % 7, 20 + number % 11))
+            if kind in GOOD:
+                name, role = f"{number}.{kind}", "read"
+                format = {"jpg": "JPEG", "jfif": "JPEG", "tif": "TIFF", "jp2": "JPEG2000", "heic": "HEIF"}
+                picture.save(root / animal / name, format=format.get(kind.lower(), kind.upper()))
+            elif kind in LEFT_OUT:
+                name, role = f"{number}.{kind}", "left out"
+                (root / animal / name).write_bytes(b"x")
+            elif kind == ".hidden":
+                name, role = f"._{number}.jpg", "hidden"
+                (root / animal / name).write_bytes(b"x")
+            else:
+                name, role = f"{number}{kind}", "refused"
+                buffer = io.BytesIO()
+                picture.save(buffer, "JPEG")
+                (root / animal / name).write_bytes(REFUSED[kind](buffer.getvalue()))
+            kinds[role].add(f"{animal}/{name}")
+            number += 1
+    with pytest.raises(DataError, match=f"{len(kinds['refused'])} of .* training images cannot be read"):
+        opened(root)
+    found = opened(root, skip_corrupt_images=True)
+    read = {*found.labeled.ids, *(found.evaluation.ids if found.evaluation else ())}
+    assert read == kinds["read"] and found.class_names == ["cat", "dog", "élan"]
+    assert f"Left out {len(kinds['refused'])} of {len(read) + len(kinds['refused'])} training images" in said(found)
+    for kind in LEFT_OUT:
+        count = sum(name.endswith(f".{kind}") for name in kinds["left out"])
+        assert f"{count} .{kind} in" in said(found)
+    assert f"{len(kinds['hidden'])} hidden and system files" in said(found)
+    assert sum(map(len, kinds.values())) == 300
