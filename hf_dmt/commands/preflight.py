@@ -36,6 +36,7 @@ from ..training.run.protocol import peak_memory
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments
+from ..training.settings.late_settings import check_late_settings
 from ..training.trainer import DMTTrainer
 from .opening import build_pair, common_classes
 
@@ -235,6 +236,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
             found.look_at_images(images, data_args)
             pair = build_pair(model_args, args, images.class_names)
             found.look_at_models(pair, images)
+            check_late_settings(args, pair)
             found.rehearse(pair, args, images)
     if args.should_save:
         print(json.dumps(found.as_json(), indent=1) if model_args.json else found.text())

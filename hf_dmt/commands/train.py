@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import datasets
 import transformers
 
-from ..data.files import write_json
 from ..data.reading.builtin import BUILTIN_SETS
 from ..data.splitting.assemble import RunImages, assemble
-from ..data.splitting.splits import SPLIT_FILE
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import HubError
+from ..method.selection import DivergedError
 from ..models.pair import ModelPair
-from ..report import print_summary, write_figures, write_report
+from ..report import print_summary
 from ..training.run.folder import check_output_folder, check_split, locked, resumes
-from ..training.run.protocol import peak_memory
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import Parser, parse, print_error
@@ -77,6 +73,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         pair = build_pair(model_args, args, images.class_names)
         describe_masks(pair, data_args.reduce_labels)
         trainer = build_trainer(pair, args, images)
+        trainer.start.split, trainer.start.digests = images.split, images.split["contents"]
+        trainer.start.settings = {**vars(model_args), **vars(data_args)}
         checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
         hold = ExitStack()
         hold.enter_context(locked(args.output_dir, writes=args.should_save))
@@ -87,13 +85,12 @@ def run(argv: Sequence[str] | None = None) -> int:
     with hold:
         try:
             if args.should_save:
-                write_json(Path(args.output_dir) / SPLIT_FILE, images.split)
                 introduce(trainer, images)
             carry_out(trainer, checkpoint)
             code = 0
         except HubError as problem:
             print_error(f"{problem} Everything is in {args.output_dir}. Push it later: {push_command(trainer)}")
-        except (RunError, OSError) as problem:
+        except (RunError, DivergedError, OSError) as problem:
             print_error(str(problem))
         finally:
             trainer.accelerator.end_training()
@@ -139,22 +136,12 @@ def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
     Raises:
         HubError: the push at the end failed; everything else is done and in the output folder.
     """
-    start = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
-    folder = trainer.export()
-    final: dict[str, Any] = {"test": trainer.records.results["phases"][-1]["test"]}
-    if trainer.test_dataset is not None and trainer.args.load_best_model_at_end:
-        trainer.scored.enter(final, "test", *trainer.scores(trainer.test_dataset, title="testing"))
-    trainer.records.save(
-        **final, peak_memory_bytes=peak_memory(trainer.args.device), total_seconds=round(time.monotonic() - start, 3)
-    )
+    folder = trainer.finish()
     if trainer.args.should_save:
-        report = write_report(folder)
-        write_figures(folder)
         print_summary(folder)
-        print(f"pair: {folder}\nreport: {report}")
+        print(f"pair: {folder}\nreport: {folder / 'report.html'}")
     if not trainer.args.push_to_hub:
-        trainer.create_model_card()
         return
     trainer.push_to_hub()
     if trainer.args.should_save:

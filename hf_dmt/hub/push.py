@@ -31,6 +31,7 @@ _CHECKPOINT_FILES = (
     "rng_state*.pth",
     "ema.safetensors",
     "trainer_state.json",
+    "run.json",
 )
 
 

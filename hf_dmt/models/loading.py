@@ -30,6 +30,7 @@ from transformers.utils import cached_file, find_adapter_config_file, is_timm_av
 from ..data.tasks import TASKS
 from . import timm_members
 from .config_file import MOST_CLASSES, fault_of_config
+from .weights.finite import described, nonfinite_tensors
 
 logger = logging.get_logger(__name__)
 
@@ -261,6 +262,7 @@ def load_for_classes(
                 "are refused: convert them once with `model.save_pretrained(folder)` in a place you trust."
             ) from problem
         raise CheckpointError(f"{source!r} could not be loaded for {task}: {text}. Download it again.") from problem
+    check_finite(model, source)
     head = class_tensors(model)
     missing = {key for key in info["missing_keys"] if not key.endswith(_NEVER_TRAINED)}
     misshapen = {str(entry[0]) for entry in info["mismatched_keys"]}
@@ -310,7 +312,17 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
             f"The weights in {source!r} do not match their configuration: {kinds}. Nothing was trained with them; "
             "copy or download the folder again."
         )
+    check_finite(model, source)
     return model
+
+
+def check_finite(model: PreTrainedModel, source: str) -> None:
+    """Raises CheckpointError for weights that are no numbers: every prediction would be the first class."""
+    if wrong := nonfinite_tensors(model):
+        raise CheckpointError(
+            f"The weights in {source!r} are no finite numbers ({described(wrong)}): their training has diverged, or "
+            "the file is damaged. Choose an earlier checkpoint or another model."
+        )
 
 
 def restore(member: PreTrainedModel, folder: Path, task: str) -> None:

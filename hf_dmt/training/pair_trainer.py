@@ -36,6 +36,7 @@ from .publishing import Publisher
 from .random_state import preserved_rng
 from .run import checkpoints, folder
 from .run.allocator import freed_memory_is_kept
+from .run.origin import RunOrigin
 from .run.preemption import StopOnSigterm
 from .run.runtime_errors import TrackersMayFail, explained
 from .run.telemetry import Telemetry
@@ -60,6 +61,7 @@ class PairTrainer(Trainer):
         preemption: answers SIGTERM.
         weights: the live weights, their averages and best ones, and where each member is.
         publisher: the run's repository on the Hub.
+        origin: what the first start of the run fixed; known once training begins.
     """
 
     model: ModelPair
@@ -67,6 +69,7 @@ class PairTrainer(Trainer):
     callback_handler: Any
     args: DMTTrainingArguments
     telemetry: Telemetry
+    origin: RunOrigin
     preemption: StopOnSigterm
     last_scores: evaluation.Scores | None = None
     last_counts: ImageCounts | None = None
@@ -114,6 +117,8 @@ class PairTrainer(Trainer):
                 self.preemption.listening(),
                 explained(self.args, self.knobs),
             ):
+                if self.args.should_save:
+                    checkpoints.begin(self.args.output_dir, self.origin, anew=not resume_from_checkpoint)
                 output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.weights.offload(None)
@@ -125,13 +130,11 @@ class PairTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimizer; its groups are divided by member and by learning rate where these differ."""
-        first = self.optimizer is None
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        first, optimizer = self.optimizer is None, super().create_optimizer(model)
         if first:
             if self.args.learning_rate_b is not None or self.rate_scales:
-                rates = {"a": self.args.learning_rate, "b": self.args.learning_rate}
-                if self.args.learning_rate_b is not None:
-                    rates["b"] = self.args.learning_rate_b
+                of_b = self.args.learning_rate if self.args.learning_rate_b is None else self.args.learning_rate_b
+                rates = {"a": self.args.learning_rate, "b": of_b}
                 divide_by_rate(optimizer, self.model, rates, self.rate_scales)
             self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
         return optimizer
@@ -207,15 +210,9 @@ class PairTrainer(Trainer):
         """The figures of a, b and ensemble on an image set, with the averaged weights where there are any; and what
         each image adds to them."""
         with preserved_rng(), self.weights.judging():
-            return evaluation.evaluate_pair(
-                self.model,
-                source,
-                self.clean_pass(),
-                self.accelerator,
-                title=title,
-                compute_metrics=self.compute_metrics,
-                library_metrics=self.library_metrics,
-            )
+            metrics = {"compute_metrics": self.compute_metrics, "library_metrics": self.library_metrics}
+            how = (self.clean_pass(), self.accelerator)
+            return evaluation.evaluate_pair(self.model, source, *how, title=title, **metrics)
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
@@ -240,14 +237,7 @@ class PairTrainer(Trainer):
         return PredictionOutput(predictions=logits, label_ids=truth, metrics=metrics)  # type: ignore[arg-type]
 
     def clean_pass(self) -> CleanPass:
-        return CleanPass(
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-            progress=not self.args.disable_tqdm and self.args.local_process_index == 0,
-            exact_decoding=self.args.exact_decoding,
-        )
+        return CleanPass.of(self.args)
 
     # ---- saving and loading ----------------------------------------------------------------------------------------
 
@@ -256,12 +246,13 @@ class PairTrainer(Trainer):
         go by their number: the stock order by time deletes the newest one after the clock was set back."""
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.weights.check_finite()
         try:
             if self.args.should_save:
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors raise their own
-            raise checkpoints.not_written(folder, self.args.world_size, problem) from problem
+            raise checkpoints.not_written(folder, problem) from problem
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save and limit:
@@ -272,7 +263,7 @@ class PairTrainer(Trainer):
         if not self.args.should_save:  # transformers from 5.23 calls this on every process, 5.17 on the main one
             return
         folder = Path(output_dir or self.args.output_dir)
-        self.weights.save(folder, state_dict)
+        self.origin.save(folder, self.weights.save(folder, state_dict))
         torch.save(without_token(self.args), folder / TRAINING_ARGS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -301,11 +292,21 @@ class PairTrainer(Trainer):
         if self.eval_dataset is not None:
             self.last_scores, self.last_counts = self.scores(first_set(self.eval_dataset), title="the best pair")
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """`export`: the pair as it was scored. Of the stock version, which writes the live weights, are checkpoints."""
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+        else:
+            self.export(output_dir)
+            if self.args.push_to_hub:
+                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
     def export(self, folder: str | Path | None = None) -> Path:
         """Write the finished pair: averaged weights where there are any, the better member on the eval split at the
         root."""
         target = Path(folder or self.args.output_dir)
         primary = evaluation.better_member(self.last_scores, self.model.task)
+        self.weights.check_finite()
         with self.weights.averaged():
             state = whole_state(self.model)
             if self.args.should_save:
@@ -326,7 +327,7 @@ class PairTrainer(Trainer):
         if checkpoints.names_a_repository(asked):
             asked = str(self.publisher.fetch_run(str(asked)))
             self.accelerator.wait_for_everyone()
-        return checkpoints.to_resume(asked, self.args.output_dir, self.accelerator)
+        return checkpoints.to_resume(asked, self.args.output_dir, self.accelerator, self.args.overwrite_output_dir)
 
     # ---- the Hub ---------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,11 @@ from ..data.drawing.transforms import seed_for
 from ..data.members import MEMBERS
 from ..data.splitting.official_splits import member_rows
 from ..data.splitting.splits import image_ids
-from ..data.tasks import TASKS
 from ..method import Phase
 from ..models.pair import ModelPair
-from ..models.weights.best_weights import BestMembers
-from ..models.weights.ema import ExponentialAverage
 from ..models.weights.initial_weights import InitialWeights
 from . import phases
+from .finishing import finish
 from .inputs import search
 from .inputs.checks import check_sharding, check_wrapped
 from .inputs.given import Inputs, first_set
@@ -36,6 +35,7 @@ from .labeling.collapse_signs import warn_of_collapse
 from .labeling.online import label_online
 from .pair_trainer import PairTrainer
 from .random_state import preserved_rng
+from .run.checkpoints import check_room
 from .run.nonfinite_updates import SkipNonFinite
 from .run.preemption import StopOnSigterm
 from .run.progress import PhaseLines, PhaseProgress
@@ -45,6 +45,7 @@ from .run.telemetry import Telemetry
 from .scoring import evaluation
 from .scoring.splits import ScoredSplits
 from .settings.arguments import DMTTrainingArguments
+from .starting import RunStart
 from .step import exponent_ramp, member_steps, pseudo_weight, total_loss, valid_units
 from .training_set import phase_loader, training_set
 
@@ -108,8 +109,8 @@ class DMTTrainer(PairTrainer):
         super().__init__(model, args, data_collator=default_collate, train_dataset=samples, **stock)
         self.model_init = model_init  # the stock constructor would make a second pair with it
         check_sharding(args, self.knobs, getattr(self.accelerator.state, "fsdp_plugin", None), os.environ)
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
+        for shown in (ProgressCallback, PrinterCallback):
+            self.remove_callback(shown)
         self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.preemption = StopOnSigterm()
         self.course = phases.Course(self.phases)
@@ -125,6 +126,9 @@ class DMTTrainer(PairTrainer):
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
         self._resumed_from: str | None = None
+        self.train_seconds, self._part = 0.0, 0  # the part of the update under way, which accumulation divides
+        sets = {"unlabeled": inputs.unlabeled, "eval": first_set(eval_dataset), "test": test_dataset}
+        self.start = RunStart({"labeled": train_dataset, **sets})
         self.initial: InitialWeights | None = None
 
     # ---- the run ---------------------------------------------------------------------------------------------------
@@ -138,19 +142,33 @@ class DMTTrainer(PairTrainer):
         """Run all phases; `resume_from_checkpoint` as for `checkpoint_to_resume`."""
         if trial is not None:
             return self._train_trial(trial)
+        started = time.monotonic()
         self._resumed_from = self.checkpoint_to_resume(resume_from_checkpoint)
+        if self._resumed_from is None:
+            check_room(self.args.output_dir, overwrite=self.args.overwrite_output_dir)
         if self._resumed_from is None and "phase" in self.model.metadata:
             # Trained before: its first phase is not one on labels alone, and the card must not call it that.
             self.model.metadata["continued"] = True
         # An evaluation before training leaves the raw module marked as prepared, and DDP would be left out silently.
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
-        if self.knobs.ema_decay:
-            spare = torch.device("cpu") if self.args.member_schedule == "alternate" else None
-            decay, official = self.knobs.ema_decay, self.knobs.official
-            self.weights.ema = ExponentialAverage(self.model, decay, official=official, spare=spare)
-        self.weights.best = BestMembers() if self.knobs.phase_weights == "best" else None
-        return super().train(self._resumed_from, trial, ignore_keys_for_eval)
+        self.weights.keep_what_is_asked_for(self.knobs, members_in_turn=self.args.member_schedule == "alternate")
+        try:
+            return super().train(self._resumed_from, trial, ignore_keys_for_eval)
+        finally:
+            self.train_seconds = time.monotonic() - started
+
+    def finish(self) -> Path:
+        """Leave in the output folder, which is returned, what the command line leaves; every process calls it."""
+        return finish(self)
+
+    def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
+        """Also a ValueError for a checkpoint of another run: other settings, images or models, each named."""
+        checkpoint, what = super().checkpoint_to_resume(asked), (self.args, self.knobs, self.phases, self.model)
+        self.origin = self.start.origin(*what, self.supervised_rows, sharded=self.is_fsdp_enabled)
+        if checkpoint is not None:
+            self.origin.take_up(checkpoint)
+        return checkpoint
 
     def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **options: Any) -> Any:
         """The stock search with Optuna; each trial is a run of its own in `run-<number>`, and by default
@@ -179,13 +197,10 @@ class DMTTrainer(PairTrainer):
     def set_initial_training_values(
         self, args: Any, dataloader: Any
     ) -> tuple[int, int, int, int, int, int | None, int]:
-        """The stock version counts passes over the data set; here one epoch is one phase.
-
-        All are said to be as long as the longest: the stock loop takes an epoch that yields fewer batches as it is.
-        """
-        longest = max(phase.steps for phase in self.phases)
+        """The stock version counts passes over the data set; here one epoch is one phase, of the length of the longest
+        one: the stock loop takes an epoch that yields fewer batches as it is."""
+        longest, total = max(phase.steps for phase in self.phases), sum(phase.steps for phase in self.phases)
         images = self.knobs.labeled_batch_size + self.knobs.pseudo_batch_size
-        total = sum(phase.steps for phase in self.phases)
         steps_in_epoch = longest * args.gradient_accumulation_steps
         return len(self.phases), longest, len(self.train_dataset), total * images, images, steps_in_epoch, total
 
@@ -197,10 +212,11 @@ class DMTTrainer(PairTrainer):
         It is also the first place that knows the restored step, so the records are cut back to it here.
         """
         if self.knobs.restart == "initial":
-            folder = Path(self.args.output_dir) / "initial"
-            resumed = self._resumed_from is not None
+            folder, resumed = Path(self.args.output_dir) / "initial", self._resumed_from is not None
             self.initial = InitialWeights(self.model, folder, resumed=resumed, writes=self.args.should_save)
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
+        if self.args.should_save:
+            self.start.write_split(self.args.output_dir, self.model.class_names)
         course = self.course
         course.seek(self.state.global_step)
         number = course.current.index + (course.entry == len(self.phases))  # past the last one where all are done
@@ -218,8 +234,7 @@ class DMTTrainer(PairTrainer):
 
     @property
     def resumable_elsewhere(self) -> bool:
-        """At the end of a phase: weights from its middle cannot make its labels again, which are no checkpoint's."""
-        return not self.course.begun
+        return not self.course.begun  # weights from the middle of a phase cannot make its labels again
 
     # ---- phases ----------------------------------------------------------------------------------------------------
 
@@ -246,11 +261,8 @@ class DMTTrainer(PairTrainer):
                 self.weights.restart_average()
             if self.args.member_schedule == "alternate":
                 self.weights.offload(self.course.waiting)
-            self.restart_optimizer(
-                phase.steps,
-                self._resumed_from if in_the_middle else None,
-                learning_rate=self.args.supervised_learning_rate if phase.index == 0 else None,
-            )
+            rate = self.args.supervised_learning_rate if phase.index == 0 else None
+            self.restart_optimizer(phase.steps, self._resumed_from if in_the_middle else None, learning_rate=rate)
 
     def _open_phase(self, phase: Phase, *, begun: bool) -> None:
         """Begin the phase's record, and take its labels: made now, or read again where it has `begun`."""
@@ -258,19 +270,11 @@ class DMTTrainer(PairTrainer):
         self.records.open_phase(phase.index, label_ratio=phase.label_ratio, steps=steps)
         if phase.label_ratio is None:
             return
+        made_by = (self.model, self.unlabeled_dataset, self.knobs, self.accelerator, self.clean_pass())
+        how: Any = {"in_the_middle": begun, "keep_earlier": self.args.keep_pseudo_labels == "all"}
+        how["labeled"] = self.train_dataset.labeled
         with self.weights.judging(averaged=not begun):
-            labels = phase_labels.provide(
-                phase,
-                self.model,
-                self.unlabeled_dataset,
-                self.knobs,
-                self.accelerator,
-                self.clean_pass(),
-                self.args.output_dir,
-                in_the_middle=begun,
-                keep_earlier=self.args.keep_pseudo_labels == "all",
-                labeled=self.train_dataset.labeled,
-            )
+            labels = phase_labels.provide(phase, *made_by, self.args.output_dir, **how)
         self.train_dataset.pseudo = labels.of
         self.records.note(pseudo_labels=labels.summary, labeling_seconds=labels.seconds)
         if begun:
@@ -306,6 +310,7 @@ class DMTTrainer(PairTrainer):
         if self._is_online():
             with self.weights.averaged():
                 batches = [label_online(self.model, batch, self.knobs, self.accelerator) for batch in batches]
+        self._part = 0
         return batches, valid_units(batches, self.args.world_size, device)
 
     def compute_loss(
@@ -320,13 +325,15 @@ class DMTTrainer(PairTrainer):
         phase, done = self.course.current, self.course.done
         if waiting := self.course.waiting:
             self.model.member(waiting).eval()  # the Trainer has just put everything into training mode
+        place = (self.args.seed, phase.index, done, self.args.process_index, self._part)
+        self._part += 1  # every part of an update has a mixture of its own
         steps, logits = member_steps(
             model,
             inputs,
             self.knobs,
             ramp=exponent_ramp(self.knobs, done, phase.steps),
             pseudo_weight=pseudo_weight(self.knobs, done, phase.steps) if phase.index else 1.0,
-            mixup_seeds=[seed_for(self.args.seed, phase.index, done, n, self.args.process_index) for n in range(2)],
+            mixup_seeds=[seed_for(*place, number) for number in range(len(MEMBERS))],
             labels_only=phase.index == 0,
             run_idle=self.args.world_size > 1,
         )
@@ -341,16 +348,13 @@ class DMTTrainer(PairTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """As in any pair; the evaluation at the end of a phase completes the phase's record, before its checkpoint."""
+        """The one at the end of a phase completes the phase's record, before its checkpoint."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         over = self.course.phase_is_over
-        if self.weights.best is not None and self.is_in_train and eval_dataset is None:
-            assert self.last_scores is not None
-            # A member that is not in training has not learned from this phase: it is looked at once, at the end.
-            looked_at = MEMBERS if over else self.trained_members
-            metric = TASKS[self.model.task].metric
-            scores = {name: float(self.last_scores[name][metric] or 0.0) for name in looked_at}
-            if self.weights.keep_best(scores, give_back=over):
+        if self.weights.best is not None and self.is_in_train and eval_dataset is None and self.last_scores:
+            looked_at = MEMBERS if over else self.trained_members  # who waits has not learned from this phase yet
+            scores = evaluation.primary_scores(self.last_scores, self.model.task)
+            if self.weights.keep_best({name: scores[name] for name in looked_at}, give_back=over):
                 metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
         if self.is_in_train and over:
             self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
@@ -392,6 +396,5 @@ class DMTTrainer(PairTrainer):
         self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})
 
     def _facts(self) -> dict[str, Any]:
-        chosen_by = first_set(self.eval_dataset)
-        sets = {"unlabeled": self.unlabeled_dataset, "eval": chosen_by, "test": self.test_dataset}
-        return run_facts(self.args, self.model, self.knobs, labeled=self.train_dataset.labeled, **sets)
+        more = {"num_phases": self.phases[-1].index + 1, "changes": self.origin.changes}
+        return run_facts(self.args, self.model, self.knobs, **self.start.image_sets) | more

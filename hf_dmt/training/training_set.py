@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, default_collate
 from ..data.drawing.sampler import PhaseBatchSampler
 from ..data.drawing.samples import PairDataset
 from ..data.drawing.transforms import train_view
+from ..data.drawing.workers import leave_signals_to_the_run
 from ..models.pair import ModelPair
 from .settings.arguments import DMTTrainingArguments
 from .settings.knobs import Knobs
@@ -52,6 +53,7 @@ def phase_loader(samples: PairDataset, sampler: PhaseBatchSampler, args: DMTTrai
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
         prefetch_factor=args.dataloader_prefetch_factor,
+        worker_init_fn=leave_signals_to_the_run,
         generator=torch.Generator(),  # otherwise every phase draws a base seed from the global random state
     )
     return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)

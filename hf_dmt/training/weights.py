@@ -11,10 +11,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.members import MEMBERS
+from ..method.selection import DivergedError
 from ..models.pair import ModelPair
-from ..models.weights.best_weights import BestMembers
-from ..models.weights.ema import ExponentialAverage
+from ..models.weights.best_weights import BEST_FILE, BestMembers
+from ..models.weights.ema import EMA_FILE, ExponentialAverage
+from ..models.weights.finite import described, nonfinite_tensors
 from .labeling.inference import broadcast_buffers
+from .settings.methods import Knobs
 
 
 class RunWeights:
@@ -35,6 +38,13 @@ class RunWeights:
         self.best: BestMembers | None = None
         self.away: str | None = None
 
+    def keep_what_is_asked_for(self, knobs: Knobs, *, members_in_turn: bool) -> None:
+        """Begin the averages and the look-out for best weights, where the settings ask for them."""
+        if knobs.ema_decay:
+            official, spare = knobs.official, torch.device("cpu") if members_in_turn else None
+            self.ema = ExponentialAverage(self.pair, knobs.ema_decay, official=official, spare=spare)
+        self.best = BestMembers() if knobs.phase_weights == "best" else None
+
     def offload(self, away: str | None) -> None:
         """Let a member wait on the CPU, with its averages, and bring the other one to the device; None: both there.
 
@@ -54,6 +64,28 @@ class RunWeights:
         """The pair carries the averages inside the block, where there are any."""
         return self.ema.applied() if self.ema else nullcontext()
 
+    def check_finite(self) -> None:
+        """At every door that weights go through; every process calls it.
+
+        Raises:
+            DivergedError: a weight is an infinity or no number, so every prediction would be the first class.
+        """
+        with self.averaged():
+            self._check_what_is_carried()
+
+    def _check_what_is_carried(self) -> None:
+        found = nonfinite_tensors(self.pair)
+        count = torch.tensor(len(found), device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(count)
+        if int(count):
+            where = described(found) if found else "tensors of another process"
+            raise DivergedError(
+                f"The training has diverged: weights are no finite numbers any more ({where}), so nothing is labeled, "
+                "scored or saved with them. Go on from a checkpoint before that with a new run (--pair) and a lower "
+                "--learning_rate, or add --warmup_steps"
+            )
+
     @contextmanager
     def judging(self, *, averaged: bool = True) -> Iterator[None]:
         """The pair as it labels and is scored, on every process: the averaged weights where there are any and they are
@@ -66,6 +98,7 @@ class RunWeights:
         broadcast_buffers(self.pair, self.accelerator)
         with self.averaged() if averaged else nullcontext():
             broadcast_buffers(self.pair, self.accelerator)  # each process has averaged its own
+            self._check_what_is_carried()
             yield
         self.offload(away)
 
@@ -99,17 +132,21 @@ class RunWeights:
         self.restart_average()
         return changed
 
-    def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> list[str]:
         """Write a checkpoint's part: the live weights as a pair with a at its root, averages and best weights beside
         them.
 
         Args:
             state_dict: the pair's whole state where the parameters are divided over processes.
+
+        Returns:
+            The files beside the pair's.
         """
         self.pair.save_pretrained(folder, primary="a", state_dict=state_dict)
         for kept in (self.ema, self.best):
             if kept is not None:
                 kept.save(folder)
+        return [name for name in (EMA_FILE, BEST_FILE) if (folder / name).is_file()]
 
     def load(self, folder: str | Path) -> None:
         """Take up what `save` wrote."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,23 @@ def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Pat
     (note,) = found.view_notes(64)
     assert "4 of 4 training images" in note and "below 64" in note and "--image_size 16" in note
     assert run(animals).view_notes(64) == [], "whole images are enlarged, not padded"
+
+
+def test_images_exchanged_under_their_names_are_other_images(tmp_path: Path) -> None:
+    """Silent: a table with as many rows but other pictures, or two class folders that changed names, is resumed on."""
+
+    def table(order: list[int]) -> dict[str, Any]:
+        folder = tmp_path / "table"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        rows = [
+            {"image": files.image(30 * kind + row, (12, 12)), "label": row % 3} for row, kind in enumerate(order * 8)
+        ]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y", "z"])})
+        datasets.Dataset.from_list(rows, features=features).to_parquet(str(folder / "train.parquet"))
+        return assemble(DataArguments(dataset_name=str(folder), num_labeled=12), "image-classification").split
+
+    first, again, other = table([0, 1, 2]), table([0, 1, 2]), table([2, 0, 1])
+    assert first["sha256"] == other["sha256"], "the same ids"
+    assert first["contents"] == again["contents"]
+    assert all(first["contents"][role] != other["contents"][role] for role in ("labeled", "unlabeled", "eval"))

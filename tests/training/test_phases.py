@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from pathlib import Path
@@ -29,9 +30,10 @@ from transformers import TrainerCallback
 from hf_dmt.method import Phase
 from hf_dmt.training.phases import plan, position
 from hf_dmt.training.random_state import preserved_rng
-from hf_dmt.training.run.checkpoints import last_complete_checkpoint, missing_files
+from hf_dmt.training.run.checkpoints import last_complete_checkpoint
 from hf_dmt.training.run.results import RunRecords
 from hf_dmt.training.run.runtime_errors import RunError
+from hf_dmt.training.run.whole_checkpoint import faults
 from hf_dmt.training.settings.methods import resolve
 
 
@@ -152,7 +154,7 @@ def test_every_phase_ends_with_one_evaluation_and_one_checkpoint(tmp_path: Path,
     assert [step for event, step in diary.events if event == "evaluate"] == [3, 5, 8]
     assert saved == ([3, 5, 6, 8] if save_strategy == "steps" else [3, 5, 8])
     for step in saved:
-        assert missing_files(tmp_path / f"checkpoint-{step}", 1) == []
+        assert faults(tmp_path / f"checkpoint-{step}") == []
         # What has been summed since the last log is not in a checkpoint, so nothing may be left over.
         assert ("log", step) in diary.events
     assert [entry["phase"] for entry in results(tmp_path)["phases"]] == [0, 1, 2]
@@ -294,6 +296,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def renumber(file: Path, step: int) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"global_step": step}))
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -311,6 +317,11 @@ def cut(path: Path) -> None:
         lambda folder: cut(folder / "trainer_state.json"),
         lambda folder: cut(folder / "optimizer.pt"),
         lambda folder: cut(folder / "rng_state.pth"),
+        lambda folder: cut(folder / "model.safetensors"),
+        lambda folder: (folder / "peer" / "model.safetensors").write_bytes(b""),
+        lambda folder: (folder / "run.json").write_text("{}"),
+        lambda folder: (folder / "trainer_state.json").write_text("[]"),
+        lambda folder: renumber(folder / "trainer_state.json", 999),
     ],
 )
 def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path, damage: Any) -> None:
@@ -318,10 +329,9 @@ def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path
     import shutil
 
     shutil.copytree(finished, tmp_path / "run")
-    assert last_complete_checkpoint(tmp_path / "run", 1) == tmp_path / "run" / "checkpoint-8"
+    assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-8"
     damage(tmp_path / "run" / "checkpoint-8")
-    assert last_complete_checkpoint(tmp_path / "run", 1) == tmp_path / "run" / "checkpoint-6"
-    assert last_complete_checkpoint(tmp_path / "run", 2) is None  # one rank's random state only
+    assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-6"
     trainer = make_trainer(tmp_path / "run")
     with pytest.raises(ValueError, match=r"checkpoint-8.*is not a complete checkpoint.*missing or unreadable"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
@@ -331,7 +341,7 @@ def test_highest_number_is_not_the_last_word(tmp_path: Path) -> None:
     """Silent: checkpoint-10 sorted before checkpoint-9, or a folder of another name taken for a checkpoint."""
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-"):
         (tmp_path / name).mkdir()
-    assert last_complete_checkpoint(tmp_path, 1) is None
+    assert last_complete_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("asked", [True, "True", "true"])
@@ -365,7 +375,7 @@ def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -
     trainer._save_rng_state = full_disk
     with pytest.raises(OSError, match="No space"):
         trainer.train()
-    assert "trainer_state.json" in missing_files(tmp_path / "checkpoint-1", 1)
+    assert "trainer_state.json" in faults(tmp_path / "checkpoint-1")
 
 
 def test_labels_deleted_in_the_middle_of_a_phase_are_an_error(tmp_path: Path) -> None:

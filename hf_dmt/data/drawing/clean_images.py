@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..reading.masks import to_mask
+from ..reading.rows import is_label
 from ..reading.sources import at_side, decoded_item, name_of
 from ..tasks import TASKS
 
@@ -49,6 +50,8 @@ class CleanDataset(Dataset[dict[str, Any]]):
             image = fit_shorter_side(image, self.shorter_side, size)
             size = image.size
         truth = item.get(TASKS[self.task].target)
+        if not is_label(truth):
+            truth = None
         if self.task == "semantic-segmentation" and truth is not None:
             truth = to_mask(truth, name).astype(np.int64)
         return {"image": image, "labels": truth, "index": row, "size": size[::-1]}

@@ -20,6 +20,7 @@ from ..reading.sources import ImageSet
 from ..reading.split_names import role_of, with_role
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
+from .contents import digest_of
 from .duplicates import duplicate_notes
 from .scan import ScannedImages, listing, scan
 from .splits import carve_eval, choose_labeled, describe, read_ids, rows_of
@@ -134,6 +135,12 @@ def assemble(
         "test": test_images.ids if test_images is not None else [],
     }
     facts = {
+        # Of contents and labels: images that were exchanged under their names are other images.
+        "contents": {
+            role: digest_of(found.images, [*found.contents, *found.mask_contents])
+            for role, found in sets.items()
+            if found is not None
+        },
         **_origin("dataset", args.dataset_name),
         **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     }

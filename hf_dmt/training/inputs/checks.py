@@ -17,6 +17,7 @@ from ...models.weights.sharding import is_sharded
 from ..scoring.evaluation import figures_of
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import Knobs
+from ..settings.late_settings import check_late_settings
 from .streams import is_stream
 
 
@@ -79,6 +80,7 @@ def check_inputs(
             )
     if args.knobs(model.task).phase_weights == "best":
         check_best_weights(args, has_eval=eval_dataset is not None)
+    check_late_settings(args, model)
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. "

@@ -21,11 +21,14 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ...data.drawing.clean_images import CleanBatch, CleanCollator, CleanDataset
+from ...data.drawing.workers import leave_signals_to_the_run
 from ...data.members import MEMBERS
+from ...method.selection import DivergedError
 from ...models.head_inputs import recorded_head_inputs
 from ...models.pair import ModelPair
 from ...models.preprocessing import clean_inputs, native_size
 from ...models.weights.sharding import whole_parameters
+from ..settings.arguments import DMTTrainingArguments
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,18 @@ class CleanPass:
     world_size: int = 1
     progress: bool = False
     exact_decoding: bool = False
+
+    @classmethod
+    def of(cls, args: DMTTrainingArguments) -> CleanPass:
+        """As a run's settings say."""
+        return cls(
+            batch_size=args.per_device_eval_batch_size,
+            num_workers=args.dataloader_num_workers,
+            rank=args.process_index,
+            world_size=args.world_size,
+            progress=not args.disable_tqdm and args.local_process_index == 0,
+            exact_decoding=args.exact_decoding,
+        )
 
     def share(self, count: int) -> np.ndarray:
         """This process's rows of `count`; over all processes every row exactly once."""
@@ -103,6 +118,7 @@ class CleanPass:
             num_workers=self.num_workers,
             pin_memory=accelerator.device.type == "cuda",
             collate_fn=CleanCollator(_preparations(pair), by_size=pixels, at_mask_size=at_mask_size),
+            worker_init_fn=leave_signals_to_the_run,
             # Without a generator of its own, iterating draws a seed from the global one and shifts what training draws.
             generator=torch.Generator(),
         )
@@ -129,6 +145,14 @@ class CleanPass:
         there = {id(pixels): pixels.to(pair.device, non_blocking=True) for pixels in batch.inputs.values()}
         with accelerator.autocast():
             logits = {name: pair.clean_logits(name, there[id(batch.inputs[name])], size).float() for name in MEMBERS}
+        # The argmax of what is no number is the first class, and its confidence passes for the highest.
+        finite = torch.stack([logits[name].sum().isfinite() for name in MEMBERS]).tolist()
+        for name, fine in zip(MEMBERS, finite, strict=True):
+            if not fine and not bool(logits[name].isfinite().all()):
+                raise DivergedError(
+                    f"Model {name} predicts no finite numbers for image {batch.index[0]} or one near it: its training "
+                    "has diverged, or the numbers outgrow --fp16. Lower --learning_rate, or use --bf16"
+                )
         return CleanLogits(batch.index, logits, batch.labels, batch.sizes)
 
 

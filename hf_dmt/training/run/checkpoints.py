@@ -1,38 +1,34 @@
-"""Which checkpoints can be resumed from.
-
-`trainer_state.json` is written last, but rank 0 writes it without waiting for the other ranks, and stock
-`get_last_checkpoint` looks at nothing but the number. A checkpoint cut by a kill would then fail on resume or, worse,
-resume without its optimizer.
-"""
+"""Which checkpoint a run goes on from, which old ones go, and what a new run may not overwrite."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from zipfile import is_zipfile
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ...models.pair import PAIR_FILE, PEER_FOLDER
+from ...data.files import read_json
+from ...hub.repository import PAIR_FILE
+from .origin import IDENTITY_FILE, RunOrigin
+from .results import RESULTS_FILE, TELEMETRY_FILE
+from .whole_checkpoint import faults, step_of
 
 logger = logging.get_logger(__name__)
 
 # Words of a command line.
 _YES, _NO = ("true",), ("false", "none", "")
 
-SHARDED_OPTIMIZER = "optimizer.bin"  # what accelerate writes in the place of the Trainer's file under FSDP
 
-
-def last_complete_checkpoint(output_dir: str | Path, world_size: int) -> Path | None:
-    """The newest `checkpoint-N` that holds everything a resume needs, else None."""
-    for path in sorted(_numbered(output_dir), key=_number, reverse=True):
-        if not missing_files(path, world_size):
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest `checkpoint-N` that holds everything a resume needs, else None; what is passed over is said."""
+    for path in sorted(numbered(output_dir), key=step_of, reverse=True):  # type: ignore[arg-type]
+        if not (found := faults(path)):
             return path
+        logger.warning(f"{path.name} is not whole ({', '.join(found)} missing or damaged) and is passed over.")
     return None
 
 
@@ -41,16 +37,18 @@ def names_a_repository(asked: str | bool | None) -> bool:
     return isinstance(asked, str) and asked.lower() not in (*_YES, *_NO) and not Path(asked).exists()
 
 
-def to_resume(asked: str | bool | None, output_dir: str | Path, accelerator: Accelerator) -> str | None:
+def to_resume(
+    asked: str | bool | None, output_dir: str | Path, accelerator: Accelerator, overwrite: bool = False
+) -> str | None:
     """The checkpoint that `resume_from_checkpoint` asks for, or None for a new run; every process must ask.
 
     Args:
         asked: a folder, or True for the last complete one of `output_dir`. True may arrive as a word.
+        overwrite: begin anew where there is no complete one, though a run has left work in `output_dir`.
 
     Raises:
-        ValueError: the folder is no complete checkpoint.
+        ValueError: the folder is no complete checkpoint, or there is none and work would be overwritten.
     """
-    world_size = accelerator.num_processes
     word = asked.lower() if isinstance(asked, str) else str(asked).lower()
     if word in _NO:
         return None
@@ -58,21 +56,22 @@ def to_resume(asked: str | bool | None, output_dir: str | Path, accelerator: Acc
         # One process looks, after all have finished writing: the others could find a checkpoint whole that it did not,
         # and train another phase.
         accelerator.wait_for_everyone()
-        last = broadcast_object_list([last_complete_checkpoint(output_dir, world_size)])[0]
+        last = broadcast_object_list([last_complete_checkpoint(output_dir) if accelerator.is_main_process else None])[0]
         if last is None:
+            check_room(output_dir, overwrite=overwrite)
             logger.warning(f"No complete checkpoint in {output_dir}: starting from the beginning.")
         return str(last) if last else None
-    if missing := missing_files(str(asked), world_size):
+    if found := faults(str(asked)):
         raise ValueError(
-            f"{asked!r} is not a complete checkpoint of a run with {world_size} process(es): {', '.join(missing)} "
-            "missing or unreadable. Give --resume_from_checkpoint True for the last complete one."
+            f"{asked!r} is not a complete checkpoint: {', '.join(found)} missing or unreadable. Give "
+            "--resume_from_checkpoint True for the last complete one."
         )
     return str(asked)
 
 
-def not_written(checkpoint: Path, world_size: int, problem: Exception) -> OSError:
+def not_written(checkpoint: Path, problem: Exception) -> OSError:
     """The error for a checkpoint that could not be written: where, why, and what is still there to go on from."""
-    last = last_complete_checkpoint(checkpoint.parent, world_size)
+    last = last_complete_checkpoint(checkpoint.parent)
     usable = f"{last.name} is complete: go on from it" if last else "there is no earlier one: start again"
     reason = getattr(problem, "strerror", None) or (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     return OSError(
@@ -85,35 +84,58 @@ def not_written(checkpoint: Path, world_size: int, problem: Exception) -> OSErro
 def delete_old(newest: Path, limit: int, *, best: str | None) -> None:
     """Keep `limit` checkpoints: the newest, the best, and then those of the highest numbers."""
     kept = {newest.name, Path(best).name} if best else {newest.name}
-    others = sorted((path for path in _numbered(newest.parent) if path.name not in kept), key=_number)
+    others = sorted((path for path in numbered(newest.parent) if path.name not in kept), key=step_of)  # type: ignore[arg-type]
     for path in others[: max(0, len(others) + len(kept) - limit)]:
         (path / TRAINER_STATE_NAME).unlink(missing_ok=True)  # half deleted, it must not pass for a whole one
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _numbered(output_dir: str | Path) -> list[Path]:
+def numbered(output_dir: str | Path) -> list[Path]:
+    """The folders of a run's checkpoints, whole or not."""
     found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return [path for path in found if path.is_dir() and path.name.rpartition("-")[2].isdigit()]
+    return [path for path in found if path.is_dir() and step_of(path) is not None]
 
 
-def _number(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+def check_room(folder: str | Path, *, overwrite: bool) -> None:
+    """Refuse to begin a new run where one has finished a phase, saved a checkpoint or exported its pair.
 
+    What a start leaves that failed or was killed before that counts as nothing.
 
-def missing_files(checkpoint: str | Path, world_size: int) -> list[str]:
-    """What a checkpoint lacks: both members, optimizer, scheduler, a readable state, every rank's random state."""
-    folder = Path(checkpoint)
-    optimizer = SHARDED_OPTIMIZER if (folder / SHARDED_OPTIMIZER).is_file() else OPTIMIZER_NAME
-    needed = [PAIR_FILE, "config.json", f"{PEER_FOLDER}/config.json", optimizer, SCHEDULER_NAME]
-    ranks = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
-    missing = [name for name in [*needed, *ranks] if not (folder / name).is_file()]
-    # torch.save writes a zip archive, whose directory comes last: a file cut anywhere is none.
-    missing += [path.name for path in folder.glob("*.pt*") if not is_zipfile(path)]
-    for member in (".", PEER_FOLDER):
-        if not any((folder / member).glob("model*.safetensors")):
-            missing.append(f"{member}/model.safetensors")
+    Raises:
+        ValueError: names what would be lost.
+    """
+    folder = Path(folder)
+    if overwrite:
+        return
+    work = [path.name for path in numbered(folder)]
     try:
-        json.loads((folder / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):
-        missing.append(TRAINER_STATE_NAME)
-    return missing
+        phases = len(read_json(folder / RESULTS_FILE)["phases"])
+    except FileNotFoundError:
+        phases = 0
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: there may have been some
+        phases = 1
+    work += [f"{phases} finished phase(s)"] if phases else []
+    work += ["a pair"] if (folder / PAIR_FILE).is_file() else []
+    if work:
+        raise ValueError(
+            f"--output_dir {str(folder)!r} already holds a run ({', '.join(work[-3:])}), which a new one would "
+            "overwrite. Continue it with --resume_from_checkpoint True, if it has a whole checkpoint; choose another "
+            "folder; or give --overwrite_output_dir true to lose what is there."
+        )
+
+
+def begin(folder: str | Path, origin: RunOrigin, *, anew: bool) -> None:
+    """Write down what fixes the run. `anew`: what another one left goes, so that no record of it stays beside this
+    run's."""
+    folder = Path(folder)
+    if anew:
+        _make_room(folder)
+    origin.write(folder)
+
+
+def _make_room(folder: Path) -> None:
+    old = [*numbered(folder), *(folder / name for name in ("pseudo_labels", "gallery", "initial", "scored"))]
+    for path in (folder / name for name in (PAIR_FILE, RESULTS_FILE, TELEMETRY_FILE, IDENTITY_FILE, "report.html")):
+        path.unlink(missing_ok=True)
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ...data.files import read_json, write_json
 from ...data.splitting.splits import SPLIT_FILE
+from ...hub.repository import PAIR_FILE
 from ..settings.arguments import DMTTrainingArguments
+from .checkpoints import check_room
+from .origin import IDENTITY_FILE
 
 LOCK_FILE = ".run.lock"
-OWNER_FILE = ".run.json"
+OWNER_FILE = ".run.owner"
 
 logger = logging.get_logger(__name__)
 
@@ -30,10 +32,8 @@ def resumes(args: DMTTrainingArguments) -> bool:
 
 
 def check_output_folder(args: DMTTrainingArguments) -> None:
-    """Refuse a folder with foreign contents, and one that holds a run unless it is to be resumed.
-
-    A folder without split.json counts as empty.
-    """
+    """Refuse a folder with foreign contents, and one that holds work of a run unless that is to be resumed or
+    overwritten."""
     folder = Path(args.output_dir)
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
@@ -41,17 +41,13 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
         raise ValueError(f"--output_dir {str(folder)!r} {where} a file, and a run needs a folder. Choose another name.")
     if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
         return
-    if not (folder / SPLIT_FILE).is_file():
+    if not any((folder / name).is_file() for name in (SPLIT_FILE, IDENTITY_FILE, PAIR_FILE)):
         raise ValueError(
             f"--output_dir {str(folder)!r} is not empty and holds no run of hf_dmt, so nothing is written there. "
             "Choose another folder."
         )
     if not resumes(args):
-        last = get_last_checkpoint(str(folder))
-        raise ValueError(
-            f"--output_dir {str(folder)!r} already holds a run{f' ({Path(last).name})' if last else ''}. Continue it "
-            "with --resume_from_checkpoint True, or choose another folder."
-        )
+        check_room(folder, overwrite=args.overwrite_output_dir)
 
 
 @contextlib.contextmanager

@@ -47,8 +47,8 @@ class SkipNonFinite(TrainerCallback):
         self.trained, self.images = trained, images
         self._args: Any = None  # both are set when training begins
         self._state = TrainerState()
-        self._verdicts: list[Tensor] = []  # since the last log; 0-dim bool, True where the update was skipped
-        self._in_a_row = 0
+        self._verdicts: list[Tensor] = []  # not read yet; 0-dim bool, True where the update was skipped
+        self._in_a_row = self._skipped = 0  # the second since the last log
         self._statistics: list[Tensor] = []  # running means and variances of every BatchNorm, each (channels,)
         self._kept = torch.empty(0)  # what they were before the update
 
@@ -56,7 +56,7 @@ class SkipNonFinite(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._args, self._state = args, state
-        self._verdicts, self._in_a_row = [], 0
+        self._verdicts, self._in_a_row, self._skipped = [], 0, 0
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -102,19 +102,30 @@ class SkipNonFinite(TrainerCallback):
             for parameter in self.pair.parameters():
                 parameter.grad = None
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # Also where nothing is logged: a run that learns nothing must not go on to its end.
+        if len(self._verdicts) >= self._args.max_skipped_updates:
+            self._read()
+
     def drain(self) -> dict[str, float]:
         """The log's entry: updates skipped since the last log; nothing where there was none.
 
         Raises:
             RunError: too many in a row, with the ids of their images in `skipped_batches.json`.
         """
+        self._read()
+        skipped, self._skipped = self._skipped, 0
+        return {"skipped_updates": float(skipped)} if skipped else {}
+
+    def _read(self) -> None:
+        """Ask the device for the verdicts since the last time."""
         verdicts = torch.stack(self._verdicts).tolist() if self._verdicts else []
         self._verdicts = []
         for skipped in verdicts:
             self._in_a_row = self._in_a_row + 1 if skipped else 0
+        self._skipped += sum(verdicts)
         if self._in_a_row >= self._args.max_skipped_updates:
             raise self._give_up()
-        return {"skipped_updates": float(sum(verdicts))} if any(verdicts) else {}
 
     def _give_up(self) -> RunError:
         file, step = Path(self._args.output_dir) / SKIPPED_BATCHES_FILE, self._state.global_step

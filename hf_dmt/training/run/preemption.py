@@ -1,8 +1,13 @@
-"""Answer SIGTERM, which a cluster sends before it takes a machine: finish the update, save a checkpoint, stop."""
+"""Answer SIGTERM, which a cluster sends before it takes a machine: finish the update, save a checkpoint, stop.
+
+A launcher that is ended without passing the signal on leaves its processes behind; they do the same.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +25,7 @@ _AGREE_EVERY = 5
 
 
 class StopOnSigterm(TrainerCallback):
-    """Saves a checkpoint after the update in which SIGTERM arrives, and ends the training there.
+    """Saves a checkpoint after the update in which SIGTERM arrives or the launcher dies, and ends the training there.
 
     A second SIGTERM acts as if there were no handler.
 
@@ -32,11 +37,13 @@ class StopOnSigterm(TrainerCallback):
 
     def __init__(self) -> None:
         self.asked = self.stopped = False
+        self._launcher: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handle SIGTERM inside the block; only a process's main thread may."""
         self.asked = self.stopped = False
+        self._launcher = _launcher()
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -53,6 +60,8 @@ class StopOnSigterm(TrainerCallback):
             signal.signal(signal.SIGTERM, before)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        orphaned = self._launcher is not None and os.getppid() != self._launcher
+        self.asked = self.asked or orphaned
         if args.world_size > 1:
             if state.global_step % _AGREE_EVERY:
                 return
@@ -61,7 +70,22 @@ class StopOnSigterm(TrainerCallback):
             self.asked = bool(anyone)
         if self.asked and state.global_step < state.max_steps:
             logger.warning(
-                f"SIGTERM: saving a checkpoint of update {state.global_step} and stopping. Go on from there with "
-                "--resume_from_checkpoint True."
+                f"{'The launcher is gone' if orphaned else 'SIGTERM'}: saving a checkpoint of update "
+                f"{state.global_step} and stopping. Go on from there with --resume_from_checkpoint True."
             )
             self.stopped = control.should_save = control.should_log = control.should_training_stop = True
+
+
+def _launcher() -> int | None:
+    """The process id of the launcher that started this process; None where a person's shell or a scheduler did, which
+    may end before the run (`nohup`)."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.getppid()
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return None
+    try:
+        command = ["ps", "-o", "args=", "-p", str(os.getppid())]
+        parent = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.SubprocessError):  # no such program: Windows
+        return None
+    return os.getppid() if "accelerate" in parent else None

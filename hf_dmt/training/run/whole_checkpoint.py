@@ -34,6 +34,19 @@ def step_of(checkpoint: str | Path) -> int | None:
     return int(found[1]) if found else None
 
 
+def steps_done(checkpoint: str | Path) -> int:
+    """The updates before a checkpoint, as its state counts them.
+
+    Raises:
+        OSError, ValueError: the state is gone, damaged, or of another checkpoint than the folder's name says.
+    """
+    state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
+    step = state.get("global_step") if isinstance(state, dict) else None
+    if not isinstance(step, int) or step_of(checkpoint) not in (None, step):
+        raise ValueError(f"{TRAINER_STATE_NAME} does not belong to {Path(checkpoint).name}")
+    return step
+
+
 def read_record(checkpoint: str | Path) -> dict[str, Any]:
     """What a checkpoint says of its run.
 
@@ -74,11 +87,8 @@ def faults(checkpoint: str | Path) -> list[str]:
     for member in (".", PEER_FOLDER):
         found += _faults_of_weights(folder, member)
     try:
-        state = read_json(folder / TRAINER_STATE_NAME)
-        step = state["global_step"]
-        if not isinstance(step, int) or step_of(folder) not in (None, step):
-            raise ValueError("it is of another step")
-    except (OSError, ValueError, KeyError, TypeError):
+        steps_done(folder)
+    except (OSError, ValueError):
         found.append(TRAINER_STATE_NAME)
     return list(dict.fromkeys(found))
 
@@ -91,7 +101,8 @@ def _faults_of_weights(folder: Path, member: str) -> list[str]:
             files |= set(map(str, read_json(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return [f"{member}/{index.name}"]
-    return [f"{member}/{name}" for name in sorted(files) if not _is_whole(place / name)]
+    inside = {name for name in files if Path(name).name == name}
+    return [f"{member}/{name}" for name in sorted(files) if name not in inside or not _is_whole(place / name)]
 
 
 def _is_whole(file: Path) -> bool:

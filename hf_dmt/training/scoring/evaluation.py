@@ -137,12 +137,17 @@ def without_loss(scores: Scores) -> Scores:
     return {name: {key: value for key, value in figures.items() if key != "loss"} for name, figures in scores.items()}
 
 
+def primary_scores(scores: Scores, task: str) -> dict[str, float]:
+    """Each member's figure that the run is judged by, a fraction; 0 where it is not known."""
+    return {name: float(scores[name].get(TASKS[task].metric) or 0.0) for name in MEMBERS}
+
+
 def better_member(scores: Scores | None, task: str) -> str:
     """The member for the root of the published pair: the better one on the eval split; ties and no split give a."""
     if scores is None:
         return "a"
-    a, b = (scores[name].get(TASKS[task].metric) or 0.0 for name in MEMBERS)
-    return "b" if b > a else "a"
+    figures = primary_scores(scores, task)
+    return "b" if figures["b"] > figures["a"] else "a"
 
 
 def _add_user_metrics(

@@ -14,6 +14,7 @@ from ...models.weights.trained_parts import check_choice
 from .declaration import as_arguments, without_words
 from .knobs import KNOBS, RUN_SETTINGS, Knobs, RunSettings
 from .methods import PRESETS, resolve
+from .resuming import ACCEPTABLE
 
 if TYPE_CHECKING:
 
@@ -38,6 +39,19 @@ REPLACED: dict[str, str] = {
     "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels: "
     "leave it out",
     "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and stops: leave it out",
+    "save_only_model": "a run could not be resumed from such checkpoints: use --save_total_limit 1 to save space",
+    "data_seed": "which images are drawn follows from --seed: use that",
+    "bf16_full_eval": "labels and scores are made in the precision that is trained in: use --bf16",
+    "fp16_full_eval": "labels and scores are made in the precision that is trained in: use --fp16",
+    "prediction_loss_only": "an evaluation always gives every figure: leave it out",
+    "label_names": "labels are found by the names 'label' and 'mask' of an item: leave it out",
+    "dataloader_in_order": "batches always come in their order: leave it out",
+    "dataloader_multiprocessing_context": "workers are started as the system does it: leave it out",
+    "neftune_noise_alpha": "noise on embeddings is for language models: leave it out",
+    "use_liger_kernel": "its kernels are for language models: leave it out",
+    "batch_eval_metrics": "compute_metrics gets whole sets: leave it out",
+    "eval_use_gather_object": "figures are summed, not gathered: leave it out",
+    "eval_accumulation_steps": "figures are summed batch by batch already: leave it out",
 }
 
 # Numbers that the stock class does not check: the least that can work, and what to give.
@@ -71,6 +85,15 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
     per_device_eval_batch_size: int = field(
         default=16, metadata={"help": "Images per batch and process in evaluation and labeling."}
     )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Begin anew in a folder that holds a run, which is lost."}
+    )
+    accept_changes: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Settings that a resume may change although they reach the weights: {', '.join(ACCEPTABLE)}."
+        },
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Always off: batches are nested by member."})
 
     def __post_init__(self) -> None:
@@ -95,6 +118,11 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         for name, one in (KNOBS | RUN_SETTINGS).items():
             setattr(self, name, without_words(one, getattr(self, name)))
             one.check(getattr(self, name))
+        if unknown := [name for name in self.accept_changes or () if name not in ACCEPTABLE]:
+            raise ValueError(
+                f"--accept_changes {unknown[0]!r} is nothing that a resume may change; choose of: "
+                f"{', '.join(ACCEPTABLE)}. Any other setting belongs to a new run."
+            )
         if self.freeze_backbone:
             if self.train not in ("all", "head"):
                 raise ValueError(f"--freeze_backbone true is --train head, and --train is {self.train!r}. Give one.")

@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from ...data.escaping import without_tokens
 from ...data.tasks import TASKS
 from .arguments import DMTTrainingArguments
 
+_FIRST_SPEAKS_S = 3.0
 RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
 
 
@@ -106,6 +108,8 @@ class Parser(HfArgumentParser):
 def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArguments, DMTTrainingArguments]:
     """Flags over the config file over, where no data set is named, the embedded default of the task.
 
+    What a person gives beats what the default brings, also where two settings exclude each other.
+
     Raises:
         ValueError: unknown flags or keys (with the nearest known one), values of another type, impossible settings.
     """
@@ -114,16 +118,16 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     # Bars are for terminals: in a log file they are thousands of lines.
     parser.set_defaults(output_dir=None, disable_tqdm=not sys.stderr.isatty())
     flags = list(argv)
+    config: dict[str, Any] = {}
     if flags and not flags[0].startswith("-"):
-        parser.set_defaults(**_read_config(_config_file(flags.pop(0), recipes), parser))
+        config = _read_config(_config_file(flags.pop(0), recipes), parser)
+        parser.set_defaults(**config)
     first = _namespace(parser, flags)
     if first.dataset_name is None and first.task in RECIPES:
+        given = config.keys() | _given(flags)
         recipe = _read_config(recipes / RECIPES[first.task], parser)
-        if first.pair is not None:
-            recipe = {key: value for key, value in recipe.items() if key not in ("model_a", "model_b")}
-        parser.set_defaults(
-            **{key: value for key, value in recipe.items() if getattr(first, key) == parser.get_default(key)}
-        )
+        kept = recipe.keys() - given - _excluded_by(first, given)
+        parser.set_defaults(**{key: recipe[key] for key in kept})
         first = _namespace(parser, flags)
     if first.output_dir is None:
         parser.set_defaults(output_dir=fresh_folder(first.dataset_name, first.use_cpu))
@@ -183,6 +187,28 @@ def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:
     near = difflib.get_close_matches(given, known, n=1)
     quoted = near and (near[0] if near[0].startswith("-") else repr(near[0]))
     return f"Did you mean {quoted}?" if near else f"{all_of_them}: hf-dmt train --help"
+
+
+def _given(flags: list[str]) -> set[str]:
+    """The settings that flags give, whatever their values."""
+    parser = Parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return set(vars(parser.parse_known_args(flags)[0]))
+
+
+def _excluded_by(person: argparse.Namespace, given: set[str]) -> set[str]:
+    """The settings of a recipe that cannot stand beside what a person gives."""
+    excluded: set[str] = set()
+    if given & {"labeled_fraction", "labeled_ids"}:
+        excluded |= {"num_labeled"}
+    if person.pair is not None:
+        excluded |= {"model_a", "model_b"}
+    if "learning_rate" in given:  # of both members, unless b's own is given too
+        excluded |= {"learning_rate_b"}
+    if "sequential" in str(person.exchange):
+        excluded |= {"ema_decay"}
+    return excluded - given
 
 
 def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
@@ -263,6 +289,13 @@ def _check_models(model: ModelArguments) -> None:
 
 
 def print_error(message: str) -> None:
-    """One message on stderr, by one process, without what may be a token: it may quote what was typed."""
-    if os.environ.get("LOCAL_RANK", "0") in ("0", "-1"):
-        print(f"hf-dmt: error: {without_tokens(message)}", file=sys.stderr)
+    """One message on stderr, without what may be a token: it may quote what was typed.
+
+    Of several processes the first speaks at once. The launcher ends the others then; one that is still there after a
+    while has met something that the first has not, and speaks too.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0:
+        time.sleep(_FIRST_SPEAKS_S)
+    by = f" (process {rank})" if rank > 0 else ""
+    print(f"hf-dmt: error{by}: {without_tokens(message)}", file=sys.stderr, flush=True)

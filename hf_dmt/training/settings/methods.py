@@ -48,7 +48,7 @@ def resolve(method: str, task: str, explicit: dict[str, Any]) -> Knobs:
         # A recipe may set ratios, and with them labels alone would be trained on pseudo labels after all.
         given.pop("label_ratios", None)
     preset = {**{name: one.default_for(task) for name, one in KNOBS.items()}, **PRESETS[method]}
-    if given.get("strategy") == "online":
+    if given.get("strategy") == "online" and preset["strategy"] != "online":
         # From the first step the labels are those of an untrained or freshly started teacher: let them in slowly.
         preset["unlabeled_ramp"] = 0.3
     knobs = Knobs(**{**preset, **given})

@@ -1,8 +1,8 @@
 """What makes a run this run: everything that changes its weights, kept by the first start and compared by every resume.
 
-Every setting is compared unless it is listed here as one that cannot change the weights, so that one which is added
-later is compared from its first day. Images count by their contents, not by their names. A resume that differs is
-refused with both values; what may differ is recorded with the update from which it holds.
+Every setting is compared unless `settings/resuming.py` lists it as one that cannot change the weights, so that one
+which is added later is compared from its first day. Images count by their contents, not by their names. A resume that
+differs is refused with both values; what may differ is recorded with the update from which it holds.
 """
 
 from __future__ import annotations
@@ -17,54 +17,7 @@ from typing import Any
 from ...data.members import MEMBERS
 from ...method import Phase
 from ...models.pair import ModelPair
-
-_WORDS = {
-    "logging": "logging_dir logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_level "
-    "log_level_replica log_on_each_node disable_tqdm debug skip_memory_metrics include_num_input_tokens_seen "
-    "include_tokens_per_second",
-    "reporting": "report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id metrics",
-    "saving": "output_dir overwrite_output_dir save_strategy save_steps save_total_limit save_on_each_node "
-    "save_safetensors keep_pseudo_labels",
-    "evaluation": "eval_strategy eval_steps eval_delay eval_on_start eval_accumulation_steps eval_do_concat_batches "
-    "eval_use_gather_object include_for_metrics batch_eval_metrics do_train do_eval do_predict",
-    "hub": "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision",
-    "devices": "use_cpu no_cuda use_mps_device local_rank ddp_backend ddp_timeout ddp_bucket_cap_mb ddp_static_graph "
-    "ddp_find_unused_parameters fsdp fsdp_config parallelism_config dataloader_num_workers dataloader_pin_memory "
-    "dataloader_prefetch_factor dataloader_multiprocessing_context torch_empty_cache_steps",
-    "this start": "resume_from_checkpoint accept_changes restore_callback_states_from_checkpoint max_skipped_updates",
-    # What they come to is compared: the plan, the images, the two models, the classes.
-    "sources": "dataset_name dataset_config_name train_split eval_split test_split image_column label_column "
-    "num_labeled labeled_fraction labeled_ids extra_labels split_seed id2label skip_corrupt_images "
-    "unlabeled_dataset_name unlabeled_split unlabeled_dir task model_a model_b pair trust_remote_code image_size "
-    "check json",
-}
-HARMLESS: dict[str, str] = {name: group for group, names in _WORDS.items() for name in names.split()}
-"""Settings that a resume may change, by kind: they do not reach the weights, or what they come to is compared."""
-
-PLAN_SETTINGS = ("max_steps", "label_ratios", "supervised_epochs", "phase_epochs")
-"""They matter by the plan that follows from them, and are named where that differs."""
-
-ACCEPTABLE: dict[str, str] = {
-    "phases": "later phases may be longer or more",
-    "gradient_accumulation_steps": "the same updates in other parts",
-    "per_device_eval_batch_size": "labels may differ in the last bit",
-    "bf16": "another precision",
-    "fp16": "another precision",
-    "tf32": "another precision",
-    "torch_compile": "other kernels",
-}
-"""What a resume may change where `--accept_changes` names it."""
-
-# Which of a phase's weights stay, or which pair is exported, depends on when there is a look at the eval split.
-_CADENCE = ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps")
-# Machines, people and paths: not even written down. An identity may be published with a checkpoint.
-_PRIVATE = {
-    *_WORDS["this start"].split(),
-    *_WORDS["hub"].split(),
-    *_WORDS["sources"].split(),
-    *_WORDS["reporting"].split(),
-    *("output_dir", "logging_dir", "fsdp_config", "deepspeed", "local_rank", "debug", "difference_maximized_sampling"),
-}
+from .resuming import ACCEPTABLE, CADENCE, HARMLESS, PLAN_SETTINGS, PRIVATE
 
 
 def of_run(
@@ -89,7 +42,7 @@ def of_run(
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
     settings = {**(further or {}), **given, **resolved, "mixed_precision": getattr(args, "mixed_precision", "no")}
     identity = {
-        "settings": {name: _plain(value) for name, value in sorted(settings.items()) if name not in _PRIVATE},
+        "settings": {name: _plain(value) for name, value in sorted(settings.items()) if name not in PRIVATE},
         "plan": [[phase.index, phase.label_ratio, phase.steps, phase.trains] for phase in phases],
         "pair": {
             "task": pair.task,
@@ -121,7 +74,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int,
             if old.get(name) == new.get(name) or name in PLAN_SETTINGS:
                 continue
             change = Change(name, old.get(name), new.get(name))
-            harmless = name in HARMLESS and not (looks and name in _CADENCE)
+            harmless = name in HARMLESS and not (looks and name in CADENCE)
             (found.allowed if harmless or name in allowed else found.refused).append(change)
         _compare_plans(old, new, before["plan"], now["plan"], step, "phases" in allowed, found)
         for part in ("pair", "images"):

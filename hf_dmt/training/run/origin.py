@@ -1,0 +1,82 @@
+"""What the first start fixed and what later starts changed: kept in the output folder and in every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from ...data.files import write_json
+from ..settings import identity
+from ..settings.resuming import ACCEPTABLE, HARMLESS
+from .whole_checkpoint import CHECKPOINT_RECORD, read_record, steps_done
+
+IDENTITY_FILE = ".run.json"
+
+logger = logging.get_logger(__name__)
+
+
+class RunOrigin:
+    """The identity of a run over all its starts.
+
+    Args:
+        now: what this start would train, as `identity.of_run` says it. world_size: processes of this start.
+        accepted: names of settings that this start may change.
+
+    Attributes:
+        changes: what later starts changed, each `{"step", "setting", "before", "now"}`, for the results.
+    """
+
+    def __init__(self, now: dict[str, Any], *, world_size: int, accepted: Sequence[str]) -> None:
+        self.identity, self.world_size, self.accepted = now, world_size, tuple(accepted)
+        self.changes: list[dict[str, Any]] = []
+
+    def take_up(self, checkpoint: str | Path) -> None:
+        """Compare this start with the run that wrote a checkpoint, and note what may differ.
+
+        Raises:
+            ValueError: it is another run, or the checkpoint does not say which; every difference is named.
+        """
+        try:
+            record = read_record(checkpoint)
+            step = steps_done(checkpoint)
+            found = identity.differences(record["identity"], self.identity, step=step, accepted=self.accepted)
+        except (OSError, ValueError) as problem:
+            raise ValueError(
+                f"The checkpoint {str(checkpoint)!r} does not say which run it belongs to ({problem}), so it cannot be "
+                "told whether this start goes on with it. Resume from another checkpoint, or start a new run."
+            ) from problem
+        if found.refused:
+            raise ValueError(identity.refusal(found.refused, str(checkpoint)))
+        self.changes = list(record.get("changes") or [])
+        noted = [{"setting": change.name, "before": change.before, "now": change.now} for change in found.allowed]
+        if record["world_size"] != self.world_size:
+            noted.append({"setting": "world_size", "before": record["world_size"], "now": self.world_size})
+            logger.warning(
+                f"This run was trained by {record['world_size']} process(es) and goes on with {self.world_size}. "
+                "Images, labels and updates are the same, but from here on it is not bit-identical to a run that never "
+                "changed: gradients are summed in another order; dropout, mixup and BatchNorm see other parts of an "
+                "update."
+            )
+        for change in found.allowed:
+            if change.name in ACCEPTABLE or change.name not in HARMLESS:
+                logger.warning(f"From update {step} on this run is another one than it began as: {change}.")
+        self.changes += [{"step": step, **change} for change in noted]
+
+    def write(self, folder: str | Path) -> None:
+        """Into the output folder, by the process that writes there."""
+        write_json(Path(folder) / IDENTITY_FILE, self._record([]))
+
+    def save(self, checkpoint: str | Path, files: Sequence[str]) -> None:
+        """Into a checkpoint; `files` are those that it has beside the usual ones."""
+        write_json(Path(checkpoint) / CHECKPOINT_RECORD, self._record(files))
+
+    def _record(self, files: Sequence[str]) -> dict[str, Any]:
+        return {
+            "world_size": self.world_size,
+            "files": list(files),
+            "identity": self.identity,
+            "changes": self.changes,
+        }

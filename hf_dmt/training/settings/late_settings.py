@@ -1,0 +1,90 @@
+"""Settings that the libraries below read when training begins: tried out before, so that none fails after something was
+written, and `--check` knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
+
+from ...data.members import MEMBERS
+from ...models.pair import ModelPair
+from .arguments import DMTTrainingArguments
+
+_OWN_MODES = ("schedule_free", "schedulefree")  # evaluated with other weights than those they train
+_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that read an evaluation, which a phase need not have
+_TRIED_UPDATES = 2
+
+
+def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
+    """Build trackers, optimizer and schedule, make two updates of a single weight, and ask the models for what is
+    switched on in them.
+
+    Raises:
+        ValueError: what cannot be built, why, and which flag to change.
+    """
+    _check_switches(args, pair)
+    with _explained("--report_to", ", ".join(args.report_to), "Install what it needs, or leave it out"):
+        for tracker in get_reporting_integration_callbacks(args.report_to):
+            tracker()
+    _check_kinds(args)
+    weight = nn.Parameter(torch.ones(2, 2))
+    with _explained("--optim", _word(args.optim), "Correct it or its --optim_args, --adam_beta1, --adam_beta2"):
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, pair)
+        of_a_model = ("params", "model", "optimizer_dict")
+        optimizer = kind([weight], **{name: value for name, value in settings.items() if name not in of_a_model})
+    schedule = _word(args.lr_scheduler_type)
+    with _explained("--lr_scheduler_type", schedule, "Correct it, --warmup_steps or --lr_scheduler_kwargs"):
+        scheduler = get_scheduler(
+            args.lr_scheduler_type,
+            optimizer=optimizer,
+            num_warmup_steps=args.get_warmup_steps(_TRIED_UPDATES),
+            num_training_steps=_TRIED_UPDATES,
+            scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
+        )
+        for _ in range(_TRIED_UPDATES):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+            scheduler.step()
+
+
+def _check_kinds(args: DMTTrainingArguments) -> None:
+    if any(name in _word(args.optim) for name in _OWN_MODES):
+        raise ValueError(
+            f"--optim {_word(args.optim)} judges with other weights than it trains, and labels are made by what is "
+            "trained. Use --ema_decay with another optimizer for averaged weights."
+        )
+    if any(name in _word(args.lr_scheduler_type) for name in _BY_METRIC):
+        raise ValueError(
+            f"--lr_scheduler_type {_word(args.lr_scheduler_type)} follows a figure of evaluations over a whole run, "
+            "and here every phase has a schedule of its own. Use linear, cosine or constant."
+        )
+
+
+def _check_switches(args: DMTTrainingArguments, pair: ModelPair) -> None:
+    asked = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
+    without = [name for name in MEMBERS if not getattr(pair.member(name), "supports_gradient_checkpointing", False)]
+    if asked and without:
+        kind = type(pair.member(without[0])).__name__
+        raise ValueError(
+            f"--gradient_checkpointing is on, and model {without[0]} ({kind}) cannot do that. Leave it out, or save "
+            "memory with --gradient_accumulation_steps or --member_schedule alternate."
+        )
+
+
+@contextmanager
+def _explained(flag: str, value: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as problem:  # whatever a library raises at what it was given
+        reason = " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+        raise ValueError(f"{flag} {value} cannot be used: {reason}. {remedy}.") from problem
+
+
+def _word(value: Any) -> str:
+    return str(getattr(value, "value", value))

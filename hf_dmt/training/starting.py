@@ -1,0 +1,75 @@
+"""What a start knows of its run before it trains: its image sets, and everything that is compared on a resume."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.files import write_json
+from ..data.members import MEMBERS
+from ..data.splitting.contents import digest_of
+from ..data.splitting.splits import SPLIT_FILE, describe, image_ids
+from ..method import Phase
+from ..models.pair import ModelPair
+from .random_state import preserved_rng
+from .run.origin import RunOrigin
+from .settings import identity
+from .settings.arguments import DMTTrainingArguments
+from .settings.methods import Knobs
+
+
+class RunStart:
+    """A run's images, and what only its caller knows of it.
+
+    Args:
+        image_sets: labeled, unlabeled, eval and test; None where there is none.
+
+    Attributes:
+        settings: further settings that chose images and models, by name; a command line's.
+        digests: a digest of each image set by its role, where somebody has hashed every image; otherwise some are read.
+        split: what `split.json` says; otherwise ids and roles alone.
+    """
+
+    def __init__(self, image_sets: Mapping[str, Any]) -> None:
+        self.image_sets = dict(image_sets)
+        self.settings: dict[str, Any] = {}
+        self.digests: dict[str, str] | None = None
+        self.split: dict[str, Any] | None = None
+
+    def origin(
+        self,
+        args: DMTTrainingArguments,
+        knobs: Knobs,
+        phases: Sequence[Phase],
+        pair: ModelPair,
+        supervised_rows: Mapping[str, np.ndarray],
+        *,
+        sharded: bool,
+    ) -> RunOrigin:
+        """This start, to be compared with the checkpoint that it goes on from.
+
+        Args:
+            supervised_rows: per member, the labeled rows of phase 0. sharded: FSDP divides the parameters.
+        """
+        if self.digests is None:
+            with preserved_rng():  # a set may draw numbers of its own
+                sets = self.image_sets.items()
+                self.digests = {role: digest_of(images) for role, images in sets if images is not None}
+        first = {f"phase 0 of {name}": _digest_of_rows(supervised_rows[name]) for name in MEMBERS}
+        settings = {**self.settings, "parameters_divided_over_processes": sharded}
+        now = identity.of_run(args, knobs, phases, pair, {**self.digests, **first}, settings)
+        return RunOrigin(now, world_size=args.world_size, accepted=args.accept_changes or ())
+
+    def write_split(self, folder: str | Path, class_names: Sequence[str]) -> None:
+        """Write `split.json`."""
+        roles: dict[str, Sequence[str]]
+        roles = {role: image_ids(images) if images is not None else [] for role, images in self.image_sets.items()}
+        write_json(Path(folder) / SPLIT_FILE, self.split or describe(roles, class_names=list(class_names)))
+
+
+def _digest_of_rows(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()[:16]

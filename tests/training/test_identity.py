@@ -1,0 +1,195 @@
+"""A resume goes on with the run that was started, or says what differs; every setting is either compared or listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import Kill, KillAt, images, make_pair, make_trainer, results
+
+from hf_dmt import DMTTrainingArguments
+from hf_dmt.data.arguments import DataArguments
+from hf_dmt.training.run.origin import RunOrigin
+from hf_dmt.training.settings import identity
+from hf_dmt.training.settings.command_line import ModelArguments
+from hf_dmt.training.settings.resuming import ACCEPTABLE, HARMLESS, PLAN_SETTINGS
+
+ALL_SETTINGS = sorted(
+    {field.name for kind in (DMTTrainingArguments, DataArguments, ModelArguments) for field in dataclasses.fields(kind)}
+)
+# Compared by what follows from it, and refused where that differs: the rows of phase 0.
+BY_EFFECT = {"difference_maximized_sampling"}
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_trainer(tmp_path_factory.mktemp("run"), make_pair("vit", "resnet"), phase_weights="last")
+
+
+def identity_of(trainer: Any, **changed: Any) -> dict[str, Any]:
+    args, knobs = trainer.args, trainer.knobs
+    further = {name: None for name in ALL_SETTINGS if not hasattr(args, name)}
+    names = {field.name for field in dataclasses.fields(knobs)}
+    for name, value in changed.items():
+        if name in names:
+            knobs = dataclasses.replace(knobs, **{name: value})
+        elif hasattr(args, name):
+            args = _with(args, name, value)
+        else:
+            further[name] = value
+    return identity.of_run(args, knobs, trainer.phases, trainer.model, {"labeled": "1"}, further)
+
+
+def _with(args: Any, name: str, value: Any) -> Any:
+    other = object.__new__(type(args))
+    other.__dict__ = {**args.__dict__, name: value}
+    return other
+
+
+class Other:
+    """A value that no setting has."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+@pytest.mark.parametrize("name", ALL_SETTINGS)
+def test_every_setting_is_compared_or_listed(trainer: Any, name: str) -> None:
+    """Silent: a flag that somebody adds changes the weights, and a resume with another value goes on as if it were the
+    same run."""
+    found = identity.differences(identity_of(trainer), identity_of(trainer, **{name: Other()}), step=1, accepted=())
+    listed = name in HARMLESS or name in PLAN_SETTINGS or name in BY_EFFECT
+    assert [change.name for change in found.refused] == ([] if listed else [name])
+
+
+def test_what_is_listed_is_listed_once_and_nothing_private_is_kept(trainer: Any) -> None:
+    """Silent: a token or a path of this machine in a checkpoint that is pushed."""
+    secret = identity_of(trainer, hub_token="hf_SECRET", output_dir="/home/user", dataset_name="/home/user/images")
+    assert "SECRET" not in str(secret) and "/home/user" not in str(secret)
+    assert not HARMLESS.keys() & ACCEPTABLE.keys() and not HARMLESS.keys() & set(PLAN_SETTINGS)
+
+
+def test_the_look_at_the_eval_split_counts_where_weights_depend_on_it(trainer: Any) -> None:
+    """Silent: with phase_weights best, other evaluations keep other weights."""
+    often = {"eval_steps": 3}
+    assert not identity.differences(identity_of(trainer), identity_of(trainer, **often), step=1, accepted=()).refused
+    best = {"phase_weights": "best"}
+    found = identity.differences(
+        identity_of(trainer, **best), identity_of(trainer, **best, **often), step=1, accepted=()
+    )
+    assert [change.name for change in found.refused] == ["eval_steps"]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run killed in phase 1, with a checkpoint of update 4. Phases end at updates 3, 5 and 8."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.raises(Kill):
+        make_trainer(folder, save_strategy="steps", save_steps=2, callbacks=[KillAt(5)]).train()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"method": "supervised"}, 'method: was "dmt", now "supervised"'),
+        ({"gamma1": 1.0}, "gamma1: was 5.0, now 1.0"),
+        ({"seed": 7}, "seed: was 42, now 7"),
+        ({"label_ratios": [0.5, 0.9]}, r"--label_ratios \[0.5, 1.0\] and \[0.5, 0.9\]"),
+        ({"max_steps": 9}, "--max_steps -1 and 9"),
+        ({"learning_rate": 1.0}, "learning_rate: was 0.01"),
+        ({"labeled_batch_size": 8}, "labeled_batch_size"),
+        ({"augmentation": "strong"}, "augmentation"),
+        ({"exchange": "sequential"}, "exchange"),
+        ({"phase_epochs": 3.0, "accept_changes": ["phases"]}, "phase_epochs"),  # phase 1 has begun
+        ({"unlabeled": images(12, seed=9)}, "unlabeled images: other contents"),
+        ({"labeled": images(12, seed=9)}, "labeled images: other contents"),
+        ({"gradient_accumulation_steps": 2}, "--accept_changes gradient_accumulation_steps"),
+    ],
+)
+def test_another_run_is_refused_with_both_values(killed: Path, changed: dict[str, Any], says: str) -> None:
+    """Silent: a dmt run that goes on as `supervised` ends as the baseline that others are compared with."""
+    trainer = make_trainer(killed, **changed)
+    with pytest.raises(ValueError, match=rf"(?s)another run than the one in .*checkpoint-4.*{says}"):
+        trainer.checkpoint_to_resume(True)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"logging_steps": 1},
+        {"save_steps": 3, "save_total_limit": 1},
+        {"gradient_accumulation_steps": 2, "accept_changes": ["gradient_accumulation_steps"]},
+    ],
+)
+def test_what_may_change_is_recorded(killed: Path, changed: dict[str, Any]) -> None:
+    """Silent: nobody can tell any more from which update a run was another one."""
+    trainer = make_trainer(killed, **{"save_strategy": "steps", "save_steps": 2, **changed})
+    trainer.checkpoint_to_resume(True)
+    name = next(iter(changed))
+    assert {"step": 4, "setting": name, "before": pytest.approx(2 if name != "gradient_accumulation_steps" else 1)} | {
+        "now": changed[name]
+    } in trainer.origin.changes
+
+
+def test_later_phases_can_be_made_longer_where_that_is_said(trainer: Any) -> None:
+    """Silent: longer phases put a run back into phase 0 with weights that have seen pseudo labels."""
+    now = identity_of(trainer)
+    begun = {**now, "plan": [[0, None, 3, None], [1, 0.5, 2, None], [2, 1.0, 3, None]]}
+    longer = {**now, "plan": [[0, None, 3, None], [1, 0.5, 2, None], [2, 1.0, 9, None], [3, 1.0, 9, None]]}
+
+    def refused(step: int, accepted: tuple[str, ...]) -> bool:
+        return bool(identity.differences(begun, longer, step=step, accepted=accepted).refused)
+
+    assert not refused(5, ("phases",)) and not refused(4, ("phases",)) and not refused(0, ("phases",))
+    assert refused(5, ()) and refused(6, ("phases",))
+    shorter = identity.differences(longer, begun, step=0, accepted=("phases",))
+    assert shorter.refused
+
+
+def test_another_number_of_processes_goes_on_and_is_said(
+    killed: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent in both ways: starting over with the results cut to nothing, or a difference that nobody is told."""
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("hf_dmt"), "propagate", True)
+    now = make_trainer(killed)
+    now.checkpoint_to_resume(True)
+    two = RunOrigin(now.origin.identity, world_size=2, accepted=())
+    two.take_up(killed / "checkpoint-4")
+    assert two.changes == [{"step": 4, "setting": "world_size", "before": 1, "now": 2}]
+
+
+def test_nothing_finished_is_overwritten_unless_that_is_said(tmp_path: Path) -> None:
+    """Silent: a second `train()`, or a resume that finds no whole checkpoint, replaces days of work."""
+    make_trainer(tmp_path, max_steps=1).train()
+    before = (tmp_path / "dmt_results.json").read_bytes()
+    for resume in (None, True):
+        with pytest.raises(ValueError, match=r"already holds a run \(3 finished phase.*--overwrite_output_dir"):
+            make_trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=resume)
+    assert (tmp_path / "dmt_results.json").read_bytes() == before
+    make_trainer(tmp_path, max_steps=2, overwrite_output_dir=True).train()
+    assert [entry["steps"] for entry in results(tmp_path)["phases"]] == [2, 2, 2]
+
+
+def test_finish_leaves_what_the_command_line_leaves(tmp_path: Path) -> None:
+    """Silent: from Python there was no report, no split and no total time; `save_model` wrote weights that nobody had
+    scored."""
+    few = images(6, seed=3)
+    trainer = make_trainer(tmp_path, evaluation=few, test=few, max_steps=1, ema_decay=0.5, learning_rate=0.05)
+    trainer.train()
+    trainer.finish()
+    for name in ("README.md", "report.html", "split.json", "dmt_config.json", "model.safetensors", "figures"):
+        assert (tmp_path / name).exists(), name
+    found = results(tmp_path)
+    assert found["total_seconds"] > 0 and found["test"]["a"] and found["num_phases"] == 3
+    trainer.save_model(str(tmp_path / "saved"))
+    for member in ("", "peer/"):
+        one, two = (folder / f"{member}model.safetensors" for folder in (tmp_path, tmp_path / "saved"))
+        assert one.read_bytes() == two.read_bytes()

@@ -1,0 +1,101 @@
+"""Signals as clusters send them: to a group of processes with image loaders, and to a launcher that dies of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kills import write_images
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "scripts" / "run_dmt.py")
+LAUNCHER = [sys.executable, "-m", "accelerate.commands.launch"]
+ONE = [*LAUNCHER, *["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]]
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="groups of processes and their signals")
+
+
+def flags(data: Path, out: Path, *more: str) -> list[str]:
+    text = (
+        f"--dataset_name {data} --num_labeled 12 --model_a tiny:resnet --model_b tiny:resnet --image_size 16 "
+        "--max_steps 4000 --supervised_epochs 100000 --labeled_batch_size 4 --pseudo_batch_size 4 --label_ratios 1.0 "
+        "--logging_steps 2 --save_strategy epoch --augmentation weak --use_cpu true"
+    )
+    return [*text.split(), "--output_dir", str(out), *more]
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with open(log, "wb") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+
+
+def wait_for(what: str, log: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while what not in log.read_text(errors="replace"):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-2000:]
+        time.sleep(0.1)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return [path for path in out.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+
+
+def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    """Silent: the image loaders die of the signal, the run calls it lack of memory, and hours since the last
+    checkpoint are lost."""
+    data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
+    process = start([sys.executable, SCRIPT, *flags(data, out, "--dataloader_num_workers", "2")], log)
+    wait_for("step 4/", log, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    code = process.wait(60)
+    said = log.read_text()
+    assert code == 128 + signal.SIGTERM, said[-2000:]
+    assert len(checkpoints(out)) == 1 and "SIGTERM: saving a checkpoint" in said
+    assert subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False).stdout == b""
+
+
+def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> None:
+    """Silent: the launcher is gone, the scheduler calls the job ended, and the run goes on as nobody's process."""
+    data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
+    process = start([*ONE, SCRIPT, *flags(data, out)], log)
+    wait_for("step 4/", log, process)
+    process.terminate()
+    process.wait(30)
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False).stdout:
+        assert time.monotonic() < deadline, "the run goes on without its launcher"
+        time.sleep(0.2)
+    assert len(checkpoints(out)) == 1 and "The launcher is gone: saving a checkpoint" in log.read_text()
+
+
+RANK_1_FAILS = """
+import os, sys
+from hf_dmt.data.drawing.samples import PairDataset
+from hf_dmt.data.reading.decoding import CorruptImage
+sample = PairDataset._sample
+
+def broken(self, draw):
+    if os.environ["RANK"] == "1" and draw.row == 3:
+        raise CorruptImage("u/07.png cannot be read as an image: it is gone.")
+    return sample(self, draw)
+
+PairDataset._sample = broken
+from hf_dmt.commands.train import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_an_error_of_one_process_alone_is_said(tmp_path: Path) -> None:
+    """Silent: the second of two processes meets a bad file, and all that is left is `exitcode: 1` and a signal."""
+    data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
+    (tmp_path / "fails.py").write_text(RANK_1_FAILS)
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "fails.py")]
+    process = start([sys.executable, *two, *flags(data, out)], log)
+    assert process.wait(120) != 0
+    assert "error (process 1): u/07.png cannot be read as an image" in log.read_text()
