@@ -12,7 +12,7 @@ PARALLEL ?= -n auto --dist loadfile
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lowest check format bench cards notebook api clean
+.PHONY: help demo test test-slow test-lowest check package format bench cards notebook api clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,10 @@ check: $(VENV)/.installed-test ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+package: $(VENV)/.installed-test ## build wheel and sdist, install the wheel into an empty environment, use it there
+	rm -rf build/package && mkdir -p build/package
+	BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) .ci/package "$(CURDIR)/build/package"
 
 format: $(VENV)/.installed-test ## apply the formatter and the fixes the linter is sure of
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,43 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["hf-dmt[timm,heic]"]
+#
+# [tool.hf-jobs]
+# name = "hf-dmt"
+# flavor = "a10g-small"
+# timeout = "6h"
+# secrets = ["HF_TOKEN"]
+# env = { HF_HUB_DISABLE_PROGRESS_BARS = "1" }
+# ///
+"""`hf-dmt train` on a machine of Hugging Face Jobs, or anywhere with uv; the same flags.
+
+    hf jobs uv run scripts/hf_jobs.py --model_a google/vit-base-patch16-224-in21k --model_b facebook/dinov2-base \
+        --dataset_name me/my-images --num_labeled 200 --bf16 --push_to_hub --hub_model_id me/my-pair
+    uv run scripts/hf_jobs.py --max_steps 2
+
+A job's disk is gone when it ends, so a job without `--push_to_hub` is refused before it trains. With
+`--hub_strategy checkpoint`, `--resume_from_checkpoint me/my-pair` goes on in another job where one ran out of time.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def main(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+    """Train; returns the exit code of `hf-dmt train`, or 2 for a job that would keep nothing."""
+    asks_for_help = {"-h", "--help", "--help_all", "--check"} & set(argv)
+    if "JOB_ID" in environment and "--push_to_hub" not in argv and not asks_for_help:
+        print(
+            "hf_jobs.py: error: What a job writes is gone when it ends, and --push_to_hub is not given. Add "
+            "--push_to_hub --hub_model_id OWNER/NAME.",
+            file=sys.stderr,
+        )
+        return 2
+    from hf_dmt.commands.train import main as train
+
+    return train(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""The script for Hugging Face Jobs and uv: its header as the Hub's own client reads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hf_dmt.commands import train
+from scripts import hf_jobs
+
+SCRIPT = Path(hf_jobs.__file__)
+
+
+def test_the_header_is_what_the_hubs_client_reads() -> None:
+    """Silent: a table with a misspelt key, or a header that is not found, and the job runs without GPU and token."""
+    header = pytest.importorskip("huggingface_hub.cli._uv_script_header", reason="came with huggingface_hub 2.4")
+    with header.load_uv_script(str(SCRIPT)) as script:
+        found = script.header
+    assert (found.flavor, found.timeout, found.secrets) == ("a10g-small", "6h", ["HF_TOKEN"])
+
+
+def test_the_dependencies_are_extras_that_exist() -> None:
+    """Silent: an extra that was renamed is a warning of the installer, and the job fails at its first model."""
+    (block,) = re.findall(r"(?ms)^# /// script$\n(.*?)^# ///$", SCRIPT.read_text())
+    (extras,) = re.findall(r'dependencies = \["hf-dmt\[(.*?)\]"\]', block)
+    project = (SCRIPT.parents[1] / "pyproject.toml").read_text()
+    for extra in extras.split(","):
+        assert re.search(rf"^{extra} = \[", project, re.M), extra
+
+
+def test_a_job_that_would_keep_nothing_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silent: hours of a GPU whose result is thrown away with the container."""
+    called: list[list[str]] = []
+    monkeypatch.setattr(train, "main", lambda argv: called.append(list(argv)) or 0)
+    assert hf_jobs.main(["--max_steps", "2"], {"JOB_ID": "1"}) == 2
+    assert "--push_to_hub" in capsys.readouterr().err and not called
+    assert hf_jobs.main(["--max_steps", "2"], {}) == hf_jobs.main(["--push_to_hub"], {"JOB_ID": "1"}) == 0
+    assert called == [["--max_steps", "2"], ["--push_to_hub"]]
