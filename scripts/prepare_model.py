@@ -19,17 +19,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
-    AutoBackbone,
     BaseImageProcessor,
     PreTrainedModel,
-    SegformerImageProcessor,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
 )
 
 from hf_dmt.models.loading import CheckpointError, load_config, load_processor
@@ -39,6 +34,7 @@ from hf_dmt.models.networks.deeplab_v2 import (
     caffe_bgr_processor,
     load_imagenet_backbone,
 )
+from hf_dmt.models.networks.upernet import upernet_on, whole_image_processor
 from hf_dmt.models.preprocessing import native_size
 
 
@@ -57,13 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.weights:
                 load_torchvision_names(model.backbone, Path(args.weights))
         else:
-            model = upernet(args.backbone)
+            model = upernet_on(args.backbone)
         side = args.side or native_size(processor)
         if args.bgr:
             saved: BaseImageProcessor = caffe_bgr_processor(side)
         else:
-            colours = {"image_mean": processor.image_mean, "image_std": processor.image_std}
-            saved = SegformerImageProcessor(size={"height": side, "width": side}, **colours)
+            saved = whole_image_processor(processor, side)
         kept = {key: value for key, value in model.state_dict().items() if key.startswith("backbone.")}
         model.save_pretrained(output, state_dict=kept)
         saved.save_pretrained(output)
@@ -128,40 +123,6 @@ def torchvision_name(key: str) -> str:
     key = re.sub(r"\.layer\.(\d)\.convolution", lambda found: f".conv{int(found[1]) + 1}", key)
     key = re.sub(r"\.layer\.(\d)\.normalization", lambda found: f".bn{int(found[1]) + 1}", key)
     return re.sub(r"encoder\.stages\.(\d)\.layers", lambda found: f"layer{int(found[1]) + 1}", key)
-
-
-def upernet(backbone: str) -> UperNetForSemanticSegmentation:
-    """UperNet on four evenly spaced feature maps of a backbone.
-
-    Raises:
-        ValueError: no backbone of transformers, fewer than four stages, or a checkpoint that does not fill it.
-    """
-    config = load_config(backbone, trust_remote_code=False)
-    try:
-        with torch.device("meta"):
-            kind = type(AutoBackbone.from_config(config))
-    except ValueError as problem:
-        raise CheckpointError(
-            f"--backbone {backbone!r} is a {config.model_type!r}, which transformers cannot use as a backbone. Choose "
-            "a DINOv2, Swin, ConvNeXt, BEiT or ResNet checkpoint, for example."
-        ) from problem
-    stages = len(config.stage_names) - 1  # the first is the stem
-    if stages < 4:
-        raise CheckpointError(f"--backbone {backbone!r} has {stages} stages; UperNet needs four. Choose another.")
-    config.out_features = [config.stage_names[round(stages * quarter / 4)] for quarter in (1, 2, 3, 4)]
-    loaded, info = kind.from_pretrained(
-        backbone, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    # What a classifier does not have: norms of the maps in between. They start as the identity.
-    lost = sorted(key for key in info["missing_keys"] if "hidden_states_norms" not in key)
-    if lost:
-        raise CheckpointError(
-            f"--backbone {backbone!r} leaves {len(lost)} tensors of {kind.__name__} unloaded, such as {lost[0]!r}. "
-            "Download it again, or choose another."
-        )
-    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=config, use_auxiliary_head=False))
-    model.backbone.load_state_dict(loaded.state_dict(), strict=True)
-    return model
 
 
 def _parser() -> argparse.ArgumentParser:

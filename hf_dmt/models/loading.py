@@ -35,7 +35,7 @@ from .weights.finite import described, nonfinite_tensors
 logger = logging.get_logger(__name__)
 
 # What a file that is missing, damaged or of another kind raises inside `from_pretrained`.
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 
 AUTO_CLASSES: dict[str, Any] = {name: getattr(transformers, task.auto_class) for name, task in TASKS.items()}
 
@@ -75,6 +75,13 @@ def describe_classes(config: PretrainedConfig) -> None:
 def has_named_classes(config: PretrainedConfig) -> bool:
     """False for the placeholder map `LABEL_0, LABEL_1, ...` that a configuration without classes carries."""
     return any(name != f"LABEL_{index}" for index, name in enumerate(label_names(config)))
+
+
+def set_classes(config: PretrainedConfig, id2label: dict[int, str]) -> None:
+    """Give a configuration these classes, in place, wherever they are read."""
+    config.id2label, config.label2id = dict(id2label), {name: index for index, name in id2label.items()}
+    if config.model_type == timm_members.MODEL_TYPE:
+        timm_members.prepare_config(config)
 
 
 def check_task(task: str) -> None:
@@ -148,7 +155,7 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
                 "then pass --trust_remote_code, or choose a model that transformers has built in."
             ) from problem
         raise CheckpointError(
-            f"Cannot open a model at {source!r} ({_first_line(problem)}). Give a folder with config.json and "
+            f"Cannot open a model at {source!r} ({first_line(problem)}). Give a folder with config.json and "
             "model.safetensors, or a model id of the Hub: check the spelling, the network and, for a private model, "
             "your token (`hf auth login`)."
         ) from problem
@@ -179,7 +186,7 @@ def load_processor(
         return AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
     except (OSError, ValueError, KeyError, ImportError) as problem:
         raise CheckpointError(
-            f"{source!r} has no usable image processor ({_first_line(problem)}). Save one beside the model: "
+            f"{source!r} has no usable image processor ({first_line(problem)}). Save one beside the model: "
             "`AutoImageProcessor.from_pretrained(<the checkpoint it was trained from>).save_pretrained(folder)`."
         ) from problem
 
@@ -217,12 +224,14 @@ def load_for_classes(
     id2label: dict[int, str],
     *,
     seed: int,
+    new_head: bool = False,
     trust_remote_code: bool = False,
     **hub: Any,
 ) -> tuple[PreTrainedModel, set[str]]:
     """A pretrained model whose head has exactly the given classes.
 
-    The checkpoint's head is kept only if it has these names in this order; otherwise it is drawn anew from `seed`.
+    The checkpoint's head is kept only if it has these names in this order and no `new_head` is asked for; otherwise it
+    is drawn anew from `seed`.
 
     Returns:
         The model in float32 and the names of the tensors that were not loaded but drawn.
@@ -232,10 +241,9 @@ def load_for_classes(
             misshapen and does not belong to a new head.
     """
     config = load_config(source, trust_remote_code=trust_remote_code, **hub)
-    keeps_head = label_names(config) == list(id2label.values()) and has_named_classes(config)
-    config.id2label, config.label2id = dict(id2label), {name: index for index, name in id2label.items()}
-    if config.model_type == timm_members.MODEL_TYPE:
-        timm_members.prepare_config(config)
+    same_classes = label_names(config) == list(id2label.values()) and has_named_classes(config)
+    keeps_head = same_classes and not new_head
+    set_classes(config, id2label)
     auto = AUTO_CLASSES[task]
     try:
         with drawn_from(seed), without_load_report():
@@ -249,12 +257,20 @@ def load_for_classes(
                 trust_remote_code=trust_remote_code,
                 **hub,
             )
-    except _UNREADABLE as problem:
-        text = _first_line(problem)
+    except UNREADABLE as problem:
+        text = first_line(problem)
         if "Unrecognized configuration class" in str(problem):
+            timm_name = timm_members.name_of(source, config) if task == "image-classification" else None
+            remedy = (
+                f"timm has it with a classifier: give {timm_name} (pip install 'hf-dmt[timm]')."
+                if timm_name
+                else f"Choose a checkpoint that {auto.__name__} loads, or another --task."
+                if task == "image-classification"
+                else f"Choose a checkpoint that {auto.__name__} loads, put UperNet on this one (backbone:{source}), or "
+                "another --task."
+            )
             raise CheckpointError(
-                f"{source!r} is a {config.model_type!r} model, which transformers cannot use for {task}. "
-                f"Choose a checkpoint that {auto.__name__} loads, or another --task."
+                f"{source!r} is a {config.model_type!r} model, which transformers cannot use for {task}. {remedy}"
             ) from problem
         if "safetensors" in text:
             raise CheckpointError(
@@ -266,7 +282,7 @@ def load_for_classes(
     head = class_tensors(model)
     missing = {key for key in info["missing_keys"] if not key.endswith(_NEVER_TRAINED)}
     misshapen = {str(entry[0]) for entry in info["mismatched_keys"]}
-    backbone = (f"{model.base_model_prefix}.", "backbone.")
+    backbone = backbone_prefixes(model, head)
     lost = {key for key in missing if key.startswith(backbone) and ".pooler." not in key} | misshapen
     lost -= head  # which for timm has the backbone's prefix too
     if lost:
@@ -299,10 +315,10 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
             model, info = loader.from_pretrained(
                 source, output_loading_info=True, dtype=torch.float32, use_safetensors=True, **hub
             )
-    except _UNREADABLE as problem:
+    except UNREADABLE as problem:
         where = f"{source}/{hub['subfolder']}" if hub.get("subfolder") else source
         raise CheckpointError(
-            f"The member in {where!r} could not be loaded ({_first_line(problem)}). A pair needs config.json and "
+            f"The member in {where!r} could not be loaded ({first_line(problem)}). A pair needs config.json and "
             "safetensors weights for both members: copy or download the folder again."
         ) from problem
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "error_msgs"}
@@ -346,6 +362,19 @@ def class_tensors(model: PreTrainedModel) -> set[str]:
     return {key for key, shape in smaller.items() if shape != larger[key]}
 
 
+def backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]:
+    """What the names of the tensors before the head begin with.
+
+    That is the attribute of which transformers says so; CLIP-like models and HGNetV2 have none, and then every part
+    without a tensor of `head`, which are those that depend on the classes.
+    """
+    for attribute in (model.base_model_prefix, "backbone"):
+        if attribute and isinstance(getattr(model, attribute, None), torch.nn.Module):
+            return (f"{attribute}.",)
+    children = {key.split(".")[0] for key, _ in model.named_parameters()}
+    return tuple(f"{child}." for child in children - {key.split(".")[0] for key in head})
+
+
 def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
     """Give the named tensors new values from `seed`, in place; all others stay."""
     with drawn_from(seed):
@@ -356,5 +385,5 @@ def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
                 value.copy_(new[name])
 
 
-def _first_line(problem: BaseException) -> str:
+def first_line(problem: BaseException) -> str:
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -21,7 +21,7 @@ from transformers.utils import PushToHubMixin, logging
 from ..data.members import MEMBERS
 from ..hub import card, push, repository
 from ..hub.repository import PAIR_FILE, PEER_FOLDER
-from . import loading, preprocessing, timm_members
+from . import contracts, loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
 from .pair_file import FORMAT_VERSION, load_member, member_folder, read_pair_file
 from .sources import open_members
@@ -66,6 +66,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         loading.check_task(task)
         loading.check_label_maps(model_a.config, model_b.config)
         for name, model, processor in (("a", model_a, processor_a), ("b", model_b, processor_b)):
+            contracts.refuse_adapters(model, name)
             loading.describe_classes(model.config)
             timm_members.keep_processor_settings(model.config, processor)
             if momentum := cap_momentum(model):
@@ -83,6 +84,10 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
         self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}  # tensors drawn here, not loaded
         self.resting: list[nn.Module] = []  # stay in eval mode; filled by `choose_trained`
+        for name in MEMBERS:
+            contracts.try_one_image(
+                self.member(name), self.processor(name), name, task=task, classes=len(self.class_names)
+            )
         self.eval()  # as `from_pretrained` leaves a model: dropout off until a trainer turns it on
 
     # ---- the two members -------------------------------------------------------------------------------------------
@@ -205,9 +210,11 @@ class ModelPair(nn.Module, PushToHubMixin):
     @classmethod
     def from_models(
         cls,
-        model_a: str | os.PathLike[str],
-        model_b: str | os.PathLike[str],
+        model_a: str | os.PathLike[str] | PreTrainedModel,
+        model_b: str | os.PathLike[str] | PreTrainedModel,
         *,
+        processor_a: BaseImageProcessor | None = None,
+        processor_b: BaseImageProcessor | None = None,
         task: str = "image-classification",
         id2label: dict[int, str] | None = None,
         image_size: int | None = None,
@@ -216,22 +223,27 @@ class ModelPair(nn.Module, PushToHubMixin):
         revision: str | None = None,
         token: str | None = None,
     ) -> ModelPair:
-        """A new pair from two checkpoints (Hub ids or folders) or builtin configurations such as `tiny:vit`.
+        """A new pair from two models.
 
         Args:
+            model_a, model_b: Hub ids or folders, of transformers or timm; `backbone:` and one of these (for pixels
+                UperNet on it, for images a new head); builtin configurations such as `tiny:vit`; or transformers models
+                in memory, which become the members themselves unless their heads are for other classes.
+            processor_a, processor_b: image processors to use instead of those saved beside the checkpoints.
             id2label: the classes, in order; None takes the two checkpoints' own map, which must agree.
             image_size: side of the shared view; members that take any size are set to it and saved so.
             seed: heads and from-scratch weights are drawn from (seed, member).
 
         Raises:
             CheckpointError: a model that cannot be found, read or used for this task.
-            ValueError: no classes given and the checkpoints' maps differ.
+            ValueError: no classes given and the models' maps differ; a model with adapters of PEFT; a model that fails
+                on an odd-shaped image or returns no logits of these classes.
         """
         loading.check_task(task)
         preprocessing.check_side(image_size)
-        sources = {"a": str(model_a), "b": str(model_b)}
+        sources, processors = {"a": model_a, "b": model_b}, {"a": processor_a, "b": processor_b}
         hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-        members = open_members(sources, task, id2label, side=image_size, seed=seed, **hub)
+        members = open_members(sources, processors, task, id2label, side=image_size, seed=seed, **hub)
         pair = cls(
             *(members[name].model for name in MEMBERS),
             *(members[name].processor for name in MEMBERS),

@@ -1,15 +1,24 @@
-"""What a member can be made from: a Hub id or folder, or a builtin configuration."""
+"""What a member can be made from: a Hub id or folder, a backbone, a builtin configuration, or a model in memory."""
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import BaseImageProcessor, PreTrainedModel
+import torch
+from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
+from transformers.utils import logging
 
 from ..data.drawing.transforms import seed_for
-from . import loading, preprocessing
-from .networks import tiny
+from . import contracts, loading, preprocessing
+from .networks import tiny, upernet
+
+logger = logging.get_logger(__name__)
+
+BACKBONE = "backbone:"
 
 
 class Member(NamedTuple):
@@ -24,13 +33,21 @@ class Member(NamedTuple):
 
 
 def open_members(
-    sources: dict[str, str], task: str, id2label: dict[int, str] | None, *, side: int | None, seed: int, **hub: Any
+    sources: Mapping[str, Any],
+    processors: Mapping[str, BaseImageProcessor | None],
+    task: str,
+    id2label: dict[int, str] | None,
+    *,
+    side: int | None,
+    seed: int,
+    **hub: Any,
 ) -> dict[str, Member]:
     """Both members by name, their heads for the given classes.
 
     Args:
-        sources: by member, a Hub id, a folder or a builtin name.
-        id2label: the classes, in order; None takes the two checkpoints' own map, which must agree.
+        sources: by member, a Hub id, a folder, `backbone:` and one of these, a builtin name, or a model.
+        processors: by member, the image processor to use instead of the one saved beside its checkpoint.
+        id2label: the classes, in order; None takes the two models' own map, which must agree.
         side: of the images they are fitted to; None keeps the processors' own.
         seed: weights that are drawn come from (seed, member).
         hub: `revision`, `token`, `trust_remote_code`.
@@ -38,36 +55,121 @@ def open_members(
     Raises:
         CheckpointError, ValueError: as `ModelPair.from_models`.
     """
-    id2label = _agreed_classes(sources, hub) if id2label is None else loading.in_order(id2label)
-    return {
-        name: _open_member(source, task, id2label, side=side, seed=seed_for(seed, position), **hub)
-        for position, (name, source) in enumerate(sources.items())
-    }
-
-
-def _open_member(
-    source: str, task: str, id2label: dict[int, str], *, side: int | None, seed: int, **hub: Any
-) -> Member:
-    commit = None
-    if source.startswith(tiny.PREFIX):
-        model, processor = tiny.tiny_member(source, task, id2label, side=side or tiny.DEFAULT_SIDE, seed=seed)
-        fresh = set(model.state_dict())
-    else:
-        if commit := loading.commit_of(source, revision=hub.get("revision"), token=hub.get("token")):
-            hub["revision"] = commit  # the model and its processor are of one revision
-        model, fresh = loading.load_for_classes(source, task, id2label, seed=seed, **hub)
-        processor = loading.load_processor(source, model.config, **hub)
+    given = {name: _readable(source, name) for name, source in sources.items()}
+    if given["a"] is given["b"] and isinstance(given["a"], PreTrainedModel):
+        raise ValueError(
+            "model_a and model_b are the same object, and two members with the same weights teach each other nothing. "
+            "Give copy.deepcopy(model) as one of them, or the checkpoint's id twice: each then draws its own head."
+        )
+    id2label = _agreed_classes(given, hub) if id2label is None else loading.in_order(id2label)
+    members = {}
+    for position, (name, source) in enumerate(given.items()):
+        draw = seed_for(seed, position)
+        if isinstance(source, str):
+            member = _opened(source, task, id2label, side=side, seed=draw, **hub)
+        else:
+            member = _from_memory(source, name, id2label, processors[name], seed=draw)
+        processor = processors[name] or member.processor
         if getattr(processor, "do_reduce_labels", False):
             processor.do_reduce_labels = False  # of the checkpoint's own masks; ours hold the classes as they are
-    processor = preprocessing.fitted(processor, model, side, pixels=task == "semantic-segmentation")
-    # Published: of a folder only its name, for a path tells of its owner's machine.
-    base = Path(source).resolve().name if Path(source).is_dir() else source
-    return Member(model, processor, fresh, base, commit)
+        fitted = preprocessing.fitted(processor, member.model, side, pixels=task == "semantic-segmentation")
+        members[name] = member._replace(processor=fitted)
+    return members
 
 
-def _agreed_classes(sources: dict[str, str], hub: dict[str, Any]) -> dict[int, str]:
-    if any(source.startswith(tiny.PREFIX) for source in sources.values()):
+def _readable(source: Any, name: str) -> str | PreTrainedModel:
+    """A source as text, or a model.
+
+    Raises:
+        ValueError: neither, or a model of PEFT.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return str(os.fspath(source))
+    if isinstance(source, torch.nn.Module):
+        contracts.refuse_adapters(source, name)
+    if isinstance(source, PreTrainedModel):
+        return source
+    raise ValueError(
+        f"Model {name} is a {type(source).__name__}; a member is a Hub id, a folder or a transformers model. Give one, "
+        "such as AutoModelForImageClassification.from_pretrained(...)."
+    )
+
+
+def _opened(source: str, task: str, id2label: dict[int, str], *, side: int | None, seed: int, **hub: Any) -> Member:
+    if source.startswith(tiny.PREFIX):
+        made, of_tiny = tiny.tiny_member(source, task, id2label, side=side or tiny.DEFAULT_SIDE, seed=seed)
+        return Member(made, of_tiny, set(made.state_dict()), source, None)
+    on_backbone, name = source.startswith(BACKBONE), source.removeprefix(BACKBONE)
+    if commit := loading.commit_of(name, revision=hub.get("revision"), token=hub.get("token")):
+        hub["revision"] = commit  # the model and its processor are of one revision
+    if on_backbone and task == "semantic-segmentation":
+        with loading.drawn_from(seed):
+            model: PreTrainedModel = upernet.upernet_on(name, id2label, **hub)
+        fresh = {key for key in model.state_dict() if not key.startswith("backbone.")}
+        own = loading.load_processor(name, model.config.backbone_config, **hub)
+        processor: BaseImageProcessor = upernet.whole_image_processor(own)
+    else:
+        model, fresh = loading.load_for_classes(name, task, id2label, seed=seed, new_head=on_backbone, **hub)
+        processor = loading.load_processor(name, model.config, **hub)
+    return Member(model, processor, fresh, _public_name(name), commit)
+
+
+def _from_memory(
+    model: PreTrainedModel, name: str, id2label: dict[int, str], processor: BaseImageProcessor | None, *, seed: int
+) -> Member:
+    """A model that the caller built. Its head stays if it has these classes, or as many without names."""
+    origin = str(getattr(model.config, "_name_or_path", "") or "")
+    if processor is None:
+        try:
+            processor = AutoImageProcessor.from_pretrained(origin) if origin else None
+        except (OSError, ValueError, KeyError, ImportError):
+            processor = None
+        if processor is None:
+            raise ValueError(
+                f"Model {name} came without its image processor, and there is none at {_public_name(origin)!r}. "
+                f"Give it: processor_{name}=AutoImageProcessor.from_pretrained(...)."
+            )
+    config, names = model.config, list(id2label.values())
+    if config.num_labels != len(names) or (loading.has_named_classes(config) and loading.label_names(config) != names):
+        model, fresh = _with_new_head(model, id2label, seed)
+        logger.warning(
+            f"model {name}: the head is new ({len(fresh)} tensors, {len(names)} classes), in a copy of the model; "
+            "phase 0 trains it on the labeled images."
+        )
+    else:
+        fresh = set() if loading.has_named_classes(config) else loading.class_tensors(model)
+        loading.set_classes(config, id2label)
+    if model.dtype != torch.float32:
+        logger.warning(f"model {name}: weights brought from {model.dtype} to float32, in which they are trained.")
+        model = model.float()
+    return Member(model, processor, fresh, _public_name(origin), None)
+
+
+def _with_new_head(model: PreTrainedModel, id2label: dict[int, str], seed: int) -> tuple[PreTrainedModel, set[str]]:
+    """A copy with a head for other classes, and the names of its new tensors."""
+    config = copy.deepcopy(model.config)
+    loading.set_classes(config, id2label)
+    with loading.drawn_from(seed):
+        made = type(model)(config).to(model.device)
+    head = loading.class_tensors(made)
+    kept = {key: value for key, value in model.state_dict().items() if key not in head}
+    made.load_state_dict({**made.state_dict(), **kept}, strict=True)
+    return made.train(model.training), head
+
+
+def _public_name(source: str) -> str:
+    """What a card may say: of a folder only its name, for a path tells of its owner's machine."""
+    path = Path(source)
+    is_path = path.is_dir() or path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2
+    return path.resolve().name if source and is_path else source
+
+
+def _agreed_classes(sources: Mapping[str, Any], hub: dict[str, Any]) -> dict[int, str]:
+    if any(isinstance(source, str) and source.startswith(tiny.PREFIX) for source in sources.values()):
         raise ValueError("A builtin member has no classes of its own: give id2label={0: 'cat', 1: 'dog', ...}.")
-    config_a, config_b = (loading.load_config(source, **hub) for source in sources.values())
+    config_a, config_b = (
+        loading.load_config(source.removeprefix(BACKBONE), **hub) if isinstance(source, str) else source.config
+        for source in sources.values()
+    )
     loading.check_label_maps(config_a, config_b)
     return dict(enumerate(loading.label_names(config_a)))

@@ -73,3 +73,21 @@ def save_processor(processor: BaseImageProcessor, folder: Path) -> None:
     settings = processor.to_dict()
     settings["pretrained_cfg"] = settings.pop("data_config")
     (folder / IMAGE_PROCESSOR_NAME).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def name_of(source: str, config: PretrainedConfig) -> str | None:
+    """The checkpoint of timm with the weights of a DINOv3 of Meta's, by its id on the Hub."""
+    if not config.model_type.startswith("dinov3"):
+        return None
+    name = source.rsplit("/", 1)[-1].removeprefix("dinov3-").split("-pretrain-")[0]
+    known = {
+        "vits16": "vit_small_patch16_dinov3",
+        "vits16plus": "vit_small_plus_patch16_dinov3",
+        "vitb16": "vit_base_patch16_dinov3",
+        "vitl16": "vit_large_patch16_dinov3",
+        "vith16plus": "vit_huge_plus_patch16_dinov3",
+        "vit7b16": "vit_7b_patch16_dinov3",
+        **{f"convnext-{size}": f"convnext_{size}.dinov3_lvd1689m" for size in ("tiny", "small", "base", "large")},
+    }
+    found = known.get(name, "vit_small_patch16_dinov3")
+    return f"timm/{found}" if "." in found else f"timm/{found}.lvd1689m"

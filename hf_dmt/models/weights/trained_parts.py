@@ -11,10 +11,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from ...data.members import MEMBERS
-from ..loading import class_tensors
+from ..loading import backbone_prefixes, class_tensors
 from ..pair import ModelPair
 
 CHOICES = "all, head, norms, last:N (N blocks, such as last:2)"
@@ -84,21 +83,8 @@ def backbone(pair: ModelPair, name: str) -> set[str]:
     """The names of a member's pretrained parameters before its head; empty where there are none."""
     model = pair.member(name)
     head = class_tensors(model) | pair.fresh[name]
-    inside = _backbone_prefixes(model, class_tensors(model))
+    inside = backbone_prefixes(model, class_tensors(model))
     return {key for key, _ in model.named_parameters() if key not in head and key.startswith(inside)}
-
-
-def _backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]:
-    """What the names of the backbone's parameters begin with.
-
-    That is the attribute of which transformers says so; CLIP-like models and HGNetV2 have none, and then every part
-    without a tensor that depends on the classes.
-    """
-    for attribute in (model.base_model_prefix, "backbone"):
-        if attribute and isinstance(getattr(model, attribute, None), nn.Module):
-            return (f"{attribute}.",)
-    children = {key.split(".")[0] for key, _ in model.named_parameters()}
-    return tuple(f"{child}." for child in children - {key.split(".")[0] for key in head})
 
 
 def _learning(pair: ModelPair, name: str, choice: str) -> set[str]:

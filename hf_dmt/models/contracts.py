@@ -1,0 +1,75 @@
+"""One odd-shaped image through a member's processor and network, when a pair is built: what fails here would otherwise
+fail, or train wrongly, in the middle of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from .preprocessing import clean_inputs, native_size
+
+
+def refuse_adapters(model: nn.Module, name: str) -> None:
+    """Raise a ValueError for a model of PEFT: it would be saved as an adapter, or under names that nothing opens."""
+    if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
+        raise ValueError(
+            f"Model {name} carries PEFT adapters, and a member is saved as a plain checkpoint that `pipeline()` opens "
+            "alone. Merge them first, model = model.merge_and_unload(), and train less of it with --train last:2."
+        )
+
+
+def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: str, *, task: str, classes: int) -> None:
+    """See that a member takes what its processor makes of an image that is no square, and returns logits.
+
+    Args:
+        name: `a` or `b`, for messages. classes: how many classes the logits must have.
+
+    Raises:
+        ValueError: what came back instead, and what to do.
+    """
+    side = native_size(processor)
+    image = torch.full((3, side + side // 2 + 1, side), 128, dtype=torch.uint8)
+    (values,) = clean_inputs(processor, [image])
+    given = f"an image of {image.shape[2]} x {image.shape[1]} pixels"
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model(pixel_values=values[None].to(model.device, model.dtype))
+    except (ValueError, RuntimeError, AssertionError, IndexError, TypeError) as problem:
+        raise ValueError(
+            f"Model {name} ({model.config.model_type!r}) cannot take {given} as its image processor makes it, "
+            f"{values.shape[2]} x {values.shape[1]}: {_first_line(problem)} Set a size or crop that the model takes in "
+            f'preprocessor_config.json, such as "size": {{"height": {side}, "width": {side}}}, or choose another '
+            "checkpoint."
+        ) from problem
+    finally:
+        model.train(training)
+    _check_logits(output, model, name, task=task, classes=classes)
+
+
+def _check_logits(output: Any, model: PreTrainedModel, name: str, *, task: str, classes: int) -> None:
+    kind = f"Model {name} ({type(model).__name__})"
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        fields = ", ".join(output.keys()) if hasattr(output, "keys") else type(output).__name__
+        raise ValueError(
+            f"{kind} returns {fields} and no logits, so there is nothing to learn from labels with. Give a model with "
+            f"a head for {task}: one that AutoModelFor{'ImageClassification' if task == 'image-classification' else ''}"
+            f"{'SemanticSegmentation' if task != 'image-classification' else ''} loads and `pipeline()` runs."
+        )
+    wanted = 2 if task == "image-classification" else 4
+    if logits.ndim != wanted or logits.shape[1] != classes:
+        shape = "(images, classes)" if wanted == 2 else "(images, classes, height, width)"
+        raise ValueError(
+            f"{kind} returns logits of shape {tuple(logits.shape)}, and {shape} with {classes} classes is needed. "
+            "Choose a model for this task, and load it with the classes of the data."
+        )
+
+
+def _first_line(problem: BaseException) -> str:
+    line = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return line if line.endswith(".") else f"{line}."

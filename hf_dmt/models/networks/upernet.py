@@ -1,0 +1,81 @@
+"""`backbone:<id or folder>` for pixels: UperNet on any checkpoint that transformers can use as a backbone.
+
+What is saved is a `UperNetForSemanticSegmentation` with the backbone's configuration in its own, which transformers
+opens without this package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoBackbone,
+    BaseImageProcessor,
+    SegformerImageProcessor,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
+
+from .. import loading
+from ..loading import CheckpointError
+from ..preprocessing import native_size
+
+
+def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) -> UperNetForSemanticSegmentation:
+    """UperNet on four evenly spaced feature maps of a backbone; the head is drawn from torch's random state.
+
+    Args:
+        source: a Hub id or folder.
+        id2label: the classes; None leaves the configuration's own.
+        hub: `revision`, `token`, `trust_remote_code`.
+
+    Raises:
+        CheckpointError: no backbone of transformers, fewer than four stages, or a checkpoint that does not fill it.
+    """
+    hub.setdefault("trust_remote_code", False)
+    config = loading.load_config(source, **hub)
+    try:
+        with torch.device("meta"):
+            kind: Any = type(AutoBackbone.from_config(config))
+    except ValueError as problem:
+        raise CheckpointError(
+            f"{source!r} is a {config.model_type!r} model, which transformers cannot use as a backbone. Choose a "
+            "DINOv2, DINOv3, Swin, ConvNeXt, BEiT or ResNet checkpoint, for example."
+        ) from problem
+    stages = len(config.stage_names) - 1  # the first is the stem
+    if stages < 4:
+        raise CheckpointError(f"The backbone {source!r} has {stages} stages; UperNet needs four. Choose another.")
+    config.out_features = [config.stage_names[round(stages * quarter / 4)] for quarter in (1, 2, 3, 4)]
+    try:
+        loaded, info = kind.from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **hub
+        )
+    except loading.UNREADABLE as problem:
+        raise CheckpointError(
+            f"The backbone {source!r} could not be loaded: {loading.first_line(problem)}. Download it again."
+        ) from problem
+    # What a classifier does not have: norms of the maps in between. They start as the identity.
+    lost = sorted(key for key in info["missing_keys"] if "hidden_states_norms" not in key)
+    if lost:
+        raise CheckpointError(
+            f"The backbone {source!r} leaves {len(lost)} tensors of {kind.__name__} unloaded, such as {lost[0]!r}. "
+            "Download it again, or choose another."
+        )
+    labels: dict[str, Any] = {}
+    if id2label is not None:
+        labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=config, use_auxiliary_head=False, **labels))
+    model.backbone.load_state_dict(loaded.state_dict(), strict=True)
+    return model
+
+
+def whole_image_processor(processor: BaseImageProcessor, side: int | None = None) -> SegformerImageProcessor:
+    """A processor with the colours of a backbone's own, which only resizes, for images of `side` (its own) pixels.
+
+    Raises:
+        ValueError: one without a mean and a std.
+    """
+    side = side or native_size(processor)
+    colours = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    return SegformerImageProcessor(size={"height": side, "width": side}, **colours)

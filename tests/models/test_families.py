@@ -1,0 +1,264 @@
+"""Members of further families, one tiny checkpoint each: built, tried, frozen, saved, opened by transformers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from PIL import Image
+from transformers import AutoModelForImageClassification, AutoModelForSemanticSegmentation, pipeline
+
+from hf_dmt import ModelPair
+from hf_dmt.models.loading import CheckpointError, class_tensors
+from hf_dmt.models.weights.trained_parts import _blocks, backbone, choose_trained
+from tests.training.small_runs import assert_same, state_of
+
+NAMES = {0: "x", 1: "y", 2: "z"}
+SIDE = 32
+SQUARE = {"height": SIDE, "width": SIDE}
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+VISION = {**SMALL, "intermediate_size": 24, "image_size": SIDE, "patch_size": 8}
+TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+HGNET = {
+    "embedding_size": 8, "stem_channels": [3, 4, 8], "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1],
+    "stage_in_channels": [8, 8, 8, 8], "stage_mid_channels": [4, 4, 4, 4], "stage_out_channels": [8, 8, 8, 8],
+    "stage_num_blocks": [1, 1, 1, 1], "stage_numb_of_layers": [1, 1, 1, 1],
+}  # fmt: skip
+DINOV3 = {**SMALL, "intermediate_size": 24, "image_size": SIDE, "patch_size": 8, "num_register_tokens": 2}
+
+
+def crop() -> hf.BaseImageProcessor:
+    return hf.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE)
+
+
+# What each is saved as: as on the Hub, mostly the model with its text side or without any head.
+IMAGES: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "clip": lambda: (hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)), crop()),
+    "metaclip-2": lambda: (
+        hf.MetaClip2Model(hf.MetaClip2Config(text_config=TEXT, vision_config=VISION, projection_dim=16)),
+        crop(),
+    ),
+    "siglip": lambda: (
+        hf.SiglipModel(hf.SiglipConfig(text_config=TEXT, vision_config=VISION)),
+        hf.SiglipImageProcessor(size=SQUARE),
+    ),
+    "dinov2-with-registers": lambda: (
+        hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**SMALL, image_size=SIDE, patch_size=8)),
+        hf.BitImageProcessor(size={"shortest_edge": 36}, crop_size=SQUARE),
+    ),
+    "hgnet-v2": lambda: (hf.HGNetV2ForImageClassification(hf.HGNetV2Config(**HGNET)), crop()),
+}
+BACKBONES: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "dinov2": lambda: (
+        hf.Dinov2Model(hf.Dinov2Config(**SMALL, image_size=SIDE, patch_size=8)),
+        hf.BitImageProcessor(size={"shortest_edge": 36}, crop_size=SQUARE),
+    ),
+    "dinov3": lambda: (hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**DINOV3)), hf.DINOv3ViTImageProcessor(size=SQUARE)),
+    "swin": lambda: (
+        hf.SwinModel(
+            hf.SwinConfig(
+                image_size=SIDE, patch_size=2, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4
+            )
+        ),
+        hf.ViTImageProcessor(size=SQUARE),
+    ),
+    "convnext": lambda: (
+        hf.ConvNextModel(hf.ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1])),
+        hf.ConvNextImageProcessor(size={"shortest_edge": SIDE}),
+    ),
+}
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[str, tuple[Any, Any]], str]:
+    def saved(name: str, member: tuple[Any, Any]) -> str:
+        for part in member:
+            part.save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    return saved
+
+
+@pytest.mark.parametrize("family", IMAGES)
+def test_image_families(family: str, save: Any, tmp_path: Path) -> None:
+    """Silent: a vision tower that stays random, a backbone that is not found and trains under --train head, or scores
+    of `pipeline()` that are not the pair's."""
+    torch.manual_seed(0)
+    model, processor = IMAGES[family]()
+    pair = ModelPair.from_models(save(family, (model, processor)), "tiny:resnet", id2label=NAMES)
+    head = class_tensors(pair.model_a)
+    assert pair.fresh["a"] == head and backbone(pair, "a") == {k for k, _ in pair.model_a.named_parameters()} - head
+    loaded, saved = pair.model_a.state_dict(), model.state_dict()
+    without_prefix = {key.removeprefix(f"{pair.model_a.base_model_prefix}."): key for key in set(loaded) - head}
+    assert_same(
+        {key: loaded[name] for key, name in without_prefix.items()}, {key: saved[key] for key in without_prefix}
+    )
+    assert len(_blocks(pair, "a")) == 5, "the stem, and four blocks"
+    pair.save_pretrained(tmp_path / "pair")
+    picture = Image.radial_gradient("L").convert("RGB").resize((50, 40))
+    probabilities = pair.pipeline().members(picture)["a"]
+    scores = {
+        entry["label"]: entry["score"] for entry in pipeline("image-classification", str(tmp_path / "pair"))(picture)
+    }
+    torch.testing.assert_close(
+        torch.tensor([scores[name] for name in NAMES.values()]), probabilities, atol=1e-5, rtol=0
+    )
+    choose_trained(pair, {"a": "head", "b": "all"})
+    assert {key for key, parameter in pair.model_a.named_parameters() if parameter.requires_grad} == head
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_upernet_on_a_backbone(family: str, save: Any, tmp_path: Path) -> None:
+    """Silent: a backbone that stays random under the new head, or a checkpoint that transformers alone reads
+    otherwise."""
+    torch.manual_seed(0)
+    source = save(family, BACKBONES[family]())
+    pair = ModelPair.from_models(
+        f"backbone:{source}", f"backbone:{source}", task="semantic-segmentation", id2label=NAMES
+    )
+    a, b = (pair.member(name).state_dict() for name in "ab")
+    differing = {key for key in a if not torch.equal(a[key], b[key])}
+    assert differing and all(key.startswith("decode_head.") for key in differing), "two heads on one backbone"
+    assert pair.metadata["base_models"] == {"a": family, "b": family}
+    pair.save_pretrained(tmp_path / "pair")
+    alone = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "pair").eval()
+    image = torch.rand(1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        torch.testing.assert_close(alone(image).logits, pair.model_a(image).logits, atol=1e-5, rtol=1e-5)
+    assert_same(state_of(ModelPair.from_pretrained(tmp_path / "pair")), state_of(pair))
+    choose_trained(pair, {"a": "last:1", "b": "head"})
+    learning = {key for key, parameter in pair.model_a.named_parameters() if parameter.requires_grad}
+    assert any(key.startswith("backbone.") for key in learning) and any(
+        key.startswith("decode_head.") for key in learning
+    )
+
+
+def test_a_backbone_for_images_gets_a_new_head_of_its_own_class(save: Any, tmp_path: Path) -> None:
+    """`backbone:` of a model with classes is that model with another head, so transformers opens it."""
+    source = save("dinov2", BACKBONES["dinov2"]())
+    pair = ModelPair.from_models(f"backbone:{source}", "tiny:resnet", id2label=NAMES)
+    pair.save_pretrained(tmp_path / "pair")
+    alone = AutoModelForImageClassification.from_pretrained(tmp_path / "pair")
+    assert type(alone).__name__ == "Dinov2ForImageClassification"
+
+
+def test_dinov3_for_images_names_the_checkpoint_of_timm(save: Any) -> None:
+    """transformers has no classifier for it; a list of supported classes would be no help."""
+    source = save("dinov3-vitb16-pretrain-lvd1689m", BACKBONES["dinov3"]())
+    for given in (source, f"backbone:{source}"):
+        with pytest.raises(CheckpointError, match=r"timm/vit_base_patch16_dinov3\.lvd1689m"):
+            ModelPair.from_models(given, "tiny:resnet", id2label=NAMES)
+
+
+def test_what_is_no_backbone_says_what_is(save: Any) -> None:
+    source = save("vit", (hf.ViTModel(hf.ViTConfig(**VISION)), hf.ViTImageProcessor(size=SQUARE)))
+    with pytest.raises(CheckpointError, match=r"'vit' model, which transformers cannot use as a backbone\. Choose"):
+        ModelPair.from_models(f"backbone:{source}", f"backbone:{source}", task="semantic-segmentation", id2label=NAMES)
+
+
+def test_a_lost_tensor_of_a_vision_tower_is_an_error(save: Any, tmp_path: Path) -> None:
+    """Silent: CLIP's prefix is not the name of its vision tower, so a random layer was taken for part of the head."""
+    from safetensors.torch import load_file, save_file
+
+    file = Path(save("clip", IMAGES["clip"]())) / "model.safetensors"
+    weights = load_file(file)
+    del weights["vision_model.encoder.layers.1.mlp.fc1.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 tensors stay unloaded"):
+        ModelPair.from_models(file.parent, "tiny:resnet", id2label=NAMES)
+
+
+class TestOneImageIsTried:
+    def test_a_size_that_the_model_does_not_take(self, save: Any) -> None:
+        """Before, the traceback came after phase 0: the square training view suits the model, and a photo does not."""
+        vit = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
+        source = save("vit", (vit, hf.ViTImageProcessor(size={"shortest_edge": SIDE}, do_center_crop=False)))
+        with pytest.raises(ValueError, match=r"Model a \('vit'\) cannot take an image of .* preprocessor_config\.json"):
+            ModelPair.from_models(source, "tiny:resnet", id2label=NAMES)
+
+    def test_a_model_without_logits(self, save: Any) -> None:
+        """PP-LCNet of transformers returns scores under another name, which neither training nor `pipeline()` reads."""
+        source = save("lcnet", (hf.PPLCNetForImageClassification(hf.PPLCNetConfig()), crop()))
+        with pytest.raises(
+            ValueError, match=r"PPLCNetForImageClassification\) returns last_hidden_state and no logits"
+        ):
+            ModelPair.from_models(source, "tiny:resnet", id2label=NAMES)
+
+    def test_a_headless_model(self) -> None:
+        """The likeliest mistake in Python: AutoModel where AutoModelForImageClassification was meant."""
+        model, processor = hf.ViTModel(hf.ViTConfig(**VISION)), hf.ViTImageProcessor(size=SQUARE)
+        model.config.id2label = NAMES
+        with pytest.raises(ValueError, match=r"no logits.*AutoModelForImageClassification"):
+            ModelPair(model, model, processor, processor)
+
+    def test_logits_of_another_count(self) -> None:
+        """Silent: a configuration edited after the head was built; labels beyond its end fail on a GPU only."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5))
+        model.config.id2label = NAMES
+        processor = hf.ViTImageProcessor(size=SQUARE)
+        with pytest.raises(ValueError, match=r"logits of shape \(1, 5\), and \(images, classes\) with 3 classes"):
+            ModelPair(model, model, processor, processor)
+
+
+class TestInMemory:
+    def test_models_become_the_members(self, tmp_path: Path) -> None:
+        """Silent: a trained head drawn anew, or the caller's model changed behind its back."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
+        processor = hf.ViTImageProcessor(size=SQUARE)
+        pair = ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label=NAMES)
+        assert pair.model_a is model and pair.class_names == ["x", "y", "z"]
+        assert pair.fresh["a"] == class_tensors(model), "a head without names is as new"
+        other = ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label={0: "p", 1: "q"})
+        assert other.model_a is not model and model.config.num_labels == 3
+        kept = {key: value for key, value in other.model_a.state_dict().items() if key not in other.fresh["a"]}
+        assert_same(kept, {key: model.state_dict()[key] for key in kept})
+        other.save_pretrained(tmp_path)
+        assert ModelPair.from_pretrained(tmp_path).class_names == ["p", "q"]
+
+    def test_the_processor_is_found_and_no_path_is_saved(self, save: Any, tmp_path: Path) -> None:
+        """Silent: the name of a user and of a machine in a folder that is published."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, id2label=NAMES))
+        source = save("vit", (model, hf.ViTImageProcessor(size=SQUARE)))
+        models = [AutoModelForImageClassification.from_pretrained(source) for _ in "ab"]
+        pair = ModelPair.from_models(*models)
+        pair.save_pretrained(tmp_path / "pair")
+        for file in (tmp_path / "pair").rglob("*.json"):
+            assert str(tmp_path) not in file.read_text(), file
+        assert pair.metadata["base_models"] == {"a": "vit", "b": "vit"}
+
+    def test_what_cannot_be_a_member(self) -> None:
+        """One sentence each, in Python's terms."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
+        with pytest.raises(ValueError, match=r"Model a came without its image processor.*processor_a="):
+            ModelPair.from_models(model, "tiny:resnet", id2label=NAMES)
+        with pytest.raises(ValueError, match=r"same object.*copy\.deepcopy"):
+            ModelPair.from_models(model, model, id2label=NAMES)
+        with pytest.raises(ValueError, match=r"Model b is a Linear; a member is"):
+            ModelPair.from_models("tiny:resnet", torch.nn.Linear(2, 2), id2label=NAMES)
+
+    def test_adapters_are_refused_and_merged_ones_are_not(self, save: Any, tmp_path: Path) -> None:
+        """Silent: a saved pair whose member is an adapter that points at a folder of another machine."""
+        peft = pytest.importorskip("peft")
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, id2label=NAMES))
+        processor = hf.ViTImageProcessor(size=SQUARE)
+        base = save("vit", (model, processor))
+        adapted = peft.get_peft_model(
+            AutoModelForImageClassification.from_pretrained(base), peft.LoraConfig(target_modules=["q_proj", "query"])
+        )
+        with pytest.raises(ValueError, match=r"Model a carries PEFT adapters.*merge_and_unload"):
+            ModelPair.from_models(adapted, "tiny:resnet", processor_a=processor, id2label=NAMES)
+        with pytest.raises(ValueError, match=r"Model b carries PEFT adapters"):
+            ModelPair(model, adapted.base_model.model, processor, processor)
+        adapted.save_pretrained(tmp_path / "adapter")
+        with pytest.raises(CheckpointError, match=r"holds a PEFT adapter.*merge_and_unload"):
+            ModelPair.from_models(tmp_path / "adapter", "tiny:resnet", id2label=NAMES)
+        merged = adapted.merge_and_unload()
+        ModelPair.from_models(merged, "tiny:resnet", processor_a=processor, id2label=NAMES).save_pretrained(
+            tmp_path / "p"
+        )
+        assert not (tmp_path / "p" / "adapter_config.json").exists()
+        assert AutoModelForImageClassification.from_pretrained(tmp_path / "p").config.num_labels == 3
