@@ -56,7 +56,7 @@ class DMTTrainer(PairTrainer):
     """Dynamic mutual training of a `ModelPair`.
 
     Args:
-        model: the pair.
+        model: the pair, where one is saved, or two models as `ModelPair.from_models` takes them.
         args: settings; every field of `TrainingArguments` and the knobs of the method.
         train_dataset: labeled images, map-style: `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': (H, W)}`
             with class ids and -100 where there is no label.
@@ -75,7 +75,7 @@ class DMTTrainer(PairTrainer):
 
     def __init__(
         self,
-        model: ModelPair | None = None,
+        model: ModelPair | str | tuple[Any, Any] | None = None,
         args: DMTTrainingArguments | None = None,
         train_dataset: Any = None,
         unlabeled_dataset: Any | None = None,

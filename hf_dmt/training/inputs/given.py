@@ -14,6 +14,7 @@ from ..scoring.library_metrics import LibraryMetrics
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.methods import Knobs
 from .checks import check_inputs, check_unlabeled
+from .opened_pair import opened_pair
 from .search import new_pair
 from .streams import is_stream, saved_stream
 
@@ -56,7 +57,7 @@ class Inputs:
             ValueError: what to give instead. TypeError: an argument that no Trainer knows.
         """
         args = _arguments(args, stock, model, model_init)
-        pair = model if model_init is None else new_pair(model_init)
+        pair = new_pair(model_init) if model_init else opened_pair(model, args, given["labeled"])
         if is_stream(unlabeled):
             with args.main_process_first(desc="saving the stream of unlabeled images"):
                 unlabeled = saved_stream(unlabeled, "unlabeled_dataset")

@@ -1,0 +1,55 @@
+"""The pair of a trainer that was given two models instead: `DMTTrainer(model=("id a", "id b"), ...)`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ...data.tasks import TASKS
+from ...models.pair import ModelPair
+from ..settings.arguments import DMTTrainingArguments
+
+
+def opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> Any:
+    """The pair that `model` stands for; what stands for none comes back as it is, for the checks to refuse.
+
+    Args:
+        model: a pair; the id or folder of a saved one; or two models, as `ModelPair.from_models` takes them. Their
+            heads are for the classes of the data set's `ClassLabel` column, or for their own, if these agree.
+
+    Raises:
+        ValueError, CheckpointError: as `ModelPair.from_models` and `ModelPair.from_pretrained`.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return ModelPair.from_pretrained(model, token=args.hub_token)
+    if not isinstance(model, (tuple, list)):
+        return model
+    if len(model) != 2:
+        raise ValueError(
+            f"DMTTrainer trains two models, and {len(model)} were given. Give a pair, or two: model=('id a', 'id b')."
+        )
+    return ModelPair.from_models(
+        model[0],
+        model[1],
+        task=_task(train_dataset),
+        id2label=_classes(train_dataset),
+        seed=args.seed,
+        token=args.hub_token,
+    )
+
+
+def _task(train_dataset: Any) -> str:
+    """The task whose target the first labeled item has; the checks of the data say what is wrong with another."""
+    first = train_dataset[0] if train_dataset is not None and len(train_dataset) else {}
+    keys = set(first) if isinstance(first, Mapping) else set()
+    fitting = [name for name, task in TASKS.items() if task.target in keys]
+    return fitting[0] if len(fitting) == 1 else "image-classification"
+
+
+def _classes(train_dataset: Any) -> dict[int, str] | None:
+    """The names of a `ClassLabel` column `label`, as `datasets` keeps them, also behind a `Subset` of torch."""
+    while not hasattr(train_dataset, "features") and hasattr(train_dataset, "dataset"):
+        train_dataset = train_dataset.dataset
+    names = getattr((getattr(train_dataset, "features", None) or {}).get("label"), "names", None)
+    return dict(enumerate(names)) if names else None
