@@ -4,6 +4,7 @@
     prepare_data.py voc        --source VOCdevkit/VOC2012 --output data/voc
     prepare_data.py cityscapes --source cityscapes        --output data/cityscapes [--side 512]
     prepare_data.py cifar10    --source uoft-cs/cifar10   --output data/cifar10
+    prepare_data.py masks      --source painted_masks     --output masks --colors classes.csv
 
 VOC needs `SegmentationClassAug/` (the SBD masks as PNG) in the VOC folder. Images are linked, not copied, unless
 `--copy` says so. `splits/` then holds lists for `--labeled_ids` and for `--difference_maximized_sampling`.
@@ -26,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from hf_dmt.data.splitting import official_splits as official
+from hf_dmt.data.splitting.prepare_masks import prepare_masks
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -71,7 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 prepare_cityscapes(Path(args.source), output, side=args.side, copy=args.copy)
             case "cifar10":
                 prepare_cifar10(args.source, output)
-    except (PrepareError, OSError) as problem:
+            case "masks":
+                prepare_masks(
+                    Path(args.source),
+                    output,
+                    colors=args.colors,
+                    values=args.values,
+                    band=args.band,
+                    suffix=args.suffix,
+                    images=Path(args.images) if args.images else None,
+                    nearest=args.nearest,
+                )
+    except (ValueError, OSError) as problem:
         print(f"prepare_data.py: error: {problem}", file=sys.stderr)
         return 2
     return 0
@@ -266,11 +279,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("dataset", choices=("voc", "cityscapes", "cifar10"))
+    parser.add_argument("dataset", choices=("voc", "cityscapes", "cifar10", "masks"))
     parser.add_argument("--source", required=True, help="the downloaded data; for CIFAR-10 a Hub id or folder")
     parser.add_argument("--output", required=True, help="a new folder")
     parser.add_argument(
         "--side", type=int, help="Cityscapes: shorter side of images and masks (2048x1024 if not given)"
+    )
+    parser.add_argument("--colors", help="masks: table of colours, CSV with name,r,g,b or JSON {name: [r, g, b]}")
+    parser.add_argument("--values", help='masks: JSON map of the values in them, {"0": "ground", "100": "water"}')
+    parser.add_argument("--band", type=int, help="masks: channel with the ids, counted from 1")
+    parser.add_argument("--suffix", default="", help="masks: what their names have behind the images' names: _mask")
+    parser.add_argument("--images", help="masks: folder of the images; masks are turned as their EXIF data says")
+    parser.add_argument(
+        "--nearest",
+        type=float,
+        default=0,
+        help="masks: a colour up to this far (RGB distance) from one in the table is it",
     )
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     return parser

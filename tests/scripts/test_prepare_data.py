@@ -113,3 +113,46 @@ def test_cifar_rows_are_those_of_the_training_file(tmp_path: Path) -> None:
     labels = np.asarray(tables["train"]["label"])
     assert rows == cifar_labeled(labels, 25, seed=2).tolist() and np.bincount(labels[rows]).tolist() == [25, 25]
     assert tables["train"].features["label"].names == ["x", "y"]
+
+
+def test_painted_masks_become_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards edges that were smoothed, suffixes and the turn of phone photos; the report says what was moved."""
+    colors = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+    ids = np.repeat(np.arange(3), 4)[None].repeat(6, axis=0)
+    painted = colors[ids]
+    painted[0, 4] = (250, 4, 4)  # a smoothed edge
+    painted[0, 5] = (90, 90, 200)  # of no class
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a", "b"):
+        Image.fromarray(painted).save(tmp_path / "masks" / f"{name}_mask.png")
+        Image.new("RGB", (12, 6)).save(tmp_path / "images" / f"{name}.jpg", **({"exif": exif} if name == "b" else {}))
+    (tmp_path / "c.csv").write_text("name,r,g,b\nvoid,0,0,0\nred,255,0,0\ngreen,0,255,0\n")
+    out = tmp_path / "out"
+    flags = ["masks", "--source", str(tmp_path / "masks"), "--colors", str(tmp_path / "c.csv"), "--output", str(out)]
+    assert main(flags) == 2 and not out.exists()
+    assert "2 of 2 masks cannot be converted" in capsys.readouterr().err
+    assert main([*flags, "--suffix", "_mask", "--nearest", "20", "--images", str(tmp_path / "images")]) == 0
+    expected = np.array([255, 0, 1])[ids]
+    expected[0, 5] = 255
+    assert np.array_equal(np.array(Image.open(out / "a.png")), expected)
+    assert np.array_equal(np.array(Image.open(out / "b.png")), np.rot90(expected, -1))
+    assert json.loads((out / "classes.json").read_text()) == ["red", "green"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["masks"] == 2 and report["pixels"]["green"] == 48 and report["pixels"]["void"] == 50
+    assert report["colors_moved_to_the_nearest"] == {"a.png": round(2 / 72, 4), "b.png": round(2 / 72, 4)}
+
+
+def test_values_of_masks_by_a_map(tmp_path: Path) -> None:
+    """Guards 16-bit ids and values that mean the same; a value that the map leaves out is no class by accident."""
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.array([[0, 100, 300]], np.uint16)).save(tmp_path / "masks" / "a.tif")
+    (tmp_path / "map.json").write_text('{"0": "ground", "100": "water", "300": "water"}')
+    flags = ["masks", "--source", str(tmp_path / "masks"), "--output", str(tmp_path / "out"), "--values"]
+    assert main([*flags, str(tmp_path / "map.json")]) == 0
+    assert np.array(Image.open(tmp_path / "out" / "a.png")).tolist() == [[0, 1, 1]]
+    (tmp_path / "map.json").write_text('{"0": "ground", "100": "water"}')
+    flags[4] = str(tmp_path / "other")
+    assert main([*flags, str(tmp_path / "map.json")]) == 2 and not (tmp_path / "other").exists()

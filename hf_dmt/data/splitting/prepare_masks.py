@@ -1,0 +1,176 @@
+"""Masks as somebody drew them become PNG files of class ids: the command `prepare_data.py masks`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..reading.decoding import identify, upright
+from ..reading.finding import find_images
+from ..reading.masks import COLOR_VOID, MaskReading, mask_ids, read_colors
+from .class_map import read_class_map
+
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is done to every mask.
+
+    Attributes:
+        reading: colours and band.
+        class_of: the class of each value; None keeps values, with 255 for void.
+        nearest: a colour up to this distance (RGB) from one in the table stands for it; 0: it is an error.
+    """
+
+    reading: MaskReading
+    class_of: dict[int, int] | None
+    nearest: float
+
+
+def prepare_masks(
+    source: Path,
+    output: Path,
+    *,
+    colors: str | None,
+    values: str | None,
+    band: int | None,
+    suffix: str,
+    images: Path | None,
+    nearest: float,
+) -> None:
+    """Write clean masks under the names of their images, `classes.json` and `report.json`.
+
+    Args:
+        images: the folder of the images: masks are turned as their images' EXIF data says.
+
+    Raises:
+        ValueError: a table that cannot be read, or masks that do not fit it; nothing is written then.
+    """
+    if colors and values:
+        raise ValueError("--colors and --values both say what the pixels mean. Give the one that fits the masks.")
+    if nearest and not colors:
+        raise ValueError("--nearest is for masks of colours: give --colors.")
+    map_ = read_class_map(values, merges=True) if values else None
+    reading = MaskReading(read_colors(colors) if colors else (), band)
+    how = Conversion(reading, map_.class_of if map_ else None, nearest)
+    names = reading.names if colors else map_.names if map_ else None
+    found = find_images(source)
+    if not found.images:
+        raise ValueError(f"--source {str(source)!r} holds no masks. Check the path.")
+    turned = _by_stem(images) if images else {}
+    targets = [_target(path, source, suffix) for path in found.images]
+    twice = [name for name, count in Counter(targets).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} masks would have the name of another one, such as {twice[0]!r}. Rename them.")
+
+    def convert(path: Path, target: str) -> tuple[np.ndarray | None, float, str]:
+        try:
+            ids, moved = _converted(path, how, turned.get(Path(target).with_suffix("").as_posix()))
+            return ids, moved, ""
+        except ValueError as problem:
+            return None, 0.0, str(problem)
+
+    with ThreadPoolExecutor() as pool:
+        checked = list(pool.map(lambda pair: _summary(*convert(*pair)), zip(found.images, targets, strict=True)))
+        problems = [problem for _, _, problem in checked if problem]
+        if problems:
+            listed = "\n".join(f"  {problem}" for problem in problems[:5])
+            raise ValueError(f"{len(problems)} of {len(checked)} masks cannot be converted:\n{listed}")
+        output.mkdir(parents=True, exist_ok=True)
+
+        def write(path: Path, target: str) -> None:
+            ids, _, problem = convert(path, target)
+            if ids is None:
+                raise ValueError(problem)
+            (output / target).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ids).save(output / target)
+
+        list(pool.map(lambda pair: write(*pair), zip(found.images, targets, strict=True)))
+    pixels: Counter[int] = Counter()
+    for counts, _, _ in checked:
+        pixels.update(counts)
+    called = dict(enumerate(names)) if names else {value: str(value) for value in pixels}
+    report: dict[str, Any] = {
+        "masks": len(checked),
+        "pixels": {
+            called.get(value, "void" if value == VOID else str(value)): pixels[value] for value in sorted(pixels)
+        },
+        "colors_moved_to_the_nearest": {
+            target: round(moved, 4) for target, (_, moved, _) in zip(targets, checked, strict=True) if moved
+        },
+        "left_out": [note.removeprefix("Warning: ") for note in found.notes()],
+    }
+    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if names:
+        (output / "classes.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+    for name, count in report["pixels"].items():
+        print(f"{name}: {count} pixels")
+    for note in found.notes():
+        print(note)
+    print(f"{len(checked)} masks in {output}, with report.json{' and classes.json' if names else ''}")
+
+
+def _target(path: Path, source: Path, suffix: str) -> str:
+    stem = path.relative_to(source).with_suffix("").as_posix()
+    if suffix and not stem.endswith(suffix):
+        raise ValueError(f"{path} does not end in {suffix!r}, which --suffix takes off. Move it out of --source.")
+    return f"{stem[: len(stem) - len(suffix)]}.png"
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in find_images(folder).images}
+
+
+def _summary(ids: np.ndarray | None, moved: float, problem: str) -> tuple[Counter[int], float, str]:
+    if ids is None:
+        return Counter(), moved, problem
+    values, counts = np.unique(ids, return_counts=True)
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))), moved, problem
+
+
+def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndarray, float]:
+    """Class ids, and the share of the pixels whose colour was moved to the nearest one."""
+    moved = 0.0
+    if how.reading.colors and how.nearest:
+        ids, moved = _nearest(path, how.reading, how.nearest)
+    else:
+        ids = mask_ids(path, str(path), how.reading).astype(np.int64)
+    if how.reading.colors:
+        ids = np.where(ids == COLOR_VOID, VOID, ids)
+    elif how.class_of is not None:
+        values = np.unique(ids)
+        strange = [value for value in values.tolist() if value not in how.class_of and value != VOID]
+        if strange:
+            raise ValueError(
+                f"{path} holds {strange[:5]}, which --values does not name. Add them, or save 255 for void."
+            )
+        table = {value: how.class_of.get(value, VOID) for value in values.tolist()}
+        ids = np.vectorize(table.__getitem__, otypes=[np.int64])(ids)
+    if image is not None:
+        opened = identify(image.read_bytes())
+        if ids.shape == opened.size[::-1]:  # drawn before the turn
+            mask = Image.fromarray(ids.astype(np.int32))
+            mask.info["exif"] = opened.info.get("exif", opened.getexif().tobytes())
+            ids = np.array(upright(mask))
+    return ids.astype(np.uint8 if ids.max(initial=0) <= VOID else np.uint16), moved
+
+
+def _nearest(path: Path, reading: MaskReading, distance: float) -> tuple[np.ndarray, float]:
+    pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.int64).reshape(-1, 3)
+    colors, back = np.unique(pixels, axis=0, return_inverse=True)
+    table = np.array([color for _, color in reading.colors])
+    apart = np.sqrt(((colors[:, None] - table[None]) ** 2).sum(axis=2))
+    classes = np.array([reading.class_of_color(place) for place in range(len(table))])
+    chosen = np.where(apart.min(axis=1) <= distance, classes[apart.argmin(axis=1)], COLOR_VOID)
+    with Image.open(path) as image:
+        size = image.size
+    moved = float((apart.min(axis=1) > 0)[back.ravel()].mean())
+    return chosen[back.ravel()].reshape(size[::-1]), moved
