@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from hf_dmt import DMTTrainer
 from hf_dmt.method import Phase
 from hf_dmt.models.weights.ema import ExponentialAverage
-from hf_dmt.training import checks
+from hf_dmt.training.inputs import checks
 from hf_dmt.training.phases import Course, plan
 from hf_dmt.training.run.runtime_errors import RunError
 from hf_dmt.training.settings.methods import resolve
