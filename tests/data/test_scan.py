@@ -134,3 +134,13 @@ def test_a_mistake_that_many_files_share_is_counted(tmp_path: Path) -> None:
         files.save(files.mask([0, 1], (10, 16)), tmp_path / "masks" / f"{index:02d}.png")
     with pytest.raises(DataError, match=r"images/00.jpg is 20x16 .* mask is 10x16.*\n.* 1 more: images/02.jpg"):
         scan(images, "training", skip_corrupt=False, notes=[])
+
+
+def test_a_strip_that_resizing_makes_enormous_is_left_out(tmp_path: Path) -> None:
+    """Silent until after phase 0: a file of 2 kB, 100000 pixels wide and one high, asks for gigabytes in labeling."""
+    files.save(files.image(90, (30, 20)), tmp_path / "fine.png")
+    Image.new("RGB", (100_000, 1)).save(tmp_path / "strip.png")
+    with pytest.raises(DataError, match=r"strip\.png is 100000 x 1 pixels.*at most 200 to 1"):
+        scan(found_in(tmp_path), "training", skip_corrupt=False, notes=[])
+    notes: list[str] = []
+    assert len(scan(found_in(tmp_path), "training", skip_corrupt=True, notes=notes)) == 1 and "strip.png" in notes[0]

@@ -1,6 +1,6 @@
 """Real processes killed with real signals at drawn instants of the whole command line, and taken up again.
 
-Four instants in the usual tests; `make test-slow` kills at three of every stage for each task.
+Four instants in the usual tests; `make test-slow` kills at 100 for each task, some of every stage, two at a time.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ MEMBERS = {
     "image-classification": ["tiny:vit", "tiny:resnet"],
     "semantic-segmentation": ["tiny:segformer", "tiny:upernet"],
 }
-PER_STAGE = 3
+KILLS = 100
 SEED = 7
 
 
@@ -99,21 +100,23 @@ def test_killed_at_a_drawn_instant(runs: Any, task: str, stage: str, half_writte
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("task", MEMBERS)
-def test_killed_at_many_instants_of_every_stage(runs: Any, task: str) -> None:
+def test_killed_at_a_hundred_instants(runs: Any, task: str) -> None:
     """Silent: as above, in the stages and for the task that the four instants do not reach."""
     of_task = runs(task)
-    killed = 0
-    for stage in STAGES:
-        drawn = of_task.draw(stage, PER_STAGE, seed=SEED)
-        assert len(drawn) == PER_STAGE, f"the run has no {PER_STAGE} instants {stage}"
-        for number, instant in enumerate(drawn):
-            # The second of a stage dies in the middle of a write: of a small file, or of a member's weights.
-            kill_and_resume(of_task, instant, (300 if instant % 2 else 30_000) if number == 1 else None)
-            killed += 1
-    print(f"{task}: killed at {killed} of {len(of_task.stages)} instants")
-    assert killed >= 20
+    drawn = {stage: of_task.draw(stage, len(of_task.stages), seed=SEED) for stage in STAGES}
+    assert all(drawn.values()), "a stage of the run has no instant"
+    # As many of every stage as there are, up to an equal share; the rest from where there are more.
+    shares = {stage: instants[:: max(1, len(instants) * len(STAGES) // KILLS)] for stage, instants in drawn.items()}
+    chosen = [instant for instants in shares.values() for instant in instants][: KILLS + len(STAGES)]
+    assert len(chosen) >= KILLS, f"{len(of_task.stages)} instants give {len(chosen)}"
+    # Every eighth dies in the middle of a write: of a small file, or of a member's weights.
+    half = [(300 if instant % 2 else 30_000) if number % 8 == 1 else None for number, instant in enumerate(chosen)]
+    with ThreadPoolExecutor(2) as two:
+        for _ in two.map(lambda how: kill_and_resume(of_task, *how), zip(chosen, half, strict=True)):
+            pass
+    print(f"{task}: killed at {len(chosen)} of {len(of_task.stages)} instants")
 
 
 @pytest.mark.parametrize("update", [2, 3, 5])

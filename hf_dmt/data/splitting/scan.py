@@ -20,6 +20,7 @@ from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 
 SHOWN = 10  # names in a message; a thousand bad files should not scroll the reason away
+_LONGEST_STRIP = 200  # longer over shorter side: resizing by the shorter one makes that many views of pixels
 _BLOCK = 64  # images per task of a thread: a future each for a million images is a gigabyte
 _Result = TypeVar("_Result")
 
@@ -129,7 +130,14 @@ def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
 def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, Any]:
     """A finding that can be sent to other processes: an error raised by one of them would leave the others waiting."""
     try:
-        return "fine", images.look(position, looks)
+        found = images.look(position, looks)
+        short, long = sorted(found[0].size)
+        if long > _LONGEST_STRIP * short:
+            return "unreadable", (
+                f"{images.id_of(position)} is {found[0].width} x {found[0].height} pixels: with its shorter side at "
+                f"the size of a view it would fill the memory. Cut it; at most {_LONGEST_STRIP} to 1 can be used."
+            )
+        return "fine", found
     except CorruptImage as problem:
         return "unreadable", str(problem)
     except (ValueError, TypeError) as problem:
