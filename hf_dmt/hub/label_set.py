@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
 
+from ..data.escaping import code_span
 from ..data.files import write_json
 from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
 from ..data.members import MEMBERS
@@ -225,6 +226,7 @@ def _card(run: Run, facts: dict[str, Any], repo_id: str, count: int, pair: str |
                 pair=pair,
                 shown=sorted(shown),
                 labels_file=LABELS_FILE,
+                code=code_span,
             )
         )
         + "\n"

@@ -127,7 +127,7 @@ def test_what_cannot_be_published_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Guards labels under the ids of other images, half a store, and somebody's data set of the same name."""
-    with pytest.raises(HubError, match="no labels of phase 7; this run has phases 1, 2"):
+    with pytest.raises(HubError, match="no labels of phase 7; the folder holds those of 1, 2"):
         push_labels(image_run, "me/labels", token=MINE, phase=7)
     with pytest.raises(HubError, match="made of other images than the 9 ids"):
         push_labels(pixel_run, "me/labels", token=MINE, ids=[str(row) for row in range(8, -1, -1)])
