@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..models import loading
 from ..models.networks import tiny
 from ..models.pair import ModelPair
+from ..models.sources import config_of
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments
 
@@ -18,8 +19,7 @@ def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> li
     if any(source.startswith(tiny.PREFIX) for source in sources):
         return None
     configs = [
-        loading.load_config(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token)
-        for source in sources
+        config_of(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token) for source in sources
     ]
     names = [loading.label_names(config) for config in configs if loading.has_named_classes(config)]
     return names[0] if len(names) == 2 and names[0] == names[1] else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor, BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..data.drawing.transforms import seed_for
@@ -164,12 +164,16 @@ def _public_name(source: str) -> str:
     return path.resolve().name if source and is_path else source
 
 
+def config_of(source: str, **hub: Any) -> PretrainedConfig:
+    """The configuration of a Hub id or folder, also of one that is to be a backbone."""
+    return loading.load_config(source.removeprefix(BACKBONE), **hub)
+
+
 def _agreed_classes(sources: Mapping[str, Any], hub: dict[str, Any]) -> dict[int, str]:
     if any(isinstance(source, str) and source.startswith(tiny.PREFIX) for source in sources.values()):
         raise ValueError("A builtin member has no classes of its own: give id2label={0: 'cat', 1: 'dog', ...}.")
     config_a, config_b = (
-        loading.load_config(source.removeprefix(BACKBONE), **hub) if isinstance(source, str) else source.config
-        for source in sources.values()
+        config_of(source, **hub) if isinstance(source, str) else source.config for source in sources.values()
     )
     loading.check_label_maps(config_a, config_b)
     return dict(enumerate(loading.label_names(config_a)))
