@@ -131,7 +131,7 @@ def test_labels_are_made_and_judged_on_the_device(pair: ModelPair) -> None:
         codes = encode_confidence(doubt=doubt)
         found = (labels, confidence, doubt, weight, agree, codes)
         assert all(value.device == CUDA and value.shape == labels.shape for value in found)
-        counts = confidence_histogram(codes.cpu(), labels.cpu(), CLASSES)
+        counts = confidence_histogram(codes, labels, CLASSES)
         assert counts.shape == (CLASSES, 1 << 16)
 
 

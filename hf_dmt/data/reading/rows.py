@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import datasets
 import numpy as np
 
+from .texts import Paths, Texts
+
 _SETTLED = 2.0  # seconds: a file that changed just now may change again without another time stamp
 NO_LABEL = -1  # what data sets on the Hub write where an image has no label
 
@@ -48,11 +50,11 @@ class TablePlaces:
 
     def __init__(self, table: datasets.Dataset, column: str) -> None:
         cells = table.select_columns([column]).with_format("arrow")[:].column(column)
-        self.paths: list[str | None] | None = None
+        self.paths: Texts | None = None
         self.folder: str | None = None
         stored = isinstance(table.features[column], datasets.Image)
         if stored and sum(chunk.field("bytes").null_count for chunk in cells.chunks) == len(cells):
-            self.paths = [path for chunk in cells.chunks for path in chunk.field("path").to_pylist()]
+            self.paths = Texts(path or "" for chunk in cells.chunks for path in chunk.field("path").to_pylist())
         elif table.cache_files:
             stamps = [place_of(entry["filename"]) for entry in table.cache_files]
             # A table's fingerprint tells which of its files' rows it shows, in which order.
@@ -123,7 +125,8 @@ class TableRows:
         self.image, self.target, self.recode = image, target, recode
         self.images = TablePlaces(self.table, image)
         self.masks = TablePlaces(self.table, target) if target and not holds_labels(table.features[target]) else None
-        self.ids = (_paths_inside(folder, self.images.paths) if folder else None) or [str(n) for n in range(len(table))]
+        inside = _paths_inside(folder, self.images.paths) if folder else None
+        self.ids = Texts(inside or map(str, range(len(table))))
 
     def raw(self, row: int) -> tuple[Any, Any]:
         item = self.table[row]
@@ -161,8 +164,10 @@ class FileRows:
         masks: Sequence[Path] | None = None,
         labels: Sequence[Any] | None = None,
     ) -> None:
-        self.images, self.masks, self.labels = images, masks, labels
-        self.ids = [path.relative_to(root).as_posix() for path in images]
+        self.ids = Texts(path.relative_to(root).as_posix() for path in images)
+        self.images = Paths(root, self.ids)
+        self.masks = None if masks is None else Paths(Path(), Texts(str(path) for path in masks))
+        self.labels = labels
 
     def raw(self, row: int) -> tuple[Any, Any]:
         found = self.masks or self.labels

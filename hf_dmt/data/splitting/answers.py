@@ -19,6 +19,7 @@ from ..escaping import from_csv_cell
 from ..files import read_csv, read_json
 from ..reading.rows import DataError, Place, same_letters
 from ..reading.sources import ClassIds, ImageSet, check_mask_size
+from ..reading.texts import Texts
 from ..tasks import IGNORE_INDEX
 from .coco import region_masks
 from .scan import ScannedImages
@@ -183,7 +184,8 @@ class _AnsweredRows:
 
     def __init__(self, labeled: ImageSet, answered: ImageSet, answers: Sequence[Any]) -> None:
         self.parts, self.answers = (labeled, answered), answers
-        self.ids = [*labeled.ids, *answered.ids]
+        self.labels = labeled.labels  # once: the set makes them anew for whoever asks
+        self.ids = Texts([*labeled.ids, *answered.ids])
 
     def raw(self, row: int) -> tuple[Any, Any]:
         labeled, answered = self.parts
@@ -193,11 +195,10 @@ class _AnsweredRows:
             mask = answer if isinstance(answer, int) else ClassIds(answer)
             return answered.rows.raw(int(answered.chosen[place]))[0], mask
         image, target = labeled.rows.raw(int(labeled.chosen[row]))
-        return image, target if labeled.labels is None else int(labeled.labels[row])
+        return image, target if self.labels is None else int(self.labels[row])
 
     def targets(self) -> Sequence[Any] | None:
-        labels = self.parts[0].labels
-        return None if labels is None else [*labels.tolist(), *self.answers]
+        return None if self.labels is None else [*self.labels.tolist(), *self.answers]
 
     def places(self, row: int) -> tuple[Place | None, Place | None]:
         labeled, answered = self.parts

@@ -1,0 +1,61 @@
+"""A million ids and paths in one block of memory.
+
+A list of as many strings takes 100 to 200 bytes each, and every worker process makes its own copy of it, page by page:
+Python counts references inside the objects it only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+
+class Texts(Sequence[str]):
+    """Strings that cannot be changed; equal to any sequence of the same strings."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._values = np.array(list(texts), dtype=np.dtypes.StringDType())
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        found: Any = self._values[index]
+        return found.tolist() if isinstance(index, slice) else str(found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and not isinstance(other, str) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Texts({self[:3]}, {len(self)} in all)"
+
+
+class Paths(Sequence[Path]):
+    """Files by their names inside a folder."""
+
+    def __init__(self, root: Path, names: Texts) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [self.root / name for name in self.names[index]]
+        return self.root / self.names[index]
