@@ -82,7 +82,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"},
     {"gamma_schedule": "ramp"},
     {"mixup_alpha": 0.75},
-    {"mixup_alpha": 0.75, "mixup_weighting": "per_term"},
+    {"mixup_alpha": 0.75, "official": True},
 ]
 
 
