@@ -12,10 +12,13 @@ import torch
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from scripts.benchmarks import (
     data_pipeline,
+    gpu_check,
     growth,
     labeling,
     loss,
     memory,
+    million,
+    peers,
     startup,
     step_time,
     store,
@@ -26,10 +29,13 @@ from scripts.benchmarks.subjects import Pictures, decoded, image_pair
 
 BENCHMARKS: list[Any] = [
     data_pipeline,
+    pytest.param(gpu_check, marks=pytest.mark.slow),  # whole runs: half a minute
     growth,
     labeling,
     loss,
     memory,
+    million,
+    peers,
     startup,
     step_time,
     store,
