@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_dmt.data.reading.rows import FileRows
-from hf_dmt.data.reading.texts import Paths, Texts
+from hf_dmt.data.texts import Paths, Texts
 
 NAMES = ["a/ä é.jpg", "", "x" * 300, "2.jpg", "日本/写真.png", "2.jpg"]
 

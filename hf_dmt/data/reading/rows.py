@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import datasets
 import numpy as np
 
-from .texts import Paths, Texts
+from ..texts import Paths, Texts
 
 _SETTLED = 2.0  # seconds: a file that changed just now may change again without another time stamp
 NO_LABEL = -1  # what data sets on the Hub write where an image has no label

@@ -19,8 +19,8 @@ from ..escaping import from_csv_cell
 from ..files import read_csv, read_json
 from ..reading.rows import DataError, Place, same_letters
 from ..reading.sources import ClassIds, ImageSet, check_mask_size
-from ..reading.texts import Texts
 from ..tasks import IGNORE_INDEX
+from ..texts import Texts
 from .coco import region_masks
 from .scan import ScannedImages
 
