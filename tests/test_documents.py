@@ -36,6 +36,7 @@ from hf_dmt import ModelPair
 from hf_dmt.__main__ import COMMANDS
 from hf_dmt.commands import launch, opening, queue, train
 from hf_dmt.models.weights.trained_parts import choose_trained
+from hf_dmt.training import finishing
 from hf_dmt.training.settings.command_line import Parser, parse
 from scripts import prepare_data, prepare_model
 from tests.data import small_files
@@ -230,8 +231,8 @@ def test_every_block_runs(
     """Silent: a flag, file or call in the documents that no longer exists, a message that reads otherwise now, and a
     documented run that trains nothing or one member only."""
     if page != "README.md":  # once is enough: drawing takes longer than such a run does
-        monkeypatch.setattr(train, "write_report", lambda folder: folder / "report.html")
-        monkeypatch.setattr(train, "write_figures", lambda folder: None)
+        monkeypatch.setattr(finishing, "write_report", lambda folder: folder / "report.html")
+        monkeypatch.setattr(finishing, "write_figures", lambda folder: None)
     names = names_of_a_page()
     for block in blocks(page):
         if block.not_run:

@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 from hf_dmt.commands import train
+from hf_dmt.training import finishing
 from hf_dmt.training.settings.command_line import Parser
 from hf_dmt.training.settings.knobs import as_results
 from hf_dmt.training.settings.methods import PRESETS, resolve
@@ -115,8 +116,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs do, and has tests of its own."""
-    monkeypatch.setattr(train, "write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr(train, "write_figures", lambda folder: None)
+    monkeypatch.setattr(finishing, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(finishing, "write_figures", lambda folder: None)
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
