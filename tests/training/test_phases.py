@@ -367,7 +367,8 @@ def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -
     """Silent: killed while an older checkpoint of the same step is overwritten, the old mark vouches for mixed
     files."""
     make_trainer(tmp_path, save_strategy="epoch", max_steps=1).train()
-    trainer = make_trainer(tmp_path, make_pair(seed=4), save_strategy="epoch", max_steps=1)
+    again = {"save_strategy": "epoch", "max_steps": 1, "overwrite_output_dir": True}
+    trainer = make_trainer(tmp_path, make_pair(seed=4), **again)
 
     def full_disk(*_: Any) -> None:
         raise OSError(28, "No space left on device")
