@@ -14,7 +14,8 @@ from hf_dmt.commands.compare import ARMS, RECIPES, SETTINGS, SUITES, at_budget_o
 from hf_dmt.data.files import write_json
 from hf_dmt.method import plan_phases
 from hf_dmt.training.settings.command_line import parse
-from hf_dmt.training.settings.knobs import Knobs, resolve
+from hf_dmt.training.settings.knobs import Knobs
+from hf_dmt.training.settings.methods import resolve
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 

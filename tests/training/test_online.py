@@ -14,7 +14,8 @@ from small_runs import assert_same, images, make_pair, make_trainer, results, sc
 from torch import Tensor
 
 from hf_dmt.training.labeling.online import label_online
-from hf_dmt.training.settings.knobs import Knobs, resolve
+from hf_dmt.training.settings.knobs import Knobs
+from hf_dmt.training.settings.methods import resolve
 from hf_dmt.training.step import pseudo_weight
 
 KNOBS = Knobs(strategy="online")
