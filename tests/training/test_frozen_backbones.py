@@ -107,3 +107,17 @@ def test_off_is_off(tmp_path: Path, task: str) -> None:
     pair = make_pair(*(("segformer", "segformer") if task == PIXELS else ("vit", "resnet")))
     make_trainer(tmp_path, pair)
     assert all(parameter.requires_grad for parameter in pair.parameters()) and not pair.resting
+
+
+def test_layers_learn_at_their_own_rates_and_parts_rest(tmp_path: Path) -> None:
+    """Silent: a decay that one optimizer group swallows, or a part of b that learns although only a's was meant to."""
+    pair = make_pair("vit", "swin")
+    first = state_of(pair)
+    trainer = make_trainer(tmp_path, pair, layer_decay=0.5, train_b="head", learning_rate=1e-3, learning_rate_b=2e-3)
+    trainer.train()
+    rates = {group["initial_lr"] for group in trainer.optimizer.param_groups}
+    blocks = {1e-3 * 0.5**depth for depth in range(len(rates) - 1)}
+    assert rates == blocks | {2e-3} and len(rates) > 3 and trainer.optimizer.param_groups[0]["initial_lr"] == 1e-3
+    last = state_of(pair)
+    still = {key for key in last if torch.equal(last[key], first[key])}
+    assert still == {key for key in last if key.startswith("model_b.swin.")}
