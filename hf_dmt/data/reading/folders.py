@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .finding import Folder, find_images
-from .rows import DataError, FileRows, same_letters
+from .rows import DataError, FileRows, parts_inside, same_letters
 from .split_names import ROLES, role_of, with_role
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
@@ -54,7 +54,7 @@ def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], li
         return None
     root = _only_folder_with_splits(root)
     found = find_images(root)
-    parts = {path: path.relative_to(root).parts for path in found.images}
+    parts = {path: parts_inside(path, root) for path in found.images}
     tops = {names[0] for names in parts.values() if len(names) > 1}
     tops |= {name.split("/")[0] for name in found.empty}
     folder_of = {role: with_role(tops, role) for role in ROLES}

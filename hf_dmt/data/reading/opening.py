@@ -15,7 +15,7 @@ from .builtin import BUILTIN_SETS, load_builtin
 from .finding import find_images
 from .folders import class_folders, mask_folders
 from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
-from .split_names import role_of, with_role
+from .split_names import ROLES, role_of, with_role
 from .tables import metadata_tables, named_tables, open_file_tables
 
 _ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # what `datasets` reads besides tables
@@ -271,6 +271,7 @@ def _parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | Non
     if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
         return None
     files = sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+    order = list(ROLES)
     named: dict[str, list[str]] = {}
     others = []
     for file in files:
@@ -280,6 +281,7 @@ def _parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | Non
             named.setdefault(word, []).append(str(file))
         else:
             others.append(file)
+    named = dict(sorted(named.items(), key=lambda entry: order.index(role_of(entry[0]) or "train")))
     if not named:
         return {"train": [str(file) for file in files]} if files else None
     if others:
