@@ -53,8 +53,9 @@ class TestWholeRun:
         assert main(["--max_steps", "2", "--output_dir", str(out)]) == 0
         for name in ("config.json", "model.safetensors", "preprocessor_config.json", "dmt_config.json", "split.json",
                      "telemetry.jsonl", "report.html", "peer/config.json", "peer/model.safetensors",
-                     "pseudo_labels/phase-1/a/manifest.json", "pseudo_labels/phase-5/b/labels.parquet"):  # fmt: skip
+                     "pseudo_labels/phase-5/a/manifest.json", "pseudo_labels/phase-5/b/labels.parquet"):  # fmt: skip
             assert (out / name).is_file(), name
+        assert [folder.name for folder in (out / "pseudo_labels").iterdir()] == ["phase-5"], "the last phase's are kept"
         results = results_of(out)
         assert [entry["phase"] for entry in results["phases"]] == [0, 1, 2, 3, 4, 5]
         assert results["num_labeled"] == 50 and results["num_eval"] == 100

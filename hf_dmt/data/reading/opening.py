@@ -200,6 +200,17 @@ def _local_files(
         found = find_images(root)
         notes += found.notes()
         splits = {"train": FileRows(found.images, root)} if found.images else None
+    if splits is not None and not tables and not unlabeled:
+        own = {
+            "--image_column": (image_column, "image"),
+            "--label_column": (label_column, "mask" if masks else "label"),
+        }
+        for flag, (asked, column) in own.items():
+            if asked not in (None, column):
+                raise DataError(
+                    f"{flag} {asked!r} is not in {str(root)!r}: it is a folder of files, whose columns are called "
+                    f"image and {own['--label_column'][1]}. Name one of these, or leave {flag} out."
+                )
     return None if splits is None else ({**splits}, classes)
 
 
