@@ -592,7 +592,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "unknown method": ("--method fixmatch", r"'fixmatch'", r"", r"dmt"),
     "unknown choice": ("--positive_disagree ignore", r"'ignore'", r"does not exist", r"drop, keep, flip"),
     "unknown balance": (f"{WITH_TINY} --class_balanced maybe", r"'maybe'", r"is not one of", r"auto, true, false"),
-    "unknown augmentation": ("--augmentation none", r"'none'", r"no augmentation", r"choose one of weak, strong"),
+    "unknown augmentation": ("--augmentation blur", r"'blur'", r"no augmentation", r"choose one of .*weak, strong"),
     "augmentation of masks": (
         f"{WITH_TINY} --augmentation scale-crop-flip",
         r"'scale-crop-flip'",

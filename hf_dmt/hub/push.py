@@ -75,9 +75,11 @@ class Staging:
         (self.folder / PAIR_FILE).write_text(json.dumps({**description, "primary": primary}, indent=2) + "\n")
 
     def add_checkpoint(self, checkpoint: Path, name: str = LAST_CHECKPOINT) -> None:
-        """A whole checkpoint under `name`, with the weights that every phase starts from where the run keeps them."""
+        """A whole checkpoint under `name`, with what a run keeps beside it: the weights that every phase starts from,
+        and the counts of phase 0 that later scores are compared with."""
         self.add(checkpoint, _CHECKPOINT_FILES, name)
         self.add(self.output_dir / "initial", PAIR_FILES, f"{name}/initial")
+        self.add(self.output_dir / "scored", ("*.npz",), f"{name}/scored")
         # The best checkpoint's path is of this machine: it helps nobody elsewhere and tells of its owner.
         state = self.folder / name / "trainer_state.json"
         content: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))

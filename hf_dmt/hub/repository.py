@@ -6,6 +6,7 @@ what to do; a token never enters a message.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -177,15 +178,17 @@ def _ours(api: HfApi, repo_id: str, revision: str | None, repo_type: str, there:
     own = next((kind for kind in kinds if kind in there), None)
     if own is None:
         return set()
-    try:
-        file = api.hf_hub_download(repo_id, own, revision=revision, repo_type=repo_type)
-    except RevisionNotFoundError:
-        file = api.hf_hub_download(repo_id, own, repo_type=repo_type)
     listed = None
-    try:
-        listed = read_json(Path(file)).get(LISTING)
-    except (OSError, ValueError, AttributeError):
-        logger.warning(f"{own} of {repo_id!r} cannot be read: only files of the usual names are replaced.")
+    # Not into the cache: a snapshot there with this one file would later pass for a pair without its members.
+    with tempfile.TemporaryDirectory(prefix="hf-dmt-") as aside:
+        try:
+            file = api.hf_hub_download(repo_id, own, revision=revision, repo_type=repo_type, local_dir=aside)
+        except RevisionNotFoundError:
+            file = api.hf_hub_download(repo_id, own, repo_type=repo_type, local_dir=aside)
+        try:
+            listed = read_json(Path(file)).get(LISTING)
+        except (OSError, ValueError, AttributeError):
+            logger.warning(f"{own} of {repo_id!r} cannot be read: only files of the usual names are replaced.")
     if isinstance(listed, list):
         return {str(name) for name in listed} & there
     return (_SURELY_OURS if repo_type == "model" else {own, "README.md"}) & there

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..hub.card import write_card
 from ..hub.push import BackgroundPushes, CommitInfo, Staging
-from ..hub.repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, fetch_checkpoint, open_target
+from ..hub.repository import LAST_CHECKPOINT, PAIR_FILES, fetch_checkpoint, open_target
 from ..models.pair import ModelPair
 from .settings.arguments import DMTTrainingArguments
 
@@ -138,6 +138,7 @@ class Publisher:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             if (snapshot / "dmt_results.json").is_file() and not (self.output_dir / "dmt_results.json").exists():
                 shutil.copyfile(snapshot / "dmt_results.json", self.output_dir / "dmt_results.json")
-            if (checkpoint / "initial" / PAIR_FILE).is_file() and not (self.output_dir / "initial").exists():
-                shutil.copytree(checkpoint / "initial", self.output_dir / "initial")
+            for kept in ("initial", "scored"):
+                if (checkpoint / kept).is_dir() and not (self.output_dir / kept).exists():
+                    shutil.copytree(checkpoint / kept, self.output_dir / kept)
         return checkpoint

@@ -115,7 +115,7 @@ class TestAfterTraining:
         }
         assert card.data.eval_results is not None and len(card.data.eval_results) == 6
         assert {float(result.metric_value) for result in card.data.eval_results} == measured
-        assert "better one on the evaluation split" in card.content
+        assert "better one on the eval split" in card.content
         classify = pipeline("image-classification", "me/run")
         better = json.loads(repo.files()["dmt_config.json"])["primary"]
         scores = written["phases"][-1]["eval"]

@@ -43,6 +43,7 @@ def write_run(
     names = list(classes)
     unlabeled = list(ids) if ids is not None else [f"images/{row:04d}.jpg" for row in range(200)]
     planned: list[float | None] = [None, *knobs.label_ratios] if knobs.strategy == "phases" else [None, None]
+    num_phases = len(planned)
     planned = planned[:phases]
 
     entries, lines, step = [], [], 0
@@ -89,6 +90,7 @@ def write_run(
         "num_test": 400 if has_test else 0,
         "world_size": 1,
         "seed": 42,
+        "num_phases": num_phases,
         "phases": entries,
     }
     if phases is None:

@@ -122,7 +122,7 @@ def test_weights_that_do_not_fill_it_are_refused(
     ("arguments", "named"),
     [
         (["deeplab-v2", "--backbone", "{hub}/swin"], "'swin'; DeepLab-v2 stands on a ResNet"),
-        (["upernet", "--backbone", "{hub}/vit"], "'vit', which transformers cannot use as a backbone"),
+        (["upernet", "--backbone", "{hub}/vit"], "'vit' model, which transformers cannot use as a backbone"),
         (["upernet", "--backbone", "/no/such/folder"], "/no/such/folder"),
         (["upernet", "--backbone", "{hub}/swin", "--output", "{hub}"], "not empty"),
         (["upernet", "--backbone", "{hub}/swin", "--bgr"], "--bgr are for deeplab-v2"),

@@ -163,7 +163,7 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
             ramp = 1.0 if step == 0 else math.exp(-5 * (1 - (step + 1) / STEPS) ** 2)
             weights = torch.where(pseudo, weights_of(p, labels, confidence, gamma * ramp), 1.0)
             cases |= set((weights == 0).tolist())
-            generator = torch.Generator().manual_seed(seed_for(trainer.args.seed, 1, step, number, 0))
+            generator = torch.Generator().manual_seed(seed_for(trainer.args.seed, 1, step, 0, 0, number))
             lam, order = draw_mixup(len(x), alpha, generator=generator)
             assert lam >= 0.5
             views = batch["pixel_values"]

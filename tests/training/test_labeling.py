@@ -121,23 +121,26 @@ def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
 def test_a_store_is_used_again_only_for_the_same_question(tmp_path: Path) -> None:
     """Silent: a second run in the folder, with another selection, trains on the first one's."""
 
+    again: dict[str, Any] = {"overwrite_output_dir": True}
+
     def written(**settings: Any) -> tuple[int, bool]:
-        trainer = make_trainer(tmp_path, label_ratios=[0.3], supervised_epochs=0, max_steps=1, **settings)
+        trainer = make_trainer(tmp_path, label_ratios=[0.3], supervised_epochs=0, max_steps=1, **again, **settings)
         trainer.train()
         folder = tmp_path / "pseudo_labels" / "phase-1" / "a"
         return (folder / "manifest.json").stat().st_mtime_ns, read_manifest(folder)["class_balanced"]
 
     first = written()
     assert written() == first  # the same pair, images and selection: nothing is labeled twice
-    again = written(class_balanced="true")
-    assert again[0] > first[0] and again[1] is True
+    other = written(class_balanced="true")
+    assert other[0] > first[0] and other[1] is True
 
 
 def test_another_pair_labels_again(tmp_path: Path) -> None:
     """Silent: labels of other weights, left in the folder by an earlier run."""
     stores = []
     for seed in (0, 1):
-        make_trainer(tmp_path, make_pair(seed=seed), label_ratios=[1.0], supervised_epochs=0, max_steps=1).train()
+        settings = {"label_ratios": [1.0], "supervised_epochs": 0, "max_steps": 1, "overwrite_output_dir": True}
+        make_trainer(tmp_path, make_pair(seed=seed), **settings).train()
         stores.append(ImageLabels.read(tmp_path / "pseudo_labels" / "phase-1" / "a").confidence)
     assert not np.array_equal(*stores)
 

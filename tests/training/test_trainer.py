@@ -509,7 +509,7 @@ def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
-    [("_n_gpu", 2, "accelerate launch --multi_gpu --num_processes 2"), ("deepspeed", "zero.json", "Use DDP or FSDP")],
+    [("_n_gpu", 2, "hf-dmt train --num_processes 2"), ("deepspeed", "zero.json", "Use DDP or FSDP")],
 )
 def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, value: Any, message: str) -> None:
     """Silent: DataParallel trains with wrong losses; DeepSpeed keeps one optimizer for the whole process."""
@@ -567,5 +567,5 @@ def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
     """Silent on a GPU: a device assertion without a name."""
     labeled = images(12)
     labeled[5]["label"] = 3
-    with pytest.raises(ValueError, match=r"Label 3 in labeled image 5 is outside 0\.\.2"):
+    with pytest.raises(ValueError, match=r"Item 5 of train_dataset has label 3, and the pair has 3 classes"):
         make_trainer(tmp_path, labeled=labeled, supervised_epochs=8).train()

@@ -163,6 +163,7 @@ def run(folder: Path, world: int) -> None:
                 folder, name, same_weights_on(task), world, gradient_accumulation_steps=accumulation
             )
             if accumulation == 1:
+                trainer.args.overwrite_output_dir = True
                 trainer.train()
                 assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel) == (world > 1)
                 found[name]["second"] = state_of(trainer.model)
