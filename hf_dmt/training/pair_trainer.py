@@ -293,26 +293,28 @@ class PairTrainer(Trainer):
             self.last_scores, self.last_counts = self.scores(first_set(self.eval_dataset), title="the best pair")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """`export`: the pair as it was scored. Of the stock version, which writes the live weights, are checkpoints."""
+        """The pair as it was scored, as `export` writes it; the stock version writes the live weights, for checkpoints.
+        One process may call it alone, as is usual behind `is_world_process_zero()`."""
         if _internal_call:
-            super().save_model(output_dir, _internal_call)
-        else:
-            self.export(output_dir)
-            if self.args.push_to_hub:
-                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+            return super().save_model(output_dir, _internal_call)
+        self._write_pair(Path(output_dir or self.args.output_dir), together=False)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def export(self, folder: str | Path | None = None) -> Path:
-        """Write the finished pair: averaged weights where there are any, the better member on the eval split at the
-        root."""
+        """Write the finished pair, the better member on the eval split at the root; every process calls it."""
         target = Path(folder or self.args.output_dir)
+        self._write_pair(target, together=True)
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def _write_pair(self, target: Path, *, together: bool) -> None:
         primary = evaluation.better_member(self.last_scores, self.model.task)
-        self.weights.check_finite()
+        self.weights.check_finite(together=together)
         with self.weights.averaged():
             state = whole_state(self.model)
             if self.args.should_save:
                 self.model.save_pretrained(target, primary=primary, state_dict=state)
-        self.accelerator.wait_for_everyone()
-        return target
 
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
         """The folder to resume from, or None for a new run.
@@ -342,8 +344,7 @@ class PairTrainer(Trainer):
             self.hub_model_id = self.publisher.open(token, private)
 
     def create_model_card(self, **facts: Any) -> None:
-        """Write the pair and its card into the output folder: the stock card is of one model and has no figures.
-        `facts` are `license`, `language`, `tags`, `model_name`, `dataset`, `dataset_tags`."""
+        """Write the pair and its card; `facts` are `license`, `language`, `tags`, `model_name`, `dataset`, ..."""
         folder = self.export()
         if self.is_world_process_zero():
             self.publisher.write_card(folder, **facts)
@@ -362,8 +363,7 @@ class PairTrainer(Trainer):
 
         The stock version sends whatever lies in the folder, `training_args.bin` with the token too.
 
-        Raises:
-            HubError: the push failed; the output folder holds everything, and the message says how to push it later.
+        Raises HubError where the push failed; the message says how to push the output folder later.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self._finish_current_push()

@@ -64,19 +64,19 @@ class RunWeights:
         """The pair carries the averages inside the block, where there are any."""
         return self.ema.applied() if self.ema else nullcontext()
 
-    def check_finite(self) -> None:
-        """At every door that weights go through; every process calls it.
+    def check_finite(self, *, together: bool = True) -> None:
+        """At every door that weights go through; `together`: every process calls it, and all raise where one does.
 
         Raises:
             DivergedError: a weight is an infinity or no number, so every prediction would be the first class.
         """
         with self.averaged():
-            self._check_what_is_carried()
+            self._check_what_is_carried(together)
 
-    def _check_what_is_carried(self) -> None:
+    def _check_what_is_carried(self, together: bool = True) -> None:
         found = nonfinite_tensors(self.pair)
         count = torch.tensor(len(found), device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
+        if together and self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(count)
         if int(count):
             where = described(found) if found else "tensors of another process"
