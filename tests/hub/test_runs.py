@@ -146,7 +146,7 @@ class TestAfterTraining:
         )
         assert done.returncode == 0, done.stderr
         for shown in (done.stdout, (tmp_path / "second" / "report.html").read_text()):
-            assert "had been trained before this run started" in shown
+            assert "was already trained when this run started" in shown
             assert "gain over labels alone" not in shown
         files, before = hub.repo("me/private").files("further"), hub.repo("me/private").files()
         parameters = [
