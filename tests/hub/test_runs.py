@@ -155,8 +155,8 @@ class TestAfterTraining:
         ]
         assert all(torch.equal(value, parameters[1][name]) for name, value in parameters[0].items())
         assert json.loads(files["dmt_config.json"])["continued"] is True
-        assert "labels alone (phase 0)" in before["README.md"].decode()
-        assert "labels alone (phase 0)" not in files["README.md"].decode()
+        assert "| labels alone | this pair |" in before["README.md"].decode()
+        assert "| labels alone | this pair |" not in files["README.md"].decode()
 
     def test_the_network_is_down_at_the_end_of_training(
         self,

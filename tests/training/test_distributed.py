@@ -87,7 +87,8 @@ def test_a_second_train_is_distributed_too(found: Any, task: str) -> None:
     """Silent: the second train() of a process goes on without DDP, or reduces every gradient twice."""
     one, two = (part[f"{task}-accumulation-1"] for part in found)
     assert two["second_apart"] == 0
-    assert_same(two["second"], one["second"], tolerance=2e-6)
+    # Twice as many updates as `weights` have: sums in another order come to 2.1e-6 where one gradient too many is 1e-3.
+    assert_same(two["second"], one["second"], tolerance=5e-6)
     with pytest.raises(AssertionError):
         assert_same(two["second"], two["weights"], tolerance=1e-3)
 
