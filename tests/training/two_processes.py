@@ -187,7 +187,7 @@ def sharded(folder: Path) -> dict[str, Any]:
 
     def seen() -> dict[str, Any]:
         return {
-            "scores": evaluate_pair(pair, images(7, seed=3), loop, accelerator, title=""),
+            "scores": evaluate_pair(pair, images(7, seed=3), loop, accelerator, title="")[0],
             "hash": weights_hash(pair),
         }
 
