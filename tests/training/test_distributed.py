@@ -89,8 +89,7 @@ def test_a_second_train_is_distributed_too(found: Any, task: str) -> None:
     """Silent: the second train() of a process goes on without DDP, or reduces every gradient twice."""
     one, two = (part[f"{task}-accumulation-1"] for part in found)
     assert two["second_apart"] == 0
-    # Twice as many updates as `weights` have: sums in another order come to 7e-6 where one gradient too many is 1e-3.
-    assert_same(two["second"], one["second"], tolerance=5e-5)
+    assert_same(two["second"], one["second"], tolerance=2e-6)
     with pytest.raises(AssertionError):
         assert_same(two["second"], two["weights"], tolerance=1e-3)
 
@@ -158,7 +157,7 @@ def test_the_store_of_two_processes_is_that_of_one(folder: Path) -> None:
 def test_files_are_looked_at_once_over_all_processes(found: Any) -> None:
     """Silent: start-up that takes as long on eight processes as eight times the files would; findings of one share."""
     one, two = (part["files"] for part in found)
-    assert one["reads"][0] >= 7 and max(two["reads"]) < one["reads"][0], "each process takes its share"
+    assert one["reads"] == [7] and sorted(two["reads"]) == [3, 4]
     assert two["known"] == one["known"] * 2 and len(one["known"][0][0]) == 6
     assert "5.png" in one["known"][0][3][0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +87,15 @@ class ImageSet:
         """
         row, name = int(self.chosen[index]), self._called(index)
         image_at, mask_at = self.rows.places(row)
-        found = looks.of(image_at, "image", lambda: look_at_image(self.rows.raw(row)[0], name))
+        raw = cache(lambda: self.rows.raw(row))  # a row of a table holds the bytes of both: read once, if at all
+        found = looks.of(image_at, "image", lambda: look_at_image(raw()[0], name))
         if self.task == "image-classification":
             return found, None
-        target = self.rows.raw(row)[1] if mask_at is None else None
-        if mask_at is None and not is_label(target):
+        if mask_at is None and not is_label(raw()[1]):
             return found, None
 
         def look_at_target() -> Look:
-            mask = self.rows.raw(row)[1]
+            mask = raw()[1]
             return look_at_mask(mask, self._mask_name(index, mask), self.reading)
 
         mask = looks.of(mask_at, self.reading.kind, look_at_target)
