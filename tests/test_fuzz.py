@@ -21,7 +21,7 @@ from hf_dmt.data.reading.decoding import CorruptImage
 from hf_dmt.data.reading.looks import look_at_image
 from hf_dmt.data.reading.masks import to_mask
 from hf_dmt.data.reading.rows import DataError
-from hf_dmt.data.splitting.class_map import read_class_names
+from hf_dmt.data.splitting.class_map import read_class_map
 from hf_dmt.data.splitting.official_splits import member_rows
 from hf_dmt.data.splitting.splits import describe, read_ids
 from hf_dmt.models.loading import CheckpointError
@@ -105,7 +105,7 @@ def test_class_maps_and_lists_of_members(folder: Path, content: bytes) -> None:
     """Guards classes in another order than the file says, and members without a list."""
     (folder / "map.json").write_bytes(content)
     try:
-        names = read_class_names(str(folder / "map.json"))
+        names = read_class_map(str(folder / "map.json")).names
     except DataError as problem:
         assert "map.json" in str(problem)
     else:

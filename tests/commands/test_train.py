@@ -42,6 +42,11 @@ def unlabeled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def short_run(class_folders: Path, out: Path) -> list[str]:
+    """A few updates on a user's own images."""
+    return ["--dataset_name", str(class_folders), "--num_labeled", "15", *TINY, *SHORT, "--output_dir", str(out)]
+
+
 def results_of(folder: Path) -> dict:
     return json.loads((folder / "dmt_results.json").read_text())
 
@@ -70,16 +75,7 @@ class TestWholeRun:
     def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, tmp_path: Path) -> None:
         """Guards that `pipeline()` opens the result without our code, with the member that dmt_config.json names."""
         out = tmp_path / "run"
-        arguments = [
-            "--dataset_name",
-            str(class_folders),
-            "--num_labeled",
-            "15",
-            *TINY,
-            *SHORT,
-            "--output_dir",
-            str(out),
-        ]
+        arguments = short_run(class_folders, out)
         assert main(arguments) == 0
         classify = pipeline("image-classification", model=str(out))
         scores = classify(str(class_folders / "cat" / "00.png"))
@@ -106,16 +102,7 @@ class TestWholeRun:
     def test_resuming_a_finished_run_changes_nothing(self, class_folders: Path, tmp_path: Path) -> None:
         """Guards that `--resume_from_checkpoint True` finds the last checkpoint and does not train further."""
         out = tmp_path / "run"
-        arguments = [
-            "--dataset_name",
-            str(class_folders),
-            "--num_labeled",
-            "15",
-            *TINY,
-            *SHORT,
-            "--output_dir",
-            str(out),
-        ]
+        arguments = short_run(class_folders, out)
         assert main(arguments) == 0
         before = (out / "model.safetensors").read_bytes(), results_of(out)["phases"]
         assert main([*arguments, "--resume_from_checkpoint", "True"]) == 0

@@ -59,7 +59,6 @@ def _fault(label: Any, class_names: Sequence[str]) -> str | None:
     if not 0 <= label < count:
         return (
             f"has label {int(label)}, and the pair has {count} classes, 0 to {count - 1}. Build it with id2label for "
-            "all "
-            "classes, or correct the labels."
+            "all classes, or correct the labels."
         )
     return None

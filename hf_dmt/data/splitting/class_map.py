@@ -62,15 +62,6 @@ def read_class_map(file: str, *, merges: bool = False) -> ClassMap:
     return ClassMap(file, names, values)
 
 
-def read_class_names(file: str) -> list[str]:
-    """The names alone, in order.
-
-    Raises:
-        DataError: as `read_class_map`.
-    """
-    return read_class_map(file).names
-
-
 def _pairs(content: Any) -> list[tuple[int, str]]:
     if isinstance(content, list):
         names = [_name(name) for name in content]

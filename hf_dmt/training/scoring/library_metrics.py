@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from ...data.members import MEMBERS
 from ...data.tasks import IGNORE_INDEX
+from .member_scores import CHUNK
 
 logger = logging.get_logger(__name__)
 
@@ -219,8 +220,9 @@ class CollectedPredictions:
 
     def add(self, logits: Mapping[str, Tensor], truth: Tensor) -> None:
         """One batch: logits `(B, C, *)` of a and b, truth `(B, *)` with -100 where there is none."""
-        for images in zip(logits["a"].split(1), logits["b"].split(1), truth.split(1), strict=True):
-            # One image at a time: three times the probabilities of a batch of masks may not fit beside its logits.
+        # In parts, as the streaming scores: the probabilities of a batch of masks may not fit beside its logits.
+        size = max(1, CHUNK // math.prod(logits["a"].shape[1:]))
+        for images in zip(logits["a"].split(size), logits["b"].split(size), truth.split(size), strict=True):
             a, b = (torch.softmax(z, dim=1, dtype=torch.float32) for z in images[:2])
             of_each = {"a": a, "b": b, "ensemble": (a + b) / 2}
             kind = np.int16 if a.shape[1] < 1 << 15 else np.int32
