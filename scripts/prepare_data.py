@@ -285,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--side", type=int, help="Cityscapes: shorter side of images and masks (2048x1024 if not given)"
     )
-    parser.add_argument("--colors", help="masks: table of colours, CSV with name,r,g,b or JSON {name: [r, g, b]}")
+    parser.add_argument("--colors", help="masks: table of colors, CSV with name,r,g,b or JSON {name: [r, g, b]}")
     parser.add_argument("--values", help='masks: JSON map of the values in them, {"0": "ground", "100": "water"}')
     parser.add_argument("--band", type=int, help="masks: channel with the ids, counted from 1")
     parser.add_argument("--suffix", default="", help="masks: what their names have behind the images' names: _mask")
@@ -294,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
         "--nearest",
         type=float,
         default=0,
-        help="masks: a colour up to this far (RGB distance) from one in the table is it",
+        help="masks: a color up to this far (RGB distance) from one in the table is it",
     )
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     return parser

@@ -5,7 +5,7 @@
     prepare_model.py upernet    --backbone facebook/dinov2-base --output models/upernet-dinov2
 
 `deeplab-v2` is the network of the paper and takes a ResNet; `--weights` fills it from a file whose tensors are named as
-torchvision names them, and `--bgr` adds the colours of weights converted from Caffe. `upernet` takes whatever
+torchvision names them, and `--bgr` adds the colors of weights converted from Caffe. `upernet` takes whatever
 transformers can use as a backbone (DINOv2, Swin, ConvNeXt, BEiT, ResNet, ...). Only the backbone's weights are saved:
 `hf-dmt train` draws the head from the run's seed and the member, so that a and b start from one folder with different
 heads, each for the data's own classes.

@@ -115,11 +115,11 @@ SEGMENTATION: dict[str, Case] = {
         r"one value for every pixel",
         r"Pair the right files, or resize",
     ),
-    "colour mask": (
+    "color mask": (
         lambda root: with_mask(root, files.image(9)),
-        r"The mask .*01.png is a colour image",
-        r"which class a colour means is not known",
-        r"Give a table of colours with --mask_colors",
+        r"The mask .*01.png is a color image",
+        r"which class a color means is not known",
+        r"Give a table of colors with --mask_colors",
     ),
     "mask with transparency": (
         lambda root: with_mask(root, files.image(9).convert("LA").point(lambda value: value // 2)),
@@ -456,7 +456,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "config with code": ("{}/code.yaml", r"code.yaml'", r"could not determine a constructor", r"Give a YAML"),
     "config is a list": ("{}/list.yaml", r"list.yaml'", r"holds a list, not settings", r"name: value"),
     "config is empty": ("{}/empty.yaml", r"empty.yaml'", r"holds nothing", r"name: value"),
-    "config misspelt": ("{}/typo.yaml", r"'learning_rat'", r"does not exist", r"'learning_rate'"),
+    "config misspelled": ("{}/typo.yaml", r"'learning_rat'", r"does not exist", r"'learning_rate'"),
     "config with a word": ("{}/word.yaml", r"learning_rate to 'fast'", r"could not convert", r"Give .* as the flag"),
     "config with a choice": ("{}/choice.yaml", r"task to 'detection'", r"does not exist", r"semantic-segm"),
     "config with a map": ("{}/nested.yaml", r"label_ratios to", r"cannot be read", r"Give .* as the flag"),

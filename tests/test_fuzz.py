@@ -192,7 +192,7 @@ def test_masks_and_images(content: bytes, at: int, noise: bytes, cut: bool) -> N
         except CorruptImage:
             continue
         except ValueError as problem:
-            assert "mask" in str(problem), "a colour image is no mask; an image has no other reason to fail"
+            assert "mask" in str(problem), "a color image is no mask; an image has no other reason to fail"
         else:
             assert found.ndim == 2 if read is to_mask else min(found.size) >= 1
 

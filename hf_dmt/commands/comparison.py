@@ -330,11 +330,11 @@ def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str
     grid = drawn.add_gridspec(2, 3 if judged else 1, width_ratios=[2, 1, 1] if judged else None)
     left = drawn.add_subplot(grid[:, 0])
     for place, row in enumerate(reversed(found)):
-        for shift, key, colour in ((0.12, "members", "#1f5fbf"), (-0.12, "ensemble", "#c4661f")):
+        for shift, key, color in ((0.12, "members", "#1f5fbf"), (-0.12, "ensemble", "#c4661f")):
             value = row[key]
             label = {"members": "mean of a and b", "ensemble": "ensemble"}[key] if place == 0 else None
             left.errorbar(100 * value.mean, place + shift, xerr=100 * (value.half or 0), fmt="o", markersize=4,
-                          color=colour, capsize=2, label=label)  # fmt: skip
+                          color=color, capsize=2, label=label)  # fmt: skip
     left.set_yticks(range(len(found)), [row["method"] for row in reversed(found)])
     left.set_title(f"{title}, test (95 % interval)", fontsize=10, loc="left")
     left.set_xlim(right=min(left.get_xlim()[1], 101))  # the interval of two splits is wide enough for more
@@ -352,7 +352,7 @@ def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str
         for row in of_maker[:: max(1, len(of_maker) - 1)]:
             curve = [(100 * point["confidence"], 100 * point["accuracy"]) for point in row["calibration"]]
             calibrated.plot(*zip(*curve, strict=True), "o-", markersize=3, label=f"phase {row['phase']}")
-        calibrated.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
+        calibrated.axline((0, 0), slope=1, color="gray", linewidth=0.8, linestyle=":")
         calibrated.set(xlim=(0, 102), ylim=(0, 102), xlabel="confidence, %", ylabel="right, %" if column == 1 else None)
         calibrated.set_title(f"calibration, labels of {maker}", fontsize=10, loc="left")
         for axes in (separated, calibrated):

@@ -72,5 +72,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tag", help="a name for the commit")
     parser.add_argument("--phase", type=int, help="whose labels (default: the last phase)")
     parser.add_argument("--pair", help="repository of the pair that made the labels, for their card to name")
-    parser.add_argument("--license", help="licence that the card states")
+    parser.add_argument("--license", help="license that the card states")
     return parser

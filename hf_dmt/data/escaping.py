@@ -18,7 +18,7 @@ import re
 import unicodedata
 from typing import Any
 
-# Joiners are invisible too, but Persian, Hindi and emoji are misspelt without them.
+# Joiners are invisible too, but Persian, Hindi and emoji are misspelled without them.
 _JOINERS = "\u200c\u200d"
 _TOKENS = re.compile(r"\b(hf_(?:oauth_)?|api_org_)(?!dmt\b)[A-Za-z0-9_\-.]{4,}")
 # What is assigned to a name such as hub_token, or one that is nearly that. In a sentence, "token: " is no assignment.

@@ -20,7 +20,7 @@ from ..report.by_class import by_class
 from ..report.gain import Gain, gain_of, headline, signed
 from ..report.run import NAMES, Run, read_run, score_of
 from ..report.terminal import notes
-from .repository import PAIR_FILE, PEER_FOLDER, licence_of
+from .repository import PAIR_FILE, PEER_FOLDER, license_of
 
 CARD_FILE = "README.md"
 _TAGS = ("hf-dmt", "semi-supervised-learning", "mutual-learning")
@@ -59,7 +59,7 @@ def write_card(
     run = read_run(folder) if (folder / "dmt_results.json").is_file() else None
     name = model_name or (repo_id or folder.resolve().name).split("/")[-1]
     bases = {member: _hub_id_of_base(pair, member) for member in MEMBERS}
-    licences = {base: licence_of(base, token) for base in bases.values() if base} if repo_id and not license else {}
+    licenses = {base: license_of(base, token) for base in bases.values() if base} if repo_id and not license else {}
     data_ids = [dataset_tags] if isinstance(dataset_tags, str) else list(dataset_tags)
     data_name, data_note, data_id = _dataset(run)
     data_name, data_note = (dataset, "") if dataset else (data_name, data_note)
@@ -75,7 +75,7 @@ def write_card(
         else None,
         language=language,
         library_name="transformers",
-        license=license or _common(licences, bases),
+        license=license or _common(licenses, bases),
         metrics=[run.metric] if run and scored else None,
         model_name=name,
         pipeline_tag=_PIPELINES[pair["task"]],
@@ -93,7 +93,7 @@ def write_card(
         members={member: _member(folder, pair, member, bases[member]) for member in MEMBERS},
         auto_class=TASKS[pair["task"]].auto_class,
         pipeline_name=_PIPELINES[pair["task"]],
-        licences=licences,
+        licenses=licenses,
         class_names=_class_names(folder),
         classes=classes,
         shown_classes=_SHOWN_CLASSES,
@@ -207,7 +207,7 @@ def _eval_results(
     ] or None
 
 
-def _common(licences: dict[str, str | None], bases: dict[str, str | None]) -> str | None:
-    """The one licence of all base models, if every member has a base model that states it."""
-    stated = {licences.get(base) if base else None for base in bases.values()}
+def _common(licenses: dict[str, str | None], bases: dict[str, str | None]) -> str | None:
+    """The one license of all base models, if every member has a base model that states it."""
+    stated = {licenses.get(base) if base else None for base in bases.values()}
     return stated.pop() if len(stated) == 1 else None

@@ -274,14 +274,14 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
     return folder
 
 
-def licence_of(repo_id: str, token: str | None = None) -> str | None:
-    """The licence that a model's card states; None where it states none or cannot be read."""
+def license_of(repo_id: str, token: str | None = None) -> str | None:
+    """The license that a model's card states; None where it states none or cannot be read."""
     try:
         data = HfApi(token=token).model_info(repo_id).card_data
     except FAILURES:
         return None
-    licence = data.get("license") if data else None
-    return licence if isinstance(licence, str) else None
+    license = data.get("license") if data else None
+    return license if isinstance(license, str) else None
 
 
 def _is_dataset(repo_id: str, token: str | None) -> bool:

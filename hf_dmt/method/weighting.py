@@ -52,7 +52,7 @@ def unit_cross_entropy(logits: Tensor, top: Top, classes: Tensor) -> Tensor:
     return (top.logit - class_logit) + torch.log1p(top.rest)
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """What the student makes of each label; each tensor is (N, *).
 
     weights are float32 (1 for labeled units, 0 where ignored), targets int64 (`labels`, after flips),
@@ -82,7 +82,7 @@ def judge(
     positive_disagree: PositiveDisagree,
     ignore_index: int,
     pseudo_weight: float = 1.0,
-) -> Judgement:
+) -> Judgment:
     """Apply the table above; `is_pseudo` (N,) bool is True for pseudo-labeled samples, None means all are.
 
     `pseudo_weight` multiplies the weights of pseudo-labeled units.
@@ -112,7 +112,7 @@ def judge(
         cross_entropy = torch.where(positive, torch.log1p(top.rest), cross_entropy)
     weights = torch.where(pseudo, weights * pseudo_weight, valid.float())
     cross_entropy = torch.where(valid, cross_entropy, 0.0)
-    return Judgement(weights, targets, cross_entropy, agree, negative, positive, valid)
+    return Judgment(weights, targets, cross_entropy, agree, negative, positive, valid)
 
 
 def dynamic_weights(

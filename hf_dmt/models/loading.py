@@ -151,7 +151,7 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
     except (OSError, ValueError, KeyError, TypeError) as problem:  # transformers 5.17 takes a list for settings
         if "trust_remote_code" in str(problem):
             raise CheckpointError(
-                f"{source!r} contains its own modelling code, which is not run unless you ask for it: read that code, "
+                f"{source!r} contains its own modeling code, which is not run unless you ask for it: read that code, "
                 "then pass --trust_remote_code, or choose a model that transformers has built in."
             ) from problem
         raise CheckpointError(

@@ -151,7 +151,7 @@ class ModelPair(nn.Module, PushToHubMixin):
 
         Args:
             pixel_values: clean images `(B, 3, H, W)`, float in [0, 1]; each member's processor does the full geometry.
-            a, b: training views `(B, 3, N, N)`, float in [0, 1]; only resized and normalised, on their device. A
+            a, b: training views `(B, 3, N, N)`, float in [0, 1]; only resized and normalized, on their device. A
                 member without one is not run.
 
         Returns:
@@ -203,7 +203,7 @@ class ModelPair(nn.Module, PushToHubMixin):
                 "SegformerImageProcessor."
             )
         size = preprocessing.output_size(processor, self.image_size, self.image_size)
-        return preprocessing.ViewNormalizer(*preprocessing.colour_map(processor), size)
+        return preprocessing.ViewNormalizer(*preprocessing.color_map(processor), size)
 
     # ---- building --------------------------------------------------------------------------------------------------
 

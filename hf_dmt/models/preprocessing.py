@@ -1,7 +1,7 @@
-"""What an image processor does to colours and to geometry, found by asking it.
+"""What an image processor does to colors and to geometry, found by asking it.
 
 Two members see the same image through two processors. Reading `image_mean` and `image_std` is not enough: some
-processors normalise twice, shift after rescaling, or flip RGB to BGR. So the colour part is measured as the affine map
+processors normalize twice, shift after rescaling, or flip RGB to BGR. So the color part is measured as the affine map
 it is, verified on a random image, and then applied on the device to a whole batch.
 """
 
@@ -20,7 +20,7 @@ from .config_file import LONGEST_SIDE
 from .timm_members import is_timm_processor
 
 _SHORTEST_SIDE = 8  # of a training view; below, convolutions with strides have nothing left to see
-_TOLERANCE = 1e-4  # of a normalised value; an 8-bit step is 0.017 after division by a std of 0.23
+_TOLERANCE = 1e-4  # of a normalized value; an 8-bit step is 0.017 after division by a std of 0.23
 
 
 class ViewNormalizer(nn.Module):
@@ -48,17 +48,17 @@ class ViewNormalizer(nn.Module):
             )
         if view.shape[-2:] != self.size:
             view = F.interpolate(view, self.size, mode="bilinear", antialias=True, align_corners=False)
-        # Autocast would round mean and std to bfloat16, and only here: clean images are normalised in float32.
+        # Autocast would round mean and std to bfloat16, and only here: clean images are normalized in float32.
         with torch.autocast(view.device.type, enabled=False):
             matrix, offset = self.matrix.float(), self.offset.float()
             return torch.einsum("oi,bihw->bohw", matrix, view.float()) + offset[:, None, None]
 
 
-def colour_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
-    """`(matrix (3, 3), offset (3,))` of a processor's colour part on images in [0, 1].
+def color_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
+    """`(matrix (3, 3), offset (3,))` of a processor's color part on images in [0, 1].
 
     Raises:
-        ValueError: the processor is not an affine map of colours (for example patches of NaFlex or colour clusters).
+        ValueError: the processor is not an affine map of colors (for example patches of NaFlex or color clusters).
     """
     geometry = ("do_resize", "do_center_crop", "do_pad")
     off = {flag: False for flag in geometry if getattr(processor, flag, None) is not None}
@@ -67,10 +67,10 @@ def colour_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
         flat[channel + 1, channel] = 255
     generator = torch.Generator().manual_seed(0)
     black, *pure = (value.mean(dim=(1, 2)) for value in _processed(processor, flat, **off))
-    matrix = torch.stack([colour - black for colour in pure], dim=1)
-    if is_timm_processor(processor):  # it always resizes and crops, which leaves an image of one colour as it is
-        colours = torch.randint(0, 256, (16, 3, 1, 1), dtype=torch.uint8, generator=generator)
-        noise = colours.expand(16, 3, 8, 8)
+    matrix = torch.stack([color - black for color in pure], dim=1)
+    if is_timm_processor(processor):  # it always resizes and crops, which leaves an image of one color as it is
+        colors = torch.randint(0, 256, (16, 3, 1, 1), dtype=torch.uint8, generator=generator)
+        noise = colors.expand(16, 3, 8, 8)
         values = _processed(processor, noise)[..., :8, :8]
     else:
         noise = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=generator)
@@ -79,9 +79,9 @@ def colour_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
     error = (values - expected).abs().max().item() if values.shape == expected.shape else float("inf")
     if not error < _TOLERANCE:  # NaN is refused too
         raise ValueError(
-            f"{type(processor).__name__} is not an affine map of colours (a random image differs by {error:.3g} from "
-            "the best fit), so views cannot be normalised on the device. Use a checkpoint whose processor only "
-            "rescales, normalises or flips channels."
+            f"{type(processor).__name__} is not an affine map of colors (a random image differs by {error:.3g} from "
+            "the best fit), so views cannot be normalized on the device. Use a checkpoint whose processor only "
+            "rescales, normalizes or flips channels."
         )
     return matrix, black
 
@@ -141,7 +141,7 @@ def shows_whole_image(processor: BaseImageProcessor) -> bool:
     """
     ramp = torch.arange(0, 256, 2, dtype=torch.uint8)
     columns = _processed(processor, ramp.expand(1, 3, 64, 128)).mean(dim=(0, 1, 2))
-    matrix, offset = colour_map(processor)
+    matrix, offset = color_map(processor)
     measured = (columns - offset.mean()) / (matrix.sum() / 3)
     width = columns.shape[0]
     position = (torch.arange(width) + 0.5) * 128 / width - 0.5
@@ -177,7 +177,7 @@ def _processed(processor: BaseImageProcessor, images: Tensor, **options: bool) -
 def _not_images(processor: BaseImageProcessor, what: str) -> ValueError:
     return ValueError(
         f"{type(processor).__name__} cannot be applied to a batch of RGB images ({what}). Use a checkpoint whose image "
-        "processor resizes, rescales and normalises plain RGB images."
+        "processor resizes, rescales and normalizes plain RGB images."
     )
 
 

@@ -1,4 +1,4 @@
-"""Panels as files: PNG for the card, SVG that takes the colours of the page it stands in."""
+"""Panels as files: PNG for the card, SVG that takes the colors of the page it stands in."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write_figures(folder: str | Path) -> list[Path]:
 
 
 def svg_figures(run: Run) -> dict[str, str]:
-    """`<svg>` elements by panel name, for a page that defines the colours as CSS variables (`--a`, `--ink`, ...)."""
+    """`<svg>` elements by panel name, for a page that defines the colors as CSS variables (`--a`, `--ink`, ...)."""
     drawn = {}
     for panel in PANELS:
         with _drawn(panel, run) as figure:
@@ -96,7 +96,7 @@ def _drawn(panel: Panel, run: Run) -> Iterator[Figure | None]:
 
 
 def _for_page(svg: bytes, panel: Panel) -> str:
-    """Make the file part of a page: colours become CSS variables, ids cannot meet those of another figure."""
+    """Make the file part of a page: colors become CSS variables, ids cannot meet those of another figure."""
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(svg)

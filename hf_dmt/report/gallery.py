@@ -19,7 +19,7 @@ def last_gallery(run: Run) -> dict[str, Any] | None:
 
     Returns:
         `{phase, agree, images, legend}`; `agree` is the fraction of images or pixels with the same label by a and b,
-        `legend` the names and colours of the classes that the label maps show. None without a gallery.
+        `legend` the names and colors of the classes that the label maps show. None without a gallery.
     """
     for entry in reversed(run.labeled_phases):
         folder = run.folder / "gallery" / f"phase-{entry['phase']}"

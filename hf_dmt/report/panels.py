@@ -19,7 +19,7 @@ from .run import NAMES, Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Each colour stands for one meaning in every figure. Members differ in line style too: print may be black and white.
+# Each color stands for one meaning in every figure. Members differ in line style too: print may be black and white.
 COLORS = {
     "a": "#0069b4",
     "b": "#c84e00",

@@ -33,7 +33,7 @@ _JPEG_FROM = 512  # longer side in pixels; smaller images are kept exactly, as P
 
 @dataclass(frozen=True)
 class Region:
-    """Neighbouring pixels of one image that the members give the same two different labels.
+    """Neighboring pixels of one image that the members give the same two different labels.
 
     Attributes:
         row: of the image. score: sum of the contradictions in it over the pixels of the image. a, b: the classes.
@@ -99,7 +99,7 @@ def polygons(region: Region, size: tuple[int, int]) -> list[list[float]]:
     for ring, starts in zip(*filled, strict=True):
         parts = np.split(ring, starts[1:-1])
         path = np.concatenate([part for outline in parts for part in (outline, ring[:1])])
-        # A point of the grid is the centre of a pixel, and the padding moved it by one.
+        # A point of the grid is the center of a pixel, and the padding moved it by one.
         found.append(((path - 0.5 + (region.left, region.top)) * scale).round(2).ravel().tolist())
     return found
 

@@ -23,7 +23,7 @@ def training_set(
 ) -> tuple[PairDataset, dict[str, Any]]:
     """The training samples, and per member the weakly augmented view that a live teacher labels.
 
-    For masks that view is the student's geometry with the colours as they are.
+    For masks that view is the student's geometry with the colors as they are.
     """
     pixels, online = pair.task == "semantic-segmentation", knobs.strategy == "online"
     usual = "scale-crop-flip" if pixels and not online else "strong"

@@ -3,7 +3,7 @@
     python scripts/benchmarks/labeling.py [--quick] [--threads N] [--cpu_time] [--json FILE]
     python scripts/benchmarks/labeling.py --device cuda --dtype bf16
 
-The labeling pass resizes and normalises the images for each member, runs both, and writes labels, confidences and
+The labeling pass resizes and normalizes the images for each member, runs both, and writes labels, confidences and
 thresholds to disk. The bare passes run both members over the same images, already model-ready in memory; for pixels
 their logits come at the size of the images, as any label needs them. The two-pass procedure is that of the official
 code: a pass that collects every 16th confidence for the thresholds, then a second pass of the same network that labels

@@ -49,7 +49,7 @@ class Clock(TrainerCallback):
 
 
 class Views(torch.utils.data.Dataset[dict[str, Any]]):
-    """The views of one member as a plain fine-tuning script has them: augmented and normalised one by one."""
+    """The views of one member as a plain fine-tuning script has them: augmented and normalized one by one."""
 
     def __init__(self, images: Sequence[dict[str, Any]], pair: ModelPair, member: str, count: int) -> None:
         self.images, self.task, self.count = images, pair.task, count

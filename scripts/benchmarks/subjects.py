@@ -72,7 +72,7 @@ def pixel_pair(side: int, size: str = "b0", *, classes: int = 21) -> ModelPair:
 
 
 class Pictures:
-    """`count` images of `side` pixels, made when they are asked for and never kept: smooth colours with some noise.
+    """`count` images of `side` pixels, made when they are asked for and never kept: smooth colors with some noise.
 
     Args:
         task: gives each a label or a mask; None leaves them unlabeled.

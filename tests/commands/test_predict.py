@@ -149,7 +149,7 @@ def test_what_cannot_be_written_is_said(
 def test_masks_are_of_the_images_size_and_named_like_them(
     scene_pair: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: masks at the network's size, colours for ids, one mask over another; masks labeled as if images."""
+    """Silent: masks at the network's size, colors for ids, one mask over another; masks labeled as if images."""
     scenes = tmp_path / "scenes"
     for name, size in (("x.png", (40, 56)), ("x.bmp", (64, 30)), ("deep/y.jpg", (33, 47))):
         save(image(len(name), size), scenes / "images" / name)

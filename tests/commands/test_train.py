@@ -145,7 +145,7 @@ class TestConfigFile:
         assert 6e-5 in rates
 
     def test_an_unknown_key_names_the_nearest_one(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Guards against a misspelt setting that is silently not applied."""
+        """Guards against a misspelled setting that is silently not applied."""
         config = tmp_path / "run.yaml"
         config.write_text("learning_rat: 1e-3\n")
         assert main([str(config)]) == 2

@@ -27,9 +27,9 @@ def mask(values: Sequence[int], size: tuple[int, int] = SIZE, dtype: Any = np.ui
 
 def palette(values: Sequence[int], size: tuple[int, int] = SIZE) -> Image.Image:
     found = mask(values, size)
-    coloured = Image.frombytes("P", found.size, found.tobytes())
-    coloured.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 759)
-    return coloured
+    colored = Image.frombytes("P", found.size, found.tobytes())
+    colored.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 759)
+    return colored
 
 
 def encoded(picture: Image.Image, format: str = "PNG") -> bytes:

@@ -98,7 +98,7 @@ def coco(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_answers_that_cannot_be_used(tmp_path: Path, task: str, files: dict[str, Any], reason: str) -> None:
-    """Silent: a misspelt class, or a file of another kind, that counts as nothing said."""
+    """Silent: a misspelled class, or a file of another kind, that counts as nothing said."""
     if task == PIXELS:
         (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
         (tmp_path / "annotations.json").write_text(json.dumps(coco()))
@@ -153,7 +153,7 @@ def test_renumbered_regions_are_found_by_their_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "refused"), [(2, True), (4, False)])
 def test_regions_on_each_other(tmp_path: Path, width: int, refused: bool) -> None:
-    """Silent: of two answers to one region the later one won; of neighbours that overlap, too."""
+    """Silent: of two answers to one region the later one won; of neighbors that overlap, too."""
     (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
     answers = coco()
     answers["categories"].append({"id": 9, "name": "owl"})

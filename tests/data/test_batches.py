@@ -286,7 +286,7 @@ def test_shorter_side(size: tuple[int, int], side: int, expected: tuple[int, int
     assert fit_shorter_side(Image.new("RGB", size), side).size == expected
 
 
-def test_a_resized_mask_takes_the_class_at_the_centre_of_each_pixel() -> None:
+def test_a_resized_mask_takes_the_class_at_the_center_of_each_pixel() -> None:
     """Guards masks shifted by half a pixel against the image at each change of size."""
     mask = np.arange(36).reshape(6, 6)
     assert resize_mask(mask, (6, 6)) is mask

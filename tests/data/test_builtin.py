@@ -77,8 +77,8 @@ def test_scene_parameters() -> None:
     }
 
 
-def test_colour_does_not_tell_the_class() -> None:
-    """If brightness separated the classes, the demo would show nothing about recognising shapes."""
+def test_color_does_not_tell_the_class() -> None:
+    """If brightness separated the classes, the demo would show nothing about recognizing shapes."""
     scenes = load_builtin("digit-scenes")["train"]
     means = [scenes.images[masks(scenes) == label].mean() for label in range(5)]
     assert max(means) - min(means) < 12

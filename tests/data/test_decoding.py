@@ -31,7 +31,7 @@ def pixel(image: Image.Image, x: int = 0, y: int = 0) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    """One grayscale or CMYK file among RGB ones fails in the collator, or is normalised wrongly."""
+    """One grayscale or CMYK file among RGB ones fails in the collator, or is normalized wrongly."""
     image = Image.new("RGB", (5, 4), "white").convert("L" if mode == "I;16" else mode)
     result = to_rgb(image.convert("I").point(lambda v: v * 257).convert("I;16") if mode == "I;16" else image)
     assert result.size == (5, 4) and min(pixel(result)) >= 254
@@ -56,7 +56,7 @@ def test_sixteen_bit_does_not_depend_on_the_rest_of_the_image() -> None:
 
 
 def test_transparent_pixels_become_white_whatever_is_stored_under_them() -> None:
-    """Dropping alpha shows colours that nobody sees: black boxes, or noise, learned as a feature."""
+    """Dropping alpha shows colors that nobody sees: black boxes, or noise, learned as a feature."""
     rgba = Image.new("RGBA", (2, 1), (255, 0, 255, 0))
     rgba.putpixel((1, 0), (10, 20, 30, 255))
     gray = Image.new("LA", (2, 1), (7, 0))
@@ -120,9 +120,9 @@ def test_palette_masks_keep_their_ids() -> None:
     """convert("L") turns class 1 (red in the usual VOC palette) into 76."""
     ids = np.array([[0, 1, 2], [255, 2, 1]], dtype=np.uint8)
     palette = Image.fromarray(ids).convert("L")
-    coloured = Image.frombytes("P", (3, 2), ids.tobytes())
-    coloured.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 759)
-    for mask in (palette, coloured, encoded(coloured), encoded(coloured, transparency=0)):
+    colored = Image.frombytes("P", (3, 2), ids.tobytes())
+    colored.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 759)
+    for mask in (palette, colored, encoded(colored), encoded(colored, transparency=0)):
         assert np.array_equal(to_mask(mask), ids)
 
 
@@ -149,7 +149,7 @@ def test_masks_of_every_width_and_form() -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (Image.new("RGB", (2, 2), (128, 0, 0)), r"colour image.*row 0, column 0 is \[128, 0, 0\].*palette"),
+        (Image.new("RGB", (2, 2), (128, 0, 0)), r"color image.*row 0, column 0 is \[128, 0, 0\].*palette"),
         (Image.new("RGBA", (2, 2), (1, 1, 1, 0)), "transparent"),
         (encoded(Image.new("L", (8, 8), 1), "JPEG"), "JPEG file, whose compression turns class ids into others"),
         (np.zeros((2, 2), dtype=np.float32), "float32"),
@@ -157,7 +157,7 @@ def test_masks_of_every_width_and_form() -> None:
     ],
 )
 def test_what_is_no_mask_says_why(mask: Any, message: str) -> None:
-    """A colour mask read as brightness trains on classes that do not exist."""
+    """A color mask read as brightness trains on classes that do not exist."""
     with pytest.raises(ValueError, match=message) as caught:
         to_mask(mask, name="masks/3.png")
     assert "masks/3.png" in str(caught.value) and not isinstance(caught.value, CorruptImage)

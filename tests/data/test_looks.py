@@ -97,7 +97,7 @@ def test_failures_are_not_remembered(tmp_path: Path, reads: list[str], monkeypat
 
 
 def test_masks_read_in_another_way_are_looked_at_anew(tmp_path: Path, reads: list[str]) -> None:
-    """Silent: class ids of yesterday's table of colours."""
+    """Silent: class ids of yesterday's table of colors."""
     files.scene_folder(tmp_path, [(0, 1)])
     look(tmp_path)
     reads.clear()

@@ -116,10 +116,10 @@ def test_a_corrupt_mask_counts_as_a_corrupt_image(tmp_path: Path) -> None:
 
 
 def test_masks_that_are_only_scored_stop_nothing(tmp_path: Path) -> None:
-    """Guards an unlabeled set whose masks are colour images: it is not trained on them, so it must not need them."""
+    """Guards an unlabeled set whose masks are color images: it is not trained on them, so it must not need them."""
     images = scenes(tmp_path, [(0, 1), (1, 2)])
     files.save(files.image(9), tmp_path / "masks" / "00.png")
-    with pytest.raises(DataError, match="colour image"):
+    with pytest.raises(DataError, match="color image"):
         scan(images, "unlabeled", skip_corrupt=False, notes=[])
     notes: list[str] = []
     found = scan(images, "unlabeled", skip_corrupt=False, notes=notes, masks_matter=False)

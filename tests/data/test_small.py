@@ -60,7 +60,7 @@ def test_twice_the_side_is_left(format: str, side: int | None, expected: tuple[i
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_the_picture_is_the_same(format: str) -> None:
-    """Guards another picture than the one that is scored: shifted, in other colours, or aliased."""
+    """Guards another picture than the one that is scored: shifted, in other colors, or aliased."""
     whole, (small, _) = to_rgb(encoded(format)), to_small_rgb(encoded(format), 37)
     one, two = (np.asarray(image.resize((50, 37), Image.Resampling.BILINEAR), dtype=int) for image in (whole, small))
     assert np.abs(one - two).mean() < 1.5 and np.abs(one - two).max() < 12

@@ -540,15 +540,15 @@ PAINTED = Image.fromarray(COLORS[np.array(files.mask((0, 1, 2)))])
         (
             'c.json:{"bg": [0, 0, 0], "red": [255, 0, 0]}',
             None,
-            r"1 colours that are not in .*on 30.0% .*\[0, 255, 0\] \(96 pixels\)",
+            r"1 colors that are not in .*on 30.0% .*\[0, 255, 0\] \(96 pixels\)",
         ),
         ('c.json:{"a": [0, 0, 0], "b": [0, 0, 0]}', None, "is both 'a' and 'b'"),
         ("c.csv:nome,r,g\nx,1,2\n", None, "its columns are nome, r, g.*name,r,g,b"),
-        ('c.json:{"a": [0, 0, 300]}', None, "is no colour"),
+        ('c.json:{"a": [0, 0, 300]}', None, "is no color"),
     ],
 )
-def test_masks_of_colours(table: str, classes: Any, expected: Any, tmp_path: Path) -> None:
-    """Guards the masks that most programs draw: a table says which class a colour is."""
+def test_masks_of_colors(table: str, classes: Any, expected: Any, tmp_path: Path) -> None:
+    """Guards the masks that most programs draw: a table says which class a color is."""
     name, text = table.split(":", 1)
     flags = {"mask_colors": written(tmp_path / name, text)}
     root = scenes(tmp_path / "data", PAINTED)

@@ -20,7 +20,7 @@ def image_set(folder: Path) -> ImageSet:
 
 
 def picture(number: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
-    """Blobs of colour: low frequencies, as photographs have."""
+    """Blobs of color: low frequencies, as photographs have."""
     coarse = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
@@ -42,7 +42,7 @@ def two_sets(tmp_path: Path) -> tuple[ImageSet, ImageSet]:
         lambda image: image.resize((30, 20), Image.Resampling.LANCZOS),
         lambda image: image.convert("P", palette=Image.Palette.ADAPTIVE).convert("RGB"),
     ],
-    ids=["same", "larger", "smaller", "fewer colours"],
+    ids=["same", "larger", "smaller", "fewer colors"],
 )
 def test_copies_are_found_however_they_were_saved(two_sets: tuple[ImageSet, ImageSet], tmp_path: Path, change) -> None:
     """Guards scores on pictures that were trained on: their files differ in every byte."""
@@ -54,9 +54,9 @@ def test_copies_are_found_however_they_were_saved(two_sets: tuple[ImageSet, Imag
 
 
 def test_other_pictures_are_no_copies(two_sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
-    """Guards against a warning that cries wolf, the same shapes in other colours included."""
-    recoloured = Image.fromarray(255 - np.asarray(picture(3))[..., ::-1])
-    files.save(recoloured, tmp_path / "other" / "recoloured.png")
+    """Guards against a warning that cries wolf, the same shapes in other colors included."""
+    recolored = Image.fromarray(255 - np.asarray(picture(3))[..., ::-1])
+    files.save(recolored, tmp_path / "other" / "recolored.png")
     assert overlaps({"a": survey(two_sets[0], "a"), "b": survey(image_set(tmp_path / "other"), "b")}) == {}
 
 

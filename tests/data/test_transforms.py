@@ -68,7 +68,7 @@ def test_image_mask_and_confidence_move_together(height: int, width: int) -> Non
 
 
 def test_mask_is_not_shifted_against_the_image_by_scaling() -> None:
-    """Nearest sampling without half-pixel centres lags the bilinear image by up to half a pixel."""
+    """Nearest sampling without half-pixel centers lags the bilinear image by up to half a pixel."""
     image, mask, _ = markers(100, 100)
     shifts = []
     for seed in range(40):
@@ -113,7 +113,7 @@ def test_labeled_pixels_have_confidence_one() -> None:
 
 
 def test_photometric_augmentation_leaves_geometry_and_targets_alone() -> None:
-    """Colours may change, places may not: `strong` must draw the same geometry as `scale-crop-flip`."""
+    """Colors may change, places may not: `strong` must draw the same geometry as `scale-crop-flip`."""
     image, mask, confidence = markers(64, 64)
     changed = 0
     for seed in range(10):
@@ -121,16 +121,16 @@ def test_photometric_augmentation_leaves_geometry_and_targets_alone() -> None:
         for name in ("scale-crop-flip", "strong"):
             with augmentation_seed(seed):
                 views.append(train_view(name, 48, SEGMENTATION)(image, mask, confidence))
-        (plain, labels, scores), (coloured, labels_too, scores_too) = views
+        (plain, labels, scores), (colored, labels_too, scores_too) = views
         assert torch.equal(labels, labels_too) and torch.equal(scores, scores_too)
-        changed += not torch.equal(plain, coloured)
+        changed += not torch.equal(plain, colored)
     assert changed >= 8
 
 
 @pytest.mark.parametrize("name", ["weak", "strong"])
 @pytest.mark.parametrize("shape", [(8, 8), (32, 32), (20, 47), (47, 20), (64, 80), (1, 1)])
 def test_any_image_becomes_a_view_in_range(name: str, shape: tuple[int, int]) -> None:
-    """Smaller, larger and oblong images: a view outside [0, 1] is normalised to nonsense further on."""
+    """Smaller, larger and oblong images: a view outside [0, 1] is normalized to nonsense further on."""
     for view in draws(train_view(name, 32, CLASSIFICATION), noise(*shape), 25):
         assert view.shape == (3, 32, 32) and view.dtype == torch.float32 and type(view) is Tensor
         assert view.min() >= 0 and view.max() <= 1
@@ -161,7 +161,7 @@ def test_hflip_can_be_switched_off() -> None:
 
 @pytest.mark.parametrize("source", [8, 32])
 def test_strong_views_are_not_flat(source: int) -> None:
-    """B24: shifts in pixels, meant for large images, leave small ones one flat colour with a label."""
+    """B24: shifts in pixels, meant for large images, leave small ones one flat color with a label."""
     view = train_view("strong", 32, CLASSIFICATION)
     flat = sum(bool(v.amax((1, 2)).sub(v.amin((1, 2))).max() < 0.02) for v in draws(view, noise(source, source), 400))
     assert flat == 0

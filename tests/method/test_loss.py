@@ -299,7 +299,7 @@ def test_backward_can_be_repeated() -> None:
 
 
 def test_only_the_loss_carries_gradient() -> None:
-    """Weights with a gradient would be minimised themselves: the model would learn to doubt."""
+    """Weights with a gradient would be minimized themselves: the model would learn to doubt."""
     logits, labels, confidence, is_pseudo = batch()
     confidence.requires_grad_()
     out = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, gamma1=1.0, gamma2=1.0)

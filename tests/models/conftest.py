@@ -167,7 +167,7 @@ def checkpoint(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def photographs() -> list[Image.Image]:
-    """32 smooth colour images of several sizes, wide, tall, square, small and large."""
+    """32 smooth color images of several sizes, wide, tall, square, small and large."""
     generator = np.random.default_rng(0)
     sizes = [(32, 32), (48, 32), (31, 57), (20, 20), (90, 64), (200, 150), (33, 32), (64, 64)]
     images = []

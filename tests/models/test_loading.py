@@ -234,7 +234,7 @@ def test_damaged_configuration_is_a_clear_error(text, checkpoint):
         load(folder)
 
 
-def test_modelling_code_is_not_run_unless_asked(checkpoint):
+def test_modeling_code_is_not_run_unless_asked(checkpoint):
     """A checkpoint's own Python file must never run by default."""
     folder = Path(checkpoint("vit"))
     config = json.loads((folder / "config.json").read_text())
@@ -249,7 +249,7 @@ def test_modelling_code_is_not_run_unless_asked(checkpoint):
 
 
 def test_checkpoint_without_image_processor_says_how_to_add_one(checkpoint):
-    """Training on images normalised by a guess lowers every score without a word."""
+    """Training on images normalized by a guess lowers every score without a word."""
     folder = Path(checkpoint("vit"))
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="no usable image processor"):

@@ -319,7 +319,7 @@ def test_weights_of_other_architectures_are_refused(make_pair, tmp_path):
 
 
 def test_missing_processor_is_refused(make_pair, tmp_path):
-    """`subfolder=` must not fall back to the processor of the root: the peer would see other colours."""
+    """`subfolder=` must not fall back to the processor of the root: the peer would see other colors."""
     make_pair("vit", "resnet").save_pretrained(tmp_path)
     (tmp_path / PEER_FOLDER / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="no usable image processor"):
@@ -491,7 +491,7 @@ def test_logits_lie_where_the_image_does(family, make_pair):
     base = torch.full((1, 3, 48, 144), 0.5)
     patch = torch.rand(1, 3, 16, 20, generator=torch.Generator().manual_seed(0))
 
-    def centre_of_change(columns: slice) -> float:
+    def center_of_change(columns: slice) -> float:
         touched = base.clone()
         touched[..., 2:18, columns] = patch
         with torch.no_grad():
@@ -499,12 +499,12 @@ def test_logits_lie_where_the_image_does(family, make_pair):
         return float(change @ torch.arange(144.0) / change.sum())
 
     # Along the longer side only: a random network smears the few patches of the shorter one over all of it. DeepLab's
-    # pooled branch changes every pixel, which pulls both centres to the middle: they stay 4 pixels apart there.
-    assert centre_of_change(slice(4, 24)) + 2 < centre_of_change(slice(120, 140))
+    # pooled branch changes every pixel, which pulls both centers to the middle: they stay 4 pixels apart there.
+    assert center_of_change(slice(4, 24)) + 2 < center_of_change(slice(120, 140))
 
 
 def test_enlarged_logits_are_float32_under_autocast(make_pair):
-    """Interpolated in bfloat16, neighbouring pixels tie and the arg-max depends on the order of the classes."""
+    """Interpolated in bfloat16, neighboring pixels tie and the arg-max depends on the order of the classes."""
     pair = make_pair("segformer", "mobilenet", task=SEGMENTATION)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         logits = pair(a=torch.rand(1, 3, 32, 32), b=torch.rand(1, 3, 32, 32))
@@ -534,7 +534,7 @@ def test_segmentation_checkpoints_become_a_pair(family, checkpoint):
 
 
 def test_state_has_the_members_tensors_and_no_more(make_pair):
-    """Keys of normalisers or other helpers would change with them and make old optimizer states unreadable."""
+    """Keys of normalizers or other helpers would change with them and make old optimizer states unreadable."""
     pair = make_pair("vit", "resnet")
     expected = {f"model_{name}.{key}" for name in MEMBERS for key in pair.member(name).state_dict()}
     assert set(pair.state_dict()) == expected

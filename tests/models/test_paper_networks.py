@@ -1,4 +1,4 @@
-"""The paper's two networks: size, initialisation, saving, Auto classes, backbone weights, preprocessing."""
+"""The paper's two networks: size, initialization, saving, Auto classes, backbone weights, preprocessing."""
 
 import math
 from pathlib import Path
@@ -176,7 +176,7 @@ def test_wide_resnet_equals_a_plain_reading_of_the_paper():
     torch.testing.assert_close(model(pixel_values).logits, expected)
 
 
-def test_momentum_of_the_configuration_reaches_every_normalisation():
+def test_momentum_of_the_configuration_reaches_every_normalization():
     """Running statistics that move at another speed show only in evaluation, after training."""
     model = tiny_wide_resnet(batch_norm_momentum=0.25)
     assert {module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.25}
@@ -263,7 +263,7 @@ def test_trainer_divides_the_loss_by_the_accumulation_steps(model, tmp_path):
     ],
 )
 def test_saved_folder_loads_bit_identical_through_the_auto_class(model, auto, tmp_path):
-    """A renamed or re-initialised tensor, or a forgotten configuration field, gives a model that runs."""
+    """A renamed or re-initialized tensor, or a forgotten configuration field, gives a model that runs."""
     scatter_statistics(model)
     model.save_pretrained(tmp_path)
     loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
@@ -285,7 +285,7 @@ def test_saved_folder_loads_bit_identical_through_the_auto_class(model, auto, tm
 
 @pytest.mark.parametrize(("model", "head"), [(tiny_wide_resnet(), "classifier."), (tiny_deeplab(), "branches.")])
 def test_another_number_of_classes_replaces_the_head_only(model, head, tmp_path):
-    """Fine-tuning on other classes: the head restarts with its own initialisation and nothing else moves."""
+    """Fine-tuning on other classes: the head restarts with its own initialization and nothing else moves."""
     scatter_statistics(model)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
@@ -370,11 +370,11 @@ def test_caffe_processor_is_bgr_minus_the_mean(tmp_path):
     """RGB, a 0-1 range or a swapped mean costs a Caffe backbone its weights and raises no error."""
     processor = saved_and_loaded(caffe_bgr_processor(33), tmp_path)
     assert type(processor) is CaffeImageProcessor
-    colours = np.zeros((4, 2, 2, 3), dtype=np.uint8)
+    colors = np.zeros((4, 2, 2, 3), dtype=np.uint8)
     for channel in range(3):
-        colours[channel + 1, ..., channel] = 255
+        colors[channel + 1, ..., channel] = 255
     black, *primaries = (
-        processor(colour, do_resize=False, return_tensors="pt")["pixel_values"][0, :, 0, 0] for colour in colours
+        processor(color, do_resize=False, return_tensors="pt")["pixel_values"][0, :, 0, 0] for color in colors
     )
     torch.testing.assert_close(black, -torch.tensor([104.008, 116.669, 122.675]))
     matrix = torch.stack([primary - black for primary in primaries], dim=1)

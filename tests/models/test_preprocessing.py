@@ -1,4 +1,4 @@
-"""What a processor does to colours and geometry, found by asking it; where that is wrong, members see other images."""
+"""What a processor does to colors and geometry, found by asking it; where that is wrong, members see other images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import AutoImageProcessor, BeitImageProcessor, DPTImageProcess
 from hf_dmt.models import preprocessing
 from hf_dmt.models.preprocessing import ViewNormalizer
 
-# Builds without arguments: plain, cropping, shifted (EfficientNet normalises twice), BGR (MobileViT says so in an
-# attribute, PPLCNet does not), and unnormalised ones.
+# Builds without arguments: plain, cropping, shifted (EfficientNet normalizes twice), BGR (MobileViT says so in an
+# attribute, PPLCNet does not), and unnormalized ones.
 AFFINE = [
     "BeitImageProcessor", "BitImageProcessor", "CLIPImageProcessor", "ConvNextImageProcessor", "DPTImageProcessor",
     "DeiTImageProcessor", "EfficientNetImageProcessor", "LevitImageProcessor", "MobileNetV2ImageProcessor",
@@ -32,61 +32,61 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_normalised_view_equals_the_processors_output(name):
-    """Mean and std alone leave out double normalisation and swapped channels; accuracy then drops without a word."""
+def test_normalized_view_equals_the_processors_output(name):
+    """Mean and std alone leave out double normalization and swapped channels; accuracy then drops without a word."""
     asked = processor(name)
     image = noise(3, 24, 40)
     # The geometry off: what remains is what the device has to do.
     off = {flag: False for flag in ("do_resize", "do_center_crop", "do_pad") if getattr(asked, flag, None) is not None}
     expected = asked([image], return_tensors="pt", **off)["pixel_values"]
-    view = ViewNormalizer(*preprocessing.colour_map(asked), (24, 40))(image[None] / 255)
+    view = ViewNormalizer(*preprocessing.color_map(asked), (24, 40))(image[None] / 255)
     torch.testing.assert_close(view, expected, atol=2e-6, rtol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["MobileViTImageProcessor", "PPLCNetImageProcessor"])
 def test_swapped_channels_are_found(name):
     """PPLCNet swaps red and blue with no attribute that says so."""
-    matrix, _ = preprocessing.colour_map(processor(name))
+    matrix, _ = preprocessing.color_map(processor(name))
     assert matrix.argmax(dim=1).tolist() == [2, 1, 0]
 
 
 def test_matrix_is_not_transposed():
     """A swap of two channels is its own transpose and would hide it: three channels turned round are not."""
     turned = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]])
-    normaliser = ViewNormalizer(turned, torch.tensor([0.1, 0.2, 0.3]), (1, 1))
+    normalizer = ViewNormalizer(turned, torch.tensor([0.1, 0.2, 0.3]), (1, 1))
     red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
-    assert normaliser(red).flatten().tolist() == pytest.approx([0.1, 0.2, 4.3])
+    assert normalizer(red).flatten().tolist() == pytest.approx([0.1, 0.2, 4.3])
 
     class Turned(transformers.ViTImageProcessor):
         def rescale_and_normalize(self, images, *args, **kwargs):
             return super().rescale_and_normalize(images, *args, **kwargs)[..., [1, 2, 0], :, :]
 
-    matrix, _ = preprocessing.colour_map(Turned())
+    matrix, _ = preprocessing.color_map(Turned())
     assert matrix.argmax(dim=1).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_image_processor_in_our_sense_is_refused_by_name(name):
-    """Patches, tiles and colour clusters are no images; each class fails with another exception of its own."""
-    for question in (preprocessing.colour_map, preprocessing.native_size, preprocessing.shows_whole_image):
+    """Patches, tiles and color clusters are no images; each class fails with another exception of its own."""
+    for question in (preprocessing.color_map, preprocessing.native_size, preprocessing.shows_whole_image):
         with pytest.raises(ValueError, match=f"{name} cannot be applied to a batch of RGB images"):
             question(processor(name))
 
 
 def test_processor_that_is_not_affine_is_refused():
-    """Equalisation or gamma looks affine on pure colours; only a random image tells."""
+    """Equalisation or gamma looks affine on pure colors; only a random image tells."""
 
     class Gamma(transformers.ViTImageProcessor):
         def rescale_and_normalize(self, images, *args, **kwargs):
             return super().rescale_and_normalize(images, *args, **kwargs) ** 3
 
-    with pytest.raises(ValueError, match="Gamma is not an affine map of colours"):
-        preprocessing.colour_map(Gamma())
+    with pytest.raises(ValueError, match="Gamma is not an affine map of colors"):
+        preprocessing.color_map(Gamma())
 
 
 @pytest.mark.parametrize("view", [torch.zeros(3, 8, 8), torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8).byte()])
 def test_view_of_another_form_is_refused(view):
-    """A grey or 0..255 view would broadcast or saturate instead of failing."""
+    """A gray or 0..255 view would broadcast or saturate instead of failing."""
     with pytest.raises(ValueError, match="float in"):
         ViewNormalizer(torch.eye(3), torch.zeros(3), (8, 8))(view)
 
@@ -100,17 +100,17 @@ def test_view_is_resized_to_the_members_size_with_antialiasing():
     assert (small - 0.5).abs().max() < 0.1
 
 
-def test_normalising_is_exact_under_autocast():
-    """bfloat16 keeps 8 bits: views would be normalised by another mean and std than clean images."""
-    normaliser = ViewNormalizer(*preprocessing.colour_map(processor("ViTImageProcessor")), (8, 8))
+def test_normalizing_is_exact_under_autocast():
+    """bfloat16 keeps 8 bits: views would be normalized by another mean and std than clean images."""
+    normalizer = ViewNormalizer(*preprocessing.color_map(processor("ViTImageProcessor")), (8, 8))
     view = torch.rand(2, 3, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = normaliser(view)
+        inside = normalizer(view)
     assert inside.dtype == torch.float32
-    assert torch.equal(inside, normaliser(view))
+    assert torch.equal(inside, normalizer(view))
 
 
-def test_normaliser_adds_nothing_to_a_checkpoint():
+def test_normalizer_adds_nothing_to_a_checkpoint():
     """Buffers in the state would be tensors that no member's checkpoint has."""
     assert not ViewNormalizer(torch.eye(3), torch.zeros(3), (8, 8)).state_dict()
 

@@ -26,7 +26,7 @@ def save_timm(family: str, folder: Path, names: Sequence[str] = ("ant", "bee", "
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(architecture, num_classes=len(names), **arguments)
-        if names:  # some initialise a head so small that all images score alike
+        if names:  # some initialize a head so small that all images score alike
             torch.nn.init.normal_(model.get_classifier().weight)
         for module in model.modules():  # statistics of real activations, not the initial ones
             if isinstance(module, torch.nn.BatchNorm2d):

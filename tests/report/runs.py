@@ -123,7 +123,7 @@ def _labels(
     store: bool,
 ) -> dict[str, Any]:
     units = 10_000 if pixels else len(unlabeled)
-    # The last class is never predicted by a; b favours the first ones.
+    # The last class is never predicted by a; b favors the first ones.
     labels = random.integers(0, max(1, len(names) - (member == "a")), units)
     confidence = random.uniform(0.3, 1.0, units).astype(np.float32)
     selected = confidence >= np.quantile(confidence, 1 - ratio)

@@ -62,8 +62,8 @@ def test_polygons_hold_exactly_the_pixels_of_their_region(tmp_path: Path, seed: 
         expected[region.top : region.top + height, region.left : region.left + width] = region.inside
         size = (40 * times, 30 * times)
         mask = drawn(polygons(region, size), size)
-        centres = mask[times // 2 :: times, times // 2 :: times]
-        assert np.array_equal(centres, expected)
+        centers = mask[times // 2 :: times, times // 2 :: times]
+        assert np.array_equal(centers, expected)
         assert (labels_a[expected] == region.a).all() and region.b == 1 - region.a
         seen += expected
     assert (seen == 1).all()

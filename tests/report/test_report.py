@@ -110,7 +110,7 @@ def test_every_kind_of_run_has_a_clean_report(html_of: Callable[[str], str], cas
     ids = page.values("id")
     assert len(ids) == len(set(ids))
     assert page.tags["svg"] == len(figure_names(page))
-    # Colours must come from the page, or dark letters stand on the dark page.
+    # Colors must come from the page, or dark letters stand on the dark page.
     assert not [value for value in page.values("style") if any(color in value for color in COLORS.values())]
 
 

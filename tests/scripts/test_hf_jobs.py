@@ -14,7 +14,7 @@ SCRIPT = Path(hf_jobs.__file__)
 
 
 def test_the_header_is_what_the_hubs_client_reads() -> None:
-    """Silent: a table with a misspelt key, or a header that is not found, and the job runs without GPU and token."""
+    """Silent: a table with a misspelled key, or a header that is not found, and the job runs without GPU and token."""
     header = pytest.importorskip("huggingface_hub.cli._uv_script_header", reason="came with huggingface_hub 2.4")
     with header.load_uv_script(str(SCRIPT)) as script:
         found = script.header

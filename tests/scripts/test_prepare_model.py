@@ -29,7 +29,7 @@ CLASSES = {0: "sky", 1: "road", 2: "tree"}
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny stand-ins for the checkpoints that people name, with colours of their own."""
+    """Tiny stand-ins for the checkpoints that people name, with colors of their own."""
     root = tmp_path_factory.mktemp("hub")
     stages = {"depths": [1, 1, 1, 1]}
     vit = {"num_hidden_layers": 4, "num_attention_heads": 2}
@@ -53,7 +53,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pair_of_one_folder_has_one_backbone_and_two_heads(
     backbones: Path, tmp_path: Path, model: str, backbone: str
 ) -> None:
-    """Silent: random backbones, colours of another network, or heads that are equal in a and b."""
+    """Silent: random backbones, colors of another network, or heads that are equal in a and b."""
     out = tmp_path / "model"
     assert main([model, "--backbone", str(backbones / backbone), "--output", str(out)]) == 0
     pair = ModelPair.from_models(out, out, task="semantic-segmentation", id2label=CLASSES, image_size=32)
@@ -79,7 +79,7 @@ def test_branches_are_those_that_were_asked_for(backbones: Path, tmp_path: Path)
 
 
 def test_weights_in_torchvisions_names_fill_the_backbone(backbones: Path, tmp_path: Path) -> None:
-    """Silent: Caffe weights behind RGB colours, or a tensor that kept the value of the other checkpoint."""
+    """Silent: Caffe weights behind RGB colors, or a tensor that kept the value of the other checkpoint."""
     torch.manual_seed(1)
     theirs = ResNet(Bottleneck, [1, 1, 1, 1])
     for module in theirs.modules():

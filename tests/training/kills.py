@@ -178,8 +178,8 @@ def write_images(root: Path, task: str) -> Path:
     rng = np.random.default_rng(4)
     for number in range(24):
         label = number % 3
-        colours = rng.integers(0, 120, (16, 16, 3)).astype(np.uint8)
-        colours[..., label] += 130
+        colors = rng.integers(0, 120, (16, 16, 3)).astype(np.uint8)
+        colors[..., label] += 130
         if task == "image-classification":
             path = root / "abc"[label] / f"{number:02d}.png"
         else:
@@ -189,5 +189,5 @@ def write_images(root: Path, task: str) -> Path:
             (root / "masks").mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask).save(root / "masks" / path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(colours).save(path)
+        Image.fromarray(colors).save(path)
     return root

@@ -128,14 +128,14 @@ class ImageList(list[dict[str, Any]]):
 
 
 def images(count: int, *, seed: int = 0) -> ImageList:
-    """Noisy images whose colour is their class."""
+    """Noisy images whose color is their class."""
     rng = np.random.default_rng([seed, 1])
     found = ImageList()
     for row in range(count):
         label = row % CLASSES
-        colours = rng.integers(0, 120, (8, 8, 3))
-        colours[..., label] += 130
-        found.append({"image": Image.fromarray(colours.astype(np.uint8)), "label": label})
+        colors = rng.integers(0, 120, (8, 8, 3))
+        colors[..., label] += 130
+        found.append({"image": Image.fromarray(colors.astype(np.uint8)), "label": label})
     return found
 
 
@@ -146,12 +146,12 @@ def scenes(count: int, *, seed: int = 0, void: bool = True) -> ImageList:
     for row in range(count):
         mask = np.full((16, 16), row % CLASSES, dtype=np.int64)
         mask[:, 8:] = (row + 1) % CLASSES
-        colours = rng.integers(0, 120, (16, 16, 3))
+        colors = rng.integers(0, 120, (16, 16, 3))
         for label in range(CLASSES):
-            colours[..., label] += 130 * (mask == label)
+            colors[..., label] += 130 * (mask == label)
         if void:
             mask[: 2 * (row % 5), :5] = -100
-        found.append({"image": Image.fromarray(colours.astype(np.uint8)), "mask": mask})
+        found.append({"image": Image.fromarray(colors.astype(np.uint8)), "mask": mask})
     return found
 
 

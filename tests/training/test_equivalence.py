@@ -1,7 +1,7 @@
 """One phase of ours against a plain loop over the official phase, step for step, from the same weights and images.
 
-The loop is written from the official code's behaviour and shares nothing with the package but the drawn images: it
-normalises, labels, selects, weighs, mixes, schedules and steps by itself. Twenty updates later the weights agree to
+The loop is written from the official code's behavior and shares nothing with the package but the drawn images: it
+normalizes, labels, selects, weighs, mixes, schedules and steps by itself. Twenty updates later the weights agree to
 1e-6.
 """
 
@@ -59,7 +59,7 @@ class PlainSGD:
             parameter -= rate * self.momentum[index]
 
 
-def normalised(pair: ModelPair, name: str, views: Tensor) -> Tensor:
+def normalized(pair: ModelPair, name: str, views: Tensor) -> Tensor:
     """Views in [0, 1] as the member's image processor would have them."""
     processor = pair.processor(name)
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
@@ -136,7 +136,7 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
         teacher = before.member(TEACHER[name]).eval()
         with torch.no_grad():
             pixels = torch.stack([in_0_1(item["image"]) for item in unlabeled])
-            p = teacher(normalised(before, TEACHER[name], pixels)).logits.softmax(dim=1)
+            p = teacher(normalized(before, TEACHER[name], pixels)).logits.softmax(dim=1)
         stored_confidence, stored_label = p.max(dim=1)
         threshold = sorted(stored_confidence.tolist())[int(-ratio * len(unlabeled) + 1)]
         kept = {row for row, value in enumerate(stored_confidence.tolist()) if value > threshold}
@@ -157,7 +157,7 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
             confidence = torch.tensor(
                 [float(stored_confidence[row]) if flag else 1.0 for row, flag in zip(rows, pseudo, strict=True)]
             )
-            x = normalised(before, name, batch["pixel_values"])
+            x = normalized(before, name, batch["pixel_values"])
             with torch.no_grad():
                 p = model(x).logits.softmax(dim=1)
             ramp = 1.0 if step == 0 else math.exp(-5 * (1 - (step + 1) / STEPS) ** 2)
@@ -167,7 +167,7 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
             lam, order = draw_mixup(len(x), alpha, generator=generator)
             assert lam >= 0.5
             views = batch["pixel_values"]
-            logits = model(normalised(before, name, lam * views + (1 - lam) * views[order])).logits
+            logits = model(normalized(before, name, lam * views + (1 - lam) * views[order])).logits
             losses = lam * F.cross_entropy(logits, labels, reduction="none")
             losses = losses + (1 - lam) * F.cross_entropy(logits, labels[order], reduction="none")
             loss = ((lam * weights + (1 - lam) * weights[order]) * losses).sum() / len(x)
@@ -209,7 +209,7 @@ def test_segmentation(tmp_path: Path, method: str) -> None:
         model = copy.deepcopy(before).member(name).train()
         optimizer = PlainSGD(model)
         for step, (_, batch) in enumerate(batches(trainer, name)):
-            logits = model(normalised(before, name, batch["pixel_values"])).logits
+            logits = model(normalized(before, name, batch["pixel_values"])).logits
             logits = F.interpolate(logits, batch["labels"].shape[-2:], mode="bilinear", align_corners=False)
             valid = batch["labels"] != -100
             pixels = logits.permute(0, 2, 3, 1)[valid]
@@ -237,7 +237,7 @@ def taught(pair: ModelPair, name: str, labeled: Any) -> None:
     other classes wrongly, so that they disagree."""
     model = pair.member(name).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    pixels = normalised(pair, name, torch.stack([in_0_1(item["image"]) for item in labeled]))
+    pixels = normalized(pair, name, torch.stack([in_0_1(item["image"]) for item in labeled]))
     labels = torch.stack([torch.from_numpy(item["mask"]) for item in labeled])
     swapped = (labels == "ab".index(name)) & (torch.arange(len(labels)) % 3 > 0)[:, None, None]
     labels = torch.where(swapped, 2, labels)
@@ -256,7 +256,7 @@ def check_store(pair: ModelPair, store: PixelLabels, teacher: str, unlabeled: An
     for row, item in enumerate(unlabeled):
         pixels = in_0_1(item["image"])[None]
         with torch.no_grad():
-            logits = model(normalised(pair, teacher, pixels)).logits
+            logits = model(normalized(pair, teacher, pixels)).logits
         p = F.interpolate(logits, pixels.shape[-2:], mode="bilinear", align_corners=False).softmax(dim=1)
         confidence, label = (part[0].numpy() for part in p.max(dim=1))
         stored_label, stored_confidence = store.selected(row)

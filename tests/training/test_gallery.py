@@ -65,7 +65,7 @@ def weights_of(logits: dict[str, torch.Tensor], maker: str, row: int) -> np.ndar
 
 
 def test_maps_are_those_of_the_store(tmp_path: Path) -> None:
-    """Silent: a map of the other member or of another image, the weight that a maker gives itself, other colours."""
+    """Silent: a map of the other member or of another image, the weight that a maker gives itself, other colors."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(12, seed=1)
     found = gallery_of(tmp_path, pair, unlabeled)
     stored = {name: PixelLabels.read(label_pass.phase_folder(tmp_path, 1) / name) for name in "ab"}
@@ -110,7 +110,7 @@ def test_large_images_become_thumbnails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 150])
-def test_every_class_has_a_colour_of_its_own(count: int) -> None:
-    """Silent: two classes of one colour, or one of the colour of void, cannot be told apart in any map."""
-    colours = {tuple(colour) for colour in class_colors(count).tolist()}
-    assert len(colours) == count and VOID not in colours
+def test_every_class_has_a_color_of_its_own(count: int) -> None:
+    """Silent: two classes of one color, or one of the color of void, cannot be told apart in any map."""
+    colors = {tuple(color) for color in class_colors(count).tolist()}
+    assert len(colors) == count and VOID not in colors

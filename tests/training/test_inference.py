@@ -105,8 +105,8 @@ def photos(folder: Path, count: int = 3) -> ImageSet:
     """JPEG files of 40 times the members' side."""
     rng = np.random.default_rng(1)
     for row in range(count):
-        colours = rng.integers(0, 255, (9, 12, 3)).astype(np.uint8)
-        Image.fromarray(colours).resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{row}.jpg", quality=95)
+        colors = rng.integers(0, 255, (9, 12, 3)).astype(np.uint8)
+        Image.fromarray(colors).resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{row}.jpg", quality=95)
     files = [folder / f"{row}.jpg" for row in range(count)]
     return ImageSet(FileRows(files, folder), np.arange(count), "image-classification")
 

@@ -143,7 +143,7 @@ def test_views_for_teacher_and_student(tmp_path: Path, pixels: bool) -> None:
     assert differ
 
 
-def test_pixel_views_differ_in_colours_only(tmp_path: Path) -> None:
+def test_pixel_views_differ_in_colors_only(tmp_path: Path) -> None:
     """Silent: geometry drawn again for the teacher. An image that shows each pixel's place makes it visible."""
     made = scenes(4, void=False)
     for item in made:
@@ -166,7 +166,7 @@ def test_pixel_views_differ_in_colours_only(tmp_path: Path) -> None:
                 sample = trainer.train_dataset._sample(draw)
                 valid = torch.as_tensor(sample["labels"] != -100)
                 weak, strong = (sample[key].mean(dim=0)[valid] for key in ("weak", "pixel_values"))
-                if strong.std() > 0.02 and weak.std() > 0.02:  # colours may fade
+                if strong.std() > 0.02 and weak.std() > 0.02:  # colors may fade
                     compared += 1
                     correlation = torch.corrcoef(torch.stack([weak, strong]))[0, 1]
                     assert correlation > 0.9

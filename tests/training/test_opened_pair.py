@@ -19,7 +19,7 @@ def arguments(folder: Path) -> DMTTrainingArguments:
 
 def labeled() -> Dataset:
     features = Features({"image": ImageColumn(), "label": ClassLabel(names=["owl", "ant"])})
-    rows = {"image": [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue") * 4], "label": [0, 1] * 4}
+    rows = {"image": [Image.new("RGB", (8, 8), color) for color in ("red", "blue") * 4], "label": [0, 1] * 4}
     return Dataset.from_dict(rows, features=features)
 
 

@@ -22,7 +22,7 @@ SHORT = ["--labeled_batch_size", "4", "--pseudo_batch_size", "4", "--supervised_
 def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("own") / "animals"
     files.class_folder(root / "train")
-    files.save(files.image(210, (30, 20)).convert("L"), root / "train" / "owl" / "grey.png")
+    files.save(files.image(210, (30, 20)).convert("L"), root / "train" / "owl" / "gray.png")
     for name, shade in (("cat", 15), ("dog", 95), ("owl", 250)):
         files.save(files.image(shade), root / "validation" / name / "0.jpg")
     for number in range(10):

@@ -136,7 +136,7 @@ def fit_shorter_side(image: Image.Image, side: int, size: tuple[int, int] | None
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at `(H, W)`, each pixel the class at its centre."""
+    """A mask at `(H, W)`, each pixel the class at its center."""
     if mask.shape == size:
         return mask
     rows, columns = (

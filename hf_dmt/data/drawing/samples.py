@@ -93,7 +93,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
             pixels, labels, confidence = _seen(view, inputs, draw.seed)
         sample = {"pixel_values": pixels, "labels": labels, "confidence": confidence, "is_pseudo": draw.is_pseudo}
         if weak_view is not None:
-            # The same seed moves a mask's image by the same numbers: only the colours differ.
+            # The same seed moves a mask's image by the same numbers: only the colors differ.
             weak = _seen(weak_view, inputs, draw.seed) if draw.is_pseudo else pixels
             sample["weak"] = weak[0] if isinstance(weak, tuple) else weak
         return sample

@@ -6,7 +6,7 @@ Two callables, one per task, built from `torchvision.transforms.v2`:
 - `PixelView` (semantic segmentation) takes an image, its class ids and their confidences, and moves the
   three together.
 
-Both return images as float32 in [0, 1]. Normalising, and resizing to what each member expects, happen later,
+Both return images as float32 in [0, 1]. Normalizing, and resizing to what each member expects, happen later,
 on the device and per member.
 
 Everything random is drawn from torch's global CPU generator, so inside `augmentation_seed(seed)` a view is a
@@ -77,7 +77,7 @@ class ImageView:
     `strong=True` adds RandAugment (arXiv:1909.13719; 2 operations, magnitude 9 of 30) and Cutout
     (arXiv:1708.04552; one gray square of 2..15 % of the area). In torchvision, RandAugment's shifts are
     fractions of the image. The official code shifts by up to 100 pixels whatever the size, which leaves about
-    one in ten images of 32x32 a single flat colour.
+    one in ten images of 32x32 a single flat color.
 
     Args:
         size: Side of the view in pixels.
@@ -92,7 +92,7 @@ class ImageView:
         self.shrink = v2.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
         # PIL operations: RandAugment on uint8 tensors takes twice as long, small or large.
         bilinear = v2.InterpolationMode.BILINEAR
-        self.colours = v2.RandAugment(num_ops=2, magnitude=9, interpolation=bilinear, fill=GRAY) if strong else None
+        self.colors = v2.RandAugment(num_ops=2, magnitude=9, interpolation=bilinear, fill=GRAY) if strong else None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Raises ValueError when the image is not in RGB mode."""
@@ -100,10 +100,10 @@ class ImageView:
         image = self.shrink(image) if min(image.size) > self.size else self._shifted(image)
         if self.hflip and torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.colours is not None:
-            image = self.colours(image)
+        if self.colors is not None:
+            image = self.colors(image)
         view = F.pil_to_tensor(image)
-        if self.colours is not None:
+        if self.colors is not None:
             self._cut_out(view)
         return view / 255.0
 
@@ -154,13 +154,13 @@ class PixelView:
     In this order: one random factor scales both sides; what is then smaller than the crop is padded at the
     bottom and at the right; a random size x size window is cut; half of the windows are mirrored. Padding is
     gray with class -100 and confidence 0, so it never becomes a class. The image is scaled bilinearly with
-    antialiasing, ids and confidences to the nearest pixel, counted from pixel centres as the bilinear rule
+    antialiasing, ids and confidences to the nearest pixel, counted from pixel centers as the bilinear rule
     does: torchvision's default for masks would shift them by up to half a pixel against the image.
 
     Args:
         size: Side of the view in pixels.
         scale: Draw the factor from 0.5..1.5, as the official code does; otherwise it is 1.
-        photometric: Then change the colours of the image only: jitter, grayscale, blur.
+        photometric: Then change the colors of the image only: jitter, grayscale, blur.
         hflip: Mirror half of the views.
     """
 
@@ -252,7 +252,7 @@ def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageV
     |---|---|---|
     | `none` | the middle square, always the same | (refused) |
     | `weak` | crop, flip | crop, flip |
-    | `strong` | crop, flip, RandAugment, Cutout | scale, crop, flip, colours |
+    | `strong` | crop, flip, RandAugment, Cutout | scale, crop, flip, colors |
     | `scale-crop-flip` | (refused) | scale, crop, flip |
 
     Raises:

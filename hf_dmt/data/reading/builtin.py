@@ -97,7 +97,7 @@ def digit_scenes(
 ) -> dict[str, BuiltinSet]:
     """Scenes of several digits on textured backgrounds; class 0 is background, then one class per digit.
 
-    Colours say nothing about the class: a digit is lighter or darker than its surroundings, in a random tint.
+    Colors say nothing about the class: a digit is lighter or darker than its surroundings, in a random tint.
     The scenes of a split use the digits of that split only, so no digit is in two splits.
 
     Args:
@@ -125,7 +125,7 @@ def _scene(
     pools: list[np.ndarray], rng: np.random.RandomState, size: int, digits: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One scene: image uint8 (size, size, 3) and mask uint8 (size, size)."""
-    # Texture: coarse patches of colour and fine grain.
+    # Texture: coarse patches of color and fine grain.
     patches = Image.fromarray(rng.randint(90, 166, (4, 4, 3)).astype(np.uint8))
     image = np.asarray(patches.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     image = image + rng.normal(0, 6, (size, size, 1)).astype(np.float32)
@@ -140,7 +140,7 @@ def _scene(
         window = min(places, key=lambda place: np.count_nonzero(mask[place]))
         surroundings = image[window].mean((0, 1))
         contrast = rng.uniform(70, 120) * (1 if surroundings.mean() < 128 else -1)
-        colour = np.clip(surroundings + contrast + rng.normal(0, 25, 3), 0, 255).astype(np.float32)
-        image[window] += ink * (colour - image[window])
+        color = np.clip(surroundings + contrast + rng.normal(0, 25, 3), 0, 255).astype(np.float32)
+        image[window] += ink * (color - image[window])
         mask[window][ink[..., 0] > 0.5] = which + 1
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask

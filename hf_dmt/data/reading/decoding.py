@@ -1,7 +1,7 @@
 """From whatever a data set holds to upright RGB images.
 
 Pillow's own `convert("RGB")` is silently wrong for three kinds of files: 16-bit grayscale is clipped to
-white, transparent pixels show whatever colour is stored under them, and the orientation in the EXIF data is
+white, transparent pixels show whatever color is stored under them, and the orientation in the EXIF data is
 ignored.
 """
 

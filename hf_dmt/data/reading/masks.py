@@ -1,7 +1,7 @@
-"""From a mask as somebody drew it to one number for every pixel: the file's own numbers, or those of a colour table.
+"""From a mask as somebody drew it to one number for every pixel: the file's own numbers, or those of a color table.
 
 Pillow stretches grayscale of fewer than 8 bits to 0..255 (of 2-bit masks 3 becomes 255, which is void), and
-`convert("L")` turns the ids of a palette mask into the brightness of their colours. Here nothing is stretched.
+`convert("L")` turns the ids of a palette mask into the brightness of their colors. Here nothing is stretched.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..files import read_csv, read_json
 from .decoding import ImageSource, called, channels_last, contained, identify, opening, upright
 from .rows import DataError
 
-VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", "no label")  # in a table of colours
-COLOR_VOID = -1  # what a mask of colours holds where nothing is labeled
+VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabeled", "no label")  # in a table of colors
+COLOR_VOID = -1  # what a mask of colors holds where nothing is labeled
 _COLOR_MODES = {"CMYK", "YCbCr", "LAB", "HSV"}
 _LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
 _SHOWN = 5
@@ -47,7 +47,7 @@ class MaskReading:
 
     @property
     def names(self) -> list[str]:
-        """The classes of the colours, without void; two colours may show one class."""
+        """The classes of the colors, without void; two colors may show one class."""
         return list(dict.fromkeys(name for name, _ in self.colors if not is_void(name)))
 
     def class_of_color(self, position: int) -> int:
@@ -65,10 +65,10 @@ def is_void(name: str) -> bool:
 def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
     """The table behind `--mask_colors`: a CSV with the columns name, r, g, b, or JSON `{"water": [0, 0, 255]}`.
 
-    Colours may be `#0000ff`, too. Void is the row with a name of `VOID_NAMES`.
+    Colors may be `#0000ff`, too. Void is the row with a name of `VOID_NAMES`.
 
     Raises:
-        DataError: not such a table, or one colour under two names.
+        DataError: not such a table, or one color under two names.
     """
     try:
         rows = _json_colors(read_json(Path(file))) if file.endswith(".json") else _csv_colors(Path(file))
@@ -78,11 +78,11 @@ def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
         first: dict[tuple[int, int, int], str] = {}
         for name, color in found:
             if first.setdefault(color, name) != name:
-                raise ValueError(f"the colour {list(color)} is both {first[color]!r} and {name!r}")
+                raise ValueError(f"the color {list(color)} is both {first[color]!r} and {name!r}")
         return found
     except (OSError, ValueError, TypeError, KeyError) as problem:
         raise DataError(
-            f"--mask_colors {file!r} is no table of colours ({problem}). Give a CSV file with the columns name,r,g,b, "
+            f"--mask_colors {file!r} is no table of colors ({problem}). Give a CSV file with the columns name,r,g,b, "
             'or a JSON file such as {"water": [0, 0, 255], "road": "#808080", "void": [0, 0, 0]}.'
         ) from problem
 
@@ -99,7 +99,7 @@ def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarra
 
     Raises:
         CorruptImage: it cannot be read.
-        ValueError: its colours, transparency, fractions, shape or lossy compression are not class ids.
+        ValueError: its colors, transparency, fractions, shape or lossy compression are not class ids.
         TypeError: it is none of the above.
     """
     if isinstance(mask, list):  # a column of numbers in a table
@@ -112,7 +112,7 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
     among `reading.names`, `COLOR_VOID` where it has none.
 
     Raises:
-        CorruptImage, ValueError, TypeError: as `to_mask`; a colour that is not in the table.
+        CorruptImage, ValueError, TypeError: as `to_mask`; a color that is not in the table.
     """
     if isinstance(mask, list):  # a column of numbers in a table
         mask = np.asarray(mask)
@@ -130,9 +130,9 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
             return _ids_of_colors(opened, name, reading)
         if opened.mode in _COLOR_MODES:
             raise ValueError(
-                f"The mask {name} is a {opened.mode} image, and which class a colour means is not known. Give a "
+                f"The mask {name} is a {opened.mode} image, and which class a color means is not known. Give a "
                 "table of "
-                "colours with --mask_colors."
+                "colors with --mask_colors."
             )
         mask = np.array(opened)
         if top:
@@ -192,8 +192,8 @@ def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:
     if (ids != ids[..., :1]).any():
         row, column = np.argwhere((ids != ids[..., :1]).any(axis=-1))[0]
         raise ValueError(
-            f"The mask {name} is a colour image: the pixel in row {row}, column {column} is "
-            f"{ids[row, column].tolist()}, and which class a colour means is not known. Give a table of colours with "
+            f"The mask {name} is a color image: the pixel in row {row}, column {column} is "
+            f"{ids[row, column].tolist()}, and which class a color means is not known. Give a table of colors with "
             "--mask_colors, or the channel that holds the ids with --mask_band; or save it with one channel of class "
             "ids, or as a PNG with a palette in the order of the classes."
         )
@@ -216,7 +216,7 @@ def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.nda
         most = np.argsort(-counts)[:_SHOWN]
         listed = ", ".join(f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in most)
         raise ValueError(
-            f"The mask {name} has {len(colors)} colours that are not in --mask_colors, on {strange.mean():.1%} of its "
+            f"The mask {name} has {len(colors)} colors that are not in --mask_colors, on {strange.mean():.1%} of its "
             f"pixels: {listed}{', ...' if len(colors) > _SHOWN else ''}. Add them, with the name void where they mean "
             "no label; or, for edges that were smoothed, write clean masks with `scripts/prepare_data.py masks "
             "--nearest`."
@@ -233,7 +233,7 @@ def _rgb(color: Any) -> tuple[int, int, int]:
         color = ImageColor.getrgb(color)[:3]
     red, green, blue = (int(part) for part in color)
     if not all(0 <= part <= 255 for part in (red, green, blue)):
-        raise ValueError(f"{[red, green, blue]} is no colour: red, green and blue are 0 to 255")
+        raise ValueError(f"{[red, green, blue]} is no color: red, green and blue are 0 to 255")
     return red, green, blue
 
 

@@ -201,7 +201,7 @@ def check_mask_size(mask: Sequence[int], image: tuple[int, int], name: str, *, b
             )
         raise DataError(
             f"The image {name} is {image[0]}x{image[1]} but its mask is {mask[1]}x{mask[0]}: a mask needs one value "
-            "for every pixel. Pair the right files, or resize the mask to the image with nearest-neighbour "
+            "for every pixel. Pair the right files, or resize the mask to the image with nearest-neighbor "
             "interpolation."
         )
 

@@ -25,9 +25,9 @@ class Conversion:
     """What is done to every mask.
 
     Attributes:
-        reading: colours and band.
+        reading: colors and band.
         class_of: the class of each value; None keeps values, with 255 for void.
-        nearest: a colour up to this distance (RGB) from one in the table stands for it; 0: it is an error.
+        nearest: a color up to this distance (RGB) from one in the table stands for it; 0: it is an error.
     """
 
     reading: MaskReading
@@ -57,7 +57,7 @@ def prepare_masks(
     if colors and values:
         raise ValueError("--colors and --values both say what the pixels mean. Give the one that fits the masks.")
     if nearest and not colors:
-        raise ValueError("--nearest is for masks of colours: give --colors.")
+        raise ValueError("--nearest is for masks of colors: give --colors.")
     map_ = read_class_map(values, merges=True) if values else None
     reading = MaskReading(read_colors(colors) if colors else (), band)
     how = Conversion(reading, map_.class_of if map_ else None, nearest)
@@ -137,7 +137,7 @@ def _summary(ids: np.ndarray | None, moved: float, problem: str) -> tuple[Counte
 
 
 def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndarray, float]:
-    """Class ids, and the share of the pixels whose colour was moved to the nearest one."""
+    """Class ids, and the share of the pixels whose color was moved to the nearest one."""
     moved = 0.0
     if how.reading.colors and how.nearest:
         ids, moved = _nearest(path, how.reading, how.nearest)

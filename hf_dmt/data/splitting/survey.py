@@ -17,10 +17,10 @@ from ..reading.sources import ImageSet
 from .scan import everywhere
 
 # Tried on 20,000 images of CIFAR-10. Copies that were resized and compressed again differ in 4 of 64 bits or fewer
-# (99 %) and by at most 2.6 in mean colour; of 87 million pairs, one is as near as this, and it is a copy by eye.
+# (99 %) and by at most 2.6 in mean color; of 87 million pairs, one is as near as this, and it is a copy by eye.
 _BITS = 4
-_COLOUR = 4.5
-_GRID = 4  # mean colours of 4 x 4 fields
+_COLOR = 4.5
+_GRID = 4  # mean colors of 4 x 4 fields
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Survey:
         modes: how many images are stored in which way: Pillow's names, or the type of an array.
         sizes: (N, 2) int64, width and height of the upright images.
         hashes: (N,) uint64, perceptual; empty where the library for them is missing.
-        colours: (N, 48) int16, mean colours of a coarse grid.
+        colors: (N, 48) int16, mean colors of a coarse grid.
     """
 
     ids: list[str]
     modes: Counter[str]
     sizes: np.ndarray
     hashes: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
 
 
 def can_compare() -> bool:
@@ -50,21 +50,21 @@ def survey(images: ImageSet, role: str) -> Survey:
     """Decode every image once; each process of a run takes its share."""
     with LookCache() as looks:
         found = everywhere(lambda position: _look(images, position, looks), len(images), f"comparing {role} images")
-    modes, sizes, hashes, colours = zip(*found, strict=True) if found else ((), (), (), ())
+    modes, sizes, hashes, colors = zip(*found, strict=True) if found else ((), (), (), ())
     return Survey(
         images.ids,
         Counter(modes),
         np.array(sizes, dtype=np.int64).reshape(-1, 2),
         np.array([value for value in hashes if value is not None], dtype=np.uint64),
-        np.array(colours, dtype=np.int16).reshape(len(found), -1),
+        np.array(colors, dtype=np.int16).reshape(len(found), -1),
     )
 
 
 def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, tuple[int, int], int | None, Any]:
     known, _ = images.without_targets().look(position, looks)
     picture = to_rgb(images.rows.raw(int(images.chosen[position]))[0], images.id_of(position))
-    colours = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.int16).ravel()
-    return known.mode, known.size, _hash(picture) if can_compare() else None, colours
+    colors = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.int16).ravel()
+    return known.mode, known.size, _hash(picture) if can_compare() else None, colors
 
 
 def _hash(picture: Image.Image) -> int:
@@ -88,8 +88,8 @@ def in_both(one: Survey, other: Survey) -> list[tuple[str, str]]:
         near = np.flatnonzero(np.bitwise_count(other.hashes ^ value) <= _BITS)
         if not len(near):
             continue
-        apart = np.abs(other.colours[near] - one.colours[position]).mean(axis=1)
-        if apart.min() <= _COLOUR:
+        apart = np.abs(other.colors[near] - one.colors[position]).mean(axis=1)
+        if apart.min() <= _COLOR:
             pairs.append((one.ids[position], other.ids[int(near[apart.argmin()])]))
     return pairs
 

@@ -103,7 +103,7 @@ class DeepLabV2ForSemanticSegmentation(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """The head starts at PyTorch's default, as officially (the base class would use std 0.02).
 
-        The backbone is a model of its own and initialises itself: He normal, fan-out.
+        The backbone is a model of its own and initializes itself: He normal, fan-out.
         """
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()

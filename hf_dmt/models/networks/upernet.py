@@ -71,11 +71,11 @@ def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) 
 
 
 def whole_image_processor(processor: BaseImageProcessor, side: int | None = None) -> SegformerImageProcessor:
-    """A processor with the colours of a backbone's own, which only resizes, for images of `side` (its own) pixels.
+    """A processor with the colors of a backbone's own, which only resizes, for images of `side` (its own) pixels.
 
     Raises:
         ValueError: one without a mean and a std.
     """
     side = side or native_size(processor)
-    colours = {"image_mean": processor.image_mean, "image_std": processor.image_std}
-    return SegformerImageProcessor(size={"height": side, "width": side}, **colours)
+    colors = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    return SegformerImageProcessor(size={"height": side, "width": side}, **colors)

@@ -8,7 +8,7 @@ The details are those of the WRN-28-2 on which semi-supervised methods are compa
 MixMatch, FixMatch): leaky ReLU with slope 0.1; in the first block the shortcut sees the activated input, in
 the two later blocks that change width the raw input; a shortcut is a bare 1x1 convolution. Parameters:
 1,467,610 in 80 tensors at 10 classes, as in the official code. A count cannot tell which activation, batch
-normalisation momentum or classifier initialisation that code has; the first two are configuration fields.
+normalization momentum or classifier initialization that code has; the first two are configuration fields.
 """
 
 from typing import Any, ClassVar
@@ -53,7 +53,7 @@ class WideResNetConfig(PreTrainedConfig):
 
 
 class WideResNetBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch normalisation and leaky ReLU, beside a shortcut."""
+    """Two 3x3 convolutions, each after batch normalization and leaky ReLU, beside a shortcut."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class WideResNetForImageClassification(PreTrainedModel):
 
         Left to the base class, every convolution would start at std 0.02.
         """
-        super()._init_weights(module)  # batch normalisation to the identity, biases to 0
+        super()._init_weights(module)  # batch normalization to the identity, biases to 0
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):

@@ -36,7 +36,7 @@ def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_nor
     Args:
         choices: by member: `all`; `head`; `norms` (and the head); `last:N` (the last N blocks of the backbone, what
             follows them, and the head).
-        freeze_batch_norm: keep the running statistics of all BatchNorm layers that were loaded, and normalise with
+        freeze_batch_norm: keep the running statistics of all BatchNorm layers that were loaded, and normalize with
             them; their weights learn all the same.
 
     Raises:

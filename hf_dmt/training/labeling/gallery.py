@@ -146,7 +146,7 @@ def _maps(
     present: set[int] = set()
     for name, (labels, weight) in made.items():
         entry[name] = {"weight": float(weight.mean())}
-        for what, picture in (("labels", paint(labels.numpy(), classes)), ("weight", _grey(weight))):
+        for what, picture in (("labels", paint(labels.numpy(), classes)), ("weight", _gray(weight))):
             entry[name][f"{what}_file"] = f"{stem}-{name}-{what}.png"
             files[f"{stem}-{name}-{what}.png"] = _encoded(picture, flat=True)
         present |= set(labels.unique().tolist())
@@ -160,7 +160,7 @@ def _maps(
     return {**entry, "classes": sorted(present)}, files
 
 
-def _grey(weight: Tensor) -> Image.Image:
+def _gray(weight: Tensor) -> Image.Image:
     return Image.fromarray((weight * 255).round().to(torch.uint8).numpy())
 
 

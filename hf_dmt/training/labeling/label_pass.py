@@ -145,7 +145,7 @@ def _labels_of_graph(
     distribution: np.ndarray = broadcast_object_list(spread)[0]
     labels, confidence = distribution.argmax(axis=1), distribution.max(axis=1)
     judged = [
-        label_quality.judgement(
+        label_quality.judgment(
             torch.from_numpy(columns[name][-1]), torch.from_numpy(labels), torch.from_numpy(confidence), knobs
         )
         for name in MEMBERS

@@ -71,10 +71,10 @@ def student_scores(
         agrees, bool; both `(N, *)`.
     """
     student = maker if knobs.labeler == "self" else PEER[maker]
-    return judgement(logits[student], labels, confidence, knobs)
+    return judgment(logits[student], labels, confidence, knobs)
 
 
-def judgement(logits: Tensor, labels: Tensor, confidence: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
+def judgment(logits: Tensor, labels: Tensor, confidence: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
     """A student's weights and agreement, as `student_scores`, from its own logits `(N, C, *)`."""
     weights = dynamic_weights(logits, labels, confidence, gamma1=knobs.gamma1, gamma2=knobs.gamma2)
     return weights, logits.argmax(dim=1) == labels

@@ -19,7 +19,7 @@ from ..settings.knobs import Knobs
 def label_online(pair: ModelPair, batch: dict[str, Any], knobs: Knobs, accelerator: Accelerator) -> dict[str, Any]:
     """A micro-batch whose pseudo-labeled samples carry the teacher's labels of their weak views.
 
-    The teacher looks at the image as the student will see it, before the colours are changed, in eval mode, so that its
+    The teacher looks at the image as the student will see it, before the colors are changed, in eval mode, so that its
     BatchNorm statistics do not move. Labels up to `online_threshold` confidence are ignored, as is padding.
 
     Args:

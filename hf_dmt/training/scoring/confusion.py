@@ -21,7 +21,7 @@ class ConfusionMatrix:
     """Counts of (truth, prediction) pairs, added up on a device.
 
     Units whose label is `ignore_index` are counted in a row of their own instead of being masked out: no boolean
-    indexing, and off the CPU no synchronisation with the host. Any other label outside 0..num_classes-1 is an
+    indexing, and off the CPU no synchronization with the host. Any other label outside 0..num_classes-1 is an
     error: at once on the CPU, elsewhere when `matrix` is read.
 
     Args:

@@ -62,7 +62,7 @@ class ModelArguments:
         metadata={"help": "Side of the training view in pixels (default: what the models were trained at)."},
     )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the modelling code that a checkpoint brings along."}
+        default=False, metadata={"help": "Run the modeling code that a checkpoint brings along."}
     )
     check: bool = field(
         default=False,

@@ -25,7 +25,7 @@ FIRST: dict[str, dict[str, str]] = {
         "pair": "Hub id or folder of a saved pair, instead of both",
         "image_size": "Side of training views [as the models were trained]",
         "train": "What learns: all, head, norms, last:N blocks",
-        "trust_remote_code": "Run modelling code that a checkpoint brings along",
+        "trust_remote_code": "Run modeling code that a checkpoint brings along",
     },
     "images: without --dataset_name the embedded digits": {
         "dataset_name": "Hub id, folder, or embedded: digits, digit-scenes",
