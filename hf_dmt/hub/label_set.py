@@ -1,4 +1,4 @@
-"""The pseudo labels of a phase as a data set on the Hub: one configuration for each member, and a card of their own.
+"""The pseudo labels of a phase as a data set on the Hub: one configuration for each maker, and a card of their own.
 
 The images stay where they are: they are somebody's, and a label names its image by id.
 """
@@ -20,7 +20,6 @@ from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
 from ..data.escaping import code_span
 from ..data.files import write_json
 from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
-from ..data.members import MEMBERS
 from ..data.splitting.splits import sha256_of_ids
 from ..method import decode_confidence
 from ..report.run import Run, read_run
@@ -49,9 +48,10 @@ def push_labels(
     tag: str | None = None,
     message: str = "Upload pseudo labels",
 ) -> CommitInfo:
-    """Publish the pseudo labels that both members made for one phase, in one commit.
+    """Publish the pseudo labels that were made for one phase, in one commit.
 
-    Read them with `load_dataset(repo_id, "a")`, the labels made by a, and `"b"`.
+    Read them with `load_dataset(repo_id, "a")`, the labels made by a, `"b"` and, of a run with `--labeler graph`,
+    `"graph"`.
 
     Args:
         folder: output folder of a run.
@@ -68,15 +68,15 @@ def push_labels(
     try:
         run = read_run(folder)
         number, store = _store(folder, phase)
-        manifests = {name: read_manifest(store / name) for name in MEMBERS}
+        manifests = {name: read_manifest(store / name) for name in run.makers}
         ids = _ids_of(store, run, manifests["a"], ids)
         with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder) as staged:
             target = Path(staged) / "repository"
-            rows = {name: _as_dataset(store / name, run, ids, Path(staged) / "rows") for name in MEMBERS}
+            rows = {name: _as_dataset(store / name, run, ids, Path(staged) / "rows") for name in run.makers}
             facts = _facts(run, number, manifests, rows)
             write_json(target / LABELS_FILE, facts)
-            for name in MEMBERS:
-                write_shards(rows[name], target / name)
+            for name, made in rows.items():
+                write_shards(made, target / name)
             (target / "README.md").write_text(_card(run, facts, repo_id, len(ids), pair, license), encoding="utf-8")
             name = open_target(repo_id, token=token, private=private, repo_type="dataset")
             return publish(
@@ -87,7 +87,7 @@ def push_labels(
                 revision=revision,
                 tag=tag,
                 repo_type="dataset",
-                replaces=[LABELS_FILE, "README.md", *(f"{member}/*.parquet" for member in MEMBERS)],
+                replaces=[LABELS_FILE, "README.md", "*/*.parquet"],
             )
     except HubError:
         raise
@@ -152,10 +152,10 @@ def _facts(
 ) -> dict[str, Any]:
     """What `dmt_labels.json` says: how the labels were made and, where the truth is known, how good they are."""
     first = manifests["a"]
-    members = {}
+    makers = {}
     for name, manifest in manifests.items():
         lowest = _pixel_thresholds(manifest) if run.is_pixels else _lowest_kept(rows[name], len(run.class_names))
-        members[name] = {
+        makers[name] = {
             "base_model": run.base_models.get(name),
             "kept": manifest["summary"]["selected"],
             "accuracy": manifest["summary"]["accuracy"],
@@ -176,7 +176,8 @@ def _facts(
         "dataset": run.split.get("dataset"),
         "unlabeled_from": run.split.get("unlabeled_from"),
         "split_sha256": run.split.get("sha256"),
-        "members": members,
+        "labeler": run.knobs.get("labeler"),
+        "makers": makers,
     }
 
 
@@ -206,12 +207,13 @@ def _card(run: Run, facts: dict[str, Any], repo_id: str, count: int, pair: str |
         tags=list(_TAGS),
         task_categories=[TASKS[run.results["task"]]],
         configs=[
-            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]} for name in MEMBERS
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]}
+            for name in run.makers
         ],
     )
     shown = sorted(
         range(len(run.class_names)),
-        key=lambda index: -sum(member["kept_per_class"][index] for member in facts["members"].values()),
+        key=lambda index: -sum(maker["kept_per_class"][index] for maker in facts["makers"].values()),
     )[:_SHOWN_CLASSES]
     return (
         str(

@@ -29,6 +29,13 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def graph_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graph")
+    make_trainer(folder, make_pair("vit", "resnet"), labeler="graph", label_ratios=[0.5]).train()
+    return folder
+
+
+@pytest.fixture(scope="module")
 def pixel_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pixels")
     unlabeled = scenes(9, seed=1).without_truth()
@@ -76,6 +83,24 @@ def test_labels_of_pixels_come_back_as_they_were_made(hub: HubServer, pixel_run:
         assert 0 < sum((np.asarray(item["kept"]) == 255).mean() for item in rows) / 9 < 1
 
 
+def test_labels_of_a_graph_are_published_with_the_run_that_learned_from_them(
+    hub: HubServer, graph_run: Path, image_run: Path, tmp_path: Path
+) -> None:
+    """Silent: of a run with `--labeler graph` the labels that the members did not learn from are published as those
+    they did; and the graph's stay beside the labels of a later run without one."""
+    push_labels(graph_run, "me/labels", token=MINE)
+    rows = loaded("graph", tmp_path)
+    stored = ImageLabels.read(graph_run / "pseudo_labels" / "phase-1" / "graph")
+    np.testing.assert_array_equal(rows["label"][:], stored.labels)
+    np.testing.assert_array_equal(rows["kept"][:], stored.selected)
+    card = DatasetCard(text_of_card(hub))
+    assert [entry["config_name"] for entry in card.data.to_dict()["configs"]] == ["a", "b", "graph"]
+    assert "Both models learned from those of `graph`" in card.content and "| `graph` | the graph |" in card.content
+    push_labels(image_run, "me/labels", token=MINE)
+    assert not [name for name in hub.repo("me/labels", "dataset").files() if name.startswith("graph/")]
+    assert "graph" not in text_of_card(hub)
+
+
 @pytest.mark.parametrize("kind", ["images", "pixels"])
 def test_the_card_says_what_they_are_and_shows_figures_of_this_run_only(
     hub: HubServer, image_run: Path, pixel_run: Path, kind: str
@@ -91,7 +116,7 @@ def test_the_card_says_what_they_are_and_shows_figures_of_this_run_only(
     facts = json.loads(hub.repo("me/labels", "dataset").files()["dmt_labels.json"])
     made = results(run)["phases"][1]["pseudo_labels"]
     for name in "ab":
-        member = facts["members"][name]
+        member = facts["makers"][name]
         shown = [f"{100 * made[name]['selected']:.1f}", "–"]
         if kind == "images":
             shown[1] = f"{100 * made[name]['accuracy']:.1f}"
