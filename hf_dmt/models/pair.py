@@ -25,7 +25,7 @@ from . import contracts, loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
 from .pair_file import FORMAT_VERSION, load_member, member_folder, read_pair_file
 from .sources import open_members
-from .weights.batch_norm import USUAL_MOMENTUM, cap_momentum
+from .weights.other_conventions import correct_conventions
 
 logger = logging.get_logger(__name__)
 
@@ -69,11 +69,8 @@ class ModelPair(nn.Module, PushToHubMixin):
             contracts.refuse_adapters(model, name)
             loading.describe_classes(model.config)
             timm_members.keep_processor_settings(model.config, processor)
-            if momentum := cap_momentum(model):
-                logger.warning(
-                    f"model {name}: BatchNorm momentum lowered from {momentum:g} to {USUAL_MOMENTUM}; its running "
-                    "statistics would be those of the last batch."
-                )
+            for change in correct_conventions(model):
+                logger.warning(f"model {name}: {change}")
         self.task = task
         self.image_size = image_size or max(map(preprocessing.native_size, (processor_a, processor_b)))
         self.metadata: dict[str, Any] = metadata or {}

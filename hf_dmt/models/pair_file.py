@@ -13,7 +13,7 @@ from ..hub.repository import LISTING, PAIR_FILE, PEER_FOLDER
 from . import loading
 from .config_file import LONGEST_SIDE
 from .loading import CheckpointError
-from .weights.batch_norm import cap_momentum
+from .weights.other_conventions import correct_conventions
 
 FORMAT_VERSION = 1
 
@@ -97,7 +97,7 @@ def load_member(
     try:
         config = loading.load_config(str(where), trust_remote_code=trust_remote_code)  # refuses code not asked for
         model = loading.load_verified(str(where), task=settings["task"], trust_remote_code=trust_remote_code)
-        cap_momentum(model)  # said when the pair was made
+        correct_conventions(model)  # said when the pair was made
         return model, loading.load_processor(str(where), config, trust_remote_code=trust_remote_code)
     except CheckpointError as problem:  # name what the user gave, not a folder of the cache
         raise CheckpointError(str(problem).replace(str(folder), source)) from problem

@@ -145,18 +145,21 @@ def test_batch_norm_at_rest_keeps_its_statistics_and_learns_its_weights(pair_of)
     assert new.train().model_a.decode_head.batch_norm.training
 
 
-def test_momentum_of_the_other_convention_is_lowered_and_said(checkpoint, tmp_path, caplog):
-    """Silent: transformers' MobileNets label with the statistics of the last batch, 10 points worse."""
+def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_path, caplog):
+    """Silent: transformers' MobileNets label with the statistics of the last batch, 10 points worse, and their heads
+    learn from a thousandth of the features; a dropout that another model is meant to have is changed."""
     model = MobileNetV1ForImageClassification(MobileNetV1Config(depth_multiplier=0.25, num_labels=3))
     model.save_pretrained(tmp_path / "mobilenet")
     processor = MobileNetV1ImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(tmp_path / "mobilenet")
     pair = ModelPair.from_models(tmp_path / "mobilenet", checkpoint("resnet"), id2label=NAMES)
     assert "model a: BatchNorm momentum lowered from 0.9997 to 0.1" in caplog.text and "model b" not in caplog.text
+    assert "model a: dropout of the head lowered from 0.999 to 0.001" in caplog.text
     pair.save_pretrained(tmp_path / "pair")
     for one in (pair, ModelPair.from_pretrained(tmp_path / "pair")):
         assert {module.momentum for module in one.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
-    assert caplog.text.count("lowered") == 1, "once: the pair that is opened again is as it was made"
+        assert one.model_a.dropout.p == 0.001
+    assert caplog.text.count("lowered") == 2, "once: the pair that is opened again is as it was made"
     assert len(_blocks(pair, "a")) > 20, "blocks of one convolution each"
 
 
