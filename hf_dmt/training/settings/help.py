@@ -1,7 +1,7 @@
-"""`hf-dmt train --help` on two screens, and `--help_all` with every flag there is.
+"""`hf-dmt train --help` on two screens, and `--help_all` with every flag.
 
-Full texts and defaults come from where a flag is declared. The two screens have a shorter line for each of their flags,
-with the same default behind it.
+`--help_all` shows the full help texts from the declarations; `--help` has a shorter line for each of its flags,
+followed by the same default.
 """
 
 from __future__ import annotations
@@ -16,87 +16,87 @@ from .arguments import REPLACED
 from .knobs import KNOBS, RUN_SETTINGS
 from .methods import PRESETS
 
-# The flags of `--help`. Defaults in brackets are added, unless the line has some: what is found at run time.
+# The flags of `--help`. A default in brackets is added unless the line has its own, for defaults found at run time.
 FIRST: dict[str, dict[str, str]] = {
-    "models: two checkpoints of any architecture, or a saved pair": {
+    "models (two checkpoints of any architecture, or a saved pair)": {
         "task": "image-classification or semantic-segmentation",
         "model_a": "Hub id, folder, or tiny:vit, tiny:resnet, ...",
-        "model_b": "The other model; any architecture of the same task",
-        "pair": "Hub id or folder of a saved pair, instead of both",
-        "image_size": "Side of training views [as the models were trained]",
-        "train": "What learns: all, head, norms, last:N blocks",
-        "trust_remote_code": "Run modeling code that a checkpoint brings along",
+        "model_b": "The other model, of any architecture for the same task",
+        "pair": "Hub id or folder of a saved pair, instead of two models",
+        "image_size": "Side of the training views [from the models]",
+        "train": "Weights to train: all, head, norms or last:N blocks",
+        "trust_remote_code": "Run model code that comes with a checkpoint",
     },
-    "images: without --dataset_name the embedded digits": {
+    "images (default: the embedded digits)": {
         "dataset_name": "Hub id, folder, or embedded: digits, digit-scenes",
-        "unlabeled_dir": "Folder of unlabeled images, flat or nested",
+        "unlabeled_dir": "Folder of unlabeled images, searched recursively",
         "unlabeled_dataset_name": "Hub id or folder of unlabeled images",
-        "num_labeled": "Labels to use; the other images become unlabeled",
+        "num_labeled": "Number of labels to use; other images become unlabeled",
         "labeled_ids": "File with the ids of the labeled images",
-        "extra_labels": "Answers to a labeling queue, or a CSV of id, label",
+        "extra_labels": "Answered labeling queue, or a CSV with id, label",
         "train_split": "Split to train on [train]",
         "eval_split": "Split to evaluate on [validation, or 20 % of labels]",
-        "test_split": "Split that is only scored [test]",
-        "label_column": "Column with the labels or masks [found]",
+        "test_split": "Split for final scores only [test]",
+        "label_column": "Column with the labels or masks [detected]",
         "id2label": "JSON file with the class names",
-        "skip_corrupt_images": "Leave out images that cannot be read",
+        "skip_corrupt_images": "Skip images that cannot be read",
         "augmentation": "none, weak, strong, or scale-crop-flip for masks",
-        "horizontal_flip": "Mirror half of the views; false for text and digits",
+        "horizontal_flip": "Flip half of the views; false for text and digits",
     },
-    "method: see docs/methods.md and docs/settings.md": {
+    "method (see docs/methods.md and docs/settings.md)": {
         "method": f"{', '.join(PRESETS)}",
-        "label_ratios": "Labels kept, a phase each",
-        "supervised_epochs": "Passes over the labeled images in phase 0",
-        "phase_epochs": "Passes over the kept images in later phases",
+        "label_ratios": "Fractions of pseudo labels to keep, one phase each",
+        "supervised_epochs": "Epochs over the labeled images in phase 0",
+        "phase_epochs": "Epochs over the selected images in later phases",
         "labeled_batch_size": "Labeled images per update",
         "pseudo_batch_size": "Pseudo-labeled images per update",
-        "gamma1": "Exponent of the weight where a and b agree",
-        "gamma2": "Exponent of the weight where they disagree",
-        "labeler": "Who labels: peer, self, or graph for images",
-        "strategy": "Make labels between phases, or online",
-        "class_balanced": "Keep labels class by class",
-        "ema_decay": "Decay of averaged weights; 0 is off",
+        "gamma1": "Exponent of the weight if a and b agree",
+        "gamma2": "Exponent of the weight if they disagree",
+        "labeler": "Where pseudo labels come from: peer, self or graph",
+        "strategy": "When labels are made: between phases, or online",
+        "class_balanced": "Select labels separately for each predicted class",
+        "ema_decay": "Decay of the weight average; 0 turns it off",
     },
     "training": {
-        "learning_rate": "Of both models",
-        "learning_rate_b": "Of model b [the same]",
-        "max_steps": "Cut every phase to N updates, for a quick try",
-        "seed": "Of weights drawn anew, and of training",
-        "bf16": "Compute in bfloat16, for half the memory",
-        "gradient_accumulation_steps": "Parts of an update, for less memory",
-        "member_schedule": "together, or alternate for the memory of one model",
-        "dataloader_num_workers": "Processes that load images",
+        "learning_rate": "Learning rate of both models",
+        "learning_rate_b": "Learning rate of model b [the same]",
+        "max_steps": "Limit every phase to N updates, for a quick try",
+        "seed": "Seed for new weights and for training",
+        "bf16": "Compute in bfloat16; halves activation memory",
+        "gradient_accumulation_steps": "Split each update into N parts, to save memory",
+        "member_schedule": "Train a and b together, or alternate to save memory",
+        "dataloader_num_workers": "Number of processes that load images",
         "use_cpu": "Do not use a GPU",
-        "num_processes": "One per GPU [`accelerate config`, or all GPUs]",
-        "accelerate_config": "File of settings for Accelerate",
+        "num_processes": "Training processes [`accelerate config`, or one per GPU]",
+        "accelerate_config": "Accelerate config file",
     },
     "output": {
-        "output_dir": "Where all is written [runs/<data>-<n>, a new folder]",
-        "resume_from_checkpoint": "True, a checkpoint, or a Hub id",
-        "logging_steps": "Updates between two log entries",
+        "output_dir": "Output folder [a new folder runs/<data>-<n>]",
+        "resume_from_checkpoint": "True (the latest), a checkpoint, or a Hub id",
+        "logging_steps": "Updates between log entries",
         "report_to": "tensorboard, wandb, trackio, ...",
-        "check": "Dry run, as `hf-dmt check`; --json for programs",
+        "check": "Dry run, as with `hf-dmt check`; --json for programs",
     },
     "hub": {
-        "push_to_hub": "Publish the pair, its card and report at the end",
+        "push_to_hub": "Push the pair with its card and report to the Hub",
         "hub_model_id": "Repository, owner/name [the name of --output_dir]",
-        "hub_private_repo": "Make the repository private when it is made",
+        "hub_private_repo": "Create the repository as private",
     },
 }
 
-# Where the stock text speaks of something else than a run of phases.
+# Replaces stock help texts that do not fit a run in phases.
 _STOCK = {
     "learning_rate": "Learning rate of both models, or of a with --learning_rate_b.",
-    "max_steps": "Cut every phase to so many updates, to try a run to its end.",
-    "seed": "Seed of weights drawn anew, and of what is drawn in training.",
-    "output_dir": "Where everything is written; default: runs/<data>-<n>, a new folder.",
-    "resume_from_checkpoint": "True goes on from the last checkpoint in --output_dir; or a path, or a Hub id.",
-    "push_to_hub": "Publish the pair, its card and report at the end.",
+    "max_steps": "Limit every phase to this many updates, to try out a whole run.",
+    "seed": "Seed for newly initialized weights and for all randomness in training.",
+    "output_dir": "Output folder; default: a new folder runs/<data>-<n>.",
+    "resume_from_checkpoint": "True continues from the last checkpoint in --output_dir; or give a path or a Hub id.",
+    "push_to_hub": "Push the pair with its card and report to the Hub.",
     "hub_model_id": "Repository, owner/name; default: the name of --output_dir.",
-    "warmup_steps": "Updates of each phase over which the learning rate rises; below 1: share of the phase.",
+    "warmup_steps": "Warmup updates at the start of each phase; below 1: as a fraction of the phase.",
 }
 
-# Stock flags that do nothing in a run of images and phases.
+# Stock flags without effect here.
 _MEANINGLESS = (
     *("do_train", "do_eval", "do_predict", "prediction_loss_only", "remove_unused_columns", "label_names"),
     *("length_column_name", "neftune_noise_alpha", "include_num_input_tokens_seen", "include_tokens_per_second"),
@@ -112,19 +112,20 @@ def screens(parser: argparse.ArgumentParser, launcher: argparse.ArgumentParser, 
     """The two screens of `--help`.
 
     Args:
-        launcher: knows the flags that start processes. width: of the terminal, if it is not to be asked.
+        launcher: the parser of the flags that start processes.
+        width: columns; the default is the width of the terminal.
     """
     actions = _actions(launcher) | _actions(parser)
     groups = {
         group: {name: line if "[" in line else line + _in_brackets(actions[name]) for name, line in lines.items()}
         for group, lines in FIRST.items()
     }
-    last = "--help_all lists every flag. Switches take true or false; given alone they are true."
+    last = "--help_all lists every flag. A boolean flag takes true or false; without a value it means true."
     return _page(parser, groups, width, last)
 
 
 def everything(parser: argparse.ArgumentParser, launcher: argparse.ArgumentParser, width: int | None = None) -> str:
-    """Every flag that does something: the ones of `--help` first in their groups."""
+    """Every flag that has an effect; in each group, those of `--help` come first."""
     actions = _actions(launcher) | _actions(parser)
     groups = {group: {name: _full(actions[name]) for name in lines} for group, lines in FIRST.items()}
     shown = {name for lines in groups.values() for name in lines}
@@ -140,7 +141,7 @@ def everything(parser: argparse.ArgumentParser, launcher: argparse.ArgumentParse
     for name, action in actions.items():
         if name not in shown and name not in REPLACED and name not in _MEANINGLESS:
             groups[own.get(name, hub if name.startswith("hub_") else _OTHERS)][name] = _full(action)
-    return _page(parser, groups, width, "Switches take true or false; given alone they are true.")
+    return _page(parser, groups, width, "A boolean flag takes true or false; without a value it means true.")
 
 
 def _page(parser: argparse.ArgumentParser, groups: dict[str, dict[str, str]], width: int | None, last: str) -> str:
@@ -170,12 +171,12 @@ def _full(action: argparse.Action) -> str:
     if declared is not None:
         return f"{declared.help.rstrip('.')}{'' if 'default:' in declared.help else _in_brackets(action)}"
     told = _STOCK.get(name) or (action.help or "").replace("%%", "%")
-    first = " ".join(told.split()).split(". ")[0].rstrip(".")  # the stock texts go on for paragraphs
+    first = " ".join(told.split()).split(". ")[0].rstrip(".")  # stock texts can be several paragraphs long
     return first if "default" in first.lower() else first + _in_brackets(action)
 
 
 def _in_brackets(action: argparse.Action) -> str:
-    """` [default]`; nothing for a switch that is off, and for what has none."""
+    """` [default]`; an empty string for flags that are off by default or have no default."""
     name = action.dest
     if name in KNOBS:
         return f" [{KNOBS[name].default_text.replace(' (masks: ', '; masks: ').rstrip(')')}]"
@@ -188,7 +189,9 @@ def _in_brackets(action: argparse.Action) -> str:
 
 
 def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """By name, in their order. `--no_x`, which the stock parser adds for a switch that is on, has the name of `--x`."""
+    """Actions by name, in order. `--no_x`, which the stock parser adds for flags that are on, shares the name
+    of `--x`.
+    """
     found: dict[str, argparse.Action] = {}
     for action in parser._actions:
         if action.option_strings and action.dest != "help":
