@@ -1,12 +1,12 @@
-# `make help` lists the targets. PYTHON is the interpreter that creates the environment in VENV; everything
-# after that runs through VENV, and a second call finds it ready unless pyproject.toml changed.
+# `make help` lists the targets. PYTHON creates the environment VENV, and everything else runs in VENV. The
+# environment is only rebuilt if pyproject.toml changes.
 
 PYTHON ?= python3
 LOWEST_PYTHON ?= python3.10
 VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
 ARGS ?=
-# As many test processes as cores; a file's tests share their fixtures, so they stay in one.
+# One test process per core; the tests of a file share fixtures, so they stay in one process.
 PARALLEL ?= -n auto --dist loadfile
 
 BIN := $(VENV)/bin
@@ -18,16 +18,16 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  Variables: PYTHON=$(PYTHON)  LOWEST_PYTHON=$(LOWEST_PYTHON)  VENV=$(VENV)  ARGS=extra arguments"
 
-demo: $(VENV)/.installed ## train the embedded default to the end (no network, under 3 minutes on 2 cores)
+demo: $(VENV)/.installed ## train the embedded default (no network, under 3 minutes on 2 cores)
 	$(BIN)/hf-dmt train $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/.installed-test ## run the tests that take minutes each
+test-slow: $(VENV)/.installed-test ## run the slow tests (minutes each)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-lowest: $(LOWEST_VENV)/.installed-test ## run the tests on the lowest versions that pyproject.toml allows
+test-lowest: $(LOWEST_VENV)/.installed-test ## run the tests with the lowest versions that pyproject.toml allows
 	$(LOWEST_VENV)/bin/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 check: $(VENV)/.installed-test ## lint, formatting, types
@@ -35,31 +35,31 @@ check: $(VENV)/.installed-test ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-package: $(VENV)/.installed-test ## build wheel and sdist, install the wheel into an empty environment, use it there
+package: $(VENV)/.installed-test ## build sdist and wheel, install the wheel into an empty environment, and try it there
 	rm -rf build/package && mkdir -p build/package
 	BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) .ci/package "$(CURDIR)/build/package"
 
-format: $(VENV)/.installed-test ## apply the formatter and the fixes the linter is sure of
+format: $(VENV)/.installed-test ## apply the formatter and the linter's safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## a benchmark: make bench NAME=labeling ARGS=--quick; step_time without a name
+bench: $(VENV)/.installed ## run a benchmark: make bench NAME=labeling ARGS=--quick (default: step_time)
 	$(BIN)/python scripts/benchmarks/$(or $(NAME),step_time).py $(ARGS)
 
-cards: $(VENV)/.installed ## train the embedded recipes and write their finished cards into model_cards/ (10 minutes)
+cards: $(VENV)/.installed ## train the embedded recipes and update model_cards/ (10 minutes)
 	for name in digits digit-scenes; do \
 		$(BIN)/hf-dmt train $$name --output_dir runs/cards/$$name && \
 		sh model_cards/keep.sh runs/cards/$$name || exit 1; \
 	done
 
-notebook: $(VENV)/.installed-docs ## run docs/quickstart.ipynb and keep what it shows (3 to 5 minutes)
+notebook: $(VENV)/.installed-docs ## execute docs/quickstart.ipynb in place (3 to 5 minutes)
 	$(BIN)/python -m nbconvert --to notebook --execute --inplace docs/quickstart.ipynb
 
-api: $(VENV)/.installed-docs ## the API reference from the docstrings, into build/api
+api: $(VENV)/.installed-docs ## build the API reference in build/api
 	$(BIN)/python -m pdoc --docformat google --output-directory build/api \
 		hf_dmt hf_dmt.method hf_dmt.training.settings.methods hf_dmt.data.labels.pseudo_labels
 
-clean: ## remove environments, builds and caches (never runs/)
+clean: ## remove environments, builds and caches (keeps runs/)
 	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find hf_dmt scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

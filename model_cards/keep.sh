@@ -1,5 +1,5 @@
 #!/bin/sh
-# Keep what the card of a run is made from, and the card: sh model_cards/keep.sh runs/cards/digits
+# Copy the model card of a run and the files it is generated from: sh model_cards/keep.sh runs/cards/digits
 set -e
 run=$1
 card=$(dirname "$0")/$(basename "$run")
