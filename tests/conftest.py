@@ -39,6 +39,8 @@ import torch  # noqa: E402  (reads OMP_NUM_THREADS on import)
 
 torch.set_num_threads(1)
 
+from hf_dmt.report import figures  # noqa: E402  (reads the environment too)
+
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
@@ -56,6 +58,14 @@ def _modules_out_of_the_garbage_collection() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures_drawn() -> Iterator[None]:
+    """One figure of a run instead of thirteen, which take ten times as long as a run here. tests/report draws all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "PANELS", figures.PANELS[:1])
+        yield
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: 
         ValueError: the folder holds no run.
     """
     run = read_run(folder)
+    page = _environment().get_template("report.html.jinja").render(**_context(run, pictures))
+    path = Path(to or run.folder) / REPORT_FILE
+    # File names need not be valid text; a letter that UTF-8 cannot write becomes a question mark.
+    write_aside(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,11 +69,7 @@ def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: 
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "sure": _sure, "duration": _duration, "signed": signed}
-    page = environment.get_template("report.html.jinja").render(**_context(run, pictures))
-    path = Path(to or run.folder) / REPORT_FILE
-    # File names need not be valid text; a letter that UTF-8 cannot write becomes a question mark.
-    write_aside(path, page.encode("utf-8", errors="replace"))
-    return path
+    return environment
 
 
 def has_pictures(folder: str | Path) -> bool:

@@ -92,6 +92,7 @@ def test_the_majority_class_is_no_gain(tmp_path: Path) -> None:
     assert "Answering 'cat' for every image would score 75.0 % accuracy, and 50.0 % mean per-class accuracy" in line
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_no_gain_is_claimed_where_labels_collapsed(tmp_path: Path) -> None:
     """Silent: figures of a run whose members taught each other nonsense, quoted like any others."""
     write_run(tmp_path)
@@ -104,6 +105,7 @@ def test_no_gain_is_claimed_where_labels_collapsed(tmp_path: Path) -> None:
     assert "no gain is claimed" in summary(run) and "no gain is claimed" in write_report(tmp_path).read_text()
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_harm_is_said_with_what_to_try(tmp_path: Path) -> None:
     """A pair that lost everything ends like one that gained."""
     run = read_run(ended_at(tmp_path, dict.fromkeys(NAMES, 0.3)))

@@ -95,7 +95,9 @@ class Instants:
 def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: str, stages: str | None) -> None:
     from hf_dmt import DMTTrainer
     from hf_dmt.commands.train import run as main
+    from hf_dmt.report import figures
 
+    figures.PANELS = figures.PANELS[:1]  # the others are drawn and written as this one is
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115  (until the process ends)
     instants = Instants(folders, how.get("kill_at"), how.get("half_written"))
