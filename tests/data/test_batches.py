@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from hf_dmt.data.drawing.clean_images import CleanCollator, CleanDataset, fit_shorter_side, resize_mask
 from hf_dmt.data.drawing.sampler import BatchShape, Draw, PhaseBatchSampler
-from hf_dmt.data.drawing.samples import PairDataset, check_labels
+from hf_dmt.data.drawing.samples import PairDataset
 from hf_dmt.data.drawing.transforms import ImageView, PixelView
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
 from hf_dmt.data.reading.rows import FileRows
@@ -241,12 +241,18 @@ def test_masks_given_from_python_are_checked_when_read(masks: Any, message: str,
 
 
 def test_labels_given_from_python_are_checked_when_read() -> None:
-    """As for masks; -1 has a cause of its own."""
-    check_labels(np.array([0, 2, -100]), 3, "x")
-    with pytest.raises(ValueError, match=r"Label -1 in labeled image 7 .*marks an image without a label"):
-        check_labels(np.asarray(-1), 3, "labeled image 7")
-    with pytest.raises(ValueError, match=r"Label 3 in x is outside 0..2 \(3 classes\).*--id2label"):
-        check_labels(np.asarray(3), 3, "x")
+    """Silent: of a set that decodes its images, not every label was looked at before training; 1.5 would be class 1."""
+    for label, message in ((7, "Labeled image 0 has label 7, and the pair has 3 classes"), (1.5, "whole number")):
+        samples = PairDataset(
+            [{"image": files.image(1), "label": label}],
+            None,
+            dict.fromkeys("ab"),
+            task=IMAGES,
+            image_size=8,
+            num_classes=3,
+        )
+        with pytest.raises(ValueError, match=message):
+            samples[Draw("a", False, 0, 1), Draw("b", False, 0, 2)]
 
 
 # ---- clean images ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..labels.items import check_label
 from ..labels.pseudo_labels import ImageLabels, PixelLabels
 from ..reading.masks import to_mask
 from ..reading.sources import ImageSet, at_side, check_mask_size, decoded_item, name_of
@@ -105,9 +106,8 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
             stored = self.pseudo[draw.member]
             assert isinstance(stored, ImageLabels)
             return int(stored.labels[draw.row]), stored.confidence[draw.row]
-        label = int(item["label"])
-        check_labels(np.asarray(label), self.num_classes, f"labeled image {name}")
-        return label, np.float32(1)
+        # Again: of a set that decodes its images for a look at a label, only some were seen before training.
+        return check_label(item["label"], f"Labeled image {name}", self.num_classes), np.float32(1)
 
     def _pixel_target(
         self, draw: Draw, item: Mapping[str, Any], name: str, full_size: tuple[int, int], fitted: Image.Image
@@ -120,7 +120,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
             assert isinstance(stored, PixelLabels)
             return stored.selected(draw.row)
         mask = to_mask(item["mask"], name)
-        check_labels(mask, self.num_classes, f"the mask of labeled image {name}")
+        check_mask_values(mask, self.num_classes, f"the mask of labeled image {name}")
         check_mask_size(mask.shape, full_size, name)
         return resize_mask(mask, size), None
 
@@ -130,20 +130,17 @@ def _seen(view: Callable[..., Any], inputs: tuple[Any, ...], seed: int) -> Any:
         return view(*inputs)
 
 
-def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
-    """Labels are checked on the CPU when they are read: on a GPU the same mistake ends the process without a name.
+def check_mask_values(mask: np.ndarray, num_classes: int, where: str) -> None:
+    """Masks are checked on the CPU when they are read: on a GPU the same mistake ends the process without a name.
 
     Raises:
-        ValueError: a label outside 0..num_classes-1 that is not -100.
+        ValueError: a value outside 0..num_classes-1 that is not -100.
     """
-    wrong = labels[(labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_classes))]
+    wrong = mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask >= num_classes))]
     if wrong.size:
         found = int(wrong.flat[0])
-        cause = "A missing class is named with --id2label."
-        if labels.ndim:
-            cause = (
-                f"If {found} is void, name it with --ignore_index; in arrays given from Python, void is -100. {cause}"
-            )
-        elif found < 0:
-            cause = "-1 usually marks an image without a label: move it to the unlabeled images."
-        raise ValueError(f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). {cause}")
+        raise ValueError(
+            f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). If {found} is void, "
+            "name it with --ignore_index; in arrays given from Python, void is -100. A missing class is named with "
+            "--id2label."
+        )

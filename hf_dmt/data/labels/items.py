@@ -1,4 +1,4 @@
-"""Labels of image sets given from Python, looked at before training: is each of them a class?"""
+"""Labels of images given from Python: is each of them a class? Asked before training, and again when one is read."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def check_item_labels(source: Any, role: str, class_names: Sequence[str]) -> Non
         ValueError: the first item with a label that is no class, and why.
     """
     for position, label in _labels(source):
-        if fault := _fault(label, class_names):
-            raise ValueError(f"Item {position} of {role} {fault}")
+        check_label(label, f"Item {position} of {role}", len(class_names), class_names)
 
 
 def _labels(source: Any) -> Sequence[tuple[int, Any]]:
@@ -36,17 +35,31 @@ def _labels(source: Any) -> Sequence[tuple[int, Any]]:
     return [(position, source[position].get("label")) for position in positions.tolist()]
 
 
-def _fault(label: Any, class_names: Sequence[str]) -> str | None:
-    """What is wrong with a label, as the end of a sentence."""
-    count = len(class_names)
+def check_label(label: Any, where: str, num_classes: int, class_names: Sequence[str] = ()) -> int:
+    """The class that a label of an image is, an int in 0..num_classes-1.
+
+    Args:
+        where: the start of the error's sentence. class_names: where they are known, to explain a name given as a label.
+
+    Raises:
+        ValueError: the label is not one class: what it is, and what to give instead.
+    """
     if isinstance(label, (Tensor, np.ndarray)) and label.ndim == 0:
         label = label.item()
+    if fault := _fault(label, num_classes, class_names):
+        raise ValueError(f"{where} {fault}")
+    return int(label)
+
+
+def _fault(label: Any, count: int, names: Sequence[str]) -> str | None:
+    """What is wrong with a label, as the end of a sentence."""
     if label is None:
         return "has no label. Move images without one to unlabeled_dataset."
     if isinstance(label, str):
-        known = f"{label!r} is number {list(class_names).index(label)}" if label in class_names else "the order is"
-        order = "" if label in class_names else f" {list(class_names)[:5]}"
-        return f"has the label {label!r}, and a label is the number of a class: {known}{order}."
+        known = f"0 to {count - 1}"
+        if names:
+            known = f"{label!r} is number {names.index(label)}" if label in names else f"the order is {list(names[:5])}"
+        return f"has the label {label!r}, and a label is the number of a class: {known}."
     if isinstance(label, (list, tuple, np.ndarray, Tensor)):
         return (
             f"has a label with {len(label)} values. A label is one number: of one-hot labels the position of the 1 "
@@ -57,8 +70,8 @@ def _fault(label: Any, class_names: Sequence[str]) -> str | None:
     if label != label or float(label) != int(label):
         return f"has the label {label}, and the number of a class is a whole number."
     if not 0 <= label < count:
-        return (
-            f"has label {int(label)}, and the pair has {count} classes, 0 to {count - 1}. Build it with id2label for "
-            "all classes, or correct the labels."
-        )
+        remedy = "Build it with id2label for all classes, or correct the labels."
+        if label == -1:
+            remedy = "-1 usually marks an image without a label: move it to unlabeled_dataset."
+        return f"has label {int(label)}, and the pair has {count} classes, 0 to {count - 1}. {remedy}"
     return None
