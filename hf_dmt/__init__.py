@@ -1,6 +1,6 @@
 """Dynamic Mutual Training for the Hugging Face stack: two models that learn from each other's pseudo labels.
 
-The public names are imported when they are first used, so that `hf-dmt --help` does not wait for torch.
+Public names are imported on first use, so that `hf-dmt --help` does not load torch.
 """
 
 import importlib

@@ -1,7 +1,8 @@
-"""`hf-dmt COMMAND ...`, also `python -m hf_dmt COMMAND ...`.
+"""The `hf-dmt COMMAND ...` command line, also `python -m hf_dmt COMMAND ...`.
 
-Each command is a module of `hf_dmt/commands/` with `main(argv) -> exit code`. Only the one that is called is imported:
-torch and transformers take seconds, which `hf-dmt --help` should not.
+Each command is a module in `hf_dmt/commands/` with `main(argv) -> exit code`. Only the requested one is imported,
+because
+torch and transformers take seconds to load and `hf-dmt --help` should not.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ COMMANDS = {
     "train": "train two models on few labels and many unlabeled images (no flags: embedded digits)",
     "check": "dry run of train: validate data and models, estimate time and memory",
     "predict": "label a folder or data set with a trained pair",
-    "compare": "compare methods on one split, one pair of models and one budget",
-    "queue": "export the images on which two models disagree most, for a person to label",
-    "demo": "open a trained pair in the browser",
-    "push": "publish a run's pair, or its pseudo labels, on the Hub",
-    "env": "print versions and hardware, for a bug report",
+    "compare": "compare methods on the same splits, models and number of image passes",
+    "queue": "export the images on which the two models disagree most, for labeling",
+    "demo": "try a trained pair in the browser",
+    "push": "publish a trained pair, or its pseudo labels, on the Hub",
+    "env": "print versions and hardware for a bug report",
 }
 
 EXAMPLES = """\
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Its exit code; 2 where there is no such command, 130 after Ctrl-C.
+        Its exit code; 2 for an unknown command, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help", "help"):
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"Did you mean `hf-dmt {near[0]}`?" if near else f"Choose one of: {', '.join(COMMANDS)}."
-        print(f"hf-dmt: error: There is no command {name!r}. {hint}", file=sys.stderr)
+        print(f"hf-dmt: error: Unknown command {name!r}. {hint}", file=sys.stderr)
         return 2
     try:
         command = importlib.import_module(f"hf_dmt.commands.{name}")

@@ -523,7 +523,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         f"{ANIMALS} --pair {{}}/pair",
         r"pair' predicts 2 classes",
         r"the data has 3",
-        r"Give data of",
+        r"Use data with",
     ),
     "images beside masks": (
         "--dataset_name {}/scenes --model_a tiny:vit --model_b tiny:vit",

@@ -1,1 +1,1 @@
-"""The commands a user types, one file each."""
+"""The subcommands of `hf-dmt`, one file each."""

@@ -1,4 +1,4 @@
-"""`hf-dmt check`: what `hf-dmt train` with the same flags would meet. Trains nothing, writes nothing."""
+"""`hf-dmt check`: dry run of `hf-dmt train` with the same flags. It trains nothing and writes nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from .train import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check; returns 0 if the run can be started, 1 if there is a problem, 2 for a mistake in what was given."""
+    """Run the check; returns 0 if the run can start, 1 if there is a problem, 2 for invalid arguments."""
     given = list(sys.argv[1:] if argv is None else argv)
     return start("train", [*given, "--check"], run)

@@ -1,4 +1,4 @@
-"""`hf-dmt compare`: methods on one split, one pair of models and one budget: does it help, and at what cost.
+"""`hf-dmt compare`: compare methods on the same splits, models and compute budget.
 
     hf-dmt compare --suite smoke
     hf-dmt compare --suite cpu --sets digits --seeds 0 1 2
@@ -6,17 +6,17 @@
     hf-dmt compare --arms dmt --seeds 0 1 2 3 4
     hf-dmt compare -- --dataset_name my_images --num_labeled 200 --model_a ...
 
-Without `--suite` the flags after `--` say what is trained on (none: the embedded digits). Every run is a call of
-`hf-dmt train`; for every seed `--split_seed` and `--seed` are set to it, so all methods see one split. A data set needs
-a train and a test split; where it has no validation split, evaluation images are taken from the labeled ones.
+Without `--suite`, the flags after `--` set the data and models (default: the embedded digits). Every run is a call of
+`hf-dmt train`. Each seed is used as `--split_seed` and `--seed`, so all methods see the same split. A data set needs a
+train and a test split; if it has no validation split, some labeled images are held out.
 
-The budget is counted in image passes: an image forward and backward through one member is 1, forward alone 1/3; passes
-that label and passes that weigh count, evaluation does not. `dmt` is run first and its passes are what every other
-method is given. The headline is the last weights; beside it stands the checkpoint that is best on the eval split.
-`--trials N` tries N learning rates per method on `--tuning_seeds` and keeps the best on the eval split.
+The budget is the number of image passes: one image forward and backward through one model counts 1, forward only 1/3.
+Passes for labels and weights count, evaluation does not. `dmt` runs first, and every other method gets as many passes.
+The headline score is that of the last weights; the best checkpoint on the eval split is listed, too. `--trials N` tries
+N learning rates per method on `--tuning_seeds` and keeps the one that is best on the eval split.
 
-Every run leaves its own JSON under `--output_dir`, and a repeated command goes on where it was interrupted. For every
-data set it ends with tables, a figure and one sentence: `comparison.md`, `comparison.png`, `comparison.json`.
+Every run leaves a JSON file in `--output_dir`, and a repeated command continues where it stopped. For every data set,
+the command ends with tables, a figure and a one-sentence summary: `comparison.md`, `comparison.png`, `comparison.json`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .comparison import BASELINE, ORACLE, REFERENCE
 from .train import RECIPES
 from .train import run as train
 
-FORWARD = 1 / 3  # image passes of a forward alone
+FORWARD = 1 / 3  # image passes of a forward pass
 EQUAL = "equal-pair"
 
 ARMS: dict[str, list[str]] = {
@@ -56,12 +56,12 @@ ARMS: dict[str, list[str]] = {
     "dmt-online": ["--strategy", "online"],
     "cps": ["--method", "cps"],
     "online-st": ["--method", "online-st"],
-    # As settings of the family: own hard labels of a weak view above 0.95, learned on a strong one; own hard labels of
-    # averaged weights.
+    # Variants expressed as settings of this package: hard labels above 0.95 from the model's own weak view, learned on
+    # a strong view; hard labels from averaged weights.
     "fixmatch": ["--method", "online-st", "--online_threshold", "0.95", "--augmentation", "strong"],
     "mean-teacher": ["--method", "online-st", "--online_threshold", "0", "--ema_decay", "0.99"],
     "graph": ["--labeler", "graph"],
-    ORACLE: ["--method", "supervised"],  # on all labels
+    ORACLE: ["--method", "supervised"],  # with all labels
 }
 
 # One knob of dmt at a time.
@@ -74,15 +74,15 @@ SETTINGS: dict[str, list[str]] = {
     "restart-initial": ["--restart", "initial", "--gamma_schedule", "ramp"],
     "no-ema": ["--ema_decay", "0"],
     "augmentation-strong": ["--augmentation", "strong"],
-    EQUAL: [],  # twice model b, with its learning rate
+    EQUAL: [],  # model b twice, with its learning rate
 }
 
 _SMALL = ["--logging_steps", "50", "--per_device_eval_batch_size", "128", "--warmup_steps", "0.05"]
 _CIFAR_CPU = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "32", "--learning_rate", "2e-3",
               "--learning_rate_b", "1e-3", "--labeled_batch_size", "16", "--pseudo_batch_size", "48",
               "--num_labeled", "1000", "--supervised_epochs", "80", "--phase_epochs", "0.4", *_SMALL]  # fmt: skip
-# Sized for 25 minutes an arm on one H200; no such machine was at hand to confirm it. Of 5,000 and 1,250 labels a fifth
-# is held out for evaluation.
+# Sized for 25 minutes per method on one H200, but not measured on one. A fifth of the 5,000 and 1,250 labels is held
+# out for evaluation.
 _WRN_GPU = ["--dataset_name", "{cifar10}", "--model_a", "paper:wrn-28-2", "--model_b", "paper:wrn-28-2",
             "--image_size", "32", "--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true", "--learning_rate",
             "0.1", "--weight_decay", "5e-4", "--lr_scheduler_type", "cosine", "--labeled_batch_size", "64",
@@ -98,7 +98,7 @@ _CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation"
                "--supervised_epochs", "150", "--phase_epochs", "2", "--label_ratios", "0.2", "0.4", "0.6",
                "--test_split", "validation", *_SMALL]  # fmt: skip
 
-# Two networks from ImageNet on photographs. Of the labels a fifth is held out: 30, 60 and 150 are trained on.
+# Two ImageNet networks on photographs. A fifth of the labels is held out; 30, 60 and 150 are trained on.
 _TRASHNET = ["--dataset_name", "{trashnet}", "--model_a", "{lite2}", "--model_b", "{mobilenet}", "--image_size", "128",
              "--labeled_batch_size", "8", "--pseudo_batch_size", "24", "--phase_epochs", "1", *_SMALL]  # fmt: skip
 _HEADS = [*_TRASHNET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
@@ -111,7 +111,7 @@ _CAMVID_PRETRAINED = ["--task", "semantic-segmentation", "--dataset_name", "{cam
                       "--supervised_epochs", "60", "--phase_epochs", "1", "--label_ratios", "0.2", "0.4", "0.6",
                       "--test_split", "validation", *_SMALL]  # fmt: skip
 
-# Per suite and data set the flags of `hf-dmt train`; {name} is what was given with --data name=FOLDER.
+# The flags of `hf-dmt train` per suite and data set; {name} is the folder given as --data name=FOLDER.
 SUITES: dict[str, dict[str, list[str]]] = {
     "smoke": {"digits": ["--supervised_epochs", "4", "--phase_epochs", "0.05", "--per_device_eval_batch_size", "500"]},
     "cpu": {
@@ -137,7 +137,7 @@ SUITES: dict[str, dict[str, list[str]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare; returns 0, or 2 for a mistake in what was given."""
+    """Run the comparison; returns 0, or 2 for invalid arguments."""
     own, flags = list(sys.argv[1:] if argv is None else argv), []
     if "--" in own:
         own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
-    """Make every run that is not there yet, and write what they came to."""
+    """Run everything that is missing, and write the comparison."""
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
@@ -161,7 +161,7 @@ def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
         for seed in arguments.seeds:
             for arm in names:
                 if arm == ORACLE and bench.run(REFERENCE, seed)["unlabeled_from"]:
-                    print("oracle is left out: the unlabeled images are a set of their own, without labels to train on")
+                    print("skipping oracle: the unlabeled images are a separate set without labels to train on")
                     continue
                 bench.run(arm, seed, factor=factors.get(arm, 1.0))
         comparison.write(folder / name, name, settings=SETTINGS)
@@ -171,27 +171,29 @@ def parse_own(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hf-dmt compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--suite", choices=SUITES, help="data sets and sizes; default: the flags after --")
-    parser.add_argument("--sets", nargs="+", help="only these data sets of the suite")
-    parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="where a data set is")
+    parser.add_argument("--suite", choices=SUITES, help="predefined data sets and sizes (default: the flags after --)")
+    parser.add_argument("--sets", nargs="+", help="use only these data sets of the suite")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="folder of a data set")
     parser.add_argument(
         "--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *SETTINGS], metavar="ARM",
         help=f"methods: {', '.join(ARMS)}; settings of dmt: {', '.join(SETTINGS)} (default: all methods)",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits that are reported")
-    parser.add_argument("--trials", type=int, default=1, choices=range(1, len(TRIED) + 1), help="learning rates tried")
-    parser.add_argument("--tuning_seeds", type=int, nargs="+", default=[1000], help="splits they are tried on")
-    parser.add_argument("--output_dir", default="runs/comparison", help="where every run's figures are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits to report")
+    parser.add_argument(
+        "--trials", type=int, default=1, choices=range(1, len(TRIED) + 1), help="number of learning rates to try"
+    )
+    parser.add_argument("--tuning_seeds", type=int, nargs="+", default=[1000], help="splits to try them on")
+    parser.add_argument("--output_dir", default="runs/comparison", help="folder for the results of every run")
     arguments = parser.parse_args(argv)
     if both := set(arguments.seeds) & set(arguments.tuning_seeds):
-        parser.error(f"seeds {sorted(both)} are both tuned on and reported; choose other --tuning_seeds")
+        parser.error(f"--seeds and --tuning_seeds overlap in {sorted(both)}; choose other --tuning_seeds")
     if arguments.sets and not set(arguments.sets) <= set(SUITES.get(arguments.suite, ())):
         parser.error(f"--sets are of a suite: {SUITES.get(arguments.suite) and ', '.join(SUITES[arguments.suite])}")
     return arguments
 
 
 def data_sets(arguments: argparse.Namespace, flags: list[str]) -> dict[str, list[str]]:
-    """Flags by data set; those of a suite whose folder was not given are left out, and said so."""
+    """Flags by data set. Data sets whose folder was not given are skipped with a message."""
     if arguments.suite is None:
         return {"data": flags}
     folders = dict(entry.split("=", 1) for entry in arguments.data)
@@ -201,7 +203,7 @@ def data_sets(arguments: argparse.Namespace, flags: list[str]) -> dict[str, list
         if arguments.sets and name not in arguments.sets:
             continue
         if missing := [need for need in needs if need not in folders]:
-            print(f"{name} is left out: its images are not given (--data {missing[0]}=FOLDER)")
+            print(f"skipping {name}: give its folder with --data {missing[0]}=FOLDER")
             continue
         found[name] = [flag.format(**folders) if flag.startswith("{") else flag for flag in base] + flags
     return found
@@ -211,7 +213,7 @@ def data_sets(arguments: argparse.Namespace, flags: list[str]) -> dict[str, list
 
 
 def image_passes(results: dict[str, Any]) -> list[float]:
-    """Image passes of every phase of a run: forward and backward 1, forward alone 1/3; both members together."""
+    """Image passes of each phase of a run, summed over both models: forward and backward 1, forward only 1/3."""
     knobs = results["knobs"]
     batch = knobs["labeled_batch_size"] + knobs["pseudo_batch_size"]
     passes = []
@@ -219,7 +221,7 @@ def image_passes(results: dict[str, Any]) -> list[float]:
         on_unlabeled = entry["phase"] > 0
         in_turns = results.get("settings", {}).get("member_schedule") == "alternate"
         members = 1 if in_turns or (on_unlabeled and knobs["exchange"] == "sequential") else 2
-        # The teacher's view of every image of a batch; with mixup, the pass that the weights come from.
+        # The teacher's view of every image in the batch; with mixup, the pass that computes the weights.
         without_gradient = on_unlabeled * FORWARD * ((knobs["strategy"] == "online") + (knobs["mixup_alpha"] > 0))
         labeling = 2 * FORWARD * results["num_unlabeled"] if entry["pseudo_labels"] else 0.0
         passes.append(members * entry["steps"] * batch * (1 + without_gradient) + labeling)
@@ -227,11 +229,12 @@ def image_passes(results: dict[str, Any]) -> list[float]:
 
 
 def at_budget_of(reference: dict[str, Any], knobs: Knobs) -> list[str]:
-    """Flags that give a method with these knobs the image passes of a finished run; [] where it has them anyway."""
+    """Flags that give a method with these knobs as many image passes as a finished run; [] if it already has as
+    many."""
     first, *others = image_passes(reference)
     batch = knobs.labeled_batch_size + knobs.pseudo_batch_size
     if not knobs.label_ratios:
-        # One phase, cut at the number of updates that the passes are good for.
+        # A single phase, limited to the number of updates that the budget allows.
         return ["--supervised_epochs", "1e6", "--max_steps", str(round((first + sum(others)) / (2 * batch)))]
     left, unlabeled = sum(others), reference["num_unlabeled"]
     if knobs.strategy == "online":
@@ -249,35 +252,36 @@ def at_budget_of(reference: dict[str, Any], knobs: Knobs) -> list[str]:
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
-# Learning rates tried, as multiples of the suite's.
+# Learning rates to try, as multiples of the suite's.
 TRIED = (1.0, 0.5, 2.0, 0.25)
-CHECKPOINTS = 6  # looks at the eval split of a method that has no phases: as many as dmt has
+CHECKPOINTS = 6  # evaluations of a method without phases: as many as dmt has
 
 
 class Bench:
-    """All runs on one data set; each leaves `<arm>-seed-<n>.json` in the folder.
+    """All runs on one data set; each writes `<arm>-seed-<n>.json` to the folder.
 
     Args:
-        base: flags of every run. in_process: run here instead of in a process of their own: fast, but the peak memory
-            is then that of all runs so far.
+        base: flags of every run.
+        in_process: run in this process instead of a subprocess. This is faster, but the peak memory then includes all
+            previous runs.
     """
 
     def __init__(self, folder: Path, base: list[str], *, in_process: bool) -> None:
         self.folder, self.base, self.in_process = folder, base, in_process
 
     def check(self) -> None:
-        """Ends before anything is trained where there is no eval or no test split to compare on."""
+        """Exit before training if there is no eval or test split to compare on."""
         model, data, _ = parse([*self.base, "--output_dir", "unused"], RECIPES)
         images = assemble(data, model.task)
         if images.evaluation is None or images.test is None:
             raise SystemExit(
                 f"{data.dataset_name} has no {'eval' if images.evaluation is None else 'test'} split to compare "
-                "methods on. Name it (--eval_split, --test_split), or label at least 10 images, of which some are then "
+                "methods on. Name it (--eval_split, --test_split), or label at least 10 images, so that some can be "
                 "held out for evaluation."
             )
 
     def tune(self, arms: Sequence[str], trials: int, seeds: Sequence[int]) -> dict[str, float]:
-        """Per arm the learning rate, as a multiple of the suite's, with the best mean score on the eval split."""
+        """The learning rate of each arm, as a multiple of the suite's, with the best mean score on the eval split."""
         best = {}
         for arm in arms:
             tried = {}
@@ -290,7 +294,7 @@ class Bench:
         return best
 
     def run(self, arm: str, seed: int, *, factor: float = 1.0, trial: bool = False) -> dict[str, Any]:
-        """The record of one run, read if it is there, else made now."""
+        """The record of one run: loaded if it exists, otherwise created by running it."""
         name = f"{arm}-seed-{seed}" + (f"-rate-{factor:g}" if trial else "")
         file = self.folder / ("trials" if trial else "runs") / f"{name}.json"
         flags = self.flags(arm, seed, factor)
@@ -299,14 +303,16 @@ class Bench:
             if record["flags"] != flags:
                 raise SystemExit(
                     f"{file} was run with other settings:\n  then: {' '.join(record['flags'])}\n  now:  "
-                    f"{' '.join(flags)}\nGive another --output_dir, or delete the file to run it again."
+                    f"{' '.join(flags)}\nUse another --output_dir, or delete the file to repeat the run."
                 )
             return record
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             code, output = self._call([*flags, "--output_dir", folder])
             if code:
-                raise SystemExit(f"{name}: hf-dmt train ended with {code} for: {' '.join(flags)}\n{output[-4000:]}")
+                raise SystemExit(
+                    f"{name}: hf-dmt train exited with code {code} for: {' '.join(flags)}\n{output[-4000:]}"
+                )
             results, split = (json.loads((Path(folder) / f).read_text()) for f in ("dmt_results.json", "split.json"))
         record = {
             "arm": arm,

@@ -1,4 +1,4 @@
-"""What a comparison of methods came to: tables, a figure and a sentence, from the files that its runs left."""
+"""The result of a comparison of methods: tables, a figure and a summary, from the files that its runs wrote."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCORES = ("weight", "disagreement", "confidence")
 
 @dataclass(frozen=True)
 class Run:
-    """One run's file, as `hf-dmt compare` wrote it. Scores are fractions by `a`, `b`, `ensemble`."""
+    """The file of one run, as written by `hf-dmt compare`. Scores are fractions by `a`, `b`, `ensemble`."""
 
     record: dict[str, Any]
 
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def peak_memory(self) -> float | None:
-        """MiB; None where the run shared its process with others."""
+        """In MiB; None if the run shared its process with others."""
         return self.results["peak_memory_bytes"] / 2**20 if self.record["own_process"] else None
 
     @property
@@ -68,15 +68,16 @@ class Run:
     def _scores(self, figures: dict[str, Any] | None) -> dict[str, float]:
         if figures is None:
             raise ValueError(
-                f"{self.record['arm']}, seed {self.record['seed']}, was not scored on all splits: give a test split "
-                "(--test_split), and an eval split (--eval_split, or 10 labeled images of which some are held out)."
+                f"{self.record['arm']}, seed {self.record['seed']}, was not scored on all splits: add a test split "
+                "(--test_split) and an eval split (--eval_split, or at least 10 labeled images, some of which are "
+                "then held out)."
             )
         return {name: figures[name][TASKS[self.results["task"]].metric] for name in ("a", "b", "ensemble")}
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over splits and half the width of its 95 % interval (Student's t); None of a single split."""
+    """A mean over splits and half the width of its 95 % interval (Student's t), which is None for a single split."""
 
     mean: float
     half: float | None
@@ -92,7 +93,7 @@ class Interval:
 
 
 def members(scores: dict[str, float]) -> float:
-    """The figure of a pair: the mean of a and b."""
+    """The score of a pair: the mean of a and b."""
     return (scores["a"] + scores["b"]) / 2
 
 
@@ -100,7 +101,7 @@ def load(folder: Path) -> dict[str, dict[int, Run]]:
     """Runs by arm and seed.
 
     Raises:
-        ValueError: runs of one seed that saw other labeled images; the oracle may.
+        ValueError: runs with the same seed saw different labeled images. The oracle is exempt.
     """
     runs: dict[str, dict[int, Run]] = {}
     for file in sorted((folder / "runs").glob("*.json")):
@@ -111,18 +112,20 @@ def load(folder: Path) -> dict[str, dict[int, Run]]:
             expected = runs[REFERENCE][seed].record["split"]
             parts = ("eval", "test") if arm == ORACLE else ("labeled", "unlabeled", "eval", "test")
             if changed := [part for part in parts if run.record["split"][part] != expected[part]]:
-                # An oracle without an eval split of its own holds out more of its labels: nothing to compare there.
+                # An oracle without its own eval split holds out more of its labels, so there is nothing to compare.
                 if arm == ORACLE and changed == ["eval"]:
                     continue
-                raise ValueError(f"{arm} and {REFERENCE} of seed {seed} differ in their {', '.join(changed)} images; "
-                                 f"delete one of them from {folder / 'runs'} and run again.")  # fmt: skip
+                raise ValueError(
+                    f"{arm} and {REFERENCE} with seed {seed} have different {', '.join(changed)} images; delete one "
+                    f"of them from {folder / 'runs'} and run again."
+                )
     return runs
 
 
 def rows(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
-    """One row per method or setting, in the order of its figure: labels alone first, the oracle last.
+    """One row per method or setting, sorted by score, with labels alone first and the oracle last.
 
-    Phase 0 is a run's own; labels alone, in one phase, are compared with the reference's.
+    A run is compared with its own phase 0; labels alone, in one phase, with the reference's.
     """
     reference = runs[REFERENCE]
     entries: list[tuple[str, dict[int, Run], Callable[[Run], dict[str, float]]]] = [
@@ -183,7 +186,7 @@ SETTING_COLUMNS = (*COLUMNS[:2], ("over_reference", f"over {REFERENCE}", "+"), C
 
 
 def table(found: list[dict[str, Any]], metric: str, columns: tuple[tuple[str, str, str], ...] = COLUMNS) -> str:
-    """The rows as Markdown, in points."""
+    """The rows as a Markdown table, in points."""
 
     def cell(row: dict[str, Any], key: str, form: str) -> str:
         value = row.get(key)
@@ -200,7 +203,7 @@ def table(found: list[dict[str, Any]], metric: str, columns: tuple[tuple[str, st
 
 
 def per_run(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
-    """What every run came to, so that differences can be paired again without the runs' own files."""
+    """The scores of every run, so that differences can be paired again without the runs' files."""
     return [
         {
             "arm": arm,
@@ -217,9 +220,9 @@ def per_run(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
 
 
 def separation(runs: dict[int, Run]) -> list[dict[str, Any]]:
-    """Per phase and maker of labels, over the splits where they are known: mean AUROCs, and the calibration curve.
+    """For each phase and maker of labels, averaged over splits with known labels: AUROCs and the calibration curve.
 
-    `right` is the share of right labels and `sure` the mean confidence, both of all labels before selection.
+    `right` is the share of right labels and `sure` the mean confidence, both over all labels before selection.
     """
     found = []
     phases = {entry["phase"] for run in runs.values() for entry in run.results["phases"] if entry["pseudo_labels"]}
@@ -266,7 +269,7 @@ def separation_table(found: list[dict[str, Any]]) -> str:
 
 
 def sentence(found: list[dict[str, Any]], name: str, metric: str) -> str:
-    """What the unlabeled images gained, at how many times the cost."""
+    """How much the unlabeled images gained, and at what cost."""
     by_name = {row["method"]: row for row in found}
     ours = by_name[REFERENCE]
     parts = []
@@ -278,15 +281,18 @@ def sentence(found: list[dict[str, Any]], name: str, metric: str) -> str:
     best = max(others, key=lambda row: row["members"].mean)
     end = f"; the best method was {best['method']} with {best['members'].text()}." if len(others) > 1 else "."
     if not parts:
-        return f"{name}: {REFERENCE} came to {ours['members'].text()} points of {metric}{end}"
-    return f"{name}: to {REFERENCE} the unlabeled images were worth, in points of {metric}, {' and '.join(parts)}{end}"
+        return f"{name}: {REFERENCE} scored {ours['members'].text()} points of {metric}{end}"
+    return (
+        f"{name}: with {REFERENCE} the unlabeled images were worth, in points of {metric}, {' and '.join(parts)}{end}"
+    )
 
 
 def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
-    """Print tables and sentence, and leave `comparison.json`, `comparison.md` and `comparison.png` in the folder.
+    """Print the tables and the summary, and write `comparison.json`, `comparison.md` and `comparison.png` to the
+    folder.
 
     Args:
-        settings: arms that are settings of the reference and no methods: they have a table of their own.
+        settings: arms that are settings of the reference rather than methods; they get a table of their own.
     """
     runs = load(folder)
     first = next(iter(runs[REFERENCE].values())).results
@@ -300,15 +306,20 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
              "intervals are 95 %, over splits")  # fmt: skip
     parts = [f"### {name}", facts, table(found, metric), sentence(found, name, metric)]
     if first["num_eval"] > first["num_labeled"]:
-        parts.insert(2, "The eval split is larger than the labeled set, more than its user would hold back: what is "
-                        "chosen on it (best on eval, tuning) is flattered.")  # fmt: skip
+        parts.insert(2, (
+            "The eval split is larger than the labeled set, which is unrealistic, so results chosen on it (best on "
+            "eval, tuning) are optimistic."
+        ))  # fmt: skip
     if len(varied) > 1:
         heading = (
-            f"{REFERENCE} with one setting changed, each against the same splits of {REFERENCE} and its own phase 0:"
+            f"{REFERENCE} with one setting changed, compared with {REFERENCE} on the same splits and with its own "
+            "phase 0:"
         )
         parts += [heading, table(varied, metric, SETTING_COLUMNS)]
     if judged:
-        heading = f"How well right labels are told from wrong ones ({REFERENCE}, AUROC on the clean unlabeled images):"
+        heading = (
+            f"How well right labels are separated from wrong ones ({REFERENCE}, AUROC on the clean unlabeled images):"
+        )
         parts += [heading, separation_table(judged)]
     text = "\n\n".join(parts) + "\n"
     print(text, flush=True)
@@ -323,7 +334,8 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
 
 
 def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str) -> bytes:
-    """PNG: every method's figure with its interval; the AUROCs per phase, and the calibration of the first and last."""
+    """A PNG with every method's score and interval, the AUROCs per phase, and the calibration in the first and last
+    phase."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(10, 0.9 + 0.28 * max(16 if judged else 8, len(found))), layout="constrained")
@@ -337,7 +349,7 @@ def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str
                           color=color, capsize=2, label=label)  # fmt: skip
     left.set_yticks(range(len(found)), [row["method"] for row in reversed(found)])
     left.set_title(f"{title}, test (95 % interval)", fontsize=10, loc="left")
-    left.set_xlim(right=min(left.get_xlim()[1], 101))  # the interval of two splits is wide enough for more
+    left.set_xlim(right=min(left.get_xlim()[1], 101))  # intervals over two splits can be very wide
     left.grid(axis="x", linewidth=0.4)
     left.legend(fontsize=8)
     for column, maker in enumerate("ab" if judged else "", start=1):

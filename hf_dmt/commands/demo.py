@@ -1,4 +1,4 @@
-"""`hf-dmt demo`: upload an image in the browser, see what each model of a pair says and where they disagree.
+"""`hf-dmt demo`: upload an image in the browser, and see what each model of a pair predicts and where they disagree.
 
 hf-dmt demo PAIR                      a folder or a repository on the Hub; needs: pip install "hf-dmt[demo]"
 hf-dmt demo PAIR --write_space DIR    the same page as a Space: upload DIR as it is
@@ -29,20 +29,20 @@ from ..training.settings.command_line import print_error
 try:
     import gradio as gr
 except ModuleNotFoundError:
-    sys.exit('hf-dmt: error: the page is made with Gradio, which is not installed: pip install "hf-dmt[demo]"')
+    sys.exit('hf-dmt: error: The demo needs Gradio, which is not installed: pip install "hf-dmt[demo]"')
 
 NAMES = ("a", "b", "ensemble")
-# The usual theme loads its letters from the web; a page on a machine without one should look the same.
+# Gradio's default theme loads fonts from the web; the page should look the same offline.
 LOOK: dict[str, Any] = {
     "theme": gr.themes.Default(font="system-ui", font_mono="monospace"),
-    "css": "#image img { width: 100%; height: 100%; object-fit: contain }",  # tiny images are shown large
+    "css": "#image img { width: 100%; height: 100%; object-fit: contain }",  # show tiny images enlarged
 }
-_SHOWN_SIDE = 1024  # pixels; larger photographs are shrunk before they are predicted
+_SHOWN_SIDE = 1024  # pixels; larger photos are shrunk before prediction
 _CONTRADICTION = "#e02020"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the page until interrupted, or write the Space; returns 0, or 2 for a mistake in what was given."""
+    """Serve the page until interrupted, or write the Space; returns 0, or 2 for invalid arguments."""
     args = _parser().parse_args(argv)
     fail_fast_offline()
     try:
@@ -59,14 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def page(pair: ModelPair, title: str) -> gr.Blocks:
-    """The page: an image goes in; a, b, the ensemble and their disagreement come out."""
+    """The page: takes an image, shows the predictions of a, b and the ensemble, and where a and b disagree."""
     pixels = pair.task == "semantic-segmentation"
     colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in class_colors(len(pair.class_names)).tolist()]
-    # Gradio shows HTML and images that stand in Markdown: a name must not fetch anything for who looks at it.
+    # Gradio renders HTML and images in Markdown, so names must be escaped.
     with gr.Blocks(title=printable(title), analytics_enabled=False) as blocks:
         gr.Markdown(
-            f"# {markdown_text(title)}\n"
-            "Two models that taught each other. Upload an image, and see where they disagree."
+            f"# {markdown_text(title)}\nTwo models that taught each other. Upload an image to see where they disagree."
         )
         with gr.Row():
             image = gr.Image(type="pil", label="image", elem_id="image", height=360)
@@ -95,7 +94,7 @@ def page(pair: ModelPair, title: str) -> gr.Blocks:
 
 
 def see_image(pair: ModelPair, image: Image.Image | None) -> list[Any]:
-    """Probabilities by class name of a, b and the ensemble, and a sentence on their agreement."""
+    """Probabilities by class name for a, b and the ensemble, and a sentence on whether they agree."""
     if image is None:
         return [None, None, None, ""]
     found = pair.pipeline().members(image.convert("RGB"))
@@ -111,7 +110,8 @@ def see_image(pair: ModelPair, image: Image.Image | None) -> list[Any]:
 
 
 def see_pixels(pair: ModelPair, image: Image.Image | None) -> list[Any]:
-    """Label maps of a, b and the ensemble over the image, where a and b differ, and a sentence on it."""
+    """Label maps of a, b and the ensemble drawn on the image, a map of where a and b differ, and a sentence about
+    it."""
     if image is None:
         return [None, None, None, None, ""]
     image = image.convert("RGB")
@@ -133,10 +133,11 @@ def see_pixels(pair: ModelPair, image: Image.Image | None) -> list[Any]:
 
 
 def write_space(source: str, pair: ModelPair, folder: Path) -> None:
-    """Write a folder that is a Space: the page, this package, its requirements, and the pair unless it is on the Hub.
+    """Write a folder that can be uploaded as a Space: the page, this package, its requirements, and the pair unless it
+    is on the Hub.
 
     Raises:
-        ValueError: `folder` has contents.
+        ValueError: `folder` is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--write_space {str(folder)!r} is not empty. Choose another folder.")
@@ -168,7 +169,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="hf-dmt demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pair", metavar="PAIR", help="output folder of a run, or a repository on the Hub")
-    parser.add_argument("--write_space", metavar="DIR", help="write the page as a Space into this folder, and stop")
-    parser.add_argument("--port", type=int, help="where the page is served (default: 7860, or the next free one)")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code that the models bring with them")
+    parser.add_argument(
+        "--write_space", metavar="DIR", help="write the page as a Space to this folder instead of serving it"
+    )
+    parser.add_argument("--port", type=int, help="port of the page (default: 7860, or the next free one)")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the models")
     return parser

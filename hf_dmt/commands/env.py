@@ -17,7 +17,7 @@ OPTIONAL = ("timm", "pillow-heif", "gradio", "imagehash", "deepspeed", "peft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the facts, one a line; returns 0."""
+    """Print the facts, one per line; returns 0."""
     parser = argparse.ArgumentParser(prog="hf-dmt env", description=__doc__, allow_abbrev=False)
     parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     print("\n".join(f"- {name}: {value}" for name, value in facts().items()))
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def facts() -> dict[str, str]:
-    """What a maintainer asks first. No path and no token."""
+    """What a maintainer needs to know first. Contains no paths and no tokens."""
     versions = {name: _version(name) or "not installed" for name in ("hf-dmt", *LIBRARIES)}
     optional = [f"{name} {version}" for name in OPTIONAL if (version := _version(name))]
     return {

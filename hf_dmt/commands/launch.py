@@ -1,7 +1,8 @@
-"""Start a command on as many processes as Accelerate's settings ask for.
+"""Start a command on as many processes as Accelerate is configured for.
 
-What `accelerate launch` would do with the user's `accelerate config`, with one difference: a run of one process runs in
-this one. A launcher around it would hold back signals, and importing torch twice takes seconds.
+This does what `accelerate launch` would do with the user's `accelerate config`, except that a run with one process
+stays
+in this process: a launcher around it would intercept signals, and importing torch twice takes seconds.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ from ..training.settings.command_line import UsageError, print_error
 
 # Passed on to Accelerate under the same names.
 PASSED_ON = {
-    "num_processes": "Processes to start, one per GPU (default: `accelerate config`, else one per GPU found)",
-    "num_machines": "Machines that take part",
-    "machine_rank": "Number of this machine, from 0",
+    "num_processes": "Training processes, one per GPU (default: `accelerate config`, or one per GPU)",
+    "num_machines": "Number of machines",
+    "machine_rank": "Index of this machine, from 0",
     "main_process_ip": "Address of machine 0",
-    "main_process_port": "Port on machine 0; another one for each run on a machine",
+    "main_process_port": "Port on machine 0; use a different one for each run on a machine",
     "gpu_ids": "GPUs to use, such as 0,1",
 }
-# What launchers set in the processes that they start.
+# Environment variables that launchers set for their processes.
 _LAUNCHED = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")
 
 
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """The launcher's flags, for parsing and for a command's help."""
+    """The launcher's flags, for parsing and for the help of a command."""
     parser.add_argument(
-        "--accelerate_config", metavar="FILE", help="Settings for Accelerate (default: what `accelerate config` wrote)"
+        "--accelerate_config",
+        metavar="FILE",
+        help="Accelerate config file (default: the one written by `accelerate config`)",
     )
     for name, about in PASSED_ON.items():
         parser.add_argument(f"--{name}", metavar=name.rpartition("_")[2].upper(), help=about)
@@ -50,13 +53,15 @@ def launcher_parser() -> argparse.ArgumentParser:
 
 
 def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) -> int:
-    """Run a command here, or as `python -m hf_dmt COMMAND` in processes of its own.
+    """Run a command in this process, or as `python -m hf_dmt COMMAND` in several processes.
 
     Args:
-        command: its name, for the processes. argv: its flags and the launcher's. run: the command itself.
+        command: its name, for the processes.
+        argv: its flags and those of the launcher.
+        run: the command itself.
 
     Returns:
-        The exit code; of several processes, that of the first which failed.
+        The exit code; with several processes, that of the first one that failed.
     """
     given, flags = launcher_parser().parse_known_args(list(argv))
     settings = {name: value for name, value in vars(given).items() if value is not None}
@@ -66,8 +71,8 @@ def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) ->
         if any(name in os.environ for name in _LAUNCHED):
             if settings:
                 raise UsageError(
-                    f"--{next(iter(settings))} is for the launcher, and this process was started by one already. Give "
-                    "it to that launcher (accelerate launch, torchrun), or call hf-dmt without one."
+                    f"--{next(iter(settings))} is for the launcher, but this process was already started by one. Pass "
+                    "it to that launcher (accelerate launch, torchrun), or run hf-dmt without one."
                 )
             return run(flags)
         options = _options(command, settings, flags)
@@ -76,17 +81,17 @@ def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) ->
         return 2
     if _one_process(options):
         _, environment = prepare_simple_launcher_cmd_env(options)
-        # The launcher gives each process one thread; in a process that is alone torch has chosen already.
+        # Launched processes get one thread each; a single process keeps the number that torch chose.
         environment.pop("OMP_NUM_THREADS", None)
         changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
         with patch_environment(**changed):
             return run(flags)
     try:
-        # Of processes that are not to use a GPU Accelerate's launcher for several processes says nothing to them.
+        # Accelerate's multi-process launcher does not tell its processes that they must not use a GPU.
         on_cpu = {} if torch.accelerator.is_available() else {"ACCELERATE_USE_CPU": "true"}
         with _quietly(), patch_environment(**on_cpu):
             launch_command(options)
-    except ChildFailedError as problem:  # the process itself has said why
+    except ChildFailedError as problem:  # the process has already printed the reason
         return _exit_code(problem.get_first_failure()[1].exitcode)
     except SignalException as problem:
         return 128 + int(problem.sigval)
@@ -97,13 +102,13 @@ def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) ->
 
 
 def _options(command: str, settings: dict[str, str], flags: list[str]) -> argparse.Namespace:
-    """What `accelerate launch` makes of the flags and of the user's configuration."""
+    """The options that `accelerate launch` derives from the flags and the user's configuration."""
     config = settings.pop("accelerate_config", None)
     if config is not None and not os.path.isfile(config):
-        raise UsageError(f"--accelerate_config {config!r} is not a file. Write one with `accelerate config`.")
+        raise UsageError(f"--accelerate_config {config!r} is not a file. Create one with `accelerate config`.")
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_port"):
         if not settings.get(name, "1").isdigit():
-            raise UsageError(f"--{name} {settings[name]!r} is not a whole number. Give one, such as 2.")
+            raise UsageError(f"--{name} must be a whole number, got {settings[name]!r}; try 2.")
     given = [word for name, value in settings.items() for word in (f"--{name}", value)]
     given += ["--config_file", config] if config else []
     with _quietly():
@@ -112,7 +117,7 @@ def _options(command: str, settings: dict[str, str], flags: list[str]) -> argpar
     options.num_machines = options.num_machines or 1
     kinds = (options.multi_gpu, options.use_fsdp, options.use_deepspeed, options.use_megatron_lm, options.tpu)
     if (options.num_processes or 0) > 1 and not any(kinds):
-        # Accelerate would start one process here and say nothing: several on CPUs count as `multi_gpu`.
+        # Accelerate would silently start a single process here: several CPU processes count as `multi_gpu`.
         options.multi_gpu = True
     return options
 
@@ -128,7 +133,7 @@ def _exit_code(code: int) -> int:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without Accelerate's list of values that nobody passed, and torchrun's second account of a failure."""
+    """Suppress Accelerate's list of default values and torchrun's second report of a failure."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

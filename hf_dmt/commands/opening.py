@@ -1,4 +1,4 @@
-"""What the flags of a run name, opened: the classes that its models know, and the pair."""
+"""Load what the flags of a run refer to: the class names of its models, and the pair."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..training.settings.command_line import ModelArguments
 
 
 def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
-    """The class names that both checkpoints agree on, if they name any."""
+    """The class names that both checkpoints agree on, if they have any."""
     if model_args.pair is not None:
         code = model_args.trust_remote_code
         return ModelPair.from_pretrained(model_args.pair, token=args.hub_token, trust_remote_code=code).class_names
@@ -26,15 +26,15 @@ def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> li
 
 
 def describe_masks(pair: ModelPair, reduce_labels: bool) -> None:
-    """Let processors that can read masks say how the masks of this run are stored: whoever trains further reads them
-    the same way."""
+    """Record in processors that can read masks how the masks of this run are stored, so that further training reads
+    them the same way."""
     for processor in (pair.processor_a, pair.processor_b):
         if hasattr(processor, "do_reduce_labels"):
             processor.do_reduce_labels = reduce_labels
 
 
 def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_names: list[str]) -> ModelPair:
-    """The saved pair, or a new one whose heads have exactly the data's classes."""
+    """Load the saved pair, or build a new one whose heads have exactly the classes of the data."""
     if model_args.pair is not None:
         pair = ModelPair.from_pretrained(
             model_args.pair, token=args.hub_token, trust_remote_code=model_args.trust_remote_code
@@ -42,8 +42,8 @@ def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_nam
         if pair.class_names != class_names:
             raise ValueError(
                 f"The pair {model_args.pair!r} predicts {len(pair.class_names)} classes "
-                f"({', '.join(pair.class_names[:3])}, ...), the data has {len(class_names)} "
-                f"({', '.join(class_names[:3])}, ...). Give data of the same classes, or start from two models with "
+                f"({', '.join(pair.class_names[:3])}, ...), but the data has {len(class_names)} "
+                f"({', '.join(class_names[:3])}, ...). Use data with the same classes, or start from two models with "
                 "--model_a and --model_b."
             )
         return pair

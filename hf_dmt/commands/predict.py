@@ -1,10 +1,10 @@
 """`hf-dmt predict`: label a folder or data set with a trained pair.
 
-hf-dmt predict PAIR my_images/ --to labels.csv            image classification: a table; .jsonl for JSON lines
-hf-dmt predict PAIR my_scenes/ --to masks/ --overlay      segmentation: PNG masks of a, b and the ensemble
-hf-dmt predict PAIR owner/dataset --split test --to labels.csv --push_to_hub owner/labels
+    hf-dmt predict PAIR my_images/ --to labels.csv            classification: a table; .jsonl for JSON lines
+    hf-dmt predict PAIR my_scenes/ --to masks/ --overlay      segmentation: PNG masks of a, b and the ensemble
+    hf-dmt predict PAIR owner/dataset --split test --to labels.csv --push_to_hub owner/labels
 
-Killed, the same command goes on where it was; when new images have come, it labels those.
+After an interruption, the same command continues where it stopped. After images were added, it labels only those.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ PIXELS = "semantic-segmentation"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict; returns 0, 1 if the push failed after everything else was done, 2 for a mistake in what was given."""
+    """Predict; returns 0, 1 if only the push failed, 2 for invalid arguments."""
     return start("predict", sys.argv[1:] if argv is None else argv, run)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Predict in this process, alone or as one of several."""
+    """Predict in this process, which may be one of several."""
     given = _parser().parse_args(list(argv))
     fail_fast_offline()
     transformers.utils.logging.disable_progress_bar()
@@ -69,16 +69,16 @@ def run(argv: Sequence[str]) -> int:
         try:
             print(push_predictions(records, facts, given.push_to_hub, private=given.private or None).commit_url)
         except (ValueError, OSError) as problem:
-            print_error(f"{problem} The predictions are in {given.to}; the same command pushes them again.")
+            print_error(f"{problem} The predictions are in {given.to}; run the same command to push them again.")
             return 1
     return 0
 
 
 def predict(given: argparse.Namespace) -> tuple[list[Record], dict[str, Any]]:
-    """Label every image that is not labeled yet.
+    """Label every image that has no label yet.
 
     Returns:
-        All records, on the main process; and the facts of their file.
+        All records, on the main process, and the facts that describe the file.
     """
     _check(given)
     pair = ModelPair.from_pretrained(given.pair, trust_remote_code=given.trust_remote_code)
@@ -130,7 +130,7 @@ def _label(
     masks: MaskFolder | None,
     accelerator: Accelerator,
 ) -> float:
-    """This process's share of the images; returns seconds."""
+    """Label this process's share of the images; returns the seconds it took."""
     pair.to(accelerator.device)
     reader = CleanPass(
         given.batch_size,
@@ -153,7 +153,7 @@ def _label(
 
 
 def image_records(found: CleanLogits, images: ImageSet, class_names: list[str]) -> list[Record]:
-    """One line an image: the ensemble's label first, then what each member says."""
+    """One record per image: the ensemble's label first, then that of each model."""
     records = []
     for row, each in zip(found.index, said(found.logits), strict=True):
         record: Record = {"id": images.id_of(row)}
@@ -170,29 +170,29 @@ def _check(given: argparse.Namespace) -> None:
     if given.num_workers < 0:
         raise UsageError(f"--num_workers must be at least 0, got {given.num_workers}.")
     if given.private and not given.push_to_hub:
-        raise UsageError("--private is for --push_to_hub, which is not given. Add it, or leave --private out.")
+        raise UsageError("--private needs --push_to_hub. Add it, or omit --private.")
 
 
 def _target(given: argparse.Namespace, pair: ModelPair) -> MaskFolder | None:
-    """The folder of masks; None for a table.
+    """The folder for masks; None for a table.
 
     Raises:
-        UsageError: `--to` is not what this task makes.
+        UsageError: `--to` does not fit the task.
     """
     to = Path(given.to)
     if pair.task == PIXELS:
         if to.suffix in FORMATS or to.is_file():
-            raise UsageError(f"--to {given.to!r}: a segmentation pair makes masks. Give a folder, such as masks/.")
+            raise UsageError(f"--to {given.to!r}: a segmentation pair writes masks. Give a folder, such as masks/.")
         return MaskFolder(to, pair.class_names, overlay=given.overlay)
     if given.overlay:
-        raise UsageError("--overlay draws masks on images, and this pair labels whole images. Leave it out.")
+        raise UsageError("--overlay draws masks on images, but this pair classifies whole images. Omit it.")
     if to.suffix not in FORMATS or to.is_dir():
-        raise UsageError(f"--to {given.to!r}: give a file that ends in {' or '.join(FORMATS)}.")
+        raise UsageError(f"--to {given.to!r}: give a file name that ends in {' or '.join(FORMATS)}.")
     return None
 
 
 def _identity(given: argparse.Namespace, pair: ModelPair) -> dict[str, Any]:
-    """What may not change between two commands that write one file."""
+    """What must stay the same between two commands that write to one file."""
     identity: dict[str, Any] = {
         "format_version": 1,
         "task": pair.task,
@@ -203,10 +203,10 @@ def _identity(given: argparse.Namespace, pair: ModelPair) -> dict[str, Any]:
 
 
 def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
-    """The images: every one in a folder, a single file, or a split of a data set.
+    """The images: all images of a folder, a single file, or a split of a data set.
 
     Raises:
-        DataError: none there.
+        DataError: there are none.
     """
     place = Path(given.data).expanduser()
     of_table = [given.split, given.dataset_config_name, given.image_column]
@@ -225,19 +225,20 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
             notes=notes,
         )
     if not rows.ids:
-        raise DataError(f"{given.data!r} holds no images. Check the path, or name another --split.")
+        raise DataError(f"There are no images in {given.data!r}. Check the path, or choose another --split.")
     return rows
 
 
 def _images_in(folder: Path, task: str) -> Folder:
-    """All images of a folder; where masks lie beside them, not the masks."""
+    """All images of a folder, without masks that are stored beside them."""
     beside = task == PIXELS and any((folder / name).is_dir() for name in MASK_FOLDERS)
     image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), folder)
     return find_images(image_folder if beside else folder)
 
 
 def _on_main(accelerator: Accelerator, function: Callable[[], Any]) -> Any:
-    """What a function returns or raises on the main process, on all of them: nobody waits for one that has stopped."""
+    """Run a function on the main process and return its result, or raise its error, on all processes, so that none
+    waits for one that has stopped."""
     answer: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
@@ -262,7 +263,7 @@ def _summary(records: list[Record], new: int, seconds: float, task: str) -> str:
         more = ", ..." if len(names) > len(order) else ""
         lines.append("labels: " + ", ".join(f"{names[n]} {counts[n]}" for n in order) + more)
         differ = sum(record["a"] != record["b"] for record in records)
-        lines.append(f"a and b give different labels to {differ} of {len(records)} images: look at those first")
+        lines.append(f"a and b give different labels to {differ} of {len(records)} images: check those first")
     return "\n".join(lines)
 
 
@@ -274,16 +275,18 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("pair", metavar="PAIR", help="output folder of a run, or a repository on the Hub")
-    parser.add_argument("data", metavar="DATA", help="folder of images, an image, a data set on the Hub, or builtin")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of images, single image, data set on the Hub, or embedded set"
+    )
     parser.add_argument("--to", required=True, metavar="PATH", help="labels.csv, labels.jsonl, or a folder for masks")
-    parser.add_argument("--overlay", action="store_true", help="masks: also draw them on the images")
+    parser.add_argument("--overlay", action="store_true", help="segmentation: also draw the masks on the images")
     parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="publish the predictions as a data set")
-    parser.add_argument("--private", action="store_true", help="make that data set private when it is made")
+    parser.add_argument("--private", action="store_true", help="create that data set as private")
     data = parser.add_argument_group("data")
-    data.add_argument("--split", help="of a data set (default: unlabeled, or the only one)")
+    data.add_argument("--split", help="split of a data set (default: unlabeled, or the only one)")
     data.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a data set")
-    data.add_argument("--image_column", metavar="NAME", help="column with the images (default: found)")
-    data.add_argument("--skip_corrupt_images", action="store_true", help="leave out images that cannot be read")
+    data.add_argument("--image_column", metavar="NAME", help="column with the images (default: detected)")
+    data.add_argument("--skip_corrupt_images", action="store_true", help="skip images that cannot be read")
     computing = parser.add_argument_group("computing")
     computing.add_argument("--batch_size", type=int, default=16, metavar="N", help="images per process (default: 16)")
     computing.add_argument(
@@ -291,10 +294,10 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0 if not torch.accelerator.is_available() else min(8, os.cpu_count() or 1),
         metavar="N",
-        help="processes that load images, for each that labels (default: 0, with a GPU up to 8)",
+        help="image-loading processes per labeling process (default: 0, with a GPU up to 8)",
     )
     computing.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     computing.add_argument("--use_cpu", action="store_true", help="do not use a GPU")
-    computing.add_argument("--trust_remote_code", action="store_true", help="run code that the models bring with them")
-    add_flags(parser.add_argument_group("processes, by Accelerate"))
+    computing.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the models")
+    add_flags(parser.add_argument_group("processes (Accelerate)"))
     return parser

@@ -1,4 +1,4 @@
-"""What a run would meet, found out before it is started: `hf-dmt check`."""
+"""The dry run behind `hf-dmt check`: find out before training what a run would run into."""
 
 from __future__ import annotations
 
@@ -40,21 +40,22 @@ from ..training.settings.late_settings import check_late_settings
 from ..training.trainer import DMTTrainer
 from .opening import build_pair, common_classes
 
-_UPDATES = 8  # tried in phase 0, and in a phase with pseudo labels; the first quarter warms up
+_UPDATES = 8  # to try in phase 0 and in a phase with pseudo labels; the first quarter is warmup
 _SHOWN = 5
 _CLASSES_SHOWN = 12
 
 
 @dataclass
 class Preflight:
-    """What was found; problems stop a run, warnings do not.
+    """The findings. Problems would stop a run, warnings would not.
 
     Attributes:
-        images: per role (labeled, unlabeled, eval, test) count, modes, and sizes as [width, height].
-        classes: per class `name`, `labeled_images` that show it and, for masks, `value` in the files.
-        copies: pictures that are in two roles at once; None where they were not looked for.
-        models: per member architecture, parameters, and whether its head is drawn anew.
-        estimate: of time in seconds and memory in bytes; None where no update could be tried.
+        images: for each role (labeled, unlabeled, eval, test) count, modes, and sizes as [width, height].
+        classes: for each class `name`, the number of `labeled_images` that show it and, for masks, `value` in the
+            files.
+        copies: images that are in two roles; None if they were not searched for.
+        models: for each model, architecture, parameters, and whether its head is new.
+        estimate: time in seconds and memory in bytes; None if no update could be tried.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -68,7 +69,7 @@ class Preflight:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """What is wrong inside the block is one problem more; the check goes on after it."""
+        """Record an error inside the block as a problem and continue the check after it."""
         try:
             yield
         except (ValueError, OSError, RunError) as problem:
@@ -88,7 +89,7 @@ class Preflight:
     def open_images(
         self, args: DataArguments, task: str, *, token: str | None, model_classes: ModelClasses
     ) -> RunImages | None:
-        """As the run opens them. Where images cannot be read, the rest is looked at all the same."""
+        """Open the image sets as the run would. If some images cannot be read, the others are checked anyway."""
         try:
             return assemble(args, task, token=token, model_classes=model_classes)
         except DataError as problem:
@@ -101,7 +102,7 @@ class Preflight:
         return replace(images, notes=[note for note in images.notes if not note.startswith("Left out")])
 
     def look_at_images(self, images: RunImages, args: DataArguments) -> None:
-        """Counts, classes, modes, sizes and copies; decodes every image once."""
+        """Count images and classes, and find modes, sizes and copies; decodes every image once."""
         masks = images.labeled.task == "semantic-segmentation"
         self.classes = [
             {"name": name, "labeled_images": count, **({"value": index + args.reduce_labels} if masks else {})}
@@ -121,16 +122,18 @@ class Preflight:
                 "largest": seen.sizes[seen.sizes.prod(axis=1).argmax()].tolist(),
             }
         if not can_compare():
-            self.notes.append("Copies between the sets were not looked for: pip install 'hf-dmt[check]' finds them.")
+            self.notes.append(
+                "Copies between the sets were not searched for: pip install 'hf-dmt[check]' enables that."
+            )
             return
         self.copies = []
         for roles, pairs in overlaps(surveys).items():
             self.copies.append({"roles": list(roles), "count": len(pairs), "examples": pairs[:_SHOWN]})
             if scored := {"eval", "test"} & set(roles):
-                count = f"{len(pairs)} pictures are" if len(pairs) > 1 else "1 picture is"
+                count = f"{len(pairs)} images are" if len(pairs) > 1 else "1 picture is"
                 self.warnings.append(
-                    f"{count} in {' and '.join(roles)} at once, so scores on {scored.pop()} will be "
-                    "too good. Take them out of one of the two."
+                    f"{count} in {' and '.join(roles)} at once, so scores on {scored.pop()} will be too high. Remove "
+                    "them from one of the two."
                 )
 
     def look_at_models(self, pair: ModelPair, images: RunImages) -> None:
@@ -144,10 +147,10 @@ class Preflight:
         self.warnings += [note.removeprefix("Warning: ") for note in images.view_notes(pair.image_size)]
 
     def rehearse(self, pair: ModelPair, args: DMTTrainingArguments, images: RunImages) -> None:
-        """Try a few updates and label a few images, in a folder that is removed, and reckon what the run will take.
+        """Try a few updates and label a few images in a temporary folder, and estimate what the run will take.
 
         Raises:
-            ValueError, RunError: as the run itself would, above all for memory.
+            ValueError, RunError: as the run itself would raise, most likely for memory.
         """
         folder = [tempfile.TemporaryDirectory() if args.should_save else None]
         name = broadcast_object_list([folder[0].name if folder[0] else None])[0]
@@ -160,7 +163,7 @@ class Preflight:
     # ---- telling ---------------------------------------------------------------------------------------------------
 
     def text(self) -> str:
-        """For a terminal, 100 letters wide."""
+        """The findings for a terminal, 100 columns wide."""
         lines = []
         if self.images:
             lines.append("images")
@@ -172,16 +175,14 @@ class Preflight:
                 )
                 lines.append(f"  {role:10}{seen['count']:>8}  {sizes}; {modes}")
         if self.classes:
-            lines.append(
-                f"classes, with the number of labeled images that show each\n{_indented(class_line(self.classes))}"
-            )
+            lines.append(f"classes, with the number of labeled images for each\n{_indented(class_line(self.classes))}")
         if self.copies is not None:
             lines += ["copies between sets", *(_indented(self._copy_line(copies)) for copies in self.copies)]
             lines += ["  none"] if not self.copies else []
         if self.models:
             lines.append("models")
             for name, model in self.models.items():
-                new = f"{model['new']} drawn anew" if model["new"] else "head kept: it has these classes"
+                new = f"{model['new']} newly initialized" if model["new"] else "head kept: it has these classes"
                 lines.append(f"  {name}  {model['architecture']}, {model['parameters'] / 1e6:.1f} M parameters, {new}")
         if self.estimate:
             lines += ["estimate", *(f"  {line}" for line in _estimate_lines(self.estimate))]
@@ -190,7 +191,7 @@ class Preflight:
             lines += [title, *(_indented(text, "- ") for text in found)] if found else []
         if self.problems:
             count = f"{len(self.problems)} problems" if len(self.problems) > 1 else "problem"
-            last = f"Not ready: solve the {count} and check again."
+            last = f"Not ready: fix the {count} and check again."
         else:
             warned = len(self.warnings)
             last = f"Ready{f', with {warned} warning' + 's' * (warned > 1) if warned else ''}."
@@ -202,7 +203,7 @@ class Preflight:
 
 
 def class_line(classes: list[dict[str, Any]]) -> str:
-    """`cat: 10, dog: 10`, with the values of masks; of many classes the spread and the rarest."""
+    """`cat: 10, dog: 10`, with mask values if there are any; for many classes, the range and the rarest."""
 
     def called(entry: dict[str, Any]) -> str:
         value = entry.get("value")
@@ -220,10 +221,10 @@ def class_line(classes: list[dict[str, Any]]) -> str:
 
 
 def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainingArguments) -> int:
-    """What a run with these flags would meet, on stdout; nothing is written.
+    """Print what a run with these flags would run into; writes nothing.
 
     Returns:
-        The exit code: 0 if the run can be started, 1 if there is a problem.
+        The exit code: 0 if the run can start, 1 if there is a problem.
     """
     found = Preflight()
     with found.collecting():
@@ -247,7 +248,8 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
 
 
 class _Stopwatch(TrainerCallback):
-    """When each update of each phase, or turn of one, ended; its first mark is its beginning, after labeling."""
+    """Records when each update of each phase, or of a model's turn in it, ended. The first mark is the start, after
+    labeling."""
 
     def __init__(self, trainer: DMTTrainer) -> None:
         self.trainer = trainer
@@ -271,14 +273,14 @@ class _Stopwatch(TrainerCallback):
         return time.monotonic()
 
     def seconds(self, phase: Phase) -> float:
-        """A typical update of such a phase, loading included."""
+        """Seconds of a typical update in such a phase, including data loading."""
         marks = self.marks[self._kind(phase)]
         took = [later - earlier for earlier, later in pairwise(marks)]
         return statistics.median(took[len(took) // 4 :])
 
 
 def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folder: str) -> dict[str, Any]:
-    """The estimate; `pair` has been trained a little afterwards."""
+    """The estimate. It trains `pair` a little."""
     knobs = args.knobs(pair.task)
     few = 2 * args.per_device_eval_batch_size * args.world_size
     trial = copy.copy(args)
@@ -304,7 +306,7 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
     )
     quiet = logging.getLogger("hf_dmt")
     level = quiet.level
-    quiet.setLevel(logging.ERROR)  # members that have seen eight batches look collapsed
+    quiet.setLevel(logging.ERROR)  # models look collapsed after eight updates
     try:
         trainer.train()
         shown = images.labeled.subset(np.arange(min(few, len(images.labeled))))
@@ -339,9 +341,9 @@ def _estimate_lines(found: dict[str, Any]) -> list[str]:
     if found["memory_available_bytes"]:
         memory += f" of {found['memory_available_bytes'] / 2**30:.1f} GiB"
     return [
-        f"{duration(found['total_seconds'])} on {found['device']}{memory}; evaluations within a phase not counted",
-        f"{sum(updates)} updates of {' to '.join(each)} s, and {found['clean_images']} images to "
-        f"label or score at {1000 * found['seconds_per_clean_image']:.2g} ms, from {_UPDATES} updates tried in a phase",
+        f"{duration(found['total_seconds'])} on {found['device']}{memory}, without evaluations within phases",
+        f"{sum(updates)} updates of {' to '.join(each)} s, and {found['clean_images']} images to label or score at "
+        f"{1000 * found['seconds_per_clean_image']:.2g} ms each (measured on {_UPDATES} updates per phase)",
     ]
 
 
@@ -358,7 +360,7 @@ def _listed(pairs: list[Any]) -> str:
 
 
 def _indented(text: str, mark: str = "") -> str:
-    """Wrapped at 100 letters, below its mark; lines of their own stay so."""
+    """Wrap at 100 columns, indented below the mark; keeps existing line breaks."""
     wrapped = [
         textwrap.fill(
             line, 100, initial_indent="  " + mark, subsequent_indent="  " + " " * len(mark), break_on_hyphens=False

@@ -1,8 +1,8 @@
 """`hf-dmt push`: publish what a run left in its folder, at any later time.
 
-hf-dmt push FOLDER OWNER/NAME              the pair with its card and results, after a run without a network
+hf-dmt push FOLDER OWNER/NAME              the pair with its card and results, for example after an offline run
 hf-dmt push FOLDER OWNER/NAME --labels     the pseudo labels of a phase, as a data set
-hf-dmt push FOLDER [OWNER/NAME] --card     publish nothing: only write the card, README.md, again
+hf-dmt push FOLDER [OWNER/NAME] --card     publish nothing; only rewrite the card, README.md
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..training.settings.command_line import UsageError, print_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Publish; returns 0, 1 where the folder or the Hub does not allow it, 2 for a mistake in what was given."""
+    """Publish; returns 0, 1 if the folder or the Hub does not allow it, 2 for invalid arguments."""
     given = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
     try:
         _check(given)
@@ -45,14 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Refuse flags that would do nothing."""
+    """Refuse flags that would have no effect."""
     if given.repo is None and not given.card:
-        raise UsageError("Where to? Give the repository on the Hub as owner/name; it is made if there is none.")
+        raise UsageError(
+            "Missing the repository to push to. Give it as owner/name; it is created if it does not exist."
+        )
     of_labels = [name for name in ("phase", "pair") if getattr(given, name) is not None]
     if of_labels and not given.labels:
-        raise UsageError(f"--{of_labels[0]} is about pseudo labels. Add --labels, or leave it out.")
+        raise UsageError(f"--{of_labels[0]} applies to pseudo labels. Add --labels, or omit it.")
     if given.license is not None and not (given.labels or given.card):
-        raise UsageError("--license is for --labels and --card: the run writes the card of a pair, or --card does.")
+        raise UsageError(
+            "--license needs --labels or --card. (The card of a pair is written by its run, or with --card.)"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,15 +66,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", help="output folder of a run, or any folder that holds a pair")
-    parser.add_argument("repo", nargs="?", metavar="OWNER/NAME", help="repository on the Hub; made if there is none")
+    parser.add_argument("folder", help="output folder of a run, or any folder with a pair")
+    parser.add_argument(
+        "repo", nargs="?", metavar="OWNER/NAME", help="repository on the Hub; created if it does not exist"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--labels", action="store_true", help="the pseudo labels instead of the pair")
-    what.add_argument("--card", action="store_true", help="only write the card, with OWNER/NAME in its examples")
-    parser.add_argument("--private", action="store_true", help="make the repository private when it is made")
+    what.add_argument("--labels", action="store_true", help="publish the pseudo labels instead of the pair")
+    what.add_argument("--card", action="store_true", help="only write the card, using OWNER/NAME in its examples")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--revision", help="branch to push to (default: main)")
-    parser.add_argument("--tag", help="a name for the commit")
-    parser.add_argument("--phase", type=int, help="whose labels (default: the last phase)")
-    parser.add_argument("--pair", help="repository of the pair that made the labels, for their card to name")
-    parser.add_argument("--license", help="license that the card states")
+    parser.add_argument("--tag", help="tag for the commit")
+    parser.add_argument("--phase", type=int, help="phase of the labels (default: the last one)")
+    parser.add_argument("--pair", help="repository of the pair that made the labels, to be named in the card")
+    parser.add_argument("--license", help="license for the card")
     return parser

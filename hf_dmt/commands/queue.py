@@ -1,9 +1,10 @@
-"""`hf-dmt queue`: export the images on which a run's two models contradict each other most, for a person to label.
+"""`hf-dmt queue`: export the images on which the two models of a run disagree most, for labeling.
 
     hf-dmt queue RUN --to FOLDER [--count 100] [the data flags that RUN was started with]
 
-Answer in `FOLDER/queue.csv` (column `label`), or move images into the folders named as the classes; for segmentation in
-the table, or in an annotation program that reads COCO (`annotations.json`). Then train the pair further:
+Answer in `FOLDER/queue.csv` (column `label`), or move the images into the folders named after the classes. For
+segmentation, answer in the table, or in an annotation tool that reads COCO (`annotations.json`). Then continue
+training:
 
     hf-dmt train --pair RUN --extra_labels FOLDER [the same data flags] --output_dir NEW
 """
@@ -29,14 +30,14 @@ from ..training.settings.command_line import print_error
 
 @dataclass
 class QueueArguments:
-    """What is exported, and where to."""
+    """What to export, and where to."""
 
     to: str = field(metadata={"help": "A new folder for the images and questions."})
-    count: int = field(default=100, metadata={"help": "How many images; for segmentation, how many regions."})
+    count: int = field(default=100, metadata={"help": "Number of images, or for segmentation of regions."})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the queue; returns 0, or 2 for a mistake in what was given."""
+    """Write the queue; returns 0, or 2 for invalid arguments."""
     parser = HfArgumentParser(
         [QueueArguments, DataArguments],  # type: ignore[arg-type]
         prog="hf-dmt queue",
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     queue, data, rest = parser.parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
     try:
         if queue.count < 1:
-            raise ValueError(f"--count is {queue.count}; give how many questions you want to answer, such as 100.")
+            raise ValueError(f"--count must be at least 1, got {queue.count}; try 100.")
         run = read_run(rest.run)
         found = write_queue(rest.run, unlabeled_images(run, data), queue.to, count=queue.count)
     except (ValueError, OSError) as problem:
@@ -59,21 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def unlabeled_images(run: Run, data: DataArguments) -> ImageSet:
-    """The images that a run labeled; its own split decides which, unless the flags say so.
+    """The unlabeled images of a run. The run's own split defines them, unless the flags do.
 
     Raises:
-        ValueError: the flags do not lead to them.
+        ValueError: the flags do not lead to these images.
     """
     origin = run.split.get("dataset") if run.split.get("dataset") in BUILTIN_SETS else run.split.get("dataset_id")
     data = replace(data, dataset_name=data.dataset_name or origin)
     if data.dataset_name is None:
         raise ValueError(
-            f"The run in {str(run.folder)!r} was trained on a local folder, and a run keeps no paths. Give the data "
-            "flags that it was started with: --dataset_name, --unlabeled_dir, ..."
+            f"The run in {str(run.folder)!r} was trained on a local folder, and runs do not store paths. Repeat the "
+            "data flags that it was started with: --dataset_name, --unlabeled_dir, ..."
         )
     if data.num_labeled is data.labeled_fraction is data.labeled_ids is None:
         data = replace(data, labeled_ids=str(run.folder / SPLIT_FILE))
     images = assemble(data, run.results["task"]).unlabeled
     if images is None:
-        raise ValueError("These flags leave no image unlabeled. Give those that the run was started with.")
+        raise ValueError("With these flags no image is unlabeled. Repeat the data flags that the run was started with.")
     return images

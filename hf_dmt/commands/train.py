@@ -1,6 +1,6 @@
 """`hf-dmt train [CONFIG.yaml] [--flags]`: train a pair by dynamic mutual training.
 
-Without arguments it trains on embedded digits to the end.
+Without arguments it trains on the embedded digits.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ RECIPES = Path(__file__).parent / "recipes"  # of the embedded sets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run on as many processes as `accelerate config` or `--num_processes` say; exit codes as of `run`."""
+    """Run on as many processes as `accelerate config` or `--num_processes` ask for; exit codes as in `run`."""
     return start("train", sys.argv[1:] if argv is None else argv, run)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run in this process, alone or as one of those that a launcher has started.
+    """Run in this process, which may be one of several started by a launcher.
 
     Returns:
-        The exit code: 0; 1 if the run could not go on or its result not be pushed, with everything so far in the
-        output folder, or if `--check` found a problem; 2 for a mistake in what was given.
+        The exit code: 0; 1 if the run failed or could not be pushed (everything so far is in the output folder), or if
+        `--check` found a problem; 2 for invalid arguments.
 
     Raises:
         SystemExit: 143 after SIGTERM, with a checkpoint saved.
@@ -56,7 +56,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     fail_fast_offline()
     try:
         model_args, data_args, args = parse(given, RECIPES)
-        # Weights of tiny models load in milliseconds, and 20 progress bars for them hide the run's own.
+        # The weights of tiny models load in milliseconds; their progress bars would only hide the run's own.
         transformers.utils.logging.disable_progress_bar()
         if not sys.stderr.isatty():
             datasets.disable_progress_bars()
@@ -69,7 +69,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         if resumes(args):
             check_split(args.output_dir, images.split)
         if data_args.dataset_name in BUILTIN_SETS:
-            args.horizontal_flip = False  # a mirrored digit is another digit, or none
+            args.horizontal_flip = False  # a flipped digit is a different digit, or none
         pair = build_pair(model_args, args, images.class_names)
         describe_masks(pair, data_args.reduce_labels)
         trainer = build_trainer(pair, args, images)
@@ -89,7 +89,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             carry_out(trainer, checkpoint)
             code = 0
         except HubError as problem:
-            print_error(f"{problem} Everything is in {args.output_dir}. Push it later: {push_command(trainer)}")
+            print_error(f"{problem} Everything is in {args.output_dir}. To push it later: {push_command(trainer)}")
         except (RunError, DivergedError, OSError) as problem:
             print_error(str(problem))
         finally:
@@ -109,7 +109,7 @@ def build_trainer(pair: ModelPair, args: DMTTrainingArguments, images: RunImages
 
 
 def introduce(trainer: DMTTrainer, images: RunImages) -> None:
-    """What is about to run, in a few lines."""
+    """Print a short summary of the run that is about to start."""
     pair, args = trainer.model, trainer.args
     a, b = (
         f"{pair.member(name).config.model_type} ({pair.member(name).num_parameters() / 1e6:.1f} M)" for name in "ab"
@@ -117,9 +117,9 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     unlabeled = len(images.unlabeled) if images.unlabeled is not None else 0
     print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")
     if (trained := pair.num_parameters(only_trainable=True)) < pair.num_parameters():
-        print(f"trained (--train): {trained / 1e6:.2f} M parameters, all others stay as they are")
+        print(f"trained (--train): {trained / 1e6:.2f} M parameters; all others are frozen")
     steps = " + ".join(str(steps) for steps in {phase.index: phase.steps for phase in trainer.phases}.values())
-    turns = ", the members in turn" if args.member_schedule == "alternate" else ""
+    turns = ", models in turn" if args.member_schedule == "alternate" else ""
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     batch = f"{trainer.knobs.labeled_batch_size} + {trainer.knobs.pseudo_batch_size}"
     print(f"phases of {steps} updates of {batch} images{turns}{processes}")
@@ -131,10 +131,10 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
 
 
 def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
-    """Train, score, export, report, publish.
+    """Train, evaluate, export, write the report, and publish.
 
     Raises:
-        HubError: the push at the end failed; everything else is done and in the output folder.
+        HubError: the final push failed; everything else is done and in the output folder.
     """
     trainer.train(resume_from_checkpoint=checkpoint)
     folder = trainer.finish()
@@ -149,7 +149,7 @@ def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
 
 
 def push_command(trainer: DMTTrainer) -> str:
-    """What publishes the output folder at any later time."""
+    """The command that publishes the output folder later."""
     args = trainer.args
     command = ["hf-dmt", "push", args.output_dir, trainer.hub_model_id or ""]
     command += ["--private"] if args.hub_private_repo else []

@@ -125,7 +125,7 @@ def test_differences_are_paired_by_split(tmp_path: Path) -> None:
 def test_runs_on_other_labels_are_not_compared(tmp_path: Path) -> None:
     """Silent: a folder that was used with other data gives differences that are the data's."""
     folder = kept(tmp_path, record("dmt", 0, 0.6, 0.8), record("cps", 0, 0.6, 0.8, labeled="y"))
-    with pytest.raises(ValueError, match="cps and dmt of seed 0 differ in their labeled images"):
+    with pytest.raises(ValueError, match="cps and dmt with seed 0 have different labeled images"):
         comparison.load(folder)
 
 
@@ -190,7 +190,7 @@ def test_tuned_seeds_are_not_reported(capsys: pytest.CaptureFixture[str]) -> Non
     """Silent: the split that chose the learning rate is reported as if it were new."""
     with pytest.raises(SystemExit):
         main(["--seeds", "0", "1", "--tuning_seeds", "1"])
-    assert "seeds [1] are both tuned on and reported" in capsys.readouterr().err
+    assert "--seeds and --tuning_seeds overlap in [1]" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:

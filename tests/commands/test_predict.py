@@ -134,7 +134,7 @@ def test_what_cannot_be_written_is_said(
     assert main([pair, *given]) == 0
     other = saved_pair(tmp_path / "other", seed=1)
     assert "another pair of weights" in refused(other, *given)
-    assert "makes masks. Give a folder" in refused(scene_pair, *given)
+    assert "writes masks. Give a folder" in refused(scene_pair, *given)
     assert "ends in .csv or .jsonl" in refused(pair, str(folder), "--to", str(tmp_path / "masks"))
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:60])
     new = [pair, str(folder), "--to", str(tmp_path / "new.csv")]

@@ -177,7 +177,7 @@ class TestAfterTraining:
         assert set(hub.repo("me/run").files()) == {".gitattributes"}
         hub.faults.clear()
         monkeypatch.setenv("HF_TOKEN", MINE)
-        command = shlex.split(message.split("Push it later: ")[1])
+        command = shlex.split(message.split("To push it later: ")[1])
         assert command[:2] == ["hf-dmt", "push"]
         assert push.main(command[2:]) == 0
         assert set(hub.repo("me/run").files()) >= PAIR and hub.repo("me/run").private
