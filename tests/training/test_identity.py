@@ -115,7 +115,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_another_run_is_refused_with_both_values(killed: Path, changed: dict[str, Any], says: str) -> None:
     """Silent: a dmt run that goes on as `supervised` ends as the baseline that others are compared with."""
     trainer = make_trainer(killed, **changed)
-    with pytest.raises(ValueError, match=rf"(?s)another run than the one in .*checkpoint-4.*{says}"):
+    with pytest.raises(ValueError, match=rf"(?s)differs from the run in .*checkpoint-4.*{says}"):
         trainer.checkpoint_to_resume(True)
 
 
@@ -167,7 +167,7 @@ def test_nothing_finished_is_overwritten_unless_that_is_said(tmp_path: Path) -> 
     make_trainer(tmp_path, max_steps=1).train()
     before = (tmp_path / "dmt_results.json").read_bytes()
     for resume in (None, True):
-        with pytest.raises(ValueError, match=r"already holds a run \(3 finished phase.*--overwrite_output_dir"):
+        with pytest.raises(ValueError, match=r"already contains a run \(3 finished phase.*--overwrite_output_dir"):
             make_trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=resume)
     assert (tmp_path / "dmt_results.json").read_bytes() == before
     make_trainer(tmp_path, max_steps=2, overwrite_output_dir=True).train()

@@ -84,9 +84,9 @@ def test_explicit_beats_preset_beats_default(tmp_path: Path) -> None:
         ({"restart": "scratch"}, "choose one of: continue, initial"),
         ({"labeled_batch_size": 0}, "labeled_batch_size is 0; .*a batch needs at least one image"),
         ({"phase_epochs": 0.0}, "phase_epochs is 0; it must be above 0"),
-        ({"supervised_epochs": 0.0, "label_ratios": ()}, "nothing would be trained"),
-        ({"strategy": "online", "restart": "initial"}, "strategy online .* cannot apply"),
-        ({"strategy": "online", "label_ratios": ()}, "strategy online .* cannot apply"),
+        ({"supervised_epochs": 0.0, "label_ratios": ()}, "nothing to train"),
+        ({"strategy": "online", "restart": "initial"}, "strategy online .* cannot be used"),
+        ({"strategy": "online", "label_ratios": ()}, "strategy online .* cannot be used"),
         ({"exchange": "sequential", "labeler": "self"}, "exchange sequential .* cannot"),
     ],
 )
@@ -100,8 +100,8 @@ def test_values_that_cannot_work_are_refused(knobs: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"mixup_alpha": 0.5}, "no meaning for masks"),
-        ({"class_balanced": False}, "the few large ones would fill every ratio"),
+        ({"mixup_alpha": 0.5}, "does not work for masks"),
+        ({"class_balanced": False}, "a few large classes would fill the whole ratio"),
     ],
 )
 def test_what_masks_do_not_allow(knobs: dict[str, Any], message: str) -> None:
@@ -123,7 +123,7 @@ def test_unknown_method_lists_the_others() -> None:
         ({"num_train_epochs": 10}, "--supervised_epochs and --phase_epochs"),
         ({"per_device_train_batch_size": 32}, "--labeled_batch_size and --pseudo_batch_size"),
         ({"label_smoothing_factor": 0.1}, "--gamma1 and --gamma2"),
-        ({"auto_find_batch_size": True}, "set --labeled_batch_size"),
+        ({"auto_find_batch_size": True}, "Set --labeled_batch_size"),
         ({"dataloader_drop_last": True}, "endless"),
         ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "previous phase's labels"),
         ({"ignore_data_skip": True}, "continues where it stopped"),

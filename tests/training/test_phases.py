@@ -425,7 +425,7 @@ def test_train_twice_on_one_trainer(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_steps=1)
     trainer.train()
     before = state_of(trainer.model)
-    with pytest.raises(ValueError, match="already holds a run"):
+    with pytest.raises(ValueError, match="already contains a run"):
         trainer.train()
     trainer.args.overwrite_output_dir = True
     trainer.train()

@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said_together_with_what_is_not(
     code = main([*flags, "--output_dir", str(tmp_path / "taken"), "--check"])
     told = " ".join(capsys.readouterr().out.split())
     assert code == 1 and "Not ready: fix the 2 problems" in told
-    assert "is not empty and holds no run" in told and "dog/03.jpg" in told
+    assert "is not empty and is not the folder of a run" in told and "dog/03.jpg" in told
     assert "unlabeled and eval: 1, such as copy.png = validation/cat/0.jpg" in told
     assert "1 picture is in unlabeled and eval at once" in told
     assert "about" in told and "dog: 5" in told, "the rest is looked at all the same"

@@ -1,1 +1,1 @@
-"""One run on one machine: its folder, records, checkpoints, interruptions and errors."""
+"""Everything around a run on disk: its folder, records, checkpoints, interruptions and errors."""

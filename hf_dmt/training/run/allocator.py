@@ -1,8 +1,8 @@
-"""The C library's allocator while a pair trains on the CPU.
+"""Tune the C library's memory allocator while a pair trains on the CPU.
 
-A pair holds the activations of both members until its one backward pass, more than glibc keeps for the next update: it
-gives the memory back to the system and takes it again, page by page, every update. That was 4 to 6 % of a SegFormer
-pair's step. A GPU's memory is kept by PyTorch itself.
+A pair holds the activations of both models until its single backward pass. This is more than glibc keeps for reuse, so
+it returns the memory to the system and requests it again, page by page, at every update, which took 4 to 6 % of a
+SegFormer pair's step. On GPUs, PyTorch caches memory itself.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Of glibc's malloc.h: the parameter, its value while training, its default.
-_TRIM_THRESHOLD = (-1, -1, 128 * 1024)  # -1: never give memory at the top of the heap back
-_MMAP_MAX = (-4, 0, 65536)  # 0: no allocation gets a mapping of its own, which is gone when it is freed
+# From glibc's malloc.h: the parameter, its value during training, its default.
+_TRIM_THRESHOLD = (-1, -1, 128 * 1024)  # -1: never return memory at the top of the heap
+_MMAP_MAX = (-4, 0, 65536)  # 0: no allocation gets its own mapping, which would be unmapped when freed
 _SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 @contextmanager
 def freed_memory_is_kept() -> Iterator[None]:
-    """Inside the block glibc keeps what is freed for what is needed next; at its end everything is given back.
+    """Inside the block glibc keeps freed memory for reuse; afterwards it is returned to the system.
 
-    Nothing happens with other C libraries (macOS, Windows, musl), and where the environment sets the allocator.
+    Does nothing with other C libraries (macOS, Windows, musl) or if the environment configures the allocator.
     """
     library = _glibc()
     if library is None:
@@ -44,7 +44,7 @@ def _glibc() -> Any | None:
         return None
     try:
         library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018 - other libraries may have a mallopt that does nothing, or none
-    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no library of the process
+        library.gnu_get_libc_version  # noqa: B018 - in other libraries mallopt may be missing or do nothing
+    except (OSError, AttributeError, TypeError):  # TypeError: on Windows, CDLL(None) does not exist
         return None
     return library

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, which old ones go, and what a new run may not overwrite."""
+"""Which checkpoint a run resumes from, which old ones are deleted, and what a new run must not overwrite."""
 
 from __future__ import annotations
 
@@ -19,90 +19,91 @@ from .whole_checkpoint import faults, step_of
 
 logger = logging.get_logger(__name__)
 
-# Words of a command line.
+# Words on a command line.
 _YES, _NO = ("true",), ("false", "none", "")
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest `checkpoint-N` that holds everything a resume needs, else None; what is passed over is said."""
+    """The newest `checkpoint-N` that is complete, else None; skipped ones are logged."""
     for path in sorted(numbered(output_dir), key=step_of, reverse=True):  # type: ignore[arg-type]
         if not (found := faults(path)):
             return path
-        logger.warning(f"{path.name} is not whole ({', '.join(found)} missing or damaged) and is passed over.")
+        logger.warning(f"{path.name} is incomplete ({', '.join(found)} missing or damaged); skipping it.")
     return None
 
 
 def names_a_repository(asked: str | bool | None) -> bool:
-    """Whether `resume_from_checkpoint` is neither a folder nor one of the words for yes and no."""
+    """Whether `resume_from_checkpoint` is neither a folder nor a word for yes or no."""
     return isinstance(asked, str) and asked.lower() not in (*_YES, *_NO) and not Path(asked).exists()
 
 
 def to_resume(
     asked: str | bool | None, output_dir: str | Path, accelerator: Accelerator, overwrite: bool = False
 ) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` asks for, or None for a new run; every process must ask.
+    """The checkpoint that `resume_from_checkpoint` asks for, or None for a new run; must be called on every process.
 
     Args:
-        asked: a folder, or True for the last complete one of `output_dir`. True may arrive as a word.
-        overwrite: begin anew where there is no complete one, though a run has left work in `output_dir`.
+        asked: a folder, or True for the last complete checkpoint in `output_dir`. True may arrive as a word.
+        overwrite: start over if there is no complete checkpoint, although `output_dir` contains work of a run.
 
     Raises:
-        ValueError: the folder is no complete checkpoint, or there is none and work would be overwritten.
+        ValueError: the folder is not a complete checkpoint, or there is none and work would be overwritten.
     """
     word = asked.lower() if isinstance(asked, str) else str(asked).lower()
     if word in _NO:
         return None
     if word in _YES:
-        # One process looks, after all have finished writing: the others could find a checkpoint whole that it did not,
-        # and train another phase.
+        # One process looks, after all have finished writing; otherwise processes could choose different checkpoints.
         accelerator.wait_for_everyone()
         last = broadcast_object_list([last_complete_checkpoint(output_dir) if accelerator.is_main_process else None])[0]
         if last is None:
             check_room(output_dir, overwrite=overwrite)
-            logger.warning(f"No complete checkpoint in {output_dir}: starting from the beginning.")
+            logger.warning(f"No complete checkpoint in {output_dir}; starting from the beginning.")
         return str(last) if last else None
     if found := faults(str(asked)):
         raise ValueError(
-            f"{asked!r} is not a complete checkpoint: {', '.join(found)} missing or unreadable. Give "
+            f"{asked!r} is not a complete checkpoint: {', '.join(found)} missing or unreadable. Use "
             "--resume_from_checkpoint True for the last complete one."
         )
     return str(asked)
 
 
 def not_written(checkpoint: Path, problem: Exception) -> OSError:
-    """The error for a checkpoint that could not be written: where, why, and what is still there to go on from."""
+    """The error for a checkpoint that could not be written: where, why, and what is left to resume from."""
     last = last_complete_checkpoint(checkpoint.parent)
-    usable = f"{last.name} is complete: go on from it" if last else "there is no earlier one: start again"
+    usable = f"{last.name} is complete: resume from it" if last else "there is no earlier one: start again"
     reason = getattr(problem, "strerror", None) or (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     return OSError(
         getattr(problem, "errno", None),
-        f"{checkpoint.name} cannot be written in {checkpoint.parent} ({reason}). Free space or change the folder's "
-        f"rights; {usable} with --resume_from_checkpoint True. --save_total_limit 2 keeps fewer checkpoints",
+        f"{checkpoint.name} cannot be written in {checkpoint.parent} ({reason}). Free disk space or change the "
+        f"permissions of the folder; {usable} with --resume_from_checkpoint True. --save_total_limit 2 keeps fewer "
+        "checkpoints",
     )
 
 
 def delete_old(newest: Path, limit: int, *, best: str | None) -> None:
-    """Keep `limit` checkpoints: the newest, the best, and then those of the highest numbers."""
+    """Keep `limit` checkpoints: the newest, the best, and then those with the highest numbers."""
     kept = {newest.name, Path(best).name} if best else {newest.name}
     others = sorted((path for path in numbered(newest.parent) if path.name not in kept), key=step_of)  # type: ignore[arg-type]
     for path in others[: max(0, len(others) + len(kept) - limit)]:
-        (path / TRAINER_STATE_NAME).unlink(missing_ok=True)  # half deleted, it must not pass for a whole one
+        (path / TRAINER_STATE_NAME).unlink(missing_ok=True)  # a half-deleted checkpoint must not look complete
         shutil.rmtree(path, ignore_errors=True)
 
 
 def numbered(output_dir: str | Path) -> list[Path]:
-    """The folders of a run's checkpoints, whole or not."""
+    """The checkpoint folders of a run, complete or not."""
     found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     return [path for path in found if path.is_dir() and step_of(path) is not None]
 
 
 def check_room(folder: str | Path, *, overwrite: bool) -> None:
-    """Refuse to begin a new run where one has finished a phase, saved a checkpoint or exported its pair.
+    """Refuse to start a new run in a folder where another one has finished a phase, saved a checkpoint or exported its
+    pair.
 
-    What a start leaves that failed or was killed before that counts as nothing.
+    Leftovers of a run that failed before that are ignored.
 
     Raises:
-        ValueError: names what would be lost.
+        ValueError: lists what would be lost.
     """
     folder = Path(folder)
     if overwrite:
@@ -112,21 +113,21 @@ def check_room(folder: str | Path, *, overwrite: bool) -> None:
         phases = len(read_json(folder / RESULTS_FILE)["phases"])
     except FileNotFoundError:
         phases = 0
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: there may have been some
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, so there may have been some
         phases = 1
     work += [f"{phases} finished phase(s)"] if phases else []
     work += ["a pair"] if (folder / PAIR_FILE).is_file() else []
     if work:
         raise ValueError(
-            f"--output_dir {str(folder)!r} already holds a run ({', '.join(work[-3:])}), which a new one would "
-            "overwrite. Continue it with --resume_from_checkpoint True, if it has a whole checkpoint; choose another "
-            "folder; or give --overwrite_output_dir true to lose what is there."
+            f"--output_dir {str(folder)!r} already contains a run ({', '.join(work[-3:])}), which a new one would "
+            "overwrite. Continue it with --resume_from_checkpoint True, if it has a complete checkpoint; choose "
+            "another folder; or pass --overwrite_output_dir true to delete what is there."
         )
 
 
 def begin(folder: str | Path, origin: RunOrigin, *, anew: bool) -> None:
-    """Write down what fixes the run. `anew`: what another one left goes, so that no record of it stays beside this
-    run's."""
+    """Record the identity of the run. With `anew`, the files of a previous run are deleted, so that none is mistaken
+    for a file of this run."""
     folder = Path(folder)
     if anew:
         _make_room(folder)

@@ -1,4 +1,4 @@
-"""The output folder of a run: one run at a time writes there, it holds nothing foreign, its images stay the same."""
+"""The output folder of a run: used by one run at a time, without unrelated files, and always with the same images."""
 
 from __future__ import annotations
 
@@ -27,24 +27,22 @@ logger = logging.get_logger(__name__)
 
 
 def resumes(args: DMTTrainingArguments) -> bool:
-    """Whether `--resume_from_checkpoint` asks for something; it may arrive as a word from a command line."""
+    """Whether `--resume_from_checkpoint` is set; its value may be a word from a command line."""
     return str(args.resume_from_checkpoint or "none").lower() not in ("false", "none")
 
 
 def check_output_folder(args: DMTTrainingArguments) -> None:
-    """Refuse a folder with foreign contents, and one that holds work of a run unless that is to be resumed or
-    overwritten."""
+    """Refuse a folder with unrelated contents, or with a run unless it is to be resumed or overwritten."""
     folder = Path(args.output_dir)
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
-        where = "is" if nearest == folder else f"cannot be made: {str(nearest)!r} is"
-        raise ValueError(f"--output_dir {str(folder)!r} {where} a file, and a run needs a folder. Choose another name.")
+        where = "is" if nearest == folder else f"cannot be created: {str(nearest)!r} is"
+        raise ValueError(f"--output_dir {str(folder)!r} {where} a file, but a run needs a folder. Choose another name.")
     if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
         return
     if not any((folder / name).is_file() for name in (SPLIT_FILE, IDENTITY_FILE, PAIR_FILE)):
         raise ValueError(
-            f"--output_dir {str(folder)!r} is not empty and holds no run of hf_dmt, so nothing is written there. "
-            "Choose another folder."
+            f"--output_dir {str(folder)!r} is not empty and is not the folder of a run. Choose another folder."
         )
     if not resumes(args):
         check_room(folder, overwrite=args.overwrite_output_dir)
@@ -52,16 +50,17 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
 
 @contextlib.contextmanager
 def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
-    """Hold the folder for this process; two runs in one folder would mix their checkpoints and records.
+    """Lock the folder for this process, because two runs in one folder would mix their checkpoints and records.
 
-    The lock is the operating system's: it ends with the process, however that ends, so a dead run's is taken over.
-    Inside one process it can be taken again.
+    This is a lock of the operating system. It ends with the process, so the lock of a dead run can be taken over. It is
+    reentrant within a process.
 
     Args:
-        writes: whether this process is the one of the run that writes; the others take no lock.
+        writes: whether this process writes to the folder; other processes of a run take no lock.
 
     Raises:
-        ValueError: another process holds it. OSError: the folder cannot be written.
+        ValueError: another process holds the lock.
+        OSError: the folder cannot be written.
     """
     if not writes:
         yield
@@ -74,17 +73,17 @@ def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
     except Timeout as problem:
         raise ValueError(
             f"Another run is training in --output_dir {str(folder)!r}{_owner(folder)}, and two runs would overwrite "
-            "each other's checkpoints. Wait until it ends, stop it, or choose another folder."
+            "each other's checkpoints. Wait for it, stop it, or choose another folder."
         ) from problem
     except NotImplementedError:  # a file system without locks
-        logger.warning(f"{folder} is on a file system without locks: see to it that one run at a time uses it.")
+        logger.warning(f"{folder} is on a file system without locks: make sure that only one run at a time uses it.")
         yield
         return
     except OSError as problem:
         raise OSError(
             problem.errno,
-            f"--output_dir {str(folder)!r} cannot be written ({problem.strerror or problem}). Free space, change its "
-            "rights, or choose another folder",
+            f"--output_dir {str(folder)!r} cannot be written ({problem.strerror or problem}). Free disk space, change "
+            "its permissions, or choose another folder",
         ) from problem
     try:
         if lock.lock_counter == 1:
@@ -92,23 +91,24 @@ def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
             write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": platform.node()})
         yield
     finally:
-        # The lock's own file stays: deleted, it could be locked by one waiting process and made anew by another.
+        # The lock file itself stays: if it were deleted, one waiting process could lock it while another creates it
+        # again.
         if lock.lock_counter == 1:
             (folder / OWNER_FILE).unlink(missing_ok=True)
         lock.release()
 
 
 def check_split(folder: str | Path, split: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run whose images are no longer those it began with.
+    """Refuse to resume a run whose images have changed.
 
-    Pseudo labels, positions in the streams and scores refer to images by their place, so another set would be trained
-    on wrong labels without a sign.
+    Pseudo labels, stream positions and scores refer to images by index, so a different set would silently be trained on
+    wrong labels.
 
     Args:
-        split: what `split.json` would hold now.
+        split: what `split.json` would contain now.
 
     Raises:
-        ValueError: names the role and the first image that is gone or new, or a damaged `split.json`.
+        ValueError: `split.json` is damaged, or names the role and the first image that is missing or new.
     """
     file = Path(folder) / SPLIT_FILE
     if not file.is_file():
@@ -118,18 +118,18 @@ def check_split(folder: str | Path, split: Mapping[str, Any]) -> None:
         hashes: dict[str, str] = dict(before["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(
-            f"{str(file)!r} is damaged ({problem!r}), so it cannot be told whether the images are still those of this "
-            "run. Restore it, or start a new run in another folder."
+            f"{str(file)!r} is damaged ({problem!r}), so it is unknown whether the images are still the same. Restore "
+            "it, or start a new run in another folder."
         ) from problem
     for role, digest in split["sha256"].items():
         if hashes.get(role) == digest:
             continue
         old, new = ({str(name) for name in record.get(role) or ()} for record in (before, split))
         gone, added = sorted(old - new), sorted(new - old)
-        changes = [f"{len(gone)} gone, such as {gone[0]!r}"] if gone else []
+        changes = [f"{len(gone)} missing, such as {gone[0]!r}"] if gone else []
         changes += [f"{len(added)} new, such as {added[0]!r}"] if added else []
         raise ValueError(
-            f"The {role} images are not those that the run in {str(folder)!r} began with "
+            f"The {role} images have changed since the run in {str(folder)!r} started "
             f"({'; '.join(changes) or 'other contents or another order'}), so its pseudo labels and positions no "
             "longer fit. Restore the images and flags of the first start, or start a new run in another folder."
         )
@@ -140,7 +140,7 @@ def _is_leftover(path: Path) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed run was writing aside; whoever holds the lock is the only one who writes here."""
+    """Delete temporary files of a killed run; only the lock holder writes here."""
     for pattern in (".*.partial", "pseudo_labels/*/*/.*.partial", "pseudo_labels/*/*/*/.*.partial"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Updates without finite gradients: skipped for both members, counted, and after too many in a row the end of the run.
+"""Updates with non-finite gradients: skip them for both models, count them, and stop the run after too many in a row.
 
-One batch with an overflow would otherwise leave NaN in every weight it reaches, in Adam's moments, and in BatchNorm's
-running statistics. Nothing is read from the device at each update: the verdict stays there, the fused optimizers take
-it as they take the one of fp16's gradient scaler, and the log reads it.
+Without this, one overflowing batch would put NaN into every weight it reaches, into Adam's moments and into the running
+statistics of BatchNorm. The check does not synchronize with the device at each update: the result stays on the device,
+where fused optimizers read it just like fp16's found-inf flag, and the log reads it later.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ SKIPPED_BATCHES_FILE = "skipped_batches.json"
 
 
 class SkipNonFinite(TrainerCallback):
-    """Judges every update by the members' gradient norms.
+    """Judges every update by the gradient norms of the models.
 
-    With one of the fused optimizers (the default) nothing is read from the device; another one costs one read an
-    update, because only the host can leave it out.
+    With a fused optimizer (the default) there is no device synchronization; with others there is one per update,
+    because
+    only the host can skip the step.
 
     Args:
-        trained: the members in training. images: by member, the ids of the images of the last so many updates.
+        trained: the models that are training.
+        images: for each model, the ids of the images in the most recent updates.
     """
 
     def __init__(
@@ -45,12 +47,12 @@ class SkipNonFinite(TrainerCallback):
     ) -> None:
         self.pair, self.accelerator, self.telemetry = pair, accelerator, telemetry
         self.trained, self.images = trained, images
-        self._args: Any = None  # both are set when training begins
+        self._args: Any = None  # both are set when training starts
         self._state = TrainerState()
-        self._verdicts: list[Tensor] = []  # not read yet; 0-dim bool, True where the update was skipped
-        self._in_a_row = self._skipped = 0  # the second since the last log
-        self._statistics: list[Tensor] = []  # running means and variances of every BatchNorm, each (channels,)
-        self._kept = torch.empty(0)  # what they were before the update
+        self._verdicts: list[Tensor] = []  # not read yet; 0-dim bool, True if the update was skipped
+        self._in_a_row = self._skipped = 0  # the second counts since the last log
+        self._statistics: list[Tensor] = []  # running means and variances of all BatchNorms, each (channels,)
+        self._kept = torch.empty(0)  # their values before the update
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -61,7 +63,7 @@ class SkipNonFinite(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Anew in every phase: a buffer that was moved to another device and back is another tensor.
+        # Collected again in every phase: a buffer that was moved to another device and back is a different tensor.
         self._statistics = [
             buffer
             for name in self.trained()
@@ -75,7 +77,8 @@ class SkipNonFinite(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._statistics:
-            self._kept = torch.cat(self._statistics)  # in one piece: a kernel for each of hundreds costs milliseconds
+            # concatenated, because hundreds of small kernels cost milliseconds
+            self._kept = torch.cat(self._statistics)
 
     @torch.no_grad()
     def on_pre_optimizer_step(
@@ -95,7 +98,7 @@ class SkipNonFinite(TrainerCallback):
             torch._foreach_copy_(self._statistics, list(right.split([len(value) for value in self._statistics])))
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         if self.accelerator.scaler is not None:
-            return  # fp16's scaler leaves the update out by itself
+            return  # fp16's scaler skips the update itself
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf = (~finite).float()
         elif not finite:
@@ -103,22 +106,22 @@ class SkipNonFinite(TrainerCallback):
                 parameter.grad = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Also where nothing is logged: a run that learns nothing must not go on to its end.
+        # Also without logging, so that a run that learns nothing does not continue to its end.
         if len(self._verdicts) >= self._args.max_skipped_updates:
             self._read()
 
     def drain(self) -> dict[str, float]:
-        """The log's entry: updates skipped since the last log; nothing where there was none.
+        """The log entry: updates skipped since the last log, if any.
 
         Raises:
-            RunError: too many in a row, with the ids of their images in `skipped_batches.json`.
+            RunError: too many in a row; the ids of their images are in `skipped_batches.json`.
         """
         self._read()
         skipped, self._skipped = self._skipped, 0
         return {"skipped_updates": float(skipped)} if skipped else {}
 
     def _read(self) -> None:
-        """Ask the device for the verdicts since the last time."""
+        """Read the results since the last time from the device."""
         verdicts = torch.stack(self._verdicts).tolist() if self._verdicts else []
         self._verdicts = []
         for skipped in verdicts:
@@ -134,8 +137,8 @@ class SkipNonFinite(TrainerCallback):
             first = step - len(drawn) + 1
             write_json(file, [{"update": first + number, **by_member} for number, by_member in enumerate(drawn)])
         return RunError(
-            f"The last {self._in_a_row} updates, up to number {step}, had no finite gradients, so "
-            f"nothing was learned from them and nothing more would be. The ids of their images are in {file}: look at "
-            "these first. Then lower --learning_rate, add --warmup_steps, or use --bf16 or no mixed precision instead "
-            "of --fp16. Checkpoints are kept."
+            f"The last {self._in_a_row} updates, up to number {step}, had non-finite gradients and were skipped, so "
+            f"the run has stopped learning. The ids of their images are in {file}: check these first. Then lower "
+            "--learning_rate, add --warmup_steps, or replace --fp16 by --bf16 or full precision. Checkpoints are "
+            "kept."
         )

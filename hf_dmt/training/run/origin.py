@@ -1,4 +1,4 @@
-"""What the first start fixed and what later starts changed: kept in the output folder and in every checkpoint."""
+"""The identity of a run and the changes made by later starts: stored in the output folder and in every checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class RunOrigin:
     """The identity of a run over all its starts.
 
     Args:
-        now: what this start would train, as `identity.of_run` says it. world_size: processes of this start.
+        now: what this start would train, from `identity.of_run`.
+        world_size: number of processes of this start.
         accepted: names of settings that this start may change.
 
     Attributes:
@@ -34,10 +35,11 @@ class RunOrigin:
         self.changes: list[dict[str, Any]] = []
 
     def take_up(self, checkpoint: str | Path) -> None:
-        """Compare this start with the run that wrote a checkpoint, and note what may differ.
+        """Compare this start with the run that wrote a checkpoint, and record accepted changes.
 
         Raises:
-            ValueError: it is another run, or the checkpoint does not say which; every difference is named.
+            ValueError: it is a different run (all differences are listed), or the checkpoint does not say which run it
+                is from.
         """
         try:
             record = read_record(checkpoint)
@@ -45,8 +47,8 @@ class RunOrigin:
             found = identity.differences(record["identity"], self.identity, step=step, accepted=self.accepted)
         except (OSError, ValueError) as problem:
             raise ValueError(
-                f"The checkpoint {str(checkpoint)!r} does not say which run it belongs to ({problem}), so it cannot be "
-                "told whether this start goes on with it. Resume from another checkpoint, or start a new run."
+                f"The checkpoint {str(checkpoint)!r} does not say which run it belongs to ({problem}), so it is "
+                "unknown whether it fits this run. Resume from another checkpoint, or start a new run."
             ) from problem
         if found.refused:
             raise ValueError(identity.refusal(found.refused, str(checkpoint)))
@@ -55,22 +57,22 @@ class RunOrigin:
         if record["world_size"] != self.world_size:
             noted.append({"setting": "world_size", "before": record["world_size"], "now": self.world_size})
             logger.warning(
-                f"This run was trained by {record['world_size']} process(es) and goes on with {self.world_size}. "
-                "Images, labels and updates are the same, but from here on it is not bit-identical to a run that never "
-                "changed: gradients are summed in another order; dropout, mixup and BatchNorm see other parts of an "
-                "update."
+                f"This run was trained by {record['world_size']} process(es) and continues with {self.world_size}. "
+                "Images, labels and updates stay the same, but the result is no longer bit-identical to an unchanged "
+                "run: gradients are summed in a different order; dropout, mixup and BatchNorm see different parts of "
+                "an update."
             )
         for change in found.allowed:
             if change.name in ACCEPTABLE or change.name not in HARMLESS:
-                logger.warning(f"From update {step} on this run is another one than it began as: {change}.")
+                logger.warning(f"Changed from update {step} on: {change}.")
         self.changes += [{"step": step, **change} for change in noted]
 
     def write(self, folder: str | Path) -> None:
-        """Into the output folder, by the process that writes there."""
+        """Write to the output folder; only the main process does."""
         write_json(Path(folder) / IDENTITY_FILE, self._record([]))
 
     def save(self, checkpoint: str | Path, files: Sequence[str]) -> None:
-        """Into a checkpoint; `files` are those that it has beside the usual ones."""
+        """Write to a checkpoint. `files` lists what it contains beyond the usual files."""
         write_json(Path(checkpoint) / CHECKPOINT_RECORD, self._record(files))
 
     def _record(self, files: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Answer SIGTERM, which a cluster sends before it takes a machine: finish the update, save a checkpoint, stop.
+"""Handle SIGTERM, which a cluster sends before it reclaims a machine: finish the update, save a checkpoint, stop.
 
-A launcher that is ended without passing the signal on leaves its processes behind; they do the same.
+If a launcher dies without forwarding the signal, its processes do the same.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# With several processes all must stop at the same update, and asking each other costs a collective.
+# All processes must stop at the same update, and agreeing on it costs a collective operation.
 _AGREE_EVERY = 5
 
 
 class StopOnSigterm(TrainerCallback):
-    """Saves a checkpoint after the update in which SIGTERM arrives or the launcher dies, and ends the training there.
+    """Saves a checkpoint after the update in which SIGTERM arrives or the launcher dies, and stops training.
 
     A second SIGTERM acts as if there were no handler.
 
     Attributes:
-        stopped: the run ended before its last phase did, with a checkpoint of where it stood.
+        stopped: the run ended before its last phase did, with a checkpoint of its state.
     """
 
     EXIT_CODE = 128 + signal.SIGTERM
@@ -41,7 +41,7 @@ class StopOnSigterm(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle SIGTERM inside the block; only a process's main thread may."""
+        """Handle SIGTERM inside the block; only possible in the main thread."""
         self.asked = self.stopped = False
         self._launcher = _launcher()
         if threading.current_thread() is not threading.main_thread():
@@ -70,15 +70,15 @@ class StopOnSigterm(TrainerCallback):
             self.asked = bool(anyone)
         if self.asked and state.global_step < state.max_steps:
             logger.warning(
-                f"{'The launcher is gone' if orphaned else 'SIGTERM'}: saving a checkpoint of update "
-                f"{state.global_step} and stopping. Go on from there with --resume_from_checkpoint True."
+                f"{'The launcher has died' if orphaned else 'Received SIGTERM'}: saving a checkpoint at update "
+                f"{state.global_step} and stopping. Continue with --resume_from_checkpoint True."
             )
             self.stopped = control.should_save = control.should_log = control.should_training_stop = True
 
 
 def _launcher() -> int | None:
-    """The process id of the launcher that started this process; None where a person's shell or a scheduler did, which
-    may end before the run (`nohup`)."""
+    """The process id of the launcher that started this process; None if it was a shell or a scheduler, which may end
+    before the run (`nohup`)."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.getppid()
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:
@@ -86,6 +86,6 @@ def _launcher() -> int | None:
     try:
         command = ["ps", "-o", "args=", "-p", str(os.getppid())]
         parent = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
-    except (OSError, subprocess.SubprocessError):  # no such program: Windows
+    except (OSError, subprocess.SubprocessError):  # no such program on Windows
         return None
     return os.getppid() if "accelerate" in parent else None

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one bar over all phases, or in a log file one line per log event."""
+"""Progress display: one bar over all phases, or in log files one line per log event."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _SCORED = (*MEMBERS, "ensemble")
 
 
 class PhaseProgress(ProgressCallback):
-    """The stock bar, which counts updates over all phases, with the newest figures beside it instead of printed dicts.
+    """The stock progress bar over the updates of all phases, with the latest metrics beside it instead of printed
+    dicts.
 
-    Time left is that of the mean update so far, labeling and scoring included: the stock bar's is that of the last few
-    updates, and trebles for a while after every labeling.
+    The time left is based on the average update so far, including labeling and evaluation. The stock bar uses the last
+    few
+    updates, so its estimate triples for a while after each labeling.
 
     Args:
-        last_phase: number of the run's last phase.
+        last_phase: number of the last phase.
     """
 
     def __init__(self, last_phase: int) -> None:
@@ -35,7 +37,7 @@ class PhaseProgress(ProgressCallback):
         if state.is_world_process_zero:
             self.training_bar = tqdm(
                 total=state.max_steps,
-                initial=state.global_step,  # what a resumed run did before is not this hour's speed
+                initial=state.global_step,  # updates before a resume do not count for the speed
                 smoothing=0,
                 dynamic_ncols=True,
                 desc="training",
@@ -68,10 +70,10 @@ class PhaseProgress(ProgressCallback):
 
 
 class PhaseLines(TrainerCallback):
-    """For output that is not a terminal: a line per log event and per evaluation with the figures that matter.
+    """For output that is not a terminal: one line per log event and evaluation with the main figures.
 
     Args:
-        last_phase: number of the run's last phase.
+        last_phase: number of the last phase.
     """
 
     def __init__(self, last_phase: int) -> None:
@@ -119,7 +121,7 @@ def _phase(logs: dict[str, Any], last: int) -> str:
 
 
 def _figures(logs: dict[str, Any], *, short: bool = False) -> list[str]:
-    """The loss, and of each member's pseudo labels the share it agrees with and their mean weight."""
+    """The loss and, for each model, the share of pseudo labels it agrees with and their mean weight."""
     found = [f"loss {logs['loss']:.3g}"]
     for key, title in (("agree", "agree"), ("mean_weight", "weight"))[: 1 if short else 2]:
         values = {name: logs[f"{name}/{key}"] for name in MEMBERS if f"{name}/{key}" in logs}
@@ -129,7 +131,7 @@ def _figures(logs: dict[str, Any], *, short: bool = False) -> list[str]:
 
 
 def _scores(metrics: dict[str, Any] | None) -> str:
-    """`eval accuracy  a 83.0  b 81.0  ensemble 85.0`; empty for figures without a member's."""
+    """`eval accuracy  a 83.0  b 81.0  ensemble 85.0`; empty if there are no scores of a or b."""
     for key in [task.metric for task in TASKS.values()]:
         for prefix in ("eval", "test"):
             values = {name: (metrics or {}).get(f"{prefix}_{name}_{key}") for name in _SCORED}

@@ -29,7 +29,7 @@ _SETTINGS = (
 
 
 def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image_sets: Any) -> dict[str, Any]:
-    """The head of `dmt_results.json`: no path, name or token of the owner is among it.
+    """The top-level entries of `dmt_results.json`; contains no local paths, user names or tokens.
 
     Args:
         image_sets: labeled, unlabeled, eval, test; each is counted, None as 0.
@@ -49,7 +49,7 @@ def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image
 
 def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
     settings = {name: getattr(args, name) for name in _SETTINGS}
-    if args.member_schedule == "together":  # as usual: not worth a line on a card
+    if args.member_schedule == "together":  # the default, so not listed on the card
         del settings["member_schedule"]
     if args.train == "all":
         del settings["train"]
@@ -59,7 +59,8 @@ def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str,
             "optim": str(getattr(args.optim, "value", args.optim)),
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
             **{name: value for name, value in settings.items() if value is not None and value is not False},
-            "precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,  # from accelerate's file too
+            # may come from accelerate's config file
+            "precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,
         },
         "environment": {
             "device": f"{device} ({platform.machine()})",
@@ -72,16 +73,16 @@ def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str,
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # run from a checkout
+    except PackageNotFoundError:  # running from a checkout
         return "from source"
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at the highest point: of the device, or of the process on a CPU; None where the system does not tell."""
+    """Peak memory in bytes: of the device, or of the process on a CPU; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        import resource  # not on Windows, where the package is to be imported all the same
+        import resource  # not on Windows, where importing the package must still work
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""What a run leaves for people and for the report: `dmt_results.json` and `telemetry.jsonl`."""
+"""The records of a run for people and for the report: `dmt_results.json` and `telemetry.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ TELEMETRY_FILE = "telemetry.jsonl"
 
 
 class RunRecords:
-    """The run's results and log events, on disk at any time; only the main process writes.
+    """The run's results and log events, always up to date on disk; only the main process writes.
 
     Args:
-        folder: the output folder. writes: whether this process is the one that writes.
+        folder: the output folder.
+        writes: whether this process writes.
     """
 
     def __init__(self, folder: str | Path, *, writes: bool) -> None:
         self.folder, self.writes = Path(folder), writes
         self.results: dict[str, Any] = {"phases": []}
-        self._open: dict[str, Any] | None = None  # the entry of the phase under way
+        self._open: dict[str, Any] | None = None  # the entry of the current phase
         self._opened = time.monotonic()
 
     def begin(self, facts: dict[str, Any], *, step: int, phase: int, in_the_middle: bool = False) -> None:
-        """Start, or go on from `step` in `phase`: what is later than the checkpoint is cut, so a resumed run ends with
-        the same records as one that was never interrupted. At a boundary (not `in_the_middle` of `phase`) that is also
+        """Start, or continue from `step` in `phase`. Records later than the checkpoint are deleted, so a resumed run
+        ends with the same records as an uninterrupted one. At a phase boundary (not `in_the_middle`), this includes
         what the next phase had already logged at the checkpoint's step.
 
         Raises:
-            RunError: the results of the earlier start are damaged, or it counted other updates.
+            RunError: the earlier results are damaged, or updates were counted differently.
         """
         earlier = self._read_results() if step else {}
         begun, now = (
@@ -44,9 +45,9 @@ class RunRecords:
         )
         if begun != now:
             raise RunError(
-                f"This run was begun with --member_schedule {begun} and would go on with {now}, which counts other "
-                f"updates: what is done would be done again. Resume with {begun}, or give another --output_dir and "
-                "go on from its pair with --pair."
+                f"This run was started with --member_schedule {begun}, but {now} counts updates differently, so "
+                f"finished work would be repeated. Resume with {begun}, or use another --output_dir and continue from "
+                "its pair with --pair."
             )
         self._open = None
         phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
@@ -62,7 +63,7 @@ class RunRecords:
         write_json(self.folder / RESULTS_FILE, self.results)
 
     def log(self, step: int, phase: int, logs: dict[str, Any]) -> None:
-        """Append one log event; the Trainer's closing figures describe one call of train(), not the run."""
+        """Append one log event. The Trainer's final metrics describe one call of train(), not the run."""
         if self.writes and "train_runtime" not in logs:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / TELEMETRY_FILE, "a", encoding="utf-8") as file:
@@ -74,12 +75,12 @@ class RunRecords:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The entry of the phase under way."""
+        """The entry of the current phase."""
         assert self._open is not None
         return self._open
 
     def open_phase(self, phase: int, *, label_ratio: float | None, steps: int) -> None:
-        """Begin the entry of a phase, and its clock."""
+        """Start the entry and the clock of a phase."""
         self._opened = time.monotonic()
         self._open = {
             "phase": phase,
@@ -90,11 +91,11 @@ class RunRecords:
         }
 
     def note(self, **facts: Any) -> None:
-        """Add to the entry of the phase under way."""
+        """Add facts to the entry of the current phase."""
         self.entry.update(facts)
 
     def close_phase(self) -> None:
-        """Record the phase under way as finished, replacing an earlier record of it."""
+        """Record the current phase as finished, replacing any earlier record of it."""
         number = self.entry["phase"]
         entry = self.entry | {"seconds": round(time.monotonic() - self._opened, 3)} | self.sums(number)
         self._open = None
@@ -102,7 +103,7 @@ class RunRecords:
         self.save()
 
     def save(self, **facts: Any) -> None:
-        """Write the results, with further top-level facts."""
+        """Write the results, with additional top-level facts."""
         self.results |= facts
         if self.writes:
             write_json(self.folder / RESULTS_FILE, self.results)
@@ -112,16 +113,17 @@ class RunRecords:
         return [line for line in self._telemetry_lines() if line["phase"] == phase]
 
     def alarms(self, phase: int) -> dict[str, list[str]]:
-        """The signs of collapse that were logged for a phase as `alarms`, the same on every process."""
+        """The signs of collapse that were logged for a phase as `alarms`, identical on every process."""
         logged = [{"alarms": line["alarms"]} for line in self.lines(phase) if "alarms" in line]
-        found: list[dict[str, list[str]]] = broadcast_object_list([*logged, {}][:1])  # the main process has the logs
+        # only the main process has the log
+        found: list[dict[str, list[str]]] = broadcast_object_list([*logged, {}][:1])
         return found[0]
 
     def sums(self, phase: int) -> dict[str, Any]:
-        """What a phase's log events come to for its entry: `skipped_updates` if there were any, and `overruled`, per
-        member the share of pseudo-labeled units that it was surer of than its teacher.
+        """Totals over the log events of a phase for its entry: `skipped_updates`, if any, and `overruled`, for each
+        model the share of pseudo-labeled units on which it was more confident than its teacher.
 
-        Summed as whole units: however the events divide the phase, the entry is the same to the last bit.
+        Counts are summed as integers, so the entry does not depend on how the log events divide the phase.
         """
         lines = self.lines(phase)
         entry: dict[str, Any] = {}
@@ -136,10 +138,10 @@ class RunRecords:
         return entry
 
     def _read_results(self) -> dict[str, Any]:
-        """What an earlier start left; nothing where there is no file.
+        """The results of an earlier start; empty if there is no file.
 
         Raises:
-            RunError: the file is damaged. Going on would lose the finished phases' figures without a word.
+            RunError: the file is damaged. Continuing would silently lose the figures of the finished phases.
         """
         file = self.folder / RESULTS_FILE
         try:
@@ -151,12 +153,12 @@ class RunRecords:
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise RunError(
                 f"{str(file)!r} is damaged ({problem!r}), and with it the figures of the finished phases. Restore it, "
-                "or delete it to go on without them."
+                "or delete it to continue without them."
             ) from problem
         return loaded
 
     def _telemetry_lines(self) -> list[dict[str, Any]]:
-        """All log events up to a line that is none, such as the last one of a killed run."""
+        """All log events up to the first unreadable line, which a killed run may leave at the end."""
         try:
             text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8", errors="replace")
         except OSError:

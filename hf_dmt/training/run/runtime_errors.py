@@ -21,29 +21,29 @@ from ..settings.knobs import Knobs
 
 logger = logging.get_logger(__name__)
 
-_GO_ON = "Checkpoints are kept: go on with --resume_from_checkpoint True."
+_GO_ON = "Checkpoints are kept: continue with --resume_from_checkpoint True."
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, why, and what to do. What it has saved is kept."""
+    """A run that cannot continue: the reason, and what to do. Everything it saved is kept."""
 
 
 @contextmanager
 def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
-    """Turn what ends a run inside the block into a `RunError` that a person can act on; bugs pass through as they are.
+    """Turn failures inside the block into a `RunError` with advice; bugs pass through unchanged.
 
     Raises:
-        RunError: memory ran out on the device, a data loading worker died, an image is gone or damaged since labeling,
-            or the stored labels are.
+        RunError: the device is out of memory, a data-loading worker died, an image is missing or was damaged after
+            labeling, or the stored labels were.
     """
     try:
         yield
     except torch.OutOfMemoryError as problem:
         raise RunError(out_of_memory(args, knobs, str(problem))) from problem
-    except StoreError as problem:  # says itself which checkpoint helps: often not the last
+    except StoreError as problem:  # names the checkpoint that helps, which is often not the last one
         raise RunError(_without_worker_traceback(str(problem))) from problem
     except DivergedError as problem:
-        raise RunError(f"{problem}. Checkpoints from before are kept.") from problem
+        raise RunError(f"{problem}. Earlier checkpoints are kept.") from problem
     except (CorruptImage, DataError, CheckpointError) as problem:
         raise RunError(f"{_without_worker_traceback(str(problem))} {_GO_ON}") from problem
     except RuntimeError as problem:
@@ -57,35 +57,37 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
 
 
 def out_of_memory(args: DMTTrainingArguments, knobs: Knobs, reason: str) -> str:
-    """Batch sizes to try: the same update in more, smaller parts where it can be divided, else a smaller update."""
+    """Batch sizes to try: the same update in more parts if it can be divided, otherwise a smaller update."""
     steps = args.gradient_accumulation_steps
     parts = args.world_size * steps
     labeled, pseudo = knobs.labeled_batch_size, knobs.pseudo_batch_size
     message = (
-        f"The device has no memory for updates of {labeled} labeled + {pseudo} pseudo-labeled images in {parts} "
-        f"part(s), or for {args.per_device_eval_batch_size} at once in labeling ({reason.strip().splitlines()[0]}). "
+        f"Out of memory for updates of {labeled} labeled + {pseudo} pseudo-labeled images in {parts} part(s), or for "
+        f"labeling {args.per_device_eval_batch_size} at once ({reason.strip().splitlines()[0]}). "
     )
     if labeled % (2 * parts) == 0 and pseudo % (2 * parts) == 0:
-        message += f"Try --gradient_accumulation_steps {2 * steps}, which keeps the updates as they are; "
+        message += f"Try --gradient_accumulation_steps {2 * steps}, which computes the same updates in smaller parts; "
     else:
         smaller = [max(parts, size // 2 // parts * parts) for size in (labeled, pseudo)]
         message += f"Try --labeled_batch_size {smaller[0]} --pseudo_batch_size {smaller[1]}; "
     return (
-        f"{message}in labeling and evaluation --per_device_eval_batch_size "
-        f"{max(1, args.per_device_eval_batch_size // 2)}. --bf16 and a smaller --image_size need less, too. {_GO_ON}"
+        f"{message}for labeling and evaluation, try --per_device_eval_batch_size "
+        f"{max(1, args.per_device_eval_batch_size // 2)}. --bf16 and a smaller --image_size also reduce memory. "
+        f"{_GO_ON}"
     )
 
 
 class TrackersMayFail(CallbackHandler):
-    """The Trainer's callbacks, where a tracker whose service fails in the middle of a run is left out from then on.
+    """The Trainer's callbacks, except that a tracker whose service fails during a run is dropped from then on.
 
-    Days of training should not end because a dashboard is down; figures are in `telemetry.jsonl` all the same. One that
-    cannot even be started was asked for and is an error, while nothing is lost.
+    Days of training should not be lost because a dashboard is down; all figures are in `telemetry.jsonl`. A tracker
+    that
+    cannot even be started is an error, because nothing is lost yet.
     """
 
     @classmethod
     def over(cls, handler: CallbackHandler) -> TrackersMayFail:
-        """The same handler, with its callbacks and everything it holds, guarded."""
+        """The same handler with its callbacks and state, guarded."""
         guarded = cls.__new__(cls)
         guarded.__dict__ = handler.__dict__
         return guarded
@@ -98,19 +100,19 @@ class TrackersMayFail(CallbackHandler):
             self.callbacks = [callback]
             try:
                 control = super().call_event(event, args, state, control, **kwargs)
-            except Exception as problem:  # each tracker's client has errors of its own
+            except Exception as problem:  # each tracker's client has its own errors
                 if not _is_tracker(callback):
                     raise
                 reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
                 name = type(callback).__name__
                 if event in ("on_init_end", "on_train_begin"):
                     raise RunError(
-                        f"The tracker {name} cannot be started ({reason}). Check its service and your login, or leave "
-                        "it out of --report_to: telemetry.jsonl and report.html have every figure."
+                        f"The tracker {name} cannot be started ({reason}). Check its service and your login, or "
+                        "remove it from --report_to: telemetry.jsonl and report.html contain all figures."
                     ) from problem
                 logger.warning(
-                    f"The tracker {name} failed ({reason}) and is left out from here on; training goes on, and "
-                    "telemetry.jsonl has every figure."
+                    f"The tracker {name} failed ({reason}) and is disabled; training continues, and telemetry.jsonl "
+                    "contains all figures."
                 )
                 everyone = [other for other in everyone if other is not callback]
             finally:
@@ -124,5 +126,5 @@ def _is_tracker(callback: TrainerCallback) -> bool:
 
 
 def _without_worker_traceback(message: str) -> str:
-    """An error of a worker process arrives with its whole traceback in its message; the last line is the message."""
+    """An error from a worker process contains its whole traceback; its last line is the message."""
     return message.strip().splitlines()[-1].partition(": ")[2] if message.startswith("Caught ") else message

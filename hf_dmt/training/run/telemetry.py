@@ -1,4 +1,4 @@
-"""Counts of the three cases, mean weights and losses per member, summed on the device and read only when logged."""
+"""Counts of the three cases, mean weights and losses per model, summed on the device and read only for logging."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMES = ("loss", "weight", "agree", "negative_disagree", "positive_disagree", "
 
 
 class Telemetry:
-    """Sums since the last log; `a/...` describes a being trained."""
+    """Sums since the last log; `a/...` describes the training of a."""
 
     def __init__(self, device: torch.device) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -22,7 +22,7 @@ class Telemetry:
         self._fresh = False
 
     def add(self, member: int, outcome: MutualLoss, is_pseudo: Tensor) -> None:
-        """One member's micro-batch. No value is read here: that would make the device wait every step."""
+        """Add one model's micro-batch. Nothing is read from the device, which would synchronize at every step."""
         pseudo = (outcome.weights.flatten(1) if outcome.weights.ndim > 1 else outcome.weights[:, None]).sum(dim=1)
         self._sums[member] += torch.stack(
             [
@@ -33,22 +33,23 @@ class Telemetry:
                 outcome.positive_disagree.to(self._sums.dtype),
                 outcome.valid.to(self._sums.dtype),
             ]
-        ).nan_to_num(0, 0, 0)  # of an update that is skipped; it would hide all others until the next log
+        ).nan_to_num(0, 0, 0)  # values of a skipped update would hide all others until the next log
 
     def norms(self, norms: dict[str, Tensor]) -> None:
         """Gradient norms of the latest update, before clipping."""
         self._norms, self._fresh = norms, True
 
     def take_norms(self) -> dict[str, Tensor]:
-        """The norms of this update, once; nothing where it was not clipped."""
+        """The norms of this update, once; empty if it was not clipped."""
         fresh, self._fresh = self._fresh, False
         return self._norms if fresh else {}
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
-        """Log keys over all processes since the last call; a collective, so every process must call it.
+        """Log entries over all processes since the last call. A collective operation: every process must call it.
 
-        `agree`, `negative_disagree`, `positive_disagree` are fractions of the `pseudo_units` (valid, pseudo-labeled),
-        `mean_weight` is their mean weight, `loss` is per valid unit, labeled ones included.
+        `agree`, `negative_disagree` and `positive_disagree` are fractions of the `pseudo_units` (valid,
+        pseudo-labeled),
+        `mean_weight` is their mean weight, and `loss` is per valid unit, including labeled ones.
         """
         if accelerator.num_processes > 1:
             torch.distributed.all_reduce(self._sums)

@@ -1,8 +1,8 @@
-"""Whether a checkpoint holds everything that a resume needs, and every file of it to its end.
+"""Whether a checkpoint is complete: everything a resume needs is there, and no file is truncated.
 
-`trainer_state.json` is written last, but rank 0 writes it without waiting for the other ranks, and stock
-`get_last_checkpoint` looks at nothing but the number. A checkpoint cut by a kill would then fail on resume or, worse,
-resume without its optimizer.
+`trainer_state.json` is written last, but rank 0 writes it without waiting for the other ranks, and the stock
+`get_last_checkpoint` only looks at the number. A checkpoint that was cut off by a kill would then fail to resume or,
+worse, resume without its optimizer.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
 def step_of(checkpoint: str | Path) -> int | None:
-    """The number in a checkpoint's name; None for another name, such as `last-checkpoint`."""
+    """The number in a checkpoint's name; None for other names, such as `last-checkpoint`."""
     found = _NUMBERED.fullmatch(Path(checkpoint).name)
     return int(found[1]) if found else None
 
 
 def steps_done(checkpoint: str | Path) -> int:
-    """The updates before a checkpoint, as its state counts them.
+    """The number of updates before a checkpoint, from its state.
 
     Raises:
-        OSError, ValueError: the state is gone, damaged, or of another checkpoint than the folder's name says.
+        OSError, ValueError: the state is missing or damaged, or does not match the folder's name.
     """
     state = read_json(Path(checkpoint) / TRAINER_STATE_NAME)
     step = state.get("global_step") if isinstance(state, dict) else None
@@ -48,10 +48,10 @@ def steps_done(checkpoint: str | Path) -> int:
 
 
 def read_record(checkpoint: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of its run.
+    """The record of the run that is stored in a checkpoint.
 
     Raises:
-        OSError, ValueError: there is no such file, or it is damaged.
+        OSError, ValueError: the file is missing or damaged.
     """
     record: dict[str, Any] = read_json(Path(checkpoint) / CHECKPOINT_RECORD)
     if not (
@@ -65,11 +65,13 @@ def read_record(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def faults(checkpoint: str | Path) -> list[str]:
-    """What a checkpoint lacks, or has no more than the beginning of; empty for a whole one.
+    """What is missing or truncated in a checkpoint; empty if it is complete.
 
-    Looked at are both members, optimizer, scheduler, the state, the random state of every process that took part and
-    the averages where the run keeps some. Of weights the header is read and compared with the file's length; of
-    PyTorch's archives the directory, which is at their end.
+    Checks both models, optimizer, scheduler, the state, the random state of every process that took part, and the
+    weight
+    averages if the run has any. For weights, the header is compared with the file size; for PyTorch archives, the
+    directory
+    at the end of the file is read.
     """
     folder = Path(checkpoint)
     found: list[str] = []
@@ -108,7 +110,7 @@ def _faults_of_weights(folder: Path, member: str) -> list[str]:
 def _is_whole(file: Path) -> bool:
     try:
         if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt"):  # compares the header with the file's length
+            with safe_open(file, framework="pt"):  # compares the header with the file size
                 return True
         if file.suffix in (".pt", ".pth", ".bin"):
             with ZipFile(file):

@@ -26,22 +26,22 @@ _FIRST_SPEAKS_S = 3.0
 RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
 
 
-_OFFICIAL = "--official true sets all that follows the official code where it errs"
+_OFFICIAL = "--official true now sets everything that follows the official code where it has bugs"
 
-# Flags of earlier versions, and what to give instead.
+# Flags of earlier versions, and their replacements.
 REPLACED_FLAGS = {
     "difference_maximised_sampling": "It is spelled --difference_maximized_sampling now.",
     "ema_rule": f"{_OFFICIAL}; without it --ema_decay is a true average.",
     "selection_rule": f"{_OFFICIAL}; without it the count is exact.",
     "mixup_weighting": f"{_OFFICIAL}; without it each of the two labels has its own weight.",
     "weight_decay_everywhere": f"{_OFFICIAL}; without it biases and norms do not decay.",
-    "rollback_on_collapse": "Labels that collapse are warned of, with what to try; nothing is rolled back.",
+    "rollback_on_collapse": "Collapsing labels are reported with suggestions; nothing is rolled back.",
 }
 
 
 @dataclass
 class ModelArguments:
-    """Flags that choose the task and the two models, or a look at everything before the run."""
+    """Flags that choose the task and the models, or request a dry run."""
 
     task: str = field(
         default="image-classification",
@@ -49,30 +49,28 @@ class ModelArguments:
     )
     model_a: str | None = field(
         default=None,
-        metadata={
-            "help": "Hub id, folder, or a builtin trained from scratch: tiny:vit, tiny:resnet, tiny:segformer, ..."
-        },
+        metadata={"help": "Hub id, folder, or a small network to train from scratch: tiny:vit, tiny:resnet, ..."},
     )
-    model_b: str | None = field(default=None, metadata={"help": "The other model; any architecture of the same task."})
+    model_b: str | None = field(
+        default=None, metadata={"help": "The other model, of any architecture for the same task."}
+    )
     pair: str | None = field(
         default=None, metadata={"help": "Hub id or folder of a saved pair, instead of two models."}
     )
     image_size: int | None = field(
         default=None,
-        metadata={"help": "Side of the training view in pixels (default: what the models were trained at)."},
+        metadata={"help": "Side of the training views in pixels (default: taken from the models)."},
     )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the modeling code that a checkpoint brings along."}
-    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
     check: bool = field(
         default=False,
-        metadata={"help": "Train nothing: look at images and models, try a few updates, say what the run would take."},
+        metadata={"help": "Dry run: validate images and models, try a few updates, estimate time and memory."},
     )
-    json: bool = field(default=False, metadata={"help": "With --check: print what was found as JSON."})
+    json: bool = field(default=False, metadata={"help": "With --check: print the findings as JSON."})
 
 
 class UsageError(ValueError):
-    """Flags or config files that cannot be read."""
+    """Invalid flags or config files."""
 
 
 def _true_false_or_auto(word: str) -> bool | None:
@@ -86,7 +84,7 @@ def _true_false_or_auto(word: str) -> bool | None:
 
 
 class Parser(HfArgumentParser):
-    """`HfArgumentParser` with full flag names only, and one line per mistake instead of 150 lines of usage."""
+    """`HfArgumentParser` without abbreviated flags, and with one line per mistake instead of 150 lines of usage."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -97,7 +95,7 @@ class Parser(HfArgumentParser):
             "config file (YAML or JSON, or the name of an embedded recipe: digits, digit-scenes).",
         )
 
-        for action in self._actions:  # `auto` is what a knob is that is not given
+        for action in self._actions:  # `auto` means that a knob is not set
             if action.type is string_to_bool and action.default is None:
                 action.type = _true_false_or_auto
 
@@ -106,16 +104,16 @@ class Parser(HfArgumentParser):
 
 
 def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArguments, DMTTrainingArguments]:
-    """Flags over the config file over, where no data set is named, the embedded default of the task.
+    """Combine flags, config file and, if no data set is named, the embedded default of the task.
 
-    What a person gives beats what the default brings, also where two settings exclude each other.
+    Flags override the config file, which overrides the default, also if two settings exclude each other.
 
     Raises:
-        ValueError: unknown flags or keys (with the nearest known one), values of another type, impossible settings.
+        ValueError: unknown flags or keys (with the nearest known one), wrong types, invalid settings.
     """
     parser = Parser()
-    # The stock default is a fixed folder; here every run without one gets its own.
-    # Bars are for terminals: in a log file they are thousands of lines.
+    # The stock default is a fixed folder; here each run without --output_dir gets its own. Progress bars are for
+    # terminals: in a log file they are thousands of lines.
     parser.set_defaults(output_dir=None, disable_tqdm=not sys.stderr.isatty())
     flags = list(argv)
     config: dict[str, Any] = {}
@@ -133,10 +131,10 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
         parser.set_defaults(output_dir=fresh_folder(first.dataset_name, first.use_cpu))
     try:
         model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
-    except ImportError as problem:  # of what DeepSpeed, a tracker or an optimizer needs
+    except ImportError as problem:  # a missing dependency of DeepSpeed, a tracker or an optimizer
         reason = " ".join(str(problem).split())
         raise UsageError(
-            f"A flag asks for a package that is not there ({reason}). Install it, or leave the flag out."
+            f"A flag needs a package that is not installed ({reason}). Install it, or omit the flag."
         ) from problem
     _check_models(model)
     return model, data, training
@@ -166,21 +164,21 @@ def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
 
 
 def _config_file(given: str, recipes: Path) -> Path:
-    """The file that is meant: a path, or the name of an embedded recipe."""
+    """The config file: a path, or the name of an embedded recipe."""
     if Path(given).exists() or "/" in given:
         return Path(given)
     embedded = {file.stem: file for file in recipes.glob("*.yaml")}
     if given not in embedded and not Path(given).suffix:
         near = difflib.get_close_matches(given, embedded, n=1) or sorted(embedded)
         raise UsageError(
-            f"{given!r} is neither a config file nor an embedded recipe. Did you mean {' or '.join(near)}? Flags begin "
-            "with --."
+            f"{given!r} is neither a config file nor an embedded recipe. Did you mean {' or '.join(near)}? Flags "
+            "start with --."
         )
     return embedded.get(given, Path(given))
 
 
 def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:
-    """What to give instead of a flag or a name in a config file that does not exist."""
+    """A suggestion for a flag or config key that does not exist."""
     name = given.lstrip("-").replace("-", "_")
     if name in REPLACED_FLAGS:
         return REPLACED_FLAGS[name]
@@ -190,7 +188,7 @@ def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:
 
 
 def _given(flags: list[str]) -> set[str]:
-    """The settings that flags give, whatever their values."""
+    """The settings that flags set, whatever their values."""
     parser = Parser()
     for action in parser._actions:
         action.default = argparse.SUPPRESS
@@ -198,13 +196,13 @@ def _given(flags: list[str]) -> set[str]:
 
 
 def _excluded_by(person: argparse.Namespace, given: set[str]) -> set[str]:
-    """The settings of a recipe that cannot stand beside what a person gives."""
+    """The settings of a recipe that conflict with given flags."""
     excluded: set[str] = set()
     if given & {"labeled_fraction", "labeled_ids"}:
         excluded |= {"num_labeled"}
     if person.pair is not None:
         excluded |= {"model_a", "model_b"}
-    if "learning_rate" in given:  # of both members, unless b's own is given too
+    if "learning_rate" in given:  # it applies to both models, unless b's own rate is given, too
         excluded |= {"learning_rate_b"}
     if "sequential" in str(person.exchange):
         excluded |= {"ema_decay"}
@@ -222,8 +220,8 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
         ) from problem
     if not isinstance(content, dict):
         raise UsageError(
-            f"The config file {str(file)!r} holds {'nothing' if content is None else f'a {type(content).__name__}'}, "
-            "not settings. Write `name: value` lines."
+            f"The config file {str(file)!r} contains {'nothing' if content is None else f'a {type(content).__name__}'} "
+            "instead of settings. Write `name: value` lines."
         )
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     settings = {}
@@ -236,13 +234,13 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
 
 
 def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
-    """A config value as the flag would read it: YAML makes a string of 6e-5 and a boolean of a choice named true."""
+    """A config value parsed like the flag: YAML reads 6e-5 as a string, and a choice named true as a boolean."""
     if value is None:
         if action.default is None:
             return None
         raise UsageError(
-            f"The config file {str(file)!r} sets {action.dest} to nothing, and it needs a value. Write one, or "
-            "leave the line out."
+            f"The config file {str(file)!r} sets {action.dest} to nothing, but it needs a value. Give one, or "
+            "delete the line."
         )
     convert = action.type if callable(action.type) else str
     try:
@@ -255,7 +253,7 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
         converted = convert(_word(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as problem:
         raise UsageError(
-            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}. Give "
+            f"The config file {str(file)!r} sets {action.dest} to {value!r}, which cannot be read: {problem}. Write "
             "it as the flag takes it (hf-dmt train --help)."
         ) from problem
     if action.choices and converted not in action.choices:
@@ -272,27 +270,26 @@ def _word(value: Any) -> str:
 
 def _check_models(model: ModelArguments) -> None:
     if model.json and not model.check:
-        raise UsageError("--json prints what --check finds, and --check is not given. Add it, or leave --json out.")
+        raise UsageError("--json prints the findings of --check, which is not given. Add it, or omit --json.")
     if model.pair is not None:
         if model.model_a or model.model_b:
             raise UsageError(
-                f"--pair {model.pair!r} is a whole pair; leave --model_a and --model_b out, or leave --pair out."
+                f"--pair {model.pair!r} contains both models; omit --model_a and --model_b, or omit --pair."
             )
         return
     missing = [flag for flag in ("model_a", "model_b") if getattr(model, flag) is None]
     if missing:
         raise UsageError(
-            f"--{missing[0]} is missing: mutual training needs two models. Give --model_a and --model_b (Hub ids, "
-            "folders or "
-            "tiny:vit, tiny:resnet, ...), or --pair."
+            f"--{missing[0]} is missing, but mutual training needs two models. Give --model_a and --model_b (Hub ids, "
+            "folders or tiny:vit, tiny:resnet, ...), or --pair."
         )
 
 
 def print_error(message: str) -> None:
-    """One message on stderr, without what may be a token: it may quote what was typed.
+    """Print an error message to stderr, with anything that looks like a token removed, since it may quote user input.
 
-    Of several processes the first speaks at once. The launcher ends the others then; one that is still there after a
-    while has met something that the first has not, and speaks too.
+    With several processes, the first one prints at once, and the launcher then ends the others. A process that is still
+    running after a while has a different problem and prints it, too.
     """
     rank = int(os.environ.get("RANK", "0"))
     if rank > 0:

@@ -1,9 +1,10 @@
-"""How a setting is declared: once, as a dataclass field. Everything that is said of it elsewhere derives from here.
+"""How a setting is declared: once, as a dataclass field, from which everything else is derived.
 
-    gamma1: float = setting(5.0, "Exponent of the weight where the members agree.", group="weights", least=0)
+    gamma1: float = setting(5.0, "Exponent of the weight if student and teacher agree.", group="weights", least=0)
 
-From this line come the argument of `DMTTrainingArguments`, its check, its line in `--help` with the default of each
-task, its entry in `dmt_results.json` and its row in docs/settings.md. `declared(Knobs)["gamma1"]` gives the `Setting`.
+This line defines the argument of `DMTTrainingArguments`, its validation, its line in `--help` with the default of each
+task, its entry in `dmt_results.json` and its row in docs/settings.md. `declared(Knobs)["gamma1"]` returns the
+`Setting`.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ _WORDS = {"true": True, "false": False}
 
 @dataclass(frozen=True)
 class Setting:
-    """What is declared of one setting.
+    """The declaration of one setting.
 
     Attributes:
         name: of the field, the flag and the entry in the results.
-        help: one or two sentences; choices are named in backticks.
-        group: the heading it stands under in `--help` and in docs/settings.md.
-        default: for images. pixels: for masks, where that is another one.
-        kind: the type of a value, or of one item of a list.
+        help: one or two sentences; choices are in backticks.
+        group: its heading in `--help` and in docs/settings.md.
+        default: for classification.
+        pixels: default for segmentation, if it differs.
+        kind: the type of the value, or of one item of a list.
         is_list: a list of values.
-        choices: all that are possible, if these are few words.
-        least, above, most, below: the ends of the range, included or not; infinity is never in it.
-        hint: why the range is what it is, or what to give, for the error.
-        method: part of the method (a knob): None means the preset's value, else the task's default.
+        choices: all valid values, if they are a few words.
+        least, above, most, below: the ends of the range, inclusive or exclusive; infinity is never valid.
+        hint: the reason for the range or a suggestion, for the error message.
+        method: part of the method (a knob): None means the preset's value, or else the task's default.
     """
 
     name: str
@@ -50,18 +52,18 @@ class Setting:
     method: bool
 
     def default_for(self, task: str) -> Any:
-        """The value without a flag and without a preset."""
+        """The value without a flag or a preset."""
         return self.pixels if task == "semantic-segmentation" else self.default
 
     @property
     def default_text(self) -> str:
-        """`5`, or `16 (masks: 4)` where the tasks differ; empty without a default."""
+        """`5`, or `16 (masks: 4)` if the tasks differ; empty without a default."""
         images, masks = (_text(value) for value in (self.default, self.pixels))
         return images if images == masks else f"{images} (masks: {masks})"
 
     @property
     def values_text(self) -> str:
-        """What can be given: the choices, `true, false`, or the type with its range."""
+        """The valid values: the choices, `true, false`, or the type with its range."""
         if self.choices:
             return ", ".join(self.choices)
         if self.kind is bool:
@@ -82,7 +84,7 @@ class Setting:
         return " and ".join(filter(None, (lower, upper)))
 
     def check(self, value: Any) -> None:
-        """Raises ValueError for a value that is no choice, not of the type, or outside the range; None passes."""
+        """Raises ValueError for an unknown choice, a wrong type or a value out of range; None passes."""
         if value is None:
             return
         for item in value if self.is_list else [value]:
@@ -106,7 +108,7 @@ class Setting:
         )
 
     def argument(self) -> tuple[str, Any, Any]:
-        """The field of `DMTTrainingArguments`: a knob's default is None there, for "not given"."""
+        """The field for `DMTTrainingArguments`; the default of a knob there is None, which means "not set"."""
         of_items: Any = list[self.kind] if self.is_list else self.kind  # type: ignore[name-defined]
         metadata = {"help": self.help_line.replace("%", "%%")}
         if self.choices:
@@ -117,7 +119,7 @@ class Setting:
 
     @property
     def help_line(self) -> str:
-        """The help and the default of each task, as `--help` shows it."""
+        """The help text with the default of each task, as shown by `--help`."""
         return f"{self.help} Default: {self.default_text}." if self.method and self.default_text else self.help
 
 
@@ -134,7 +136,7 @@ def setting(
     below: float | None = None,
     hint: str = "",
 ) -> Any:
-    """A field of a dataclass of settings; `Setting` says what the arguments mean."""
+    """A field of a settings dataclass; `Setting` describes the arguments."""
     more = {
         "help": help,
         "group": group,
@@ -151,24 +153,24 @@ def setting(
 
 @cache
 def declared(settings: type) -> dict[str, Setting]:
-    """All settings of a dataclass, by name, in their order."""
+    """All settings of a dataclass by name, in order."""
     hints = get_type_hints(settings)
     method = settings.__name__ == "Knobs"
     return {part.name: _setting(part, hints[part.name], method=method) for part in fields(settings)}
 
 
 def as_arguments(name: str, *declarations: type) -> type:
-    """A dataclass with the same fields as arguments of a command line, all optional.
+    """A dataclass with the same fields as optional command-line arguments.
 
-    Its metadata are keyword arguments of `argparse`, so the stock `HfArgumentParser` reads it too.
+    Its metadata are keyword arguments for `argparse`, so the stock `HfArgumentParser` can read it.
     """
     parts = [one.argument() for declaration in declarations for one in declared(declaration).values()]
     return make_dataclass(name, parts)
 
 
 def without_words(one: Setting, value: Any) -> Any:
-    """A value as it may arrive from Python, YAML or a command line: `auto` is "not given", `true` and `false` are
-    booleans where these are meant, and a boolean is its word where a word is meant."""
+    """Convert a value from Python, YAML or the command line: `auto` means "not set", `true` and `false` become booleans
+    if the setting is boolean, and a boolean becomes a word if the setting is a word."""
     if one.is_list and value is not None:
         return tuple(one.kind(item) for item in value)
     if one.kind is bool and isinstance(value, str):

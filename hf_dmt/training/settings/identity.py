@@ -1,8 +1,8 @@
-"""What makes a run this run: everything that changes its weights, kept by the first start and compared by every resume.
+"""The identity of a run: everything that affects its weights, recorded at the first start and compared on every resume.
 
-Every setting is compared unless `settings/resuming.py` lists it as one that cannot change the weights, so that one
-which is added later is compared from its first day. Images count by their contents, not by their names. A resume that
-differs is refused with both values; what may differ is recorded with the update from which it holds.
+Every setting is compared unless `settings/resuming.py` lists it as one that cannot affect the weights. New settings are
+therefore compared by default. Images are compared by content, not by name. A resume that differs is refused, with both
+values; accepted changes are recorded with the update at which they took effect.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def of_run(
     images: Mapping[str, str],
     further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What this start would train.
+    """The identity of what this start would train.
 
     Args:
-        args, knobs: the arguments, and the settings of the method they resolve to; both dataclasses.
-        images: a digest of contents and labels by role.
-        further: settings from outside of the arguments, such as a command line's on data, by name.
+        args, knobs: the arguments, and the knobs they resolve to; both are dataclasses.
+        images: a hash of contents and labels for each role.
+        further: other settings by name, such as the data flags of the command line.
 
     Returns:
-        plain JSON: `settings`, `plan`, `pair`, `images`.
+        Plain JSON with `settings`, `plan`, `pair` and `images`.
     """
     resolved = dataclasses.asdict(knobs)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
@@ -52,18 +52,18 @@ def of_run(
         },
         "images": dict(images),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(identity))  # as it is read again
+    plain: dict[str, Any] = json.loads(json.dumps(identity))  # in the form in which it is read back
     return plain
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int, accepted: Iterable[str]) -> Changes:
-    """What a resume after `step` updates would train otherwise than the first start said.
+    """How a resume after `step` updates would differ from the first start.
 
     Args:
         accepted: names from `ACCEPTABLE`.
 
     Raises:
-        ValueError: an identity that is none.
+        ValueError: `before` is not an identity.
     """
     allowed = set(accepted)
     found = Changes([], [])
@@ -83,13 +83,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int,
                     what = f"{name} images" if part == "images" else f"model {name}" if name in MEMBERS else name
                     found.refused.append(Change(what, before[part].get(name), now[part].get(name)))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as problem:
-        raise ValueError(f"what the first start wrote down cannot be read ({problem!r})") from problem
+        raise ValueError(f"the record of the first start cannot be read ({problem!r})") from problem
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One thing that differs; `before` and `now` are plain JSON."""
+    """A difference; `before` and `now` are plain JSON."""
 
     name: str
     before: Any
@@ -107,23 +107,23 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """`refused` change the weights and were not accepted; `allowed` do not, or were."""
+    """`refused` affect the weights and were not accepted; `allowed` do not, or were accepted."""
 
     refused: list[Change]
     allowed: list[Change]
 
 
 def refusal(changes: Sequence[Change], where: str) -> str:
-    """The message for a resume that is another run."""
+    """The error message for a resume that would be a different run."""
     lines = "".join(f"\n  {change}" for change in changes)
     names = [change.name if change.name in ACCEPTABLE else "phases" for change in changes if _acceptable(change)]
     accept = ""
     if names and len(names) == len(changes):
-        accept = f" To go on with the new values: --accept_changes {' '.join(dict.fromkeys(names))}."
+        accept = f" To continue with the new values: --accept_changes {' '.join(dict.fromkeys(names))}."
     return (
-        f"This is another run than the one in {where}: going on would mix the two.{lines}\n"
-        "Give the settings and images of the first start, or start a new run in another --output_dir "
-        f"(from the pair that is there: --pair).{accept}"
+        f"This differs from the run in {where}, so resuming would mix two runs.{lines}\nUse the settings and images "
+        "of the first start, or start a new run in another --output_dir (--pair starts from the existing "
+        f"models).{accept}"
     )
 
 
@@ -150,12 +150,12 @@ def _compare_plans(
         for one, two in zip(before, now, strict=False)
     )
     kind = "later plan" if grown and now[: len(started)] == started else "plan"
-    change = Change(f"{kind} (phase, label ratio, updates, who trains{why})", list(before), list(now))
+    change = Change(f"{kind} (phase, label ratio, updates, which model trains{why})", list(before), list(now))
     (found.allowed if longer and kind == "later plan" else found.refused).append(change)
 
 
 def _member(pair: ModelPair, name: str) -> dict[str, Any]:
-    """The kind of a member and what it was made from. Its weights come from the checkpoint."""
+    """The architecture of a model and what it was made from. Its weights come from the checkpoint."""
     config = pair.member(name).config.to_diff_dict()
     for about_a_file in ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"):
         config.pop(about_a_file, None)
@@ -169,12 +169,12 @@ def _member(pair: ModelPair, name: str) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """A short digest of plain JSON."""
+    """A short hash of plain JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON, the same in every process and release of Python."""
+    """A setting as JSON, identical in every process and Python version."""
     if isinstance(value, enum.Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

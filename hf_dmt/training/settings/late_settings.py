@@ -1,5 +1,5 @@
-"""Settings that the libraries below read when training begins: tried out before, so that none fails after something was
-written, and `--check` knows of them."""
+"""Try out settings that the libraries only read when training begins, so that none fails after something was written,
+and `--check` reports them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ...data.members import MEMBERS
 from ...models.pair import ModelPair
 from .arguments import DMTTrainingArguments
 
-_OWN_MODES = ("schedule_free", "schedulefree")  # evaluated with other weights than those they train
-_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that read an evaluation, which a phase need not have
+_OWN_MODES = ("schedule_free", "schedulefree")  # these evaluate with other weights than they train
+_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # these schedules need evaluations, which a phase may not have
 _TRIED_UPDATES = 2
 
 
 def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
-    """Build trackers, optimizer and schedule, make two updates of a single weight, and ask the models for what is
-    switched on in them.
+    """Build trackers, optimizer and scheduler, make two updates of a single weight, and check that the models support
+    what is turned on in them.
 
     Raises:
         ValueError: what cannot be built, why, and which flag to change.
     """
     _check_switches(args, pair)
-    with _explained("--report_to", ", ".join(args.report_to), "Install what it needs, or leave it out"):
+    with _explained("--report_to", ", ".join(args.report_to), "Install what it needs, or omit it"):
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()
     _check_kinds(args)
@@ -56,13 +56,13 @@ def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
 def _check_kinds(args: DMTTrainingArguments) -> None:
     if any(name in _word(args.optim) for name in _OWN_MODES):
         raise ValueError(
-            f"--optim {_word(args.optim)} judges with other weights than it trains, and labels are made by what is "
-            "trained. Use --ema_decay with another optimizer for averaged weights."
+            f"--optim {_word(args.optim)} evaluates with other weights than it trains, but labels come from the "
+            "trained weights. For averaged weights, use --ema_decay with another optimizer."
         )
     if any(name in _word(args.lr_scheduler_type) for name in _BY_METRIC):
         raise ValueError(
-            f"--lr_scheduler_type {_word(args.lr_scheduler_type)} follows a figure of evaluations over a whole run, "
-            "and here every phase has a schedule of its own. Use linear, cosine or constant."
+            f"--lr_scheduler_type {_word(args.lr_scheduler_type)} follows a metric over the whole run, but every "
+            "phase has its own schedule here. Use linear, cosine or constant."
         )
 
 
@@ -72,7 +72,7 @@ def _check_switches(args: DMTTrainingArguments, pair: ModelPair) -> None:
     if asked and without:
         kind = type(pair.member(without[0])).__name__
         raise ValueError(
-            f"--gradient_checkpointing is on, and model {without[0]} ({kind}) cannot do that. Leave it out, or save "
+            f"--gradient_checkpointing is on, but model {without[0]} ({kind}) does not support it. Omit it, or save "
             "memory with --gradient_accumulation_steps or --member_schedule alternate."
         )
 
@@ -81,7 +81,7 @@ def _check_switches(args: DMTTrainingArguments, pair: ModelPair) -> None:
 def _explained(flag: str, value: str, remedy: str) -> Iterator[None]:
     try:
         yield
-    except Exception as problem:  # whatever a library raises at what it was given
+    except Exception as problem:  # a library may raise anything for invalid values
         reason = " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
         raise ValueError(f"{flag} {value} cannot be used: {reason}. {remedy}.") from problem
 

@@ -1,4 +1,5 @@
-"""Which settings a resumed run may change: those that cannot reach its weights, and those that it says it changes."""
+"""Which settings a resumed run may change: those that cannot affect its weights, and those that it explicitly
+accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ _WORDS = {
     "ddp_find_unused_parameters fsdp fsdp_config deepspeed parallelism_config dataloader_num_workers "
     "dataloader_pin_memory dataloader_prefetch_factor dataloader_multiprocessing_context torch_empty_cache_steps",
     "this start": "resume_from_checkpoint accept_changes restore_callback_states_from_checkpoint max_skipped_updates",
-    # What they come to is compared: the plan, the images, the two models, the classes.
+    # Their results are compared instead: the plan, the images, the two models, the classes.
     "sources": "dataset_name dataset_config_name train_split eval_split test_split image_column label_column "
     "num_labeled labeled_fraction labeled_ids extra_labels split_seed id2label skip_corrupt_images "
     "unlabeled_dataset_name unlabeled_split unlabeled_dir task model_a model_b pair trust_remote_code image_size "
@@ -29,8 +30,8 @@ PLAN_SETTINGS = ("max_steps", "label_ratios", "supervised_epochs", "phase_epochs
 """They matter by the plan that follows from them, and are named where that differs."""
 
 ACCEPTABLE: dict[str, str] = {
-    "phases": "later phases may be longer or more",
-    "gradient_accumulation_steps": "the same updates in other parts",
+    "phases": "later phases may be longer, or there may be more of them",
+    "gradient_accumulation_steps": "the same updates, split differently",
     "per_device_eval_batch_size": "labels may differ in the last bit",
     "bf16": "another precision",
     "fp16": "another precision",
@@ -39,9 +40,9 @@ ACCEPTABLE: dict[str, str] = {
 }
 """What a resume may change where `--accept_changes` names it."""
 
-# Which of a phase's weights stay, or which pair is exported, depends on when there is a look at the eval split.
+# Which weights of a phase are kept, or which model is exported, depends on when the eval split is scored.
 CADENCE = ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps")
-# Machines, people and paths: not even written down. An identity may be published with a checkpoint.
+# Machines, people and paths: not recorded at all, because an identity may be published with a checkpoint.
 PRIVATE = {
     *_WORDS["this start"].split(),
     *_WORDS["hub"].split(),

@@ -1,6 +1,6 @@
-"""The table of all settings in docs/settings.md, written from their declarations.
+"""The table of all settings in docs/settings.md, generated from their declarations.
 
-`python -m hf_dmt.training.settings.table docs/settings.md` writes it anew between its two marks.
+`python -m hf_dmt.training.settings.table docs/settings.md` rewrites it between its two markers.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def table() -> str:
 
 
 def with_table(page: str) -> str:
-    """The page with its table written anew.
+    """The page with an updated table.
 
     Raises:
-        ValueError: the page has not both marks.
+        ValueError: a marker is missing.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"The page has no place for the table. Put {BEGIN} and {END} where it is to stand.")
+        raise ValueError(f"The page has no place for the table. Add the lines {BEGIN} and {END} where it should go.")
     return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
 
 
