@@ -1,8 +1,7 @@
 """The `hf-dmt COMMAND ...` command line, also `python -m hf_dmt COMMAND ...`.
 
 Each command is a module in `hf_dmt/commands/` with `main(argv) -> exit code`. Only the requested one is imported,
-because
-torch and transformers take seconds to load and `hf-dmt --help` should not.
+because torch and transformers take seconds to load and `hf-dmt --help` should not.
 """
 
 from __future__ import annotations

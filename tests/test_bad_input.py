@@ -793,12 +793,12 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
         lambda use: use.trainer(metric_for_best_model="accuracy"),
         r"'accuracy'",
         r"no eval_dataset",
-        r"leave the metric out",
+        r"omit the metric",
     ),
     "metric that does not exist": (
         lambda use: use.trainer(metric_for_best_model="f1", eval_dataset=use.items),
         r"'f1'",
-        r"not among|no figure",
+        r"not among|not a metric",
         r"eval_accuracy",
     ),
     "checkpoint that is none": (

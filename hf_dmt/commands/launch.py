@@ -1,8 +1,7 @@
 """Start a command on as many processes as Accelerate is configured for.
 
 This does what `accelerate launch` would do with the user's `accelerate config`, except that a run with one process
-stays
-in this process: a launcher around it would intercept signals, and importing torch twice takes seconds.
+stays in this process: a launcher around it would intercept signals, and importing torch twice takes seconds.
 """
 
 from __future__ import annotations

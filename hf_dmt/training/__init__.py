@@ -1,1 +1,1 @@
-"""Train a pair: the phases inside one stock Trainer, with settings, labeling, scoring and the run on disk."""
+"""Train a pair: the phases within a stock Trainer, with settings, labeling, scoring and the run on disk."""

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the pair, the closing figures, the report with its figures, and the card."""
+"""The end of a run: export the pair, score it, and write results, report, figures and card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .run.protocol import peak_memory
 
 
 def finish(trainer: Any) -> Path:
-    """See `DMTTrainer.finish`; its class imports this file, so it is not named here."""
+    """See `DMTTrainer.finish`. The trainer's class imports this file, so it cannot be named in the signature."""
     start = time.monotonic()
     folder = trainer.export()
     phases = trainer.records.results["phases"]

@@ -1,4 +1,4 @@
-"""What one optimizer over two members needs: groups by member and rate, and each member clipped by its own norm."""
+"""One optimizer for two models: parameter groups by model and learning rate, and gradient clipping per model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ..models.weights.sharding import whole
 def divide_by_rate(
     optimizer: torch.optim.Optimizer, pair: ModelPair, rates: dict[str, float], scales: dict[str, dict[str, float]]
 ) -> None:
-    """Split every parameter group of `optimizer` in place, by member and learning rate.
+    """Split every parameter group of `optimizer` in place, by model and learning rate.
 
-    The full rate of a comes first in each: the Trainer logs that of the first group.
+    The groups of a with the full rate come first, because the Trainer logs the rate of the first group.
 
     Args:
-        rates: by member. scales: by member and parameter, the factor of the rate where it is not 1.
+        rates: learning rate by model.
+        scales: by model and parameter, the factor on the rate if it is not 1.
     """
     places = {
         id(parameter): (name, rates[name] * scales.get(name, {}).get(key, 1.0))
@@ -38,8 +39,8 @@ def divide_by_rate(
 
 
 def clip_by_member(pair: ModelPair, names: tuple[str, ...], max_norm: float) -> dict[str, Tensor]:
-    """Clip the gradients of each named member by its own norm, and return these norms (0-dim) from before.
+    """Clip the gradients of each named model by its own norm, and return the norms before clipping (0-dim).
 
-    Clipped jointly, the larger gradient would decide how far the other model moves.
+    With joint clipping, the larger gradient would limit the update of the other model.
     """
     return {name: whole(nn.utils.clip_grad_norm_(pair.member(name).parameters(), max_norm)) for name in names}

@@ -1,7 +1,7 @@
-"""`PairTrainer`: a `transformers.Trainer` whose one model is a pair.
+"""`PairTrainer`: a `transformers.Trainer` whose model is a pair.
 
-Optimizer, clipping, scoring, saving, loading and publishing for two members. Nothing here knows of phases or pseudo
-labels; `DMTTrainer` adds them, and the loss.
+Optimizer, clipping, scoring, saving, loading and publishing for two models. It knows nothing of phases or pseudo
+labels; `DMTTrainer` adds those and the loss.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ logger = logging.get_logger(__name__)
 
 
 class PairTrainer(Trainer):
-    """What the stock Trainer does not do right for two models.
+    """Overrides what the stock Trainer does not handle for two models.
 
     Attributes:
-        telemetry: sums per member, drained into the logs.
-        last_scores: figures of the latest evaluation of `eval_dataset` (the first of several); they choose the
-            exported root. last_counts: what each image added to them. other_scores: those of its other sets, by name.
+        telemetry: sums per model, drained into the logs.
+        last_scores: scores of the latest evaluation of `eval_dataset` (the first of several); they choose the
+            exported root. last_counts: the contribution of each image. other_scores: those of its other sets, by name.
         library_metrics: metrics of the `evaluate` library, computed in every evaluation.
-        preemption: answers SIGTERM.
-        weights: the live weights, their averages and best ones, and where each member is.
+        preemption: handles SIGTERM.
+        weights: the live weights, their averages and best ones, and the device of each model.
         publisher: the run's repository on the Hub.
-        origin: what the first start of the run fixed; known once training begins.
+        origin: the identity of the run; set when training begins.
     """
 
     model: ModelPair
@@ -77,10 +77,10 @@ class PairTrainer(Trainer):
     library_metrics: LibraryMetrics | None = None
     hub_model_id: str | None
     new_optimizer_state: dict[str, Any]
-    optimizer: Any  # the stock annotation is None until the optimizer is made
+    optimizer: Any  # the stock annotation is None until the optimizer is created
 
     def __init__(self, model: ModelPair, args: DMTTrainingArguments, **stock: Any) -> None:
-        # Before the stock constructor, which may compile or wrap what it is given.
+        # Before the stock constructor, which may compile or wrap the model.
         choose_trained(
             model, {"a": args.train, "b": args.train_b or args.train}, freeze_batch_norm=args.freeze_batch_norm
         )
@@ -92,7 +92,7 @@ class PairTrainer(Trainer):
 
     @property
     def trained_members(self) -> tuple[str, ...]:
-        """The members that the current update trains."""
+        """The models that the current update trains."""
         return MEMBERS
 
     def train(
@@ -101,13 +101,13 @@ class PairTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """The stock version lets two processes write into one folder, is ended by SIGTERM without a checkpoint and by
-        a tracker whose service is down. Here the first is refused and the others are survived.
+        """The stock version lets two processes write to one folder, dies on SIGTERM without a checkpoint, and fails if
+        a tracker's service is down. Here the first is refused, and the others are handled.
 
         Raises:
             ValueError: another process trains in this folder.
             RunError: memory, workers, images or a tracker ended the run; the message says what to do.
-            SystemExit: SIGTERM came (code 143), so that no caller takes a run cut short for a finished one.
+            SystemExit: SIGTERM arrived (code 143), so that no caller mistakes a stopped run for a finished one.
         """
         self.callback_handler = TrackersMayFail.over(self.callback_handler)
         try:
@@ -129,7 +129,7 @@ class PairTrainer(Trainer):
     # ---- optimizer -------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimizer; its groups are divided by member and by learning rate where these differ."""
+        """The stock optimizer with its groups divided by model and by learning rate."""
         first, optimizer = self.optimizer is None, super().create_optimizer(model)
         if first:
             if self.args.learning_rate_b is not None or self.rate_scales:
@@ -140,18 +140,18 @@ class PairTrainer(Trainer):
         return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The stock version spares biases and norms, which the official code does not."""
+        """The stock version excludes biases and norms from weight decay; the official code does not."""
         if self.args.official:
             return [name for name, _ in model.named_parameters()]
         names: list[str] = super().get_decay_parameter_names(model)
         return names
 
     def restart_optimizer(self, steps: int, checkpoint: str | None, *, learning_rate: float | None = None) -> None:
-        """A new optimizer state and a schedule of `steps` updates, or where a checkpoint stood in it.
+        """Reset the optimizer state and start a schedule of `steps` updates, or restore both from a checkpoint.
 
-        `learning_rate` takes the place of the run's; b's own is brought to the same proportion.
+        `learning_rate` replaces the run's; b's own rate is scaled by the same factor.
 
-        The optimizer object stays: an old one would remain with accelerate, and fp16 would unscale its gradients twice.
+        The optimizer object is reused: accelerate would keep the old one, and fp16 would unscale its gradients twice.
         """
         self.optimizer.load_state_dict(copy.deepcopy(self.new_optimizer_state))
         if learning_rate is not None:
@@ -159,15 +159,15 @@ class PairTrainer(Trainer):
                 group["lr"] *= learning_rate / self.args.learning_rate
         self.lr_scheduler = None
         self.create_scheduler(num_training_steps=steps)
-        # After the scheduler, whose construction sets every learning rate to that of its first step.
+        # After the scheduler, whose constructor sets every learning rate to that of its first step.
         self._load_optimizer_and_scheduler(checkpoint)
         self.callback_handler.lr_scheduler = self.lr_scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
-        """The stock version clips both members by their joint norm."""
+        """The stock version clips both models by their joint norm."""
         if self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
-        self.accelerator.unscale_gradients()  # once: a second unscaling of the same gradients raises under fp16
+        self.accelerator.unscale_gradients()  # only once: under fp16, unscaling the same gradients twice raises
         norms = clip_by_member(self.model, self.trained_members, self.args.max_grad_norm)
         self.telemetry.norms(norms)
         return torch.stack(list(norms.values())).max()
@@ -177,15 +177,15 @@ class PairTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score a, b and their ensemble; each process sees its own share once.
+        """Score a, b and their ensemble; each process scores its own share.
 
-        The stock loop marks the raw pair as prepared, and a later `train()` then runs without DDP, silently (seen with
-        transformers 5.17 and 5.23). It also holds the logits of the whole set.
+        The stock loop marks the unwrapped pair as prepared, so that a later `train()` silently runs without DDP (seen
+        with transformers 5.17 and 5.23). It also keeps the logits of the whole set.
 
         Returns:
             `eval_loss`, `eval_a_accuracy`, `eval_b_accuracy`, `eval_ensemble_accuracy`, `eval_accuracy` (the mean of a
-            and b), for pixels `..._mean_iou` and more; fractions in [0, 1]. Of several sets, `{name: set}`, the keys
-            are `eval_<name>_...` as in the stock Trainer, and the first one chooses the root.
+            and b), for segmentation `..._mean_iou` and more; fractions in [0, 1]. For several sets, `{name: set}`, the
+            keys are `eval_<name>_...` as in the stock Trainer, and the first set chooses the root.
         """
         source = self.eval_dataset if eval_dataset is None else eval_dataset
         if source is None:
@@ -207,8 +207,8 @@ class PairTrainer(Trainer):
         return scores, counts, metrics
 
     def scores(self, source: Any, *, title: str) -> tuple[evaluation.Scores, ImageCounts]:
-        """The figures of a, b and ensemble on an image set, with the averaged weights where there are any; and what
-        each image adds to them."""
+        """The scores of a, b and the ensemble on an image set, using averaged weights if there are any, and the
+        contribution of each image."""
         with preserved_rng(), self.weights.judging():
             metrics = {"compute_metrics": self.compute_metrics, "library_metrics": self.library_metrics}
             how = (self.clean_pass(), self.accelerator)
@@ -217,16 +217,16 @@ class PairTrainer(Trainer):
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Logits of both members for whole images: `predictions` is `{'a': (N, C), 'b': (N, C)}`. `metrics` are those
-        of the images with a label (not None, -1 or -100), from the same network pass.
+        """Logits of both models for whole images: `predictions` is `{'a': (N, C), 'b': (N, C)}`. `metrics` covers the
+        images with a label (not None, -1 or -100), from the same forward pass.
 
         Raises:
-            ValueError: for segmentation, whose logits of a whole set do not fit in memory.
+            ValueError: for segmentation, where the logits of a whole set do not fit in memory.
         """
         if self.model.task != "image-classification":
             raise ValueError(
-                "predict() would hold the logits of every pixel of the set in memory. Use pair(...) image by image, or "
-                "evaluate(dataset) for scores."
+                "predict() would hold the logits of every pixel of the set in memory. Use pair(...) image by image, "
+                "or evaluate(dataset) for scores."
             )
         with preserved_rng(), self.weights.judging():
             logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
@@ -242,8 +242,8 @@ class PairTrainer(Trainer):
     # ---- saving and loading ----------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """An older checkpoint of this step loses its mark of completeness before its files are replaced, and old ones
-        go by their number: the stock order by time deletes the newest one after the clock was set back."""
+        """An older checkpoint of this step is marked incomplete before its files are replaced, and old checkpoints are
+        deleted by number: the stock order by time deletes the newest one if the clock was set back."""
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.weights.check_finite()
@@ -251,7 +251,7 @@ class PairTrainer(Trainer):
             if self.args.should_save:
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors raise their own
+        except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors raise their own errors
             raise checkpoints.not_written(folder, problem) from problem
         finally:
             self.args.save_total_limit = limit
@@ -259,28 +259,28 @@ class PairTrainer(Trainer):
             checkpoints.delete_old(folder, limit, best=self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The stock version would write one file with both members' tensors, which no Auto class opens."""
-        if not self.args.should_save:  # transformers from 5.23 calls this on every process, 5.17 on the main one
+        """The stock version would write one file with the tensors of both models, which no Auto class can load."""
+        if not self.args.should_save:  # transformers 5.23 calls this on every process, 5.17 only on the main one
             return
         folder = Path(output_dir or self.args.output_dir)
         self.origin.save(folder, self.weights.save(folder, state_dict))
         torch.save(without_token(self.args), folder / TRAINING_ARGS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """The stock version loads raw files without strictness, which leaves most weights of ViT, Swin, DINOv2 and
-        SegFormer as they were."""
+        """The stock version loads files with strict=False, which silently leaves most weights of ViT, Swin, DINOv2 and
+        SegFormer unloaded."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         self.weights.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        """The stock version reads raw files without strictness, as for a resume, and leaves the averages behind."""
+        """The stock version loads files with strict=False, as for a resume, and ignores the averages."""
         best = self.state.best_model_checkpoint
         assert best is not None
         if not Path(best).is_dir():
             logger.warning(
-                f"The best pair's checkpoint {best} is not on this machine (the run was taken up from another one), so "
+                f"The best pair's checkpoint {best} is not on this machine (the run was resumed from another one), so "
                 "the last pair is kept."
             )
             return
@@ -293,8 +293,8 @@ class PairTrainer(Trainer):
             self.last_scores, self.last_counts = self.scores(first_set(self.eval_dataset), title="the best pair")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The pair as it was scored, as `export` writes it; the stock version writes the live weights, for checkpoints.
-        One process may call it alone, as is usual behind `is_world_process_zero()`."""
+        """Save the pair as it was scored, like `export`; the stock version saves the live weights, as for checkpoints.
+        A single process may call it, as is common after `is_world_process_zero()`."""
         if _internal_call:
             return super().save_model(output_dir, _internal_call)
         self._write_pair(Path(output_dir or self.args.output_dir), together=False)
@@ -302,7 +302,7 @@ class PairTrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def export(self, folder: str | Path | None = None) -> Path:
-        """Write the finished pair, the better member on the eval split at the root; every process calls it."""
+        """Write the finished pair, with the better model on the eval split at the root; every process must call it."""
         target = Path(folder or self.args.output_dir)
         self._write_pair(target, together=True)
         self.accelerator.wait_for_everyone()
@@ -324,7 +324,7 @@ class PairTrainer(Trainer):
                 whose `last-checkpoint` is downloaded. True may arrive as a word from a command line.
 
         Raises:
-            ValueError: an incomplete checkpoint. HubError: a repository that holds none.
+            ValueError: an incomplete checkpoint. HubError: the repository contains none.
         """
         if checkpoints.names_a_repository(asked):
             asked = str(self.publisher.fetch_run(str(asked)))
@@ -335,11 +335,11 @@ class PairTrainer(Trainer):
 
     @property
     def resumable_elsewhere(self) -> bool:
-        """Whether a checkpoint of now can be resumed without the rest of the output folder."""
+        """Whether a checkpoint saved now can be resumed without the rest of the output folder."""
         return True
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """The stock version finds out that the Hub refuses a push after training, when it fails."""
+        """The stock version only finds out that the Hub refuses a push when the push fails, after training."""
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.open(token, private)
 
@@ -361,9 +361,9 @@ class PairTrainer(Trainer):
     ) -> CommitInfo | Future[CommitInfo] | None:
         """Write the pair and its card into the output folder and publish them in one commit.
 
-        The stock version sends whatever lies in the folder, `training_args.bin` with the token too.
+        The stock version uploads everything in the folder, including `training_args.bin` with the token.
 
-        Raises HubError where the push failed; the message says how to push the output folder later.
+        Raises HubError if the push failed; the message says how to push the output folder later.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self._finish_current_push()
@@ -376,10 +376,10 @@ class PairTrainer(Trainer):
         return self.publisher.push(folder, commit_message, blocking=blocking, token=token, revision=revision, tag=tag)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """The stock version leaves `peer/` out and reads files that training is about to overwrite."""
+        """The stock version omits `peer/` and reads files that training is about to overwrite."""
         if self.args.hub_strategy == HubStrategy.END:
             return
-        self.accelerator.wait_for_everyone()  # every rank's random state is part of the checkpoint
+        self.accelerator.wait_for_everyone()  # the random state of every rank is part of the checkpoint
         resumable, checkpoint = self.resumable_elsewhere, Path(checkpoint_folder)
         if self.publisher.has_time(urgent=resumable):
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -387,7 +387,7 @@ class PairTrainer(Trainer):
             self.publisher.push_checkpoint(checkpoint, self.state.global_step, resumable=resumable, stage_pair=stage)
 
     def _stage_pair(self, checkpoint: Path, staging: Staging) -> None:
-        """The better member at the root; averaged weights, which are no files yet, where the run keeps them."""
+        """The better model at the root; uses the averaged weights, which are not yet files, if the run has any."""
         primary = evaluation.better_member(self.last_scores, self.model.task)
         if self.weights.ema is None:
             staging.add_pair(checkpoint, primary)
@@ -396,5 +396,5 @@ class PairTrainer(Trainer):
             self.model.save_pretrained(staging.folder, primary=primary)  # type: ignore[arg-type]
 
     def _finish_current_push(self) -> None:
-        """The stock version waits without looking at what came of the push."""
+        """The stock version waits without checking whether the push succeeded."""
         self.publisher.report_failures(wait=True)

@@ -1,4 +1,4 @@
-"""The phases on the Trainer's own loop: one Trainer epoch is one phase, of its own length."""
+"""The phases in the Trainer's own loop: one Trainer epoch is one phase, with its own length."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .settings.knobs import Knobs
 def plan(
     knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_steps: int | None, alternate: bool = False
 ) -> list[Phase]:
-    """The run's phases. Without label ratios (`supervised`) phase 0 gets the step budget of the whole dmt run, and
-    `online` spends the budget of all its phases in one, so that methods are compared at equal steps. `max_steps` caps
-    every phase, these too.
+    """The run's phases. Without label ratios (`supervised`), phase 0 gets as many updates as a whole dmt run, and
+    `online` uses the updates of all its phases in one, so that methods are compared at equal updates. `max_steps` caps
+    every phase, including these.
 
-    With sequential exchange odd phases train a and even ones b. `alternate` divides each phase that trains both into
-    two turns of its length, one for each member: entries that share their index.
+    With sequential exchange, odd phases train a and even ones b. `alternate` divides each phase that trains both models
+    into two turns of its length, one for each model: entries that share their index.
 
     Raises:
-        ValueError: more unlabeled images than the graph of `--labeler graph` can hold.
+        ValueError: more unlabeled images than `--labeler graph` can handle.
     """
     if knobs.labeler == GRAPH:
         check_size(num_unlabeled)
@@ -61,9 +61,9 @@ def plan(
 
 @dataclass
 class Course:
-    """Where a run stands: in which entry of its plan, and after how many updates of it.
+    """The position of a run: the current entry of its plan, and the updates done in it.
 
-    Where the members take turns, a phase is two entries, and over when both are.
+    If the models take turns, a phase has two entries and ends with the second one.
     """
 
     phases: list[Phase]
@@ -78,22 +78,23 @@ class Course:
 
     @property
     def current(self) -> Phase:
-        """The last one when all are done."""
+        """The current phase; the last one when all are done."""
         return self.phases[min(self.entry, len(self.phases) - 1)]
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The members in training."""
+        """The models that are training."""
         return (name,) if (name := self.current.trains) else MEMBERS
 
     @property
     def waiting(self) -> str | None:
-        """The member that is not in training, if one is not."""
+        """The model that is not training, if any."""
         return next((name for name in MEMBERS if name not in self.trained), None)
 
     @property
     def begun(self) -> bool:
-        """Whether the current phase has been trained in: the current weights are not the ones that made its labels."""
+        """Whether training in the current phase has started, so that the current weights are not the ones that made its
+        labels."""
         earlier = self.phases[max(0, self.entry - 1) : self.entry]
         return self.entry < len(self.phases) and (
             self.done > 0 or any(phase.index == self.current.index for phase in earlier)
@@ -119,10 +120,11 @@ def position(phases: Sequence[Phase], global_step: int) -> tuple[int, int]:
 
 
 class PhaseCallback(TrainerCallback):
-    """Begins and ends phases; every phase ends with an evaluation and a checkpoint.
+    """Starts and ends phases; every phase ends with an evaluation and a checkpoint.
 
     Args:
-        course: where the run stands. pair: whose waiting member gets no update.
+        course: the position of the run.
+        pair: its waiting model gets no updates.
         begin: called before the first update of a phase, of a turn, and of a resumed run.
         after_update: called after every optimizer step.
     """
@@ -140,7 +142,7 @@ class PhaseCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Without a gradient the optimizer passes over a parameter: no decay, no momentum.
+        # The optimizer skips parameters without gradient: no decay, no momentum.
         if waiting := self.course.waiting:
             for parameter in self.pair.member(waiting).parameters():
                 parameter.grad = None
@@ -148,17 +150,17 @@ class PhaseCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.after_update()
         if self.course.turn_is_over:
-            # Evaluation and checkpoint come once, in on_epoch_end, when the record is complete.
+            # Evaluation and checkpoint happen once, in on_epoch_end, when the record is complete.
             control.should_evaluate = control.should_save = False
-        # A checkpoint does not hold what has been summed up since the last log, so nothing is left over in it.
+        # A checkpoint does not store the sums since the last log, so they must be logged before it.
         control.should_log |= control.should_save or control.should_evaluate
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self.course.turn_is_over:  # stopped in its middle
+        if not self.course.turn_is_over:  # stopped in the middle
             return
-        # Not between two turns: the other member is where the phase before left it.
+        # Not between two turns, where the other model has not trained in this phase yet.
         control.should_evaluate = self.course.phase_is_over
         control.should_save = args.save_strategy != SaveStrategy.NO
         control.should_log = True

@@ -1,7 +1,7 @@
-"""Push a run to the Hub: whole pairs in one commit each, during training and at its end; fetch a run to resume.
+"""Push a run to the Hub: a complete pair per commit, during training and at the end; fetch a run to resume it.
 
-The stock Trainer's pushes during training leave `peer/` out, send `training_args.bin` with the token in clear, read
-files that training is about to overwrite, and swallow their failures. The trainer owns a `Publisher` instead.
+During training, the stock Trainer's pushes omit `peer/`, upload `training_args.bin` with the token in plain text, read
+files that training is about to overwrite, and hide failures. The trainer uses a `Publisher` instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Publisher:
     """The repository of one run.
 
     Args:
-        args: the run's settings; those that begin with `hub_` are read. pair: its tags go onto the card.
+        args: the run's settings; those that start with `hub_` are used.
+        pair: its tags are added to the card.
 
     Attributes:
         repo_id, pushes: on the main process, once the repository is open.
@@ -41,10 +42,10 @@ class Publisher:
         self.pushes: BackgroundPushes | None = None
 
     def open(self, token: str | None = None, private: bool | None = None) -> str:
-        """Make the repository unless it exists, and find out before training whether pushes will be accepted.
+        """Create the repository if necessary, and check before training whether pushes will be accepted.
 
         Raises:
-            HubError: they will not.
+            HubError: they will not be.
         """
         self.repo_id = open_target(
             self.args.hub_model_id or self.output_dir.absolute().name,
@@ -64,7 +65,7 @@ class Publisher:
     def push(
         self, folder: Path, message: str, *, blocking: bool, token: str | None, revision: str | None, tag: str | None
     ) -> CommitInfo | Future[CommitInfo]:
-        """Send the finished pair in `folder`, its card and the run's records in one commit.
+        """Upload the finished pair in `folder`, its card and the run's records in one commit.
 
         Raises:
             HubError: the push failed.
@@ -83,9 +84,9 @@ class Publisher:
         return self.pushes.send(staging, self.repo_id, message=message, **how)
 
     def has_time(self, *, urgent: bool) -> bool:
-        """Whether a push during training is to begin now; failures of earlier ones are reported.
+        """Whether a push during training should start now; also reports failures of earlier ones.
 
-        One at a time: a push that is not `urgent` is left out while another one is under way.
+        Only one push runs at a time: one that is not `urgent` is skipped while another is in progress.
         """
         if self.pushes is None:
             return False
@@ -95,11 +96,11 @@ class Publisher:
     def push_checkpoint(
         self, checkpoint: Path, step: int, *, resumable: bool, stage_pair: Callable[[Staging], None]
     ) -> None:
-        """Send the pair of a checkpoint in the background and, where `hub_strategy` says so, the checkpoint.
+        """Push the pair of a checkpoint in the background and, if `hub_strategy` asks for it, the checkpoint.
 
         Args:
-            resumable: the checkpoint needs nothing that stays in the output folder, so it may be `last-checkpoint/`.
-            stage_pair: puts the pair as it is to be published into the staging folder.
+            resumable: the checkpoint does not need other files of the output folder, so it may be `last-checkpoint/`.
+            stage_pair: writes the pair to be published to the staging folder.
         """
         assert self.pushes is not None and self.repo_id is not None
         strategy = self.args.hub_strategy
@@ -114,22 +115,22 @@ class Publisher:
             self.write_card(staging.folder)
         except OSError as problem:  # a full disk must not end the training
             staging.discard()
-            logger.warning(f"The pair of step {step} is not pushed: {problem}")
+            logger.warning(f"The pair of update {step} was not pushed: {problem}")
             return
         how = {"token": self.args.hub_token, "revision": self.args.hub_revision}
         self.pushes.send(staging, self.repo_id, message=f"Training in progress, step {step}", **how)
 
     def report_failures(self, *, wait: bool = False) -> None:
-        """Warn of pushes that failed; `wait` for those under way first."""
+        """Warn about failed pushes; with `wait`, after those in progress have finished."""
         if self.pushes is not None:
             for message in self.pushes.failures(wait=wait):
-                logger.warning(f"A push during training failed; training goes on. {message}")
+                logger.warning(f"A push during training failed; training continues. {message}")
 
     def fetch_run(self, repo_id: str) -> Path:
-        """Download the last checkpoint of a run on the Hub; its records and first weights go into the output folder.
+        """Download the last checkpoint of a run on the Hub; its records and initial weights go to the output folder.
 
         Raises:
-            HubError: the repository holds none.
+            HubError: the repository contains none.
         """
         revision = self.args.hub_revision if repo_id == self.args.hub_model_id else None
         snapshot = fetch_checkpoint(repo_id, revision=revision, token=self.args.hub_token)

@@ -1,4 +1,4 @@
-"""Keep the random states of training while something else (labeling, evaluation) draws numbers."""
+"""Keep the random states of training unchanged while labeling or evaluation uses random numbers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Python's, NumPy's and torch's random states are the same after the block as before it.
+    """Restore the random states of Python, NumPy and torch at the end of the block.
 
-    Labeling and evaluation must not change what training draws next: a resumed run does not repeat them, and would
-    draw other images and other dropout masks than the run that was never interrupted.
+    Labeling and evaluation must not affect training: a resumed run does not repeat them, so it would draw different
+    images and dropout masks than an uninterrupted run.
     """
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

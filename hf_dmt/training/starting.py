@@ -1,4 +1,4 @@
-"""What a start knows of its run before it trains: its image sets, and everything that is compared on a resume."""
+"""What is known about a run before training: its image sets, and everything that is compared on a resume."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .settings.methods import Knobs
 
 
 class RunStart:
-    """A run's images, and what only its caller knows of it.
+    """The images of a run, and facts that only its caller knows.
 
     Args:
-        image_sets: labeled, unlabeled, eval and test; None where there is none.
+        image_sets: labeled, unlabeled, eval and test; None if missing.
 
     Attributes:
-        settings: further settings that chose images and models, by name; a command line's.
-        digests: a digest of each image set by its role, where somebody has hashed every image; otherwise some are read.
-        split: what `split.json` says; otherwise ids and roles alone.
+        settings: further settings that chose images and models, by name, such as those of the command line.
+        digests: a hash of each image set by role, if all images were hashed; otherwise some are read.
+        split: the contents of `split.json`; by default ids and roles only.
     """
 
     def __init__(self, image_sets: Mapping[str, Any]) -> None:
@@ -50,13 +50,14 @@ class RunStart:
         *,
         sharded: bool,
     ) -> RunOrigin:
-        """This start, to be compared with the checkpoint that it goes on from.
+        """The identity of this start, to be compared with the checkpoint it resumes from.
 
         Args:
-            supervised_rows: per member, the labeled rows of phase 0. sharded: FSDP divides the parameters.
+            supervised_rows: for each model, the labeled rows of phase 0.
+            sharded: FSDP shards the parameters.
         """
         if self.digests is None:
-            with preserved_rng():  # a set may draw numbers of its own
+            with preserved_rng():  # a data set may draw random numbers
                 sets = self.image_sets.items()
                 self.digests = {role: digest_of(images) for role, images in sets if images is not None}
         first = {f"phase 0 of {name}": _digest_of_rows(supervised_rows[name]) for name in MEMBERS}

@@ -1,4 +1,4 @@
-"""One training step of the pair: both members' views forward, each member's loss, with or without mixup."""
+"""One training step of the pair: forward passes of both models and the loss of each, with or without mixup."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .settings.knobs import Knobs
 
 @dataclass(frozen=True)
 class MemberStep:
-    """What a step came to for one member.
+    """The result of a step for one model.
 
     Attributes:
         loss: 0-dim float32 with gradient, per valid unit of this micro-batch.
-        cases: the three cases and the weights behind it.
+        cases: the three cases and the weights used.
     """
 
     loss: Tensor
@@ -30,14 +30,14 @@ class MemberStep:
 
 
 def exponent_ramp(knobs: Knobs, done: int, steps: int) -> float:
-    """Multiplier of both exponents after `done` of a phase's `steps` updates."""
+    """Multiplier of both exponents after `done` of the `steps` updates of a phase."""
     if knobs.gamma_schedule == "constant":
         return 1.0
     return gaussian_ramp(done, steps, official=knobs.official)
 
 
 def pseudo_weight(knobs: Knobs, done: int, steps: int) -> float:
-    """Multiplier of every pseudo-labeled unit's weight: 1, or on its way there at the beginning of an online phase."""
+    """Multiplier of the weight of every pseudo-labeled unit: 1, or ramping up at the start of an online phase."""
     rising = round(knobs.unlabeled_ramp * steps)
     return gaussian_ramp(done, rising) if rising else 1.0
 
@@ -53,16 +53,16 @@ def member_steps(
     labels_only: bool = False,
     run_idle: bool = False,
 ) -> tuple[dict[str, MemberStep], dict[str, Tensor]]:
-    """The losses of the members in training on one micro-batch, and the logits of all that were run.
+    """The losses of the training models on one micro-batch, and the logits of all models that were run.
 
     Args:
-        model: the pair or what wraps it; one call runs every member.
-        inputs: `pixel_values`, `labels`, `confidence`, `is_pseudo` of each member that is trained.
-        ramp: multiplier of both exponents. pseudo_weight: multiplier of every pseudo-labeled unit's weight.
-        mixup_seeds: one per member; ratio and permutation are a function of them.
-        labels_only: no sample is pseudo-labeled, so every weight is 1 and needs no pass of its own.
-        run_idle: give a member that is not trained one view all the same, and no loss: DDP would wait for its
-            gradients.
+        model: the pair, possibly wrapped; one call runs both models.
+        inputs: `pixel_values`, `labels`, `confidence`, `is_pseudo` for each training model.
+        ramp: multiplier of both exponents.
+        pseudo_weight: multiplier of the weight of every pseudo-labeled unit.
+        mixup_seeds: one per model; they determine ratio and permutation.
+        labels_only: no sample is pseudo-labeled, so all weights are 1 and need no extra pass.
+        run_idle: run a model that is not training on one view, without a loss; otherwise DDP waits for its gradients.
     """
     loss = partial(
         dynamic_mutual_loss,
@@ -85,7 +85,7 @@ def member_steps(
         outcomes = {name: judge(name, logits[name]) for name in inputs}
         return {name: MemberStep(outcome.loss, outcome) for name, outcome in outcomes.items()}, logits
     if not labels_only:
-        # The weights come from a first pass over the unmixed views, in train mode as in the official code: BatchNorm
+        # The weights come from a first pass over the unmixed views, in train mode as in the official code, so BatchNorm
         # sees both.
         with torch.no_grad():
             unmixed = model(**views)
@@ -114,12 +114,13 @@ def member_steps(
 def total_loss(
     steps: Mapping[str, MemberStep], logits: Mapping[str, Tensor], counts: Tensor | None, scale: int
 ) -> Tensor:
-    """The sum of the members' losses, each a sum over units divided by the valid units of the whole update.
+    """The sum of the models' losses, each a sum over units divided by the valid units of the whole update.
 
     Args:
-        steps: of the members in training. logits: of all that were run; the others' take part with factor 0.
+        steps: of the training models.
+        logits: of all models that were run; the others contribute with factor 0.
         counts: (2,) valid units of a and b over all processes and micro-batches; None: those of this micro-batch.
-        scale: by what DDP and the Trainer divide the loss: processes x accumulation steps.
+        scale: what DDP and the Trainer divide the loss by: processes x accumulation steps.
     """
     total = torch.zeros((), device=next(iter(logits.values())).device)
     for name in logits.keys() - steps.keys():
@@ -132,7 +133,8 @@ def total_loss(
 
 
 def valid_units(batches: Sequence[Mapping[str, Any]], world_size: int, device: torch.device) -> Tensor:
-    """Per member the units with a label in one update's micro-batches, over all processes: `(2,)` int64, at least 1."""
+    """For each model, the units with a label in the micro-batches of one update, over all processes: `(2,)` int64, at
+    least 1."""
     counts = torch.zeros(len(MEMBERS), dtype=torch.int64, device=device)
     for number, name in enumerate(MEMBERS):
         counts[number] = sum((batch[name]["labels"] != IGNORE_INDEX).sum() for batch in batches if name in batch)

@@ -1,5 +1,5 @@
-"""`DMTTrainer`: a `PairTrainer` that trains each member on the other's pseudo labels, phase by phase: one
-`super().train()` runs them all, an epoch each. Added: what a phase begins and ends with, the loss and its scale."""
+"""`DMTTrainer`: a `PairTrainer` that trains each model on the other's pseudo labels, phase by phase: one
+`super().train()` runs all phases, one epoch each. Added here: the start and end of a phase, and the loss."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ class DMTTrainer(PairTrainer):
     """Dynamic mutual training of a `ModelPair`.
 
     Args:
-        model: the pair, where one is saved, or two models as `ModelPair.from_models` takes them.
+        model: a pair, the place of a saved one, or two models as `ModelPair.from_models` takes them.
         args: settings; every field of `TrainingArguments` and the knobs of the method.
         train_dataset: labeled images, map-style: `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': (H, W)}`
-            with class ids and -100 where there is no label.
+            with class ids and -100 for "no label".
         unlabeled_dataset: map-style `{'image': PIL}`. A label or mask in it is never trained on, only scored.
-        eval_dataset: like `train_dataset`; scored at the end of every phase and chooses the exported root. Several
+        eval_dataset: like `train_dataset`; scored at the end of every phase, and chooses the exported root. Several
             sets, `{name: set}`, are all scored; the first one chooses.
         test_dataset: scored after phase 0 and after the last phase, and never used to choose anything.
-        compute_metrics: classification only; called with the logits of a, of b and of their ensemble.
-        metrics: metrics of the `evaluate` library beside those of `args.metrics`: names such as `f1:average=macro`,
-            paths, or what `evaluate.load` returns.
-        model_init: a function that makes a new pair, in place of `model`: for `hyperparameter_search`.
-        stock: the stock Trainer's other arguments, which are refused with what to do instead.
+        compute_metrics: classification only; called with the logits of a, b and their ensemble.
+        metrics: more metrics of the `evaluate` library in addition to `args.metrics`: names such as
+            `f1:average=macro`, paths, or results of `evaluate.load`.
+        model_init: a function that creates a new pair, instead of `model`, for `hyperparameter_search`.
+        stock: other arguments of the stock Trainer; refused with a hint what to use instead.
 
-    Raises ValueError for settings that cannot work together, before anything is trained.
+    Raises ValueError for invalid combinations, before training.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class DMTTrainer(PairTrainer):
         samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, inputs.unlabeled)
         stock = {"eval_dataset": eval_dataset, "compute_metrics": compute_metrics, "callbacks": callbacks}
         super().__init__(model, args, data_collator=default_collate, train_dataset=samples, **stock)
-        self.model_init = model_init  # the stock constructor would make a second pair with it
+        self.model_init = model_init  # the stock constructor would use it to create a second pair
         check_sharding(args, self.knobs, getattr(self.accelerator.state, "fsdp_plugin", None), os.environ)
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
@@ -126,7 +126,7 @@ class DMTTrainer(PairTrainer):
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
         self._resumed_from: str | None = None
-        self.train_seconds, self._part = 0.0, 0  # the part of the update under way, which accumulation divides
+        self.train_seconds, self._part = 0.0, 0  # the current micro-batch of the update
         sets = {"unlabeled": inputs.unlabeled, "eval": first_set(eval_dataset), "test": test_dataset}
         self.start = RunStart({"labeled": train_dataset, **sets})
         self.initial: InitialWeights | None = None
@@ -147,9 +147,9 @@ class DMTTrainer(PairTrainer):
         if self._resumed_from is None:
             check_room(self.args.output_dir, overwrite=self.args.overwrite_output_dir)
         if self._resumed_from is None and "phase" in self.model.metadata:
-            # Trained before: its first phase is not one on labels alone, and the card must not call it that.
+            # Trained before, so phase 0 is not a labels-only baseline, and the card must not call it one.
             self.model.metadata["continued"] = True
-        # An evaluation before training leaves the raw module marked as prepared, and DDP would be left out silently.
+        # An evaluation before training marks the unwrapped module as prepared, which would silently disable DDP.
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
         self.weights.keep_what_is_asked_for(self.knobs, members_in_turn=self.args.member_schedule == "alternate")
@@ -159,11 +159,11 @@ class DMTTrainer(PairTrainer):
             self.train_seconds = time.monotonic() - started
 
     def finish(self) -> Path:
-        """Leave in the output folder, which is returned, what the command line leaves; every process calls it."""
+        """Write what the command line writes into the output folder and return it; every process must call it."""
         return finish(self)
 
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
-        """Also a ValueError for a checkpoint of another run: other settings, images or models, each named."""
+        """Also raises ValueError for a checkpoint of another run, and lists what differs."""
         checkpoint, what = super().checkpoint_to_resume(asked), (self.args, self.knobs, self.phases, self.model)
         self.origin = self.start.origin(*what, self.supervised_rows, sharded=self.is_fsdp_enabled)
         if checkpoint is not None:
@@ -171,11 +171,11 @@ class DMTTrainer(PairTrainer):
         return checkpoint
 
     def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **options: Any) -> Any:
-        """The stock search with Optuna; each trial is a run of its own in `run-<number>`, and by default
+        """The stock search with Optuna; each trial is a full run in `run-<number>`, and by default
         `metric_for_best_model` is maximized. `hp_space` says what varies, such as `learning_rate` and `gamma1`.
 
         Raises:
-            ValueError: no `hp_space`, no `model_init`, no `eval_dataset`, or another backend than Optuna.
+            ValueError: no `hp_space`, `model_init` or `eval_dataset`, or another backend than Optuna.
         """
         options = {"direction": "maximize", "backend": "optuna", **options}
         search.check_search(self.args, hp_space, self.model_init, self.eval_dataset, options["backend"])
@@ -183,7 +183,7 @@ class DMTTrainer(PairTrainer):
         return super().hyperparameter_search(hp_space, objective, **options)
 
     def _train_trial(self, trial: Any) -> TrainOutput:
-        """The stock search trains one trainer again and again, whose phases would stay those of the first trial."""
+        """The stock search trains the same trainer repeatedly, which would keep the phases of the first trial."""
         args = search.trial_arguments(self.args, self.hp_space(trial), trial.number)
         run = type(self)(search.new_pair(self.model_init, trial), args, *self.inputs.for_trainer())
         output = run.train()
@@ -191,14 +191,14 @@ class DMTTrainer(PairTrainer):
         return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The stock loader shows every image once an epoch; a phase draws both kinds of images in proportion."""
+        """The stock loader shows every image once per epoch; a phase draws both kinds of images in fixed proportion."""
         return phase_loader(self.train_dataset, self.sampler, self.args)
 
     def set_initial_training_values(
         self, args: Any, dataloader: Any
     ) -> tuple[int, int, int, int, int, int | None, int]:
-        """The stock version counts passes over the data set; here one epoch is one phase, of the length of the longest
-        one: the stock loop takes an epoch that yields fewer batches as it is."""
+        """The stock version counts passes over the data set. Here one epoch is one phase, with the length of the
+        longest phase: the stock loop accepts epochs with fewer batches."""
         longest, total = max(phase.steps for phase in self.phases), sum(phase.steps for phase in self.phases)
         images = self.knobs.labeled_batch_size + self.knobs.pseudo_batch_size
         steps_in_epoch = longest * args.gradient_accumulation_steps
@@ -207,9 +207,9 @@ class DMTTrainer(PairTrainer):
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: Any, trial: Any
     ) -> tuple[int, int]:
-        """The stock version finds the epoch of a resumed step by a division, and phases have lengths of their own.
+        """The stock version computes the epoch of a resumed step by division, but phases differ in length.
 
-        It is also the first place that knows the restored step, so the records are cut back to it here.
+        This is also the first place that knows the restored step, so the records are truncated to it here.
         """
         if self.knobs.restart == "initial":
             folder, resumed = Path(self.args.output_dir) / "initial", self._resumed_from is not None
@@ -219,9 +219,9 @@ class DMTTrainer(PairTrainer):
             self.start.write_split(self.args.output_dir, self.model.class_names)
         course = self.course
         course.seek(self.state.global_step)
-        number = course.current.index + (course.entry == len(self.phases))  # past the last one where all are done
+        number = course.current.index + (course.entry == len(self.phases))  # past the last one if all are done
         self.records.begin(self._facts(), step=self.state.global_step, phase=number, in_the_middle=course.begun)
-        if finished := self.records.results["phases"]:  # the checkpoint's own weights say neither
+        if finished := self.records.results["phases"]:  # the checkpoint's own weights do not tell
             self.model.metadata["phase"] = finished[-1]["phase"]
             self.last_scores = finished[-1]["eval"]
         if self.args.world_size > 1:
@@ -239,8 +239,8 @@ class DMTTrainer(PairTrainer):
     # ---- phases ----------------------------------------------------------------------------------------------------
 
     def begin_phase(self) -> None:
-        """Label, choose what is drawn, and start the optimizer and its schedule anew; or take up a phase in its
-        middle, or with the other member's turn."""
+        """Make labels, choose what is drawn, and reset optimizer and schedule; or continue a phase in the middle or
+        with the other model's turn."""
         check_wrapped(self.args.world_size, self.model, self.model_wrapped)
         if self.course.turn_is_over:
             self.course.advance()
@@ -265,7 +265,7 @@ class DMTTrainer(PairTrainer):
             self.restart_optimizer(phase.steps, self._resumed_from if in_the_middle else None, learning_rate=rate)
 
     def _open_phase(self, phase: Phase, *, begun: bool) -> None:
-        """Begin the phase's record, and take its labels: made now, or read again where it has `begun`."""
+        """Start the phase's record, and get its labels: new ones, or the stored ones if it has `begun`."""
         steps = sum(turn.steps for turn in self.phases if turn.index == phase.index)
         self.records.open_phase(phase.index, label_ratio=phase.label_ratio, steps=steps)
         if phase.label_ratio is None:
@@ -299,9 +299,9 @@ class DMTTrainer(PairTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of one update and, per member, their valid units over all processes.
+        """The micro-batches of one update and, for each model, their valid units over all processes.
 
-        The stock version counts `labels` at the top of a batch, where there are none, and would leave a mean of means:
+        The stock version counts top-level `labels`, which do not exist here, and would compute a mean of means:
         units would weigh more in micro-batches with few of them.
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -316,17 +316,17 @@ class DMTTrainer(PairTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The sum of the losses of the members in training; no gradient flows from one to the other.
+        """The sum of the losses of the training models; no gradient flows between the models.
 
-        The stock version knows one loss and one count. Here each member's is a sum over units divided by the valid
+        The stock version supports one loss and one count. Here each loss is a sum over units divided by the valid
         units of the whole update. DDP averages over processes and the Trainer divides by the accumulation steps, so
-        both are multiplied back.
+        the loss is multiplied by both.
         """
         phase, done = self.course.current, self.course.done
         if waiting := self.course.waiting:
-            self.model.member(waiting).eval()  # the Trainer has just put everything into training mode
+            self.model.member(waiting).eval()  # the Trainer has just switched everything to training mode
         place = (self.args.seed, phase.index, done, self.args.process_index, self._part)
-        self._part += 1  # every part of an update has a mixture of its own
+        self._part += 1  # every micro-batch of an update has its own mixup
         steps, logits = member_steps(
             model,
             inputs,
@@ -348,11 +348,11 @@ class DMTTrainer(PairTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The one at the end of a phase completes the phase's record, before its checkpoint."""
+        """The evaluation at the end of a phase completes the phase's record, before its checkpoint."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         over = self.course.phase_is_over
         if self.weights.best is not None and self.is_in_train and eval_dataset is None and self.last_scores:
-            looked_at = MEMBERS if over else self.trained_members  # who waits has not learned from this phase yet
+            looked_at = MEMBERS if over else self.trained_members  # a waiting model has not trained in this phase yet
             scores = evaluation.primary_scores(self.last_scores, self.model.task)
             if self.weights.keep_best({name: scores[name] for name in looked_at}, give_back=over):
                 metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
@@ -361,7 +361,7 @@ class DMTTrainer(PairTrainer):
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Under `save_strategy best` the stock version saves better steps only; a phase can be resumed from its end."""
+        """With `save_strategy best` the stock version saves improvements only; a phase must be resumable at its end."""
         return super()._determine_best_metric(metrics, trial) or not self.course.begun
 
     def _finish_phase(self, scores: evaluation.Scores | None) -> None:
@@ -381,13 +381,13 @@ class DMTTrainer(PairTrainer):
     # ---- logs and records ------------------------------------------------------------------------------------------
 
     def _images_of_last_updates(self, count: int) -> list[dict[str, list[str]]]:
-        """By member, what the last `count` updates of this phase drew."""
+        """For each model, the images drawn in the last `count` updates of this phase."""
         updates = self.sampler.draws_of_updates(max(0, self.course.done - count), self.course.done)
         return [self.train_dataset.names(drawn) for drawn in updates]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The stock log knows neither members nor phases, and what it had logged after a checkpoint stays after a
-        resume; the records are cut back."""
+        """The stock log knows neither models nor phases, and after a resume it keeps what was logged after the
+        checkpoint; here the records are truncated."""
         number = self.course.current.index
         if "loss" in logs:  # a training log, on every process
             logs = {**logs, **self.telemetry.drain(self.accelerator), **self.nonfinite.drain()}

@@ -1,4 +1,4 @@
-"""The samples both members train on: labeled and unlabeled images behind random views, and their loader."""
+"""The training samples of both models: labeled and unlabeled images with random views, and their loader."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .settings.knobs import Knobs
 def training_set(
     pair: ModelPair, args: DMTTrainingArguments, knobs: Knobs, labeled: Any, unlabeled: Any
 ) -> tuple[PairDataset, dict[str, Any]]:
-    """The training samples, and per member the weakly augmented view that a live teacher labels.
+    """The training samples and, for each model, the weakly augmented view that an online teacher labels.
 
-    For masks that view is the student's geometry with the colors as they are.
+    For masks, that view has the student's geometry with unchanged colors.
     """
     pixels, online = pair.task == "semantic-segmentation", knobs.strategy == "online"
     usual = "scale-crop-flip" if pixels and not online else "strong"
@@ -45,7 +45,7 @@ def training_set(
 
 
 def phase_loader(samples: PairDataset, sampler: PhaseBatchSampler, args: DMTTrainingArguments) -> DataLoader[Any]:
-    """The batches of the current phase. The sampler knows its rank, so accelerate must not divide them again."""
+    """The batches of the current phase. The sampler knows its rank, so accelerate must not shard them again."""
     loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=sampler,

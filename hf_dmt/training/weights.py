@@ -1,4 +1,4 @@
-"""The weights of a run: the live ones, their averages, each member's best ones, and the device each member is on."""
+"""The weights of a run: the live ones, their averages, each model's best ones, and the device of each model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from .settings.methods import Knobs
 
 
 class RunWeights:
-    """Which weights the pair carries when it is trained, judged and saved.
+    """Which weights the pair has when it is trained, evaluated and saved.
 
     Args:
-        pair: holds the live weights. device: where training happens.
+        pair: holds the live weights.
+        device: the training device.
 
     Attributes:
-        ema: averaged weights, where the run keeps them.
-        best: each member's best weights of a phase, where a phase ends with them.
-        away: the member that waits on the CPU while the other one trains (`member_schedule alternate`).
+        ema: averaged weights, if enabled.
+        best: each model's best weights of a phase, if phases end with them.
+        away: the model that waits on the CPU while the other one trains (`member_schedule alternate`).
     """
 
     def __init__(self, pair: ModelPair, device: torch.device, accelerator: Accelerator) -> None:
@@ -39,36 +40,37 @@ class RunWeights:
         self.away: str | None = None
 
     def keep_what_is_asked_for(self, knobs: Knobs, *, members_in_turn: bool) -> None:
-        """Begin the averages and the look-out for best weights, where the settings ask for them."""
+        """Start averaging and tracking best weights, if the settings ask for it."""
         if knobs.ema_decay:
             official, spare = knobs.official, torch.device("cpu") if members_in_turn else None
             self.ema = ExponentialAverage(self.pair, knobs.ema_decay, official=official, spare=spare)
         self.best = BestMembers() if knobs.phase_weights == "best" else None
 
     def offload(self, away: str | None) -> None:
-        """Let a member wait on the CPU, with its averages, and bring the other one to the device; None: both there.
+        """Move a model with its averages to the CPU and the other one to the device; None: both to the device.
 
-        Parameters stay the same objects, so the optimizer keeps its hold on them. It has nothing of the waiting member:
-        each turn starts it anew.
+        Parameters stay the same objects, so the optimizer still refers to them. It has no state for the waiting model,
+        because each turn resets it.
         """
         if away == self.away:
             return
         self.away = away
-        for name in sorted(MEMBERS, key=lambda name: name != away):  # it leaves before the other one comes
+        for name in sorted(MEMBERS, key=lambda name: name != away):  # move one away before loading the other
             device = torch.device("cpu") if name == away else self.device
             self.pair.member(name).to(device)
             if self.ema is not None:
                 self.ema.move(f"model_{name}.", device)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The pair carries the averages inside the block, where there are any."""
+        """Inside the block the pair has the averaged weights, if there are any."""
         return self.ema.applied() if self.ema else nullcontext()
 
     def check_finite(self, *, together: bool = True) -> None:
-        """At every door that weights go through; `together`: every process calls it, and all raise where one does.
+        """Check the weights before they are used or stored; with `together`, every process calls it, and all raise if
+        one does.
 
         Raises:
-            DivergedError: a weight is an infinity or no number, so every prediction would be the first class.
+            DivergedError: a weight is infinite or NaN, so every prediction would be the first class.
         """
         with self.averaged():
             self._check_what_is_carried(together)
@@ -81,17 +83,17 @@ class RunWeights:
         if int(count):
             where = described(found) if found else "tensors of another process"
             raise DivergedError(
-                f"The training has diverged: weights are no finite numbers any more ({where}), so nothing is labeled, "
-                "scored or saved with them. Go on from a checkpoint before that with a new run (--pair) and a lower "
-                "--learning_rate, or add --warmup_steps"
+                f"Training has diverged: weights are infinite or NaN ({where}), so nothing is labeled, scored or "
+                "saved with them. Start a new run from an earlier checkpoint (--pair) with a lower --learning_rate, "
+                "or add --warmup_steps"
             )
 
     @contextmanager
     def judging(self, *, averaged: bool = True) -> Iterator[None]:
-        """The pair as it labels and is scored, on every process: the averaged weights where there are any and they are
-        asked for, and the main process's BatchNorm statistics, which differ between processes after a step.
+        """The pair as it labels and is evaluated, on every process: the averaged weights, if there are any and they are
+        requested, and the main process's BatchNorm statistics, which differ between processes after a step.
 
-        A member that waits elsewhere joins in: without gradients both take no more memory than one in training.
+        A model that waits on the CPU is included: without gradients, both need no more memory than one in training.
         """
         away = self.away
         self.offload(None)
@@ -103,23 +105,23 @@ class RunWeights:
         self.offload(away)
 
     def updated(self, names: tuple[str, ...]) -> None:
-        """After an optimizer step of the named members: their averages follow."""
+        """Update the averages of the named models after an optimizer step."""
         if self.ema is not None:
             self.ema.update(tuple(f"model_{name}." for name in names))
 
     def restart_average(self) -> None:
-        """The averages begin anew from the live weights."""
+        """Restart the averages from the live weights."""
         if self.ema is not None:
             self.ema.restart()
 
     def keep_best(self, scores: Mapping[str, float], *, give_back: bool) -> bool:
-        """Keep the weights of the members whose score (a fraction on the eval split) is their best so far.
+        """Keep the weights of the models whose score (a fraction on the eval split) is their best so far.
 
         Args:
-            give_back: put the best weights of each member back, and begin anew.
+            give_back: restore the best weights of each model, and start over.
 
         Returns:
-            Whether the members are now others than those just scored.
+            Whether the models now differ from those that were just scored.
         """
         if self.best is None:
             return False
@@ -133,14 +135,13 @@ class RunWeights:
         return changed
 
     def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> list[str]:
-        """Write a checkpoint's part: the live weights as a pair with a at its root, averages and best weights beside
-        them.
+        """Write the pair's part of a checkpoint: the live weights with a at the root, plus averages and best weights.
 
         Args:
-            state_dict: the pair's whole state where the parameters are divided over processes.
+            state_dict: the pair's full state if the parameters are sharded.
 
         Returns:
-            The files beside the pair's.
+            The files in addition to the pair's.
         """
         self.pair.save_pretrained(folder, primary="a", state_dict=state_dict)
         for kept in (self.ema, self.best):
@@ -149,7 +150,7 @@ class RunWeights:
         return [name for name in (EMA_FILE, BEST_FILE) if (folder / name).is_file()]
 
     def load(self, folder: str | Path) -> None:
-        """Take up what `save` wrote."""
+        """Load what `save` wrote."""
         self.pair.load_weights(folder)
         for kept in (self.ema, self.best):
             if kept is not None:

@@ -23,11 +23,11 @@ from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer,
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"data_collator": default_data_collator}, "takes no data_collator: a batch is made of one view for a"),
-        ({"processing_class": object()}, "takes no processing_class: each member keeps its own"),
-        ({"optimizers": (None, object())}, "takes no optimizers: each phase starts"),
-        ({"compute_loss_func": len}, "takes no compute_loss_func: the loss is the method"),
-        ({"preprocess_logits_for_metrics": len}, "takes no preprocess_logits_for_metrics"),
+        ({"data_collator": default_data_collator}, "does not support data_collator: a batch contains a view for a"),
+        ({"processing_class": object()}, "does not support processing_class: each model has its own"),
+        ({"optimizers": (None, object())}, "does not support optimizers: each phase starts"),
+        ({"compute_loss_func": len}, "does not support compute_loss_func: the method defines the loss"),
+        ({"preprocess_logits_for_metrics": len}, "does not support preprocess_logits_for_metrics"),
         ({"args": TrainingArguments("x", use_cpu=True)}, "needs DMTTrainingArguments, got a TrainingArguments"),
         ({"args": None}, "needs DMTTrainingArguments, got no args"),
         ({"model": None}, "got neither"),
@@ -69,9 +69,9 @@ def test_a_stream_of_unlabeled_images_is_saved_once(tmp_path: Path, kind: str) -
     saved = trainer.unlabeled_dataset
     assert len(saved) == 12 and saved[7]["label"] == images(12, seed=1)[7]["label"]
     assert np.array_equal(np.asarray(saved[7]["image"]), np.asarray(images(12, seed=1)[7]["image"]))
-    with pytest.raises(ValueError, match=r"train_dataset is a .*can only be read from its beginning"):
+    with pytest.raises(ValueError, match=r"train_dataset is a .*can only be read sequentially"):
         make_trainer(tmp_path, labeled=stream)
-    with pytest.raises(ValueError, match=r"eval_dataset is a .*can only be read from its beginning"):
+    with pytest.raises(ValueError, match=r"eval_dataset is a .*can only be read sequentially"):
         make_trainer(tmp_path, evaluation=stream)
     with pytest.raises(ValueError, match="unlabeled_dataset is a stream that has items"):
         make_trainer(tmp_path, unlabeled=datasets.Dataset.from_dict({"img": [1]}).to_iterable_dataset())

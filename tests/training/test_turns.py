@@ -210,11 +210,11 @@ def test_where_a_run_stands() -> None:
 
 def test_what_turns_cannot_do(tmp_path: Path) -> None:
     """Silent: labels of a member that is away, a pair that DDP holds whole all the same, a flag misspelled."""
-    with pytest.raises(ValueError, match="strategy online asks it for labels at every update"):
+    with pytest.raises(ValueError, match="strategy online needs both at every update"):
         make_trainer(tmp_path, member_schedule="alternate", strategy="online", label_ratios=[1.0])
     with pytest.raises(ValueError, match="'in turn' does not exist; choose one of: together, alternate"):
         make_trainer(tmp_path, member_schedule="in turn")
-    with pytest.raises(ValueError, match=r"for one process, and 2 run.*divide the pair with FSDP"):
+    with pytest.raises(ValueError, match=r"needs a single process, but 2 are running.*shard the pair with FSDP"):
         checks.check_alternate(resolve("dmt", IMAGES, {}), world_size=2)
 
 

@@ -1,1 +1,1 @@
-"""What a user hands to the trainer: checked, and brought into one form."""
+"""The arguments of the trainer: validated and normalized."""

@@ -1,4 +1,4 @@
-"""Check the arguments of `DMTTrainer` before anything is built."""
+"""Validate the arguments of `DMTTrainer` before anything is built."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .streams import is_stream
 def _check_map_style(dataset: Any, role: str) -> None:
     if is_stream(dataset):
         raise ValueError(
-            f"{role} is a {type(dataset).__name__}, which can only be read from its beginning, and labeled images are "
-            "drawn by number. Save it once: datasets.Dataset.from_generator(lambda: iter(stream), "
-            "features=stream.features), or load_dataset(...) without streaming=True."
+            f"{role} is a {type(dataset).__name__}, which can only be read sequentially, but labeled images are "
+            "accessed by index. Save it once: datasets.Dataset.from_generator(lambda: iter(stream), "
+            "features=stream.features), or use load_dataset(...) without streaming=True."
         )
 
 
@@ -40,7 +40,7 @@ def check_inputs(
     metrics: Any,
     callbacks: list[TrainerCallback] | None,
 ) -> None:
-    """Everything about the arguments of `DMTTrainer` that cannot work, before anything is built."""
+    """Refuse invalid arguments of `DMTTrainer` before anything is built."""
     train_dataset, eval_dataset = labeled, evaluation  # the names that a caller knows
     if not isinstance(model, ModelPair):
         raise ValueError(
@@ -50,18 +50,18 @@ def check_inputs(
     _check_map_style(train_dataset, "train_dataset")
     if train_dataset is None or not len(train_dataset):
         raise ValueError(
-            "train_dataset holds no labeled images; dynamic mutual training needs at least a few per class. Give "
+            "train_dataset contains no labeled images; dynamic mutual training needs at least a few per class. Give "
             "map-style items {'image': PIL, 'label': int}, for masks {'image': PIL, 'mask': (H, W)}."
         )
     check_item(train_dataset, "train_dataset", model, with_target=True)
     if eval_dataset is None and not args.metric_is_default:
         raise ValueError(
-            f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it "
-            "on. Give one, or leave the metric out."
+            f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it on. "
+            "Give one, or omit the metric."
         )
     if isinstance(eval_dataset, Mapping) and not eval_dataset:
         raise ValueError(
-            "eval_dataset is an empty dictionary. Give {name: images}, one set of images, or leave it out."
+            "eval_dataset is an empty dictionary. Give {name: images}, a single set of images, or omit it."
         )
     if test is not None:
         _check_map_style(test, "test_dataset")
@@ -75,8 +75,8 @@ def check_inputs(
         known = [f"{name}_{figure}" if name else figure for name in sets for figure in figures_of(model.task)]
         if (args.metric_for_best_model or "").removeprefix("eval_") not in known:
             raise ValueError(
-                f"metric_for_best_model is {args.metric_for_best_model!r}, which is no figure of {model.task}. Choose "
-                f"one of: {', '.join(f'eval_{name}' for name in known)}; or give compute_metrics."
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which is not a metric of {model.task}. "
+                f"Choose one of: {', '.join(f'eval_{name}' for name in known)}; or give compute_metrics."
             )
     if args.knobs(model.task).phase_weights == "best":
         check_best_weights(args, has_eval=eval_dataset is not None)
@@ -84,8 +84,7 @@ def check_inputs(
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. "
-            "Start one "
-            f"process per GPU: hf-dmt train --num_processes {args.n_gpu} ..."
+            f"Start one process per GPU: hf-dmt train --num_processes {args.n_gpu} ..."
         )
     check_processes(args.world_size, os.environ)
     if args.member_schedule == "alternate":
@@ -93,61 +92,59 @@ def check_inputs(
     if compute_metrics is not None and model.task != "image-classification":
         raise ValueError(
             "compute_metrics would need the logits of every pixel in memory. Segmentation reports mean IoU, "
-            "accuracies and "
-            "per-class IoU by itself; leave compute_metrics out."
+            "accuracies and per-class IoU without it; omit compute_metrics."
         )
     if any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks or ()):
         raise ValueError(
-            "EarlyStoppingCallback would end the run in the middle of a phase. Lower --phase_epochs, or keep the "
-            "best phase "
-            "with --load_best_model_at_end."
+            "EarlyStoppingCallback would stop the run in the middle of a phase. Lower --phase_epochs, or keep the "
+            "best phase with --load_best_model_at_end."
         )
     if args.deepspeed:
         raise ValueError(
-            "DeepSpeed restarts its optimizer only with the process, and each phase needs a new one. Use DDP or FSDP."
+            "DeepSpeed cannot restart its optimizer within a process, but each phase needs a new one. Use DDP or FSDP."
         )
 
 
 def check_unlabeled(method: str, knobs: Knobs, num_unlabeled: int) -> None:
-    """Raises ValueError where a method has nothing to learn from but labels."""
+    """Raises ValueError if a method needs unlabeled images and there are none."""
     if knobs.label_ratios and not num_unlabeled:
         raise ValueError(
             f"The method {method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images without "
-            "labels (--unlabeled_dir), hold labels back (--num_labeled), or choose --method supervised."
+            "labels (--unlabeled_dir), use fewer labels (--num_labeled), or choose --method supervised."
         )
 
 
 def check_alternate(knobs: Knobs, world_size: int) -> None:
-    """Raises ValueError where one member alone cannot be trained on the device."""
+    """Raises ValueError if the models cannot be trained in turn."""
     if knobs.strategy == "online":
         raise ValueError(
-            "member_schedule alternate trains one member while the other one is away, but strategy online asks it for "
-            "labels at every update. Use --strategy phases, or leave member_schedule out."
+            "member_schedule alternate trains one model while the other one is on the CPU, but strategy online needs "
+            "both at every update. Use --strategy phases, or omit member_schedule."
         )
     if world_size > 1:
         raise ValueError(
-            f"member_schedule alternate is for one process, and {world_size} run: DDP holds both members on every "
-            "device. Start one process, or divide the pair with FSDP "
+            f"member_schedule alternate needs a single process, but {world_size} are running: DDP holds both models "
+            "on every device. Start one process, or shard the pair with FSDP "
             "(scripts/recipes/accelerate/eight_gpus_fsdp.yaml)."
         )
 
 
 def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
-    """Raises ValueError where `phase_weights best` would silently be `last`."""
+    """Raises ValueError if `phase_weights best` would silently behave like `last`."""
     if not has_eval or args.eval_strategy != IntervalStrategy.STEPS:
         looks = "there is no eval_dataset" if not has_eval else f"eval_strategy is {args.eval_strategy.value!r}"
         raise ValueError(
-            f"phase_weights best chooses among several looks at the eval split within a phase, but {looks}. Give eval "
-            "images and --eval_strategy steps --eval_steps N, or leave phase_weights at last."
+            f"phase_weights best chooses among several evaluations within a phase, but {looks}. Give eval images and "
+            "--eval_strategy steps --eval_steps N, or leave phase_weights at last."
         )
 
 
 def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -> None:
-    """Look at the first item of an image set and at all labels that cost no decoding, so that a mistake is not found
-    after minutes of loading.
+    """Check the first item of an image set and all labels that need no decoding, to find mistakes before minutes of
+    loading.
 
     Raises:
-        ValueError: no image in it, no label or mask where one is needed, or a label that is no class.
+        ValueError: no image, a missing label or mask, or a label that is not a class.
     """
     target = TASKS[model.task].target
     form = (
@@ -159,39 +156,40 @@ def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -
     if missing:
         what = f"has the keys {keys}" if keys is not None else f"is a {type(item).__name__}"
         raise ValueError(
-            f"Item 0 of {role} {what}, and there is no {missing[0]!r} in it, which {model.task} needs. Give map-style "
-            f"items {form}: dataset.rename_column(...) renames a column."
+            f"Item 0 of {role} {what}, but no {missing[0]!r}, which {model.task} needs. Give map-style items {form}: "
+            "dataset.rename_column(...) renames a column."
         )
     if with_target and target == "label":
         check_item_labels(source, role, model.class_names)
 
 
 def check_processes(world_size: int, environment: Mapping[str, str]) -> None:
-    """Refuse to train on fewer processes than were asked for: each would take all batches, and the run as many times as
-    long as meant.
+    """Refuse to train on fewer processes than requested: each would process all batches, and the run would take that
+    many times longer.
 
-    `accelerate launch --cpu --num_processes 2`, and a configuration of type MULTI_CPU or NO, start one process without
-    a word. They give it an address to meet the others at, and no number of its own.
+    `accelerate launch --cpu --num_processes 2`, and configurations of type MULTI_CPU or NO, silently start one process.
+    They set a rendezvous address but no rank.
 
     Raises:
-        ValueError: fewer than asked for, and the command that starts them.
+        ValueError: fewer than requested; names the command that starts them.
     """
     asked = int(environment.get("WORLD_SIZE", "1"))
     left_alone = "WORLD_SIZE" not in environment and {"MASTER_ADDR", "ACCELERATE_DYNAMO_MODE"} <= environment.keys()
     if asked > world_size or (left_alone and world_size == 1):
         raise ValueError(
-            f"accelerate launch was asked for {'several' if left_alone else asked} processes, but {world_size} runs: "
-            "--cpu, or --num_processes without --multi_gpu, never starts more than one. For N processes, on CPUs too: "
-            "accelerate launch --multi_gpu --num_processes N --num_machines 1 --mixed_precision no --dynamo_backend no "
-            "scripts/run_dmt.py ... If one is meant, give --num_processes 1 and unset MASTER_ADDR."
+            f"accelerate launch was asked for {'several' if left_alone else asked} processes, but {world_size} is "
+            "running: --cpu, or --num_processes without --multi_gpu, never starts more than one. For N processes, on "
+            "CPUs too: accelerate launch --multi_gpu --num_processes N --num_machines 1 --mixed_precision no "
+            "--dynamo_backend no scripts/run_dmt.py ... For a single process, pass --num_processes 1 and unset "
+            "MASTER_ADDR."
         )
 
 
 def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, environment: Mapping[str, str]) -> None:
-    """Refuse what cannot work, or would silently be left out, when FSDP divides the parameters.
+    """Refuse what does not work, or would silently be ignored, when FSDP shards the parameters.
 
     Args:
-        plugin: accelerate's settings of FSDP, None where it is not active.
+        plugin: accelerate's FSDP settings; None if inactive.
 
     Raises:
         ValueError: what to change.
@@ -199,19 +197,19 @@ def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, enviro
     if plugin is None:
         if args.fsdp or environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             raise ValueError(
-                "FSDP was asked for, but it needs several processes with a GPU each, and accelerate leaves it out "
-                "without a word elsewhere. Start with `accelerate launch --config_file "
-                "scripts/recipes/accelerate/eight_gpus_fsdp.yaml --num_processes N`, or leave FSDP out."
+                "FSDP was requested, but it needs several processes with a GPU each; accelerate silently ignores it "
+                "otherwise. Start with `accelerate launch --config_file "
+                "scripts/recipes/accelerate/eight_gpus_fsdp.yaml --num_processes N`, or omit FSDP."
             )
         return
     if plugin.fsdp_version != 2:
         raise ValueError(
-            f"FSDP version {plugin.fsdp_version} was asked for; the pair labels between the phases, which needs "
-            "version 2. Set `fsdp_version: 2` in the accelerate config, as scripts/recipes/accelerate does."
+            f"FSDP version {plugin.fsdp_version} was requested, but labeling between phases needs version 2. Set "
+            "`fsdp_version: 2` in the accelerate config, as in scripts/recipes/accelerate."
         )
     if "FULL" not in str(plugin.state_dict_type):
         raise ValueError(
-            f"FSDP with {plugin.state_dict_type} writes checkpoints that are no pair. Set "
+            f"FSDP with {plugin.state_dict_type} writes checkpoints that cannot be loaded as a pair. Set "
             "`fsdp_state_dict_type: FULL_STATE_DICT` in the accelerate config."
         )
     unlike = {
@@ -221,22 +219,23 @@ def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, enviro
     }
     if asked := [flag for flag, given in unlike.items() if given]:
         raise ValueError(
-            f"{asked[0]} keeps whole weights beside the pair's, which FSDP has divided over the processes. Use DDP "
-            "(scripts/recipes/accelerate/eight_gpus_ddp.yaml), or leave it out."
+            f"{asked[0]} keeps full copies of the weights, but FSDP has sharded them over the processes. Use DDP "
+            "(scripts/recipes/accelerate/eight_gpus_ddp.yaml), or omit it."
         )
 
 
 def without_token(args: DMTTrainingArguments) -> DMTTrainingArguments:
-    """The stock file holds the Hub token in clear, and is pushed."""
+    """The stock file would contain the Hub token in plain text, and is pushed."""
     safe = copy.copy(args)
     safe.hub_token = None
     return safe
 
 
 def check_wrapped(world_size: int, pair: nn.Module, wrapped: nn.Module) -> None:
-    """Raises RuntimeError where several processes would train without talking to each other."""
+    """Raises RuntimeError if several processes would train independently."""
     if world_size > 1 and wrapped is pair and not is_sharded(pair):
         raise RuntimeError(
-            f"{world_size} processes train, but the pair is not wrapped for them, so each would go its own way. This "
-            "is a bug in how training was started; start a new process with `accelerate launch`."
+            f"{world_size} processes are training, but the pair is not wrapped for distributed training, so each "
+            "would train on its own. This is a bug in how training was started; start a new process with `accelerate "
+            "launch`."
         )

@@ -1,4 +1,4 @@
-"""What a user hands to `DMTTrainer`, checked and brought into the one form that the trainer works with."""
+"""The arguments of `DMTTrainer`, validated and normalized for the trainer."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from .opened_pair import opened_pair
 from .search import new_pair
 from .streams import is_stream, saved_stream
 
-# What the stock Trainer takes beside our own arguments, and why it cannot be taken here.
+# Arguments of the stock Trainer that are not supported, and what to use instead.
 _STOCK_ONLY: dict[str, str] = {
-    "data_collator": "a batch is made of one view for a and one for b; change the images in the dataset's items",
-    "processing_class": "each member keeps its own image processor in the pair: give it to "
-    "ModelPair.from_models(...) or set pair.processor_a and pair.processor_b",
-    "compute_loss_func": "the loss is the method; its knobs are gamma1, gamma2 and positive_disagree",
-    "optimizers": "each phase starts the optimizer and its schedule anew; choose them with optim, "
-    "lr_scheduler_type and learning_rate",
+    "data_collator": "a batch contains a view for a and one for b; change the images in the dataset instead",
+    "processing_class": (
+        "each model has its own image processor: pass it to ModelPair.from_models(...) or set pair.processor_a and "
+        "pair.processor_b"
+    ),
+    "compute_loss_func": "the method defines the loss; its knobs are gamma1, gamma2 and positive_disagree",
+    "optimizers": "each phase starts new ones; choose them with optim, lr_scheduler_type and learning_rate",
     "optimizer_cls_and_kwargs": "choose the optimizer with optim and optim_args",
-    "preprocess_logits_for_metrics": "compute_metrics is called with the logits of a, of b and of the ensemble in turn",
+    "preprocess_logits_for_metrics": "compute_metrics is called with the logits of a, b and the ensemble in turn",
 }
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one `DMTTrainer`; see there. `pair`, `knobs` and `library_metrics` follow from them."""
+    """The arguments of a `DMTTrainer` (documented there). `pair`, `knobs` and `library_metrics` are derived from
+    them."""
 
     args: DMTTrainingArguments
     labeled: Any
@@ -51,10 +53,10 @@ class Inputs:
     def checked(
         cls, model: Any, args: Any, model_init: Any, stock: Mapping[str, Any], *, unlabeled: Any, **given: Any
     ) -> Inputs:
-        """Everything that cannot work is refused here, before anything is built.
+        """Refuse invalid arguments before anything is built.
 
         Raises:
-            ValueError: what to give instead. TypeError: an argument that no Trainer knows.
+            ValueError: what to give instead. TypeError: an unknown argument.
         """
         args = _arguments(args, stock, model, model_init)
         pair = new_pair(model_init) if model_init else opened_pair(model, args, given["labeled"])
@@ -78,13 +80,13 @@ class Inputs:
         return len(self.unlabeled) if self.unlabeled is not None else 0
 
     def for_trainer(self) -> tuple[Any, ...]:
-        """The images and metrics again, in the order of `DMTTrainer`'s arguments."""
+        """The images and metrics in the order of `DMTTrainer`'s arguments."""
         images = (self.labeled, self.unlabeled, self.evaluation, self.test)
         return (*images, self.compute_metrics, self.callbacks, self.metrics)
 
 
 def first_set(eval_dataset: Any) -> Any:
-    """Of several eval sets by name the first one, which chooses; a single set is itself."""
+    """The first of several named eval sets, which chooses the exported root; a single set is returned as is."""
     return next(iter(eval_dataset.values())) if isinstance(eval_dataset, Mapping) else eval_dataset
 
 
@@ -93,16 +95,16 @@ def _arguments(args: Any, stock: Mapping[str, Any], model: Any, model_init: Any)
         if name not in _STOCK_ONLY:
             raise TypeError(f"DMTTrainer() got an unexpected keyword argument {name!r}")
         if value is not None:
-            raise ValueError(f"DMTTrainer takes no {name}: {_STOCK_ONLY[name]}.")
+            raise ValueError(f"DMTTrainer does not support {name}: {_STOCK_ONLY[name]}.")
     if not isinstance(args, DMTTrainingArguments):
         given = "no args" if args is None else f"a {type(args).__name__}"
         raise ValueError(
-            f"DMTTrainer needs DMTTrainingArguments, got {given}. They take every field of TrainingArguments and the "
+            f"DMTTrainer needs DMTTrainingArguments, got {given}. They have every field of TrainingArguments and the "
             "knobs of the method: DMTTrainingArguments(output_dir=..., supervised_epochs=20, phase_epochs=2)."
         )
     if (model is None) == (model_init is None):
         raise ValueError(
-            "DMTTrainer takes either model, a ModelPair, or model_init, a function that makes one for each trial of "
-            f"hyperparameter_search; got {'neither' if model is None else 'both'}."
+            "DMTTrainer takes either model, a ModelPair, or model_init, a function that creates one for each trial "
+            f"of hyperparameter_search; got {'neither' if model is None else 'both'}."
         )
     return args

@@ -1,4 +1,4 @@
-"""The pair of a trainer that was given two models instead: `DMTTrainer(model=("id a", "id b"), ...)`."""
+"""Build the pair for `DMTTrainer(model=("id a", "id b"), ...)`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ..settings.arguments import DMTTrainingArguments
 
 
 def opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> Any:
-    """The pair that `model` stands for; what stands for none comes back as it is, for the checks to refuse.
+    """The pair that `model` refers to; anything else is returned unchanged, for the checks to refuse.
 
     Args:
         model: a pair; the id or folder of a saved one; or two models, as `ModelPair.from_models` takes them. Their
-            heads are for the classes of the data set's `ClassLabel` column, or for their own, if these agree.
+            heads
+            get the classes of the data set's `ClassLabel` column, or keep their own if both models agree.
 
     Raises:
         ValueError, CheckpointError: as `ModelPair.from_models` and `ModelPair.from_pretrained`.
@@ -27,7 +28,7 @@ def opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> A
         return model
     if len(model) != 2:
         raise ValueError(
-            f"DMTTrainer trains two models, and {len(model)} were given. Give a pair, or two: model=('id a', 'id b')."
+            f"DMTTrainer trains two models, but {len(model)} were given. Give a pair, or two: model=('id a', 'id b')."
         )
     return ModelPair.from_models(
         model[0],
@@ -40,7 +41,7 @@ def opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> A
 
 
 def _task(train_dataset: Any) -> str:
-    """The task whose target the first labeled item has; the checks of the data say what is wrong with another."""
+    """The task, from the target of the first labeled item; other problems are left to the data checks."""
     first = train_dataset[0] if train_dataset is not None and len(train_dataset) else {}
     keys = set(first) if isinstance(first, Mapping) else set()
     fitting = [name for name, task in TASKS.items() if task.target in keys]
@@ -48,7 +49,7 @@ def _task(train_dataset: Any) -> str:
 
 
 def _classes(train_dataset: Any) -> dict[int, str] | None:
-    """The names of a `ClassLabel` column `label`, as `datasets` keeps them, also behind a `Subset` of torch."""
+    """The names of a `ClassLabel` column `label`, also inside a torch `Subset`."""
     while not hasattr(train_dataset, "features") and hasattr(train_dataset, "dataset"):
         train_dataset = train_dataset.dataset
     names = getattr((getattr(train_dataset, "features", None) or {}).get("label"), "names", None)

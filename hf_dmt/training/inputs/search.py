@@ -1,7 +1,7 @@
-"""Hyperparameter search: each trial is a whole run of its own, in its own folder.
+"""Hyperparameter search: each trial is a full run in its own folder.
 
-The stock search sets the trial's values on the trainer's arguments and trains the same trainer again. Here the phases,
-the batch shape and the knobs follow from the arguments when a trainer is built, so they would stay those of the first.
+The stock search sets the trial's values on the trainer's arguments and trains the same trainer again. Here phases,
+batch sizes and knobs are derived when a trainer is built, so they would stay those of the first trial.
 """
 
 from __future__ import annotations
@@ -18,38 +18,42 @@ from ..settings.arguments import DMTTrainingArguments
 
 
 def check_search(args: DMTTrainingArguments, hp_space: Any, model_init: Any, eval_dataset: Any, backend: Any) -> None:
-    """Raises ValueError where a search could not compare its trials, or would compare equal ones."""
+    """Raises ValueError if a search could not compare its trials, or if all trials would be equal."""
     if str(getattr(backend, "value", backend)) != "optuna":
         raise ValueError(
-            f"hyperparameter_search has backend {backend!r}; only 'optuna' is supported (pip install optuna)."
+            f"hyperparameter_search does not support backend {backend!r}; only 'optuna' is supported (pip install "
+            "optuna)."
         )
     if hp_space is None:
         raise ValueError(
             "hyperparameter_search needs hp_space, a function of the trial, such as lambda trial: {'learning_rate': "
-            "trial.suggest_float('learning_rate', 1e-5, 1e-3, log=True)}. The stock one varies num_train_epochs."
+            "trial.suggest_float('learning_rate', 1e-5, 1e-3, log=True)}. The stock default varies num_train_epochs."
         )
     if model_init is None:
         raise ValueError(
             "hyperparameter_search trains a new pair in each trial: build the trainer with model_init=lambda: "
-            "ModelPair.from_models(...) in place of model."
+            "ModelPair.from_models(...) instead of model."
         )
     if eval_dataset is None:
-        raise ValueError("hyperparameter_search compares trials on eval_dataset, and there is none. Give one.")
+        raise ValueError("hyperparameter_search compares trials on eval_dataset, but there is none. Give one.")
     if args.world_size > 1:
-        raise ValueError(f"hyperparameter_search is for one process, and {args.world_size} run: start it without one.")
+        raise ValueError(
+            f"hyperparameter_search supports one process only, but {args.world_size} are running: start it without a "
+            "launcher."
+        )
 
 
 def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], number: int | str) -> DMTTrainingArguments:
-    """The arguments of one trial: those of the search with the trial's values, and `run-<number>` below its folder.
+    """The arguments of one trial: those of the search with the trial's values, and a folder `run-<number>`.
 
     Raises:
-        ValueError: a value for something that is no argument.
+        ValueError: a value for an unknown argument.
     """
     names = {field.name for field in fields(DMTTrainingArguments)}
     if unknown := sorted(set(values) - names):
         raise ValueError(
-            f"hp_space suggests {', '.join(unknown)}, which is no field of DMTTrainingArguments, so every trial would "
-            "be the same. Check the names, such as learning_rate, gamma1 or supervised_epochs."
+            f"hp_space suggests {', '.join(unknown)}, which is not a field of DMTTrainingArguments, so all trials "
+            "would be equal. Check the names, such as learning_rate, gamma1 or supervised_epochs."
         )
     trial = copy.copy(args)
     for name, value in values.items():
@@ -60,10 +64,10 @@ def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], numbe
 
 
 def new_pair(model_init: Any, trial: Any = None) -> ModelPair:
-    """A pair as the user's function makes it; it may take the trial, as in the stock Trainer.
+    """Call the user's function for a new pair; it may accept the trial, as in the stock Trainer.
 
     Raises:
-        ValueError: something else than a function that returns a pair.
+        ValueError: it does not return a pair.
     """
     parameters = inspect.signature(model_init).parameters.values()
     pair = model_init(trial) if any(one.default is one.empty for one in parameters) else model_init()

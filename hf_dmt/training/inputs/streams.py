@@ -1,4 +1,4 @@
-"""Streams of unlabeled images, saved to disk once: labels and random draws need images by number."""
+"""Save a stream of unlabeled images to disk, because labeling and sampling access images by index."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from ...data.reading.rows import DataError
 
 
 def is_stream(source: Any) -> bool:
-    """Whether a data set can only be read from its beginning: an `IterableDataset` of `datasets` or of torch."""
+    """Whether a data set can only be read sequentially: an `IterableDataset` of `datasets` or torch."""
     return isinstance(source, (datasets.IterableDataset, IterableDataset)) or (
         hasattr(source, "__iter__") and not hasattr(source, "__getitem__")
     )
 
 
 def saved_stream(stream: Any, role: str) -> datasets.Dataset:
-    """The stream as a table in the cache of `datasets`, with a progress bar; read from there at the next start.
+    """The stream as a data set in the cache of `datasets`, with a progress bar; the next start reads it from there.
 
-    Only the image travels, and the label or mask where the stream has one (it is scored and never trained on). A stream
-    without an end never gets here: cut it with `.take(n)`.
+    Only the image is kept, and the label or mask if there is one (it is scored, never trained on). An infinite stream
+    must be limited with `.take(n)`.
 
     Args:
-        stream: items `{'image': PIL, ...}`. role: what errors call it.
+        stream: items `{'image': PIL, ...}`.
+        role: its name in errors.
 
     Raises:
-        DataError: items without an image, or a stream that holds none.
+        DataError: items without an image, or an empty stream.
     """
     first = next(iter(stream), None)
     if not isinstance(first, dict) or first.get("image") is None:
         found = "is empty" if first is None else f"has items {list(first) if isinstance(first, dict) else type(first)}"
         raise DataError(
-            f"{role} is a stream that {found}; items {{'image': PIL}} are needed. rename_column(...) renames a column."
+            f"{role} is a stream that {found}, but its items must be {{'image': PIL}}. rename_column(...) renames a "
+            "column."
         )
     features = {"image": datasets.Image()}
     if isinstance(first.get("label"), int):
@@ -42,7 +44,7 @@ def saved_stream(stream: Any, role: str) -> datasets.Dataset:
     if first.get("mask") is not None:
         features["mask"] = datasets.Image()
     table: datasets.Dataset = datasets.Dataset.from_generator(
-        # A list in gen_kwargs would be taken for shards, and the stream read once for each of them.
+        # `datasets` would interpret a list in gen_kwargs as shards, and read the stream once for each of them.
         _items,
         features=datasets.Features(features),
         gen_kwargs={"stream": stream, "columns": tuple(features)},

@@ -28,8 +28,7 @@ class SkipNonFinite(TrainerCallback):
     """Judges every update by the gradient norms of the models.
 
     With a fused optimizer (the default) there is no device synchronization; with others there is one per update,
-    because
-    only the host can skip the step.
+    because only the host can skip the step.
 
     Args:
         trained: the models that are training.

@@ -19,8 +19,7 @@ class PhaseProgress(ProgressCallback):
     dicts.
 
     The time left is based on the average update so far, including labeling and evaluation. The stock bar uses the last
-    few
-    updates, so its estimate triples for a while after each labeling.
+    few updates, so its estimate triples for a while after each labeling.
 
     Args:
         last_phase: number of the last phase.

@@ -81,8 +81,7 @@ class TrackersMayFail(CallbackHandler):
     """The Trainer's callbacks, except that a tracker whose service fails during a run is dropped from then on.
 
     Days of training should not be lost because a dashboard is down; all figures are in `telemetry.jsonl`. A tracker
-    that
-    cannot even be started is an error, because nothing is lost yet.
+    that cannot even be started is an error, because nothing is lost yet.
     """
 
     @classmethod

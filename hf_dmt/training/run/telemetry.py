@@ -48,8 +48,7 @@ class Telemetry:
         """Log entries over all processes since the last call. A collective operation: every process must call it.
 
         `agree`, `negative_disagree` and `positive_disagree` are fractions of the `pseudo_units` (valid,
-        pseudo-labeled),
-        `mean_weight` is their mean weight, and `loss` is per valid unit, including labeled ones.
+        pseudo-labeled), `mean_weight` is their mean weight, and `loss` is per valid unit, including labeled ones.
         """
         if accelerator.num_processes > 1:
             torch.distributed.all_reduce(self._sums)

@@ -68,10 +68,8 @@ def faults(checkpoint: str | Path) -> list[str]:
     """What is missing or truncated in a checkpoint; empty if it is complete.
 
     Checks both models, optimizer, scheduler, the state, the random state of every process that took part, and the
-    weight
-    averages if the run has any. For weights, the header is compared with the file size; for PyTorch archives, the
-    directory
-    at the end of the file is read.
+    weight averages if the run has any. For weights, the header is compared with the file size; for PyTorch archives,
+    the directory at the end of the file is read.
     """
     folder = Path(checkpoint)
     found: list[str] = []

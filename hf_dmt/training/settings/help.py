@@ -190,8 +190,7 @@ def _in_brackets(action: argparse.Action) -> str:
 
 def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     """Actions by name, in order. `--no_x`, which the stock parser adds for flags that are on, shares the name
-    of `--x`.
-    """
+    of `--x`."""
     found: dict[str, argparse.Action] = {}
     for action in parser._actions:
         if action.option_strings and action.dest != "help":
