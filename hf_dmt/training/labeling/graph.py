@@ -15,8 +15,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.semi_supervised import LabelSpreading
 
 GRAPH = "graph"  # the maker's name beside a and b
 NEIGHBORS = 30
@@ -55,6 +53,10 @@ def spread_labels(
     Returns:
         `(N, C)` float32 distributions. An image that no label reaches has the same probability for all classes.
     """
+    # Imported here: with SciPy it takes a second, which every command would wait for.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.semi_supervised import LabelSpreading
+
     nodes = np.arange(len(unlabeled))
     if len(nodes) > most_nodes:
         nodes = np.linspace(0, len(unlabeled) - 1, most_nodes).astype(int)
