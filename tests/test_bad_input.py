@@ -5,6 +5,7 @@ Every message has three parts: what was given, why it cannot work, what to do.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -15,8 +16,10 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback
 
+import hf_dmt
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_mutual_loss, dynamic_weights, select_top_ratio
 from hf_dmt.commands.push import main as push_main
+from hf_dmt.training.settings.command_line import as_flags
 from scripts.run_dmt import main
 from tests.data import small_files as files
 
@@ -787,7 +790,7 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
         lambda use: use.trainer(callbacks=[EarlyStoppingCallback()]),
         r"EarlyStoppingCallback",
         r"in the middle of a phase",
-        r"Lower --phase_epochs",
+        r"Lower `phase_epochs`",
     ),
     "metric of nothing": (
         lambda use: use.trainer(metric_for_best_model="accuracy"),
@@ -805,11 +808,11 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
         lambda use: use.trainer().train(resume_from_checkpoint=str(use.place / "empty")),
         r"empty'",
         r"missing or unreadable",
-        r"Use --resume",
+        r"`resume",
     ),
     "arguments replaced": (
         lambda use: use.trainer(num_train_epochs=5.0),
-        r"--num_train_epochs",
+        r"`num_train_epochs` 5",
         r"runs in phases",
         r"Use --supervised_epochs",
     ),
@@ -852,7 +855,35 @@ def test_python(name: str, place: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         call(use)
     assert_three_parts(str(caught.value), given, why, remedy)
+    assert "--" not in str(caught.value), "a script has arguments, no flags"
     assert not any(tmp_path.rglob("*.safetensors"))
+
+
+# What only a command can raise, or what is about a command that starts processes.
+COMMANDS_ONLY = ("commands/", "data/reading/", "data/splitting/", "data/labels/predictions.py", "/command_line.py")
+
+
+def test_errors_of_the_library_name_arguments() -> None:
+    """Guards against an error from `DMTTrainer(...)` or `ModelPair...` that tells a script of flags."""
+    root, flags = Path(hf_dmt.__file__).parent, re.compile(r"--[a-z]\w+")
+    found = []
+    for file in root.rglob("*.py"):
+        if any(part in file.relative_to(root.parent).as_posix() for part in COMMANDS_ONLY):
+            continue
+        raised = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Raise)]
+        texts = [node.value for one in raised for node in ast.walk(one) if isinstance(node, ast.Constant)]
+        found += [text for text in texts if isinstance(text, str) and flags.search(text)]
+    assert [text for text in found if "accelerate launch" not in text] == []
+
+
+def test_the_command_line_says_flags() -> None:
+    """Guards against a terminal in which a setting is named as in Python, and against words in backticks that become
+    flags although there is none of that name."""
+    said = "Use `train='head'`, `class_balanced=True`, `label_ratios=[0.5, 1.0]` or `seed`; `pip install x`, `name=3`."
+    assert as_flags(said) == (
+        "Use --train head, --class_balanced true, --label_ratios 0.5 1.0 or --seed; `pip install x`, `name=3`."
+    )
+    assert as_flags("`unlabeled_dataset`, `ModelPair.from_pretrained` x") == "--unlabeled_dir, --pair x"
 
 
 HUB: dict[str, tuple[str, str, str, str]] = {

@@ -35,7 +35,7 @@ from ..training.run.progress import PhaseLines
 from ..training.run.protocol import peak_memory
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
-from ..training.settings.command_line import ModelArguments
+from ..training.settings.command_line import ModelArguments, as_flags
 from ..training.settings.late_settings import check_late_settings
 from ..training.trainer import DMTTrainer
 from .opening import build_pair, common_classes
@@ -240,7 +240,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
             check_late_settings(args, pair)
             found.rehearse(pair, args, images)
     if args.should_save:
-        print(json.dumps(found.as_json(), indent=1) if model_args.json else found.text())
+        print(as_flags(json.dumps(found.as_json(), indent=1) if model_args.json else found.text()))
     return 1 if found.problems else 0
 
 

@@ -24,7 +24,7 @@ from ..report import print_summary
 from ..training.run.folder import check_output_folder, check_split, locked, resumes
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
-from ..training.settings.command_line import Parser, parse, print_error
+from ..training.settings.command_line import Parser, parse, print_error, speak_in_flags
 from ..training.settings.help import everything, screens
 from ..training.trainer import DMTTrainer
 from .launch import launcher_parser, start
@@ -54,6 +54,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         print((everything if "--help_all" in asked else screens)(Parser(), launcher_parser()))
         return 0
     fail_fast_offline()
+    speak_in_flags()
     try:
         model_args, data_args, args = parse(given, RECIPES)
         # The weights of tiny models load in milliseconds; their progress bars would only hide the run's own.

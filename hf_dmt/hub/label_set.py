@@ -105,12 +105,12 @@ def _store(folder: Path, phase: int | None) -> tuple[int, Path]:
     if not found:
         raise HubError(
             f"{str(folder)!r} has no pseudo_labels/, so there are no labels to publish. Give the output folder of a "
-            "run with --strategy phases on unlabeled images."
+            "run with `strategy='phases'` on unlabeled images."
         )
     if phase is not None and phase not in found:
         raise HubError(
             f"There are no labels of phase {phase}; the folder holds those of {', '.join(map(str, sorted(found)))}. "
-            "Earlier ones are kept with --keep_pseudo_labels all."
+            "Earlier ones are kept with `keep_pseudo_labels='all'`."
         )
     number = max(found) if phase is None else phase
     return number, found[number]

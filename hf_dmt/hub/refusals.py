@@ -85,13 +85,13 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
         )
     reasons = {
         401: f"the Hub does not know the token (it may be expired or cut short). {log_in}.",
-        403: "the token has no right to write there. Choose a repository under your own name with --hub_model_id, or "
+        403: "the token has no right to write there. Choose a repository under your own name with `hub_model_id`, or "
         "use a token with write access that the owner has granted."
         if writes
         else "the token may not read it. Ask for access on its page, or use a token whose rights include it.",
         404: "the Hub has no repository of that name and kind. Check the spelling.",
         409: "the name is taken by something else, or another change is being made. Choose another name with "
-        "--hub_model_id, or try again.",
+        "`hub_model_id`, or try again.",
         412: "somebody else has pushed at the same moment. Push again.",
         429: f"rate limit reached. {'Push' if writes else 'Try'} again in a few minutes.",
     }

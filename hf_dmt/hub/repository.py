@@ -106,7 +106,7 @@ def open_target(
     if own not in there and foreign:
         raise HubError(
             f"{name!r} holds {what} ({min(foreign)}, no {own}), which this push would overwrite. Choose another name"
-            f"{' with --hub_model_id' if repo_type == 'model' else ''}."
+            f"{' with `hub_model_id`' if repo_type == 'model' else ''}."
         )
     _refuse_foreign(name, brings, there, ours)
     return name
@@ -240,9 +240,7 @@ def fetch_pair(
             raise
         except RepositoryNotFoundError as problem:
             if _is_dataset(repo_id, token):
-                raise HubError(
-                    f"{repo_id!r} is a data set, not a pair. Give it as --dataset_name, and a pair or two models here."
-                ) from problem
+                raise HubError(f"{repo_id!r} is a data set, not a pair. Give a pair or two models here.") from problem
             raise
         except LocalEntryNotFoundError:
             raise
@@ -269,7 +267,8 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
     if not (folder / LAST_CHECKPOINT).is_dir():
         raise HubError(
             f"{repo_id!r} has no {LAST_CHECKPOINT}/, so there is no run to resume. It is written by runs with "
-            f"--hub_strategy checkpoint; to train a finished pair further, give --pair {repo_id}."
+            "`hub_strategy='checkpoint'`; to train a finished pair further, open it with `ModelPair.from_pretrained` "
+            f"{repo_id}."
         )
     return folder
 
@@ -298,9 +297,7 @@ def _description(repo_id: str, revision: str | None, token: str | None) -> str:
     except FAILURES:
         return "something else"
     if "config.json" in files:
-        return (
-            f"a single model. Give it as --model_a or --model_b (from Python: ModelPair.from_models({repo_id!r}, ...))"
-        )
+        return "a single model. Give it as `model_a` or `model_b` of ModelPair.from_models(model_a, model_b, ...)"
     return f"a repository of {len(files)} files without a model at its root"
 
 

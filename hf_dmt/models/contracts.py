@@ -17,7 +17,7 @@ def refuse_adapters(model: nn.Module, name: str) -> None:
     if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
         raise ValueError(
             f"Model {name} carries PEFT adapters, and a member is saved as a plain checkpoint that `pipeline()` opens "
-            "alone. Merge them first, model = model.merge_and_unload(), and train less of it with --train last:2."
+            "alone. Merge them first, model = model.merge_and_unload(), and train less of it with `train='last:2'`."
         )
 
 

@@ -27,7 +27,7 @@ def recorded_head_inputs(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     if not owners or owners[0] == "":
         raise ValueError(
             f"A {model.config.model_type!r} model has no layer that turns features into classes, so there are no "
-            "features to compare images by. Choose another model, or another --labeler."
+            "features to compare images by. Choose another model, or another `labeler`."
         )
     found: list[Tensor] = []
 

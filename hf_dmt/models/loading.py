@@ -101,7 +101,7 @@ def check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
         difference = f"class {first} is {names_a[first]!r} in a and {names_b[first]!r} in b"
     raise ValueError(
         f"The two models do not predict the same classes ({difference}), so neither can learn from the other's labels. "
-        "Give the classes with id2label (--id2label FILE): heads that do not match are then drawn anew."
+        "Give the classes with `id2label`: heads that do not match are then drawn anew."
     )
 
 
@@ -152,7 +152,7 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
         if "trust_remote_code" in str(problem):
             raise CheckpointError(
                 f"{source!r} contains its own modeling code, which is not run unless you ask for it: read that code, "
-                "then pass --trust_remote_code, or choose a model that transformers has built in."
+                "then pass `trust_remote_code=True`, or choose a model that transformers has built in."
             ) from problem
         raise CheckpointError(
             f"Cannot open a model at {source!r} ({first_line(problem)}). Give a folder with config.json and "
@@ -264,10 +264,10 @@ def load_for_classes(
             remedy = (
                 f"timm has it with a classifier: give {timm_name} (pip install 'hf-dmt[timm]')."
                 if timm_name
-                else f"Choose a checkpoint that {auto.__name__} loads, or another --task."
+                else f"Choose a checkpoint that {auto.__name__} loads, or another `task`."
                 if task == "image-classification"
                 else f"Choose a checkpoint that {auto.__name__} loads, put UperNet on this one (backbone:{source}), or "
-                "another --task."
+                "another `task`."
             )
             raise CheckpointError(
                 f"{source!r} is a {config.model_type!r} model, which transformers cannot use for {task}. {remedy}"

@@ -101,7 +101,7 @@ def check_side(side: int | None) -> None:
     """Raise a ValueError for a side of the shared view that no network can use."""
     if side is not None and not _SHORTEST_SIDE <= side <= LONGEST_SIDE:
         raise ValueError(
-            f"--image_size {side} is no image that a network can use: the view needs a side of {_SHORTEST_SIDE} to "
+            f"`image_size` {side} is no image that a network can use: the view needs a side of {_SHORTEST_SIDE} to "
             f"{LONGEST_SIDE} pixels. Give the size that the models were trained at, such as 224, or leave it out."
         )
 

@@ -84,8 +84,8 @@ class RunWeights:
             where = described(found) if found else "tensors of another process"
             raise DivergedError(
                 f"Training has diverged: weights are infinite or NaN ({where}), so nothing is labeled, scored or "
-                "saved with them. Start a new run from an earlier checkpoint (--pair) with a lower --learning_rate, "
-                "or add --warmup_steps"
+                "saved with them. Start a new run from an earlier checkpoint (`ModelPair.from_pretrained`) with a "
+                "lower `learning_rate`, or add `warmup_steps`"
             )
 
     @contextmanager

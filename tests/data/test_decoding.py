@@ -184,7 +184,7 @@ def test_broken_files_are_named(name: str, tmp_path: Path) -> None:
         for decode in (to_rgb, to_mask):
             with pytest.raises(CorruptImage, match=name) as caught:
                 decode(source)
-            assert "BytesIO" not in str(caught.value) and "--skip_corrupt_images" in str(caught.value)
+            assert "BytesIO" not in str(caught.value) and "`skip_corrupt_images` of hf-dmt train" in str(caught.value)
 
 
 def test_missing_files_and_other_objects() -> None:

@@ -438,7 +438,7 @@ except ValueError as problem:
         config = json.loads(hub.repo("me/pair").files()["peer/config.json"])
         config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MyConfig"}}
         replace({"peer/config.json": json.dumps(config).encode(), "mine.py": b"raise SystemExit('ran')"})
-        with pytest.raises(CheckpointError, match="--trust_remote_code") as refusal:
+        with pytest.raises(CheckpointError, match="`trust_remote_code=True`") as refusal:
             ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
         assert "me/pair" in str(refusal.value) and not list(tmp_path.rglob("*.py"))
 

@@ -244,7 +244,7 @@ def test_modeling_code_is_not_run_unless_asked(checkpoint):
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "custom.py").write_text("raise SystemExit('ran')\n")
-    with pytest.raises(CheckpointError, match="pass --trust_remote_code"):
+    with pytest.raises(CheckpointError, match="pass `trust_remote_code=True`"):
         load(str(folder))
 
 

@@ -335,7 +335,7 @@ def test_label_maps_that_differ_are_refused(build, checkpoint):
     with pytest.raises(ValueError, match="class 0 is 'ant' in a and 'bee' in b"):
         ModelPair(vit, resnet, vit_processor, resnet_processor)
     a, b = checkpoint("vit"), checkpoint("resnet", names=["ant", "bee"])
-    with pytest.raises(ValueError, match=r"a has 3 classes, b has 2.*--id2label"):
+    with pytest.raises(ValueError, match=r"a has 3 classes, b has 2.*`id2label`"):
         ModelPair.from_models(a, b)
 
 

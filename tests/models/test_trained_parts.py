@@ -166,8 +166,8 @@ def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_pa
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("head", r"--train head: the backbone of model b \('vit'\) was drawn at random.*leave the flag out"),
-        ("last:9", r"--train last:9: the backbone of model a \('vit'\) has 2 blocks\. Give fewer"),
+        ("head", r"`train='head'`: the backbone of model b \('vit'\) was drawn at random.*leave it out"),
+        ("last:9", r"`train='last:9'`: the backbone of model a \('vit'\) has 2 blocks\. Give fewer"),
     ],
 )
 def test_what_cannot_rest_is_refused_before_anything_does(checkpoint, choice, message):
@@ -176,11 +176,11 @@ def test_what_cannot_rest_is_refused_before_anything_does(checkpoint, choice, me
     with pytest.raises(ValueError, match=message):
         choose_trained(pair, {"a": choice, "b": choice})
     assert all(parameter.requires_grad for parameter in pair.parameters()) and not pair.resting
-    with pytest.raises(ValueError, match="--freeze_batch_norm: neither model"):
+    with pytest.raises(ValueError, match="`freeze_batch_norm`: neither model"):
         choose_trained(pair, {"a": "all", "b": "all"}, freeze_batch_norm=True)
 
 
 def test_nothing_pretrained_has_no_layers_to_slow_down():
     """Silent: a flag without effect."""
-    with pytest.raises(ValueError, match="--layer_decay: both models were drawn at random"):
+    with pytest.raises(ValueError, match="`layer_decay`: both models were drawn at random"):
         learning_rate_scales(ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES), 0.5)

@@ -49,7 +49,7 @@ def test_images_deleted_between_labeling_and_training(tmp_path: Path) -> None:
     whole = make_pair()
     make_trainer(tmp_path / "whole", whole, unlabeled=source, **SAVING).train()
     gone = AtStep(4, lambda: shutil.move(tmp_path / "more", tmp_path / "elsewhere"))
-    with pytest.raises(RunError, match=r"\d+\.png cannot be read.*--resume_from_checkpoint True"):
+    with pytest.raises(RunError, match=r"\d+\.png cannot be read.*`resume_from_checkpoint=True`"):
         make_trainer(tmp_path / "run", unlabeled=source, callbacks=[gone], **SAVING).train()
     shutil.move(tmp_path / "elsewhere", tmp_path / "more")
     pair = make_pair()
@@ -73,7 +73,7 @@ def test_the_output_folder_may_be_moved(tmp_path: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder that even root cannot write to")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """Guards the first checkpoint of a long run as the moment when the folder's rights come up."""
-    with pytest.raises(OSError, match=r"--output_dir .* cannot be written|No such file|not permitted"):
+    with pytest.raises(OSError, match=r"`output_dir` .* cannot be written|No such file|not permitted"):
         make_trainer("/proc/hf_dmt").train()
 
 
@@ -101,9 +101,9 @@ def test_no_memory_on_the_device(tmp_path: Path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     pair.model_b.swin.register_forward_pre_hook(greedy)
-    with pytest.raises(RunError, match=r"4 labeled \+ 4 pseudo-labeled.*--gradient_accumulation_steps 2") as caught:
+    with pytest.raises(RunError, match=r"4 labeled \+ 4 pseudo-labeled.*`gradient_accumulation_steps=2`") as caught:
         make_trainer(tmp_path / "run", pair).train()
-    assert "Tried to allocate 2 GiB" in str(caught.value) and "--per_device_eval_batch_size 8" in str(caught.value)
+    assert "Tried to allocate 2 GiB" in str(caught.value) and "`per_device_eval_batch_size=8`" in str(caught.value)
     make_trainer(tmp_path / "run2", pair, gradient_accumulation_steps=2).train()
 
 
@@ -119,7 +119,7 @@ class Deadly(list[dict[str, Any]]):
 def test_a_worker_process_that_is_killed(tmp_path: Path) -> None:
     """Guards against `DataLoader worker (pid 123) exited unexpectedly` and nothing else."""
     trainer = make_trainer(tmp_path, labeled=Deadly(images(12)), dataloader_num_workers=1)
-    with pytest.raises(RunError, match=r"data-loading worker was killed.*--dataloader_num_workers"):
+    with pytest.raises(RunError, match=r"data-loading worker was killed.*`dataloader_num_workers`"):
         trainer.train()
 
 
@@ -141,7 +141,7 @@ def test_a_tracker_that_goes_down_is_left_out(tmp_path: Path, caplog: pytest.Log
     without = make_pair()
     make_trainer(tmp_path / "without", without).train()
     assert all(torch.equal(value, without.state_dict()[name]) for name, value in state_of(pair).items())
-    with pytest.raises(RunError, match=r"DashboardCallback cannot be started.*--report_to"):
+    with pytest.raises(RunError, match=r"DashboardCallback cannot be started.*`report_to`"):
         make_trainer(tmp_path / "never", callbacks=[tracker("on_train_begin")]).train()
 
 

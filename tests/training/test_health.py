@@ -92,7 +92,7 @@ def test_too_many_in_a_row_end_the_run_and_name_the_images(tmp_path: Path) -> No
         return sample(draw)
 
     trainer.train_dataset._sample = noted
-    with pytest.raises(RunError, match=r"last 2 updates.*skipped_batches\.json.*--learning_rate"):
+    with pytest.raises(RunError, match=r"last 2 updates.*skipped_batches\.json.*`learning_rate`"):
         trainer.train()
     listed = json.loads((tmp_path / "skipped_batches.json").read_text())
     assert [entry["update"] for entry in listed] == [6, 7]

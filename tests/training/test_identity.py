@@ -100,7 +100,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"method": "supervised"}, 'method: was "dmt", now "supervised"'),
         ({"gamma1": 1.0}, "gamma1: was 5.0, now 1.0"),
         ({"seed": 7}, "seed: was 42, now 7"),
-        ({"label_ratios": [0.5, 0.9]}, r"--label_ratios \[0.5, 1.0\] and \[0.5, 0.9\]"),
+        ({"label_ratios": [0.5, 0.9]}, r"`label_ratios` \[0.5, 1.0\] and \[0.5, 0.9\]"),
         ({"max_steps": 2}, "--max_steps -1 and 2"),
         ({"learning_rate": 1.0}, "learning_rate: was 0.01"),
         ({"labeled_batch_size": 8}, "labeled_batch_size"),
@@ -167,7 +167,7 @@ def test_nothing_finished_is_overwritten_unless_that_is_said(tmp_path: Path) -> 
     make_trainer(tmp_path, max_steps=1).train()
     before = (tmp_path / "dmt_results.json").read_bytes()
     for resume in (None, True):
-        with pytest.raises(ValueError, match=r"already contains a run \(3 finished phase.*--overwrite_output_dir"):
+        with pytest.raises(ValueError, match=r"already contains a run \(3 finished phase.*`overwrite_output_dir=True`"):
             make_trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=resume)
     assert (tmp_path / "dmt_results.json").read_bytes() == before
     make_trainer(tmp_path, max_steps=2, overwrite_output_dir=True).train()

@@ -122,7 +122,7 @@ def test_unknown_method_lists_the_others() -> None:
     [
         ({"num_train_epochs": 10}, "--supervised_epochs and --phase_epochs"),
         ({"per_device_train_batch_size": 32}, "--labeled_batch_size and --pseudo_batch_size"),
-        ({"label_smoothing_factor": 0.1}, "--gamma1 and --gamma2"),
+        ({"label_smoothing_factor": 0.1}, "`gamma1` and `gamma2`"),
         ({"auto_find_batch_size": True}, "Set --labeled_batch_size"),
         ({"dataloader_drop_last": True}, "endless"),
         ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "previous phase's labels"),

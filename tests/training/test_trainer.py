@@ -494,7 +494,7 @@ def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="contains no labeled images"):
         make_trainer(tmp_path, labeled=[])
     for unlabeled in (None, []):
-        with pytest.raises(ValueError, match=r"'dmt' learns from unlabeled images.*--method supervised"):
+        with pytest.raises(ValueError, match=r"'dmt' learns from unlabeled images.*`method='supervised'`"):
             make_trainer(tmp_path, unlabeled=unlabeled)
     with pytest.raises(ValueError, match="every pixel in memory"):
         make_trainer(tmp_path, make_pair("segformer", "segformer"), compute_metrics=lambda prediction: {})

@@ -179,7 +179,7 @@ def test_the_best_pair_can_be_asked_for_alone(tmp_path: Path, given: dict[str, A
     """Guards against the stock message that evaluation and saving differ, to someone who named neither."""
     args = DMTTrainingArguments(str(tmp_path), use_cpu=True, load_best_model_at_end=True, **given)
     assert (args.eval_strategy, args.eval_steps, args.save_strategy, args.save_steps) == expected
-    with pytest.raises(ValueError, match="--save_strategy no turns them off"):
+    with pytest.raises(ValueError, match="`save_strategy='no'` turns them off"):
         DMTTrainingArguments(str(tmp_path), use_cpu=True, load_best_model_at_end=True, save_strategy="no")
 
 

@@ -141,6 +141,6 @@ def check_mask_values(mask: np.ndarray, num_classes: int, where: str) -> None:
         found = int(wrong.flat[0])
         raise ValueError(
             f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). If {found} is void, "
-            "name it with --ignore_index; in arrays given from Python, void is -100. A missing class is named with "
-            "--id2label."
+            "name it with `ignore_index`; in arrays given from Python, void is -100. A missing class is named with "
+            "`id2label`."
         )

@@ -103,7 +103,7 @@ def opening(image: Any, name: str) -> Iterator[None]:
     if not isinstance(image, (Image.Image, bytes, str, Path, Mapping)):
         raise TypeError(
             f"{name} is no image: expected a PIL image, path, bytes, array or tensor, got {type(image).__name__}. Name "
-            "the column with the images: --image_column."
+            "the column with the images: `image_column` of hf-dmt train, or dataset.rename_column(...)."
         )
     try:
         yield
@@ -222,7 +222,8 @@ def _unidentified(image: Any) -> str:
 
 def _corrupt(name: str, reason: str) -> CorruptImage:
     return CorruptImage(
-        f"{name} cannot be read as an image: {reason}. Replace or remove it, or pass --skip_corrupt_images."
+        f"{name} cannot be read as an image: {reason}. Replace or remove it, or "
+        "leave such images out (`skip_corrupt_images` of hf-dmt train)."
     )
 
 

@@ -157,7 +157,7 @@ def member_rows(setting: str, ids: Sequence[str], seed: int) -> dict[str, np.nda
             raise ValueError("a list is empty")
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ValueError(
-            f"--difference_maximized_sampling {setting!r} cannot be used ({problem}). Give true, false, or a JSON file "
+            f"`difference_maximized_sampling` {setting!r} cannot be used ({problem}). Give true, false, or a JSON file "
             '{"a": [ids], "b": [ids]} with ids of labeled images.'
         ) from problem
     return subsets

@@ -26,7 +26,7 @@ class InitialWeights:
         if resumed and not (folder / PAIR_FILE).is_file():
             raise CheckpointError(
                 f"{folder} is gone, and with it the weights that every phase of this run starts from "
-                "(--restart initial). Put the folder back, or start a new run."
+                "(`restart='initial'`). Put the folder back, or start a new run."
             )
         if not resumed and writes:
             pair.save_pretrained(folder)

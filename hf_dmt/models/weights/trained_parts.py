@@ -23,7 +23,7 @@ _LIST_INDEX = re.compile(r"\.\d+(?=\.)")
 def check_choice(flag: str, choice: str) -> None:
     """Raise a ValueError for a word that `--train` does not know."""
     if choice not in ("all", "head", "norms") and not re.fullmatch(r"last:[1-9]\d*", choice):
-        raise ValueError(f"--{flag} {choice!r} is not one of: {CHOICES}.")
+        raise ValueError(f"`{flag}` {choice!r} is not one of: {CHOICES}.")
 
 
 def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_norm: bool = False) -> None:
@@ -47,8 +47,8 @@ def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_nor
     norms = [norm for name in MEMBERS for norm in _loaded_batch_norms(pair, name)] if freeze_batch_norm else []
     if freeze_batch_norm and not norms:
         raise ValueError(
-            "--freeze_batch_norm: neither model has BatchNorm layers with statistics from a checkpoint, so there is "
-            "nothing to keep. Leave the flag out."
+            "`freeze_batch_norm`: neither model has BatchNorm layers with statistics from a checkpoint, so there is "
+            "nothing to keep. Leave it out."
         )
     for name, names in learning.items():
         for key, parameter in pair.member(name).named_parameters():
@@ -73,7 +73,7 @@ def learning_rate_scales(pair: ModelPair, decay: float) -> dict[str, dict[str, f
         }
     if not any(scales.values()):
         raise ValueError(
-            "--layer_decay: both models were drawn at random, and layers without pretraining have nothing to keep. "
+            "`layer_decay`: both models were drawn at random, and layers without pretraining have nothing to keep. "
             "Give pretrained checkpoints, or leave the flag out."
         )
     return scales
@@ -93,9 +93,9 @@ def _learning(pair: ModelPair, name: str, choice: str) -> set[str]:
     resting = backbone(pair, name)
     if not resting:
         raise ValueError(
-            f"--train {choice}: the backbone of model {name} ({model.config.model_type!r}) was drawn at random, or is "
-            "not apart from its head, so there is nothing in it to keep. Give a pretrained checkpoint, or leave the "
-            "flag out."
+            f"`train='{choice}'`: the backbone of model {name} ({model.config.model_type!r}) was drawn at random, or "
+            "cannot be told from its head, so there is nothing in it to keep. Give a pretrained checkpoint, or leave "
+            "it out."
         )
     learning = {key for key, _ in model.named_parameters()} - resting
     if choice == "norms":
@@ -104,8 +104,8 @@ def _learning(pair: ModelPair, name: str, choice: str) -> set[str]:
         wanted, (_, *blocks) = int(choice.removeprefix("last:")), _blocks(pair, name)
         if wanted > len(blocks):
             raise ValueError(
-                f"--train {choice}: the backbone of model {name} ({model.config.model_type!r}) has {len(blocks)} "
-                "blocks. Give fewer, or --train all."
+                f"`train='{choice}'`: the backbone of model {name} ({model.config.model_type!r}) has {len(blocks)} "
+                "blocks. Give fewer, or `train='all'`."
             )
         return learning.union(*blocks[-wanted:])
     return learning

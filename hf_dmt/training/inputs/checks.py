@@ -84,7 +84,8 @@ def check_inputs(
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process, which would use DataParallel; that is not supported. "
-            f"Start one process per GPU: hf-dmt train --num_processes {args.n_gpu} ..."
+            f"Start one process per GPU: accelerate launch --num_processes {args.n_gpu} your_script.py (`hf-dmt train` "
+            "takes the same flag)."
         )
     check_processes(args.world_size, os.environ)
     if args.member_schedule == "alternate":
@@ -96,8 +97,8 @@ def check_inputs(
         )
     if any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks or ()):
         raise ValueError(
-            "EarlyStoppingCallback would stop the run in the middle of a phase. Lower --phase_epochs, or keep the "
-            "best phase with --load_best_model_at_end."
+            "EarlyStoppingCallback would stop the run in the middle of a phase. Lower `phase_epochs`, or keep the "
+            "best phase with `load_best_model_at_end`."
         )
     if args.deepspeed:
         raise ValueError(
@@ -110,7 +111,7 @@ def check_unlabeled(method: str, knobs: Knobs, num_unlabeled: int) -> None:
     if knobs.label_ratios and not num_unlabeled:
         raise ValueError(
             f"The method {method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images without "
-            "labels (--unlabeled_dir), use fewer labels (--num_labeled), or choose --method supervised."
+            "labels (`unlabeled_dataset`), use fewer labels, or choose `method='supervised'`."
         )
 
 
@@ -119,7 +120,7 @@ def check_alternate(knobs: Knobs, world_size: int) -> None:
     if knobs.strategy == "online":
         raise ValueError(
             "member_schedule alternate trains one model while the other one is on the CPU, but strategy online needs "
-            "both at every update. Use --strategy phases, or omit member_schedule."
+            "both at every update. Use `strategy='phases'`, or omit member_schedule."
         )
     if world_size > 1:
         raise ValueError(
@@ -135,7 +136,7 @@ def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
         looks = "there is no eval_dataset" if not has_eval else f"eval_strategy is {args.eval_strategy.value!r}"
         raise ValueError(
             f"phase_weights best chooses among several evaluations within a phase, but {looks}. Give eval images and "
-            "--eval_strategy steps --eval_steps N, or leave phase_weights at last."
+            "`eval_strategy='steps'` with `eval_steps`, or leave phase_weights at last."
         )
 
 
@@ -213,9 +214,9 @@ def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, enviro
             "`fsdp_state_dict_type: FULL_STATE_DICT` in the accelerate config."
         )
     unlike = {
-        "--ema_decay": bool(knobs.ema_decay),
-        "--restart initial": knobs.restart == "initial",
-        "--phase_weights best": knobs.phase_weights == "best",
+        "`ema_decay`": bool(knobs.ema_decay),
+        "`restart='initial'`": knobs.restart == "initial",
+        "`phase_weights='best'`": knobs.phase_weights == "best",
     }
     if asked := [flag for flag, given in unlike.items() if given]:
         raise ValueError(

@@ -66,7 +66,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
                 found.append(
                     (
                         f"{name} labels everything as {class_names[top]!r}: it learned nothing in phase 0.",
-                        "Raise --supervised_epochs, or try another --learning_rate.",
+                        "Raise `supervised_epochs`, or try another `learning_rate`.",
                     )
                 )
             continue
@@ -76,7 +76,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
             found.append(
                 (
                     f"{name} predicts {kept} of the {had} classes of its first labels: rare classes are dying out.",
-                    "Try --class_balanced true, lower --label_ratios, or a higher --gamma2.",
+                    "Try `class_balanced=True`, lower `label_ratios`, or a higher `gamma2`.",
                 )
             )
         share_before = before[top] / max(1.0, before.sum())
@@ -85,14 +85,14 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
                 (
                     f"Class {class_names[top]!r} takes over: {share[top]:.0%} of the labels of {name}, up from "
                     f"{share_before:.0%} in its first labels.",
-                    "Try --class_balanced true, lower --label_ratios, or a larger --labeled_batch_size.",
+                    "Try `class_balanced=True`, lower `label_ratios`, or a larger `labeled_batch_size`.",
                 )
             )
     if now.same:
         found.append(
             (
                 "The two models give the same labels with the same confidence, so neither can correct the other.",
-                "Use two different models, or --difference_maximized_sampling true.",
+                "Use two different models, or `difference_maximized_sampling=True`.",
             )
         )
     for name, share_overruled in now.overruled.items():
@@ -100,7 +100,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
             found.append(
                 (
                     f"{name} overrules {share_overruled:.0%} of the labels it is given and learns from the rest only.",
-                    "Lower --learning_rate, or train phase 0 longer (--supervised_epochs).",
+                    "Lower `learning_rate`, or train phase 0 longer (`supervised_epochs`).",
                 )
             )
     return found

@@ -28,9 +28,9 @@ def check_size(num_unlabeled: int) -> None:
     """Raise a ValueError for more images than can be labeled this way."""
     if num_unlabeled > MOST_IMAGES:
         raise ValueError(
-            f"--labeler graph holds the features of all unlabeled images in memory and compares each with "
+            f"`labeler='graph'` holds the features of all unlabeled images in memory and compares each with "
             f"{MOST_NODES:,} others; {num_unlabeled:,} images are more than the {MOST_IMAGES:,} it is made for. Use "
-            "--labeler peer, or give fewer unlabeled images."
+            "`labeler='peer'`, or give fewer unlabeled images."
         )
 
 

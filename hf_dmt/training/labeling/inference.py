@@ -151,7 +151,7 @@ class CleanPass:
             if not fine and not bool(logits[name].isfinite().all()):
                 raise DivergedError(
                     f"Model {name} predicts no finite numbers for image {batch.index[0]} or one near it: its training "
-                    "has diverged, or the numbers outgrow --fp16. Lower --learning_rate, or use --bf16"
+                    "has diverged, or the numbers outgrow `fp16`. Lower `learning_rate`, or use `bf16`"
                 )
         return CleanLogits(batch.index, logits, batch.labels, batch.sizes)
 

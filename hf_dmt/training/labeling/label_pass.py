@@ -170,7 +170,7 @@ def select_images(
         if not chosen.any():
             raise ValueError(
                 f"The official index arithmetic selects none of {len(labels)} images at ratio {ratio:g}: it fails for "
-                "few images and for ties at confidence 1. Leave --official out."
+                "few images and for ties at confidence 1. Leave `official` out."
             )
         return chosen
     if not knobs.class_balanced:

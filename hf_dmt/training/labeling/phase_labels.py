@@ -95,7 +95,8 @@ def provide(
             raise StoreError(
                 f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
                 "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase "
-                "before. (A phase's labels are deleted when the next one has its own, unless --keep_pseudo_labels all.)"
+                "before. (A phase's labels are deleted when the next one has its own, unless "
+                "`keep_pseudo_labels='all'`.)"
             )
         if pair.task == "image-classification":
             label_pass.label_images(

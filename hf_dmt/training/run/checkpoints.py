@@ -63,7 +63,7 @@ def to_resume(
     if found := faults(str(asked)):
         raise ValueError(
             f"{asked!r} is not a complete checkpoint: {', '.join(found)} missing or unreadable. Use "
-            "--resume_from_checkpoint True for the last complete one."
+            "`resume_from_checkpoint=True` for the last complete one."
         )
     return str(asked)
 
@@ -76,7 +76,7 @@ def not_written(checkpoint: Path, problem: Exception) -> OSError:
     return OSError(
         getattr(problem, "errno", None),
         f"{checkpoint.name} cannot be written in {checkpoint.parent} ({reason}). Free disk space or change the "
-        f"permissions of the folder; {usable} with --resume_from_checkpoint True. --save_total_limit 2 keeps fewer "
+        f"permissions of the folder; {usable} with `resume_from_checkpoint=True`. `save_total_limit=2` keeps fewer "
         "checkpoints",
     )
 
@@ -119,9 +119,9 @@ def check_room(folder: str | Path, *, overwrite: bool) -> None:
     work += ["a pair"] if (folder / PAIR_FILE).is_file() else []
     if work:
         raise ValueError(
-            f"--output_dir {str(folder)!r} already contains a run ({', '.join(work[-3:])}), which a new one would "
-            "overwrite. Continue it with --resume_from_checkpoint True, if it has a complete checkpoint; choose "
-            "another folder; or pass --overwrite_output_dir true to delete what is there."
+            f"`output_dir` {str(folder)!r} already contains a run ({', '.join(work[-3:])}), which a new one would "
+            "overwrite. Continue it with `resume_from_checkpoint=True`, if it has a complete checkpoint; choose "
+            "another folder; or pass `overwrite_output_dir=True` to delete what is there."
         )
 
 

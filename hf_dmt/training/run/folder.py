@@ -37,12 +37,12 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
         where = "is" if nearest == folder else f"cannot be created: {str(nearest)!r} is"
-        raise ValueError(f"--output_dir {str(folder)!r} {where} a file, but a run needs a folder. Choose another name.")
+        raise ValueError(f"`output_dir` {str(folder)!r} {where} a file, but a run needs a folder. Choose another name.")
     if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
         return
     if not any((folder / name).is_file() for name in (SPLIT_FILE, IDENTITY_FILE, PAIR_FILE)):
         raise ValueError(
-            f"--output_dir {str(folder)!r} is not empty and is not the folder of a run. Choose another folder."
+            f"`output_dir` {str(folder)!r} is not empty and is not the folder of a run. Choose another folder."
         )
     if not resumes(args):
         check_room(folder, overwrite=args.overwrite_output_dir)
@@ -72,7 +72,7 @@ def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
         lock.acquire()
     except Timeout as problem:
         raise ValueError(
-            f"Another run is training in --output_dir {str(folder)!r}{_owner(folder)}, and two runs would overwrite "
+            f"Another run is training in `output_dir` {str(folder)!r}{_owner(folder)}, and two runs would overwrite "
             "each other's checkpoints. Wait for it, stop it, or choose another folder."
         ) from problem
     except NotImplementedError:  # a file system without locks
@@ -82,7 +82,7 @@ def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
     except OSError as problem:
         raise OSError(
             problem.errno,
-            f"--output_dir {str(folder)!r} cannot be written ({problem.strerror or problem}). Free disk space, change "
+            f"`output_dir` {str(folder)!r} cannot be written ({problem.strerror or problem}). Free disk space, change "
             "its permissions, or choose another folder",
         ) from problem
     try:

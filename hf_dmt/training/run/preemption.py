@@ -71,7 +71,7 @@ class StopOnSigterm(TrainerCallback):
         if self.asked and state.global_step < state.max_steps:
             logger.warning(
                 f"{'The launcher has died' if orphaned else 'Received SIGTERM'}: saving a checkpoint at update "
-                f"{state.global_step} and stopping. Continue with --resume_from_checkpoint True."
+                f"{state.global_step} and stopping. Continue with `resume_from_checkpoint=True`."
             )
             self.stopped = control.should_save = control.should_log = control.should_training_stop = True
 

@@ -45,9 +45,9 @@ class RunRecords:
         )
         if begun != now:
             raise RunError(
-                f"This run was started with --member_schedule {begun}, but {now} counts updates differently, so "
-                f"finished work would be repeated. Resume with {begun}, or use another --output_dir and continue from "
-                "its pair with --pair."
+                f"This run was started with `member_schedule` {begun!r}, but {now!r} counts updates differently, so "
+                f"finished work would be repeated. Resume with {begun!r}, or use another `output_dir` and continue "
+                "from its pair (`ModelPair.from_pretrained`)."
             )
         self._open = None
         phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]

@@ -21,7 +21,7 @@ from ..settings.knobs import Knobs
 
 logger = logging.get_logger(__name__)
 
-_GO_ON = "Checkpoints are kept: continue with --resume_from_checkpoint True."
+_GO_ON = "Checkpoints are kept: continue with `resume_from_checkpoint=True`."
 
 
 class RunError(RuntimeError):
@@ -51,7 +51,7 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
             raise
         raise RunError(
             "A data-loading worker was killed, often by the out-of-memory killer "
-            f"({str(problem).strip().splitlines()[0]}). Lower --dataloader_num_workers (0 loads in the main process) "
+            f"({str(problem).strip().splitlines()[0]}). Lower `dataloader_num_workers` (0 loads in the main process) "
             f"or the image size. {_GO_ON}"
         ) from problem
 
@@ -66,13 +66,14 @@ def out_of_memory(args: DMTTrainingArguments, knobs: Knobs, reason: str) -> str:
         f"labeling {args.per_device_eval_batch_size} at once ({reason.strip().splitlines()[0]}). "
     )
     if labeled % (2 * parts) == 0 and pseudo % (2 * parts) == 0:
-        message += f"Try --gradient_accumulation_steps {2 * steps}, which computes the same updates in smaller parts; "
+        message += f"Try `gradient_accumulation_steps={2 * steps}`, which computes the same updates in smaller parts; "
     else:
         smaller = [max(parts, size // 2 // parts * parts) for size in (labeled, pseudo)]
-        message += f"Try --labeled_batch_size {smaller[0]} --pseudo_batch_size {smaller[1]}; "
+        message += f"Try `labeled_batch_size={smaller[0]}` and `pseudo_batch_size={smaller[1]}`; "
     return (
-        f"{message}for labeling and evaluation, try --per_device_eval_batch_size "
-        f"{max(1, args.per_device_eval_batch_size // 2)}. --bf16 and a smaller --image_size also reduce memory. "
+        f"{message}for labeling and evaluation, try "
+        f"`per_device_eval_batch_size={max(1, args.per_device_eval_batch_size // 2)}`. `bf16` and a "
+        f"smaller `image_size` also reduce memory. "
         f"{_GO_ON}"
     )
 
@@ -107,7 +108,7 @@ class TrackersMayFail(CallbackHandler):
                 if event in ("on_init_end", "on_train_begin"):
                     raise RunError(
                         f"The tracker {name} cannot be started ({reason}). Check its service and your login, or "
-                        "remove it from --report_to: telemetry.jsonl and report.html contain all figures."
+                        "remove it from `report_to`: telemetry.jsonl and report.html contain all figures."
                     ) from problem
                 logger.warning(
                     f"The tracker {name} failed ({reason}) and is disabled; training continues, and telemetry.jsonl "

@@ -27,20 +27,20 @@ else:
 
 # Stock settings that another setting replaces, with the reason; each is refused unless left at its default.
 REPLACED: dict[str, str] = {
-    "num_train_epochs": "training runs in phases. Use --supervised_epochs and --phase_epochs",
-    "per_device_train_batch_size": "batch sizes are per update. Use --labeled_batch_size and --pseudo_batch_size",
-    "label_smoothing_factor": "the loss already weights every label. Use --gamma1 and --gamma2",
-    "auto_find_batch_size": "step counts follow from the batch sizes. Set --labeled_batch_size and --pseudo_batch_size",
+    "num_train_epochs": "training runs in phases. Use `supervised_epochs` and `phase_epochs`",
+    "per_device_train_batch_size": "batch sizes are per update. Use `labeled_batch_size` and `pseudo_batch_size`",
+    "label_smoothing_factor": "the loss already weights every label. Use `gamma1` and `gamma2`",
+    "auto_find_batch_size": "step counts follow from the batch sizes. Set `labeled_batch_size` and `pseudo_batch_size`",
     "train_sampling_strategy": "labeled and pseudo-labeled images are drawn in a fixed proportion. Use "
-    "--labeled_batch_size and --pseudo_batch_size",
+    "`labeled_batch_size` and `pseudo_batch_size`",
     "dataloader_drop_last": "the sample streams are endless and have no last batch. Omit it",
     "ignore_data_skip": "a resumed phase continues where it stopped. Omit it",
     "dataloader_persistent_workers": "workers that outlive a phase would train on the previous phase's labels. Omit it",
     "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and stops. Omit it",
-    "save_only_model": "a run could not be resumed from such checkpoints. Use --save_total_limit 1 to save space",
-    "data_seed": "the order of the images follows from --seed. Use that",
-    "bf16_full_eval": "labeling and evaluation use the precision of training. Use --bf16",
-    "fp16_full_eval": "labeling and evaluation use the precision of training. Use --fp16",
+    "save_only_model": "a run could not be resumed from such checkpoints. Use `save_total_limit=1` to save space",
+    "data_seed": "the order of the images follows from `seed`. Use that",
+    "bf16_full_eval": "labeling and evaluation use the precision of training. Use `bf16`",
+    "fp16_full_eval": "labeling and evaluation use the precision of training. Use `fp16`",
     "prediction_loss_only": "an evaluation always returns all metrics. Omit it",
     "label_names": "labels are the items' 'label' and 'mask'. Omit it",
     "dataloader_in_order": "batches always come in order. Omit it",
@@ -103,28 +103,28 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         for name, (least, instead) in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
-                raise ValueError(f"--{name} must be finite and at least {least:g}, got {value:g}; {instead}.")
+                raise ValueError(f"`{name}` must be finite and at least {least:g}, got {value:g}; {instead}.")
         if self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(
-                f"--max_steps must be at least 1, got {self.max_steps}: it limits the updates of every phase. Omit it "
+                f"`max_steps` must be at least 1, got {self.max_steps}: it limits the updates of every phase. Omit it "
                 "for full phases."
             )
         defaults = TrainingArguments.__dataclass_fields__
         for name, instead in REPLACED.items():
             if name in defaults and getattr(self, name) != defaults[name].default:
-                raise ValueError(f"--{name} {getattr(self, name)} is not supported: {instead}.")
+                raise ValueError(f"`{name}` {getattr(self, name)} is not supported: {instead}.")
         for name, one in (KNOBS | RUN_SETTINGS).items():
             setattr(self, name, without_words(one, getattr(self, name)))
             one.check(getattr(self, name))
         if unknown := [name for name in self.accept_changes or () if name not in ACCEPTABLE]:
             raise ValueError(
-                f"--accept_changes {unknown[0]!r} is not a setting that a resume may change; choose from: "
+                f"`accept_changes` {unknown[0]!r} is not a setting that a resume may change; choose from: "
                 f"{', '.join(ACCEPTABLE)}. Any other change requires a new run."
             )
         if self.freeze_backbone:
             if self.train not in ("all", "head"):
                 raise ValueError(
-                    f"--freeze_backbone true means --train head, but --train is {self.train!r}. Use only one of them."
+                    f"`freeze_backbone=True` means `train='head'`, but `train` is {self.train!r}. Use only one of them."
                 )
             self.train = "head"
         check_choice("train", self.train)
@@ -156,7 +156,7 @@ def _save_where_it_is_scored(args: Any) -> None:
     stock = TrainingArguments.__dataclass_fields__
     if args.save_strategy == SaveStrategy.NO:
         raise ValueError(
-            "--load_best_model_at_end needs checkpoints, but --save_strategy no turns them off. Omit --save_strategy."
+            "`load_best_model_at_end` needs checkpoints, but `save_strategy='no'` turns them off. Omit `save_strategy`."
         )
     if args.eval_strategy == IntervalStrategy.NO:
         args.eval_strategy = "steps" if args.save_strategy == SaveStrategy.BEST else args.save_strategy

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -285,6 +287,50 @@ def _check_models(model: ModelArguments) -> None:
         )
 
 
+_NAMED = re.compile(r"`([\w.]+)(?:=([^`]+))?`")
+# What a message for a Python caller names, where the flag is called otherwise.
+_FLAG_OF = {"unlabeled_dataset": "unlabeled_dir", "ModelPair.from_pretrained": "pair"}
+
+
+def as_flags(message: str) -> str:
+    """A message as it is said in a terminal: `` `learning_rate` `` becomes `--learning_rate`, and `` `train='head'` ``
+    becomes `--train head`.
+
+    Messages name a setting once, as a Python caller writes it: the same errors are raised by `DMTTrainer(...)` and by
+    `hf-dmt train`. Words in backticks that are no setting stay as they are.
+    """
+    if "`" not in message:
+        return message
+    flags = {action.dest for action in Parser()._actions}
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = _FLAG_OF.get(found[1], found[1]), found[2]
+        if name not in flags:
+            return found[0]
+        return f"--{name} {_typed(value)}" if value else f"--{name}"
+
+    return _NAMED.sub(flag, message)
+
+
+def _typed(value: str) -> str:
+    """A value as it follows a flag: no quotes or brackets, `true` and `false`."""
+    bare = re.sub(r"['\[\],]", "", value)
+    return bare.lower() if bare in ("True", "False") else bare
+
+
+class _Terminal(logging.Formatter):
+    """Warnings of a run, with flags for settings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return as_flags(super().format(record))
+
+
+def speak_in_flags() -> None:
+    """What is logged on this command line names settings by their flags, as its errors do."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Terminal())
+
+
 def print_error(message: str) -> None:
     """Print an error message to stderr, with anything that looks like a token removed, since it may quote user input.
 
@@ -295,4 +341,4 @@ def print_error(message: str) -> None:
     if rank > 0:
         time.sleep(_FIRST_SPEAKS_S)
     by = f" (process {rank})" if rank > 0 else ""
-    print(f"hf-dmt: error{by}: {without_tokens(message)}", file=sys.stderr, flush=True)
+    print(f"hf-dmt: error{by}: {without_tokens(as_flags(message))}", file=sys.stderr, flush=True)

@@ -89,14 +89,14 @@ class Setting:
             return
         for item in value if self.is_list else [value]:
             if self.choices and item not in self.choices:
-                raise ValueError(f"--{self.name} {item!r} does not exist; choose one of: {', '.join(self.choices)}.")
+                raise ValueError(f"`{self.name}` {item!r} does not exist; choose one of: {', '.join(self.choices)}.")
             if self.kind is bool and not isinstance(item, bool):
-                raise ValueError(f"--{self.name} {item!r} is not one of: {self.values_text}.")
+                raise ValueError(f"`{self.name}` {item!r} is not one of: {self.values_text}.")
             if self.kind in (int, float) and not self._in_range(item):
                 verb = "contains" if self.is_list else "is"
                 finite = " and finite" if self.most is None and self.below is None else ""
                 hint = f" ({self.hint})" if self.hint else ""
-                raise ValueError(f"--{self.name} {verb} {item:g}; it must be {self._range_text}{finite}{hint}.")
+                raise ValueError(f"`{self.name}` {verb} {item:g}; it must be {self._range_text}{finite}{hint}.")
 
     def _in_range(self, value: float) -> bool:
         return (

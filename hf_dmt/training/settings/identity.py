@@ -119,11 +119,11 @@ def refusal(changes: Sequence[Change], where: str) -> str:
     names = [change.name if change.name in ACCEPTABLE else "phases" for change in changes if _acceptable(change)]
     accept = ""
     if names and len(names) == len(changes):
-        accept = f" To continue with the new values: --accept_changes {' '.join(dict.fromkeys(names))}."
+        accept = f" To continue with the new values: `accept_changes={list(dict.fromkeys(names))}`."
     return (
         f"This differs from the run in {where}, so resuming would mix two runs.{lines}\nUse the settings and images "
-        "of the first start, or start a new run in another --output_dir (--pair starts from the existing "
-        f"models).{accept}"
+        "of the first start, or start a new run in another `output_dir` (`ModelPair.from_pretrained` opens the "
+        f"existing models).{accept}"
     )
 
 
@@ -143,7 +143,7 @@ def _compare_plans(
     if before == now:
         return
     named = {name: (old.get(name), new.get(name)) for name in PLAN_SETTINGS if old.get(name) != new.get(name)}
-    why = "".join(f", --{name} {_shown(one)} and {_shown(two)}" for name, (one, two) in named.items())
+    why = "".join(f", `{name}` {_shown(one)} and {_shown(two)}" for name, (one, two) in named.items())
     started = [part for place, part in enumerate(before) if sum(earlier[2] for earlier in before[:place]) < step]
     grown = len(now) >= len(before) and all(
         [one[0], one[1], one[3]] == [two[0], two[1], two[3]] and two[2] >= one[2]

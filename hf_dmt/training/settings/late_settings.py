@@ -29,17 +29,17 @@ def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
         ValueError: what cannot be built, why, and which flag to change.
     """
     _check_switches(args, pair)
-    with _explained("--report_to", ", ".join(args.report_to), "Install what it needs, or omit it"):
+    with _explained("`report_to`", ", ".join(args.report_to), "Install what it needs, or omit it"):
         for tracker in get_reporting_integration_callbacks(args.report_to):
             tracker()
     _check_kinds(args)
     weight = nn.Parameter(torch.ones(2, 2))
-    with _explained("--optim", _word(args.optim), "Correct it or its --optim_args, --adam_beta1, --adam_beta2"):
+    with _explained("`optim`", _word(args.optim), "Correct it or its `optim_args`, `adam_beta1`, `adam_beta2`"):
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, pair)
         of_a_model = ("params", "model", "optimizer_dict")
         optimizer = kind([weight], **{name: value for name, value in settings.items() if name not in of_a_model})
     schedule = _word(args.lr_scheduler_type)
-    with _explained("--lr_scheduler_type", schedule, "Correct it, --warmup_steps or --lr_scheduler_kwargs"):
+    with _explained("`lr_scheduler_type`", schedule, "Correct it, `warmup_steps` or `lr_scheduler_kwargs`"):
         scheduler = get_scheduler(
             args.lr_scheduler_type,
             optimizer=optimizer,
@@ -56,12 +56,12 @@ def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
 def _check_kinds(args: DMTTrainingArguments) -> None:
     if any(name in _word(args.optim) for name in _OWN_MODES):
         raise ValueError(
-            f"--optim {_word(args.optim)} evaluates with other weights than it trains, but labels come from the "
-            "trained weights. For averaged weights, use --ema_decay with another optimizer."
+            f"`optim` {_word(args.optim)} evaluates with other weights than it trains, but labels come from the "
+            "trained weights. For averaged weights, use `ema_decay` with another optimizer."
         )
     if any(name in _word(args.lr_scheduler_type) for name in _BY_METRIC):
         raise ValueError(
-            f"--lr_scheduler_type {_word(args.lr_scheduler_type)} follows a metric over the whole run, but every "
+            f"`lr_scheduler_type` {_word(args.lr_scheduler_type)} follows a metric over the whole run, but every "
             "phase has its own schedule here. Use linear, cosine or constant."
         )
 
@@ -72,8 +72,8 @@ def _check_switches(args: DMTTrainingArguments, pair: ModelPair) -> None:
     if asked and without:
         kind = type(pair.member(without[0])).__name__
         raise ValueError(
-            f"--gradient_checkpointing is on, but model {without[0]} ({kind}) does not support it. Omit it, or save "
-            "memory with --gradient_accumulation_steps or --member_schedule alternate."
+            f"`gradient_checkpointing` is on, but model {without[0]} ({kind}) does not support it. Omit it, or save "
+            "memory with `gradient_accumulation_steps` or `member_schedule='alternate'`."
         )
 
 
