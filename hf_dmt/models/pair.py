@@ -113,7 +113,10 @@ class ModelPair(nn.Module, PushToHubMixin):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        return sorted({name for member in MEMBERS for name in self.member(member)._no_split_modules or ()})
+        """What FSDP keeps together: the blocks that the members name and have. CLIP alone names those of its text side
+        too, and accelerate ends on a name that it does not find."""
+        there = {type(module).__name__ for module in self.modules()}
+        return sorted(there & {name for member in MEMBERS for name in self.member(member)._no_split_modules or ()})
 
     def train(self, mode: bool = True) -> ModelPair:
         """As `nn.Module.train`, but what rests stays in eval mode."""

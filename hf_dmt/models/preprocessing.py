@@ -169,6 +169,11 @@ def _processed(processor: BaseImageProcessor, images: Tensor, **options: bool) -
         values = torch.stack([torch.as_tensor(v) for v in processor(list(images), **options)["pixel_values"]]).float()
     except Exception as problem:  # whatever the foreign class raises, it means the same
         raise _not_images(processor, f"{type(problem).__name__}: {problem}") from problem
+    if values.ndim == 3:
+        raise ValueError(
+            f"{type(processor).__name__} cuts an image into patches of any number (NaFlex), and the members of a pair "
+            "take whole images. Choose a checkpoint of one size, such as google/siglip2-base-patch16-224."
+        )
     if values.ndim != 4 or values.shape[:2] != images.shape[:2]:
         raise _not_images(processor, f"it makes {tuple(values.shape)} of {tuple(images.shape)}")
     return values

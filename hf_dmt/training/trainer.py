@@ -187,7 +187,7 @@ class DMTTrainer(PairTrainer):
         args = search.trial_arguments(self.args, self.hp_space(trial), trial.number)
         run = type(self)(search.new_pair(self.model_init, trial), args, *self.inputs.for_trainer())
         output = run.train()
-        self.objective = self.compute_objective(run.evaluate())
+        self.objective = self.compute_objective(search.final_figures(run))
         return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:

@@ -98,6 +98,8 @@ def test_image_families(family: str, save: Any, tmp_path: Path) -> None:
         {key: loaded[name] for key, name in without_prefix.items()}, {key: saved[key] for key in without_prefix}
     )
     assert len(_blocks(pair, "a")) == 5, "the stem, and four blocks"
+    there = {type(module).__name__ for module in pair.modules()}
+    assert there >= set(pair._no_split_modules) >= {"ResNetConvLayer"}, "FSDP ends on a name that it does not find"
     pair.save_pretrained(tmp_path / "pair")
     picture = Image.radial_gradient("L").convert("RGB").resize((50, 40))
     probabilities = pair.pipeline().members(picture)["a"]
@@ -158,6 +160,19 @@ def test_what_is_no_backbone_says_what_is(save: Any) -> None:
     source = save("vit", (hf.ViTModel(hf.ViTConfig(**VISION)), hf.ViTImageProcessor(size=SQUARE)))
     with pytest.raises(CheckpointError, match=r"'vit' model, which transformers cannot use as a backbone\. Choose"):
         ModelPair.from_models(f"backbone:{source}", f"backbone:{source}", task="semantic-segmentation", id2label=NAMES)
+
+
+def test_patches_of_any_number_are_refused(save: Any) -> None:
+    """Guards against the traceback of a foreign module, for SigLIP 2 with NaFlex patches, from disk and in memory."""
+    small = {**SMALL, "intermediate_size": 24, "num_patches": 16, "patch_size": 8}
+    model = hf.Siglip2ForImageClassification(hf.Siglip2Config(text_config=TEXT, vision_config=small, id2label=NAMES))
+    patches = hf.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
+    with pytest.raises(
+        ValueError, match=r"Siglip2ImageProcessor cuts an image into patches.* google/siglip2-base-patch"
+    ):
+        ModelPair.from_models(save("naflex", (model, patches)), "tiny:resnet", id2label=NAMES)
+    with pytest.raises(ValueError, match=r"Model a \('siglip2'\) cannot take an image"):
+        ModelPair.from_models(model, "tiny:resnet", processor_a=hf.ViTImageProcessor(size=SQUARE), id2label=NAMES)
 
 
 def test_a_lost_tensor_of_a_vision_tower_is_an_error(save: Any, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from transformers import (
     SegformerConfig,
     SegformerImageProcessor,
     SwinConfig,
+    TimmWrapperConfig,
+    TimmWrapperImageProcessor,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -82,10 +84,17 @@ def config(kind: str, dropout: float = 0.0) -> PretrainedConfig:
             drop_path_rate=dropout,
             **labels,
         )
+    if kind == "timm:test_vit":
+        return TimmWrapperConfig(architecture="test_vit", model_args={"img_size": 32}, **labels)
+    if kind == "timm:test_resnet":
+        return TimmWrapperConfig(architecture="test_resnet", **labels)
     raise ValueError(kind)
 
 
 def processor(kind: str) -> Any:
+    if kind.startswith("timm:"):
+        settings = {"input_size": (3, 32, 32), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2), "crop_pct": 0.9}
+        return TimmWrapperImageProcessor(pretrained_cfg=settings, architecture=kind.removeprefix("timm:"))
     if kind == "resnet":
         return BitImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
     if kind == "segformer":

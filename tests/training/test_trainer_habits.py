@@ -113,8 +113,16 @@ def test_predictions_are_scored_without_a_second_pass(tmp_path: Path, monkeypatc
     assert nothing.label_ids is None and nothing.metrics == {}
 
 
-def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    """Guards against trials that all train with the knobs of the first, or overwrite each other's results."""
+def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against trials that all train with the knobs of the first, overwrite each other's results, or go through
+    the eval set once more for figures that are known."""
+    scored: list[str] = []
+    evaluate = DMTTrainer.evaluate
+    monkeypatch.setattr(
+        DMTTrainer,
+        "evaluate",
+        lambda self, *sets, **how: scored.append(self.args.output_dir) or evaluate(self, *sets, **how),
+    )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     trainer = DMTTrainer(
         args=DMTTrainingArguments(str(tmp_path), **{**SETTINGS, "label_ratios": [1.0], "supervised_epochs": 1}),
@@ -136,6 +144,7 @@ def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path) -> None:
     assert len({run["phases"][0]["steps"] for run in runs}) > 1
     scores = [np.mean([run["phases"][-1]["eval"][name]["accuracy"] for name in "ab"]) for run in runs]
     assert best.objective == pytest.approx(max(scores))
+    assert len(scored) == sum(len(run["phases"]) for run in runs), "once at the end of each phase"
     assert best.hyperparameters["gamma1"] == runs[int(best.run_id)]["knobs"]["gamma1"]
     with pytest.raises(ValueError, match="hp_space suggests gama1"):
         trainer.hyperparameter_search(lambda trial: {"gama1": 1.0}, n_trials=1)

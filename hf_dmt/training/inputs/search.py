@@ -13,6 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from transformers import Trainer
+
 from ...models.pair import ModelPair
 from ..settings.arguments import DMTTrainingArguments
 
@@ -61,6 +63,15 @@ def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], numbe
     trial.output_dir = str(Path(args.output_dir) / f"run-{number}")
     trial.push_to_hub = False  # the trials would overwrite each other in one repository
     return trial
+
+
+def final_figures(run: Trainer) -> dict[str, Any]:
+    """The figures of a finished trial. They are those of the evaluation at the end of its last phase, unless another
+    checkpoint was loaded after that."""
+    if run.args.load_best_model_at_end:
+        figures: dict[str, Any] = run.evaluate()
+        return figures
+    return {key: value for entry in run.state.log_history for key, value in entry.items() if key.startswith("eval_")}
 
 
 def new_pair(model_init: Any, trial: Any = None) -> ModelPair:
