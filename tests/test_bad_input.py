@@ -814,7 +814,7 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
         lambda use: use.trainer(num_train_epochs=5.0),
         r"`num_train_epochs` 5",
         r"runs in phases",
-        r"Use --supervised_epochs",
+        r"Use `supervised_epochs`",
     ),
     "weights of other shapes": (
         lambda use: dynamic_weights(

@@ -40,6 +40,11 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
         with torch.no_grad():
             output = model(pixel_values=values[None].to(model.device, model.dtype))
     except (ValueError, RuntimeError, AssertionError, IndexError, TypeError) as problem:
+        if (channels := _channels(model)) != 3:
+            raise ValueError(
+                f"Model {name} ({model.config.model_type!r}) takes images of {channels} channel(s), and a pair sees RGB "
+                "images. Choose a checkpoint for three channels."
+            ) from problem
         raise ValueError(
             f"Model {name} ({model.config.model_type!r}) cannot take {given} as its image processor makes it, "
             f"{values.shape[2]} x {values.shape[1]}: {_first_line(problem)} Set a size or crop that the model takes in "
@@ -68,6 +73,12 @@ def _check_logits(output: Any, model: PreTrainedModel, name: str, *, task: str, 
             f"{kind} returns logits of shape {tuple(logits.shape)}, and {shape} with {classes} classes is needed. "
             "Choose a model for this task, and load it with the classes of the data."
         )
+
+
+def _channels(model: nn.Module) -> int:
+    """How many channels the first convolution of a model takes; 3 where it has none."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return first.in_channels if first is not None else 3
 
 
 def _first_line(problem: BaseException) -> str:

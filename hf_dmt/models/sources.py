@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from .networks import tiny, upernet
 logger = logging.get_logger(__name__)
 
 BACKBONE = "backbone:"
+_TIMM_SCHEME = re.compile(r"^(hf[-_]hub:|local-dir:)")  # as timm.create_model is asked for a checkpoint
 
 
 class Member(NamedTuple):
@@ -84,7 +86,7 @@ def _readable(source: Any, name: str) -> str | PreTrainedModel:
         ValueError: neither, or a model of PEFT.
     """
     if isinstance(source, (str, os.PathLike)):
-        return str(os.fspath(source))
+        return _TIMM_SCHEME.sub("", str(os.fspath(source)))
     if isinstance(source, torch.nn.Module):
         contracts.refuse_adapters(source, name)
     if isinstance(source, PreTrainedModel):
@@ -166,7 +168,7 @@ def _public_name(source: str) -> str:
 
 def config_of(source: str, **hub: Any) -> PretrainedConfig:
     """The configuration of a Hub id or folder, also of one that is to be a backbone."""
-    return loading.load_config(source.removeprefix(BACKBONE), **hub)
+    return loading.load_config(_TIMM_SCHEME.sub("", source).removeprefix(BACKBONE), **hub)
 
 
 def _agreed_classes(sources: Mapping[str, Any], hub: dict[str, Any]) -> dict[int, str]:

@@ -94,7 +94,7 @@ def _arguments(args: Any, stock: Mapping[str, Any], model: Any, model_init: Any)
     for name, value in stock.items():
         if name not in _STOCK_ONLY:
             raise TypeError(f"DMTTrainer() got an unexpected keyword argument {name!r}")
-        if value is not None:
+        if value is not None and value != (None, None):  # the stock default of optimizers
             raise ValueError(f"DMTTrainer does not support {name}: {_STOCK_ONLY[name]}.")
     if not isinstance(args, DMTTrainingArguments):
         given = "no args" if args is None else f"a {type(args).__name__}"
