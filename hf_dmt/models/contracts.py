@@ -42,8 +42,8 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
     except (ValueError, RuntimeError, AssertionError, IndexError, TypeError) as problem:
         if (channels := _channels(model)) != 3:
             raise ValueError(
-                f"Model {name} ({model.config.model_type!r}) takes images of {channels} channel(s), and a pair sees RGB "
-                "images. Choose a checkpoint for three channels."
+                f"Model {name} ({model.config.model_type!r}) takes images of {channels} channel(s), but a pair sees "
+                "RGB images. Choose a checkpoint for three channels."
             ) from problem
         raise ValueError(
             f"Model {name} ({model.config.model_type!r}) cannot take {given} as its image processor makes it, "
