@@ -101,7 +101,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"gamma1": 1.0}, "gamma1: was 5.0, now 1.0"),
         ({"seed": 7}, "seed: was 42, now 7"),
         ({"label_ratios": [0.5, 0.9]}, r"`label_ratios` \[0.5, 1.0\] and \[0.5, 0.9\]"),
-        ({"max_steps": 2}, "--max_steps -1 and 2"),
+        ({"max_steps": 2}, "`max_steps` -1 and 2"),
         ({"learning_rate": 1.0}, "learning_rate: was 0.01"),
         ({"labeled_batch_size": 8}, "labeled_batch_size"),
         ({"augmentation": "strong"}, "augmentation"),
@@ -109,7 +109,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"phase_epochs": 3.0, "accept_changes": ["phases"]}, "phase_epochs"),  # phase 1 has begun
         ({"unlabeled": images(12, seed=9)}, "unlabeled images: other contents"),
         ({"labeled": images(12, seed=9)}, "labeled images: other contents"),
-        ({"gradient_accumulation_steps": 2}, "--accept_changes gradient_accumulation_steps"),
+        ({"gradient_accumulation_steps": 2}, r"`accept_changes=\['gradient_accumulation_steps'\]`"),
     ],
 )
 def test_another_run_is_refused_with_both_values(killed: Path, changed: dict[str, Any], says: str) -> None:
