@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, ImageProcessingMixin, PreTrainedModel
 
 from .preprocessing import clean_inputs, native_size
 
@@ -18,6 +18,48 @@ def refuse_adapters(model: nn.Module, name: str) -> None:
         raise ValueError(
             f"Model {name} carries PEFT adapters, and a member is saved as a plain checkpoint that `pipeline()` opens "
             "alone. Merge them first, model = model.merge_and_unload(), and train less of it with `train='last:2'`."
+        )
+
+
+def check_model(model: Any, name: str) -> None:
+    """Raise a ValueError for what cannot be a member, or whose weights are nowhere."""
+    if isinstance(model, nn.Module):
+        refuse_adapters(model, name)
+    inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+    if isinstance(inner, PreTrainedModel):
+        raise ValueError(
+            f"Model {name} is wrapped in a {type(model).__name__}. Give the model inside it. `torch_compile=True` "
+            "compiles a pair, and `accelerate launch` runs it on several devices."
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"Model {name} is a {type(model).__name__}; a member is a Hub id, a folder or a transformers model. Give "
+            "one, such as AutoModelForImageClassification.from_pretrained(...)."
+        )
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            f"Model {name} is on the meta device, without weights. Load it with "
+            "from_pretrained(...) on the CPU or a GPU."
+        )
+
+
+def check_processor(processor: Any, name: str) -> None:
+    """Raise a ValueError for what is no image processor."""
+    if not isinstance(processor, ImageProcessingMixin):
+        kind = processor.__name__ if isinstance(processor, type) else type(processor).__name__
+        raise ValueError(
+            f"processor_{name} is a {kind}; an image processor is needed. Give AutoImageProcessor.from_pretrained(...)"
+            f"{', or its image_processor' if hasattr(processor, 'image_processor') else ''}."
+        )
+
+
+def refuse_shared_weights(model_a: nn.Module, model_b: nn.Module) -> None:
+    """Raise a ValueError for two members with a parameter in common: an update of one would change the other."""
+    of_a = {parameter.data_ptr() for parameter in model_a.parameters()}
+    if shared := [key for key, parameter in model_b.named_parameters() if parameter.data_ptr() in of_a]:
+        raise ValueError(
+            f"The two models share {len(shared)} weights, such as {shared[0]!r}, so training one would change the "
+            "other. Give copy.deepcopy(model) as one of them."
         )
 
 
@@ -44,6 +86,12 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
             raise ValueError(
                 f"Model {name} ({model.config.model_type!r}) takes images of {channels} channel(s), but a pair sees "
                 "RGB images. Choose a checkpoint for three channels."
+            ) from problem
+        if not _takes(model, torch.zeros(1, 3, side, side)):
+            raise ValueError(
+                f"Model {name} ({model.config.model_type!r}) cannot take what its image processor makes of an image, 3 "
+                f"channels of {side} x {side}: {_first_line(problem)} Give the image processor of the same checkpoint, "
+                f"and a model with a head for {task} that needs no other input."
             ) from problem
         raise ValueError(
             f"Model {name} ({model.config.model_type!r}) cannot take {given} as its image processor makes it, "
@@ -73,6 +121,15 @@ def _check_logits(output: Any, model: PreTrainedModel, name: str, *, task: str, 
             f"{kind} returns logits of shape {tuple(logits.shape)}, and {shape} with {classes} classes is needed. "
             "Choose a model for this task, and load it with the classes of the data."
         )
+
+
+def _takes(model: PreTrainedModel, values: torch.Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            model(pixel_values=values.to(model.device, model.dtype))
+    except (ValueError, RuntimeError, AssertionError, IndexError, TypeError):
+        return False
+    return True
 
 
 def _channels(model: nn.Module) -> int:

@@ -64,9 +64,11 @@ class ModelPair(nn.Module, PushToHubMixin):
     ) -> None:
         super().__init__()
         loading.check_task(task)
+        for name, model, processor in (("a", model_a, processor_a), ("b", model_b, processor_b)):
+            contracts.check_model(model, name)
+            contracts.check_processor(processor, name)
         loading.check_label_maps(model_a.config, model_b.config)
         for name, model, processor in (("a", model_a, processor_a), ("b", model_b, processor_b)):
-            contracts.refuse_adapters(model, name)
             loading.describe_classes(model.config)
             timm_members.keep_processor_settings(model.config, processor)
             for change in correct_conventions(model):
@@ -85,6 +87,7 @@ class ModelPair(nn.Module, PushToHubMixin):
             contracts.try_one_image(
                 self.member(name), self.processor(name), name, task=task, classes=len(self.class_names)
             )
+        contracts.refuse_shared_weights(model_a, model_b)
         self.eval()  # as `from_pretrained` leaves a model: dropout off until a trainer turns it on
 
     # ---- the two members -------------------------------------------------------------------------------------------

@@ -63,6 +63,9 @@ def open_members(
             "model_a and model_b are the same object, and two members with the same weights teach each other nothing. "
             "Give copy.deepcopy(model) as one of them, or the checkpoint's id twice: each then draws its own head."
         )
+    for name, processor in processors.items():
+        if processor is not None:
+            contracts.check_processor(processor, name)
     id2label = _agreed_classes(given, hub) if id2label is None else loading.in_order(id2label)
     members = {}
     for position, (name, source) in enumerate(given.items()):
@@ -83,18 +86,13 @@ def _readable(source: Any, name: str) -> str | PreTrainedModel:
     """A source as text, or a model.
 
     Raises:
-        ValueError: neither, or a model of PEFT.
+        ValueError: neither, a model of PEFT, or one without weights.
     """
     if isinstance(source, (str, os.PathLike)):
         return _TIMM_SCHEME.sub("", str(os.fspath(source)))
-    if isinstance(source, torch.nn.Module):
-        contracts.refuse_adapters(source, name)
-    if isinstance(source, PreTrainedModel):
-        return source
-    raise ValueError(
-        f"Model {name} is a {type(source).__name__}; a member is a Hub id, a folder or a transformers model. Give one, "
-        "such as AutoModelForImageClassification.from_pretrained(...)."
-    )
+    contracts.check_model(source, name)
+    model: PreTrainedModel = source
+    return model
 
 
 def _opened(source: str, task: str, id2label: dict[int, str], *, side: int | None, seed: int, **hub: Any) -> Member:
