@@ -41,6 +41,14 @@ def check_model(model: Any, name: str) -> None:
             f"Model {name} is on the meta device, without weights. Load it with "
             "from_pretrained(...) on the CPU or a GPU."
         )
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            f"Model {name} is quantized, and training needs weights in floating point. Load it without quantization."
+        )
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            f"Model {name} was made inside torch.inference_mode(), so it cannot be trained. Make it outside."
+        )
 
 
 def check_processor(processor: Any, name: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging as std_logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,14 +105,20 @@ def check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
     )
 
 
-def in_order(id2label: dict[int, str]) -> dict[int, str]:
-    """A class map with its ids ascending.
+def in_order(id2label: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
+    """A class map with its ids ascending; of a list of names, the positions are the ids.
 
     Raises:
         ValueError: fewer than one class, ids other than 0, 1, 2, ...: logits would stand for other classes; or a name
             twice.
     """
-    if not id2label or sorted(id2label) != list(range(len(id2label))):
+    if isinstance(id2label, (list, tuple)):
+        id2label = dict(enumerate(id2label))
+    if not isinstance(id2label, Mapping):
+        raise ValueError(f"id2label is a {type(id2label).__name__}. Give a map such as {{0: 'cat', 1: 'dog'}}.")
+    # JSON knows no numbers as keys.
+    id2label = {int(key) if str(key).isdecimal() else key: name for key, name in id2label.items()}
+    if not id2label or set(id2label) != set(range(len(id2label))):
         raise ValueError(
             f"Class ids must be the integers 0, 1, 2, ..., got {list(id2label)[:10]}. "
             "Give a map such as {0: 'cat', 1: 'dog'}."
@@ -157,7 +163,7 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
         raise CheckpointError(
             f"Cannot open a model at {source!r} ({first_line(problem)}). Give a folder with config.json and "
             "model.safetensors, or a model id of the Hub: check the spelling, the network and, for a private model, "
-            "your token (`hf auth login`)."
+            f"your token (`hf auth login`).{timm_members.id_of_architecture(source)}"
         ) from problem
     raise CheckpointError(
         f"{source!r} holds a PEFT adapter, and a member is a whole model that `pipeline()` opens alone. Merge it into "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         processor_a: BaseImageProcessor | None = None,
         processor_b: BaseImageProcessor | None = None,
         task: str = "image-classification",
-        id2label: dict[int, str] | None = None,
+        id2label: Mapping[int, str] | Sequence[str] | None = None,
         image_size: int | None = None,
         seed: int = 42,
         trust_remote_code: bool = False,
@@ -233,7 +234,7 @@ class ModelPair(nn.Module, PushToHubMixin):
                 UperNet on it, for images a new head); builtin configurations such as `tiny:vit`; or transformers models
                 in memory, which become the members themselves unless their heads are for other classes.
             processor_a, processor_b: image processors to use instead of those saved beside the checkpoints.
-            id2label: the classes, in order; None takes the two checkpoints' own map, which must agree.
+            id2label: the classes, in order: a map, or names; None takes the two checkpoints' own, which must agree.
             image_size: side of the shared view; members that take any size are set to it and saved so.
             seed: heads and from-scratch weights are drawn from (seed, member).
 

@@ -99,9 +99,9 @@ def native_size(processor: BaseImageProcessor) -> int:
 
 def check_side(side: int | None) -> None:
     """Raise a ValueError for a side of the shared view that no network can use."""
-    if side is not None and not _SHORTEST_SIDE <= side <= LONGEST_SIDE:
+    if side is not None and not (isinstance(side, int) and _SHORTEST_SIDE <= side <= LONGEST_SIDE):
         raise ValueError(
-            f"`image_size` {side} is no image that a network can use: the view needs a side of {_SHORTEST_SIDE} to "
+            f"`image_size` {side!r} is no image that a network can use: the view needs a side of {_SHORTEST_SIDE} to "
             f"{LONGEST_SIDE} pixels. Give the size that the models were trained at, such as 224, or leave it out."
         )
 

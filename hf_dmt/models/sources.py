@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ def open_members(
     sources: Mapping[str, Any],
     processors: Mapping[str, BaseImageProcessor | None],
     task: str,
-    id2label: dict[int, str] | None,
+    id2label: Mapping[int, str] | Sequence[str] | None,
     *,
     side: int | None,
     seed: int,
@@ -66,14 +66,14 @@ def open_members(
     for name, processor in processors.items():
         if processor is not None:
             contracts.check_processor(processor, name)
-    id2label = _agreed_classes(given, hub) if id2label is None else loading.in_order(id2label)
+    classes = _agreed_classes(given, hub) if id2label is None else loading.in_order(id2label)
     members = {}
     for position, (name, source) in enumerate(given.items()):
         draw = seed_for(seed, position)
         if isinstance(source, str):
-            member = _opened(source, task, id2label, side=side, seed=draw, **hub)
+            member = _opened(source, task, classes, side=side, seed=draw, **hub)
         else:
-            member = _from_memory(source, name, id2label, processors[name], seed=draw)
+            member = _from_memory(source, name, classes, processors[name], seed=draw)
         processor = processors[name] or member.processor
         if getattr(processor, "do_reduce_labels", False):
             processor.do_reduce_labels = False  # of the checkpoint's own masks; ours hold the classes as they are

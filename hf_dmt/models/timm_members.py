@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from transformers import BaseImageProcessor, PretrainedConfig
-from transformers.utils import IMAGE_PROCESSOR_NAME
+from transformers.utils import IMAGE_PROCESSOR_NAME, is_timm_available
 
 MODEL_TYPE = "timm_wrapper"
 MISSING = (
     "{source!r} is a timm model, and timm is not installed. Install it (pip install 'hf-dmt[timm]'), or choose a model "
     "that transformers has built in."
 )
+
+
+def id_of_architecture(source: str) -> str:
+    """What to write in place of a name as `timm.create_model` takes it; empty for another name."""
+    name = source.partition(".")[0]
+    if "/" in source or not is_timm_available():
+        return ""
+    import timm  # takes a second, which other models do not need
+
+    return f" A model of timm has its owner in its id: timm/{source}." if timm.is_model(name) else ""
 
 
 def is_timm_processor(processor: BaseImageProcessor) -> bool:

@@ -245,6 +245,62 @@ class TestInMemory:
             assert str(tmp_path) not in file.read_text(), file
         assert pair.metadata["base_models"] == {"a": "vit", "b": "vit"}
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda model: torch.nn.DataParallel(model), r"Model a is wrapped in a DataParallel.*the model inside"),
+            (lambda model: model.to("meta"), r"Model a is on the meta device, without weights"),
+            (
+                lambda model: setattr(model, "is_quantized", True) or model,
+                r"Model a is quantized",
+            ),  # as transformers does
+            (lambda model: type(model), r"Model a is a type; a member is"),
+            (lambda model: (model, None), r"Model a is a tuple; a member is"),
+        ],
+        ids=["wrapped", "meta", "quantized", "class", "tuple"],
+    )
+    def test_what_cannot_be_trained_is_refused(self, change: Any, message: str) -> None:
+        """Guards against the traceback of a foreign module in the middle of a run."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
+        with pytest.raises(ValueError, match=message):
+            ModelPair.from_models(
+                change(model), "tiny:resnet", processor_a=hf.ViTImageProcessor(size=SQUARE), id2label=NAMES
+            )
+
+    def test_members_share_no_weights(self) -> None:
+        """Silent: two members on one backbone, whose gradients add up, so that neither is taught by the other."""
+        models = [hf.ViTForImageClassification(hf.ViTConfig(**VISION, id2label=NAMES)) for _ in "ab"]
+        models[1].vit = models[0].vit
+        processor = hf.ViTImageProcessor(size=SQUARE)
+        for a, b in (models, (models[0], models[0])):
+            with pytest.raises(ValueError, match=r"The two models share 7[02] weights, such as .*copy\.deepcopy"):
+                ModelPair(a, b, processor, processor)
+
+    @pytest.mark.parametrize(
+        ("processor", "message"),
+        [
+            ("google/vit-base-patch16-224", r"processor_a is a str; an image processor is needed"),
+            (hf.AutoImageProcessor, r"processor_a is a AutoImageProcessor; an image processor is needed"),
+            (
+                hf.ViTImageProcessor(size={"height": 16, "width": 16}),
+                r"cannot take .* 16 x 16: .*of the same checkpoint",
+            ),
+        ],
+        ids=["id", "class", "size"],
+    )
+    def test_another_image_processor(self, processor: Any, message: str) -> None:
+        """Guards against advice on sizes where the processor itself is the mistake, and against a foreign traceback."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
+        with pytest.raises(ValueError, match=message):
+            ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label=NAMES)
+
+    def test_classes_as_people_have_them(self) -> None:
+        """Guards against a map of a JSON file, whose keys are words, that is refused for being in no order."""
+        for given in (["p", "q"], {"0": "p", "1": "q"}, {1: "q", 0: "p"}):
+            assert ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=given).class_names == ["p", "q"]
+        with pytest.raises(ValueError, match=r"id2label is a int\. Give a map"):
+            ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=3)  # type: ignore[arg-type]
+
     def test_what_cannot_be_a_member(self) -> None:
         """One sentence each, in Python's terms."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))

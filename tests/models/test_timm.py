@@ -12,6 +12,7 @@ import timm
 import torch
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
+from timm.models._hub import save_for_hf
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 
 from hf_dmt import ModelPair
@@ -74,6 +75,22 @@ def test_a_checkpoint_without_a_head_gets_one(tmp_path: Path) -> None:
     folder = save_timm("dinov3", tmp_path / "features", names=())
     pair = ModelPair.from_models(folder, "tiny:resnet", id2label=NAMES)
     assert pair.fresh["a"] == {"timm_model.head.weight", "timm_model.head.bias"}
+
+
+def test_names_as_timm_has_them(saved: dict[str, str]) -> None:
+    """Guards against an id copied from a script of timm that is looked for as it stands."""
+    pair = ModelPair.from_models(f"hf-hub:{saved['resnet']}", f"local-dir:{saved['vit']}", id2label=NAMES)
+    assert pair.metadata["base_models"] == {"a": "resnet", "b": "vit"}
+    with pytest.raises(CheckpointError, match=r"has its owner in its id: timm/resnet50\.a1_in1k"):
+        ModelPair.from_models("resnet50.a1_in1k", "tiny:vit", id2label=NAMES)
+
+
+def test_a_model_for_other_channels_is_refused(tmp_path: Path) -> None:
+    """Guards against advice on sizes for a model of one channel."""
+    model = timm.create_model("test_resnet", num_classes=2, in_chans=1)
+    save_for_hf(model, tmp_path, model_config={"model_args": {"in_chans": 1}}, safe_serialization=True)
+    with pytest.raises(ValueError, match=r"takes images of 1 channel\(s\), but a pair sees RGB"):
+        ModelPair.from_models(tmp_path, "tiny:vit", id2label=NAMES)
 
 
 def test_a_lost_tensor_is_an_error(saved: dict[str, str], tmp_path: Path) -> None:
