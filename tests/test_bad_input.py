@@ -90,7 +90,7 @@ def three_names(root: Path) -> str:
 SEGMENTATION: dict[str, Case] = {
     "values outside the classes": (
         lambda root: files.scene_flags(root, (0, 9), (1, 2), (9,), id2label=three_names(root)),
-        r"2 labeled masks hold values",
+        r"2 labeled masks contain values",
         r"none of the 3 classes \(0 to 2\):\n  images/00.jpg: 9\n  images/02.jpg: 9",
         r"If 9 means 'no label', pass --ignore_index 9",
     ),
@@ -115,20 +115,20 @@ SEGMENTATION: dict[str, Case] = {
     "sizes differ": (
         lambda root: with_mask(root, files.mask([0, 1], (10, 16))),
         r"image images/01.jpg is 20x16 but its mask is 10x16",
-        r"one value for every pixel",
+        r"one value per pixel",
         r"Pair the right files, or resize",
     ),
     "color mask": (
         lambda root: with_mask(root, files.image(9)),
         r"The mask .*01.png is a color image",
-        r"which class a color means is not known",
+        r"which class a color means is unknown",
         r"Give a table of colors with --mask_colors",
     ),
     "mask with transparency": (
         lambda root: with_mask(root, files.image(9).convert("LA").point(lambda value: value // 2)),
         r"The mask .*01.png has transparent pixels",
         r"whose class is unknown",
-        r"Save it without alpha",
+        r"Save it without an alpha channel",
     ),
     "mask missing": (missing_masks, r"1 of 2 images in .*images'", r"have no mask of the same name", r"Add the masks"),
     "no masks at all": (
@@ -140,32 +140,32 @@ SEGMENTATION: dict[str, Case] = {
     "no mask column": (masks_only, r"table'", r"has no column with masks; it has: image, caption", r"--label_column"),
     "all void": (
         lambda root: files.scene_flags(root, (255,), (255,)),
-        r"The training masks hold no labeled pixel",
+        r"The training masks contain no labeled pixel",
         r"every value is the ignore value \(255\)",
         r"Check --ignore_index",
     ),
     "labeled masks all void": (
         lambda root: files.scene_flags(root, (255,), (0, 1), labeled_ids=files.text_file(root, "images/00.jpg")),
         r"The masks of the 1 labeled images",
-        r"hold nothing but void",
+        r"are entirely void",
         r"Choose other labeled images",
     ),
     "an object drawn as 255": (
         lambda root: files.scene_flags(root, (0, 255), (255, 0)),
         r"Every labeled pixel of the 2 labeled masks is 0 \(0\); 255 means 'no label'",
-        r"nothing to tell apart",
-        r"save the masks again with a class id in its place: 0, 1, 2",
+        r"nothing to learn",
+        r"save the masks again with class ids 0, 1, 2",
     ),
     "one class left of the named ones": (
         lambda root: files.scene_flags(root, (0, 1), (1, 255), reduce_labels=True, id2label=three_names(root)),
         r"Every labeled pixel of the 2 labeled masks is 1 \(.*\); 0 and 255 mean 'no label'",
-        r"nothing to tell apart",
+        r"nothing to learn",
         r"Or label other classes",
     ),
     "labels instead of masks": (
         lambda root: labels(root, [0, 1], label_column="label"),
         r"--label_column 'label'",
-        r"holds Value.*needs masks",
+        r"contains Value.*needs masks",
         r"Name another column",
     ),
     "builtin of the other task": (
@@ -177,7 +177,7 @@ SEGMENTATION: dict[str, Case] = {
 }
 CLASSIFICATION: dict[str, Case] = {
     "no such folder": (lambda root: {"dataset_name": str(root / "x")}, r"no folder '.*x'", r"", r"Check the path"),
-    "unknown id": (lambda root: {"dataset_name": "no/body"}, r"'no/body'", r"not builtin", r"Check the spelling"),
+    "unknown id": (lambda root: {"dataset_name": "no/body"}, r"'no/body'", r"not embedded", r"Check the spelling"),
     "images without classes": (
         lambda root: {"dataset_name": str(files.save(files.image(1), root / "flat" / "a.png").parent)},
         r"training images of '.*flat'",
@@ -230,7 +230,7 @@ CLASSIFICATION: dict[str, Case] = {
     "map that is a number": (
         lambda root: files.animal_flags(root, id2label=files.text_file(root, "3", "map.json")),
         r"--id2label",
-        r"it holds a int",
+        r"it contains a int",
         r"Give a JSON file like",
     ),
     "map that is no JSON": (
@@ -243,23 +243,23 @@ CLASSIFICATION: dict[str, Case] = {
         files.truncated_flags,
         r"1 of 18 training images",
         r"cannot be read:\n.*dog/03.jpg.*[Tt]runcated",
-        r"Repair or delete them, or leave them out with --skip_corrupt_images",
+        r"Repair or delete them, or skip them with --skip_corrupt_images",
     ),
     "one column for both": (
         lambda root: labels(root, ["x", "y"], image_column="label", label_column="label"),
         r"--image_column and --label_column are both 'label'",
-        r"cannot be an image and its label",
+        r"must be different columns",
         r"Name two of: image, label, number",
     ),
     "image column that holds labels": (
         lambda root: labels(root, [0, 1], image_column="number"),
-        r"row 0 is no image",
+        r"row 0 is not an image",
         r"expected a PIL image, path, bytes",
         r"Name the column with the images: --image_column",
     ),
     "more labels than images": (
         lambda root: files.animal_flags(root, num_labeled=19),
-        r"19 labeled images were asked for",
+        r"19 labeled images were requested",
         r"has 18",
         r"choose 1 to 18",
     ),
@@ -273,31 +273,31 @@ CLASSIFICATION: dict[str, Case] = {
         lambda root: files.animal_flags(root, labeled_fraction=1.5),
         r"1.5",
         r"at most 1",
-        r"such as 0.1",
+        r"try 0.1",
     ),
     "fraction zero": (
         lambda root: files.animal_flags(root, labeled_fraction=0.0),
         r"is 0;",
         r"above 0",
-        r"such as 0.1",
+        r"try 0.1",
     ),
     "two ways to choose": (
         lambda root: files.animal_flags(root, num_labeled=3, labeled_fraction=0.5),
         r"--num_labeled and --labeled_fraction",
-        r"both say which",
+        r"both choose the",
         r"Give one",
     ),
     "split seed below 0": (
         lambda root: files.animal_flags(root, split_seed=-1),
-        r"--split_seed -1",
-        r"start from 0",
+        r"--split_seed",
+        r"at least 0, got -1",
         r"Give 0, 1",
     ),
     "one class": (
         lambda root: labels(root, [0, 0, 0]),
-        r"table' has one class, '0'",
-        r"nothing to tell it from",
-        r"a folder of its own",
+        r"table' has a single class, '0'",
+        r"nothing to learn",
+        r"a separate folder",
     ),
     "ids that are not there": (
         lambda root: files.animal_flags(root, labeled_ids=files.text_file(root, "cat/00.jpg\ncat/99.jpg")),
@@ -309,7 +309,7 @@ CLASSIFICATION: dict[str, Case] = {
         lambda root: labels(root, [0, None, 1], labeled_ids=files.text_file(root, "0\n1")),
         r"1 of the 2 images in '.*ids.txt'",
         r"have no label: 1",
-        r"Label them, or take their ids out",
+        r"Label them, or remove their ids",
     ),
     "no such training split": (
         lambda root: files.animal_flags(root, train_split="more"),
@@ -320,7 +320,7 @@ CLASSIFICATION: dict[str, Case] = {
     "evaluation on the training split": (
         lambda root: files.animal_flags(root, eval_split="train"),
         r"--eval_split 'train' is the training split",
-        r"trained on mean nothing",
+        r"training images are meaningless",
         r"Name another split",
     ),
     "unlabeled twice": (
@@ -344,7 +344,7 @@ CLASSIFICATION: dict[str, Case] = {
     "unlabeled folder of text": (
         lambda root: files.animal_flags(root, unlabeled_dir=str(Path(files.text_file(root / "texts", "x")).parent)),
         r"--unlabeled_dir '.*texts'",
-        r"holds no images",
+        r"contains no images",
         r"Check the path and the file names",
     ),
     "unlabeled split missing": (
@@ -469,7 +469,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "unknown builtin": (
         f"{ANIMALS} --model_a tiny:no --model_b tiny:vit",
         r"'tiny:no'",
-        r"Unknown|no builtin",
+        r"Unknown|no embedded",
         r"tiny:vit",
     ),
     "builtin of the other task": (
@@ -487,7 +487,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "model is a language model": (
         f"{ANIMALS} --model_a {{}}/bert --model_b tiny:vit",
         r"bert' is a 'bert' model",
-        r"cannot use for image-classification",
+        r"does not support for image-classification",
         r"Choose a checkpoint",
     ),
     "model is pickled": (
@@ -511,7 +511,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "pair is nowhere": (
         "--dataset_name {}/animals --pair nowhere",
         r"'nowhere' is not a folder",
-        r"cannot be opened",
+        r"cannot be loaded",
         r"Log in",
     ),
     "pair is a data set": (
@@ -528,7 +528,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         r"the data has 3",
         r"Use data with",
     ),
-    "images beside masks": (
+    "images with masks": (
         "--dataset_name {}/scenes --model_a tiny:vit --model_b tiny:vit",
         r"scenes'",
         r"not one folder",
@@ -553,7 +553,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         r"Name one of",
     ),
     "image column that is not there": (f"{WITH_TINY} --image_column photo", r"'photo'", r"is not in", r"Name one of"),
-    "ids that are nowhere": (f"{WITH_TINY} --labeled_ids no.txt", r"'no.txt'", r"No such file", r"one id a line"),
+    "ids that are nowhere": (f"{WITH_TINY} --labeled_ids no.txt", r"'no.txt'", r"No such file", r"one id per line"),
     "class map that is nowhere": (
         f"{WITH_TINY} --id2label no.json",
         r"'no.json'",
@@ -610,9 +610,9 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "ratio above one": ("--label_ratios 0.5 1.5", r"1\.5", r"at most 1", r"such as"),
     "ratio of zero": ("--label_ratios 0", r"label_ratios", r"above 0", r"such as"),
     "ratio that is no number": ("--label_ratios nan", r"nan", r"above 0", r"such as"),
-    "gamma below zero": ("--gamma1 -1", r"gamma1 is -1", r"0 or more", r"0 switches"),
-    "gamma without end": ("--gamma2 inf", r"gamma2 is inf", r"0 or more", r"0 switches"),
-    "average that never moves": ("--ema_decay 1", r"ema_decay is 1", r"below 1", r"0 switches"),
+    "gamma below zero": ("--gamma1 -1", r"gamma1 is -1", r"0 or more", r"0 turns"),
+    "gamma without end": ("--gamma2 inf", r"gamma2 is inf", r"0 or more", r"0 turns"),
+    "average that never moves": ("--ema_decay 1", r"ema_decay is 1", r"below 1", r"0 turns"),
     "no phases at all": ("--phase_epochs 0", r"phase_epochs is 0", r"must be above 0", r"finite"),
     "epochs without end": ("--supervised_epochs inf", r"supervised_epochs is inf", r"must be", r"finite"),
     "old spelling": (
@@ -673,13 +673,13 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "backbones of noise": (
         f"{WITH_TINY} --freeze_backbone true",
         r"--train head: the backbone of model a",
-        r"drawn at random",
+        r"randomly initialized",
         r"Give a pretrained",
     ),
     "name the Hub refuses": (
         f"{WITH_TINY} --push_to_hub --hub_model_id a/b/c",
         r"'a/b/c'",
-        r"not a name",
+        r"not a valid name",
         r"owner/name",
     ),
     "lists that are missing": (
@@ -889,7 +889,7 @@ def test_the_command_line_says_flags() -> None:
 HUB: dict[str, tuple[str, str, str, str]] = {
     "push of no pair": ("{}/animals me/x", r"animals'", r"not a pair", r"Give the output folder"),
     "labels of no run": ("{}/animals me/x --labels", r"animals'", r"no", r"Give the output folder"),
-    "push to a name that is none": ("{}/pair a/b/c", r"'a/b/c'", r"not a name", r"owner/name"),
+    "push to a name that is none": ("{}/pair a/b/c", r"'a/b/c'", r"not a valid name", r"owner/name"),
 }
 
 

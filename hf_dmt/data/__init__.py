@@ -1,1 +1,1 @@
-"""Images in: sources, splits, transforms, the pseudo-label store and batches."""
+"""Image data: sources, splits, transforms, the pseudo-label store and batches."""

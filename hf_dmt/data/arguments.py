@@ -1,4 +1,4 @@
-"""What the command line says about images: which are labeled, which are not, and what the labels are called."""
+"""The data flags of the command line: which images are labeled or unlabeled, and what the classes are called."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class DataArguments:
-    """Flags of `hf-dmt train` that choose images. Without any, a builtin set is used."""
+    """Flags of `hf-dmt train` that choose images. The default is an embedded data set."""
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Hub id, local folder, or a builtin set: digits, digit-scenes."}
+        default=None, metadata={"help": "Hub id, local folder, or an embedded data set: digits, digit-scenes."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     train_split: str | None = field(default=None, metadata={"help": "Split with the training images (train)."})
@@ -22,10 +22,12 @@ class DataArguments:
         },
     )
     test_split: str | None = field(
-        default=None, metadata={"help": "Split that is scored and never used to choose anything (test)."}
+        default=None, metadata={"help": "Split for final scores, never used to choose anything (test)."}
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column with the images."})
-    label_column: str | None = field(default=None, metadata={"help": "Column with the labels or masks."})
+    image_column: str | None = field(default=None, metadata={"help": "Column with the images (default: detected)."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column with the labels or masks (default: detected)."}
+    )
     num_labeled: int | None = field(
         default=None, metadata={"help": "Use the labels of this many training images; the others become unlabeled."}
     )
@@ -33,7 +35,7 @@ class DataArguments:
         default=None, metadata={"help": "Use the labels of this fraction of the training images."}
     )
     labeled_ids: str | None = field(
-        default=None, metadata={"help": "File with the ids of the labeled images, one a line, or a split.json."}
+        default=None, metadata={"help": "File with the ids of the labeled images, one per line, or a split.json."}
     )
     extra_labels: list[str] | None = field(
         default=None,
@@ -45,7 +47,7 @@ class DataArguments:
     )
     ignore_index: int = field(default=255, metadata={"help": "Mask value that means 'no label'."})
     reduce_labels: bool = field(
-        default=False, metadata={"help": "Masks use 0 for 'no label' and k + 1 for class k (as ADE20K)."}
+        default=False, metadata={"help": "Masks use 0 for 'no label' and k + 1 for class k (as in ADE20K)."}
     )
     mask_colors: str | None = field(
         default=None,
@@ -57,11 +59,11 @@ class DataArguments:
     mask_suffix: str | None = field(
         default=None, metadata={"help": "Suffix of mask file names, such as _mask for 1_mask.png."}
     )
-    skip_corrupt_images: bool = field(default=False, metadata={"help": "Leave out images that cannot be read."})
+    skip_corrupt_images: bool = field(default=False, metadata={"help": "Skip images that cannot be read."})
     unlabeled_dataset_name: str | None = field(default=None, metadata={"help": "Hub id or folder of unlabeled images."})
     unlabeled_split: str | None = field(
         default=None, metadata={"help": "Its split (unlabeled, or the only one); alone, a split of --dataset_name."}
     )
     unlabeled_dir: str | None = field(
-        default=None, metadata={"help": "Folder of unlabeled images, flat or nested; no labels are needed."}
+        default=None, metadata={"help": "Folder of unlabeled images, searched recursively."}
     )

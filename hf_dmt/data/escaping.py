@@ -1,14 +1,14 @@
-"""Text from other people's data on its way out: one function for each place it can end up in.
+"""Escape text from untrusted data: one function for each output format.
 
-Class names, file names, ids and titles come from data sets and repositories of strangers. Each function gives the text
+Class names, file names, ids and titles come from data sets and repositories of others. Each function returns the text
 as its reader should see it, whatever it contains:
 
     printable      a terminal, a log, and the base of all others: no escape codes, no line breaks
     html_text      HTML, inside an element or a quoted attribute
     markdown_text  Markdown running text: headings, paragraphs, table cells
     code_span      Markdown code, in running text or (`cell=True`) in a table
-    without_tokens a message that quotes what somebody has typed or written: what may be a token is a row of stars
-    csv_cell       a table that a spreadsheet opens, where `=1+1` would be computed; `from_csv_cell` reads it back
+    without_tokens a message that quotes user input: anything that may be a token is replaced by stars
+    csv_cell       a table for spreadsheets, where `=1+1` would be computed; `from_csv_cell` reads it back
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import re
 import unicodedata
 from typing import Any
 
-# Joiners are invisible too, but Persian, Hindi and emoji are misspelled without them.
+# Joiners are invisible, too, but Persian, Hindi and emoji need them.
 _JOINERS = "\u200c\u200d"
 _TOKENS = re.compile(r"\b(hf_(?:oauth_)?|api_org_)(?!dmt\b)[A-Za-z0-9_\-.]{4,}")
-# What is assigned to a name such as hub_token, or one that is nearly that. In a sentence, "token: " is no assignment.
+# Values assigned to a name such as hub_token, or to a similar one. In a sentence, "token: " is not an assignment.
 _SECRETS = re.compile(
     r"""((?:(?:^|(?<=["'{,\s]))-{0,2}[\w-]*[_-]|^|(?<=["'{,]))(?:tok|secret|passw|api[_-]?key)[\w-]*["']?"""
     r"""(?:\s*[=:]\s*["']?|\s+to\s+["']))([^\s"',;)]+)""",
@@ -33,13 +33,13 @@ _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"  # the last four: the same signs, 
 def printable(text: Any) -> str:
     """One line without control codes: `\\x1b` and line breaks become visible escapes, other blanks a space.
 
-    Marks that turn the direction of reading count as control codes: they make a name read as another one.
+    Characters that change the text direction count as control codes, because they can make one name look like another.
     """
     return "".join(_visible(letter) for letter in str(text))
 
 
 def without_tokens(text: str) -> str:
-    """A message without what looks like a token, or is assigned to something called a token, a password or a key."""
+    """Remove everything that looks like a token, or is assigned to something called a token, a password or a key."""
     return _SECRETS.sub(r"\1***", _TOKENS.sub(r"\1***", text))
 
 
@@ -49,7 +49,7 @@ def html_text(text: Any) -> str:
 
 
 def markdown_text(text: Any) -> str:
-    """For Markdown outside code: no emphasis, link, image, HTML, mention, formula or cell begins in it."""
+    """For Markdown outside code: the text cannot start emphasis, links, images, HTML, mentions, formulas or cells."""
     return re.sub(r"([\\`*_\[\]<>#|~$&!@])", r"\\\1", printable(text))
 
 
@@ -57,7 +57,7 @@ def code_span(text: Any, *, cell: bool = False) -> str:
     """A Markdown code span with exactly this text.
 
     Args:
-        cell: it stands in a table, where a bar ends the cell even within code.
+        cell: it is in a table, where a bar ends the cell even within code.
     """
     inside = printable(text) or " "
     if cell:
@@ -69,9 +69,9 @@ def code_span(text: Any, *, cell: bool = False) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula; numbers stay numbers.
+    """A cell that no spreadsheet interprets as a formula; numbers stay numbers.
 
-    The leading apostrophe is the spreadsheets' own mark for text.
+    The leading apostrophe is the convention of spreadsheets for text.
     """
     if not isinstance(value, str):
         return value
@@ -79,7 +79,7 @@ def csv_cell(value: Any) -> Any:
 
 
 def from_csv_cell(text: str) -> str:
-    """What `csv_cell` was given; text that it would not have written is returned as it is."""
+    """The value passed to `csv_cell`; text that it would not have written is returned unchanged."""
     return text[1:] if text.startswith("'") and csv_cell(text[1:]) == text else text
 
 

@@ -1,4 +1,4 @@
-"""Read JSON that anybody may have touched, and write files so that nobody ever reads half of one."""
+"""Read untrusted JSON and CSV files, and write files atomically."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 
 def write_aside(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, then rename: a reader sees the old file or the new one, never a part.
+    """Write `content` to a temporary file beside `path`, then rename it: readers see the old file or the new one, never
+    a part.
 
-    One process at a time writes a path. What a kill leaves beside it is overwritten by the next attempt.
+    Only one process at a time may write a path. Leftovers of a killed process are overwritten by the next attempt.
 
     Raises:
-        OSError: with the folder's name, when it is full or not writable; the old file is untouched.
+        OSError: with the folder's name, if it is full or not writable; the old file is unchanged.
     """
     aside = path.with_name(f".{path.name}.partial")
     try:
@@ -29,15 +30,15 @@ def write_aside(path: Path, content: bytes) -> None:
             aside.unlink()
         raise OSError(
             problem.errno,
-            f"Cannot write {path.name} in {path.parent} ({problem.strerror}). Free space or choose another folder",
+            f"Cannot write {path.name} in {path.parent} ({problem.strerror}). Free disk space or choose another folder",
         ) from problem
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file that anybody may have written.
+    """The contents of an untrusted JSON file.
 
     Raises:
-        OSError: it cannot be read. ValueError: it is no JSON text, or too deeply nested for the reader's stack.
+        OSError: it cannot be read. ValueError: it is not valid JSON, or nested too deeply for the parser.
     """
     text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
     try:
@@ -47,23 +48,23 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a table that a spreadsheet or an editor wrote: separated by commas, semicolons, tabs or bars.
+    """Columns and rows of a table from a spreadsheet or editor, separated by commas, semicolons, tabs or bars.
 
-    Cells are stripped and never missing: an empty one is an empty text.
+    Cells are stripped and never missing: an empty one is an empty string.
 
     Raises:
-        OSError: it cannot be read. ValueError: it is no text, or no table.
+        OSError: it cannot be read. ValueError: it is not text, or not a table.
     """
     content = path.read_bytes()
-    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # "Unicode text" of Excel
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # Excel's "Unicode text"
     text = content.decode("utf-16" if wide else "utf-8-sig")
-    # Where the comma is the decimal sign, spreadsheets separate by semicolons.
+    # If the comma is the decimal separator, spreadsheets separate cells by semicolons.
     first = text.lstrip().partition("\n")[0]
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=first.count))
         lines = [[cell.strip() for cell in line] for line in reader if any(cell.strip() for cell in line)]
     except csv.Error as problem:
-        raise ValueError(f"it is no table: {problem}") from problem
+        raise ValueError(f"it is not a table: {problem}") from problem
     if not lines:
         raise ValueError("it is empty")
     columns, *rows = lines

@@ -1,10 +1,10 @@
-"""What differs between the two tasks, each fact once."""
+"""The differences between the two tasks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-IGNORE_INDEX = -100  # the label of what has none: void pixels, padding
+IGNORE_INDEX = -100  # the label of void pixels and padding
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,8 @@ class Task:
     name: as in `--task` and in transformers' pipelines.
     target: the key of an item's truth: `label`, one class id, or `mask`, (H, W) class ids.
     units: what is labeled, selected, weighted and counted: `images` or `pixels`.
-    metric: what members are compared by, a fraction in [0, 1]; it chooses the exported root and the best weights.
-    auto_class: the class of transformers that opens a member.
-    """
+    metric: the main metric, a fraction in [0, 1]; it chooses the exported root and the best weights.
+    auto_class: the transformers class that loads a member."""
 
     name: str
     target: str

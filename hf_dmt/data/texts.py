@@ -1,7 +1,7 @@
-"""A million ids and paths in one block of memory.
+"""A million ids and paths in a single block of memory.
 
-A list of as many strings takes 100 to 200 bytes each, and every worker process makes its own copy of it, page by page:
-Python counts references inside the objects it only reads.
+A list of strings takes 100 to 200 bytes each, and every worker process ends up with its own copy, page by page, because
+Python updates reference counts even when it only reads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Texts(Sequence[str]):
-    """Strings that cannot be changed; equal to any sequence of the same strings."""
+    """An immutable sequence of strings; equal to any sequence of the same strings."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._values = np.array(list(texts), dtype=np.dtypes.StringDType())
@@ -39,11 +39,11 @@ class Texts(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Texts({self[:3]}, {len(self)} in all)"
+        return f"Texts({self[:3]}, {len(self)} in total)"
 
 
 class Paths(Sequence[Path]):
-    """Files by their names inside a folder."""
+    """Files, given by their names inside a folder."""
 
     def __init__(self, root: Path, names: Texts) -> None:
         self.root, self.names = root, names

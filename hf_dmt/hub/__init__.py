@@ -1,1 +1,1 @@
-"""What is published: model cards, staged pushes, the pseudo-label store as a data set."""
+"""Publishing: model cards, staged pushes, pseudo labels as a data set."""

@@ -1,4 +1,4 @@
-"""The model card of a pair, made from the files of its folder: no figure can appear that the run did not measure."""
+"""The model card of a pair, generated from the files of its folder, so that it only contains measured figures."""
 
 from __future__ import annotations
 
@@ -42,14 +42,16 @@ def write_card(
     dataset_tags: str | Sequence[str] = (),
     token: str | None = None,
 ) -> Path:
-    """Write `README.md` for the pair saved in `folder`, with the results of its run where they are there.
+    """Write `README.md` for the pair saved in `folder`, with the results of its run if there are any.
 
     Args:
-        repo_id: where the pair is published; the examples of use name it. None names the folder.
-        license: of the weights; None takes the one that both base models state on the Hub, if they agree, when there is
-            a `repo_id`, and leaves it open otherwise.
-        tags: further tags. model_name: the title. dataset: what people call the data.
-        dataset_tags: ids of data sets on the Hub; None takes the run's if it is one.
+        repo_id: the pair's repository, used in the examples; by default they use the folder's name.
+        license: of the weights. By default, if `repo_id` is given, the license that both base models state on the Hub,
+            if they agree.
+        tags: additional tags.
+        model_name: the title.
+        dataset: the name of the data.
+        dataset_tags: ids of data sets on the Hub; None uses the run's data set if it is one.
 
     Returns:
         The file's path.
@@ -116,14 +118,14 @@ def write_card(
 
 
 def _hub_id_of_base(pair: dict[str, Any], member: str) -> str | None:
-    """What a member started from, if that was loaded from the Hub; a folder's name can look like an id."""
+    """The base model of a member if it was loaded from the Hub; the name of a local folder can look like an id."""
     source = pair.get("base_models", {}).get(member)
     loaded_at = pair.get("base_commits", {}).get(member)
     return source if source and loaded_at and _HUB_ID.fullmatch(source) else None
 
 
 def _member(folder: Path, pair: dict[str, Any], member: str, hub_id: str | None) -> dict[str, Any]:
-    """What the card says of one member."""
+    """The card's facts about one member."""
     at_root = pair["primary"] == member
     config = json.loads((folder / ("." if at_root else PEER_FOLDER) / "config.json").read_text())
     source = str(pair.get("base_models", {}).get(member, ""))
@@ -132,33 +134,33 @@ def _member(folder: Path, pair: dict[str, Any], member: str, hub_id: str | None)
     elif source.startswith("tiny:"):
         origin = f"trained from scratch ({code_span(source, cell=True)})"
     else:
-        origin = "fine-tuned from a local checkpoint" if source else "of unrecorded origin"
+        origin = "fine-tuned from a local checkpoint" if source else "of unknown origin"
     return {
         "type": config.get("model_type", "?"),
         "architecture": (config.get("architectures") or ["?"])[0],
         "origin": origin,
         "commit": pair.get("base_commits", {}).get(member) if hub_id else None,
-        "place": "the root of this repository" if at_root else f"`{PEER_FOLDER}/`",
+        "place": "root of this repository" if at_root else f"`{PEER_FOLDER}/`",
     }
 
 
 def _library_tags(folder: Path) -> list[str]:
-    """What else than transformers opening the pair needs."""
+    """Tags for libraries, other than transformers, that loading the pair requires."""
     files = (folder / "config.json", folder / PEER_FOLDER / "config.json")
     return ["timm"] if any(json.loads(file.read_text()).get("model_type") == "timm_wrapper" for file in files) else []
 
 
 def _class_names(folder: Path) -> list[str]:
     config = json.loads((folder / "config.json").read_text())
-    id2label = config.get("id2label") or dict(enumerate(config.get("label_names", ())))  # the latter is timm's
+    id2label = config.get("id2label") or dict(enumerate(config.get("label_names", ())))  # timm's key
     return [str(id2label[key]) for key in sorted(id2label, key=int)]
 
 
 def _dataset(run: Run | None) -> tuple[str, str, str | None]:
-    """What to call the run's data, a note to it, and its id on the Hub if it has one."""
+    """The name of the run's data, a note about it, and its id on the Hub if it has one."""
     given = (run.split.get("dataset") if run else None) or "unnamed data"
     if given in BUILTIN_SETS:
-        return given, " (built into hf_dmt)", None
+        return given, " (embedded in hf_dmt)", None
     return given, "", run.split.get("dataset_id") if run else None
 
 
@@ -181,7 +183,7 @@ def _eval_results(
     data_ids: list[str],
     data_name: str,
 ) -> list[EvalResult] | None:
-    """The figures of a, b and ensemble, and those after the labels alone, for the card's metadata."""
+    """The scores of a, b and ensemble, and those after the labels alone, for the card's metadata."""
     if scored is None:
         return None
     split, scores = scored
@@ -208,6 +210,6 @@ def _eval_results(
 
 
 def _common(licenses: dict[str, str | None], bases: dict[str, str | None]) -> str | None:
-    """The one license of all base models, if every member has a base model that states it."""
+    """The license shared by all base models, if every member has a base model that states it."""
     stated = {licenses.get(base) if base else None for base in bases.values()}
     return stated.pop() if len(stated) == 1 else None

@@ -1,6 +1,6 @@
-"""The pseudo labels of a phase as a data set on the Hub: one configuration for each maker, and a card of their own.
+"""The pseudo labels of a phase as a data set on the Hub: one configuration per maker, with a card.
 
-The images stay where they are: they are somebody's, and a label names its image by id.
+Images are not uploaded, because they may belong to others; a label names its image by id.
 """
 
 from __future__ import annotations
@@ -50,16 +50,18 @@ def push_labels(
 ) -> CommitInfo:
     """Publish the pseudo labels that were made for one phase, in one commit.
 
-    Read them with `load_dataset(repo_id, "a")`, the labels made by a, `"b"` and, of a run with `--labeler graph`,
+    Read them with `load_dataset(repo_id, "a")`, the labels made by a, `"b"` and, for a run with `--labeler graph`,
     `"graph"`.
 
     Args:
         folder: output folder of a run.
-        repo_id: the data set's repository; made unless it exists.
-        phase: None takes the last one that has labels.
-        ids: of the unlabeled images in their order, where the run has no `split.json` (it was started from Python).
-        pair: the pair's repository, for the card to name. license: of the labels.
-        revision: branch, made if there is none. tag: a name for the commit.
+        repo_id: the data set's repository; created if necessary.
+        phase: None uses the last one that has labels.
+        ids: of the unlabeled images in order, if the run has no `split.json` (it was started from Python).
+        pair: the pair's repository, for the card.
+        license: of the labels.
+        revision: branch, created if necessary.
+        tag: a name for the commit.
 
     Raises:
         HubError: no complete labels, ids of other images, or the push failed.
@@ -91,7 +93,7 @@ def push_labels(
             )
     except HubError:
         raise
-    except ValueError as problem:  # of the readers, whose messages say what to do
+    except ValueError as problem:  # from the readers, with advice in the message
         raise HubError(f"The labels of {str(folder)!r} cannot be published: {problem}") from problem
 
 
@@ -109,15 +111,15 @@ def _store(folder: Path, phase: int | None) -> tuple[int, Path]:
         )
     if phase is not None and phase not in found:
         raise HubError(
-            f"There are no labels of phase {phase}; the folder holds those of {', '.join(map(str, sorted(found)))}. "
-            "Earlier ones are kept with `keep_pseudo_labels='all'`."
+            f"There are no labels of phase {phase}; the folder contains those of "
+            f"{', '.join(map(str, sorted(found)))}. `keep_pseudo_labels='all'` keeps earlier ones."
         )
     number = max(found) if phase is None else phase
     return number, found[number]
 
 
 def _ids_of(store: Path, run: Run, manifest: dict[str, Any], given: Sequence[str] | None) -> list[str]:
-    """The ids of the images that the labels belong to, proven by the store's hash of them."""
+    """The ids of the images that the labels belong to, verified with the hash in the store."""
     if given is not None:
         ids = [str(name) for name in given]
     elif not run.is_pixels:
@@ -126,9 +128,8 @@ def _ids_of(store: Path, run: Run, manifest: dict[str, Any], given: Sequence[str
         ids = [str(name) for name in run.split.get("unlabeled") or range(run.results["num_unlabeled"])]
     if sha256_of_ids(ids)[: len(manifest["ids"])] != manifest["ids"]:
         raise HubError(
-            f"The labels in {str(store)!r} were made of other images than the {len(ids)} ids that are "
-            f"{'given' if given is not None else 'recorded in the run'}. Give ids= of the unlabeled images, in their "
-            "order."
+            f"The labels in {str(store)!r} were made from other images than the {len(ids)} ids that are "
+            f"{'given' if given is not None else 'recorded in the run'}. Give ids= of the unlabeled images, in order."
         )
     return ids
 
@@ -150,7 +151,7 @@ def write_shards(rows: datasets.Dataset, folder: Path) -> None:
 def _facts(
     run: Run, phase: int, manifests: dict[str, dict[str, Any]], rows: dict[str, datasets.Dataset]
 ) -> dict[str, Any]:
-    """What `dmt_labels.json` says: how the labels were made and, where the truth is known, how good they are."""
+    """The contents of `dmt_labels.json`: how the labels were made and, if the truth is known, how good they are."""
     first = manifests["a"]
     makers = {}
     for name, manifest in manifests.items():
@@ -182,15 +183,15 @@ def _facts(
 
 
 def _pixel_thresholds(manifest: dict[str, Any]) -> list[float | None]:
-    """Per class, the confidence above which pixels are kept; None for a class without any."""
+    """For each class, the confidence above which pixels are kept; None for a class without any."""
     confidence = decode_confidence(torch.tensor(manifest["code_thresholds"])).tolist()
     counts = manifest["summary"]["class_counts"]
     return [value if count else None for value, count in zip(confidence, counts, strict=True)]
 
 
 def _lowest_kept(rows: datasets.Dataset, classes: int) -> list[float | None]:
-    """Per class, the lowest confidence among the images that are kept; None for a class without any."""
-    # Not with_format("numpy"): with torchvision from 0.26, datasets before 5 fails in it.
+    """For each class, the lowest confidence among the kept images; None for a class without any."""
+    # Not with_format("numpy"): with torchvision 0.26 and later, datasets before 5 fails there.
     labels, confidence, kept = (rows.data.column(name).to_numpy() for name in ("label", "confidence", "kept"))
     found = [confidence[kept & (labels == index)] for index in range(classes)]
     return [float(values.min()) if len(values) else None for values in found]

@@ -1,8 +1,8 @@
-"""Without a network, say so at once.
+"""Fail fast without a network.
 
-The Hub's library asks five times over 23 seconds for each file before it looks into the cache. That is right for a
-network that fails now and then, and not where there is none: until the Hub has answered for the first time, a
-connection that cannot be made counts as offline mode.
+huggingface_hub tries five times over 23 seconds for each file before it looks into the cache. That suits a network that
+fails occasionally, but not a machine without one. Until the Hub has answered for the first time, a failed connection
+therefore counts as offline mode.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _NO_CONNECTION = ("ConnectError", "ConnectTimeout")  # httpx in one release of t
 
 
 class HubUnreachable(OfflineModeIsEnabled):
-    """No connection to the Hub, and none before."""
+    """The Hub could not be reached, and has not answered before."""
 
 
 def fail_fast_offline() -> None:
-    """From here on, in this process, the first failed connection is the last one until the Hub answers."""
+    """From now on, the first failed connection in this process is the last one until the Hub answers."""
     answered = False
 
     def factory() -> Any:

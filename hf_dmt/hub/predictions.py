@@ -1,4 +1,4 @@
-"""What `hf-dmt predict` wrote, as a data set on the Hub with a card of its own. The images stay where they are."""
+"""Publish the output of `hf-dmt predict` as a data set on the Hub, with a card. Images are not uploaded."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def push_predictions(
     """Publish predictions in one commit; `load_dataset(repo_id)` reads them.
 
     Args:
-        records: a line an image, as in the file. facts: of the file; `folder` is that of the masks, None for a table.
-        repo_id: the data set's repository; made unless it exists.
+        records: one per image, as in the file.
+        facts: of the file; `folder` contains the masks, None for a table.
+        repo_id: the data set's repository; created if necessary.
 
     Raises:
-        HubError: another data set has this name, or the push failed.
+        HubError: a different data set has this name, or the push failed.
     """
     name = open_target(repo_id, token=token, private=private, repo_type="dataset", own_file=PREDICTIONS_FILE)
     masks = facts["folder"]

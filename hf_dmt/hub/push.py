@@ -1,7 +1,7 @@
-"""What travels in a push, set apart before it goes: hard links in a folder of its own, then one commit.
+"""Stage the files of a push as hard links in a separate folder, then upload them in one commit.
 
-Training goes on while a push runs, overwrites the pair and rotates checkpoints away; the links keep the files of the
-moment.
+Training continues during a push: it overwrites the pair and deletes old checkpoints. The links preserve the files as
+they were.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..report.html import has_pictures, write_report
 from .repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, PEER_FOLDER, PUBLISHED, HubError, publish
 
 STAGING = "_push-"
-# What a resume reads, and nothing else: the stock training_args.bin would tell paths and settings of the machine.
+# What a resume needs and nothing else: the stock training_args.bin contains local paths and settings.
 _CHECKPOINT_FILES = (
     *PAIR_FILES,
     "optimizer.pt",
@@ -36,7 +36,7 @@ _CHECKPOINT_FILES = (
 
 
 class Staging:
-    """A folder inside of a run's folder with what one push sends; gone when it has been sent.
+    """A folder inside a run's folder with the files of one push; deleted after the upload.
 
     Args:
         output_dir: the run's folder.
@@ -55,16 +55,16 @@ class Staging:
                     _link(path, self.folder / place / path.relative_to(source))
 
     def add_run(self) -> None:
-        """What a run shows beside the pair: results, split, report and figures, as they are now.
+        """Add results, split, report and figures of a run in their current state.
 
-        The report goes without its pictures: they are unlabeled images, which are their owner's.
+        The report is pushed without images, because the unlabeled images may be private.
         """
         self.add(self.output_dir, [name for name in PUBLISHED if name not in PAIR_FILES])
         if has_pictures(self.folder):
             write_report(self.output_dir, to=self.folder, pictures=False)
 
     def add_pair(self, saved: Path, primary: str) -> None:
-        """A saved pair, with `primary` at the root wherever it stands in `saved`."""
+        """Add a saved pair with `primary` at the root, wherever it is in `saved`."""
         description: dict[str, Any] = json.loads((saved / PAIR_FILE).read_text())
         if description["primary"] == primary:
             self.add(saved, PAIR_FILES)
@@ -75,19 +75,19 @@ class Staging:
         (self.folder / PAIR_FILE).write_text(json.dumps({**description, "primary": primary}, indent=2) + "\n")
 
     def add_checkpoint(self, checkpoint: Path, name: str = LAST_CHECKPOINT) -> None:
-        """A whole checkpoint under `name`, with what a run keeps beside it: the weights that every phase starts from,
-        and the counts of phase 0 that later scores are compared with."""
+        """Add a complete checkpoint as `name`, with what a run keeps beside it: the initial weights and the counts of
+        phase 0 that later scores are compared with."""
         self.add(checkpoint, _CHECKPOINT_FILES, name)
         self.add(self.output_dir / "initial", PAIR_FILES, f"{name}/initial")
         self.add(self.output_dir / "scored", ("*.npz",), f"{name}/scored")
-        # The best checkpoint's path is of this machine: it helps nobody elsewhere and tells of its owner.
+        # The path of the best checkpoint is local: useless elsewhere, and private.
         state = self.folder / name / "trainer_state.json"
         content: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
         if best := content.get("best_model_checkpoint"):
             write_json(state, {**content, "best_model_checkpoint": Path(best).name})
 
     def send(self, repo_id: str, **how: Any) -> CommitInfo:
-        """Publish in one commit and remove the folder, whatever happens.
+        """Publish in one commit and delete the folder in any case.
 
         Raises:
             HubError: the push failed.
@@ -101,15 +101,15 @@ class Staging:
             self.discard()
 
     def discard(self) -> None:
-        """Remove the folder."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class BackgroundPushes:
-    """Pushes that run while training goes on, one after the other; their failures are kept until somebody asks.
+    """Pushes that run during training, one after another; failures are kept until requested.
 
     Args:
-        output_dir: the run's folder; what a killed run left staged in it is removed.
+        output_dir: the run's folder; leftovers of a killed run's staging are deleted.
     """
 
     def __init__(self, output_dir: Path) -> None:
@@ -123,13 +123,13 @@ class BackgroundPushes:
         return any(not push.done() for push in self._pushes)
 
     def send(self, staging: Staging, repo_id: str, **how: Any) -> Future[CommitInfo]:
-        """Start the push, or queue it behind the one that runs."""
+        """Start the push, or queue it behind the current one."""
         push = self._sender.submit(staging.send, repo_id, **how)
         self._pushes.append(push)
         return push
 
     def failures(self, *, wait: bool = False) -> list[str]:
-        """Messages of the pushes that failed since the last call; with `wait`, after all have ended."""
+        """Messages of the pushes that failed since the last call; with `wait`, after all have finished."""
         found = []
         for push in list(self._pushes):
             if wait or push.done():
@@ -161,5 +161,5 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(os.path.realpath(source), target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # a different file system, or one without links
         shutil.copy2(source, target)

@@ -1,7 +1,7 @@
-"""What the Hub's refusals mean, and which of its answers are worth asking for again.
+"""Explain errors of the Hub, and retry those that may succeed later.
 
-Every failure of a call becomes a `HubError` that names what was tried, why it failed and what to do; a token never
-enters a message.
+Every failed call becomes a `HubError` that says what was attempted, why it failed and what to do; tokens never appear
+in a message.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .offline import HubUnreachable
 
 logger = logging.get_logger(__name__)
 
-_WAITS = (0.5, 3.0)  # seconds before another attempt, where the Hub does not say how long
-_LONGEST_WAIT = 120  # seconds; what takes longer is said instead of waited for
+_WAITS = (0.5, 3.0)  # seconds before another attempt, if the Hub does not specify
+_LONGEST_WAIT = 120  # seconds; longer delays are reported instead of waited for
 _BUSY = (429, 502, 503, 504)
-_LOST = {"RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "ConnectionResetError"}  # httpx's names
+_LOST = {"RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "ConnectionResetError"}  # names from httpx
 _Result = TypeVar("_Result")
 
-# The first base is the error of the HTTP library underneath: httpx in one release, another in the next.
+# The first base class is the error of the underlying HTTP library, which differs between versions.
 _HTTPError: type[BaseException] = HfHubHTTPError.__bases__[0]
-FAILURES = (_HTTPError, OSError, HFValidationError, EntryNotFoundError, RuntimeError)  # RuntimeError: hf_xet's
+FAILURES = (_HTTPError, OSError, HFValidationError, EntryNotFoundError, RuntimeError)  # RuntimeError: from hf_xet
 
 
 class HubError(ValueError):
-    """The Hub refused or could not be reached: what was tried, why it failed and what to do."""
+    """The Hub refused a call or could not be reached: what was attempted, why it failed and what to do."""
 
 
 @contextmanager
@@ -54,11 +54,11 @@ def explained(attempt: str, token: str | None, *, writes: bool = False) -> Itera
 
 
 def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
-    """Why a call failed and what to do, from the kind of error and the status that the Hub answered."""
+    """Why a call failed and what to do, from the error and the status code."""
     status = getattr(getattr(problem, "response", None), "status_code", None)
     cause = problem.__cause__
     if isinstance(problem, LocalEntryNotFoundError) and getattr(cause, "response", None) is not None:
-        # The library says that it is not in the cache, also where the Hub has answered, and refused.
+        # The library says that it is not in the cache even if the Hub has answered and refused.
         assert cause is not None
         return _reason(cause, token, writes)
     has_token = bool(token or get_token())
@@ -66,39 +66,43 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
     if isinstance(problem, HubUnreachable):
         return "the Hub cannot be reached. Check the network, or give a folder."
     if isinstance(problem, OfflineModeIsEnabled):
-        return "offline mode is on. Unset HF_HUB_OFFLINE, or try again where there is a network."
+        return "offline mode is on. Unset HF_HUB_OFFLINE, or try again with a network."
     if isinstance(problem, LocalEntryNotFoundError):
         return (
-            "it is not (wholly) in the local cache and the Hub cannot be reached. Load it once with a network, or give "
+            "it is not (fully) in the local cache and the Hub cannot be reached. Load it once with a network, or give "
             "a folder."
         )
     if isinstance(problem, HFValidationError):
-        return f"that is not a name the Hub allows ({_first_line(problem)}). Write owner/name."
+        return f"that is not a valid name on the Hub ({_first_line(problem)}). Write owner/name."
     if isinstance(problem, RevisionNotFoundError):
-        return "it has no branch, tag or commit of that name. Look at its revisions on the Hub."
+        return "it has no branch, tag or commit with that name. Check its revisions on the Hub."
     if isinstance(problem, LocalTokenNotFoundError) or (status == 401 and not has_token):
-        return f"there is no token, and without one it does not exist or cannot be read or written. {log_in}."
+        return f"it does not exist, or it needs a token and there is none. {log_in}."
     if isinstance(problem, RepositoryNotFoundError):
         return (
-            "the Hub has no repository of that name and kind that this token may see. Check the spelling and whose "
-            "token it is (`hf auth whoami`)."
+            "the Hub has no such repository that this token can access. Check the spelling and the owner of the token "
+            "(`hf auth whoami`)."
         )
     reasons = {
-        401: f"the Hub does not know the token (it may be expired or cut short). {log_in}.",
-        403: "the token has no right to write there. Choose a repository under your own name with `hub_model_id`, or "
-        "use a token with write access that the owner has granted."
+        401: f"the Hub rejects the token (it may be expired or incomplete). {log_in}.",
+        403: (
+            "the token has no write access. Choose a repository under your own name with `hub_model_id`, or use a "
+            "token with write access from the owner."
+        )
         if writes
-        else "the token may not read it. Ask for access on its page, or use a token whose rights include it.",
-        404: "the Hub has no repository of that name and kind. Check the spelling.",
-        409: "the name is taken by something else, or another change is being made. Choose another name with "
-        "`hub_model_id`, or try again.",
-        412: "somebody else has pushed at the same moment. Push again.",
+        else "the token has no read access. Request access on its page, or use a token that has it.",
+        404: "the Hub has no such repository. Check the spelling.",
+        409: (
+            "the name is taken by something else, or another change is in progress. Choose another name with "
+            "`hub_model_id`, or try again."
+        ),
+        412: "somebody else pushed at the same time. Push again.",
         429: f"rate limit reached. {'Push' if writes else 'Try'} again in a few minutes.",
     }
     if status in reasons:
         return reasons[status]
     if status is not None and status >= 500:
-        return f"the Hub has a problem of its own (status {status}). Try again later."
+        return f"the Hub has an internal error (status {status}). Try again later."
     if status is not None:
         return f"the Hub answered {status}: {_first_line(problem)}"
     if isinstance(problem, (_HTTPError, ConnectionError, TimeoutError)):
@@ -107,7 +111,7 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
 
 
 def patiently(attempt: Callable[[], _Result]) -> _Result:
-    """The result of a call that may be repeated; the Hub's wish to wait, and answers that are lost, are met."""
+    """The result of a call that may be repeated; waits as long as the Hub asks for, and retries after lost answers."""
     for wait in _WAITS:
         try:
             return attempt()
@@ -115,13 +119,13 @@ def patiently(attempt: Callable[[], _Result]) -> _Result:
             delay = _delay(problem, wait)
             if delay is None:
                 raise
-            logger.warning(f"The Hub does not answer as it should ({_first_line(problem)}): again in {delay:g} s.")
+            logger.warning(f"The Hub is not responding normally ({_first_line(problem)}); retrying in {delay:g} s.")
             time.sleep(delay)
     return attempt()
 
 
 def _delay(problem: BaseException, wait: float) -> float | None:
-    """Seconds after which another attempt may succeed; None where none will."""
+    """Seconds after which another attempt may succeed; None if none will."""
     response = getattr(problem, "response", None)
     status = getattr(response, "status_code", None)
     if status in _BUSY:
@@ -132,10 +136,10 @@ def _delay(problem: BaseException, wait: float) -> float | None:
 
 
 def check_token(token: str | None) -> None:
-    """An HTTP library quotes a header that it cannot send, and with it the token."""
+    """Check the characters of a token: an HTTP library quotes a header that it cannot send, including the token."""
     if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
         raise HubError(
-            f"The token of {len(token)} characters contains spaces, line breaks or letters that no token has. Copy it "
+            f"The token of {len(token)} characters contains spaces, line breaks or other invalid characters. Copy it "
             "again from https://huggingface.co/settings/tokens."
         )
 

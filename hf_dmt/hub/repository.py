@@ -1,7 +1,7 @@
-"""A repository on the Hub: opened at one commit, written in one commit.
+"""A repository on the Hub: read at one commit, written in one commit.
 
-The only file that talks to the Hub. Every failure leaves it as a `HubError` that names the repository, the reason and
-what to do; a token never enters a message.
+The only file that talks to the Hub. Every failure is raised as a `HubError` with the repository, the reason and what to
+do; tokens never appear in a message.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ LISTING = "published"
 """Where `dmt_config.json` (of labels `dmt_labels.json`) on the Hub says which files pushes of ours brought: only these
 are replaced or removed by another one."""
 
-# What a push of a version that kept no list has certainly brought.
+# Files that a push by a version without the list certainly uploaded.
 _WEIGHT_FILES = {f"{place}model.safetensors" for place in ("", f"{PEER_FOLDER}/")}
 _SURELY_OURS = {name for name in PUBLISHED if "*" not in name} | _WEIGHT_FILES
-# Weights of whatever kind: somebody's model lives here.
+# Weights of any kind: this is somebody's model.
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".tflite")
-# A stale one would be read in the place of the weights that were just pushed.
+# A stale one would be loaded instead of the weights that were just pushed.
 _INDEXES = {f"{place}model.safetensors.index.json" for place in ("", f"{PEER_FOLDER}/")}
 
 
@@ -67,18 +67,18 @@ def open_target(
     revision: str | None = None,
     own_file: str = LABELS_FILE,
 ) -> str:
-    """Create the repository unless it exists, and make sure that a push into it will be accepted and meant.
+    """Create the repository if necessary, and make sure that a push will be accepted and is intended.
 
     Args:
-        own_file: of a data set: what tells that it was pushed by the same command.
+        own_file: for a data set: a file that shows it was pushed by the same command.
 
     Returns:
         The full id, with the owner.
 
     Raises:
-        HubError: no or a wrong token, no right to write, a model that is not a pair (a data set that is not pseudo
-            labels) under this name, a file of somebody else where the push would put its own, or a public repository
-            where a private one was asked for.
+        HubError: a missing or wrong token, no write access, a model that is not a pair (or a data set that is not
+            pseudo labels) with this name, a file that the push would overwrite but did not create, or a public
+            repository although a private one was requested.
     """
     check_token(token)
     api = HfApi(token=token)
@@ -94,7 +94,7 @@ def open_target(
         name, there, ours, is_public = patiently(look)
     if is_public:
         raise HubError(
-            f"{name!r} exists and is public, but a private repository was asked for. Make it private in its settings "
+            f"{name!r} exists and is public, but a private repository was requested. Make it private in its settings "
             "on the Hub, or choose another name."
         )
     if repo_type == "model":
@@ -105,8 +105,8 @@ def open_target(
         own, what, brings = own_file, "another data set", {own_file, "README.md"}
     if own not in there and foreign:
         raise HubError(
-            f"{name!r} holds {what} ({min(foreign)}, no {own}), which this push would overwrite. Choose another name"
-            f"{' with `hub_model_id`' if repo_type == 'model' else ''}."
+            f"{name!r} contains {what} ({min(foreign)}, no {own}), which this push would overwrite. Choose another "
+            f"name{' with `hub_model_id`' if repo_type == 'model' else ''}."
         )
     _refuse_foreign(name, brings, there, ours)
     return name
@@ -123,20 +123,21 @@ def publish(
     repo_type: str = "model",
     replaces: Sequence[str] = PUBLISHED,
 ) -> CommitInfo:
-    """Send every file of `folder` in one commit, so that no reader ever sees half a pair.
+    """Upload every file of `folder` in one commit, so that no reader ever sees half a pair.
 
-    Files that the repository has already do not travel again, nor do those that arrived before a connection was lost.
-    A Hub that is busy, or whose answer is lost, is asked again.
+    Files that the repository already has are not uploaded again, nor are those that arrived before a connection was
+    lost. Requests are retried if the Hub is busy or its answer is lost.
 
     Args:
-        folder: a staging folder; the list of what pushes have brought is written into a file of it.
-        revision: branch, made from `main` if there is none. tag: a name for the commit.
-        replaces: patterns; files that an earlier push of ours brought, that match and are not in `folder`, are deleted
-            in the same commit, so that weights or figures of an earlier push do not stay beside the new ones.
+        folder: a staging folder; the list of pushed files is written to one of its files.
+        revision: branch, created from `main` if necessary.
+        tag: a name for the commit.
+        replaces: patterns; matching files that an earlier push uploaded and that are not in `folder` are deleted in the
+            same commit, so that old weights or figures do not stay beside the new ones.
 
     Raises:
-        HubError: the push failed, or would overwrite a file that no earlier push brought; the revision that was there
-            before is whole.
+        HubError: the push failed, or would overwrite a file that no earlier push uploaded; the previous revision is
+            intact.
     """
     check_token(token)
     api = HfApi(token=token)
@@ -154,7 +155,7 @@ def publish(
             *(CommitOperationDelete(path_in_repo=name) for name in sorted(gone)),
             *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in paths.items()),
         ]
-        # Not upload_folder: with hf_xet it makes several commits of a large folder.
+        # Not upload_folder: with hf_xet it splits a large folder into several commits.
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision, repo_type=repo_type)
 
     with explained(f"The push to {repo_id!r} failed", token, writes=True):
@@ -165,7 +166,7 @@ def publish(
 
 
 def _files(api: HfApi, repo_id: str, revision: str | None, repo_type: str) -> set[str]:
-    """What is in a repository; a branch that is not there yet is made from `main`."""
+    """The files of a repository; a branch that does not exist yet is created from `main`."""
     try:
         return set(api.list_repo_files(repo_id, revision=revision, repo_type=repo_type))
     except RevisionNotFoundError:
@@ -173,13 +174,13 @@ def _files(api: HfApi, repo_id: str, revision: str | None, repo_type: str) -> se
 
 
 def _ours(api: HfApi, repo_id: str, revision: str | None, repo_type: str, there: set[str]) -> set[str]:
-    """The files that are there and that pushes of ours brought."""
+    """The existing files that were uploaded by our pushes."""
     kinds = (PAIR_FILE,) if repo_type == "model" else (LABELS_FILE, PREDICTIONS_FILE)
     own = next((kind for kind in kinds if kind in there), None)
     if own is None:
         return set()
     listed = None
-    # Not into the cache: a snapshot there with this one file would later pass for a pair without its members.
+    # Not into the cache: a snapshot with this single file would later look like a pair without its models.
     with tempfile.TemporaryDirectory(prefix="hf-dmt-") as aside:
         try:
             file = api.hf_hub_download(repo_id, own, revision=revision, repo_type=repo_type, local_dir=aside)
@@ -188,7 +189,7 @@ def _ours(api: HfApi, repo_id: str, revision: str | None, repo_type: str, there:
         try:
             listed = read_json(Path(file)).get(LISTING)
         except (OSError, ValueError, AttributeError):
-            logger.warning(f"{own} of {repo_id!r} cannot be read: only files of the usual names are replaced.")
+            logger.warning(f"{own} of {repo_id!r} cannot be read; only files with the usual names are replaced.")
     if isinstance(listed, list):
         return {str(name) for name in listed} & there
     return (_SURELY_OURS if repo_type == "model" else {own, "README.md"}) & there
@@ -205,13 +206,13 @@ def _refuse_foreign(repo_id: str, brings: Iterable[str], there: set[str], ours: 
     taken = foreign & set(brings)
     if misleading := foreign & _INDEXES - set(brings):
         raise HubError(
-            f"{repo_id!r} holds {min(misleading)}, which no earlier push brought, and which programs would read in the "
-            "place of the weights of this one. Delete it there, or choose another repository."
+            f"{repo_id!r} contains {min(misleading)}, which no earlier push uploaded and which programs would load "
+            "instead of the weights of this one. Delete it there, or choose another repository."
         )
     if taken:
         raise HubError(
-            f"{repo_id!r} holds {', '.join(sorted(taken)[:3])}, which no earlier push of hf_dmt brought, and this one "
-            "would overwrite it. Delete or rename it there, or choose another repository."
+            f"{repo_id!r} contains {', '.join(sorted(taken)[:3])}, which no earlier push of hf_dmt uploaded and this "
+            "one would overwrite. Delete or rename it there, or choose another repository."
         )
 
 
@@ -223,17 +224,17 @@ def fetch_pair(
     cache_dir: str | None = None,
     with_code: bool = False,
 ) -> Path:
-    """A local folder with the files of a pair, all of one commit; from the cache where the Hub cannot be reached.
+    """A local folder with the files of a pair, all from one commit; from the cache if the Hub cannot be reached.
 
     Args:
-        with_code: also the Python files that `trust_remote_code` runs.
+        with_code: include the Python files that `trust_remote_code` runs.
 
     Raises:
         HubError: no such repository or revision, or one that is not a pair.
     """
     check_token(token)
     place: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
-    with explained(f"{repo_id!r} is not a folder, and on the Hub it cannot be opened{_at(revision)}", token):
+    with explained(f"{repo_id!r} is not a folder and cannot be loaded from the Hub{_at(revision)}", token):
         try:
             file = Path(hf_hub_download(repo_id, PAIR_FILE, revision=revision, **place))
         except RevisionNotFoundError:
@@ -249,32 +250,32 @@ def fetch_pair(
                 f"{repo_id!r} has no {PAIR_FILE}{_at(revision)}, so it is not a pair; it is "
                 f"{_description(repo_id, revision, token)}."
             ) from problem
-        # The snapshot's folder is named after its commit: a push between two downloads cannot mix two pairs.
+        # The snapshot folder is named after its commit, so a push between two downloads cannot mix two pairs.
         patterns = [*PAIR_FILES, *(["*.py"] if with_code else [])]
         return Path(snapshot_download(repo_id, revision=file.parent.name, allow_patterns=patterns, **place))
 
 
 def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """A local folder with `last-checkpoint/` and the results of the run up to it, all of one commit.
+    """A local folder with `last-checkpoint/` and the results of the run so far, all from one commit.
 
     Raises:
         HubError: no such repository, or one without a checkpoint to resume from.
     """
     check_token(token)
-    with explained(f"{repo_id!r} is not a folder, and on the Hub no run can be resumed from it{_at(revision)}", token):
+    with explained(f"{repo_id!r} is not a folder, and no run can be resumed from the Hub{_at(revision)}", token):
         patterns = [f"{LAST_CHECKPOINT}/*", "dmt_results.json"]
         folder = Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=patterns))
     if not (folder / LAST_CHECKPOINT).is_dir():
         raise HubError(
-            f"{repo_id!r} has no {LAST_CHECKPOINT}/, so there is no run to resume. It is written by runs with "
-            "`hub_strategy='checkpoint'`; to train a finished pair further, open it with `ModelPair.from_pretrained` "
-            f"{repo_id}."
+            f"{repo_id!r} has no {LAST_CHECKPOINT}/, so there is no run to resume. Runs with "
+            f"`hub_strategy='checkpoint'` create it; to train a finished pair further, open it with "
+            f"`ModelPair.from_pretrained` {repo_id}."
         )
     return folder
 
 
 def license_of(repo_id: str, token: str | None = None) -> str | None:
-    """The license that a model's card states; None where it states none or cannot be read."""
+    """The license stated in a model's card; None if there is none or it cannot be read."""
     try:
         data = HfApi(token=token).model_info(repo_id).card_data
     except FAILURES:
@@ -298,7 +299,7 @@ def _description(repo_id: str, revision: str | None, token: str | None) -> str:
         return "something else"
     if "config.json" in files:
         return "a single model. Give it as `model_a` or `model_b` of ModelPair.from_models(model_a, model_b, ...)"
-    return f"a repository of {len(files)} files without a model at its root"
+    return f"a repository with {len(files)} files and no model at its root"
 
 
 def _at(revision: str | None) -> str:

@@ -1,7 +1,7 @@
 """The method: dynamic mutual training as pure functions of tensors (torch and the standard library only).
 
-Read in this order: `weighting` (the three cases), `loss`, `selection` (pseudo labels and which are kept),
-`schedule` (phases), `mixup`.
+Read in this order: `weighting` (the three cases), `loss`, `selection` (pseudo labels and which are kept), `schedule`
+(phases), `mixup`.
 """
 
 from hf_dmt.method.loss import MutualLoss, dynamic_mutual_loss

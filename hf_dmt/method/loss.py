@@ -17,9 +17,9 @@ class MutualLoss:
     Attributes:
         loss: 0-dim float32, sum of weight x cross-entropy over valid units / number of valid units.
         unweighted_loss: 0-dim float32, mean cross-entropy over valid units, after flips.
-        mean_weight: 0-dim float32, mean weight over valid units, labeled ones (weight 1) included: the
-            official code's avg_weights. Over pseudo-labeled units alone it is (mean_weight * valid - L) / P
-            with P = agree + negative_disagree + positive_disagree and L = valid - P.
+        mean_weight: 0-dim float32, mean weight over valid units, labeled ones (weight 1) included: the official code's
+            avg_weights. Over pseudo-labeled units alone it is (mean_weight * valid - L) / P with P = agree +
+            negative_disagree + positive_disagree and L = valid - P.
         agree, negative_disagree, positive_disagree: 0-dim int64, counts over valid pseudo-labeled units.
         valid: 0-dim int64, number of valid units, labeled and pseudo-labeled; where it is 0 the loss is 0.
         weights: (N, *) float32, per unit; 1 where labeled, 0 where ignored.

@@ -1,8 +1,8 @@
 """Mixup of a batch of labeled and pseudo-labeled samples, as the official classification code has it.
 
 One step: weights from a forward pass on the clean batch (no gradient; `dynamic_mutual_loss(...).weights` and
-`.targets`), one ratio and one permutation for the whole batch (labeled and pseudo-labeled samples mix
-freely), a second forward pass on the mixed inputs, the loss below.
+`.targets`), one ratio and one permutation for the whole batch (labeled and pseudo-labeled samples mix freely), a second
+forward pass on the mixed inputs, the loss below.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""How long the phases are, which label ratio each uses, and the ramp of the exponents within a phase."""
+"""The length of each phase, its label ratio, and the ramp of the exponents within a phase."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from hf_dmt.method.selection import selected_count
 class Phase:
     """One phase: `index` 0 trains on labeled images alone, the others on labeled and pseudo-labeled ones.
 
-    `label_ratio` is the fraction of pseudo labels that is selected, None where none is (phase 0, online).
-    `steps` are optimizer updates. `trains` is the only member that is trained, None where both are.
+    `label_ratio` is the fraction of pseudo labels that is selected, None if there is none (phase 0, online). `steps`
+    are optimizer updates. `trains` is the only member that is trained, None if both are.
     """
 
     index: int
@@ -36,17 +36,16 @@ def plan_phases(
 ) -> list[Phase]:
     """Lay out a run. Steps follow from counts alone, never from predictions, so every process agrees on them.
 
-    Phase 0 has ceil(supervised_epochs * num_labeled / (labeled_batch_size + pseudo_batch_size)) steps, phase
-    k has ceil(phase_epochs * n_k / pseudo_batch_size) with n_k = max(1, round(r_k * num_unlabeled)) for
-    images and all unlabeled images for pixels, of which every image has some.
+    Phase 0 has ceil(supervised_epochs * num_labeled / (labeled_batch_size + pseudo_batch_size)) steps, phase k has
+    ceil(phase_epochs * n_k / pseudo_batch_size) with n_k = max(1, round(r_k * num_unlabeled)) for images and all
+    unlabeled images for pixels, of which every image has some.
 
     Args:
         label_ratios: r_1..r_K, each in (0, 1] or None (all unlabeled images, nothing selected: online). Empty
             for labeled-only runs.
         supervised_epochs: passes over the labeled images in phase 0; 0 leaves phase 0 out.
         phase_epochs: passes over the selected images in each further phase.
-        labeled_batch_size, pseudo_batch_size: images per optimizer update, over all processes and
-            micro-batches.
+        labeled_batch_size, pseudo_batch_size: images per optimizer update, over all processes and micro-batches.
         max_steps: cap on the steps of every phase.
 
     Raises:
@@ -68,7 +67,7 @@ def plan_phases(
         _check_at_least("pseudo_batch_size", pseudo_batch_size, 0)
 
     def steps(epochs: float, images: int, batch: int) -> int:
-        # The slack takes back what float arithmetic adds to a product that is whole: 2.2 * 100 / 4 is 55 steps.
+        # The slack removes the rounding error of a product that should be an integer: 2.2 * 100 / 4 is 55 steps.
         count = max(1, math.ceil(epochs * images / batch - 1e-9))
         return count if max_steps is None else min(count, max_steps)
 
@@ -86,14 +85,14 @@ def plan_phases(
 def gaussian_ramp(step: int, total_steps: int, *, official: bool = False) -> float:
     """Multiplier exp(-5 (1 - t/T)^2) of the exponents, with t = step + 1 and T = total_steps.
 
-    It rises from about exp(-5) = 0.007 to 1, so that early in a phase every weight but that of dropped
-    positive disagreements is about 1.
+    It rises from about exp(-5) = 0.007 to 1, so that early in a phase every weight but that of dropped positive
+    disagreements is about 1.
 
     Args:
         step: optimizer update within the phase, from 0; past the end the ramp stays at 1.
         total_steps: updates of the phase, at least 1.
-        official: reproduce the official code, which uses the full exponents at step 0 because it first
-            applies the formula after that step (classification/utils/losses.py).
+        official: reproduce the official code, which uses the full exponents at step 0 because it first applies the
+            formula after that step (classification/utils/losses.py).
     """
     _check_at_least("total_steps", total_steps, 1)
     _check_at_least("step", step, 0)

@@ -1,9 +1,9 @@
-"""Pseudo labels, how sure their maker is, and which of them are kept.
+"""Pseudo labels, the confidence of their maker, and which of them are kept.
 
-Images are ranked over the whole set, pixels within their predicted class. Pixels are too many to sort, so
-their confidences are coded to 16 bits and counted: one pass over the images serves every label ratio, and the
-memory does not depend on the number of pixels. `rule="official"` reproduces the index arithmetic of the
-official code (classification/utils/common.py, segmentation/utils/common.py), degenerate cases included.
+Images are ranked over the whole set, pixels within their predicted class. Pixels are too many to sort, so their
+confidences are coded to 16 bits and counted: one pass over the images serves every label ratio, and memory does not
+depend on the number of pixels. `rule="official"` reproduces the index arithmetic of the official code
+(classification/utils/common.py, segmentation/utils/common.py), including degenerate cases.
 """
 
 from typing import Literal
@@ -37,11 +37,11 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class DivergedError(ValueError):
-    """Predictions that are no numbers, so none is more confident than another."""
+    """Predictions that are NaN, so they cannot be ranked."""
 
 
 def selected_count(ratio: float, count: int) -> int:
-    """How many of `count` units a label ratio in (0, 1] selects: max(1, round(ratio * count)), 0 of none."""
+    """How many of `count` units a label ratio in (0, 1] selects: max(1, round(ratio * count)), or 0 of none."""
     _check_ratio(ratio)
     return max(1, round(ratio * count)) if count > 0 else 0
 
@@ -50,12 +50,12 @@ def select_top_ratio(confidence: Tensor, ratio: float, *, rule: SelectionRule = 
     """Select the most confident fraction of all images.
 
     Args:
-        confidence: (N,) floating, or whatever orders like it: -doubt and codes also rank images whose
-            confidence is rounded to 1, which would otherwise be taken in the order of the data set.
+        confidence: (N,) floating, or whatever orders like it: -doubt and codes also rank images whose confidence is
+            rounded to 1, which would otherwise be taken in the order of the data set.
         ratio: label ratio in (0, 1].
-        rule: "exact" keeps exactly `selected_count(ratio, N)`, ties broken by the lower index. "official"
-            keeps what is strictly above the value at index int(1 - ratio * N) of the ascending sort: two
-            fewer than ratio * N as a rule, none when that many tie at the top, all at ratio 1.
+        rule: "exact" keeps exactly `selected_count(ratio, N)`, ties broken by the lower index. "official" keeps what is
+            strictly above the value at index int(1 - ratio * N) of the ascending sort: two fewer than ratio * N as a
+            rule, none when that many tie at the top, all at ratio 1.
 
     Returns:
         (N,) bool.
@@ -85,8 +85,7 @@ def class_balanced_thresholds(
     """Threshold of every class that keeps its most confident fraction; a unit is kept when confidence >= it.
 
     Args:
-        confidence, labels: same shape, the (sampled) units' confidences and predicted classes
-            0..num_classes-1.
+        confidence, labels: same shape, the (sampled) units' confidences and predicted classes 0..num_classes-1.
         ratio: label ratio in (0, 1].
         rule: "exact" takes the max(1, round(n * ratio))-th largest of a class's n values. A class without
             units and, at ratio 1, every class get 0.0, which keeps all: a class that the sample missed is
@@ -98,8 +97,7 @@ def class_balanced_thresholds(
 
     Raises:
         ValueError: a ratio outside (0, 1]; shapes that differ; NaN; a label outside the classes; and for
-            rule="official" at ratio 1 a class without units, where the official code stops with an
-            IndexError.
+            rule="official" at ratio 1 a class without units, where the official code stops with an IndexError.
     """
     _check_ratio(ratio)
     _check_rule(rule)

@@ -1,8 +1,8 @@
 """The dynamic weight of a pseudo-labeled unit (an image or a pixel).
 
-Notation of the DMT figure (Feng et al., Pattern Recognition 2022, arXiv 2004.08514; the three cases follow
-the official code): y and c are the pseudo label and the confidence that the teacher gave; p = softmax(logits)
-is the student's prediction on the augmented view, q = p[y] its probability for the teacher's label.
+Notation of the DMT figure (Feng et al., Pattern Recognition 2022, arXiv 2004.08514; the three cases follow the official
+code): y and c are the pseudo label and the confidence that the teacher gave; p = softmax(logits) is the student's
+prediction on the augmented view, q = p[y] its probability for the teacher's label.
 
     agree               argmax p = y                    q ** gamma1
     negative disagree   argmax p != y, max p <= c       q ** gamma2
@@ -18,11 +18,11 @@ PositiveDisagree = Literal["drop", "keep", "flip"]
 
 
 class Top(NamedTuple):
-    """The winning class of every unit and all that is needed of the log-sum-exp; each tensor is (N, *).
+    """The winning class of every unit and what is needed of the log-sum-exp; each tensor is (N, *).
 
-    `rest` is the sum of exp(z - logit) over the other classes, so that p = exp(z - logit) / (1 + rest).
-    Without the winner's own 1 in the sum nothing is lost next to certainty: 1 - max p = rest / (1 + rest)
-    keeps its relative precision where float32 can no longer tell max p from 1.
+    `rest` is the sum of exp(z - logit) over the other classes, so that p = exp(z - logit) / (1 + rest). Leaving the
+    winner's own 1 out of the sum preserves precision near certainty: 1 - max p = rest / (1 + rest) is accurate even
+    where float32 can no longer distinguish max p from 1.
     """
 
     logit: Tensor
@@ -53,11 +53,11 @@ def unit_cross_entropy(logits: Tensor, top: Top, classes: Tensor) -> Tensor:
 
 
 class Judgment(NamedTuple):
-    """What the student makes of each label; each tensor is (N, *).
+    """How the student judges each label; each tensor is (N, *).
 
-    weights are float32 (1 for labeled units, 0 where ignored), targets int64 (`labels`, after flips),
-    cross_entropy float32 (against the targets, 0 where ignored), the three cases and `valid` are bool.
-    The cases are True for valid pseudo-labeled units only.
+    weights are float32 (1 for labeled units, 0 if ignored), targets int64 (`labels`, after flips), cross_entropy
+    float32 (against the targets, 0 if ignored); the three cases and `valid` are bool. The cases are True for valid
+    pseudo-labeled units only.
     """
 
     weights: Tensor
@@ -87,7 +87,7 @@ def judge(
 
     `pseudo_weight` multiplies the weights of pseudo-labeled units.
 
-    Branches on shapes and options only, never on tensor values, so nothing waits for the device.
+    Branches depend on shapes and options only, never on tensor values, so there is no device synchronization.
     """
     confidence = confidence.float()
     valid = labels != ignore_index
@@ -133,8 +133,8 @@ def dynamic_weights(
         confidence: (N, *) floating, the teacher's probability for its label, in [0, 1].
         gamma1: exponent for agree; >= 0, a number or a 0-dim tensor on the logits' device.
         gamma2: exponent for both disagreements; likewise.
-        positive_disagree: "drop" (weight 0), "keep" (q ** gamma2) or "flip" ((1 - c) ** gamma2, for the
-            target argmax p that `dynamic_mutual_loss` sets). With gamma 0 a power is 1, even that of 0.
+        positive_disagree: "drop" (weight 0), "keep" (q ** gamma2) or "flip" ((1 - c) ** gamma2, for the target argmax p
+            that `dynamic_mutual_loss` sets). With gamma 0 a power is 1, even that of 0.
         ignore_index: label of units that get weight 0.
 
     Returns:
@@ -161,10 +161,10 @@ def dynamic_weights(
 
 
 def check_units(logits: Tensor, labels: Tensor, ignore_index: int, **per_unit: Tensor) -> tuple[Tensor, Tensor]:
-    """Refuse what would broadcast or index silently wrong; return logits and int64 labels.
+    """Refuse inputs that would silently broadcast or index wrongly; return logits and int64 labels.
 
-    `per_unit` are further tensors of the shape of the labels, by the name that an error shall use. float64
-    logits come back as float32, in which the method is defined; half precision is promoted where it is used.
+    `per_unit` are further tensors with the shape of the labels, by their names for errors. float64 logits are returned
+    as float32, in which the method is defined; half precision is promoted where it is used.
     """
     if logits.dim() < 2 or not logits.is_floating_point():
         raise ValueError(f"logits must be floating (N, C, *), got {logits.dtype} {tuple(logits.shape)}")
@@ -178,14 +178,14 @@ def check_units(logits: Tensor, labels: Tensor, ignore_index: int, **per_unit: T
                 "one value per unit, nothing is broadcast; bring both to the same resolution first"
             )
     labels = labels.long()
-    # Elsewhere than on the CPU reading the labels would wait for the device.
+    # Off the CPU, reading the labels would synchronize with the device.
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         check_label_range(labels, logits.shape[1], ignore_index)
     return (logits.float() if logits.dtype == torch.float64 else logits), labels
 
 
 def check_label_range(labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise ValueError naming the first label that is neither a class nor `ignore_index`."""
+    """Raise a ValueError that names the first label that is neither a class nor `ignore_index`."""
     outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
     if outside.any():
         raise ValueError(
@@ -208,7 +208,7 @@ def check_rule(gamma1: float | Tensor, gamma2: float | Tensor, positive_disagree
 
 
 def _exponent(gamma: float | Tensor, like: Tensor) -> Tensor:
-    # A fill, not torch.tensor(): copying a Python number to a device waits for the device.
+    # A fill rather than torch.tensor(): copying a Python number to a device would synchronize.
     if isinstance(gamma, Tensor):
         return gamma.to(device=like.device, dtype=torch.float32, non_blocking=True)
     return torch.full((), gamma, dtype=torch.float32, device=like.device)

@@ -1,4 +1,4 @@
-"""What a `config.json` may say before anything is built from it: a stranger's file must not fill the memory."""
+"""Check a `config.json` before anything is built from it: an untrusted file must not exhaust the memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LONGEST_SIDE = 16_384
 
 
 def fault_of_config(source: str, *, revision: str | None = None, token: str | None = None, **_: Any) -> str | None:
-    """Why a model cannot be built from what `source` (a folder or a Hub id) says of itself; None where nothing speaks
-    against it, or where there is no such file, which the loader says.
+    """Why no model can be built from the configuration of `source` (a folder or a Hub id); None if it looks valid, or
+    if there is no such file, which the loader reports.
 
-    Looked at are the number and the names of the classes, which a configuration makes a table of when it is read, and
-    whether the list of weight files stays inside of the folder.
+    Checks the number and names of the classes, from which a configuration builds a table when it is loaded, and whether
+    the list of weight files stays inside the folder.
     """
     try:
         file = cached_file(source, "config.json", revision=revision, token=token)
@@ -31,22 +31,22 @@ def fault_of_config(source: str, *, revision: str | None = None, token: str | No
     try:
         config = read_json(Path(file))
     except ValueError as problem:
-        return f"its config.json is no JSON: {problem}"
+        return f"its config.json is not valid JSON: {problem}"
     except OSError:
         return None
     if not isinstance(config, dict):
-        return f"its config.json holds a {type(config).__name__}, not settings"
+        return f"its config.json contains a {type(config).__name__} instead of settings"
     names, count = config.get("id2label"), config.get("num_labels")
     if names is not None and not (isinstance(names, dict) and all(str(key).isdigit() for key in names)):
-        return 'its id2label is no map of class numbers to names, such as {"0": "cat", "1": "dog"}'
+        return 'its id2label is not a map from class numbers to names, such as {"0": "cat", "1": "dog"}'
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
-        return f"its num_labels is {count!r}, and a number of classes is needed"
+        return f"its num_labels is {count!r}, but must be a number of classes"
     of_timm = config.get("num_classes") or 0, len(config.get("label_names") or ())
     if not isinstance(of_timm[0], int):
-        return f"its num_classes is {of_timm[0]!r}, and a number of classes is needed"
+        return f"its num_classes is {of_timm[0]!r}, but must be a number of classes"
     classes = max(count or 0, len(names or ()), *of_timm)
     if classes > MOST_CLASSES:
-        return f"it has {classes} classes, and at most {MOST_CLASSES} can be stored"
+        return f"it has {classes} classes, but at most {MOST_CLASSES} can be stored"
     return _fault_of_index(Path(source)) if Path(source).is_dir() else None
 
 
@@ -59,4 +59,4 @@ def _fault_of_index(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         return f"its {index.name} cannot be read: {problem!r}"
     outside = sorted(name for name in files if Path(name).name != name or name in ("", ".", ".."))
-    return f"its {index.name} names {outside[0]!r}, which lies outside of the folder" if outside else None
+    return f"its {index.name} names {outside[0]!r}, which is outside the folder" if outside else None

@@ -1,5 +1,5 @@
-"""One odd-shaped image through a member's processor and network, when a pair is built: what fails here would otherwise
-fail, or train wrongly, in the middle of a run."""
+"""When a pair is built, pass one non-square image through a member's processor and network. What fails here would
+otherwise fail, or train wrongly, in the middle of a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .preprocessing import clean_inputs, native_size
 
 
 def refuse_adapters(model: nn.Module, name: str) -> None:
-    """Raise a ValueError for a model of PEFT: it would be saved as an adapter, or under names that nothing opens."""
+    """Raise a ValueError for a PEFT model: it would be saved as an adapter, or with names that no loader knows."""
     if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
         raise ValueError(
-            f"Model {name} carries PEFT adapters, and a member is saved as a plain checkpoint that `pipeline()` opens "
-            "alone. Merge them first, model = model.merge_and_unload(), and train less of it with `train='last:2'`."
+            f"Model {name} has PEFT adapters, but a member is saved as a plain checkpoint for `pipeline()`. Merge "
+            "them first, model = model.merge_and_unload(), and train less of it with `train='last:2'`."
         )
 
 
@@ -72,13 +72,14 @@ def refuse_shared_weights(model_a: nn.Module, model_b: nn.Module) -> None:
 
 
 def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: str, *, task: str, classes: int) -> None:
-    """See that a member takes what its processor makes of an image that is no square, and returns logits.
+    """Check that a member accepts what its processor makes of a non-square image, and returns logits.
 
     Args:
-        name: `a` or `b`, for messages. classes: how many classes the logits must have.
+        name: `a` or `b`, for messages.
+        classes: the required number of classes.
 
     Raises:
-        ValueError: what came back instead, and what to do.
+        ValueError: what was returned instead, and what to do.
     """
     side = native_size(processor)
     image = torch.full((3, side + side // 2 + 1, side), 128, dtype=torch.uint8)
@@ -102,10 +103,10 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
                 f"and a model with a head for {task} that needs no other input."
             ) from problem
         raise ValueError(
-            f"Model {name} ({model.config.model_type!r}) cannot take {given} as its image processor makes it, "
-            f"{values.shape[2]} x {values.shape[1]}: {_first_line(problem)} Set a size or crop that the model takes in "
-            f'preprocessor_config.json, such as "size": {{"height": {side}, "width": {side}}}, or choose another '
-            "checkpoint."
+            f"Model {name} ({model.config.model_type!r}) does not accept {given} as prepared by its image processor, "
+            f"{values.shape[2]} x {values.shape[1]}: {_first_line(problem)} Set a size or crop that the model accepts "
+            f'in preprocessor_config.json, such as "size": {{"height": {side}, "width": {side}}}, or choose '
+            "another checkpoint."
         ) from problem
     finally:
         model.train(training)
@@ -126,7 +127,7 @@ def _check_logits(output: Any, model: PreTrainedModel, name: str, *, task: str, 
     if logits.ndim != wanted or logits.shape[1] != classes:
         shape = "(images, classes)" if wanted == 2 else "(images, classes, height, width)"
         raise ValueError(
-            f"{kind} returns logits of shape {tuple(logits.shape)}, and {shape} with {classes} classes is needed. "
+            f"{kind} returns logits of shape {tuple(logits.shape)}, but {shape} with {classes} classes is needed. "
             "Choose a model for this task, and load it with the classes of the data."
         )
 

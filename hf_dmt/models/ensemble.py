@@ -20,7 +20,7 @@ Prediction = list[dict[str, Any]]
 
 
 class TwoMembers(Protocol):
-    """What is used of a `ModelPair`, which itself opens this pipeline."""
+    """The parts of `ModelPair` that are used here; `ModelPair` itself imports this file."""
 
     task: str
 
@@ -32,17 +32,17 @@ class TwoMembers(Protocol):
 
 
 class EnsemblePipeline:
-    """Predicts with the mean of the members' probabilities and says where they disagree.
+    """Predicts with the mean of the members' probabilities and reports where they disagree.
 
-    For images, entries are those of the `image-classification` pipeline, best first; for pixels those of the
-    `image-segmentation` pipeline, one for each class found. Each has one key more, `disagreement` in [0, 1]:
+    For classification, entries are those of the `image-classification` pipeline, best first; for segmentation those of
+    the `image-segmentation` pipeline, one per class found. Each has the additional key `disagreement` in [0, 1]:
 
-    - images: the difference of the two members' probabilities of that label;
-    - pixels: the part of that mask on which the two members predict different classes.
+    - classification: the difference between the two members' probabilities for that label;
+    - segmentation: the part of that mask on which the two members predict different classes.
 
     Args:
         pair: the pair; it stays on its device.
-        batch_size: images that go through the members together.
+        batch_size: images per forward pass.
     """
 
     def __init__(self, pair: TwoMembers, batch_size: int = 1) -> None:
@@ -52,16 +52,16 @@ class EnsemblePipeline:
         """Predict one image or many.
 
         Args:
-            inputs: a path, a URL or a PIL image, for images also an array (H, W, 3) or (3, H, W), uint8; a list of
-                these; or anything that yields them, read as it is consumed.
-            top_k: images only: how many labels to return; None returns all.
+            inputs: a path, a URL or a PIL image, for classification also an array (H, W, 3) or (3, H, W), uint8; a list
+                of these; or an iterable of them, read as it is consumed.
+            top_k: classification only: number of labels to return; None returns all.
             timeout: seconds to wait for an image from the web.
 
         Returns:
             A list of entries for one image, a list of such lists for a list, an iterator of them for an iterable.
 
         Raises:
-            ValueError: something that is no image.
+            ValueError: an input that is not an image.
         """
         if isinstance(inputs, (str, Image.Image, np.ndarray, Tensor)):
             return next(self._predict([inputs], top_k, timeout))
@@ -72,13 +72,13 @@ class EnsemblePipeline:
         return self._predict(inputs, top_k, timeout)
 
     def members(self, image: ImageLike, *, timeout: float | None = None) -> dict[str, Tensor]:
-        """What each member says of one image: probabilities of a and of b, on the CPU.
+        """The predictions of both members for one image: probabilities of a and b, on the CPU.
 
         Args:
             image, timeout: as for a call.
 
         Returns:
-            By `a` and `b`, float32: (C,); for pixels (C, H, W) at the size of the image.
+            By `a` and `b`, float32: (C,); for segmentation (C, H, W) at the size of the image.
         """
         return self._probabilities([self._loaded(image, timeout)])[0]
 
@@ -96,7 +96,7 @@ class EnsemblePipeline:
         return load_image(image, timeout=timeout)
 
     def _logits(self, name: str, images: list[Any]) -> list[Tensor]:
-        """Logits of every image on the CPU; images that come to one size go through the member together."""
+        """Logits of every image on the CPU; images that are processed to the same size share a forward pass."""
         inputs = clean_inputs(self.pair.processor(name), images)
         found: dict[int, Tensor] = {}
         member = self.pair.member(name)

@@ -1,4 +1,4 @@
-"""What a member's head sees: its penultimate features, recorded while the member runs as always."""
+"""The inputs of a member's head: its penultimate features, recorded during normal forward passes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .loading import class_tensors
 
 @contextmanager
 def recorded_head_inputs(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Inside, every forward pass of a classifier appends its features, float32 `(N, D)`, to the list.
+    """Inside the block, every forward pass of a classifier appends its features, float32 `(N, D)`, to the list.
 
-    They are what enters the first layer whose weights depend on the number of classes; positions in an image, or
-    tokens, are averaged.
+    They are the inputs of the first layer whose weights depend on the number of classes, averaged over positions or
+    tokens.
 
     Raises:
-        ValueError: a model whose classes hang on a bare parameter.
+        ValueError: the classes depend on a bare parameter instead of a layer.
     """
     owners = sorted({key.rpartition(".")[0] for key in class_tensors(model)})
     if not owners or owners[0] == "":
         raise ValueError(
-            f"A {model.config.model_type!r} model has no layer that turns features into classes, so there are no "
+            f"A {model.config.model_type!r} model has no layer that maps features to classes, so there are no "
             "features to compare images by. Choose another model, or another `labeler`."
         )
     found: list[Tensor] = []
@@ -37,7 +37,7 @@ def recorded_head_inputs(model: PreTrainedModel) -> Iterator[list[Tensor]]:
             features = features.mean(dim=(2, 3))
         elif features.ndim == 3:
             features = features.mean(dim=1)
-        # A copy: what is left of a batch's memory by then may be written over in place.
+        # A copy, because the original may later be overwritten in place.
         found.append(torch.clone(features))
 
     handle = model.get_submodule(owners[0]).register_forward_pre_hook(record)

@@ -1,8 +1,8 @@
-"""Load one member and prove that every weight arrived.
+"""Load one member and verify that every weight was loaded.
 
-`from_pretrained` only warns when a tensor of the checkpoint does not reach the model, and the stock Trainer's resume
-does not even load most tensors of ViT, DINOv2, Swin and SegFormer: on disk they have other names than in the module.
-Here a weight that stays unloaded is an error, unless it belongs to the head that the user's classes replace.
+`from_pretrained` only warns if a tensor of the checkpoint does not reach the model, and the stock Trainer's resume does
+not even load most tensors of ViT, DINOv2, Swin and SegFormer, whose names on disk differ from those in the module. Here
+an unloaded weight is an error, unless it belongs to a head that is replaced.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ from .weights.finite import described, nonfinite_tensors
 
 logger = logging.get_logger(__name__)
 
-# What a file that is missing, damaged or of another kind raises inside `from_pretrained`.
+# Errors that `from_pretrained` raises for a missing, damaged or unsuitable file.
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 
 AUTO_CLASSES: dict[str, Any] = {name: getattr(transformers, task.auto_class) for name, task in TASKS.items()}
 
 
-# A counter that old files lack and that changes nothing.
+# A counter that old files lack and that has no effect.
 _NEVER_TRAINED = ".num_batches_tracked"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot serve as a member, and what to use instead."""
+    """A checkpoint that cannot be a member, and what to use instead."""
 
 
 def label_names(config: PretrainedConfig) -> list[str]:
-    """Class names in the order of the logits, each once.
+    """Class names in the order of the logits, made unique.
 
-    ImageNet has two cranes and two maillots: under one name the second of them could be neither chosen nor read back.
+    ImageNet has two classes called crane and two called maillot; with equal names, the second one could not be selected
+    or read back.
     """
     names: list[str] = []
     for index in sorted(config.id2label):
@@ -61,10 +62,10 @@ def label_names(config: PretrainedConfig) -> list[str]:
 
 
 def describe_classes(config: PretrainedConfig) -> None:
-    """Make a configuration say what DMT trains: one class an image, and a name of its own for each.
+    """Adapt a configuration to what DMT trains: one class per image, with unique names.
 
-    `multi_label_classification` or `regression` of the checkpoint's own training would make `pipeline` apply a sigmoid
-    to scores that were trained with a softmax.
+    `multi_label_classification` or `regression` from the checkpoint's own training would make `pipeline` apply a
+    sigmoid to scores that were trained with a softmax.
     """
     config.problem_type = None
     names = label_names(config)
@@ -73,12 +74,12 @@ def describe_classes(config: PretrainedConfig) -> None:
 
 
 def has_named_classes(config: PretrainedConfig) -> bool:
-    """False for the placeholder map `LABEL_0, LABEL_1, ...` that a configuration without classes carries."""
+    """False for the placeholder map `LABEL_0, LABEL_1, ...` of a configuration without class names."""
     return any(name != f"LABEL_{index}" for index, name in enumerate(label_names(config)))
 
 
 def set_classes(config: PretrainedConfig, id2label: dict[int, str]) -> None:
-    """Give a configuration these classes, in place, wherever they are read."""
+    """Set the classes of a configuration, in place, wherever they are stored."""
     config.id2label, config.label2id = dict(id2label), {name: index for index, name in id2label.items()}
     if config.model_type == timm_members.MODEL_TYPE:
         timm_members.prepare_config(config)
@@ -100,17 +101,16 @@ def check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
         first = next(index for index, names in enumerate(zip(names_a, names_b, strict=True)) if names[0] != names[1])
         difference = f"class {first} is {names_a[first]!r} in a and {names_b[first]!r} in b"
     raise ValueError(
-        f"The two models do not predict the same classes ({difference}), so neither can learn from the other's labels. "
-        "Give the classes with `id2label`: heads that do not match are then drawn anew."
+        f"The two models do not predict the same classes ({difference}), so they cannot learn from each other's "
+        "labels. Give the classes with `id2label`; heads that do not match are then replaced."
     )
 
 
 def in_order(id2label: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
-    """A class map with its ids ascending; of a list of names, the positions are the ids.
+    """A class map sorted by id; in a list of names, the positions are the ids.
 
     Raises:
-        ValueError: fewer than one class, ids other than 0, 1, 2, ...: logits would stand for other classes; or a name
-            twice.
+        ValueError: no classes, ids other than 0, 1, 2, ... (logits would stand for other classes), or a duplicate name.
     """
     if isinstance(id2label, (list, tuple)):
         id2label = dict(enumerate(id2label))
@@ -124,11 +124,11 @@ def in_order(id2label: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
             "Give a map such as {0: 'cat', 1: 'dog'}."
         )
     if len(id2label) > MOST_CLASSES:
-        raise ValueError(f"{len(id2label)} classes were given, and at most {MOST_CLASSES} can be stored. Give fewer.")
+        raise ValueError(f"{len(id2label)} classes were given, but at most {MOST_CLASSES} can be stored. Give fewer.")
     names = {index: str(id2label[index]) for index in range(len(id2label))}
     if len(set(names.values())) < len(names):
         twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
-        raise ValueError(f"Two classes are called {twice!r} and could not be told apart. Give each its own name.")
+        raise ValueError(f"Two classes are called {twice!r} and could not be distinguished. Give each its own name.")
     return names
 
 
@@ -136,12 +136,13 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
     """The configuration of a Hub id or folder, with an error that names what was given.
 
     Raises:
-        CheckpointError: no model there, an adapter instead of a model, code that was not asked for, timm not installed.
+        CheckpointError: no model there, an adapter instead of a model, custom code that was not allowed, timm not
+            installed.
     """
     if fault := fault_of_config(source, **hub):
         raise CheckpointError(f"{source!r} cannot be used: {fault}. Correct the file, or choose another model.")
     try:
-        # With one in the folder, transformers loads its base model, from wherever it was on the machine that saved it.
+        # With an adapter in the folder, transformers would load its base model from the path recorded in it.
         adapter = find_adapter_config_file(source, revision=hub.get("revision"), token=hub.get("token"))
         if adapter is None:
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
@@ -154,30 +155,30 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
         raise
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as problem:  # transformers 5.17 takes a list for settings
+    except (OSError, ValueError, KeyError, TypeError) as problem:  # transformers 5.17 accepts a list as settings
         if "trust_remote_code" in str(problem):
             raise CheckpointError(
-                f"{source!r} contains its own modeling code, which is not run unless you ask for it: read that code, "
-                "then pass `trust_remote_code=True`, or choose a model that transformers has built in."
+                f"{source!r} contains its own model code, which is not run by default: review that code, then pass "
+                "`trust_remote_code=True`, or choose an architecture that transformers supports."
             ) from problem
         raise CheckpointError(
-            f"Cannot open a model at {source!r} ({first_line(problem)}). Give a folder with config.json and "
-            "model.safetensors, or a model id of the Hub: check the spelling, the network and, for a private model, "
+            f"Cannot load a model from {source!r} ({first_line(problem)}). Give a folder with config.json and "
+            "model.safetensors, or a model id on the Hub: check the spelling, the network and, for a private model, "
             f"your token (`hf auth login`).{timm_members.id_of_architecture(source)}"
         ) from problem
     raise CheckpointError(
-        f"{source!r} holds a PEFT adapter, and a member is a whole model that `pipeline()` opens alone. Merge it into "
-        "its base model and give that: `model.merge_and_unload().save_pretrained(folder)`."
+        f"{source!r} contains a PEFT adapter, but a member must be a complete model. Merge the adapter into its base "
+        "model and use that: `model.merge_and_unload().save_pretrained(folder)`."
     )
 
 
 def commit_of(source: str, *, revision: str | None = None, token: str | None = None) -> str | None:
-    """The commit of the Hub that a source is at now, or None for a folder and where that cannot be told."""
+    """The current commit of a source on the Hub, or None for a folder or if it is unknown."""
     if Path(source).is_dir():
         return None
     try:
         file = cached_file(source, "config.json", revision=revision, token=token)
-    except (OSError, ValueError):  # said by whoever loads it
+    except (OSError, ValueError):  # reported by whoever loads it
         return None
     found = re.search(r"snapshots.([0-9a-f]{40}).", str(file))
     return found[1] if found else None
@@ -186,7 +187,7 @@ def commit_of(source: str, *, revision: str | None = None, token: str | None = N
 def load_processor(
     source: str, config: PretrainedConfig, *, trust_remote_code: bool = False, **hub: Any
 ) -> BaseImageProcessor:
-    """The image processor saved beside the checkpoint with this configuration."""
+    """The image processor saved with the checkpoint of this configuration."""
     hub["backend"] = "pil" if config.model_type == timm_members.MODEL_TYPE else "torchvision"  # timm has this one only
     try:
         return AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
@@ -199,8 +200,8 @@ def load_processor(
 
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Keep transformers' table of missing and mismatched weights out of the log: what it says is checked here, and
-    said in one line."""
+    """Suppress transformers' table of missing and mismatched weights, which are checked here and reported in one
+    line."""
     log = std_logging.getLogger("transformers.modeling_utils")
 
     def keep(record: std_logging.LogRecord) -> bool:
@@ -215,7 +216,7 @@ def without_load_report() -> Iterator[None]:
 
 @contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
-    """New weights inside the block come from `seed`; the caller's random state does not move.
+    """Inside the block, new weights are initialized from `seed`; the caller's random state is unchanged.
 
     `torch.manual_seed` would also seed the accelerators' generators, which are not restored here.
     """
@@ -236,15 +237,15 @@ def load_for_classes(
 ) -> tuple[PreTrainedModel, set[str]]:
     """A pretrained model whose head has exactly the given classes.
 
-    The checkpoint's head is kept only if it has these names in this order and no `new_head` is asked for; otherwise it
-    is drawn anew from `seed`.
+    The checkpoint's head is kept only if it has these names in this order and `new_head` is False; otherwise it is
+    initialized from `seed`.
 
     Returns:
-        The model in float32 and the names of the tensors that were not loaded but drawn.
+        The model in float32 and the names of the tensors that were initialized instead of loaded.
 
     Raises:
-        CheckpointError: no such model, a model of another task, pickled weights, or a tensor that is missing or
-            misshapen and does not belong to a new head.
+        CheckpointError: no such model, a model for another task, pickled weights, or a tensor that is missing or has
+            the wrong shape and does not belong to a new head.
     """
     config = load_config(source, trust_remote_code=trust_remote_code, **hub)
     same_classes = label_names(config) == list(id2label.values()) and has_named_classes(config)
@@ -270,18 +271,21 @@ def load_for_classes(
             remedy = (
                 f"timm has it with a classifier: give {timm_name} (pip install 'hf-dmt[timm]')."
                 if timm_name
-                else f"Choose a checkpoint that {auto.__name__} loads, or another `task`."
+                else f"Choose a checkpoint that {auto.__name__} can load, or another `task`."
                 if task == "image-classification"
-                else f"Choose a checkpoint that {auto.__name__} loads, put UperNet on this one (backbone:{source}), or "
-                "another `task`."
+                else (
+                    f"Choose a checkpoint that {auto.__name__} can load, add UperNet to this one (backbone:{source}), "
+                    "or choose another `task`."
+                )
             )
             raise CheckpointError(
-                f"{source!r} is a {config.model_type!r} model, which transformers cannot use for {task}. {remedy}"
+                f"{source!r} is a {config.model_type!r} model, which transformers does not support for {task}. {remedy}"
             ) from problem
         if "safetensors" in text:
             raise CheckpointError(
-                f"{source!r} has no safetensors weights ({text}). Pickled weights can run code when they are read and "
-                "are refused: convert them once with `model.save_pretrained(folder)` in a place you trust."
+                f"{source!r} has no safetensors weights ({text}). Pickled weights can run code when they are loaded "
+                "and are refused: convert them once with `model.save_pretrained(folder)` in an environment you "
+                "trust."
             ) from problem
         raise CheckpointError(f"{source!r} could not be loaded for {task}: {text}. Download it again.") from problem
     check_finite(model, source)
@@ -290,11 +294,11 @@ def load_for_classes(
     misshapen = {str(entry[0]) for entry in info["mismatched_keys"]}
     backbone = backbone_prefixes(model, head)
     lost = {key for key in missing if key.startswith(backbone) and ".pooler." not in key} | misshapen
-    lost -= head  # which for timm has the backbone's prefix too
+    lost -= head  # which for timm includes the backbone's prefix
     if lost:
         raise CheckpointError(
-            f"{source!r} does not fill the {config.model_type!r} model: {len(lost)} tensors stay unloaded, such as "
-            f"{min(lost)!r}. The file is damaged or of another architecture; download it again or choose another."
+            f"{source!r} does not fill the {config.model_type!r} model: {len(lost)} tensors are not loaded, such as "
+            f"{min(lost)!r}. The file is damaged or has another architecture; download it again or choose another."
         )
     fresh = missing | misshapen
     if not keeps_head:
@@ -309,7 +313,7 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     """A member as it was saved; any missing, unexpected or differently shaped tensor is an error.
 
     Args:
-        like: take its configuration and class instead of the saved ones (resume into an existing member).
+        like: use its configuration and class instead of the saved ones (to resume into an existing member).
     """
     if fault := fault_of_config(source):
         raise CheckpointError(f"{source!r} cannot be used: {fault}. Copy or download the folder again.")
@@ -331,32 +335,32 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     if wrong:
         kinds = ", ".join(f"{len(keys)} {kind.replace('_', ' ')} (such as {keys[0]})" for kind, keys in wrong.items())
         raise CheckpointError(
-            f"The weights in {source!r} do not match their configuration: {kinds}. Nothing was trained with them; "
-            "copy or download the folder again."
+            f"The weights in {source!r} do not match their configuration: {kinds}. Copy or download the folder again."
         )
     check_finite(model, source)
     return model
 
 
 def check_finite(model: PreTrainedModel, source: str) -> None:
-    """Raises CheckpointError for weights that are no numbers: every prediction would be the first class."""
+    """Raises CheckpointError for non-finite weights, with which every prediction would be the first class."""
     if wrong := nonfinite_tensors(model):
         raise CheckpointError(
-            f"The weights in {source!r} are no finite numbers ({described(wrong)}): their training has diverged, or "
+            f"The weights in {source!r} contain infinities or NaNs ({described(wrong)}): their training diverged, or "
             "the file is damaged. Choose an earlier checkpoint or another model."
         )
 
 
 def restore(member: PreTrainedModel, folder: Path, task: str) -> None:
-    """Load a saved member into the one that is being trained, every tensor strictly and in place.
+    """Load a saved member into the one that is being trained, strictly and in place.
 
-    Through `from_pretrained`, because the names on disk differ from those in memory for many architectures.
+    Uses `from_pretrained`, because for many architectures the names on disk differ from those in memory.
     """
     member.load_state_dict(load_verified(str(folder), member, task=task).state_dict(), strict=True)
 
 
 def class_tensors(model: PreTrainedModel) -> set[str]:
-    """Names of the tensors whose shape depends on the number of classes, found by building the model without memory."""
+    """Names of the tensors whose shape depends on the number of classes, found by building the model on the meta
+    device."""
 
     def shapes(num_labels: int) -> dict[str, torch.Size]:
         config = copy.deepcopy(model.config)
@@ -369,10 +373,10 @@ def class_tensors(model: PreTrainedModel) -> set[str]:
 
 
 def backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]:
-    """What the names of the tensors before the head begin with.
+    """The prefixes of the names of all tensors before the head.
 
-    That is the attribute of which transformers says so; CLIP-like models and HGNetV2 have none, and then every part
-    without a tensor of `head`, which are those that depend on the classes.
+    transformers names that attribute, except for CLIP-like models and HGNetV2; for those it is every part without a
+    tensor of `head`, the tensors that depend on the classes.
     """
     for attribute in (model.base_model_prefix, "backbone"):
         if attribute and isinstance(getattr(model, attribute, None), torch.nn.Module):
@@ -382,7 +386,7 @@ def backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]
 
 
 def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
-    """Give the named tensors new values from `seed`, in place; all others stay."""
+    """Re-initialize the named tensors from `seed`, in place; all others are unchanged."""
     with drawn_from(seed):
         new = type(model)(copy.deepcopy(model.config)).state_dict()
     with torch.no_grad():

@@ -32,24 +32,26 @@ logger = logging.get_logger(__name__)
 
 
 class ModelPair(nn.Module, PushToHubMixin):
-    """Two image models of one task and one label map, each with its own image processor.
+    """Two image models for the same task and classes, each with its own image processor.
 
     Args:
-        model_a, model_b: two models that return `.logits`, `(B, C)` for images or `(B, C, h, w)` for pixels.
+        model_a, model_b: two models that return `.logits`, `(B, C)` for classification or `(B, C, h, w)` for
+            segmentation.
         processor_a, processor_b: their image processors.
         task: `image-classification` or `semantic-segmentation`.
-        image_size: side of the shared square view that training augments; default: the larger of the processors' sizes.
-        metadata: what `dmt_config.json` holds besides format, task and primary (base models, phase, ...).
+        image_size: side of the shared square view for training; default: the larger of the processors' sizes.
+        metadata: contents of `dmt_config.json` besides format, task and primary (base models, phase, ...).
 
     Attributes:
-        primary: the member saved and pushed at the root: `a`, unless opened otherwise.
+        primary: the member saved and pushed at the root: `a`, unless the loaded pair says otherwise.
 
     Raises:
-        ValueError: label maps that differ, or a processor that cannot be applied on the device.
+        ValueError: different label maps, or a processor that cannot be applied on the device.
     """
 
     main_input_name = "pixel_values"
-    accepts_loss_kwargs = False  # the Trainer must not pass num_items_in_batch into forward: the loss is ours
+    # the Trainer must not pass num_items_in_batch to forward, because the loss is computed elsewhere
+    accepts_loss_kwargs = False
     _keys_to_ignore_on_save = None
 
     def __init__(
@@ -82,14 +84,15 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.model_a, self.model_b = model_a, model_b
         self.processor_a, self.processor_b = processor_a, processor_b
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
-        self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}  # tensors drawn here, not loaded
-        self.resting: list[nn.Module] = []  # stay in eval mode; filled by `choose_trained`
+        # tensors initialized here instead of loaded
+        self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}
+        self.resting: list[nn.Module] = []  # modules that stay in eval mode; set by `choose_trained`
         for name in MEMBERS:
             contracts.try_one_image(
                 self.member(name), self.processor(name), name, task=task, classes=len(self.class_names)
             )
         contracts.refuse_shared_weights(model_a, model_b)
-        self.eval()  # as `from_pretrained` leaves a model: dropout off until a trainer turns it on
+        self.eval()  # like `from_pretrained`: dropout is off until a trainer turns it on
 
     # ---- the two members -------------------------------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class ModelPair(nn.Module, PushToHubMixin):
 
     @property
     def config(self) -> PretrainedConfig:
-        """The configuration of a: the Trainer and its trackers read one."""
+        """The configuration of a; the Trainer and its trackers expect one."""
         return self.model_a.config
 
     @property
@@ -123,7 +126,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         return sorted(there & {name for member in MEMBERS for name in self.member(member)._no_split_modules or ()})
 
     def train(self, mode: bool = True) -> ModelPair:
-        """As `nn.Module.train`, but what rests stays in eval mode."""
+        """Like `nn.Module.train`, except that frozen parts stay in eval mode."""
         super().train(mode)
         for module in self.resting:
             module.eval()
@@ -135,7 +138,7 @@ class ModelPair(nn.Module, PushToHubMixin):
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         for name in MEMBERS:
             enable = getattr(self.member(name), "activation_checkpointing_enable", None)
-            if enable is None:  # transformers before the rename
+            if enable is None:  # transformers before the renaming
                 legacy = {key.replace("activation_", "gradient_"): value for key, value in kwargs.items()}
                 self.member(name).gradient_checkpointing_enable(**legacy)
             else:
@@ -159,10 +162,10 @@ class ModelPair(nn.Module, PushToHubMixin):
                 member without one is not run.
 
         Returns:
-            `{'a': logits, 'b': logits}`, `(B, C)`, or `(B, C, H, W)` at the size of the images or views given.
+            `{'a': logits, 'b': logits}`, `(B, C)`, or `(B, C, H, W)` at the size of the given images or views.
 
         Raises:
-            ValueError: neither or integer images.
+            ValueError: no images, or integer images.
         """
         if pixel_values is not None:
             if not pixel_values.is_floating_point():
@@ -185,25 +188,25 @@ class ModelPair(nn.Module, PushToHubMixin):
         return logits
 
     def clean_logits(self, name: str, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Logits of one member for model-ready inputs `(B, 3, h, w)`, as its image processor makes them.
+        """Logits of one member for inputs `(B, 3, h, w)` as prepared by its image processor.
 
         Args:
-            size: for pixels, the `(H, W)` the logits are brought to; None leaves them at the member's own stride.
+            size: segmentation: the `(H, W)` to resize the logits to; None keeps the member's stride.
         """
         return self._logits(self.member(name), inputs.to(self.member(name).device), size)
 
     def _logits(self, model: PreTrainedModel, inputs: Tensor, size: tuple[int, int] | None) -> Tensor:
         logits = model(pixel_values=inputs.to(model.dtype)).logits
         if self.task == "semantic-segmentation" and size is not None and logits.shape[-2:] != size:
-            # To float32 while they are small: afterwards it would be a second copy at full size.
+            # Convert to float32 while they are small; later it would be a second copy at full size.
             logits = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
         return logits
 
     def _view_normalizer(self, processor: BaseImageProcessor) -> preprocessing.ViewNormalizer:
         if self.task == "semantic-segmentation" and not preprocessing.shows_whole_image(processor):
             raise ValueError(
-                f"{type(processor).__name__} crops or pads images, so pixels and labels would not lie on each other. "
-                "Switch that off (do_center_crop=False, do_pad=False) or use a processor that only resizes, such as "
+                f"{type(processor).__name__} crops or pads images, so pixels and labels would not be aligned. Turn "
+                "that off (do_center_crop=False, do_pad=False) or use a processor that only resizes, such as "
                 "SegformerImageProcessor."
             )
         size = preprocessing.output_size(processor, self.image_size, self.image_size)
@@ -230,18 +233,18 @@ class ModelPair(nn.Module, PushToHubMixin):
         """A new pair from two models.
 
         Args:
-            model_a, model_b: Hub ids or folders, of transformers or timm; `backbone:` and one of these (for pixels
-                UperNet on it, for images a new head); builtin configurations such as `tiny:vit`; or transformers models
-                in memory, which become the members themselves unless their heads are for other classes.
-            processor_a, processor_b: image processors to use instead of those saved beside the checkpoints.
-            id2label: the classes, in order: a map, or names; None takes the two checkpoints' own, which must agree.
-            image_size: side of the shared view; members that take any size are set to it and saved so.
-            seed: heads and from-scratch weights are drawn from (seed, member).
+            model_a, model_b: Hub ids or folders of transformers or timm; `backbone:` and one of these (segmentation:
+                UperNet on it; classification: a new head); embedded configurations such as `tiny:vit`; or transformers
+                models in memory, which become the members unless their heads have other classes.
+            processor_a, processor_b: image processors to use instead of those saved with the checkpoints.
+            id2label: the classes, in order: a map, or names; None uses the two checkpoints' own, which must agree.
+            image_size: side of the shared view; members that accept any size are set to it.
+            seed: heads and from-scratch weights are initialized from (seed, member).
 
         Raises:
             CheckpointError: a model that cannot be found, read or used for this task.
-            ValueError: no classes given and the models' maps differ; a model with adapters of PEFT; a model that fails
-                on an odd-shaped image or returns no logits of these classes.
+            ValueError: no classes given and the models' maps differ; a model with PEFT adapters; a model that fails
+                on a non-square image or returns no logits for these classes.
         """
         loading.check_task(task)
         preprocessing.check_side(image_size)
@@ -255,7 +258,7 @@ class ModelPair(nn.Module, PushToHubMixin):
             image_size=image_size,
             metadata={
                 "base_models": {name: members[name].base for name in MEMBERS},
-                # Known where a member came from the Hub, and then it says from which revision.
+                # Known if a member came from the Hub; then it gives the revision.
                 "base_commits": {name: members[name].commit for name in MEMBERS},
                 "seed": seed,
             },
@@ -278,15 +281,15 @@ class ModelPair(nn.Module, PushToHubMixin):
 
         Args:
             primary: `a` or `b`; None is the pair's own.
-            state_dict: weights of the whole pair where they were gathered elsewhere (FSDP); split by member here.
+            state_dict: weights of the whole pair if they were gathered elsewhere (FSDP); split by member here.
         """
         folder = Path(save_directory)
         if folder.is_file():
-            raise ValueError(f"{folder} is a file; a pair needs a folder. Give another name.")
+            raise ValueError(f"{folder} is a file, but a pair needs a folder. Give another name.")
         primary = primary or self.primary
         if primary not in MEMBERS:
             raise ValueError(f"primary must be 'a' or 'b', got {primary!r}.")
-        if is_main_process:  # over an older pair: cut short here, the folder is no pair rather than a mixed one
+        if is_main_process:  # if an overwrite is interrupted, the folder must not look like a pair
             (folder / PAIR_FILE).unlink(missing_ok=True)
         for name in MEMBERS:
             where = folder if name == primary else folder / PEER_FOLDER
@@ -319,10 +322,11 @@ class ModelPair(nn.Module, PushToHubMixin):
         cache_dir: str | None = None,
         trust_remote_code: bool = False,
     ) -> ModelPair:
-        """Open a pair from a folder or a Hub id; both members come from one commit and every weight is verified.
+        """Load a pair from a folder or a Hub id; both members come from one commit and every weight is verified.
 
         Raises:
-            CheckpointError: not a pair, a newer format, a member missing or damaged, or code that was not asked for.
+            CheckpointError: not a pair, a newer format, a missing or damaged member, or custom code that was not
+                allowed.
             HubError: it cannot be read on the Hub, or is something else there.
         """
         source = str(pretrained_model_name_or_path)
@@ -358,14 +362,14 @@ class ModelPair(nn.Module, PushToHubMixin):
         tag: str | None = None,
         **card_facts: Any,
     ) -> str:
-        """Publish the pair with a card in one commit, in a repository that is made unless it exists.
+        """Publish the pair with a card in one commit; the repository is created if necessary.
 
         Args:
-            revision: branch, made if there is none. tag: a name for the commit.
+            revision: branch, created if necessary. tag: a name for the commit.
             card_facts: `license`, `language`, `tags`, `model_name`, `dataset`, `dataset_tags` for the card.
 
         Returns:
-            The commit's address.
+            The URL of the commit.
 
         Raises:
             HubError: the Hub refused or cannot be reached, and what to do.
@@ -378,23 +382,24 @@ class ModelPair(nn.Module, PushToHubMixin):
         return str(commit.commit_url)
 
     def pipeline(self, batch_size: int = 1) -> EnsemblePipeline:
-        """Both members behind one call: paths, URLs and PIL images in, the standard pipeline's entries out."""
+        """Both members behind one call: takes paths, URLs and PIL images, returns the standard pipeline's entries."""
         return EnsemblePipeline(self, batch_size)
 
     def load_weights(self, folder: str | os.PathLike[str]) -> None:
-        """Load a saved pair of the same two architectures into this one, in place and strictly (resume, best model)."""
+        """Load a saved pair with the same two architectures into this one, in place and strictly (resume, best
+        model)."""
         settings = read_pair_file(Path(folder), str(folder))
         for name in MEMBERS:
             loading.restore(self.member(name), member_folder(Path(folder), settings, name), self.task)
         self.metadata |= {key: settings[key] for key in ("phase", "continued") if key in settings}
 
     def redraw(self, name: str, seed: int) -> None:
-        """Give a member's head (and a from-scratch member's every weight) new values from `seed`, in place."""
+        """Re-initialize a member's head (and all weights of a from-scratch member) from `seed`, in place."""
         model = self.member(name)
         loading.redraw(model, seed, self.fresh[name] | loading.class_tensors(model))
 
 
 def member_state(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The part of a whole pair's state that belongs to one member, under the member's own names."""
+    """The part of a pair's state that belongs to one member, under the member's own names."""
     prefix = f"model_{name}."
     return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""A saved pair read back: `dmt_config.json`, and both members with every weight verified."""
+"""Load a saved pair: `dmt_config.json`, and both members with every weight verified."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FORMAT_VERSION = 1
 
 
 def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
-    """The contents of `dmt_config.json`, which says what the pair is and which member stands where.
+    """The contents of `dmt_config.json`, which says what the pair is and where each member is.
 
     Args:
-        source: what the user gave, for messages; `folder` may lie in a cache.
+        source: what the user gave, for messages; `folder` may be in a cache.
 
     Raises:
         CheckpointError: not a pair, a newer format, or damaged.
@@ -30,7 +30,7 @@ def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
     file = folder / PAIR_FILE
     if not file.is_file():
         raise CheckpointError(
-            f"{source!r} has no {PAIR_FILE}, so it is not a pair saved by hf_dmt. Give the folder of one."
+            f"{source!r} has no {PAIR_FILE}, so it is not a pair saved by hf_dmt. Give the folder of a pair."
         )
     try:
         settings: dict[str, Any] = read_json(file)
@@ -48,12 +48,12 @@ def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
     if wrong:
         named = ", ".join(f"{key} {settings.get(key)!r}"[:100] for key in wrong)
         raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries: {named}. Copy or download it again.")
-    settings.pop(LISTING, None)  # of the repository that it came from, not of the pair
+    settings.pop(LISTING, None)  # describes the repository it came from, not the pair
     return settings
 
 
 def _wrong_entries(settings: dict[str, Any]) -> list[str]:
-    """Names of the entries whose values cannot be meant."""
+    """Names of the entries with invalid values."""
 
     def is_count(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
@@ -76,7 +76,7 @@ def _wrong_entries(settings: dict[str, Any]) -> list[str]:
 
 
 def member_folder(folder: Path, settings: dict[str, Any], name: str) -> Path:
-    """Where member `name` stands; never by position, for the better member is at the root."""
+    """The folder of member `name`; either member may be at the root."""
     return folder if name == settings["primary"] else folder / PEER_FOLDER
 
 
@@ -95,9 +95,10 @@ def load_member(
             "missing. Copy, download or push the pair again."
         )
     try:
-        config = loading.load_config(str(where), trust_remote_code=trust_remote_code)  # refuses code not asked for
+        # refuses custom code that was not allowed
+        config = loading.load_config(str(where), trust_remote_code=trust_remote_code)
         model = loading.load_verified(str(where), task=settings["task"], trust_remote_code=trust_remote_code)
-        correct_conventions(model)  # said when the pair was made
+        correct_conventions(model)  # already reported when the pair was created
         return model, loading.load_processor(str(where), config, trust_remote_code=trust_remote_code)
-    except CheckpointError as problem:  # name what the user gave, not a folder of the cache
+    except CheckpointError as problem:  # name what the user gave, not a cache folder
         raise CheckpointError(str(problem).replace(str(folder), source)) from problem

@@ -1,8 +1,8 @@
-"""What an image processor does to colors and to geometry, found by asking it.
+"""What an image processor does to colors and geometry, found by running it.
 
 Two members see the same image through two processors. Reading `image_mean` and `image_std` is not enough: some
-processors normalize twice, shift after rescaling, or flip RGB to BGR. So the color part is measured as the affine map
-it is, verified on a random image, and then applied on the device to a whole batch.
+processors normalize twice, shift after rescaling, or flip RGB to BGR. So the color part is measured as an affine map,
+verified on a random image, and then applied on the device to a whole batch.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from . import timm_members
 from .config_file import LONGEST_SIDE
 from .timm_members import is_timm_processor
 
-_SHORTEST_SIDE = 8  # of a training view; below, convolutions with strides have nothing left to see
+_SHORTEST_SIDE = 8  # of a training view; strided convolutions cannot process smaller ones
 _TOLERANCE = 1e-4  # of a normalized value; an 8-bit step is 0.017 after division by a std of 0.23
 
 
 class ViewNormalizer(nn.Module):
-    """Turn a shared view into the pixel values one member was pretrained on.
+    """Converts a shared view to the pixel values one member was pretrained on.
 
-    A training view is `(B, 3, H, W)` float in [0, 1]. It is resized to `size` (bilinear, antialiased) if it has another
-    size and mapped by `y = matrix @ x + offset` per pixel. Buffers are not persistent: they belong to the image
-    processor, which is saved beside the member.
+    A training view is `(B, 3, H, W)` float in [0, 1]. It is resized to `size` (bilinear, antialiased) if necessary and
+    mapped by `y = matrix @ x + offset` per pixel. Buffers are not persistent: they belong to the image processor, which
+    is saved with the member.
     """
 
     matrix: Tensor
@@ -48,17 +48,17 @@ class ViewNormalizer(nn.Module):
             )
         if view.shape[-2:] != self.size:
             view = F.interpolate(view, self.size, mode="bilinear", antialias=True, align_corners=False)
-        # Autocast would round mean and std to bfloat16, and only here: clean images are normalized in float32.
+        # Autocast would round mean and std to bfloat16 here, while clean images are normalized in float32.
         with torch.autocast(view.device.type, enabled=False):
             matrix, offset = self.matrix.float(), self.offset.float()
             return torch.einsum("oi,bihw->bohw", matrix, view.float()) + offset[:, None, None]
 
 
 def color_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
-    """`(matrix (3, 3), offset (3,))` of a processor's color part on images in [0, 1].
+    """`(matrix (3, 3), offset (3,))` of a processor's color map on images in [0, 1].
 
     Raises:
-        ValueError: the processor is not an affine map of colors (for example patches of NaFlex or color clusters).
+        ValueError: the processor is not an affine map of colors (for example NaFlex patches or color clusters).
     """
     geometry = ("do_resize", "do_center_crop", "do_pad")
     off = {flag: False for flag in geometry if getattr(processor, flag, None) is not None}
@@ -68,7 +68,7 @@ def color_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     black, *pure = (value.mean(dim=(1, 2)) for value in _processed(processor, flat, **off))
     matrix = torch.stack([color - black for color in pure], dim=1)
-    if is_timm_processor(processor):  # it always resizes and crops, which leaves an image of one color as it is
+    if is_timm_processor(processor):  # it always resizes and crops, which does not change an image of a single color
         colors = torch.randint(0, 256, (16, 3, 1, 1), dtype=torch.uint8, generator=generator)
         noise = colors.expand(16, 3, 8, 8)
         values = _processed(processor, noise)[..., :8, :8]
@@ -77,7 +77,7 @@ def color_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
         values = _processed(processor, noise, **off)
     expected = torch.einsum("oi,bihw->bohw", matrix, noise / 255) + black[:, None, None]
     error = (values - expected).abs().max().item() if values.shape == expected.shape else float("inf")
-    if not error < _TOLERANCE:  # NaN is refused too
+    if not error < _TOLERANCE:  # also refuses NaN
         raise ValueError(
             f"{type(processor).__name__} is not an affine map of colors (a random image differs by {error:.3g} from "
             "the best fit), so views cannot be normalized on the device. Use a checkpoint whose processor only "
@@ -87,13 +87,13 @@ def color_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
 
 
 def output_size(processor: BaseImageProcessor, height: int, width: int) -> tuple[int, int]:
-    """The `(height, width)` that a processor makes of an image of the given size."""
+    """The `(height, width)` of a processor's output for an image of the given size."""
     values = _processed(processor, torch.zeros(1, 3, height, width, dtype=torch.uint8))
     return int(values.shape[-2]), int(values.shape[-1])
 
 
 def native_size(processor: BaseImageProcessor) -> int:
-    """The longer side of what a processor makes of a square image: the size a member wants by default."""
+    """The longer side of a processor's output for a square image: the member's default size."""
     return max(output_size(processor, 256, 256))
 
 
@@ -101,18 +101,18 @@ def check_side(side: int | None) -> None:
     """Raise a ValueError for a side of the shared view that no network can use."""
     if side is not None and not (isinstance(side, int) and _SHORTEST_SIDE <= side <= LONGEST_SIDE):
         raise ValueError(
-            f"`image_size` {side!r} is no image that a network can use: the view needs a side of {_SHORTEST_SIDE} to "
-            f"{LONGEST_SIDE} pixels. Give the size that the models were trained at, such as 224, or leave it out."
+            f"`image_size` {side!r} is not a size that a network can use: the view needs a side of {_SHORTEST_SIDE} to "
+            f"{LONGEST_SIDE} pixels. Give the size that the models were trained at, such as 224, or omit it."
         )
 
 
 def fitted(processor: BaseImageProcessor, model: nn.Module, side: int | None, *, pixels: bool) -> BaseImageProcessor:
-    """The processor for clean images at `side`; where the model or the processor cannot do that, `processor` itself.
+    """The processor for clean images at `side`; if the model or processor does not support that, `processor` itself.
 
     Args:
-        side: the side wanted; None keeps the processor's own.
-        pixels: an image must arrive whole. Its shorter side becomes `side`, so that it keeps the scale that the
-            training views have; a model that takes squares only (DPT) gets the whole image as a square.
+        side: the requested side; None keeps the processor's own.
+        pixels: images must not be cropped. The shorter side becomes `side`, which matches the scale of the training
+            views; a model that only accepts squares (DPT) gets the whole image as a square.
     """
     side = side or native_size(processor)
     square = {"height": side, "width": side}
@@ -130,14 +130,14 @@ def fitted(processor: BaseImageProcessor, model: nn.Module, side: int | None, *,
                 if output_size(candidate, 2 * side, 4 * side + 2) == (side, width):
                     return candidate
             except (AttributeError, KeyError, TypeError, ValueError):
-                continue  # a class that cannot be asked for this: the next shape, or its own
+                continue  # a class without this setting: try the next shape, or keep its own
     return processor
 
 
 def shows_whole_image(processor: BaseImageProcessor) -> bool:
-    """Whether all of a wide image, and nothing else, reaches the model: no crop and no padding.
+    """Whether the complete image, and nothing else, reaches the model: no crop and no padding.
 
-    Measured on a ramp from black to white, whose ends a crop cuts off and a padding replaces.
+    Measured on a ramp from black to white: a crop cuts off its ends, and padding replaces them.
     """
     ramp = torch.arange(0, 256, 2, dtype=torch.uint8)
     columns = _processed(processor, ramp.expand(1, 3, 64, 128)).mean(dim=(0, 1, 2))
@@ -147,27 +147,27 @@ def shows_whole_image(processor: BaseImageProcessor) -> bool:
     position = (torch.arange(width) + 0.5) * 128 / width - 0.5
     expected = position.clamp(0, 127) * 2 / 255
     one_column = 2 / 255 * 128 / width
-    # Filters bend the ramp's ends by less than half a column; 0.02 is 2.5 of 128 pixels.
+    # Interpolation changes the ramp's ends by less than half a column; 0.02 is 2.5 of 128 pixels.
     return bool(((measured - expected).abs() < 0.02 + one_column / 2).all())
 
 
 def clean_inputs(processor: BaseImageProcessor, images: list[Any]) -> list[Tensor]:
-    """Images as this processor, and so `pipeline()`, hands them to its model: a list of `(3, h, w)` float32.
+    """Images as this processor, and therefore `pipeline()`, passes them to its model: a list of `(3, h, w)` float32.
 
-    Processors batch images of one size by themselves (80 us an image at 32 px against 1 ms one by one), and return a
-    list where sizes differ; both come back as a list here.
+    Processors batch images of one size themselves (80 us per image at 32 px, compared with 1 ms one by one), and return
+    a list if sizes differ; here both are returned as a list.
     """
-    # Torch tensors are the only ones that timm's processor makes, all of one size.
+    # timm's processor only makes torch tensors, all of one size.
     tensors = "pt" if is_timm_processor(processor) else None
     values = processor(images, return_tensors=tensors)["pixel_values"]
     return [torch.as_tensor(value).float() for value in values]
 
 
 def _processed(processor: BaseImageProcessor, images: Tensor, **options: bool) -> Tensor:
-    """`(N, 3, h, w)` float32 of images `(N, 3, H, W)` uint8; the one place that asks an unknown processor."""
+    """`(N, 3, h, w)` float32 from images `(N, 3, H, W)` uint8; the only place that calls an unknown processor."""
     try:
         values = torch.stack([torch.as_tensor(v) for v in processor(list(images), **options)["pixel_values"]]).float()
-    except Exception as problem:  # whatever the foreign class raises, it means the same
+    except Exception as problem:  # third-party classes may raise anything; the meaning is the same
         raise _not_images(processor, f"{type(problem).__name__}: {problem}") from problem
     if values.ndim == 3:
         raise ValueError(
@@ -175,7 +175,7 @@ def _processed(processor: BaseImageProcessor, images: Tensor, **options: bool) -
             "take whole images. Choose a checkpoint of one size, such as google/siglip2-base-patch16-224."
         )
     if values.ndim != 4 or values.shape[:2] != images.shape[:2]:
-        raise _not_images(processor, f"it makes {tuple(values.shape)} of {tuple(images.shape)}")
+        raise _not_images(processor, f"it returns {tuple(values.shape)} for {tuple(images.shape)}")
     return values
 
 
@@ -189,11 +189,11 @@ def _not_images(processor: BaseImageProcessor, what: str) -> ValueError:
 def _resized(
     processor: BaseImageProcessor, size: dict[str, int], *, crop_size: dict[str, int] | None
 ) -> BaseImageProcessor:
-    """A copy that resizes to `size`; where it crops it then crops to `crop_size`, or no more (None)."""
+    """A copy that resizes to `size`; if it crops, it then crops to `crop_size`, or no more (None)."""
     settings: dict[str, Any] = copy.deepcopy(processor.to_dict()) | {"size": size, "do_resize": True}
     if settings.get("do_center_crop"):
         settings |= {"crop_size": crop_size} if crop_size else {"do_center_crop": False}
-    if settings.get("keep_aspect_ratio") and "height" in size:  # DPT, which would make a wide image of a square
+    if settings.get("keep_aspect_ratio") and "height" in size:  # DPT, which would turn a square into a wide image
         settings |= {"keep_aspect_ratio": False, "ensure_multiple_of": 1}
     if settings.get("crop_pct") is not None:  # ConvNeXt: below 384 it resizes to size / crop_pct first, then crops
         settings["crop_pct"] = 1.0
@@ -202,12 +202,12 @@ def _resized(
 
 
 def _accepts(model: nn.Module, height: int, width: int) -> bool:
-    """Whether a model takes images of a size other than its own (ViT does not, convolutions do).
+    """Whether a model accepts images of a size other than its own (ViT does not, convolutional networks do).
 
-    A map of logits must also be as wide as the image: DPT folds 4 x 9 patches into 6 x 6 without a word.
+    The logit map must also have the image's shape: DPT silently folds 4 x 9 patches into 6 x 6.
     """
     training = model.training
-    model.eval()  # a pooled BatchNorm refuses one image in training mode, whatever its size
+    model.eval()  # BatchNorm on pooled features refuses a single image in training mode
     try:
         with torch.no_grad():
             logits = model(torch.zeros(1, 3, height, width, device=next(model.parameters()).device)).logits

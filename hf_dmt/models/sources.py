@@ -1,4 +1,5 @@
-"""What a member can be made from: a Hub id or folder, a backbone, a builtin configuration, or a model in memory."""
+"""What a member can be created from: a Hub id or folder, a backbone, an embedded configuration, or a model in
+memory."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ _TIMM_SCHEME = re.compile(r"^(hf[-_]hub:|local-dir:)")  # as timm.create_model i
 
 
 class Member(NamedTuple):
-    """A model with its image processor, the names of its tensors that were drawn and not loaded, what to call its
-    origin on a card, and the revision of the Hub it came from."""
+    """A model with its image processor, the names of its initialized (not loaded) tensors, its origin for the card, and
+    its revision on the Hub."""
 
     model: PreTrainedModel
     processor: BaseImageProcessor
@@ -44,14 +45,14 @@ def open_members(
     seed: int,
     **hub: Any,
 ) -> dict[str, Member]:
-    """Both members by name, their heads for the given classes.
+    """Both members by name, with heads for the given classes.
 
     Args:
-        sources: by member, a Hub id, a folder, `backbone:` and one of these, a builtin name, or a model.
-        processors: by member, the image processor to use instead of the one saved beside its checkpoint.
-        id2label: the classes, in order; None takes the two models' own map, which must agree.
-        side: of the images they are fitted to; None keeps the processors' own.
-        seed: weights that are drawn come from (seed, member).
+        sources: by member, a Hub id, a folder, `backbone:` and one of these, an embedded name, or a model.
+        processors: by member, the image processor to use instead of the one saved with its checkpoint.
+        id2label: the classes, in order; None uses the two models' own map, which must agree.
+        side: image size to set them to; None keeps the processors' own.
+        seed: weights are initialized from (seed, member).
         hub: `revision`, `token`, `trust_remote_code`.
 
     Raises:
@@ -60,8 +61,9 @@ def open_members(
     given = {name: _readable(source, name) for name, source in sources.items()}
     if given["a"] is given["b"] and isinstance(given["a"], PreTrainedModel):
         raise ValueError(
-            "model_a and model_b are the same object, and two members with the same weights teach each other nothing. "
-            "Give copy.deepcopy(model) as one of them, or the checkpoint's id twice: each then draws its own head."
+            "model_a and model_b are the same object, but two members with the same weights teach each other nothing. "
+            "Use copy.deepcopy(model) for one of them, or give the checkpoint's id twice: each then gets its own "
+            "head."
         )
     for name, processor in processors.items():
         if processor is not None:
@@ -76,7 +78,7 @@ def open_members(
             member = _from_memory(source, name, classes, processors[name], seed=draw)
         processor = processors[name] or member.processor
         if getattr(processor, "do_reduce_labels", False):
-            processor.do_reduce_labels = False  # of the checkpoint's own masks; ours hold the classes as they are
+            processor.do_reduce_labels = False  # of the checkpoint's own masks; ours store the classes directly
         fitted = preprocessing.fitted(processor, member.model, side, pixels=task == "semantic-segmentation")
         members[name] = member._replace(processor=fitted)
     return members
@@ -86,7 +88,7 @@ def _readable(source: Any, name: str) -> str | PreTrainedModel:
     """A source as text, or a model.
 
     Raises:
-        ValueError: neither, a model of PEFT, or one without weights.
+        ValueError: neither, a PEFT model, or one without weights.
     """
     if isinstance(source, (str, os.PathLike)):
         return _TIMM_SCHEME.sub("", str(os.fspath(source)))
@@ -101,7 +103,7 @@ def _opened(source: str, task: str, id2label: dict[int, str], *, side: int | Non
         return Member(made, of_tiny, set(made.state_dict()), source, None)
     on_backbone, name = source.startswith(BACKBONE), source.removeprefix(BACKBONE)
     if commit := loading.commit_of(name, revision=hub.get("revision"), token=hub.get("token")):
-        hub["revision"] = commit  # the model and its processor are of one revision
+        hub["revision"] = commit  # the model and its processor must have the same revision
     if on_backbone and task == "semantic-segmentation":
         with loading.drawn_from(seed):
             model: PreTrainedModel = upernet.upernet_on(name, id2label, **hub)
@@ -117,7 +119,7 @@ def _opened(source: str, task: str, id2label: dict[int, str], *, side: int | Non
 def _from_memory(
     model: PreTrainedModel, name: str, id2label: dict[int, str], processor: BaseImageProcessor | None, *, seed: int
 ) -> Member:
-    """A model that the caller built. Its head stays if it has these classes, or as many without names."""
+    """A model that the caller built. Its head is kept if it has these classes, or equally many without names."""
     origin = str(getattr(model.config, "_name_or_path", "") or "")
     if processor is None:
         try:
@@ -126,21 +128,21 @@ def _from_memory(
             processor = None
         if processor is None:
             raise ValueError(
-                f"Model {name} came without its image processor, and there is none at {_public_name(origin)!r}. "
-                f"Give it: processor_{name}=AutoImageProcessor.from_pretrained(...)."
+                f"Model {name} has no image processor, and there is none at {_public_name(origin)!r}. Give it: "
+                f"processor_{name}=AutoImageProcessor.from_pretrained(...)."
             )
     config, names = model.config, list(id2label.values())
     if config.num_labels != len(names) or (loading.has_named_classes(config) and loading.label_names(config) != names):
         model, fresh = _with_new_head(model, id2label, seed)
         logger.warning(
             f"model {name}: the head is new ({len(fresh)} tensors, {len(names)} classes), in a copy of the model; "
-            "phase 0 trains it on the labeled images."
+            "phase 0 trains it."
         )
     else:
         fresh = set() if loading.has_named_classes(config) else loading.class_tensors(model)
         loading.set_classes(config, id2label)
     if model.dtype != torch.float32:
-        logger.warning(f"model {name}: weights brought from {model.dtype} to float32, in which they are trained.")
+        logger.warning(f"model {name}: converted weights from {model.dtype} to float32 for training.")
         model = model.float()
     return Member(model, processor, fresh, _public_name(origin), None)
 
@@ -158,20 +160,20 @@ def _with_new_head(model: PreTrainedModel, id2label: dict[int, str], seed: int) 
 
 
 def _public_name(source: str) -> str:
-    """What a card may say: of a folder only its name, for a path tells of its owner's machine."""
+    """The name for a card: of a folder only its name, because local paths are private."""
     path = Path(source)
     is_path = path.is_dir() or path.is_absolute() or source.startswith((".", "~")) or len(path.parts) > 2
     return path.resolve().name if source and is_path else source
 
 
 def config_of(source: str, **hub: Any) -> PretrainedConfig:
-    """The configuration of a Hub id or folder, also of one that is to be a backbone."""
+    """The configuration of a Hub id or folder, also for a backbone."""
     return loading.load_config(_TIMM_SCHEME.sub("", source).removeprefix(BACKBONE), **hub)
 
 
 def _agreed_classes(sources: Mapping[str, Any], hub: dict[str, Any]) -> dict[int, str]:
     if any(isinstance(source, str) and source.startswith(tiny.PREFIX) for source in sources.values()):
-        raise ValueError("A builtin member has no classes of its own: give id2label={0: 'cat', 1: 'dog', ...}.")
+        raise ValueError("An embedded model has no classes of its own: give id2label={0: 'cat', 1: 'dog', ...}.")
     config_a, config_b = (
         config_of(source, **hub) if isinstance(source, str) else source.config for source in sources.values()
     )

@@ -1,8 +1,8 @@
 """timm models as members, through transformers' `TimmWrapper`.
 
-A timm checkpoint has no `preprocessor_config.json`: size, mean, std, interpolation and crop stand in `pretrained_cfg`
-of its `config.json`, and so do the names of its classes. Both have to be kept in step with what is trained.
-Classes are told by name here, because importing them imports timm.
+A timm checkpoint has no `preprocessor_config.json`: size, mean, std, interpolation, crop and class names are in
+`pretrained_cfg` of its `config.json`. Both must be kept consistent with what is trained. Classes are identified by name
+here, because importing them imports timm.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, is_timm_available
 
 MODEL_TYPE = "timm_wrapper"
 MISSING = (
-    "{source!r} is a timm model, and timm is not installed. Install it (pip install 'hf-dmt[timm]'), or choose a model "
-    "that transformers has built in."
+    "{source!r} is a timm model, but timm is not installed. Install it (pip install 'hf-dmt[timm]'), or choose a "
+    "transformers model."
 )
 
 
@@ -36,34 +36,34 @@ def is_timm_processor(processor: BaseImageProcessor) -> bool:
 
 
 def prepare_config(config: PretrainedConfig) -> None:
-    """Bring what timm reads in line with `id2label`, in place.
+    """Make the fields that timm reads consistent with `id2label`, in place.
 
-    transformers saves a `label_names` that is there as it is: with ImageNet's thousand names beside six classes a model
-    comes back with `LABEL_0`, `LABEL_1`, ... . A `num_classes` among the arguments of the architecture would be given
-    to timm twice.
+    transformers saves an existing `label_names` unchanged: with ImageNet's thousand names beside six classes, a model
+    would be loaded with `LABEL_0`, `LABEL_1`, .... A `num_classes` among the arguments of the architecture would be
+    passed to timm twice.
     """
     config.label_names = [str(config.id2label[index]) for index in sorted(config.id2label)]
     config.model_args = {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"} or None
 
 
 def resized(processor: Any, side: int) -> BaseImageProcessor:
-    """The same processor for images of `side` x `side` pixels; its crop keeps its share."""
+    """The same processor for images of `side` x `side` pixels; the crop ratio stays the same."""
     settings = {**processor.data_config, "input_size": (3, side, side)}
     found: BaseImageProcessor = type(processor)(pretrained_cfg=settings, architecture=processor.architecture)
     return found
 
 
 def keep_processor_settings(config: PretrainedConfig, processor: Any) -> None:
-    """Write a timm processor's settings where they are read from again: into the configuration of its model.
+    """Write a timm processor's settings to the configuration of its model, from where they are loaded.
 
     Raises:
-        ValueError: only one of the two is from timm, so that a saved member would open with another processor.
+        ValueError: only one of the two is from timm, so the saved member would be loaded with another processor.
     """
     if is_timm_processor(processor) != (config.model_type == MODEL_TYPE):
         raise ValueError(
-            f"A {config.model_type!r} model cannot keep a {type(processor).__name__}: a timm model is always opened "
-            "with the settings in its own configuration, and any other model never is. Give each model the image "
-            "processor of its own checkpoint: AutoImageProcessor.from_pretrained(...)."
+            f"A {config.model_type!r} model cannot use a {type(processor).__name__}: a timm model always uses the "
+            "settings in its own configuration, and other models never do. Give each model the image processor of "
+            "its own checkpoint: AutoImageProcessor.from_pretrained(...)."
         )
     if not is_timm_processor(processor):
         return
@@ -72,10 +72,10 @@ def keep_processor_settings(config: PretrainedConfig, processor: Any) -> None:
 
 
 def save_processor(processor: BaseImageProcessor, folder: Path) -> None:
-    """Save an image processor beside its model.
+    """Save an image processor with its model.
 
-    timm's own `save_pretrained` writes nothing. So that no older `preprocessor_config.json` of the folder, or of a
-    repository, is taken for this model's, its settings are written as well as standing in the configuration.
+    timm's own `save_pretrained` writes nothing. Its settings are also written to `preprocessor_config.json`, so that an
+    older file in the folder or repository is not mistaken for this model's.
     """
     if not is_timm_processor(processor):
         processor.save_pretrained(folder)
@@ -86,7 +86,7 @@ def save_processor(processor: BaseImageProcessor, folder: Path) -> None:
 
 
 def name_of(source: str, config: PretrainedConfig) -> str | None:
-    """The checkpoint of timm with the weights of a DINOv3 of Meta's, by its id on the Hub."""
+    """The timm checkpoint with the weights of one of Meta's DINOv3 models, by its id on the Hub."""
     if not config.model_type.startswith("dinov3"):
         return None
     name = source.rsplit("/", 1)[-1].removeprefix("dinov3-").split("-pretrain-")[0]

@@ -1,4 +1,4 @@
-"""What people look at: tables, figures and the HTML report, from results and telemetry alone."""
+"""Tables, figures and the HTML report, from results and telemetry alone."""
 
 from .figures import write_figures
 from .html import write_report

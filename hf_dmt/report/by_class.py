@@ -1,4 +1,4 @@
-"""Where a pair fails: scores class by class, and the classes that it takes for each other."""
+"""Where a pair fails: scores by class, and the classes that it confuses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class ClassRow:
     """One class of a split.
 
     Attributes:
-        units: images of it in the split, or valid pixels; None where not recorded.
-        before, after: share found, or IoU, by `a`, `b`, `ensemble`; None where the class does not occur. `before` is
-            after the labels alone, all None where there is no such comparison.
-        mistaken_for: the class that the ensemble most often takes it for, and how often; None where that is rare.
+        units: its images in the split, or valid pixels; None if not recorded.
+        before, after: recall, or IoU, by `a`, `b`, `ensemble`; None if the class does not occur. `before` is after the
+            labels alone, all None if there is no such comparison.
+        mistaken_for: the class with which the ensemble most often confuses it, and how often; None if that is rare.
     """
 
     name: str
@@ -38,8 +38,9 @@ class ByClass:
     """The classes of a split, the ensemble's worst first, those that do not occur last.
 
     Attributes:
-        split: `test` or `eval`. compared: whether there is a labels-only baseline.
-        majority: the most frequent class of the split and its share; None where not recorded.
+        split: `test` or `eval`.
+        compared: whether there is a labels-only baseline.
+        majority: the most frequent class of the split and its share; None if not recorded.
         mistakes: the ensemble's most frequent ones, `(class, taken for, units)`.
     """
 
@@ -59,7 +60,7 @@ class ByClass:
 
 
 def by_class(run: Run) -> ByClass | None:
-    """Of the split that the gain is measured on, else of the last scores; None without any."""
+    """For the split that the gain is measured on, or else for the last scores; None without any."""
     if not run.phases:
         return None
     gain = gain_of(run)

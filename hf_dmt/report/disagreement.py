@@ -24,12 +24,14 @@ _COLUMNS = ("label", "confidence", "selected")
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Both members' labels of the unlabeled images of one phase, compared.
+    """Both models' labels of the unlabeled images in one phase, compared.
 
     Attributes:
-        phase: whose labels. agree: fraction of all images with the same label. total: number of images.
+        phase: of the labels.
+        agree: fraction of all images with the same label.
+        total: number of images.
         images: the most confident disagreements, `{id, a, b, a_confidence, b_confidence}` with class names.
-        pairs: the most frequent ones, `(class of a, class of b, images)`.
+        pairs: the most frequent disagreements, `(class of a, class of b, images)`.
     """
 
     phase: int
@@ -40,7 +42,7 @@ class Disagreement:
 
 
 def last_disagreement(run: Run) -> Disagreement | None:
-    """That of the last phase whose image labels are in the folder; None for pixels and without a store."""
+    """The disagreements in the last phase whose image labels are in the folder; None for pixels or without a store."""
     if run.is_pixels:
         return None
     for entry in reversed(run.labeled_phases):
@@ -51,9 +53,10 @@ def last_disagreement(run: Run) -> Disagreement | None:
 
 
 def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float | None]] | None:
-    """Per member, the confidence from which a label of each class was used in a phase; None without a store.
+    """For each model, the confidence from which labels of each class were used in a phase; None without a store.
 
-    For images that is the least confident label of the class that was selected. None where none was, or any would do.
+    For classification this is the confidence of the least confident selected label of the class. None for a class
+    without selected labels, or if every label is used.
     """
     folders = {member: _folder(run, entry, member) for member in MEMBERS}
     if not run.is_pixels:
@@ -62,7 +65,7 @@ def class_thresholds(run: Run, entry: dict[str, Any]) -> dict[str, list[float | 
         return lowest if len(lowest) == len(MEMBERS) else None
     try:
         codes = {member: torch.tensor(read_manifest(folder)["code_thresholds"]) for member, folder in folders.items()}
-    except StoreError:  # none, or a damaged one, which only training must not pass over
+    except StoreError:  # missing, or damaged, which matters to training only
         return None
     return {member: [value or None for value in decode_confidence(values).tolist()] for member, values in codes.items()}
 

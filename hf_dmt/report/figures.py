@@ -1,4 +1,4 @@
-"""Panels as files: PNG for the card, SVG that takes the colors of the page it stands in."""
+"""Render panels: PNG for the card, and SVG that takes the colors of the page."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _STYLE: Any = {
     "ytick.color": COLORS["grid"],
     "xtick.labelcolor": COLORS["muted"],
     "ytick.labelcolor": COLORS["muted"],
-    "svg.fonttype": "none",  # text stays text: small files, searchable, read aloud
+    "svg.fonttype": "none",  # text stays text: small files, searchable, accessible
     "svg.hashsalt": "hf_dmt",  # the same run gives the same file
 }
 
 
 def write_figures(folder: str | Path) -> list[Path]:
-    """Write `figures/*.png` into a run's folder, for the model card; figures without data are left out.
+    """Write `figures/*.png` to a run's folder, for the model card; figures without data are omitted.
 
     Raises:
-        ValueError: the folder holds no run.
+        ValueError: the folder contains no run.
     """
     run = read_run(folder)
     written = []
@@ -80,15 +80,15 @@ def svg_figures(run: Run) -> dict[str, str]:
 
 @contextmanager
 def _drawn(panel: Panel, run: Run) -> Iterator[Figure | None]:
-    # Imported here: it takes half a second, which `import hf_dmt` should not. No pyplot: it keeps global state and may
-    # look for a screen.
+    # Imported here because it takes half a second, which `import hf_dmt` should not. No pyplot: it has global state and
+    # may look for a display.
     import matplotlib
     from matplotlib.figure import Figure
 
     many_bars = panel.name == "labels_per_class" and 8 < len(run.class_names) <= MOST_BARS
     height = 0.9 + 0.2 * len(run.class_names) if many_bars else _INCHES[1]
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # Class names may be in any script; a browser has the letters that this font lacks.
+        # Class names may be in any script; browsers have the glyphs that this font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(_INCHES[0], max(_INCHES[1], height)), layout="constrained")
         axes = figure.add_subplot()
@@ -96,7 +96,7 @@ def _drawn(panel: Panel, run: Run) -> Iterator[Figure | None]:
 
 
 def _for_page(svg: bytes, panel: Panel) -> str:
-    """Make the file part of a page: colors become CSS variables, ids cannot meet those of another figure."""
+    """Prepare an SVG for the page: colors become CSS variables, and ids become unique among figures."""
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(svg)

@@ -1,8 +1,8 @@
-"""What the unlabeled images were worth: the pair at the end against the same pair after the labels alone.
+"""The value of the unlabeled images: the final pair compared with the same pair after the labels alone.
 
-Nothing is called a gain that chance explains, that the majority class explains, or that comes from a run whose labels
-collapsed. For images both accuracy and mean per-class accuracy must rise by more than chance: a model that learned to
-answer with the most frequent class gains the first alone.
+A gain is claimed only if chance and the majority class do not explain it and the labels did not collapse. In
+classification, accuracy and mean per-class accuracy must both rise by more than chance, because a model that learned to
+predict the most frequent class only gains the former.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 from .run import NAMES, Run, score_of
 
-# What may be chance is measured by training/scoring/chance.py and stored with the scores.
-_EXACT = 1e-9  # points that only rounding makes
+# training/scoring/chance.py measures chance and stores it with the scores.
+_EXACT = 1e-9  # differences below this are rounding
 
 
 @dataclass(frozen=True)
 class Change:
-    """One score before and after the unlabeled images, as fractions.
+    """One score before and after training on unlabeled images, as fractions.
 
     Attributes:
-        chance: the largest difference that chance alone explains; None where it was not measured.
+        chance: the largest difference that chance alone explains; None if not measured.
     """
 
     before: float
@@ -43,9 +43,10 @@ class Gain:
     """All scores before and after.
 
     Attributes:
-        split: `test`, or `eval` where there is no test split. images: its size, None where not recorded.
-        changes: by measure, then by `a`, `b`, `ensemble`; only what was scored both times.
-        decisive: the measures that must all rise for a gain.
+        split: `test`, or `eval` if there is no test split.
+        images: its size, None if not recorded.
+        changes: by metric, then by `a`, `b`, `ensemble`; only what was scored both times.
+        decisive: the metrics that must all rise for a gain.
         collapsed: phases whose pseudo labels showed signs of collapse.
     """
 
@@ -60,11 +61,12 @@ class Gain:
         return [name for name in NAMES if name in self.changes[self.decisive[0]]]
 
     def points(self, name: str) -> float:
-        """Of the first decisive measure, in percentage points."""
+        """Of the first decisive metric, in percentage points."""
         return self.changes[self.decisive[0]][name].points
 
     def verdict(self, name: str) -> str:
-        """`gain`, `loss`, `unclear` (chance explains it, or the measures disagree), or `unknown` (chance not known)."""
+        """`gain`, `loss`, `unclear` (chance explains it, or the metrics disagree), or `unknown` (chance not
+        measured)."""
         seen = [self.changes[key][name] for key in self.decisive if name in self.changes.get(key, {})]
         if any(change.beyond_chance is None for change in seen):
             return "unknown"
@@ -72,7 +74,7 @@ class Gain:
         return "gain" if min(signs) == 1 else "loss" if min(signs) == -1 and max(signs) < 1 else "unclear"
 
     def distinct(self) -> dict[str, dict[str, Change]]:
-        """`changes` without measures that say the same as the one before: classes are equally frequent then."""
+        """`changes` without metrics that equal an earlier one, which happens if all classes are equally frequent."""
         kept: dict[str, dict[str, Change]] = {}
         for key, of in self.changes.items():
             if not any(_same(of, other) for other in kept.values()):
@@ -91,7 +93,7 @@ def _same(one: dict[str, Change], other: dict[str, Change]) -> bool:
 
 
 def gain_of(run: Run) -> Gain | None:
-    """The gain on the test split, else on eval; None where nothing can be compared (see `why_no_gain`)."""
+    """The gain on the test split, or else on eval; None if nothing can be compared (see `why_no_gain`)."""
     phases = run.phases
     if len(phases) < 2 or phases[0]["phase"] != 0 or run.continued:
         return None
@@ -117,18 +119,18 @@ def _changes(first: Any, last: Any, key: str) -> dict[str, Change]:
 
 
 def why_no_gain(run: Run) -> str:
-    """Why `gain_of` is None, as a sentence."""
+    """The reason for `gain_of` being None, as a sentence."""
     if not run.phases:
         return "No phase has finished yet, so there is nothing to compare."
     if not run.uses_unlabeled:
-        return "This run used the labels alone: it is the baseline for other runs."
+        return "This run used only the labels: it is the baseline for other runs."
     if run.continued:
         return "The pair was already trained when this run started, so there is no labels-only baseline."
     if run.phases[0]["phase"] != 0:
         return "Phase 0 was skipped (--supervised_epochs 0), so there is no labels-only baseline."
     if len(run.phases) < 2:
         return "No phase on unlabeled images has finished yet."
-    return "No labeled images were held out, so the worth of the unlabeled images was not measured."
+    return "No labeled images were held out, so the value of the unlabeled images was not measured."
 
 
 def headline(run: Run) -> str:
@@ -141,7 +143,7 @@ def headline(run: Run) -> str:
     if gain.collapsed and not listed["loss"]:
         return f"The pseudo labels show signs of collapse ({_phases(gain.collapsed)}), so no gain is claimed."
     if listed["unknown"]:
-        return f"Change against the labels alone, chance not assessed: {_figures(gain, gain.names)} {what}."
+        return f"Change over the labels alone: {_figures(gain, gain.names)} {what} (chance was not measured)."
     if listed["gain"]:
         rest = f"; no clear change for {_and(listed['unclear'])}" if listed["unclear"] else ""
         lost = f", but cost {_figures(gain, listed['loss'])}" if listed["loss"] else ""
@@ -149,7 +151,7 @@ def headline(run: Run) -> str:
     if listed["loss"]:
         rest = f"; no clear change for {_and(listed['unclear'])}" if listed["unclear"] else ""
         return f"The unlabeled images did harm: {_figures(gain, listed['loss'])} {what}{rest}."
-    return f"No gain or loss that chance does not explain: {_figures(gain, gain.names)} {what}."
+    return f"No clear gain or loss: {_figures(gain, gain.names)} {what} may be chance."
 
 
 def _figures(gain: Gain, names: list[str]) -> str:
@@ -166,6 +168,6 @@ def _phases(numbers: tuple[int, ...]) -> str:
 
 
 def signed(points: float) -> str:
-    """`+1.2` or `−0.3`, with the sign that a figure of this rounding has; zero has none."""
+    """`+1.2` or `−0.3`, with the sign after rounding; zero has none."""
     text = f"{points:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")

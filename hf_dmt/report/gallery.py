@@ -1,4 +1,4 @@
-"""The pictures of a run's last gallery, as parts of a page."""
+"""The images of a run's last gallery, as parts of a page."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
 def last_gallery(run: Run) -> dict[str, Any] | None:
-    """The gallery of the last phase of the results that has a readable one, with thumbnails as `data:` addresses.
+    """The gallery of the last phase that has a readable one, with thumbnails as `data:` URLs.
 
     Returns:
-        `{phase, agree, images, legend}`; `agree` is the fraction of images or pixels with the same label by a and b,
-        `legend` the names and colors of the classes that the label maps show. None without a gallery.
+        `{phase, agree, images, legend}`; `agree` is the fraction of images or pixels that a and b label alike, `legend`
+        the names and colors of the classes in the label maps. None without a gallery.
     """
     for entry in reversed(run.labeled_phases):
         folder = run.folder / "gallery" / f"phase-{entry['phase']}"
         try:
             found = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
             images = [_image(run, folder, image) for image in found["images"]]
-        except (OSError, ValueError, LookupError, TypeError):  # none, or a part of it was deleted
+        except (OSError, ValueError, LookupError, TypeError):  # missing or incomplete
             continue
         present = sorted({number for image in found["images"] for number in image.get("classes", ())})
         colors = class_colors(len(run.class_names)).tolist()
@@ -37,7 +37,7 @@ def last_gallery(run: Run) -> dict[str, Any] | None:
 
 def _image(run: Run, folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
     file, names, truth = folder / entry["file"], run.class_names, entry["truth"]
-    # Tiny images are kept as PNG; enlarged by blending, eight pixels are a blur.
+    # Tiny images are stored as PNG, because eight pixels enlarged with interpolation are a blur.
     shown: dict[str, Any] = {"id": entry["id"], "image": _address(file), "tiny": file.suffix == ".png"}
     if not run.is_pixels:
         labels = {

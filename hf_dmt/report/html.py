@@ -1,4 +1,4 @@
-"""`report.html`: one file that tells the story of a run, opens from disk, and loads nothing."""
+"""`report.html`: a self-contained report of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .terminal import notes
 
 REPORT_FILE = "report.html"
 
-# Which figures stand in which section of the page.
+# The figures in each section of the page.
 _SECTIONS = {
     "scores": ("scores",),
     "labels": ("label_accuracy", "classes_covered", "labels_per_class"),
@@ -35,24 +35,25 @@ _SECTIONS = {
 
 
 def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: bool = True) -> Path:
-    """Write `report.html` from a run's results and telemetry, and its label store and gallery where they are there.
+    """Write `report.html` from a run's results and telemetry, and its label store and gallery if they exist.
 
-    Works on an unfinished run too: it shows what there is.
+    Also works for an unfinished run.
 
     Args:
-        folder: the run's. to: the folder of the report, by default the run's.
-        pictures: False leaves the images themselves out, which are the owner's and not for everybody.
+        folder: the run's folder.
+        to: the folder for the report, by default the run's.
+        pictures: False leaves out the images, which may be private.
 
     Returns:
         The path of the report.
 
     Raises:
-        ValueError: the folder holds no run.
+        ValueError: the folder contains no run.
     """
     run = read_run(folder)
     page = _environment().get_template("report.html.jinja").render(**_context(run, pictures))
     path = Path(to or run.folder) / REPORT_FILE
-    # File names need not be valid text; a letter that UTF-8 cannot write becomes a question mark.
+    # File names may be invalid Unicode; characters that UTF-8 cannot encode become question marks.
     write_aside(path, page.encode("utf-8", errors="replace"))
     return path
 
@@ -62,7 +63,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        # Class names and ids come from other people's data: this and the line above make of them what `html_text` does.
+        # Class names and ids come from untrusted data: autoescape and this do what `html_text` does.
         finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -92,7 +93,7 @@ def _context(run: Run, pictures: bool) -> dict[str, Any]:
         "gain": gain,
         "notes": notes(run, gain) if gain else [],
         "classes": by_class(run),
-        # Without pictures the page is for others, who have no business with the owner's folders.
+        # Without pictures the page is for others, so local paths are left out.
         "steps": next_steps(run, str(run.folder) if pictures else "RUN"),
         "latest": _latest_scores(run),
         "has": {split: any(entry.get(split) for entry in run.phases) for split in ("eval", "test")},
@@ -119,7 +120,7 @@ def _latest_split(run: Run) -> str:
 
 
 def _latest_scores(run: Run) -> dict[str, Any] | None:
-    """Scores to show where there is no gain to show."""
+    """Scores to show if there is no gain to show."""
     split = _latest_split(run)
     figures = {name: run.score(run.phases[-1], split, name) for name in NAMES} if run.phases else {}
     known = {name: value for name, value in figures.items() if value is not None}
@@ -127,7 +128,7 @@ def _latest_scores(run: Run) -> dict[str, Any] | None:
 
 
 def _class_counts(run: Run) -> list[dict[str, Any]]:
-    """Per class, how many selected labels of it each member made in its first and its last labeled phase."""
+    """For each class, how many selected labels of it each model made in the first and the last labeled phase."""
     entries = [entry for entry in run.labeled_phases if run.label_fact(entry, "a", "class_counts")]
     if not entries:
         return []
@@ -157,7 +158,7 @@ def _class_counts(run: Run) -> list[dict[str, Any]]:
 
 
 def _separation(run: Run) -> list[dict[str, Any]]:
-    """Per member, how well each score told right labels from wrong ones in the last phase, where that is known."""
+    """For each model, how well each score separated right from wrong labels in the last phase, if known."""
     found = []
     for member in MEMBERS if run.labeled_phases else ():
         figures = run.label_fact(run.labeled_phases[-1], member, "separation") or {}
@@ -169,7 +170,7 @@ def _separation(run: Run) -> list[dict[str, Any]]:
 
 
 def _never_labeled(run: Run, member: str) -> list[str]:
-    """Classes that none of a member's selected labels in the last phase named."""
+    """Classes that do not occur among a model's selected labels in the last phase."""
     counts = run.label_fact(run.labeled_phases[-1], member, "class_counts") if run.labeled_phases else None
     return [name for name, count in zip(run.class_names, counts or [], strict=False) if not count]
 
@@ -209,12 +210,12 @@ def _protocol(run: Run) -> list[tuple[str, str]]:
         if results.get(key) is not None:
             rows.append((title, f"{results[key]:,}" if key != "seed" else str(results[key])))
     if split.get("extra_labeled"):
-        rows.append(("Of the labeled, labeled since", f"{len(split['extra_labeled']):,}"))
+        rows.append(("Of these, labeled since the first run", f"{len(split['extra_labeled']):,}"))
     if "split_seed" in split:
         rows.append(("Split seed", str(split["split_seed"])))
     if results.get("peak_memory_bytes"):
         rows.append(("Peak memory", f"{results['peak_memory_bytes'] / 2**30:.2f} GiB"))
-    rows += [(f"Ids of {role}, sha256", str(value)) for role, value in (split.get("sha256") or {}).items()]
+    rows += [(f"SHA-256 of the {role} ids", str(value)) for role, value in (split.get("sha256") or {}).items()]
     return rows
 
 
@@ -223,7 +224,7 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 
 def _sure(confidence: float | None) -> str:
-    """A confidence in %, with more decimals the closer it is to 100: there one in a hundred is one in ten thousand."""
+    """A confidence in %, with more decimals the closer it is to 100, where small differences matter."""
     if confidence is None or not 0 < confidence < 1:
         return _percent(confidence)
     return f"{100 * confidence:.{max(1, -math.floor(math.log10(100 - 100 * confidence)))}f}"

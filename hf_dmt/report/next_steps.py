@@ -1,4 +1,4 @@
-"""What to do after a run: the three steps that promise most, each with its command."""
+"""What to do after a run: the three most useful steps, with their commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .gain import Gain, gain_of
 from .run import Run
 
 MOST = 3
-_GOOD_LABELS = 0.9  # share of right pseudo labels above which holding them back costs more than it saves
+_GOOD_LABELS = 0.9  # share of right pseudo labels above which down-weighting costs more than it saves
 
 
 @dataclass(frozen=True)
 class Step:
-    """Why, in a sentence, and the command; None where it is no command's work."""
+    """The reason, in a sentence, and a command; None if there is no command for it."""
 
     why: str
     command: str | None = None
@@ -26,7 +26,7 @@ def next_steps(run: Run, place: str) -> list[Step]:
     """At most three steps, the most useful first.
 
     Args:
-        place: how commands name the run's folder. Paths of its owner do not belong on a page for others.
+        place: how commands refer to the run's folder; a published page must not contain local paths.
     """
     if not run.phases or not run.finished:
         return [Step("Let the run finish.", f"{_train(run)} --output_dir {place} --resume_from_checkpoint True")]
@@ -42,7 +42,7 @@ def _repair(run: Run, gain: Gain | None) -> list[Step]:
     if online:
         return [
             Step(
-                "Labels made at every step fed on their own mistakes: make them between phases instead.",
+                "Labels made at every update reinforced their own mistakes: make them between phases instead.",
                 f"{_train(run)} --strategy phases",
             )
         ]
@@ -52,7 +52,7 @@ def _repair(run: Run, gain: Gain | None) -> list[Step]:
             "Phase 0 may have been too short: train it longer, and keep fewer pseudo labels.",
             f"{_train(run)} --supervised_epochs {longer:g} --label_ratios 0.2 0.4 0.6",
         ),
-        Step("Or keep the labels alone, with the same number of updates.", f"{_train(run)} --method supervised"),
+        Step("Or train on the labels alone, with the same number of updates.", f"{_train(run)} --method supervised"),
     ]
 
 
@@ -63,9 +63,9 @@ def _measure(run: Run, gain: Gain | None) -> list[Step]:
             Step("Hold out labeled images as a test split (--test_split): the eval split chose the exported model.")
         )
     elif gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
-        steps.append(Step("Repeat on other splits: one run on so few images cannot tell.", _compare(run)))
+        steps.append(Step("Repeat with other splits: a single run on so few images is not conclusive.", _compare(run)))
     elif gain is None and not run.uses_unlabeled:
-        steps.append(Step("Compare with the unlabeled images in use.", _compare(run)))
+        steps.append(Step("Compare with methods that use the unlabeled images.", _compare(run)))
     return steps
 
 
@@ -83,7 +83,8 @@ def _label(run: Run, gain: Gain | None, classes: ByClass | None, place: str) -> 
         share = f"{100 * min(known):.0f} %"
         steps.append(
             Step(
-                f"At least {share} of the pseudo labels are right: trusting them all (mutual) may gain more.",
+                f"At least {share} of the pseudo labels are right, so using all of them at full weight (mutual) may "
+                "gain more.",
                 f"{_train(run)} --method mutual",
             )
         )
@@ -102,7 +103,7 @@ def _use(run: Run, place: str) -> list[Step]:
 
 
 def _images_of(run: Run) -> str:
-    """Data flags for a command, where it cannot find the images by itself."""
+    """Data flags for a command that cannot find the images on its own."""
     if run.split.get("dataset") in BUILTIN_SETS or run.split.get("dataset_id"):
         return ""
     unlabeled = " --unlabeled_dir ..." if run.split.get("unlabeled_from") else ""
@@ -119,7 +120,7 @@ def _compare(run: Run) -> str:
 
 
 def _same(run: Run) -> str:
-    """Flags that repeat the run's data, as far as they are known to others too; `...` for what the owner knows."""
+    """Flags that repeat the run's data, as far as they may be published; `...` stands for the rest."""
     data = run.split.get("dataset_id") or run.split.get("dataset")
     if data in BUILTIN_SETS:
         return "" if data == "digits" else f" --dataset_name {data}"

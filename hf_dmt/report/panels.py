@@ -1,6 +1,6 @@
-"""The figures: one small panel each, so that a phone shows the same picture as a card. Drawing only, no files.
+"""The figures, one small panel each, so that they fit a phone as well as a card. Drawing only, no files.
 
-A panel function draws on the given axes and returns whether the run has anything for it.
+A panel function draws on the given axes and returns whether the run has data for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .run import NAMES, Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Each color stands for one meaning in every figure. Members differ in line style too: print may be black and white.
+# Each color has the same meaning in every figure. Models also differ in line style, for black-and-white print.
 COLORS = {
     "a": "#0069b4",
     "b": "#c84e00",
@@ -33,7 +33,7 @@ COLORS = {
     "grid": "#d3dae2",
 }
 _LINES = {"a": "-", "b": (0, (5, 2)), "ensemble": (0, (1, 1.2))}
-# The scores by which right pseudo labels may be told from wrong ones, as the results name them.
+# The scores that may separate right from wrong pseudo labels, as named in the results.
 _SEPARATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "weight": ("weight", {"color": COLORS["weight"], "linestyle": "-"}),
     "disagreement": ("agreement", {"color": COLORS["negative"], "linestyle": (0, (5, 2))}),
@@ -41,13 +41,13 @@ _SEPARATORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _CASES = {"agree": "agree", "negative_disagree": "negative", "positive_disagree": "positive"}
 
-MOST_POINTS = 200  # of one curve; more would make the file large and the curve no clearer
-MOST_BARS = 24  # class names under each other that are still readable
+MOST_POINTS = 200  # per curve; more would only make the file larger
+MOST_BARS = 24  # class names that are still readable as rows
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure by name, with its title and what it shows in a sentence."""
+    """A figure with its name, title and a one-sentence description."""
 
     name: str
     title: str
@@ -215,32 +215,32 @@ PANELS = [
     Panel(
         "scores",
         "Scores after each phase",
-        "Phase 0 is the labels alone. Lines: the eval split. Hollow diamonds: the test split.",
+        "Phase 0: labels alone. Lines: eval split. Hollow diamonds: test split.",
         scores,
     ),
     Panel(
         "label_accuracy",
-        "How many pseudo labels are right",
-        "Of the labels that each member made and that were selected for training.",
+        "Share of right pseudo labels",
+        "Of the labels made by each model that were selected for training.",
         label_accuracy,
     ),
     Panel(
         "classes_covered",
-        "Classes that receive labels",
-        "Classes that occur among a member's selected labels; the dotted line is all of them.",
+        "Classes with pseudo labels",
+        "Number of classes among each model's selected labels; the dotted line is the total.",
         classes_covered,
     ),
     Panel(
         "labels_per_class",
         "Labels per class, last phase",
-        "Compare with what you expect of your images: a class without any labels is not learned from them.",
+        "Compare with what you expect: a class without labels is not learned from the unlabeled images.",
         labels_per_class,
     ),
     *(
         Panel(
             f"separation_{member}",
-            f"Telling right labels by {member} from wrong ones",
-            "1: every right label scores above every wrong one. 0.5, dotted: no better than chance.",
+            f"How well right labels by {member} are separated from wrong ones",
+            "1: every right label scores above every wrong one. 0.5 (dotted): no better than chance.",
             partial(separation, member=member),
         )
         for member in MEMBERS
@@ -251,22 +251,33 @@ PANELS = [
         "All labels of the last phase in ten groups by confidence. Below the dotted line a model is overconfident.",
         calibration,
     ),
-    Panel("loss", "Loss", "Weighted cross-entropy per labeled or pseudo-labeled unit of each member.", loss),
+    Panel("loss", "Loss", "Weighted cross-entropy of each model per labeled or pseudo-labeled unit.", loss),
     Panel(
         "mean_weight",
         "Mean weight of the pseudo labels",
-        "0: a model learns nothing from the pseudo labels. 1: it uses all of them at full weight.",
+        "0: pseudo labels have no effect. 1: all have full weight.",
         mean_weight,
     ),
-    Panel("cases_a", "How a takes its labels", "Shares of the pseudo labels that a is trained on.", cases_a),
-    Panel("cases_b", "How b takes its labels", "Shares of the pseudo labels that b is trained on.", cases_b),
-    Panel("grad_norm", "Gradient norm", "Before clipping, of the update that was logged.", grad_norm),
-    Panel("seconds", "Time per phase", "Labeling is one pass of both members over the unlabeled images.", seconds),
+    Panel(
+        "cases_a",
+        "Pseudo labels seen by a",
+        "Shares of the pseudo labels that a trains on: those it agrees with, and those it contradicts.",
+        cases_a,
+    ),
+    Panel(
+        "cases_b",
+        "Pseudo labels seen by b",
+        "Shares of the pseudo labels that b trains on: those it agrees with, and those it contradicts.",
+        cases_b,
+    ),
+    Panel("grad_norm", "Gradient norm", "Before clipping, at the logged updates.", grad_norm),
+    Panel("seconds", "Time per phase", "Labeling is one pass of both models over the unlabeled images.", seconds),
 ]
 
 
 def _line(name: str) -> dict[str, Any]:
-    name = "ensemble" if name == "graph" else name  # never drawn together; it, too, is made of both
+    # the two are never drawn together, and the graph combines both models, too
+    name = "ensemble" if name == "graph" else name
     return {"color": COLORS[name], "linestyle": _LINES[name]}
 
 
@@ -287,7 +298,7 @@ def _cases(axes: Axes, run: Run, member: str) -> bool:
     points = _points(run, [f"{member}/{case}" for case in _CASES])
     if not len(points):
         return False
-    # Each log event describes the steps since the one before it, of whichever member: they may have trained in turn.
+    # Each log event covers the steps since the previous one of either model, because they may train in turn.
     first = _first_pseudo_step(run)
     rest = np.asarray([event["step"] for event in run.events if f"{member}/agree" not in event], dtype=float)
     start = np.concatenate([[first], points[:-1, 0]])
@@ -309,7 +320,7 @@ def _first_pseudo_step(run: Run) -> int:
 
 
 def _points(run: Run, keys: list[str]) -> np.ndarray:
-    """(events, 1 + keys) of step and values, where all are finite; averaged in bins when there are many."""
+    """(events, 1 + keys) of step and values, if all are finite; averaged in bins if there are many."""
     rows = [[event["step"], *(event.get(key) for key in keys)] for event in run.events]
     kept = [row for row in rows if all(value is not None and math.isfinite(value) for value in row)]
     points = np.asarray(kept, dtype=float).reshape(-1, 1 + len(keys))
@@ -327,7 +338,7 @@ def _phase_axis(axes: Axes, phases: list[int]) -> None:
 
 
 def _step_axis(axes: Axes, run: Run, *, since: int = 0, over_bars: bool = False) -> None:
-    """Steps from `since` on, with a line where each phase begins and its number above."""
+    """Steps from `since` on, with a line at the start of each phase and its number above."""
     axes.set_xlabel("step")
     start, end = 0, sum(entry["steps"] for entry in run.phases)
     total = end - since
@@ -365,6 +376,6 @@ def _legend(axes: Axes) -> bool:
 
 
 def _short(name: str) -> str:
-    """A name that fits beside an axis; what cannot be printed (and XML forbids) becomes a blank."""
+    """A name that fits beside an axis; unprintable characters (which XML forbids) become blanks."""
     name = "".join(letter if letter.isprintable() else " " for letter in name).strip()
     return name if len(name) <= 18 else name[:17] + "…"

@@ -1,6 +1,6 @@
-"""A labeling queue: the unlabeled images, or the regions in them, on which two members contradict each other most.
+"""A labeling queue: the unlabeled images, or regions in them, on which two models disagree most.
 
-Written in forms that people and annotation programs read; `data/splitting/answers.py` reads it back.
+It is written in formats for people and annotation tools; `data/splitting/answers.py` reads it back.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ from ..data.splitting.answers import COCO_FILE, IMAGES, QUEUE_FILE
 from ..data.splitting.coco import TO_LABEL
 from .run import Run, read_run
 
-_JPEG_FROM = 512  # longer side in pixels; smaller images are kept exactly, as PNG
+_JPEG_FROM = 512  # longer side in pixels; smaller images are stored losslessly, as PNG
 
 
 @dataclass(frozen=True)
 class Region:
-    """Neighboring pixels of one image that the members give the same two different labels.
+    """Connected pixels of one image to which the models give the same two different labels.
 
     Attributes:
-        row: of the image. score: sum of the contradictions in it over the pixels of the image. a, b: the classes.
+        row: of the image.
+        score: sum of the disagreement in it over the pixels of the image.
+        a, b: the classes.
         left, top: of `inside`, (h, w) bool, in the label maps of `shape` (H, W).
     """
 
@@ -51,33 +53,35 @@ class Region:
 
 
 def write_queue(folder: str | Path, unlabeled: Any, to: str | Path, *, count: int = 100) -> int:
-    """Write the strongest contradictions of a run's last labels, the strongest first.
+    """Write the strongest disagreements in a run's last labels, strongest first.
 
     Args:
-        folder: of the run. unlabeled: its images, map-style with `ids`. to: a new folder. count: of images; for
-            segmentation of regions.
+        folder: of the run.
+        unlabeled: its images, map-style with `ids`.
+        to: a new folder.
+        count: number of images; for segmentation, of regions.
 
     Returns:
         How many there are, at most `count`.
 
     Raises:
-        ValueError: no labels are stored, the images are not those of the run, or `to` has contents.
+        ValueError: no labels are stored, the images are not those of the run, or `to` is not empty.
     """
     run, to = read_run(folder), Path(to)
     stores = _last_stores(run)
     if list(unlabeled.ids) != run.split.get("unlabeled"):
         raise ValueError(
-            f"These {len(unlabeled)} unlabeled images are not those that the run in {str(folder)!r} labeled "
-            f"({len(run.split.get('unlabeled') or ())}). Give the flags that the run was started with."
+            f"These {len(unlabeled)} unlabeled images are not those labeled by the run in {str(folder)!r} "
+            f"({len(run.split.get('unlabeled') or ())}). Repeat the data flags that the run was started with."
         )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ValueError(f"{str(to)!r} is not an empty folder, and may hold answers. Choose another one.")
+        raise ValueError(f"{str(to)!r} is not an empty folder and may contain answers. Choose another one.")
     write = _write_regions if run.is_pixels else _write_images
     return write(run, stores, unlabeled, to, count)
 
 
 def regions(a: PixelLabels, b: PixelLabels, row: int) -> Iterator[Region]:
-    """All regions of contradiction in an image's label maps."""
+    """All regions of disagreement in an image's label maps."""
     labels_a, labels_b, strength = contradiction(a, b, row)
     pairs = np.stack([labels_a, labels_b])[:, strength > 0]
     for of_a, of_b in np.unique(pairs, axis=1).T.tolist():
@@ -90,8 +94,8 @@ def regions(a: PixelLabels, b: PixelLabels, row: int) -> Iterator[Region]:
 
 
 def polygons(region: Region, size: tuple[int, int]) -> list[list[float]]:
-    """A region's outline as `[x, y, x, y, ...]` in an image of `size` (width, height), which its maps may be smaller
-    than; a hole is joined to the outline by a cut without width, because polygons in COCO have none."""
+    """A region's outline as `[x, y, x, y, ...]` in an image of `size` (width, height), which may be larger than its
+    maps. A hole is connected to the outline by a zero-width cut, because COCO polygons have no holes."""
     padded = np.pad(region.inside, 1).astype(float)
     filled: Any = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, np.inf)
     scale = np.array(size) / region.shape[::-1]
@@ -99,7 +103,7 @@ def polygons(region: Region, size: tuple[int, int]) -> list[list[float]]:
     for ring, starts in zip(*filled, strict=True):
         parts = np.split(ring, starts[1:-1])
         path = np.concatenate([part for outline in parts for part in (outline, ring[:1])])
-        # A point of the grid is the center of a pixel, and the padding moved it by one.
+        # A grid point is the center of a pixel, and the padding shifted it by one.
         found.append(((path - 0.5 + (region.left, region.top)) * scale).round(2).ravel().tolist())
     return found
 
@@ -110,8 +114,8 @@ def _last_stores(run: Run) -> dict[str, Path]:
         if all(map(is_complete, stores.values())):
             return stores
     raise ValueError(
-        f"{str(run.folder)!r} holds no pseudo labels of both members, so it is not known where they contradict each "
-        "other. Give the folder of a run with phases on unlabeled images, on the machine that it ran on."
+        f"{str(run.folder)!r} has no pseudo labels of both models, so their disagreements are unknown. Give the "
+        "folder of a run with phases on unlabeled images, on the machine where it ran."
     )
 
 
@@ -133,7 +137,7 @@ def _write_images(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, c
 def _write_regions(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, count: int) -> int:
     a, b = (PixelLabels.read(store) for store in stores.values())
     everything = (region for row in range(len(unlabeled)) for region in regions(a, b, row))
-    # Kept are the `count` best at any time, whatever the number of images.
+    # Only the best `count` are kept at any time, whatever the number of images.
     best = heapq.nlargest(count, everything, key=lambda region: region.score)
     lines: list[dict[str, Any]] = []
     images: dict[int, dict[str, Any]] = {}
@@ -164,7 +168,7 @@ def _write_regions(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, 
         place_in_image = dict(zip(("x", "y", "width", "height"), box, strict=True))
         known = {"file": entry["file_name"], "id": unlabeled.ids[region.row], "annotation": number}
         lines.append({**known, "label": "", **said, **place_in_image})
-    # Category ids from 1 on: some programs take 0 for the background.
+    # Category ids start at 1, because some tools use 0 for the background.
     categories = [{"id": at, "name": name} for at, name in enumerate([*run.class_names, TO_LABEL], start=1)]
     write_json(to / COCO_FILE, {"images": [*images.values()], "annotations": annotations, "categories": categories})
     _write_table(to, lines)
@@ -184,7 +188,8 @@ def _write_table(to: Path, lines: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["file", "id", "label"])
     writer.writeheader()
     writer.writerows({key: csv_cell(value) for key, value in line.items()} for line in lines)
-    write_aside(to / QUEUE_FILE, text.getvalue().encode("utf-8-sig"))  # without the mark, Excel garbles names
+    # without the byte order mark, Excel garbles names
+    write_aside(to / QUEUE_FILE, text.getvalue().encode("utf-8-sig"))
 
 
 def _is_folder_name(name: str) -> bool:

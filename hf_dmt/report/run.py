@@ -1,4 +1,4 @@
-"""A run as it stands on disk: what every table and figure of this room is made from."""
+"""A run as stored on disk: the source of every table and figure in this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..data.members import MEMBERS
 
 NAMES = (*MEMBERS, "ensemble")
 
-# Per task, the measures that are shown, the compared one first, and what people call them.
+# The metrics shown for each task, the main one first, with their names.
 MEASURES = {
     "image-classification": {"accuracy": "accuracy", "mean_accuracy": "mean per-class accuracy"},
     "semantic-segmentation": {
@@ -22,18 +22,20 @@ MEASURES = {
         "overall_accuracy": "pixel accuracy",
     },
 }
-# Those that must all rise for a gain. Mean IoU is a mean over classes by itself.
+# The metrics that must all rise for a gain. Mean IoU is already an average over classes.
 _DECISIVE = {"image-classification": ("accuracy", "mean_accuracy"), "semantic-segmentation": ("mean_iou",)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """The files of one run's folder, finished or not.
+    """The files of a run's folder, finished or not.
 
     Attributes:
-        results: `dmt_results.json`. events: the training log events of `telemetry.jsonl`, in order of steps.
-        split: `split.json`, {} without one. base_models: what a and b started from, {} where not recorded.
-        continued: the pair had been trained before, so its phase 0 is not one on labels alone.
+        results: `dmt_results.json`.
+        events: the training log events of `telemetry.jsonl`, in order of steps.
+        split: `split.json`, or {}.
+        base_models: what a and b started from, {} if not recorded.
+        continued: the pair had been trained before, so its phase 0 is not a labels-only baseline.
     """
 
     folder: Path
@@ -54,17 +56,17 @@ class Run:
 
     @property
     def measures(self) -> dict[str, str]:
-        """The measures that are shown, by key in the results, with their names; the compared one first."""
+        """The metrics that are shown, by key in the results, with their names; the main one first."""
         return MEASURES[self.results["task"]]
 
     @property
     def decisive(self) -> tuple[str, ...]:
-        """The measures that must all rise for a gain; the first is the compared one."""
+        """The metrics that must all rise for a gain; the first is the main one."""
         return _DECISIVE[self.results["task"]]
 
     @property
     def metric(self) -> str:
-        """Key of the figure that is compared."""
+        """Key of the main metric."""
         return self.decisive[0]
 
     @property
@@ -88,17 +90,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether every phase that the settings ask for is there."""
+        """Whether all planned phases are there."""
         planned = self.results.get("num_phases")
         return planned is None or any(entry["phase"] >= planned - 1 for entry in self.phases)
 
     def score(self, entry: dict[str, Any] | None, split: str, name: str) -> float | None:
-        """The compared figure of a, b or ensemble on `eval` or `test` in a phase's entry; None where there is none."""
+        """The main metric of a, b or ensemble on `eval` or `test` in a phase's entry; None if there is none."""
         return score_of((entry or {}).get(split), name, self.metric)
 
     @property
     def makers(self) -> tuple[str, ...]:
-        """Who made pseudo labels that are scored: both members, and the graph where it labeled."""
+        """The makers of pseudo labels that are scored: both models, and the graph if it labels."""
         return (*MEMBERS, "graph") if self.knobs.get("labeler") == "graph" else MEMBERS
 
     def label_fact(self, entry: dict[str, Any], member: str, key: str) -> Any:
@@ -112,7 +114,7 @@ class Run:
 
 
 def score_of(scores: dict[str, Any] | None, name: str, metric: str) -> float | None:
-    """One finite figure out of `{'a': {...}, 'b': {...}, 'ensemble': {...}}`, else None."""
+    """One finite score from `{'a': {...}, 'b': {...}, 'ensemble': {...}}`, else None."""
     value = ((scores or {}).get(name) or {}).get(metric)
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
@@ -121,7 +123,7 @@ def read_run(folder: str | Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        ValueError: it holds no readable `dmt_results.json`, or one of an unknown task.
+        ValueError: there is no readable `dmt_results.json`, or its task is unknown.
     """
     folder = Path(folder)
     file = folder / "dmt_results.json"
@@ -129,12 +131,12 @@ def read_run(folder: str | Path) -> Run:
         results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ValueError(
-            f"{str(file)!r} cannot be read ({problem}), and a report is made from it. Give the output folder of a run."
+            f"{str(file)!r} cannot be read ({problem}), but the report needs it. Give the output folder of a run."
         ) from problem
     if not isinstance(results, dict) or results.get("task") not in MEASURES or "num_labels" not in results:
         raise ValueError(
-            f"{str(file)!r} does not name num_labels and a task ({' or '.join(MEASURES)}), so it is not the results "
-            "file of a run. Give the output folder of a run that trained."
+            f"{str(file)!r} does not contain num_labels and a task ({' or '.join(MEASURES)}), so it is not the "
+            "results file of a run. Give the output folder of a run."
         )
     events = [event for event in _read_lines(folder / "telemetry.jsonl") if "a/loss" in event or "b/loss" in event]
     pair = _read_optional(folder / "dmt_config.json")

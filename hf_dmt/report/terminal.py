@@ -1,4 +1,4 @@
-"""The end of a run in a terminal or a log: phases, what the unlabeled images were worth, where it fails, what next."""
+"""The summary of a run for the terminal: phases, the value of the unlabeled images, weak classes, next steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .next_steps import next_steps
 from .run import NAMES, Run, read_run
 
 WIDTH = 80
-_WORST = 3  # classes that are listed
+_WORST = 3  # number of listed classes
 
 
 def print_summary(folder: str | Path) -> None:
-    """Print how a run ended, in ASCII and at most 80 columns wide where class names allow it.
+    """Print the summary of a run, in ASCII and at most 80 columns wide unless class names are longer.
 
     Raises:
-        ValueError: the folder holds no run.
+        ValueError: the folder contains no run.
     """
     print(summary(read_run(folder)))
 
@@ -32,7 +32,7 @@ def summary(run: Run) -> str:
     if gain:
         parts.append(_worth(run, gain))
     parts += [_failures(run), _steps(run)]
-    # A log file may be ASCII; names in other scripts stay as they are.
+    # A log file may be ASCII; names in other scripts are kept.
     return "\n\n".join(filter(None, parts)).replace("−", "-").replace("–", "-")
 
 
@@ -56,7 +56,7 @@ def phase_table(run: Run) -> str:
 
 
 def _worth(run: Run, gain: Gain) -> str:
-    """Every measure before and after, with what may be chance."""
+    """Every metric before and after, with a mark if it may be chance."""
     images = f" on {gain.images:,} {gain.split} images" if gain.images else f" on the {gain.split} split"
     lines = [f"{'in %' + images:32}{'labels alone':>14}{'with unlabeled':>16}{'change':>9}"]
     for key, changes in gain.distinct().items():
@@ -70,23 +70,25 @@ def _worth(run: Run, gain: Gain) -> str:
 
 
 def notes(run: Run, gain: Gain) -> list[str]:
-    """What a reader must know of the figures: the majority's score, chance, and a missing test split."""
+    """What a reader must know about the figures: the majority's score, chance, and a missing test split."""
     found = []
     classes = by_class(run)
     if classes is not None and classes.majority is not None:
         name, share = classes.majority
-        units, mean = "pixel" if run.is_pixels else "image", 1 / max(1, classes.present)
+        mean = 1 / max(1, classes.present)
         more = "" if abs(share - mean) < 0.001 else f", and {_percent(mean)} % mean per-class accuracy"
-        found.append(f"Answering {printable(name)!r} for every {units} would score {_percent(share)} % accuracy{more}.")
+        found.append(f"Always predicting {printable(name)!r} would score {_percent(share)} % accuracy{more}.")
     if len(gain.distinct()) < len(gain.changes) and not run.is_pixels:
-        found.append("Classes are equally frequent, so mean per-class accuracy is the same as accuracy.")
+        found.append("Classes are equally frequent, so mean per-class accuracy equals accuracy.")
     if any(change.beyond_chance is not None for of in gain.changes.values() for change in of.values()):
         found.append(
-            "chance: the choice of images explains a change of this size (paired permutation test, 95 %). Other seeds "
-            "and other labeled images vary more."
+            "chance: a change of this size can come from the choice of test images (paired permutation test, 95 %). "
+            "Other seeds and other labeled images vary more."
         )
     if gain.split == "eval":
-        found.append("There is no test split: the eval split also chose the exported model, so figures are flattering.")
+        found.append(
+            "There is no test split. The eval split also chose the exported model, so these figures are optimistic."
+        )
     return found
 
 
@@ -120,7 +122,7 @@ def _steps(run: Run) -> str:
 def _table(
     columns: Sequence[tuple[str, str, list[str]]], *, left: tuple[int, ...] = (), beside: list[str] | None = None
 ) -> str:
-    """Columns under their titles, groups of columns under a common one. `beside`: an unaligned last column."""
+    """Columns under their titles, and groups of columns under a common title. `beside`: an unaligned last column."""
     widths = [max(len(title), *map(len, cells)) for _, title, cells in columns]
     groups: list[tuple[str, list[int]]] = []
     for at, (group, *_) in enumerate(columns):
@@ -142,7 +144,7 @@ def _table(
     lines += [line([title for _, title, _ in columns])]
     lines += [line([cells[row] for *_, cells in columns]) for row in range(len(columns[0][2]))]
     if beside is not None and any(beside):
-        lines[1] += "  most often taken for"
+        lines[1] += "  most often confused with"
         lines[2:] = [f"{text}  {extra}" for text, extra in zip(lines[2:], beside, strict=True)]
     return "\n".join(text.rstrip() for text in lines if text.strip())
 

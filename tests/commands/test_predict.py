@@ -128,7 +128,7 @@ def test_what_cannot_be_written_is_said(
         assert main(list(arguments)) == 2
         return capsys.readouterr().err
 
-    assert "it is not known by which pair" in refused(pair, *given)
+    assert "the pair that made it is unknown" in refused(pair, *given)
     assert out.read_text() == "id,label\nmine,cat\n"
     out.unlink()
     assert main([pair, *given]) == 0

@@ -87,6 +87,6 @@ def test_the_embedded_set_needs_no_flags(tmp_path: Path, capsys: pytest.CaptureF
     assert queue_command([run, "--to", str(tmp_path / "queue")]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
     assert queue_command([run, "--to", str(tmp_path / "other"), "--num_labeled", "40"]) == 2
-    assert "are not those that the run" in capsys.readouterr().err
+    assert "are not those labeled by the run" in capsys.readouterr().err
     assert queue_command([run, "--to", str(tmp_path / "other"), "--count", "0"]) == 2
     assert "--count is 0" in capsys.readouterr().err

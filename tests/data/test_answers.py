@@ -55,13 +55,17 @@ def coco(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "files", "reason"),
     [
-        (IMAGES, {"queue.csv": "id,label\nx.jpg,dgo\n"}, "'dgo' is none of the 3 classes. Did you mean 'dog'"),
-        (IMAGES, {"queue.csv": "id,label\nx.jpg,\n"}, "holds no answer yet.*or move images"),
+        (IMAGES, {"queue.csv": "id,label\nx.jpg,dgo\n"}, "'dgo' is not one of the 3 classes. Did you mean 'dog'"),
+        (IMAGES, {"queue.csv": "id,label\nx.jpg,\n"}, "contains no answers yet.*or move images"),
         (IMAGES, {"queue.csv": "file,class\nx.jpg,dog\n"}, r"columns \['class', 'file'\]; it needs 'id' and 'label'"),
         (IMAGES, {}, "cannot be read .*queue.csv.*Give the folder of a labeling queue"),
-        (PIXELS, {"annotations.json": coco(category_id=1)}, "holds no answer yet"),
-        (PIXELS, {"annotations.json": coco(category_id=3)}, "'elk' is none of the 3 classes"),
-        (PIXELS, {"annotations.json": coco(segmentation=[[0, 0, 2, 2]])}, "annotation 1 is no region: .* 4 numbers"),
+        (PIXELS, {"annotations.json": coco(category_id=1)}, "contains no answers yet"),
+        (PIXELS, {"annotations.json": coco(category_id=3)}, "'elk' is not one of the 3 classes"),
+        (
+            PIXELS,
+            {"annotations.json": coco(segmentation=[[0, 0, 2, 2]])},
+            "annotation 1 is not a valid region: .* 4 numbers",
+        ),
         (PIXELS, {"annotations.json": coco(segmentation=[])}, "annotation 1 has neither a polygon nor a box"),
         (PIXELS, {"annotations.json": coco(segmentation={"size": [3, 4], "counts": [5, 99]})}, "do not add up"),
         (
@@ -69,7 +73,11 @@ def coco(**changes: Any) -> dict[str, Any]:
             {"annotations.json": coco(segmentation={"size": [4, 3], "counts": [12]})},
             r"that of the image \[3, 4",
         ),
-        (PIXELS, {"annotations.json": coco(category_id=4)}, "annotation 1 is of category 4, and the file lists none"),
+        (
+            PIXELS,
+            {"annotations.json": coco(category_id=4)},
+            "annotation 1 is of category 4, but the file lists no such id",
+        ),
         (
             PIXELS,
             {"annotations.json": coco(), "queue.csv": "file,id,annotation,label\n1.png,x.jpg,1,owl\n"},
@@ -81,12 +89,12 @@ def coco(**changes: Any) -> dict[str, Any]:
                 "annotations.json": coco(id=9, category_id=1),
                 "queue.csv": "file,id,annotation,label\n1.png,x.jpg,1,owl\n",
             },
-            "regions that the annotations do not have:\n  1.png, annotation 1: owl\nThe program has numbered them anew",
+            "regions that the annotations do not have:\n  1.png, annotation 1: owl\nThe tool has renumbered them",
         ),
         (
             PIXELS,
             {"queue.csv": "file,id,annotation,label\n2.png,x.jpg,1,\n"},
-            "'sub/1.png' is none of the 1 of the queue",
+            "'sub/1.png' is not one of the 1 in the queue",
         ),
         (
             IMAGES,
@@ -94,7 +102,7 @@ def coco(**changes: Any) -> dict[str, Any]:
             "contradicting answers.*\n  x.jpg: 'dog' and 'owl'",
         ),
         (PIXELS, {"annotations.json": {"images": []}}, "cannot be read .*categories.*Give the folder"),
-        (PIXELS, {"annotations.json": coco(image_id=8)}, "annotation 1 is of image 8, and the file lists none"),
+        (PIXELS, {"annotations.json": coco(image_id=8)}, "annotation 1 is of image 8, but the file lists no such id"),
     ],
 )
 def test_answers_that_cannot_be_used(tmp_path: Path, task: str, files: dict[str, Any], reason: str) -> None:
@@ -161,12 +169,12 @@ def test_regions_on_each_other(tmp_path: Path, width: int, refused: bool) -> Non
     answers["annotations"].append({"id": 2, "image_id": 7, "category_id": 9, "segmentation": [], "bbox": box})
     (tmp_path / "annotations.json").write_text(json.dumps(answers))
     if refused:
-        with pytest.raises(DataError, match=r"x.jpg: annotations 1 and 2 are one region and two classes"):
+        with pytest.raises(DataError, match=r"x.jpg: annotations 1 and 2 are the same region with two classes"):
             read_answers(tmp_path, PIXELS, NAMES)
         return
     notes: list[str] = []
     assert read_answers(tmp_path, PIXELS, NAMES, notes)["x.jpg"][0].tolist() == [1, -100, 2, 2]
-    assert "overlap on 2 pixels of x.jpg: nothing is said" in notes[0]
+    assert "overlap on 2 pixels of x.jpg; these pixels are ignored" in notes[0]
 
 
 def test_answers_given_twice(tmp_path: Path) -> None:
@@ -177,7 +185,7 @@ def test_answers_given_twice(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"id,label\nx.jpg,{label}\n")
     args = DataArguments(str(data), unlabeled_dir=str(tmp_path / "more"))
     args.extra_labels = [str(tmp_path / "one.csv"), str(tmp_path / "two.csv")]
-    with pytest.raises(DataError, match=r"two.csv' contradicts what was given before it of 1 images: x.jpg"):
+    with pytest.raises(DataError, match=r"two.csv' contradicts earlier answers for 1 images: x.jpg"):
         assemble(args, IMAGES)
     args.extra_labels = [str(tmp_path / "one.csv"), str(tmp_path / "three.csv")]
     assert assemble(args, IMAGES).labeled[-1]["label"] == 0

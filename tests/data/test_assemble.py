@@ -86,7 +86,7 @@ def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
     found = run(files.parquet(tmp_path / "data", train=rows, validation=rows), PIXELS)
     assert found.labeled.ids == ["0", "2"] and found.unlabeled is not None and found.unlabeled.ids == ["1", "3"]
     assert found.evaluation is not None and found.evaluation.ids == ["0", "2"], "nothing to score on the others"
-    assert any("2 of 4 eval images have no masks and are left out" in note for note in found.notes)
+    assert any("Skipped 2 of 4 eval images without masks" in note for note in found.notes)
 
 
 def test_a_test_split_without_labels_is_not_used(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ class TestClassNames:
             run(root, PIXELS)
         found = run(files.scene_folder(tmp_path / "few", [(0, 1), (1, 2, 4), (255, 0)]), PIXELS)
         assert found.class_names == [str(value) for value in range(5)]
-        assert any("no training mask holds a value between 2 and 4" in note for note in found.notes)
+        assert any("no training mask contains a value between 2 and 4" in note for note in found.notes)
         found = run(root, PIXELS, ignore_index=30, model_classes=lambda: [f"c{index}" for index in range(256)])
         assert len(found.class_names) == 256 and np.unique(found.labeled[1]["mask"]).tolist() == [-100, 1, 2]
 

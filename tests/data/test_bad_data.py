@@ -30,7 +30,7 @@ class TestWarnings:
     def test_some_masks_are_void_all_over(self, tmp_path: Path) -> None:
         """Guards labels that are paid for and teach nothing."""
         notes = notes_of(files.scene_flags(tmp_path, (0, 1), (255,), (0, 1)), PIXELS)
-        assert "1 of 3 labeled masks are void all over and teach nothing: images/01.jpg" in notes
+        assert "1 of 3 labeled masks are entirely void: images/01.jpg" in notes
 
     def test_skipped_images_are_listed(self, tmp_path: Path) -> None:
         """Guards images that vanish without a trace."""

@@ -151,7 +151,7 @@ def test_masks_of_every_width_and_form() -> None:
     [
         (Image.new("RGB", (2, 2), (128, 0, 0)), r"color image.*row 0, column 0 is \[128, 0, 0\].*palette"),
         (Image.new("RGBA", (2, 2), (1, 1, 1, 0)), "transparent"),
-        (encoded(Image.new("L", (8, 8), 1), "JPEG"), "JPEG file, whose compression turns class ids into others"),
+        (encoded(Image.new("L", (8, 8), 1), "JPEG"), "JPEG file, whose compression changes class ids"),
         (np.zeros((2, 2), dtype=np.float32), "float32"),
         (np.zeros((2, 2, 2, 2), dtype=np.uint8), r"\(2, 2, 2, 2\)"),
     ],

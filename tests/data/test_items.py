@@ -23,7 +23,7 @@ def items(*labels: Any) -> list[dict[str, Any]]:
     ("label", "message"),
     [
         (1.5, "Item 1 of train has the label 1.5, .* whole number"),
-        ("dog", "label 'dog', and a label is the number of a class: 'dog' is number 1"),
+        ("dog", "label 'dog', but a label must be the number of a class: 'dog' is number 1"),
         ("wolf", r"the order is \['cat', 'dog', 'owl'\]"),
         ([0.0, 1.0, 0.0], "a label with 3 values.*one-hot"),
         (np.array([0, 1, 0]), "a label with 3 values"),

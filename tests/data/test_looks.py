@@ -141,7 +141,7 @@ def test_a_broken_memory_stops_nothing(
         file.write_bytes(b"no database at all" * 100 if kind == "garbage" else content[:5000])
     assert look(tmp_path / "scenes").values.tolist() == [(0, 1)]
     if kind == "folder in its place":
-        assert "Set HF_HOME to a folder that can be written" in caplog.text
+        assert "Set HF_HOME to a writable folder" in caplog.text
     else:
         reads.clear()
         look(tmp_path / "scenes")

@@ -232,7 +232,7 @@ def test_a_table_that_was_changed_is_not_read(tmp_path: Path, damage: Any) -> No
     table_of(other, phase=2)
     assert ImageLabels.read(folder).labels.tolist() == written_labels.labels.tolist()
     damage(folder, other)
-    with pytest.raises(StoreError, match="labels again"):
+    with pytest.raises(StoreError, match="makes them again"):
         ImageLabels.read(folder)
 
 
@@ -290,6 +290,6 @@ class TestFiles:
         write_json(tmp_path / "deep" / "a.json", {"x": 1})
         assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1}
         (tmp_path / "deep" / ".a.json.partial").mkdir()
-        with pytest.raises(OSError, match=r"Cannot write a.json in .*deep.*Free space or choose another folder"):
+        with pytest.raises(OSError, match=r"Cannot write a.json in .*deep.*Free disk space or choose another folder"):
             write_aside(tmp_path / "deep" / "a.json", b"new")
         assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1}

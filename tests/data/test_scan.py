@@ -124,7 +124,7 @@ def test_masks_that_are_only_scored_stop_nothing(tmp_path: Path) -> None:
     notes: list[str] = []
     found = scan(images, "unlabeled", skip_corrupt=False, notes=notes, masks_matter=False)
     assert not found.has_target.any() and set(found.images[0]) == {"image"}
-    assert "cannot be scored" in notes[0]
+    assert "Pseudo labels are not scored" in notes[0]
 
 
 def test_a_mistake_that_many_files_share_is_counted(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ class TestTables:
         for column, flag in (("image_column", "--image_column"), ("label_column", "--label_column")):
             with pytest.raises(DataError, match=rf"{flag} 'nothing' is not in .*img, fine_label.*Name one"):
                 open_splits(root, task=IMAGES, **{column: "nothing"})
-        with pytest.raises(DataError, match=r"needs masks. Name another column, or another --task"):
+        with pytest.raises(DataError, match=r"needs masks. Name another column, or use another --task"):
             open_splits(root, task=PIXELS, label_column="coarse")
 
 
@@ -174,7 +174,7 @@ class TestHub:
 
     def test_an_unknown_id_is_one_line(self, hub: HubServer) -> None:
         """Guards against fifty lines of a library's traceback for a typing mistake."""
-        with pytest.raises(DataError, match=r"'me/anmials'.*not builtin.*Check the spelling") as caught:
+        with pytest.raises(DataError, match=r"'me/anmials'.*not embedded.*Check the spelling") as caught:
             open_splits("me/anmials", task=IMAGES)
         assert len(str(caught.value).splitlines()) == 1
 

@@ -95,7 +95,7 @@ def test_carving_takes_a_fifth_of_every_class_or_of_all_pixels() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 21])
 def test_more_labels_than_there_are_is_an_error(count: int) -> None:
-    with pytest.raises(ValueError, match=f"{count} labeled images were asked for, but the training split has 20"):
+    with pytest.raises(ValueError, match=f"{count} labeled images were requested, but the training split has 20"):
         choose_labeled(count, 20, seed=0, labels=None)
 
 
@@ -114,7 +114,7 @@ def test_id_files_of_a_person_and_of_a_run(tmp_path: Path) -> None:
     [
         ("none.txt", None, "cannot be read"),
         ("binary.txt", b"\xff\xfe\x00", "cannot be read"),
-        ("empty.txt", b"\n\n", "holds no ids"),
+        ("empty.txt", b"\n\n", "contains no ids"),
         ("twice.txt", b"3\n4\n3\n", "names '3' 2 times"),
         ("other.json", b'{"train": [1]}', "is not a split file"),
         ("list.json", b"[1, 2]", "is not a split file"),

@@ -122,7 +122,7 @@ def test_satellite_images_say_what_they_hold(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cat/x.tif .* a GeoTIFF with 4 bands of 16 bits.*gdal_translate"):
         opened(root)
     (root / "cat" / "x.tif").write_bytes(tiff(4, 8, photometric=2))
-    assert "has 4 bands, of which the first 3 are read" in said(opened(root))
+    assert "has 4 bands, of which only the first 3 are used" in said(opened(root))
 
 
 def test_notes_of_a_camera_stop_nothing(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_splits_below_images(images: str, masks: str, train: str, val: str, tmp_
     assert len(found.labeled) == 5 and not any(f"/{val}/" in name for name in found.labeled.ids)
     assert [name.split("/")[1] for name in (found.evaluation.ids if found.evaluation else ())] == [val] * 3
     shutil.move(tmp_path / images / train, tmp_path / images / "rest")
-    with pytest.raises(DataError, match=f"has a folder '{val}', which is named like a split, and none called 'train'"):
+    with pytest.raises(DataError, match=f"has a folder '{val}', which is named like a split, but none called 'train'"):
         opened(tmp_path, PIXELS)
 
 
@@ -198,7 +198,7 @@ def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
     root = tmp_path / "deeper"
     animals(root / "photos")
     with pytest.raises(
-        DataError, match=r"has one class, 'photos'.*If the classes are cat, dog, pass the folder 'photos'"
+        DataError, match=r"has a single class, 'photos'.*If the classes are cat, dog, pass the folder 'photos'"
     ):
         opened(root)
     for split in ("train", "val"):
@@ -208,7 +208,9 @@ def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
         for year in ("2023", "2024"):
             files.save(files.image(len(animal + year)), tmp_path / "years" / animal / year / "a.png")
     found = opened(tmp_path / "years")
-    assert found.class_names == ["cat", "dog"] and "If 2023, 2024 are the classes, put them on top" in said(found)
+    assert found.class_names == ["cat", "dog"] and "If 2023, 2024 are the classes, make them the outer folders" in said(
+        found
+    )
 
 
 def test_a_saved_data_set_simply_opens(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_files_that_count_classes_differently(tmp_path: Path) -> None:
         {"train-0": ["cat", "dog"], "train-1": ["dog", "cat"]},
     ):
         root = label_table(tmp_path / str(len(shards)) / min(shards), **shards)
-        with pytest.raises(DataError, match="'label' counts its classes in another order"):
+        with pytest.raises(DataError, match="'label' numbers its classes in a different order"):
             opened(root)
 
 
@@ -309,7 +311,7 @@ def test_words_that_look_missing(labels: list[str], classes: list[str], unlabele
     found = opened(listed(tmp_path, labels))
     assert found.class_names == classes and len(found.unlabeled or ()) == unlabeled
     if "None" in labels:
-        assert "The label 'None' is a class like any other" in said(found)
+        assert "The label 'None' is used as a class" in said(found)
     if unlabeled:
         assert f"{unlabeled} of {3 * len(labels)} training images have no label: unlabeled." in said(found)
 
@@ -332,13 +334,13 @@ def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
     """Guards against images that vanish between a table and its folder."""
     root = listed(tmp_path / "a", ["x", "y"])
     (root / "photos" / "2.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 6 files in .*metadata.csv' are not there: 'photos/2.png'"):
+    with pytest.raises(DataError, match=r"1 of 6 files in .*metadata.csv' do not exist: 'photos/2.png'"):
         opened(root)
     with pytest.raises(DataError, match=r"cannot be read .*Save it as UTF-8"):
         opened(listed(tmp_path / "b", ["ä", "y"], encoding="latin-1"))
     root = listed(tmp_path / "c", ["x", "y"])
     files.save(files.image(1), root / "photos" / "more.png")
-    assert "1 images in" in said(opened(root)) and "are in no table and are left out" in said(opened(root))
+    assert "1 images in" in said(opened(root)) and "that are in no table" in said(opened(root))
     (root / "metadata.csv").write_text((root / "metadata.csv").read_text().replace("photos/1", "photos\\1"))
     assert len(opened(root).labeled) == 6, "paths of Windows"
     (root / "metadata.csv").write_text("file_name,label\nphotos/1.png,x\nphotos/1.png,y\n")
@@ -436,8 +438,8 @@ def test_masks_are_not_stretched(content: bytes, name: str, expected: list[int],
     [
         (files.mask((0, 1, 2)), "{}.webp", {}, "is a lossy WEBP file"),
         (files.mask((0, 1, 2)), "{}.jpg", {}, "is a JPEG file"),
-        (files.mask((0, 1, 2)).convert("F"), "{}.tif", {}, "holds float32 values"),
-        (files.mask((0, 1, 2)).convert("CMYK"), "{}.tif", {}, "is a CMYK image, and which class"),
+        (files.mask((0, 1, 2)).convert("F"), "{}.tif", {}, "contains float32 values"),
+        (files.mask((0, 1, 2)).convert("CMYK"), "{}.tif", {}, "is a CMYK image, but which class"),
         (files.mask((0, 1, 2)), "{}.webp", {"lossless": True}, None),
         (files.mask((0, 1, 2)), "{}.gif", {}, None),
         (files.palette((0, 1, 2)), "{}.png", {"transparency": 0}, None),
@@ -463,7 +465,7 @@ def test_kinds_of_masks(
     [
         (
             (0, 1, 65535),
-            r'would make 65536 classes.*--ignore_index 65535.*the file holds: \{"0": "name of 0", "1": [^,]*\}$',
+            r'would make 65536 classes.*--ignore_index 65535.*the file contains: \{"0": "name of 0", "1": [^,]*\}$',
         ),
         ((7, 26001, 24003), r'would make 26002 classes.*\{"7": "name of 7", "24003": .*, "26001": "name of 26001"\}'),
         ((100, 200, 300), r'would make 301 classes.*"100": "name of 100"'),
@@ -544,7 +546,7 @@ PAINTED = Image.fromarray(COLORS[np.array(files.mask((0, 1, 2)))])
         ),
         ('c.json:{"a": [0, 0, 0], "b": [0, 0, 0]}', None, "is both 'a' and 'b'"),
         ("c.csv:nome,r,g\nx,1,2\n", None, "its columns are nome, r, g.*name,r,g,b"),
-        ('c.json:{"a": [0, 0, 300]}', None, "is no color"),
+        ('c.json:{"a": [0, 0, 300]}', None, "is not a color"),
     ],
 )
 def test_masks_of_colors(table: str, classes: Any, expected: Any, tmp_path: Path) -> None:
@@ -576,7 +578,7 @@ def test_suffix_band_and_turn(tmp_path: Path) -> None:
     root = scenes(tmp_path / "turned", files.mask((0, 1, 2)))
     for index in range(3):
         files.image(index).save(root / "images" / f"{index}.png", exif=exif)
-    with pytest.raises(DataError, match=r"is 16x20 once it is turned upright.*drawn on the image before the turn"):
+    with pytest.raises(DataError, match=r"is 16x20 after its EXIF rotation.*drawn on the unrotated image"):
         opened(root, PIXELS)
 
 
@@ -584,12 +586,12 @@ def test_files_that_could_be_paired_in_two_ways(tmp_path: Path) -> None:
     """Silent: of two masks of one image the one that came last was taken."""
     root = scenes(tmp_path / "a", files.mask((0, 1)))
     files.save(files.mask((1, 0)), root / "masks" / "0.tif")
-    with pytest.raises(DataError, match=r"are masks of one image. Remove one"):
+    with pytest.raises(DataError, match=r"are masks for the same image. Remove one"):
         opened(root, PIXELS)
     root = scenes(tmp_path / "b", files.mask((0, 1)))
     files.save(files.image(3), root / "images" / "0.jpg")
     files.save(files.mask((0, 1)), root / "masks" / "stranger.png")
-    with pytest.raises(DataError, match="have the name of another one up to the extension, such as '0'"):
+    with pytest.raises(DataError, match="differ from another one only in the extension, such as '0'"):
         opened(root, PIXELS)
     (root / "images" / "0.jpg").unlink()
     assert "1 masks in" in said(opened(root, PIXELS)) and "stranger.png" in said(opened(root, PIXELS))
@@ -641,7 +643,7 @@ def test_three_hundred_files_of_twenty_kinds(tmp_path: Path) -> None:
     found = opened(root, skip_corrupt_images=True)
     read = {*found.labeled.ids, *(found.evaluation.ids if found.evaluation else ())}
     assert read == kinds["read"] and found.class_names == ["cat", "dog", "élan"]
-    assert f"Left out {len(kinds['refused'])} of {len(read) + len(kinds['refused'])} training images" in said(found)
+    assert f"Skipped {len(kinds['refused'])} of {len(read) + len(kinds['refused'])} training images" in said(found)
     for kind in LEFT_OUT:
         count = sum(name.endswith(f".{kind}") for name in kinds["left out"])
         assert f"{count} .{kind} in" in said(found)

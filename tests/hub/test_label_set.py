@@ -95,7 +95,7 @@ def test_labels_of_a_graph_are_published_with_the_run_that_learned_from_them(
     np.testing.assert_array_equal(rows["kept"][:], stored.selected)
     card = DatasetCard(text_of_card(hub))
     assert [entry["config_name"] for entry in card.data.to_dict()["configs"]] == ["a", "b", "graph"]
-    assert "Both models learned from those of `graph`" in card.content and "| `graph` | the graph |" in card.content
+    assert "Both models learned from `graph`" in card.content and "| `graph` | the graph |" in card.content
     push_labels(image_run, "me/labels", token=MINE)
     assert not [name for name in hub.repo("me/labels", "dataset").files() if name.startswith("graph/")]
     assert "graph" not in text_of_card(hub)
@@ -112,7 +112,7 @@ def test_the_card_says_what_they_are_and_shows_figures_of_this_run_only(
     assert card.data.annotations_creators == ["machine-generated"]
     assert card.data.task_categories == ["image-classification" if kind == "images" else "image-segmentation"]
     assert [entry["config_name"] for entry in card.data.to_dict()["configs"]] == ["a", "b"]
-    assert "A machine made these" in card.content and "me/pair" in card.content
+    assert "These labels are machine-made" in card.content and "me/pair" in card.content
     facts = json.loads(hub.repo("me/labels", "dataset").files()["dmt_labels.json"])
     made = results(run)["phases"][1]["pseudo_labels"]
     for name in "ab":
@@ -128,7 +128,7 @@ def test_the_card_says_what_they_are_and_shows_figures_of_this_run_only(
         assert member["accuracy"] == made[name]["accuracy"]
         assert member["kept_per_class"] == made[name]["class_counts"]
     assert facts["phase"] == 1 and facts["label_ratio"] == 0.5
-    assert ("How many are right is not known" in card.content) == (kind == "pixels")
+    assert ("How many labels are right is unknown" in card.content) == (kind == "pixels")
 
 
 def test_one_command_does_it_and_a_second_one_replaces_the_first(
@@ -152,9 +152,9 @@ def test_what_cannot_be_published_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Guards labels under the ids of other images, half a store, and somebody's data set of the same name."""
-    with pytest.raises(HubError, match="no labels of phase 7; the folder holds those of 1, 2"):
+    with pytest.raises(HubError, match="no labels of phase 7; the folder contains those of 1, 2"):
         push_labels(image_run, "me/labels", token=MINE, phase=7)
-    with pytest.raises(HubError, match="made of other images than the 9 ids"):
+    with pytest.raises(HubError, match="made from other images than the 9 ids"):
         push_labels(pixel_run, "me/labels", token=MINE, ids=[str(row) for row in range(8, -1, -1)])
     write_json(tmp_path / "dmt_results.json", results(image_run))
     with pytest.raises(HubError, match="has no pseudo_labels/"):
@@ -167,7 +167,7 @@ def test_what_cannot_be_published_is_said(
     api = HfApi(token=MINE)
     api.create_repo("me/images", repo_type="dataset")
     api.upload_file(path_or_fileobj=b"x", path_in_repo="train.parquet", repo_id="me/images", repo_type="dataset")
-    with pytest.raises(HubError, match="holds another data set"):
+    with pytest.raises(HubError, match="contains another data set"):
         push_labels(image_run, "me/images", token=MINE)
     assert not hub.calls("/api/datasets/me/labels/commit/")
 

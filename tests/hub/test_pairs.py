@@ -102,15 +102,15 @@ class TestPush:
         assert {name: hub.repo("me/pair").files("main")[name] for name in theirs} == theirs
         published.save_pretrained(tmp_path)
         (tmp_path / "split.json").write_text('{"labeled": []}')
-        with pytest.raises(HubError, match=r"split\.json, which no earlier push of hf_dmt brought"):
+        with pytest.raises(HubError, match=r"split\.json, which no earlier push of hf_dmt uploaded"):
             push_folder(tmp_path, "me/pair", token=MINE)
         assert hub.repo("me/pair").files("main")["split.json"] == b"{}"
         replace({"model.safetensors.index.json": b"{}"})
-        with pytest.raises(HubError, match=r"model\.safetensors\.index\.json.*in the place of the weights"):
+        with pytest.raises(HubError, match=r"model\.safetensors\.index\.json.*instead of the weights"):
             published.push_to_hub("me/pair", token=MINE)
 
     @pytest.mark.parametrize(
-        ("file", "says"), [("model.gguf", "holds another model"), ("README.md", "would overwrite it")]
+        ("file", "says"), [("model.gguf", "contains another model"), ("README.md", "would overwrite")]
     )
     def test_a_repository_of_somebody_else_is_left_alone(
         self, hub: HubServer, pair: ModelPair, file: str, says: str
@@ -140,7 +140,7 @@ class TestPush:
     ) -> None:
         """Guards the search for a network problem where a right is missing."""
         hub.fail("/resolve/", 403, times=99)
-        with pytest.raises(HubError, match="may not read it") as refusal:
+        with pytest.raises(HubError, match="no read access") as refusal:
             ModelPair.from_pretrained("me/pair", token=MINE, cache_dir=str(tmp_path))
         assert "reached" not in str(refusal.value) and "write" not in str(refusal.value)
 
@@ -156,7 +156,7 @@ class TestPush:
         for revision, expected in (("v1", old), ("main", old), ("trial", state_of(pair))):
             opened = ModelPair.from_pretrained("me/pair", revision=revision, token=MINE, cache_dir=str(tmp_path))
             assert_same(state_of(opened), expected)
-        with pytest.raises(HubError, match="no token"):
+        with pytest.raises(HubError, match="there is none"):
             ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path / "other"))
         with pytest.raises(HubError, match="no branch, tag or commit"):
             ModelPair.from_pretrained("me/pair", revision="v2", token=MINE)
@@ -184,11 +184,11 @@ class TestPush:
     @pytest.mark.parametrize(
         ("attempt", "says"),
         {
-            "no token": ({}, "no token"),
-            "wrong token": ({"token": "hf_wrong"}, "does not know the token"),
-            "read-only token": ({"token": READ_ONLY}, "no right to write"),
-            "another owner": ({"token": MINE, "repo_id": "other/pair"}, "no right to write"),
-            "not a name": ({"token": MINE, "repo_id": "a/b/c"}, "not a name"),
+            "there is none": ({}, "there is none"),
+            "wrong token": ({"token": "hf_wrong"}, "rejects the token"),
+            "read-only token": ({"token": READ_ONLY}, "no write access"),
+            "another owner": ({"token": MINE, "repo_id": "other/pair"}, "no write access"),
+            "not a valid name": ({"token": MINE, "repo_id": "a/b/c"}, "not a valid name"),
             "line break in the token": ({"token": "hf_secret\n"}, "line breaks"),
         }.values(),
         ids=str,
@@ -207,12 +207,12 @@ class TestPush:
     @pytest.mark.parametrize(
         ("status", "says"),
         [
-            (401, "not know"),
-            (403, "no right"),
-            (404, "no repository"),
+            (401, "rejects"),
+            (403, "no write access"),
+            (404, "no such repository"),
             (409, "taken"),
             (429, "rate limit reached"),
-            (500, "its own"),
+            (500, "internal error"),
         ],
     )
     def test_what_the_hub_answers_is_explained(
@@ -238,7 +238,7 @@ class TestPush:
         api = HfApi(token=MINE)
         api.create_repo("me/single")
         api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="me/single")
-        with pytest.raises(HubError, match="holds another model"):
+        with pytest.raises(HubError, match="contains another model"):
             pair.push_to_hub("me/single", token=MINE)
 
     def test_private_asked_for_and_public_found(self, hub: HubServer, published: ModelPair) -> None:
@@ -401,7 +401,7 @@ except ValueError as problem:
             "a single model": ({"dmt_config.json": None}, "single model.*--model_a"),
             "no model at all": (
                 {"dmt_config.json": None, "config.json": None},
-                "not a pair; it is a repository of .* files",
+                "not a pair; it is a repository with .* files",
             ),
             "a newer format": ({"dmt_config.json": b'{"format_version": 99}'}, "format 99.*Upgrade"),
             "damaged": ({"dmt_config.json": b"{"}, "damaged"),
@@ -450,9 +450,9 @@ except ValueError as problem:
 
     def test_a_folder_that_is_not_there_and_an_unknown_name(self, hub: HubServer, tmp_path: Path) -> None:
         """Guards a mistyped folder, which looks like an id."""
-        with pytest.raises(HubError, match=r"is not a folder.*not a name"):
+        with pytest.raises(HubError, match=r"is not a folder.*not a valid name"):
             ModelPair.from_pretrained(tmp_path / "nothing")
-        with pytest.raises(HubError, match=r"is not a folder.*no repository of that name"):
+        with pytest.raises(HubError, match=r"is not a folder.*no such repository"):
             ModelPair.from_pretrained("runs/nothing", token=MINE, cache_dir=str(tmp_path))
 
 

@@ -132,7 +132,7 @@ class TestAfterTraining:
         published_run(data, tmp_path / "first", "--hub_model_id", "me/private", "--hub_private_repo", "True")
         assert hub.repo("me/private").private
         assert main([*data, "--pair", "me/private", *SHORT, "--output_dir", str(tmp_path / "second")]) == 2
-        assert "there is no token" in capsys.readouterr().err
+        assert "there is none" in capsys.readouterr().err
         again = [
             *("--learning_rate", "0", "--weight_decay", "0"),
             *("--push_to_hub", "--hub_model_id", "me/private", "--hub_private_repo", "True"),
@@ -203,11 +203,11 @@ class TestRefusedBeforeTraining:
     @pytest.mark.parametrize(
         ("given", "says"),
         {
-            "no token": ({"--hub_token": ""}, "no token"),
-            "wrong token": ({"--hub_token": "hf_wrong"}, "does not know the token"),
-            "read-only token": ({"--hub_token": "hf_mine_read_only"}, "no right to write"),
-            "another owner": ({"--hub_model_id": "other/run"}, "no right to write"),
-            "another model": ({"--hub_model_id": "me/single"}, "holds another model"),
+            "there is none": ({"--hub_token": ""}, "there is none"),
+            "wrong token": ({"--hub_token": "hf_wrong"}, "rejects the token"),
+            "read-only token": ({"--hub_token": "hf_mine_read_only"}, "no write access"),
+            "another owner": ({"--hub_model_id": "other/run"}, "no write access"),
+            "another model": ({"--hub_model_id": "me/single"}, "contains another model"),
             "public where private is asked for": (
                 {"--hub_model_id": "me/open", "--hub_private_repo": "True"},
                 "is public",
@@ -339,7 +339,7 @@ class TestDuringTraining:
             trainer.train()
             trainer.push_to_hub()
         told = [record.message for record in caplog.records if "push during training failed" in record.message]
-        assert len(told) == 1 and "problem of its own" in told[0] and "me/run" in told[0]
+        assert len(told) == 1 and "internal error" in told[0] and "me/run" in told[0]
         assert_same(state_of(ModelPair.from_pretrained("me/run", cache_dir=str(tmp_path))), state_of(trainer.model))
 
 

@@ -183,7 +183,7 @@ def test_a_lost_tensor_of_a_vision_tower_is_an_error(save: Any, tmp_path: Path) 
     weights = load_file(file)
     del weights["vision_model.encoder.layers.1.mlp.fc1.weight"]
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 tensors stay unloaded"):
+    with pytest.raises(CheckpointError, match=r"1 tensors are not loaded"):
         ModelPair.from_models(file.parent, "tiny:resnet", id2label=NAMES)
 
 
@@ -304,7 +304,7 @@ class TestInMemory:
     def test_what_cannot_be_a_member(self) -> None:
         """One sentence each, in Python's terms."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
-        with pytest.raises(ValueError, match=r"Model a came without its image processor.*processor_a="):
+        with pytest.raises(ValueError, match=r"Model a has no image processor.*processor_a="):
             ModelPair.from_models(model, "tiny:resnet", id2label=NAMES)
         with pytest.raises(ValueError, match=r"same object.*copy\.deepcopy"):
             ModelPair.from_models(model, model, id2label=NAMES)
@@ -320,12 +320,12 @@ class TestInMemory:
         adapted = peft.get_peft_model(
             AutoModelForImageClassification.from_pretrained(base), peft.LoraConfig(target_modules=["q_proj", "query"])
         )
-        with pytest.raises(ValueError, match=r"Model a carries PEFT adapters.*merge_and_unload"):
+        with pytest.raises(ValueError, match=r"Model a has PEFT adapters.*merge_and_unload"):
             ModelPair.from_models(adapted, "tiny:resnet", processor_a=processor, id2label=NAMES)
-        with pytest.raises(ValueError, match=r"Model b carries PEFT adapters"):
+        with pytest.raises(ValueError, match=r"Model b has PEFT adapters"):
             ModelPair(model, adapted.base_model.model, processor, processor)
         adapted.save_pretrained(tmp_path / "adapter")
-        with pytest.raises(CheckpointError, match=r"holds a PEFT adapter.*merge_and_unload"):
+        with pytest.raises(CheckpointError, match=r"contains a PEFT adapter.*merge_and_unload"):
             ModelPair.from_models(tmp_path / "adapter", "tiny:resnet", id2label=NAMES)
         merged = adapted.merge_and_unload()
         ModelPair.from_models(merged, "tiny:resnet", processor_a=processor, id2label=NAMES).save_pretrained(

@@ -158,7 +158,7 @@ def test_other_processes_write_nothing(make_pair, tmp_path):
 def test_saving_to_a_file_is_refused(make_pair, tmp_path):
     """transformers logs this as an error and returns: the weights of a long run would be gone."""
     (tmp_path / "pair").write_text("")
-    with pytest.raises(ValueError, match="is a file; a pair needs a folder"):
+    with pytest.raises(ValueError, match="is a file, but a pair needs a folder"):
         make_pair("vit", "resnet").save_pretrained(tmp_path / "pair")
 
 
@@ -237,7 +237,7 @@ DAMAGES = {
     "base models a list": (lambda pair: change_settings(pair, base_models=[1, 2]), "invalid entries: base_models"),
     "phase a word": (lambda pair: change_settings(pair, phase="last"), "invalid entries: phase"),
     "settings nested": (lambda pair: (pair / PAIR_FILE).write_text("[" * 99_999), "is damaged.*nested"),
-    "weights elsewhere": (lambda pair: point_outside(pair), "lies outside of the folder"),
+    "weights elsewhere": (lambda pair: point_outside(pair), "is outside the folder"),
     "member gone": (lambda pair: shutil.rmtree(pair / PEER_FOLDER), "peer"),
     "root weights gone": (lambda pair: (pair / "model.safetensors").unlink(), "could not be loaded"),
     "peer weights gone": (lambda pair: (pair / PEER_FOLDER / "model.safetensors").unlink(), "could not be loaded"),
@@ -291,10 +291,10 @@ def test_damaged_pair_is_refused(damage, make_pair, tmp_path):
 @pytest.mark.parametrize(
     ("spoiled", "says"),
     [
-        ({"num_labels": 10**9, "id2label": None}, "1000000000 classes, and at most 65536"),
+        ({"num_labels": 10**9, "id2label": None}, "1000000000 classes, but at most 65536"),
         ({"num_labels": "three"}, "num_labels is 'three'"),
-        ({"id2label": ["a", "b", "c"]}, "id2label is no map"),
-        ({"id2label": {"zero": "cat"}}, "id2label is no map"),
+        ({"id2label": ["a", "b", "c"]}, "id2label is not a map"),
+        ({"id2label": {"zero": "cat"}}, "id2label is not a map"),
         (None, "nested too deeply"),
     ],
 )

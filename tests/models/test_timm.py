@@ -103,7 +103,7 @@ def test_a_lost_tensor_is_an_error(saved: dict[str, str], tmp_path: Path) -> Non
     del weights["stem.0.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text((Path(saved["convnext"]) / "config.json").read_text())
-    with pytest.raises(CheckpointError, match=r"1 tensors stay unloaded, such as 'timm_model.stem.0.weight'"):
+    with pytest.raises(CheckpointError, match=r"1 tensors are not loaded, such as 'timm_model.stem.0.weight'"):
         ModelPair.from_models(folder, "tiny:resnet", id2label=NAMES)
 
 

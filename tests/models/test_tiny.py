@@ -60,9 +60,13 @@ def test_opens_as_any_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("name", "task", "message"),
     [
-        ("tiny:vti", "image-classification", "Unknown builtin member 'tiny:vti'.*tiny:vit, tiny:resnet"),
-        ("tiny:", "semantic-segmentation", "Unknown builtin member.*tiny:segformer"),
-        ("tiny:vit", "semantic-segmentation", "'tiny:vit' is a builtin for image-classification.*tiny:segformer"),
+        ("tiny:vti", "image-classification", "Unknown embedded model 'tiny:vti'.*tiny:vit, tiny:resnet"),
+        ("tiny:", "semantic-segmentation", "Unknown embedded model.*tiny:segformer"),
+        (
+            "tiny:vit",
+            "semantic-segmentation",
+            "'tiny:vit' is an embedded model for image-classification.*tiny:segformer",
+        ),
         ("tiny:upernet", "image-classification", "not for image-classification. Use one of: .*tiny:vit, tiny:resnet"),
     ],
 )

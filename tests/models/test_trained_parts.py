@@ -154,7 +154,7 @@ def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_pa
     processor.save_pretrained(tmp_path / "mobilenet")
     pair = ModelPair.from_models(tmp_path / "mobilenet", checkpoint("resnet"), id2label=NAMES)
     assert "model a: BatchNorm momentum lowered from 0.9997 to 0.1" in caplog.text and "model b" not in caplog.text
-    assert "model a: dropout of the head lowered from 0.999 to 0.001" in caplog.text
+    assert "model a: head dropout lowered from 0.999 to 0.001" in caplog.text
     pair.save_pretrained(tmp_path / "pair")
     for one in (pair, ModelPair.from_pretrained(tmp_path / "pair")):
         assert {module.momentum for module in one.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
@@ -166,7 +166,7 @@ def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_pa
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("head", r"`train='head'`: the backbone of model b \('vit'\) was drawn at random.*leave it out"),
+        ("head", r"`train='head'`: the backbone of model b \('vit'\) is randomly initialized.*omit it"),
         ("last:9", r"`train='last:9'`: the backbone of model a \('vit'\) has 2 blocks\. Give fewer"),
     ],
 )
@@ -182,5 +182,5 @@ def test_what_cannot_rest_is_refused_before_anything_does(checkpoint, choice, me
 
 def test_nothing_pretrained_has_no_layers_to_slow_down():
     """Silent: a flag without effect."""
-    with pytest.raises(ValueError, match="`layer_decay`: both models were drawn at random"):
+    with pytest.raises(ValueError, match="`layer_decay`: both models are randomly initialized"):
         learning_rate_scales(ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES), 0.5)

@@ -155,8 +155,8 @@ def test_regions_come_as_coco_that_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"ids": ["other"] * 200}, "are not those that the run"),
-        ({"store": False}, "holds no pseudo labels of both members"),
+        ({"ids": ["other"] * 200}, "are not those labeled by the run"),
+        ({"store": False}, "has no pseudo labels of both models"),
         ({"full": True}, "is not an empty folder"),
     ],
 )

@@ -143,6 +143,6 @@ def test_where_there_is_no_graph(task: str, given: dict[str, Any], message: str)
 
 def test_too_many_images_are_refused_before_training(tmp_path: Path) -> None:
     """Silent: phase 0 trained for hours, and then no memory for the graph."""
-    with pytest.raises(ValueError, match="200,001 images are more than the 200,000"):
+    with pytest.raises(ValueError, match="up to 200,000 images, got 200,001"):
         graph.check_size(200_001)
     graph.check_size(200_000)

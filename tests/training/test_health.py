@@ -112,7 +112,7 @@ def counts(**of: list[int]) -> dict[str, list[int]]:
         (Signs(counts(a=[40, 30, 20, 10])), Signs(counts(a=[4, 3, 2, 1])), []),
         (Signs(counts(a=[95, 2, 2, 1])), Signs(counts(a=[90, 5, 4, 1])), []),  # road scenes: mostly road from the start
         (Signs(counts(b=[20, 20, 0, 0])), Signs(counts()), ["b predicts 2 of the 4 classes"]),
-        (Signs(counts(a=[30, 5, 4, 1])), Signs(counts()), ["Class 'road' takes over: 75%"]),
+        (Signs(counts(a=[30, 5, 4, 1])), Signs(counts()), ["Class 'road' taking over: 75%"]),
         (Signs(counts(a=[0, 40, 0, 0])), None, ["a labels everything as 'tree'"]),
         (Signs(counts(), same=True), Signs(counts()), ["neither can correct the other"]),
         (Signs(counts(), overruled={"a": 0.1, "b": 0.8}), Signs(counts()), ["b overrules 80%"]),
@@ -174,7 +174,7 @@ def test_alarms_are_recorded_and_kept_over_a_resume(tmp_path: Path) -> None:
     make_trainer(tmp_path / "run", pair, callbacks=[Break(pair, int(ends[1]))], **settings).train()
     expected = results(tmp_path / "run")["phases"]
     assert "alarms" not in expected[1]
-    assert any("takes over" in line or "dying out" in line for line in expected[2]["alarms"])
+    assert any("taking over" in line or "vanishing" in line for line in expected[2]["alarms"])
     again = make_pair()
     trainer = make_trainer(tmp_path / "run", again, **settings)
     trainer.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{ends[1] + 1}"))

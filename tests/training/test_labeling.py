@@ -66,7 +66,7 @@ def test_official_selection_that_selects_nothing_is_an_error() -> None:
     labels, confidence, doubt = outputs()
     chosen = label_pass.select_images(labels, confidence, doubt, 0.5, Knobs(official=True))
     assert 0 < chosen.sum() <= 20
-    with pytest.raises(ValueError, match=r"selects none of 40 images.*Leave `official` out"):
+    with pytest.raises(ValueError, match=r"selects none of 40 images.*Omit `official`"):
         label_pass.select_images(labels, np.ones(40, dtype=np.float32), doubt, 0.2, Knobs(official=True))
 
 

@@ -106,9 +106,9 @@ def test_masks_are_scored_by_pixel_or_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "task", "arguments", "message"),
     [
-        ("f1", IMAGES, ":average=wrong", "whose compute fails for 3 classes"),
-        ("f1", IMAGES, ":nothing=1", "whose compute fails for 3 classes"),
-        ("mask_count", IMAGES, "", "compares masks, and the task is image-classification"),
+        ("f1", IMAGES, ":average=wrong", "which fails for 3 classes"),
+        ("f1", IMAGES, ":nothing=1", "which fails for 3 classes"),
+        ("mask_count", IMAGES, "", "compares masks, but the task is image-classification"),
         ("roc_auc", MASKS, "", "needs the scores of every class"),
         ("sources", IMAGES, "", "Only metrics of predictions"),
         ("text", IMAGES, "", "returns a str"),

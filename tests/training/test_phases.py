@@ -387,7 +387,7 @@ def test_labels_deleted_in_the_middle_of_a_phase_are_an_error(tmp_path: Path) ->
         make_trainer(tmp_path, save_strategy="steps", save_steps=1, callbacks=[KillAt(5)]).train()
     shutil.rmtree(tmp_path / "pseudo_labels")
     trainer = make_trainer(tmp_path)
-    said = r"labels of phase 1 are gone.*Resume from the checkpoint at the end .*before\. \(.*\)$"
+    said = r"labels of phase 1 are missing.*Resume from the checkpoint at the end .*phase\. \(.*\)$"
     with pytest.raises(RunError, match=said):
         trainer.train(resume_from_checkpoint=True)
 

@@ -1,1 +1,1 @@
-"""Which image is drawn when, and how it becomes a training sample or a clean image."""
+"""Choose which image is drawn when, and turn it into a training sample or a clean image."""

@@ -1,4 +1,4 @@
-"""Clean images for labeling and evaluation: as they are, through each member's own processor."""
+"""Clean images for labeling and evaluation: unaugmented, prepared by each member's own processor."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..tasks import TASKS
 
 
 class CleanDataset(Dataset[dict[str, Any]]):
-    """Images as they are, for labeling and evaluation; `rows` are one process's share of `source`.
+    """Unaugmented images for labeling and evaluation; `rows` are one process's share of `source`.
 
     Args:
-        shorter_side: images are brought to it, never up.
-        view_side: of what is made of an image in the end; images may be decoded smaller. None decodes every pixel.
+        shorter_side: images are resized to it, never enlarged.
+        view_side: of the final input; images may be decoded smaller. None decodes every pixel.
     """
 
     def __init__(
@@ -62,9 +62,10 @@ class CleanBatch:
     """Images that share their shapes, ready for both members.
 
     Attributes:
-        inputs: per member, `(n, 3, h, w)` float32; one tensor for both where their processors are equal.
-        labels: n labels or masks, None where unknown. index: n rows of the source.
-        sizes: `(H, W)` that logits of pixels are brought to.
+        inputs: per member, `(n, 3, h, w)` float32; one tensor for both if their processors are equal.
+        labels: n labels or masks, None if unknown.
+        index: n rows of the source.
+        sizes: `(H, W)` that logits of pixels are resized to.
     """
 
     inputs: dict[str, Tensor]
@@ -74,15 +75,16 @@ class CleanBatch:
 
 
 class CleanCollator:
-    """Batches of clean images: each member's processor runs here, in the worker, over all images of the batch at once.
+    """Batches of clean images: each member's processor runs here, in the worker, on all images of the batch at once.
 
-    Images leave stacked, one tensor per shape: a worker sends every tensor as an open file of its own, and a batch of
-    256 images for two members as single ones is more than a process may open.
+    Images are returned stacked, one tensor per shape: a worker sends every tensor as a separate open file, and 256
+    single images for two members could exceed the limit of open files.
 
     Args:
-        prepare: per member, a function from a list of images to a list of `(3, h, w)` tensors (the processor). The same
-            function for both runs once.
-        by_size: pixels: images of other sizes are other batches. at_mask_size: the size is that of the mask.
+        prepare: per member, a function from a list of images to a list of `(3, h, w)` tensors (the processor). A
+            function shared by both runs once.
+        by_size: segmentation: images of different sizes are separate batches.
+        at_mask_size: the size is that of the mask.
     """
 
     def __init__(
@@ -122,10 +124,10 @@ class CleanCollator:
 
 
 def fit_shorter_side(image: Image.Image, side: int, size: tuple[int, int] | None = None) -> Image.Image:
-    """Bring an image to the given shorter side, keeping its shape; smaller images stay as they are.
+    """Resize an image to the given shorter side, keeping its aspect ratio; smaller images are unchanged.
 
     Args:
-        size: the full `(width, height)` of an image that was decoded smaller, which decides its shape.
+        size: the full `(width, height)` of an image that was decoded smaller, which determines the aspect ratio.
     """
     size = size or image.size
     shorter = min(size)
@@ -136,7 +138,7 @@ def fit_shorter_side(image: Image.Image, side: int, size: tuple[int, int] | None
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at `(H, W)`, each pixel the class at its center."""
+    """Resize a mask to `(H, W)`; each pixel gets the class at its center."""
     if mask.shape == size:
         return mask
     rows, columns = (

@@ -1,10 +1,10 @@
 """Which image is drawn when: the micro-batches of one process, a pure function of (seed, phase, member, position).
 
-The two members draw from independent streams: own order, own augmentation, own selected subset. So ranks never repeat
-each other, the number of workers does not matter, and a resumed run draws what the uninterrupted one would have drawn.
+The two members draw from independent streams: separate order, augmentation and selection. So ranks never repeat each
+other, the number of workers does not matter, and a resumed run draws what the uninterrupted one would have drawn.
 
-This runs in the main process, beside the training step, so a batch is drawn as arrays: its seeds are one block of a
-counter-based generator, which gives the numbers at any position without those before it.
+This runs in the main process, alongside training, so a batch is drawn as arrays: its seeds are one block of a
+counter-based generator, which gives the numbers at any position directly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class BatchShape:
     """Images per optimizer update over all processes and accumulation steps, and how they are divided.
 
     Attributes:
-        labeled, pseudo: images per update. world_size, accumulation: processes, micro-batches per update.
+        labeled, pseudo: images per update.
+        world_size, accumulation: processes, micro-batches per update.
     """
 
     labeled: int
@@ -60,10 +61,10 @@ class BatchShape:
 
 class PhaseBatchSampler:
     """The micro-batches of one process in the current phase: lists of `(draw for a, draw for b)`, or of the draw for
-    the one member that the phase trains.
+    the only member that trains.
 
-    `begin` sets the phase. Streams are endless: a permutation of the rows, then the next. `batch_size` and `drop_last`
-    are what accelerate reads.
+    `begin` sets the phase. Streams are endless: one permutation of the rows after another. `batch_size` and `drop_last`
+    are read by accelerate.
     """
 
     drop_last = False
@@ -82,13 +83,13 @@ class PhaseBatchSampler:
         *,
         done: int = 0,
     ) -> None:
-        """Set the phase: its number of updates and, per trained member, the rows it draws from (empty: none of this
-        kind).
+        """Set the phase: its number of updates and, for each training member, the rows it draws from (empty: none of
+        this kind).
 
         In a phase without pseudo-labeled rows the whole batch is labeled.
 
         Args:
-            done: updates made before a resume. The Trainer takes their batches and throws them away, so they are empty.
+            done: updates before a resume. The Trainer takes their batches and discards them, so they are empty.
         """
         self.phase, self.steps, self.done = phase, steps, done
         self.rows = {member: (labeled[member], pseudo[member]) for member in labeled}
@@ -107,15 +108,15 @@ class PhaseBatchSampler:
         yield from self._batches(self.done)
 
     def _batches(self, first: int) -> Iterator[list[tuple[Draw, ...]]]:
-        """The micro-batches of the phase from the update `first` on."""
+        """The micro-batches of the phase, starting at update `first`."""
         streams = [self._member_batches(member, MEMBERS.index(member), first) for member in self.rows]
         for batches in zip(*streams, strict=True):
             yield list(zip(*batches, strict=True))
 
     def draws_of_updates(self, first: int, last: int) -> list[dict[str, list[Draw]]]:
-        """What this process draws in the phase's updates `first` to `last` (excluded), by member.
+        """The draws of this process in the phase's updates `first` to `last` (excluded), by member.
 
-        Draws are a function of the seed, so nothing about them needs to be kept.
+        Draws are a function of the seed, so nothing needs to be stored.
         """
         parts = self.shape.accumulation
         batches = list(islice(self._batches(first), (last - first) * parts))
@@ -139,14 +140,14 @@ class PhaseBatchSampler:
         ]
         for update in range(first, self.steps):
             for micro in range(shape.accumulation):
-                # The update's draws in order; micro-batch and rank take their slices, so that one process with a batch
-                # of 16 and two with 8 each train on the same 16 images.
+                # The update's draws in order; micro-batches and ranks take slices, so that one process with a batch of
+                # 16 and two with 8 each train on the same 16 images.
                 part = update * parts + micro * shape.world_size + self.rank
                 yield [draw for stream, size in streams for draw in stream.draws(part * size, size)]
 
 
 class _Stream:
-    """An endless shuffled stream over rows: the draws at any position, without those before it."""
+    """An endless shuffled stream over rows, with random access."""
 
     def __init__(self, member: str, is_pseudo: bool, rows: np.ndarray, key: tuple[int, ...]) -> None:
         self.member, self.is_pseudo, self.rows, self.key = member, is_pseudo, rows, key
@@ -154,7 +155,7 @@ class _Stream:
 
     def draws(self, first: int, count: int) -> list[Draw]:
         length, last = len(self.rows), first + count - 1
-        # Of earlier turns nothing is kept: a permutation of a million rows is 8 MB.
+        # Earlier permutations are not kept: one of a million rows takes 8 MB.
         self._orders = {turn: self._order(turn) for turn in range(first // length, last // length + 1)}
         order = np.concatenate(list(self._orders.values())) if len(self._orders) > 1 else self._orders[first // length]
         start = first % length
@@ -168,7 +169,7 @@ class _Stream:
 
     def _seeds(self, first: int, count: int) -> list[int]:
         generator = np.random.Philox(seed_sequence(*self.key))
-        words = 4  # numbers that one step of Philox's counter gives
+        words = 4  # numbers per step of Philox's counter
         generator.advance(first // words)
         skipped = first % words
         return generator.random_raw(skipped + count)[skipped:].tolist()

@@ -1,4 +1,4 @@
-"""From a drawn image to the sample for a and the sample for b: view, labels, confidence."""
+"""Turn drawn images into the samples for a and b: view, labels, confidence."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PseudoLabels = ImageLabels | PixelLabels
 
 
 class PairDataset(Dataset[dict[str, dict[str, Any]]]):
-    """Samples for the members in training, addressed by `(draw for a, draw for b)` or the draw of one.
+    """Samples for the training members, addressed by `(draw for a, draw for b)` or the draw of one.
 
     Args:
         labeled: map-style, `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': PIL or (H, W) integers}` with
             -100 for void.
-        unlabeled: map-style, `{'image': PIL}`; anything else in its items is not looked at. None without pseudo labels.
+        unlabeled: map-style, `{'image': PIL}`; anything else in its items is ignored. None without pseudo labels.
         views: the random view of each member (an `ImageView` or a `PixelView`).
-        image_size: pixels only: images are brought to this shorter side first, never up.
+        image_size: segmentation: images are first resized to this shorter side, never enlarged.
         num_classes: labels are checked against it when they are read.
-        exact_decoding: decode every pixel of large images, even where fewer would do.
+        exact_decoding: decode every pixel of large images, even if fewer would do.
     """
 
     def __init__(
@@ -46,13 +46,14 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         exact_decoding: bool = False,
     ) -> None:
         self.view_side = None if exact_decoding else image_size
-        # Masks of unlabeled images, where there are any, are for scoring pseudo labels: no sample needs them decoded.
+        # Masks of unlabeled images, if there are any, are only for scoring pseudo labels, so samples do not decode
+        # them.
         seen = unlabeled.without_targets() if isinstance(unlabeled, ImageSet) else unlabeled
         self.unlabeled, self.labeled = at_side(seen, self.view_side), at_side(labeled, self.view_side)
         self.views = views
         self.task, self.image_size, self.num_classes = task, image_size, num_classes
-        # Both are set when a phase begins: the labels by the member that learns from them, and online the views that
-        # the live teacher labels instead.
+        # Both are set when a phase begins: the labels by the member that learns from them, or for online training the
+        # views that the current teacher labels.
         self.pseudo: dict[str, PseudoLabels] = {}
         self.weak_views: Mapping[str, Callable[..., Any]] | None = None
 
@@ -64,12 +65,12 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
 
     def pseudo_rows(self, member: str) -> np.ndarray:
         """The unlabeled rows that a member draws from in this phase: (n,) the selected images, or all for pixels and
-        live labels."""
+        online labels."""
         stored = self.pseudo.get(member)
         return stored.rows if isinstance(stored, ImageLabels) else np.arange(len(self.unlabeled or ()))
 
     def names(self, draws: Mapping[str, Sequence[Draw]]) -> dict[str, list[str]]:
-        """By member, what to call the images it drew: `labeled cat/1.png`, `unlabeled 17`."""
+        """For each member, the names of the images it drew: `labeled cat/1.png`, `unlabeled 17`."""
         kinds = {False: ("labeled", self.labeled), True: ("unlabeled", self.unlabeled)}
 
         def name(draw: Draw) -> str:
@@ -94,7 +95,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
             pixels, labels, confidence = _seen(view, inputs, draw.seed)
         sample = {"pixel_values": pixels, "labels": labels, "confidence": confidence, "is_pseudo": draw.is_pseudo}
         if weak_view is not None:
-            # The same seed moves a mask's image by the same numbers: only the colors differ.
+            # The same seed gives a mask's image the same geometry: only the colors differ.
             weak = _seen(weak_view, inputs, draw.seed) if draw.is_pseudo else pixels
             sample["weak"] = weak[0] if isinstance(weak, tuple) else weak
         return sample
@@ -102,11 +103,12 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
     def _image_target(self, draw: Draw, item: Mapping[str, Any], name: str) -> tuple[int, np.float32]:
         if draw.is_pseudo:
             if self.weak_views is not None:
-                return 0, np.float32(0)  # the live teacher labels it
+                return 0, np.float32(0)  # labeled later by the current teacher
             stored = self.pseudo[draw.member]
             assert isinstance(stored, ImageLabels)
             return int(stored.labels[draw.row]), stored.confidence[draw.row]
-        # Again: of a set that decodes its images for a look at a label, only some were seen before training.
+        # Checked again: in a set that must decode an image to read its label, only some labels were checked before
+        # training.
         return check_label(item["label"], f"Labeled image {name}", self.num_classes), np.float32(1)
 
     def _pixel_target(
@@ -131,7 +133,8 @@ def _seen(view: Callable[..., Any], inputs: tuple[Any, ...], seed: int) -> Any:
 
 
 def check_mask_values(mask: np.ndarray, num_classes: int, where: str) -> None:
-    """Masks are checked on the CPU when they are read: on a GPU the same mistake ends the process without a name.
+    """Masks are checked on the CPU when they are read: on a GPU the same mistake would crash the process without naming
+    the image.
 
     Raises:
         ValueError: a value outside 0..num_classes-1 that is not -100.
@@ -140,7 +143,7 @@ def check_mask_values(mask: np.ndarray, num_classes: int, where: str) -> None:
     if wrong.size:
         found = int(wrong.flat[0])
         raise ValueError(
-            f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). If {found} is void, "
-            "name it with `ignore_index`; in arrays given from Python, void is -100. A missing class is named with "
+            f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). If {found} means "
+            "void, pass it as `ignore_index`; in arrays passed from Python, void is -100. Name a missing class with "
             "`id2label`."
         )

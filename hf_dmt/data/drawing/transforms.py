@@ -3,15 +3,15 @@
 Two callables, one per task, built from `torchvision.transforms.v2`:
 
 - `ImageView` (image classification) takes an image;
-- `PixelView` (semantic segmentation) takes an image, its class ids and their confidences, and moves the
+- `PixelView` (semantic segmentation) takes an image, its class ids and their confidences, and transforms the
   three together.
 
-Both return images as float32 in [0, 1]. Normalizing, and resizing to what each member expects, happen later,
-on the device and per member.
+Both return images as float32 in [0, 1]. Normalizing, and resizing to what each member expects, happen later, on the
+device and per member.
 
-Everything random is drawn from torch's global CPU generator, so inside `augmentation_seed(seed)` a view is a
-pure function of the seed and its input. With `seed_for(run_seed, member, draw, index)` as the seed, no two
-processes or workers share a stream and a resumed run draws what the uninterrupted run would have drawn.
+All randomness comes from torch's global CPU generator, so inside `augmentation_seed(seed)` a view is a pure function of
+the seed and its input. With `seed_for(run_seed, member, draw, index)` as the seed, no two processes or workers share a
+stream, and a resumed run draws what the uninterrupted run would have drawn.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..tasks import IGNORE_INDEX
 
-GRAY = 128  # what padding, rotation and Cutout uncover: close to the mean of natural images
+GRAY = 128  # fills padding, rotation and Cutout: close to the mean of natural images
 
 SCALE_RANGE = (0.5, 1.5)
 
@@ -42,10 +42,10 @@ def seed_for(*parts: int) -> int:
 
 
 def seed_sequence(*parts: int) -> np.random.SeedSequence:
-    """What seeds NumPy's generators with `parts`, and nothing else does.
+    """A seed for NumPy's generators that is unique to `parts`.
 
-    The parts are written at a fixed width, after their number: left to itself, `np.random.SeedSequence` gives
-    `[1]` and `[1, 0]`, or `[2**32]` and `[0, 1]`, the same seed.
+    The number of parts is written first, and each part has a fixed width: by default, `np.random.SeedSequence` gives
+    the same seed to `[1]` and `[1, 0]`, or to `[2**32]` and `[0, 1]`.
 
     Raises:
         OverflowError: a part is negative or does not fit in 64 bits.
@@ -56,10 +56,10 @@ def seed_sequence(*parts: int) -> np.random.SeedSequence:
 
 @contextmanager
 def augmentation_seed(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator inside the block and give it back its state afterwards.
+    """Seed torch's CPU generator inside the block and restore its state afterwards.
 
-    `torch.manual_seed` would seed the accelerators' generators too, which `fork_rng(devices=[])` does not
-    restore: with `num_workers=0` every sample would then reset the dropout of the running model.
+    `torch.manual_seed` would also seed the accelerators' generators, which `fork_rng(devices=[])` does not restore:
+    with `num_workers=0`, every sample would then reset the dropout of the running model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -74,10 +74,10 @@ class ImageView:
     on every side by reflection and cropped back, as is usual on CIFAR; a crop by area would cost it detail it
     does not have. Then, if `hflip`, a horizontal flip with probability 1/2.
 
-    `strong=True` adds RandAugment (arXiv:1909.13719; 2 operations, magnitude 9 of 30) and Cutout
-    (arXiv:1708.04552; one gray square of 2..15 % of the area). In torchvision, RandAugment's shifts are
-    fractions of the image. The official code shifts by up to 100 pixels whatever the size, which leaves about
-    one in ten images of 32x32 a single flat color.
+    `strong=True` adds RandAugment (arXiv:1909.13719; 2 operations, magnitude 9 of 30) and Cutout (arXiv:1708.04552; one
+    gray square of 2..15 % of the area). In torchvision, RandAugment's shifts are fractions of the image. The official
+    code shifts by up to 100 pixels whatever the size, which leaves about one in ten images of 32x32 a single flat
+    color.
 
     Args:
         size: Side of the view in pixels.
@@ -90,12 +90,12 @@ class ImageView:
         self.size = size
         self.hflip = hflip
         self.shrink = v2.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
-        # PIL operations: RandAugment on uint8 tensors takes twice as long, small or large.
+        # PIL operations: RandAugment on uint8 tensors takes twice as long, for small and large images.
         bilinear = v2.InterpolationMode.BILINEAR
         self.colors = v2.RandAugment(num_ops=2, magnitude=9, interpolation=bilinear, fill=GRAY) if strong else None
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Raises ValueError when the image is not in RGB mode."""
+        """Raises ValueError if the image is not in RGB mode."""
         check_rgb(image)
         image = self.shrink(image) if min(image.size) > self.size else self._shifted(image)
         if self.hflip and torch.rand(()) < 0.5:
@@ -143,7 +143,7 @@ class PlainView:
         self.resize = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Raises ValueError when the image is not in RGB mode."""
+        """Raises ValueError if the image is not in RGB mode."""
         check_rgb(image)
         return F.to_dtype(self.resize(image), torch.float32, scale=True)
 
@@ -151,11 +151,11 @@ class PlainView:
 class PixelView:
     """A random view of an image with its class ids and confidences; the three are always moved together.
 
-    In this order: one random factor scales both sides; what is then smaller than the crop is padded at the
-    bottom and at the right; a random size x size window is cut; half of the windows are mirrored. Padding is
-    gray with class -100 and confidence 0, so it never becomes a class. The image is scaled bilinearly with
-    antialiasing, ids and confidences to the nearest pixel, counted from pixel centers as the bilinear rule
-    does: torchvision's default for masks would shift them by up to half a pixel against the image.
+    In this order: one random factor scales both sides; what is then smaller than the crop is padded at the bottom and
+    at the right; a random size x size window is cut; half of the windows are mirrored. Padding is gray with class -100
+    and confidence 0, so it never becomes a class. The image is scaled bilinearly with antialiasing, ids and confidences
+    to the nearest pixel, counted from pixel centers as the bilinear rule does: torchvision's default for masks would
+    shift them by up to half a pixel against the image.
 
     Args:
         size: Side of the view in pixels.
@@ -209,7 +209,7 @@ class PixelView:
                 "check that the mask belongs to this image and was not resized."
             )
         pixels = F.pil_to_tensor(image)
-        # One tensor, so that nothing can ever move one and not the other. float32 holds every id below 2**24.
+        # One tensor, so that the two always move together. float32 represents every id below 2**24 exactly.
         target = torch.from_numpy(np.stack([mask, confidence]).astype(np.float32))
         pixels, target = self._move(pixels, target)
         if self.photometric is not None:
@@ -248,12 +248,9 @@ def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageV
 def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PlainView | PixelView:
     """The view that `--augmentation name` means for a task.
 
-    | name | image-classification | semantic-segmentation |
-    |---|---|---|
-    | `none` | the middle square, always the same | (refused) |
-    | `weak` | crop, flip | crop, flip |
-    | `strong` | crop, flip, RandAugment, Cutout | scale, crop, flip, colors |
-    | `scale-crop-flip` | (refused) | scale, crop, flip |
+    | name | image-classification | semantic-segmentation | |---|---|---| | `none` | the central square, always the same
+    | (refused) | | `weak` | crop, flip | crop, flip | | `strong` | crop, flip, RandAugment, Cutout | scale, crop, flip,
+    colors | | `scale-crop-flip` | (refused) | scale, crop, flip |
 
     Raises:
         ValueError: a name or task that is not in the table, or a size below 1.
@@ -280,6 +277,6 @@ def check_size(size: int) -> None:
 
 
 def check_rgb(image: Image.Image) -> None:
-    """Raises ValueError unless the image is RGB: v2 transforms take other modes, and treat them otherwise."""
+    """Raises ValueError unless the image is RGB: v2 transforms accept other modes, but treat them differently."""
     if image.mode != "RGB":
-        raise ValueError(f"A training view needs an RGB image and got mode {image.mode!r}: call to_rgb on it first.")
+        raise ValueError(f"A training view needs an RGB image, got mode {image.mode!r}: call to_rgb on it first.")

@@ -1,4 +1,4 @@
-"""The processes that load images beside a run."""
+"""Settings of the processes that load images."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import signal
 
 
 def leave_signals_to_the_run(worker: int) -> None:
-    """For a `DataLoader`'s `worker_init_fn`: a signal that is sent to the whole group is for the run to answer.
+    """A `worker_init_fn` for `DataLoader`: only the run itself reacts to a signal that is sent to the whole process
+    group.
 
-    A worker that it ended would end the run too, in the middle of an update and without a checkpoint. Workers end when
-    the run does.
+    If the signal ended a worker, that would end the run, too, in the middle of an update and without a checkpoint.
+    Workers end with the run.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""Labels that are not the data set's own: what the members said, and what people answered."""
+"""Labels that are not from the data set: the members' predictions, and people's answers."""

@@ -1,4 +1,4 @@
-"""Labels of images given from Python: is each of them a class? Asked before training, and again when one is read."""
+"""Check labels of images passed from Python: before training, and again when each is read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..reading.sources import ImageSet
 
-_LOOKED_AT = 32  # items of a set that decodes an image for each question about a label
+_LOOKED_AT = 32  # items to check in a set that decodes an image to read its label
 
 
 def check_item_labels(source: Any, role: str, class_names: Sequence[str]) -> None:
-    """Look at the labels of a set, without decoding images where that is possible.
+    """Check the labels of a set, without decoding images if possible.
 
     Raises:
-        ValueError: the first item with a label that is no class, and why.
+        ValueError: the first item with an invalid label, and why.
     """
     for position, label in _labels(source):
         check_label(label, f"Item {position} of {role}", len(class_names), class_names)
@@ -26,7 +26,7 @@ def check_item_labels(source: Any, role: str, class_names: Sequence[str]) -> Non
 
 def _labels(source: Any) -> Sequence[tuple[int, Any]]:
     if isinstance(source, ImageSet):
-        return []  # checked when the run's images were put together
+        return []  # checked when the run's image sets were built
     if isinstance(source, datasets.Dataset) and source.format["type"] != "custom":
         return list(enumerate(source.with_format(None).select_columns(["label"])["label"]))
     if isinstance(source, (list, tuple)):
@@ -36,13 +36,14 @@ def _labels(source: Any) -> Sequence[tuple[int, Any]]:
 
 
 def check_label(label: Any, where: str, num_classes: int, class_names: Sequence[str] = ()) -> int:
-    """The class that a label of an image is, an int in 0..num_classes-1.
+    """Convert the label of an image to an int in 0..num_classes-1.
 
     Args:
-        where: the start of the error's sentence. class_names: where they are known, to explain a name given as a label.
+        where: the start of the error message.
+        class_names: if known, to explain a name given as a label.
 
     Raises:
-        ValueError: the label is not one class: what it is, and what to give instead.
+        ValueError: the label is not a class: what it is, and what to give instead.
     """
     if isinstance(label, (Tensor, np.ndarray)) and label.ndim == 0:
         label = label.item()
@@ -59,19 +60,19 @@ def _fault(label: Any, count: int, names: Sequence[str]) -> str | None:
         known = f"0 to {count - 1}"
         if names:
             known = f"{label!r} is number {names.index(label)}" if label in names else f"the order is {list(names[:5])}"
-        return f"has the label {label!r}, and a label is the number of a class: {known}."
+        return f"has the label {label!r}, but a label must be the number of a class: {known}."
     if isinstance(label, (list, tuple, np.ndarray, Tensor)):
         return (
-            f"has a label with {len(label)} values. A label is one number: of one-hot labels the position of the 1 "
-            "(int(np.argmax(label))). Several classes for one image cannot be trained."
+            f"has a label with {len(label)} values, but a label must be one number. Convert one-hot labels to the "
+            "position of the 1 (int(np.argmax(label))). Several classes per image are not supported."
         )
     if not isinstance(label, (int, float, np.integer, np.floating)):
-        return f"has a {type(label).__name__} as its label, and a label is the number of a class, an int."
+        return f"has a {type(label).__name__} as its label, but a label must be the number of a class, an int."
     if label != label or float(label) != int(label):
-        return f"has the label {label}, and the number of a class is a whole number."
+        return f"has the label {label}, but the number of a class must be a whole number."
     if not 0 <= label < count:
         remedy = "Build it with id2label for all classes, or correct the labels."
         if label == -1:
             remedy = "-1 usually marks an image without a label: move it to unlabeled_dataset."
-        return f"has label {int(label)}, and the pair has {count} classes, 0 to {count - 1}. {remedy}"
+        return f"has label {int(label)}, but the pair has {count} classes, 0 to {count - 1}. {remedy}"
     return None

@@ -1,8 +1,8 @@
-"""What a pair said of images, in one file, written so that a killed command goes on where it was.
+"""Predictions of a pair in one file, written so that an interrupted command can continue.
 
-While images are labeled, each process appends whole lines to a part of its own in a folder beside the file. A line that
-was cut short by a kill is not counted. At the end the parts become the file in one rename. `FILE.about.json` says which
-pair it is from: with it, the same command adds images that are new, and another pair's labels are never mixed in.
+While images are labeled, each process appends complete lines to its own part in a folder beside the file. A truncated
+last line is ignored. At the end, the parts become the file in one rename. `FILE.about.json` says which pair made it:
+the same command can then add new images, and predictions of different pairs are never mixed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class PredictionError(ValueError):
 
 
 class PredictionFile:
-    """A table of predictions that is being made or is finished.
+    """A table of predictions, finished or not.
 
     Args:
         path: ends in .csv or .jsonl.
-        identity: what the predictions are of and how they are made; two files with another one are never mixed.
+        identity: what the predictions are of and how they are made; files with different identities are never mixed.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
@@ -47,10 +47,10 @@ class PredictionFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One command at a time writes a file.
+        """Only one command at a time may write a file.
 
         Raises:
-            PredictionError: another one does. OSError: the folder cannot be written to.
+            PredictionError: another one is writing. OSError: the folder cannot be written to.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.with_name(f".{self.path.name}.lock")
@@ -68,22 +68,22 @@ class PredictionFile:
             held.release()
 
     def begin(self) -> list[Record]:
-        """What is known already, finished lines first; from here on `add` may be called.
+        """What is already known, finished lines first; from here on `add` may be called.
 
         Raises:
-            PredictionError: the file, or what an earlier command left unfinished, is not of the same pair.
+            PredictionError: the file, or unfinished work of an earlier command, is from another pair.
         """
         if self.parts.is_dir():
-            self._check(self.parts / "about.json", f"{str(self.parts)!r} holds unfinished predictions", self.parts)
+            self._check(self.parts / "about.json", f"{str(self.parts)!r} contains unfinished predictions", self.parts)
         else:
             if self.path.exists():
-                self._check(self.about, f"{str(self.path)!r} is there already", self.path)
+                self._check(self.about, f"{str(self.path)!r} already exists", self.path)
             write_json(self.parts / "about.json", self.identity)
         return list(self._known())
 
     @contextmanager
     def adding(self) -> Iterator[Any]:
-        """A function that keeps records, for one process; each call leaves whole lines on disk."""
+        """A function that stores records, for one process; each call leaves complete lines on disk."""
         with open(self.parts / f"part-{secrets.token_hex(8)}.jsonl", "w", encoding="utf-8") as part:
 
             def add(records: Iterable[Record]) -> None:
@@ -93,7 +93,7 @@ class PredictionFile:
             yield add
 
     def finish(self, facts: dict[str, Any]) -> list[Record]:
-        """Make the file of all parts; returns its records."""
+        """Assemble the file from all parts; returns its records."""
         records = list(self._known())
         write_json(self.about, {**self.identity, **facts, "images": len(records)})
         text = _as_csv(records) if self.path.suffix == ".csv" else _as_jsonl(records)
@@ -119,14 +119,16 @@ class PredictionFile:
         if isinstance(found, dict) and self.identity.items() <= found.items():
             return
         differs = [key for key in self.identity if not isinstance(found, dict) or found.get(key) != self.identity[key]]
-        why = f"made with another {differs[0].replace('_', ' ')}" if found else "and it is not known by which pair"
+        why = (
+            f"made with a different {differs[0].replace('_', ' ')}" if found else "and the pair that made it is unknown"
+        )
         raise PredictionError(f"{there}, {why}. Choose another name with --to, or delete {str(delete)!r}.")
 
 
 def _whole_lines(part: Path) -> Iterator[Record]:
     with open(part, encoding="utf-8") as lines:
         for line in lines:
-            if line.endswith("\n"):  # else a kill came before its end
+            if line.endswith("\n"):  # otherwise it was truncated by a kill
                 yield json.loads(line)
 
 
@@ -134,7 +136,7 @@ def _read(path: Path) -> list[Record]:
     """A finished file, as it was written.
 
     Raises:
-        PredictionError: somebody changed it to something else.
+        PredictionError: it was changed to something else.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -148,7 +150,7 @@ def _read(path: Path) -> list[Record]:
     except (OSError, ValueError, TypeError, csv.Error):
         pass
     raise PredictionError(
-        f"{str(path)!r} is no longer a table that hf-dmt predict wrote, so nothing can be added to it. Choose another "
+        f"{str(path)!r} is no longer a table written by hf-dmt predict, so nothing can be added to it. Choose another "
         "name with --to, or move it away."
     )
 
@@ -158,7 +160,7 @@ def _value(column: str, text: str) -> Any:
 
 
 def is_number(column: str) -> bool:
-    """Whether a column holds fractions in [0, 1]; all others hold text."""
+    """Whether a column contains fractions in [0, 1]; all others contain text."""
     return column.endswith("confidence") or column == "disagreement"
 
 
@@ -167,7 +169,7 @@ def _as_csv(records: list[Record]) -> bytes:
     writer = csv.writer(text)
     writer.writerow(records[0])
     writer.writerows([csv_cell(value) for value in record.values()] for record in records)
-    return text.getvalue().encode("utf-8-sig")  # without the mark, Excel garbles names
+    return text.getvalue().encode("utf-8-sig")  # without the byte order mark, Excel garbles names
 
 
 def _as_jsonl(records: list[Record]) -> bytes:

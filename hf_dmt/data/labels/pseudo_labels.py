@@ -1,16 +1,16 @@
-"""The pseudo-label store: what each member said of every unlabeled image, per phase, on disk.
+"""The pseudo-label store: each member's predictions for every unlabeled image, per phase, on disk.
 
-Labels and confidences are stored unfiltered; selection is applied when they are read, so one pass of the networks
-serves any label ratio. A folder `pseudo_labels/phase-k/{a,b}/` is complete when its `manifest.json` is there; whoever
-writes into it takes the manifest away first, so labels of two models are never read as one store.
+Labels and confidences are stored unfiltered; selection is applied when they are read, so that a single labeling pass
+serves any label ratio. A folder `pseudo_labels/phase-k/{a,b}/` is complete if its `manifest.json` exists; whoever
+writes to it deletes the manifest first, so that labels of two models are never read as one store.
 
 - Images: one `labels.parquet` (id, label, confidence, selected), which any table tool opens.
-- Pixels: one zstd file per image (class ids and 16-bit confidence codes), written aside and renamed, so that a kill
-  leaves no half image and memory does not grow with the set. `as_dataset` turns them into images a person can open.
+- Pixels: one zstd file per image (class ids and 16-bit confidence codes), written atomically, so that a kill leaves no
+  partial image and memory does not grow with the set. `as_dataset` converts them to viewable images.
 
-Nothing in a store is believed: the table's checksum is in the manifest, and the manifest has its own; an image's covers
-its size, row and store as well as its pixels. Labels that were edited, cut, reordered, or copied from another image,
-member or phase are an error when they are read.
+Everything is verified: the table's checksum is in the manifest, and the manifest has its own; an image's checksum
+covers its size, row and store as well as its pixels. Labels that were edited, truncated, reordered, or copied from
+another image, member or phase are an error when they are read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CONFIDENCE = decode_confidence(torch.arange(CONFIDENCE_CODES)).numpy()
 
 
 class StoreError(ValueError):
-    """Stored labels that are missing or damaged, and how to have them made again."""
+    """Stored labels that are missing or damaged, and how to recreate them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class ImageLabels:
     """One member's labels of the unlabeled images in one phase.
 
     Attributes:
-        labels: (N,) int64. confidence: (N,) float32. selected: (N,) bool.
+        labels: (N,) int64.
+        confidence: (N,) float32.
+        selected: (N,) bool.
     """
 
     labels: np.ndarray
@@ -87,7 +89,7 @@ class ImageLabels:
 
     @classmethod
     def read(cls, folder: Path) -> ImageLabels:
-        """Raises StoreError when the folder is incomplete, or the table is not the one that was written."""
+        """Raises StoreError if the folder is incomplete, or the table is not the one that was written."""
         manifest = read_manifest(folder)
         names = ["label", "confidence", "selected"]
         try:
@@ -105,26 +107,26 @@ class PixelLabels:
 
     Args:
         manifest: of a complete store, whose labels can be selected; None for one that is being written.
-        key: says what is being written (phase, member, weights), so that a file of another store is no file of this
-            one; a complete store has it in its manifest.
+        key: identifies what is being written (phase, member, weights), so that files of other stores are rejected; a
+            complete store has it in its manifest.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any] | None = None, *, key: str = "") -> None:
         self.folder, self.manifest = folder, manifest
         self.key = key if manifest is None else str(manifest.get("key", ""))
-        # (C,): a pixel is kept when its code >= the one of its class
+        # (C,): a pixel is kept if its code >= that of its class
         self.thresholds = np.asarray(manifest["code_thresholds"], dtype=np.uint16) if manifest else None
 
     @classmethod
     def read(cls, folder: Path) -> PixelLabels:
-        """Raises ValueError when the folder is incomplete."""
+        """Raises ValueError if the folder is incomplete."""
         return cls(folder, read_manifest(folder))
 
     def write(self, row: int, labels: np.ndarray, codes: np.ndarray) -> None:
         """Store one image's unfiltered labels (H, W), 0..65535, and confidence codes (H, W), 0..65535."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         kind = "<u2" if labels.max(initial=0) > 255 else "u1"
-        # The high and the low byte of the codes as planes of their own: the high one is smooth and compresses.
+        # The high and low bytes of the codes are stored as separate planes: the high one is smooth and compresses well.
         planes = np.ascontiguousarray(codes, dtype="<u2").view(np.uint8).reshape(-1, 2).T.tobytes()
         packed = _CODEC.compress(np.ascontiguousarray(labels, dtype=kind).tobytes() + planes, asbytes=True)
         shape = (*labels.shape, np.dtype(kind).itemsize)
@@ -164,9 +166,9 @@ class PixelLabels:
         if self.thresholds is None:
             raise ValueError(f"{self.folder} is still being written: open it with PixelLabels.read.")
         labels, codes = self.codes(row)
-        # `take` with mode="clip" looks up in half the time of indexing; no index is outside.
+        # `take` with mode="clip" takes half the time of indexing; no index is out of range.
         kept = codes >= np.take(self.thresholds, labels, mode="clip")
-        # int16 where it fits: beside float32 confidences, wider labels would take the view through float64.
+        # int16 if it fits: with float32 confidences, wider labels would make the view go through float64.
         selected = np.full(labels.shape, IGNORE_INDEX, dtype=np.int16 if labels.itemsize == 1 else np.int32)
         np.copyto(selected, labels, where=kept)
         return selected, self.confidence_of(codes)
@@ -184,10 +186,10 @@ class PixelLabels:
     def as_dataset(self, ids: Sequence[str], cache_dir: str | Path | None = None) -> datasets.Dataset:
         """The store as a `datasets.Dataset` with columns id, label (image), confidence (image), kept (image).
 
-        Label values are class ids; confidence is 255 times the probability; kept is 255 where the label is trained on.
+        Label values are class ids; confidence is 255 times the probability; kept is 255 if the label is trained on.
 
         Args:
-            cache_dir: where the rows are kept; None is the library's own cache.
+            cache_dir: where the rows are stored; None is the library's own cache.
         """
 
         def rows() -> Iterator[dict[str, Any]]:
@@ -203,8 +205,8 @@ class PixelLabels:
 
         image = datasets.Image()
         columns = {"id": datasets.Value("string"), "label": image, "confidence": image, "kept": image}
-        # The cache key is a hash of `rows` with all it refers to, the manifest included: labels that were made again
-        # in the same folder are not answered from the cache.
+        # The cache key is a hash of `rows` and everything it refers to, including the manifest, so labels that were
+        # recreated in the same folder are not read from the cache.
         features = datasets.Features(columns)
         return datasets.Dataset.from_generator(rows, features=features, cache_dir=cache_dir and str(cache_dir))
 
@@ -220,7 +222,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises StoreError when there is none (the store is not complete) or somebody has changed it."""
+    """Raises StoreError if there is none (the store is incomplete) or if it was modified."""
     try:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
         if not isinstance(manifest, dict) or manifest.pop("crc32", None) != _crc32(manifest):
@@ -228,13 +230,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as problem:
         raise StoreError(
             f"The pseudo labels in {folder} are not complete ({problem}). Resume from the last checkpoint at the end "
-            "of a phase, which labels again."
+            "of a phase, which makes them again."
         ) from problem
     return manifest
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    plain = json.loads(json.dumps(manifest))  # as it is read again: a tuple comes back as a list
+    plain = json.loads(json.dumps(manifest))  # as it is read back: tuples become lists
     write_json(folder / MANIFEST, {**plain, "crc32": _crc32(plain)})
 
 
@@ -244,6 +246,6 @@ def _crc32(manifest: dict[str, Any]) -> int:
 
 def _unreadable(path: Path, folder: Path, problem: Exception) -> StoreError:
     return StoreError(
-        f"The stored labels {path} cannot be read ({problem}). They were deleted or damaged after labeling: delete the "
-        f"folder {folder} and resume from the last checkpoint at the end of a phase, which labels again."
+        f"The stored labels {path} cannot be read ({problem}). They were deleted or damaged after labeling: delete "
+        f"the folder {folder} and resume from the last checkpoint at the end of a phase, which makes them again."
     )

@@ -1,1 +1,1 @@
-"""Images where they are: a Hub data set, a folder, parquet files, a builtin set; decoded once."""
+"""Read images from the Hub, folders, parquet files and embedded sets; each is decoded once."""

@@ -1,9 +1,9 @@
-"""The embedded data sets: real handwritten digits, and scenes composed of them. No network, no files.
+"""The embedded data sets: real handwritten digits, and scenes composed of them. They need no network and no files.
 
-Both start from the 1,797 digits of 8x8 pixels that scikit-learn carries (the test part of the UCI "Optical
-Recognition of Handwritten Digits" set). Their three parts are fixed once: 10 digits per class for validation,
-50 per class for testing, the rest for training. A test part of 500 keeps the standard error of one accuracy
-near 0.85 below 1.6 points, and 100 are enough to tell which member is better.
+Both use the 1,797 digits of 8x8 pixels in scikit-learn (the test part of the UCI "Optical Recognition of Handwritten
+Digits" set). The split is fixed: 10 digits per class for validation, 50 per class for testing, the rest for training.
+With 500 test digits, the standard error of an accuracy near 0.85 is below 1.6 points, and 100 are enough to tell which
+member is better.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ SPLITS = ("train", "validation", "test")
 class BuiltinSet:
     """A map-style data set in memory.
 
-    `images` is uint8 (N, H, W) or (N, H, W, 3). With `labels`, int64 (N,), items are `{"image": PIL, "label":
-    int}`; with `masks`, uint8 (N, H, W), they are `{"image": PIL, "mask": PIL in mode L}`.
+    `images` is uint8 (N, H, W) or (N, H, W, 3). With `labels`, int64 (N,), items are `{"image": PIL, "label": int}`;
+    with `masks`, uint8 (N, H, W), they are `{"image": PIL, "mask": PIL in mode L}`.
 
-    `hflip` says whether mirrored images still mean the same: the training views of digits must not flip.
+    `hflip` says whether images may be flipped: training views of digits must not.
     """
 
     images: np.ndarray
@@ -37,7 +37,7 @@ class BuiltinSet:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The row of each image in its split, as `--labeled_ids` files and `split.json` give it."""
+        """The row of each image in its split, as in `--labeled_ids` files and `split.json`."""
         return tuple(str(row) for row in range(len(self)))
 
     def __len__(self) -> int:
@@ -54,25 +54,25 @@ class BuiltinSet:
 
 @cache
 def load_builtin(name: str) -> dict[str, BuiltinSet]:
-    """The splits `train`, `validation` and `test` of `digits` or `digit-scenes`; made once per process.
+    """The splits `train`, `validation` and `test` of `digits` or `digit-scenes`; created once per process.
 
     Raises:
-        ValueError: there is no such set.
+        ValueError: there is no such data set.
     """
     if name == "digits":
         return _digits()
     if name == "digit-scenes":
         return digit_scenes()
-    raise ValueError(f"There is no builtin data set {name!r}: choose {' or '.join(BUILTIN_SETS)}.")
+    raise ValueError(f"There is no embedded data set {name!r}: choose {' or '.join(BUILTIN_SETS)}.")
 
 
 def _digits() -> dict[str, BuiltinSet]:
-    from sklearn.datasets import load_digits  # takes a second, which runs on other data need not wait
+    from sklearn.datasets import load_digits  # takes a second, so imported only if needed
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
-    # RandomState: its streams are frozen for all NumPy versions, those of default_rng are not.
+    # RandomState: its streams are the same in all NumPy versions, unlike those of default_rng.
     rng = np.random.RandomState(0)
     rows: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for label in range(10):
@@ -97,15 +97,16 @@ def digit_scenes(
 ) -> dict[str, BuiltinSet]:
     """Scenes of several digits on textured backgrounds; class 0 is background, then one class per digit.
 
-    Colors say nothing about the class: a digit is lighter or darker than its surroundings, in a random tint.
-    The scenes of a split use the digits of that split only, so no digit is in two splits.
+    Colors do not depend on the class: a digit is lighter or darker than its surroundings, with a random tint. The
+    scenes of a split only use the digits of that split.
 
     Args:
-        seed: What makes the same scenes again.
-        size: Side of the scenes in pixels; digits are 16 to 24 pixels high at 48.
-        classes: The digits that occur.
-        digits_per_scene: Fewest and most digits in one scene; few overlap, a later one covers an earlier one.
-        counts: Number of scenes for training, validation and testing.
+        seed: determines the scenes.
+        size: side of the scenes in pixels; digits are 16 to 24 pixels high at 48.
+        classes: the digits that occur.
+        digits_per_scene: minimum and maximum number of digits in a scene; a few overlap, and later ones cover earlier
+            ones.
+        counts: number of scenes for training, validation and testing.
     """
     names = ("background", *(str(digit) for digit in classes))
     scenes = {}
@@ -135,7 +136,7 @@ def _scene(
         side = rng.randint(size // 3, size // 2 + 1)
         digit = Image.fromarray(pools[which][rng.randint(len(pools[which]))])
         ink = np.asarray(digit.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)[..., None] / 255
-        # The emptiest of a few places: some overlap remains, as in real scenes, but most digits stay legible.
+        # The emptiest of a few random places: some overlap remains, as in real scenes, but most digits are legible.
         places = [(slice(y, y + side), slice(x, x + side)) for y, x in rng.randint(0, size - side + 1, (4, 2))]
         window = min(places, key=lambda place: np.count_nonzero(mask[place]))
         surroundings = image[window].mean((0, 1))

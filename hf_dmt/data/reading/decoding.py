@@ -1,8 +1,7 @@
-"""From whatever a data set holds to upright RGB images.
+"""Convert any image in a data set to upright RGB.
 
-Pillow's own `convert("RGB")` is silently wrong for three kinds of files: 16-bit grayscale is clipped to
-white, transparent pixels show whatever color is stored under them, and the orientation in the EXIF data is
-ignored.
+Pillow's own `convert("RGB")` is silently wrong for three kinds of files: 16-bit grayscale is clipped to white,
+transparent pixels show whatever color is stored under them, and the EXIF orientation is ignored.
 """
 
 import io
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-with suppress(ImportError):  # the extra [heic]: photos of iPhones
+with suppress(ImportError):  # the extra [heic], for iPhone photos
     import pillow_heif
 
     pillow_heif.register_heif_opener()
@@ -32,36 +31,36 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and height are exchanged
+_FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and height are swapped
 SIXTEEN_BIT = 65535.0
-_DARK = 1 / 8  # 16-bit files with values of 12 bits or less: nearly black, and easily taken for a bad camera
+_DARK = 1 / 8  # 16-bit files with 12-bit values or less look nearly black
 _TIFF_BANDS, _TIFF_BITS, _TIFF_GEO = 277, 258, 34735
 
 
 class CorruptImage(ValueError):
-    """A file that cannot be read as an image: missing, truncated, no image, or too large. Names the file."""
+    """A file that cannot be read as an image: missing, truncated, not an image, or too large. Names the file."""
 
 
 class WithoutMeaning(ValueError):
-    """An image that can be read, but whose shape or values have no meaning as an image. Names the file."""
+    """A readable image whose shape or values are not meaningful. Names the file."""
 
 
 def to_rgb(image: ImageSource, name: str | None = None) -> Image.Image:
-    """An image as an upright 8-bit RGB PIL image.
+    """Convert to an upright 8-bit RGB PIL image.
 
-    Transparent pixels are blended onto white, as viewers show them; what is stored under them is arbitrary.
-    16-bit grayscale (modes `I;16` and `I`, uint16) is divided by 257, the full range: scaling each image by
-    its own maximum would make the same tissue or terrain look different from file to file.
+    Transparent pixels are blended onto white, as viewers do, because the color stored under them is arbitrary. 16-bit
+    grayscale (modes `I;16` and `I`, uint16) is divided by 257, the full range: scaling each image by its own maximum
+    would make the same tissue or terrain look different from file to file.
 
     Args:
-        image: A PIL image; a path; a file's content; `{"bytes": ..., "path": ...}` as `datasets` gives it undecoded;
-            an array (H, W) or (H, W, 1 | 3 | 4); a tensor (H, W) or (1 | 3 | 4, H, W). Arrays and tensors are
-            bool, uint8, uint16 or float in [0, 1].
-        name: What errors call the image; by default its path.
+        image: a PIL image; a path; the content of a file; `{"bytes": ..., "path": ...}` as `datasets` gives it
+            undecoded; an array (H, W) or (H, W, 1 | 3 | 4); a tensor (H, W) or (1 | 3 | 4, H, W). Arrays and tensors
+            are bool, uint8, uint16 or float in [0, 1].
+        name: the image's name in errors; by default its path.
 
     Raises:
         CorruptImage: it cannot be read.
-        WithoutMeaning: it can be read, but its shape or value range has no meaning as an image.
+        WithoutMeaning: its shape or value range is not meaningful as an image.
         TypeError: it is none of the above.
     """
     name = name or called(image)
@@ -95,15 +94,15 @@ def channels_last(image: Tensor) -> np.ndarray:
 
 @contextmanager
 def opening(image: Any, name: str) -> Iterator[None]:
-    """Errors of whatever is done to an image file inside the block name the image.
+    """Errors inside the block are raised with the name of the image.
 
     Raises:
-        CorruptImage: it cannot be read. TypeError: it is no image at all.
+        CorruptImage: it cannot be read. TypeError: it is not an image at all.
     """
     if not isinstance(image, (Image.Image, bytes, str, Path, Mapping)):
         raise TypeError(
-            f"{name} is no image: expected a PIL image, path, bytes, array or tensor, got {type(image).__name__}. Name "
-            "the column with the images: `image_column` of hf-dmt train, or dataset.rename_column(...)."
+            f"{name} is not an image: expected a PIL image, path, bytes, array or tensor, got {type(image).__name__}. "
+            "Name the column with the images: --image_column."
         )
     try:
         yield
@@ -111,12 +110,12 @@ def opening(image: Any, name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise _corrupt(name, _unidentified(image)) from error
-    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+    except Exception as error:  # for damaged files, Pillow's decoders raise almost anything
         raise _corrupt(name, str(error) or type(error).__name__) from error
 
 
 def open_upright(image: Image.Image | bytes | str | Path | Mapping[str, Any], name: str) -> Image.Image:
-    """Decode completely and turn upright.
+    """Decode completely and apply the EXIF orientation.
 
     Raises:
         CorruptImage, TypeError: as `opening`.
@@ -128,7 +127,7 @@ def open_upright(image: Image.Image | bytes | str | Path | Mapping[str, Any], na
 
 
 def contained(image: bytes | str | Path | Mapping[str, Any]) -> bytes:
-    """The content of an image's file. Read here and not by Pillow: no file stays open, however many are under way."""
+    """The content of an image file. Read here rather than by Pillow, so that no file stays open."""
     if isinstance(image, bytes):
         return image
     content = image.get("bytes") if isinstance(image, Mapping) else None
@@ -141,7 +140,7 @@ def identify(content: bytes) -> Image.Image:
     """Open without decoding."""
     image = Image.open(io.BytesIO(content))
     limit = Image.MAX_IMAGE_PIXELS
-    # Pillow raises above twice this limit and only warns below, and a warning in a worker is lost.
+    # Pillow only raises above twice this limit and warns below, and a warning in a worker is lost.
     if limit and image.width * image.height > limit:
         raise Image.DecompressionBombError(
             f"it has {image.width} x {image.height} pixels, more than the {limit} "
@@ -151,21 +150,21 @@ def identify(content: bytes) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, or none that means anything."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # the picture is fine, whatever the notes beside it are
+    except Exception:  # invalid metadata does not matter
         return 1
     return int(value) if isinstance(value, int) and value in _TURNS else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data says. `ImageOps.exif_transpose` also writes the data anew and fails at odd entries."""
+    """Apply the EXIF orientation. `ImageOps.exif_transpose` also rewrites the metadata and fails on unusual entries."""
     turn = orientation(image)
     if turn == 1:
         return image
     turned = image.transpose(_TURNS[turn])
-    for kept in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):  # or it would be turned once more
+    for kept in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):  # otherwise it would be rotated again
         turned.info.pop(kept, None)
     return turned
 
@@ -177,19 +176,19 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def decode_to_the_end(image: Image.Image) -> None:
-    """Read every byte of the file, with as little decoding as that takes."""
+    """Read every byte of the file with as little decoding as possible."""
     if image.format == "JPEG":
         image.draft(image.mode, (1, 1))
     image.load()
 
 
 def stored_remark(image: Image.Image) -> str:
-    """What of an opened file is not used, as the end of a sentence; empty where all of it is."""
+    """What part of an opened file is not used, as the end of a sentence; empty if all of it is."""
     bands = int(getattr(image, "tag_v2", {}).get(_TIFF_BANDS, 1))
     if bands > len(image.getbands()):
-        return f"has {bands} bands, of which the first {len(image.getbands())} are read"
+        return f"has {bands} bands, of which only the first {len(image.getbands())} are used"
     if image.format in {"GIF", "WEBP", "PNG", "TIFF", "AVIF"} and getattr(image, "n_frames", 1) > 1:
-        return "has several frames or pages, of which the first is read"
+        return "has several frames or pages, of which only the first is used"
     if image.mode.startswith("I;16"):
         image.load()
         brightest = int(np.asarray(image).max(initial=0))
@@ -200,7 +199,7 @@ def stored_remark(image: Image.Image) -> str:
 
 
 def _unidentified(image: Any) -> str:
-    """Why Pillow does not know a file; of a TIFF, what is in it."""
+    """Why Pillow does not recognize a file; for a TIFF, its contents."""
     with suppress(Exception):
         content = io.BytesIO(contained(image))
         head = content.read(8)
@@ -217,7 +216,7 @@ def _unidentified(image: Any) -> str:
                 "Write three bands with 8 bits each, for example: gdal_translate -of PNG -ot Byte -scale -b 1 -b 2 "
                 "-b 3 IN.tif OUT.png"
             )
-    return "its content is in no image format that Pillow knows"
+    return "its format is not known to Pillow"
 
 
 def _corrupt(name: str, reason: str) -> CorruptImage:
@@ -243,17 +242,17 @@ def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating):
         return Image.fromarray(_eight_bit(array, 1.0, name))
     raise WithoutMeaning(
-        f"{name} holds {array.dtype} values, and which of them is white cannot be told: "
-        "use uint8, uint16 (0 to 65535) or floats from 0 to 1."
+        f"{name} contains {array.dtype} values, for which white is not defined: use uint8, uint16 (0 to 65535) or "
+        "floats from 0 to 1."
     )
 
 
 def _eight_bit(array: np.ndarray, white: float, name: str) -> np.ndarray:
     """Values in [0, white] -> uint8."""
     low, high = float(array.min()), float(array.max())
-    if not 0 <= low <= high <= white:  # NaN fails too
+    if not 0 <= low <= high <= white:  # also fails for NaN
         raise WithoutMeaning(
-            f"{name} holds {array.dtype} values from {low:g} to {high:g}, but 0 to {white:g} was expected. "
-            "Save it with 8 or 16 bits per channel, or scale it first."
+            f"{name} contains {array.dtype} values from {low:g} to {high:g}, but 0 to {white:g} was expected. Save it "
+            "with 8 or 16 bits per channel, or scale it first."
         )
     return np.rint(array * (255 / white)).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Which files of a folder are images, and an account of all the others.
+"""Find the image files of a folder, and account for all other files.
 
-What Pillow opens is an image: its own list of extensions decides, and for files without one their content.
+An image is whatever Pillow opens: its list of extensions decides or, for files without one, their content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin"}  # of macOS, Synology a
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw")
 _ADVICE = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'hf-dmt[heic]' reads them"),
-    **dict.fromkeys(_RAW, "raw data of a camera: export JPEG or TIFF files"),
+    **dict.fromkeys(_RAW, "camera raw data: export JPEG or TIFF files"),
     **dict.fromkeys((".nd2", ".czi", ".lif", ".svs", ".ndpi", ".mrxs", ".dcm", ".nii"), "export PNG or TIFF files"),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg"), "a video: extract its frames"),
     **dict.fromkeys((".svg", ".pdf", ".xcf", ".kra", ".ai", ".eps", ".ps"), "export PNG files"),
@@ -33,14 +33,15 @@ _SHOWN = 3
 
 @cache
 def image_extensions() -> frozenset[str]:
-    """Lower case, with the dot: formats that Pillow here can decode, HEIC among them where `pillow-heif` is."""
+    """Extensions of formats that Pillow can decode here, in lower case with the dot; includes HEIC if `pillow-heif` is
+    installed."""
     found = {extension for extension, format in Image.registered_extensions().items() if format in Image.OPEN}
     undecoded = {extension for extension in found if _only_recognized(Image.registered_extensions()[extension])}
     return frozenset(found - undecoded)
 
 
 def _only_recognized(format: str) -> bool:
-    """Formats that Pillow tells by their first bytes and cannot decode by itself."""
+    """Formats that Pillow recognizes but cannot decode itself."""
     opener = Image.OPEN[format][0]
     return format in {"MPEG", "EPS"} or (isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile))
 
@@ -51,9 +52,9 @@ class Folder:
 
     Attributes:
         images: sorted by their path inside it.
-        left_out: how many files of each extension are no images, and some of their names.
-        hidden: how many files are hidden, or belong to an operating system.
-        empty: folders without any file in them, as paths inside.
+        left_out: number of files of each extension that are not images, and some of their names.
+        hidden: number of files that are hidden or belong to an operating system.
+        empty: folders without any files, as relative paths.
     """
 
     root: Path
@@ -64,24 +65,24 @@ class Folder:
     empty: list[str] = field(default_factory=list)
 
     def uncount(self, file: Path) -> None:
-        """A file that was read in another way."""
+        """Remove a file from the count because it was read in another way."""
         extension = file.suffix.lower()
         self.left_out[extension] -= 1
         self.examples[extension] = [name for name in self.examples.get(extension, []) if self.root / name != file]
         self.left_out = +self.left_out
 
     def notes(self) -> list[str]:
-        """What was not read, for the person who gave the folder; a warning where it looks like pictures."""
+        """Messages about skipped files for the user; warnings if they look like images."""
         lines = []
         for extension, count in sorted(self.left_out.items()):
             advice = _ADVICE.get(extension) or self._advice_by_content(extension)
             shown = ", ".join(self.examples[extension]) + (", ..." if count > _SHOWN else "")
             lines.append(
-                f"{'Warning: ' if advice else ''}{count} {extension or 'without an extension'} in {str(self.root)!r} "
-                f"left out ({shown})" + (f": {advice}." if advice else ": not images.")
+                f"{'Warning: s' if advice else 'S'}kipped {count} {extension or 'without an extension'} in "
+                f"{str(self.root)!r} ({shown})" + (f": {advice}." if advice else ": not images.")
             )
         if self.hidden:
-            lines.append(f"{self.hidden} hidden and system files in {str(self.root)!r} left out.")
+            lines.append(f"Skipped {self.hidden} hidden and system files in {str(self.root)!r}.")
         return lines
 
     def _advice_by_content(self, extension: str) -> str:
@@ -91,13 +92,13 @@ class Folder:
 
 
 def find_images(folder: str | Path) -> Folder:
-    """All image files in a folder and the folders in it.
+    """All image files in a folder and its subfolders.
 
-    Extensions count in any case. Hidden files and folders, and those of operating systems, are left out. Linked
-    folders are followed, each real folder once: a link to a parent does no harm.
+    Extensions are case-insensitive. Hidden files and folders, and those of operating systems, are skipped. Linked
+    folders are followed, each real folder once, so a link to a parent is harmless.
 
     Raises:
-        DataError: there is no such folder, or the name of an image in it is no text.
+        DataError: there is no such folder, or the name of an image in it is not valid text.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -126,7 +127,7 @@ def find_images(folder: str | Path) -> Folder:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str], int]]:
-    """`(folder, folders in it, files in it, hidden or system files in it)`; linked folders once each."""
+    """`(folder, subfolders, files, number of hidden or system files)`; linked folders are visited once each."""
     seen = {os.path.realpath(root)}
     for parent, folders, files in os.walk(root, followlinks=True):
         entered, hidden = [], 0
@@ -145,7 +146,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str], int]]:
 
 
 def check_encoding(paths: list[Path], root: Path) -> None:
-    """Raises DataError for names that are no text: no list, table or report could hold them."""
+    """Raises DataError for names that are not valid text, which no list, table or report could contain."""
     strange = [path for path in paths if not str(path).isascii() and _surrogates(str(path))]
     if strange:
         shown = ", ".join(
@@ -162,7 +163,7 @@ def _surrogates(text: str) -> bool:
 
 
 def _format_inside(file: Path) -> str | None:
-    """The format of an image by its content alone; None for everything else."""
+    """The format of an image, from its content alone; None for everything else."""
     try:
         with Image.open(file) as image:
             return None if _only_recognized(image.format or "MPEG") else image.format

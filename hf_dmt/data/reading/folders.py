@@ -1,7 +1,7 @@
-"""Local folders of image files: one folder per class, images beside masks, or images and nothing else.
+"""Local folders of image files: one folder per class, images with masks, or images only.
 
-`datasets` opens folders too, but knows fewer kinds of images, names a class after the last folder above an image, and
-searches the tree once for each of some sixty names that a split may have.
+`datasets` opens folders, too, but supports fewer image formats, takes the innermost folder as the class, and searches
+the tree once for each of some sixty possible split names.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
     """All images in a flat or nested folder.
 
     Args:
-        notes: gets a line for what is left out.
+        notes: receives messages about skipped files.
 
     Raises:
-        DataError: no such folder, or no image in it.
+        DataError: no such folder, or no images in it.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -35,7 +35,7 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
     if not found.images:
         left_out = " ".join(note.removeprefix("Warning: ") for note in found.notes())
         raise DataError(
-            f"--unlabeled_dir {folder!r} holds no images (JPEG, PNG, ...). Check the path and the file names. "
+            f"--unlabeled_dir {folder!r} contains no images (JPEG, PNG, ...). Check the path and the file names. "
             + left_out
         )
     notes += found.notes()
@@ -43,12 +43,12 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
 
 
 def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], list[str]] | None:
-    """Splits and class names of a folder with one folder per class, at the root (train) or in folders named as splits.
+    """Splits and class names of a folder with one folder per class, at the root (train) or in split folders.
 
-    The class is the first folder below that, however deep an image lies in it. None where there are no such folders.
+    The class is the first folder below that, however deeply an image is nested. None if there are no such folders.
 
     Raises:
-        DataError: a folder that is no class would become one.
+        DataError: a folder that is not a class would become one.
     """
     if not root.is_dir():
         return None
@@ -83,14 +83,14 @@ def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], li
     notes += found.notes()
     if in_splits and (aside := folder_of["unlabeled"]):
         notes.append(
-            f"The folder {aside[0]!r} in {str(root)!r} is not read here: --unlabeled_split {aside[0]} uses it."
+            f"The folder {aside[0]!r} in {str(root)!r} is not read here, because --unlabeled_split {aside[0]} uses it."
         )
     notes += _notes_on_classes(root, found, beside, deep, set(classes), in_splits)
     return {split: FileRows(found, root, labels=labels[split]) for split, found in images.items()}, classes
 
 
 def _only_folder_with_splits(root: Path) -> Path:
-    """The folder inside that holds train/ and the others, where nothing else is in this one."""
+    """The only subfolder, if it contains train/ and the other splits and there is nothing else beside it."""
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if len(folders) == 1 and role_of(folders[0].name) is None:
         inside = [path.name for path in folders[0].iterdir() if path.is_dir()]
@@ -111,34 +111,37 @@ def _notes_on_classes(
     if beside:
         shown = ", ".join(beside[:_SHOWN]) + (", ..." if len(beside) > _SHOWN else "")
         notes.append(
-            f"Warning: {len(beside)} images in {str(root)!r} lie in no class folder and are left out: {shown}. Move "
+            f"Warning: skipped {len(beside)} images in {str(root)!r} that are not in a class folder: {shown}. Move "
             "them into the folder of their class, or pass them as --unlabeled_dir."
         )
     if mixed := sorted({inner for _, inner in deep} & classes):
         above = next(top for top, inner in deep if inner == mixed[0])
         raise DataError(
-            f"{str(root)!r} holds a folder {mixed[0]!r} and another one in {above!r}: the class of the images in it "
-            "is not "
-            "clear. Put all images of a class into one folder at the top."
+            f"{str(root)!r} contains a folder {mixed[0]!r} and another one in {above!r}, so the class of the images "
+            "in it is unclear. Put all images of a class into one folder at the top level."
         )
     if deep:
         above, below = next(iter(deep))
         repeated = {name for _, name in deep if len({top for top, inner in deep if inner == name}) > 1}
         notes.append(
-            f"{'Warning: ' if len(repeated) > 1 else ''}{sum(deep.values())} images lie in folders inside class "
-            f"folders and count for the class: those in {above}/{below} are {above!r}."
-            + (f" If {', '.join(sorted(repeated)[:3])} are the classes, put them on top." if len(repeated) > 1 else "")
+            f"{'Warning: ' if len(repeated) > 1 else ''}{sum(deep.values())} images are in folders inside class "
+            f"folders and get the class of the outer folder: those in {above}/{below} are {above!r}."
+            + (
+                f" If {', '.join(sorted(repeated)[:3])} are the classes, make them the outer folders."
+                if len(repeated) > 1
+                else ""
+            )
         )
     depth = 2 if in_splits else 1
     empty = [name for name in found.empty if name.count("/") + 1 == depth]
     if empty:
         shown = ", ".join(repr(name) for name in empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
-        notes.append(f"Warning: {len(empty)} class folders in {str(root)!r} are empty: {shown}. They are no classes.")
+        notes.append(f"Warning: {len(empty)} class folders in {str(root)!r} are empty and ignored: {shown}.")
     return notes
 
 
 def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
-    """Raises DataError where a folder that is no class would be taken for one."""
+    """Raises DataError if a folder that is not a class would be used as one."""
     if unlabeled := [name for name in sorted(classes) if role_of(name) == "unlabeled"]:
         raise DataError(
             f"The folder {unlabeled[0]!r} in {str(root)!r} would become a class. Move it out and pass it as "
@@ -147,24 +150,24 @@ def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
     lower = {name.lower() for name in classes}
     if lower & set(IMAGE_FOLDERS) and lower & set(MASK_FOLDERS):
         raise DataError(
-            f"{str(root)!r} holds images beside masks, not one folder per class. Add --task semantic-segmentation."
+            f"{str(root)!r} contains images with masks, not one folder per class. Add --task semantic-segmentation."
         )
     others = [name for name in sorted(classes) if role_of(name) in {"validation", "test"}]
     if others and not in_splits:
         raise DataError(
-            f"The folder {others[0]!r} in {str(root)!r} is named like a split, and there is no folder 'train' beside "
-            "it. Rename the training folder to 'train', or the class to something else."
+            f"The folder {others[0]!r} in {str(root)!r} is named like a split, but there is no folder 'train' beside "
+            "it. Rename the training folder to 'train', or rename the class."
         )
 
 
 def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, FileRows]:
-    """Splits of a folder with images beside masks; empty where there are none.
+    """Splits of a folder with images and masks; empty if there are none.
 
-    `images/` and `masks/` may lie at the root (train), inside a folder for each split, or hold such folders themselves:
-    `images/training/` beside `annotations/training/`.
+    `images/` and `masks/` may be at the root (train), inside a folder for each split, or contain split folders
+    themselves: `images/training/` beside `annotations/training/`.
 
     Args:
-        suffix: what the name of a mask has behind the name of its image: `_mask`.
+        suffix: appended to an image's name in the name of its mask, such as `_mask`.
 
     Raises:
         DataError: images without masks.
@@ -180,7 +183,7 @@ def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, Fi
     if not (both := _images_and_masks(root)):
         return splits
     if "train" in splits:
-        notes.append(f"Warning: {both[0].name}/ in {str(root)!r} is left out: the split folders beside it are used.")
+        notes.append(f"Warning: skipped {both[0].name}/ in {str(root)!r}, because there are split folders beside it.")
         return splits
     inside = {} if splits else _splits_inside(*both, root, suffix, notes)
     return inside or {"train": _paired(*both, root, suffix, notes), **splits}
@@ -209,8 +212,8 @@ def _splits_inside(images: Path, masks: Path, root: Path, suffix: str, notes: li
     if "train" not in named:
         other = next(iter(named.values()))[0]
         raise DataError(
-            f"{str(images)!r} has a folder {other!r}, which is named like a split, and none called 'train'. Rename the "
-            f"folder of the training images to 'train', or {other!r} to something else."
+            f"{str(images)!r} has a folder {other!r}, which is named like a split, but none called 'train'. Rename "
+            f"the folder of the training images to 'train', or rename {other!r}."
         )
     splits = {}
     for role, names in named.items():
@@ -225,7 +228,7 @@ def _splits_inside(images: Path, masks: Path, root: Path, suffix: str, notes: li
     others = [path for path in find_images(images).images if path.relative_to(images).parts[0] not in used]
     if others:
         notes.append(
-            f"Warning: {len(others)} images in {str(images)!r} are in no split folder and are left out, such as "
+            f"Warning: skipped {len(others)} images in {str(images)!r} that are in no split folder, such as "
             f"{others[0].relative_to(images).as_posix()!r}. Pass them as --unlabeled_dir, or move them."
         )
     return splits
@@ -239,22 +242,22 @@ def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, note
     names = [_stem(path, image_folder) for path in images]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(
-            f"{len(twice)} images in {str(image_folder)!r} have the name of another one up to the extension, such as "
-            f"{twice[0]!r}, so it is not clear whose mask is whose. Rename or remove one of the two."
+            f"{len(twice)} images in {str(image_folder)!r} differ from another one only in the extension, such as "
+            f"{twice[0]!r}, so their masks are ambiguous. Rename or remove one of the two."
         )
     missing = [name for name in names if name not in by_name]
     if missing or not images:
         raise DataError(
             f"{len(missing)} of {len(names)} images in {str(image_folder)!r} have no mask of the same name in "
             f"{str(mask_folder)!r}{f', for example {missing[0]!r}' if missing else ''}. Add the masks, or move images "
-            "without one to a folder of their own and pass it as --unlabeled_dir."
+            "without one to a separate folder and pass it as --unlabeled_dir."
             + _other_ending(missing, masks.images, mask_folder)
         )
     known = set(names)
     if alone := [path for name, path in by_name.items() if name not in known]:
         notes.append(
-            f"Warning: {len(alone)} masks in {str(mask_folder)!r} have no image of their name and are left out, such "
-            f"as {alone[0].relative_to(mask_folder).as_posix()!r}."
+            f"Warning: skipped {len(alone)} masks in {str(mask_folder)!r} without an image of the same name, such as "
+            f"{alone[0].relative_to(mask_folder).as_posix()!r}."
         )
     return FileRows(images, root, masks=[by_name[name] for name in names])
 
@@ -271,13 +274,15 @@ def _by_name(masks: Sequence[Path], folder: Path, suffix: str) -> dict[str, Path
             continue
         name = name[: len(name) - len(suffix)]
         if name in by_name:
-            raise DataError(f"{str(by_name[name])!r} and {str(path)!r} are masks of one image. Remove one of the two.")
+            raise DataError(
+                f"{str(by_name[name])!r} and {str(path)!r} are masks for the same image. Remove one of them."
+            )
         by_name[name] = path
     return by_name
 
 
 def _other_ending(missing: Sequence[str], masks: Sequence[Path], folder: Path) -> str:
-    """The flag that helps where all masks are named as the images with the same letters behind."""
+    """The flag that helps if the names of all masks are those of the images plus the same suffix."""
     stems = [_stem(path, folder) for path in masks]
     endings = Counter(
         stem[len(name) :] for name in missing[:_SHOWN] for stem in stems if stem.startswith(name) and stem != name

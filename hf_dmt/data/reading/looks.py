@@ -1,8 +1,8 @@
-"""What one look at a file found, and the memory of it: a file that has not changed is not read again.
+"""The results of checking a file, cached so that an unchanged file is not read again.
 
-Looks are kept in the user's cache folder, one small database for all runs and processes. A look holds facts of the
-file alone and never of a run's flags, so runs with other flags share it. Looks that failed are not kept: another
-release of Pillow, or another library beside it, may read the file tomorrow.
+They are kept in the user's cache folder, in one small database for all runs and processes. A result depends on the file
+alone, never on a run's flags, so runs with different flags share it. Failures are not cached: another version of
+Pillow, or another plugin, may be able to read the file.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from .rows import Place
 logger = logging.getLogger(__name__)
 
 _TABLE = "looks_1"  # count up when a look finds something else in the same file
-_BATCH = 1000  # looks a transaction
-_LARGEST = 2**31  # bytes: looks at files that are long gone are never removed one by one
+_BATCH = 1000  # results per transaction
+_LARGEST = 2**31  # bytes; entries of deleted files are never removed individually
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Facts of one image or mask.
+    """Facts about one image or mask.
 
     Attributes:
         width, height: of the upright image, in pixels.
-        mode: how it is stored: Pillow's name of the mode, or the type of an array.
-        remark: what of the file is not used, as the end of a sentence; empty for nearly all files.
-        content: 32 hex digits, a hash of the file's bytes (of the pixels where there is no file).
-        turned: whether the EXIF data of the file exchanges its width and height.
-        values: of a mask, the distinct values in it, ascending, void among them; None for images.
+        mode: how it is stored: Pillow's mode, or the type of an array.
+        remark: what part of the file is not used, as the end of a sentence; empty for nearly all files.
+        content: 32 hex digits, a hash of the file's bytes (of the pixels if there is no file).
+        turned: whether the EXIF data of the file swaps its width and height.
+        values: for a mask, its distinct values in ascending order, including void; None for images.
     """
 
     width: int
@@ -60,9 +60,9 @@ class Look:
 
 
 def look_at_image(image: ImageSource, name: str) -> Look:
-    """Read an image to its end, which is where a truncated file shows.
+    """Read an image to its end, where truncation becomes visible.
 
-    JPEG is decoded at an eighth of its size, which reads every byte as well and takes a quarter of the time.
+    JPEG is decoded at an eighth of its size, which reads every byte but takes a quarter of the time.
 
     Raises:
         CorruptImage, ValueError, TypeError: as `to_rgb`.
@@ -78,14 +78,14 @@ def look_at_image(image: ImageSource, name: str) -> Look:
         turned = size != opened.size
         remark = stored_remark(opened)
         if mode == "F" or mode.startswith("I"):
-            to_rgb(opened, name)  # its values may have no meaning as an image
+            to_rgb(opened, name)  # its values may not be meaningful as an image
         else:
             decode_to_the_end(opened)
     return Look(*size, mode, remark, _digest(content), turned)
 
 
 def look_at_mask(mask: Any, name: str, reading: MaskReading) -> Look:
-    """Read a mask to its end and list the values in it.
+    """Read a mask to its end and list its values.
 
     Raises:
         CorruptImage, ValueError, TypeError: as `mask_ids`.
@@ -96,7 +96,7 @@ def look_at_mask(mask: Any, name: str, reading: MaskReading) -> Look:
             source = contained(mask)
     ids = mask_ids(source, name, reading)
     content = source if isinstance(source, bytes) else ids.tobytes() + repr(ids.shape).encode()
-    # Counting takes half the time of sorting, and 32-bit ids would need a table of billions.
+    # Counting takes half the time of sorting, but 32-bit ids would need a table with billions of entries.
     narrow = ids.dtype.kind == "u" and ids.dtype.itemsize <= 2
     values = np.flatnonzero(np.bincount(ids.ravel())) if narrow else np.unique(ids)
     height, width = ids.shape
@@ -108,16 +108,16 @@ def _digest(content: bytes) -> str:
 
 
 def cache_file() -> Path:
-    """`looks.sqlite` where the Hub's libraries let others keep what can be made again."""
+    """`looks.sqlite` in the Hub library's folder for regenerable files."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     assets = os.environ.get("HF_ASSETS_CACHE") or os.path.join(home, "assets")
     return Path(os.path.expandvars(assets)).expanduser() / "hf_dmt" / "looks.sqlite"
 
 
 class LookCache:
-    """Looks that are remembered, for any number of threads and processes; a context manager.
+    """Cached results for any number of threads and processes; a context manager.
 
-    Where the folder cannot be used, every file is looked at again and nothing else changes.
+    If the folder cannot be used, every file is checked again.
     """
 
     def __init__(self) -> None:
@@ -147,11 +147,11 @@ class LookCache:
                 self._database = None
 
     def of(self, place: Place | None, kind: str, look: Callable[[], Look]) -> Look:
-        """The remembered look at `place`, else a new one, which is remembered.
+        """The cached result for `place`, or else a new one, which is then cached.
 
         Args:
-            kind: tells looks of the same file apart: as an image, as a mask read in some way.
-            look: takes the look; what it raises is raised.
+            kind: distinguishes results for the same file: as an image, or as a mask read in some way.
+            look: computes the result; its errors are passed on.
         """
         if place is None:
             return look()
@@ -182,10 +182,10 @@ class LookCache:
             try:
                 database.execute(create)
                 return database
-            except sqlite3.OperationalError:  # locked for half a minute, or a folder that cannot be written
+            except sqlite3.OperationalError:  # locked for half a minute, or a folder without write permission
                 database.close()
                 raise
-            except sqlite3.DatabaseError:  # no database: cut by a crash, or something else of this name
+            except sqlite3.DatabaseError:  # not a database: damaged by a crash, or a different file
                 database.close()
                 if attempt == 2:
                     raise
@@ -193,7 +193,7 @@ class LookCache:
         raise AssertionError("unreachable")
 
     def _in_folder(self, folder: str) -> dict[tuple[str, str], tuple[Any, ...]]:
-        """All that is known of a folder: one question to the database for it, not one a file."""
+        """Everything known about a folder, with one database query instead of one per file."""
         if folder not in self._known:
             rows: list[tuple[Any, ...]] = []
             if self._database is not None:
@@ -202,7 +202,7 @@ class LookCache:
                     rows = self._database.execute(
                         f"SELECT {facts} FROM {_TABLE} WHERE folder = ?", (folder,)
                     ).fetchall()
-                except (sqlite3.Error, UnicodeError) as problem:  # a path that is no UTF-8 has no place in it
+                except (sqlite3.Error, UnicodeError) as problem:  # a path that is not UTF-8 cannot be stored
                     if isinstance(problem, sqlite3.Error):
                         self._give_up(problem)
             self._known[folder] = {row[:2]: row[2:] for row in rows}
@@ -221,8 +221,8 @@ class LookCache:
 
     def _give_up(self, problem: Exception) -> None:
         logger.warning(
-            f"What is found in image files cannot be remembered in {cache_file()} ({problem}): every start reads every "
-            "file. Set HF_HOME to a folder that can be written."
+            f"Results of reading image files cannot be cached in {cache_file()} ({problem}), so every start reads "
+            "every file. Set HF_HOME to a writable folder."
         )
         if self._database is not None:
             with suppress(sqlite3.Error):

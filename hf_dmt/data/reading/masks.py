@@ -1,7 +1,7 @@
-"""From a mask as somebody drew it to one number for every pixel: the file's own numbers, or those of a color table.
+"""Convert a mask file to one number per pixel: the file's own values, or classes from a color table.
 
-Pillow stretches grayscale of fewer than 8 bits to 0..255 (of 2-bit masks 3 becomes 255, which is void), and
-`convert("L")` turns the ids of a palette mask into the brightness of their colors. Here nothing is stretched.
+Pillow scales grayscale of fewer than 8 bits to 0..255 (so 3 in a 2-bit mask becomes 255, which is void), and
+`convert("L")` turns the ids of a palette mask into the brightness of their colors. Here values are never scaled.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..files import read_csv, read_json
 from .decoding import ImageSource, called, channels_last, contained, identify, opening, upright
 from .rows import DataError
 
-VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabeled", "no label")  # in a table of colors
-COLOR_VOID = -1  # what a mask of colors holds where nothing is labeled
+VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabeled", "no label")  # in a color table
+COLOR_VOID = -1  # value for unlabeled pixels in color masks
 _COLOR_MODES = {"CMYK", "YCbCr", "LAB", "HSV"}
 _LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
 _SHOWN = 5
@@ -32,8 +32,8 @@ class MaskReading:
     """How the pixels of mask files become numbers.
 
     Attributes:
-        colors: name and RGB of each class, in order; void is among them under a name of its own. Empty: masks are ids.
-        band: the channel with the ids, counted from 1; None where there is one, or all are equal.
+        colors: name and RGB of each class, in order; includes void, under one of its names. Empty: masks contain ids.
+        band: the channel with the ids, counted from 1; None if there is one, or if all are equal.
     """
 
     colors: tuple[tuple[str, tuple[int, int, int]], ...] = ()
@@ -41,13 +41,13 @@ class MaskReading:
 
     @property
     def kind(self) -> str:
-        """A short name that differs where the same file would be read as other numbers."""
+        """A short name that differs if the same file would be read as other numbers."""
         told = repr((self.colors, self.band)).encode()
         return "mask" if self == MaskReading() else f"mask-{hashlib.blake2b(told, digest_size=8).hexdigest()}"
 
     @property
     def names(self) -> list[str]:
-        """The classes of the colors, without void; two colors may show one class."""
+        """The classes of the colors, without void; two colors may belong to one class."""
         return list(dict.fromkeys(name for name, _ in self.colors if not is_void(name)))
 
     def class_of_color(self, position: int) -> int:
@@ -63,18 +63,18 @@ def is_void(name: str) -> bool:
 
 
 def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
-    """The table behind `--mask_colors`: a CSV with the columns name, r, g, b, or JSON `{"water": [0, 0, 255]}`.
+    """The table for `--mask_colors`: a CSV with the columns name, r, g, b, or JSON `{"water": [0, 0, 255]}`.
 
-    Colors may be `#0000ff`, too. Void is the row with a name of `VOID_NAMES`.
+    Colors may also be written as `#0000ff`. Void is the row with a name from `VOID_NAMES`.
 
     Raises:
-        DataError: not such a table, or one color under two names.
+        DataError: not such a table, or a color with two names.
     """
     try:
         rows = _json_colors(read_json(Path(file))) if file.endswith(".json") else _csv_colors(Path(file))
         found = tuple((str(name).strip(), _rgb(color)) for name, color in rows)
         if sum(not is_void(name) for name, _ in found) < 1:
-            raise ValueError("it names no class")
+            raise ValueError("it contains no class")
         first: dict[tuple[int, int, int], str] = {}
         for name, color in found:
             if first.setdefault(color, name) != name:
@@ -82,24 +82,24 @@ def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
         return found
     except (OSError, ValueError, TypeError, KeyError) as problem:
         raise DataError(
-            f"--mask_colors {file!r} is no table of colors ({problem}). Give a CSV file with the columns name,r,g,b, "
-            'or a JSON file such as {"water": [0, 0, 255], "road": "#808080", "void": [0, 0, 0]}.'
+            f"--mask_colors {file!r} is not a table of colors ({problem}). Give a CSV file with the columns "
+            'name,r,g,b, or a JSON file such as {"water": [0, 0, 255], "road": "#808080", "void": [0, 0, 0]}.'
         ) from problem
 
 
 def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarray:
-    """A segmentation mask as an (H, W) integer array of class ids, in the file's own width and numbers.
+    """A segmentation mask as an (H, W) integer array of class ids, with the file's own size and values.
 
-    Palette images keep their indices. Three equal channels are taken for one; opaque alpha is dropped.
+    Palette images keep their indices. Three equal channels are read as one; opaque alpha is dropped.
 
     Args:
-        mask: A PIL image, path, file content or `{"bytes", "path"}`; an array or nested list (H, W) or
-            (H, W, channels); a tensor (H, W) or (channels, H, W).
-        name: What errors call the mask; by default its path.
+        mask: a PIL image, path, file content or `{"bytes", "path"}`; an array or nested list (H, W) or (H, W,
+            channels); a tensor (H, W) or (channels, H, W).
+        name: the mask's name in errors; by default its path.
 
     Raises:
         CorruptImage: it cannot be read.
-        ValueError: its colors, transparency, fractions, shape or lossy compression are not class ids.
+        ValueError: its colors, transparency, fractions, shape or lossy compression are incompatible with class ids.
         TypeError: it is none of the above.
     """
     if isinstance(mask, list):  # a column of numbers in a table
@@ -108,8 +108,8 @@ def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarra
 
 
 def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
-    """As `to_mask`, for masks that are read in another way: with `reading.colors` the position of each pixel's class
-    among `reading.names`, `COLOR_VOID` where it has none.
+    """Like `to_mask`, for masks that are read in another way: with `reading.colors`, the index of each pixel's class in
+    `reading.names`, or `COLOR_VOID`.
 
     Raises:
         CorruptImage, ValueError, TypeError: as `to_mask`; a color that is not in the table.
@@ -130,8 +130,7 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
             return _ids_of_colors(opened, name, reading)
         if opened.mode in _COLOR_MODES:
             raise ValueError(
-                f"The mask {name} is a {opened.mode} image, and which class a color means is not known. Give a "
-                "table of "
+                f"The mask {name} is a {opened.mode} image, but which class a color means is unknown. Give a table of "
                 "colors with --mask_colors."
             )
         mask = np.array(opened)
@@ -143,30 +142,31 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
     ids = mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(
-            f"The mask {name} holds {ids.dtype} values; class ids are integers. Save it as an 8-bit or 16-bit PNG."
+            f"The mask {name} contains {ids.dtype} values, but class ids are integers. Save it as an 8-bit or 16-bit "
+            "PNG."
         )
     if ids.ndim == 3:
         ids = _one_channel(ids, name, reading.band)
     if ids.ndim != 2 or ids.size == 0:
-        raise ValueError(f"The mask {name} has shape {ids.shape}; it must be (height, width) of class ids.")
-    # Big-endian 16-bit files give arrays that torch.from_numpy refuses.
+        raise ValueError(f"The mask {name} has shape {ids.shape}, but must be (height, width) of class ids.")
+    # torch.from_numpy refuses the arrays of big-endian 16-bit files.
     return ids.astype(ids.dtype.newbyteorder("="), copy=False)
 
 
 def check_lossless(mask: Image.Image, content: bytes, name: str) -> None:
-    """Raises ValueError for a file whose compression does not keep numbers."""
+    """Raises ValueError for a file whose compression does not preserve values."""
     lossy_webp = mask.format == "WEBP" and b"VP8 " in content[:100_000]
     if mask.format in _LOSSY or lossy_webp:
         raise ValueError(
-            f"The mask {name} is a {'lossy ' if lossy_webp else ''}{mask.format} file, whose compression turns class "
-            "ids into others near every edge. Save the masks as PNG, from where they were drawn: converting this file "
-            "keeps its errors."
+            f"The mask {name} is a {'lossy ' if lossy_webp else ''}{mask.format} file, whose compression changes "
+            "class ids near every edge. Save the masks as PNG in the tool where they were drawn: converting this "
+            "file keeps its errors."
         )
 
 
 def _largest_value(mask: Image.Image) -> int | None:
-    """The largest value that a file can hold where Pillow stretches it to 255 or 65535; None where it does not. Ask
-    before decoding: afterwards nothing tells."""
+    """The largest value that a file can contain if Pillow scales it to 255 or 65535; None otherwise. Must be called
+    before decoding, after which it is unknown."""
     tiles = getattr(mask, "tile", None)
     if not tiles or mask.mode not in {"L", "I", "I;16"}:
         return None
@@ -178,7 +178,7 @@ def _largest_value(mask: Image.Image) -> int | None:
 
 
 def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:
-    """(H, W, channels) integers -> (H, W), where that loses nothing, or the channel that was asked for."""
+    """(H, W, channels) integers -> (H, W), if nothing is lost, or the requested channel."""
     if band is not None:
         if not 1 <= band <= ids.shape[-1]:
             raise ValueError(
@@ -187,21 +187,23 @@ def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:
         return ids[..., band - 1]
     if ids.shape[-1] in (2, 4):
         if (ids[..., -1] != np.iinfo(ids.dtype).max).any():
-            raise ValueError(f"The mask {name} has transparent pixels, whose class is unknown. Save it without alpha.")
+            raise ValueError(
+                f"The mask {name} has transparent pixels, whose class is unknown. Save it without an alpha channel."
+            )
         ids = ids[..., :-1]
     if (ids != ids[..., :1]).any():
         row, column = np.argwhere((ids != ids[..., :1]).any(axis=-1))[0]
         raise ValueError(
             f"The mask {name} is a color image: the pixel in row {row}, column {column} is "
-            f"{ids[row, column].tolist()}, and which class a color means is not known. Give a table of colors with "
-            "--mask_colors, or the channel that holds the ids with --mask_band; or save it with one channel of class "
-            "ids, or as a PNG with a palette in the order of the classes."
+            f"{ids[row, column].tolist()}, but which class a color means is unknown. Give a table of colors with "
+            "--mask_colors, or the channel that contains the ids with --mask_band; or save it with one channel of "
+            "class ids, or as a PNG with a palette in the order of the classes."
         )
     return ids[..., 0]
 
 
 def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.ndarray:
-    """(H, W) int32; what is wholly transparent is void."""
+    """(H, W) int32; fully transparent pixels are void."""
     pixels = np.asarray(mask.convert("RGBA")).astype(np.int64)
     packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     known = np.array([r << 16 | g << 8 | b for _, (r, g, b) in reading.colors])
@@ -217,9 +219,8 @@ def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.nda
         listed = ", ".join(f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in most)
         raise ValueError(
             f"The mask {name} has {len(colors)} colors that are not in --mask_colors, on {strange.mean():.1%} of its "
-            f"pixels: {listed}{', ...' if len(colors) > _SHOWN else ''}. Add them, with the name void where they mean "
-            "no label; or, for edges that were smoothed, write clean masks with `scripts/prepare_data.py masks "
-            "--nearest`."
+            f"pixels: {listed}{', ...' if len(colors) > _SHOWN else ''}. Add them, with the name void if they mean "
+            "'no label'. If edges were smoothed, write clean masks with `scripts/prepare_data.py masks --nearest`."
         )
     return np.where(seen, ids, np.int32(COLOR_VOID))
 
@@ -233,7 +234,7 @@ def _rgb(color: Any) -> tuple[int, int, int]:
         color = ImageColor.getrgb(color)[:3]
     red, green, blue = (int(part) for part in color)
     if not all(0 <= part <= 255 for part in (red, green, blue)):
-        raise ValueError(f"{[red, green, blue]} is no color: red, green and blue are 0 to 255")
+        raise ValueError(f"{[red, green, blue]} is not a color: red, green and blue are 0 to 255")
     return red, green, blue
 
 

@@ -1,4 +1,4 @@
-"""The splits of a data set, wherever it is: the Hub, a folder, parquet files, a builtin set."""
+"""Open the splits of a data set: on the Hub, in a folder, in parquet files, or embedded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTarg
 from .split_names import ROLES, role_of, with_role
 from .tables import metadata_tables, named_tables, open_file_tables
 
-_ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # what `datasets` reads besides tables
+_ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
 _SHOWN = 10
 
 
@@ -33,21 +33,23 @@ def open_splits(
     token: str | None = None,
     notes: list[str],
 ) -> tuple[dict[str, Rows], list[str] | None]:
-    """Every split of a data set by name, and the class names if the data set has them.
+    """All splits of a data set by name, and its class names, if it has any.
 
     Args:
-        name: a builtin set, a folder (class folders, tables, or `images/` beside `masks/`), or a Hub id.
-        notes: gets a line for everything that is left out.
+        name: an embedded set, a folder (class folders, tables, or `images/` beside `masks/`), or a Hub id.
+        notes: receives messages about everything that is skipped.
 
     Raises:
-        DataError: nothing there, columns that do not exist, images without masks, or data of the other task.
+        DataError: nothing there, missing columns, images without masks, or data for the other task.
     """
     if name in BUILTIN_SETS:
         builtin = load_builtin(name)
         kind = TASKS[task].target
         if kind not in builtin["train"][0]:
             fitting = [key for key in BUILTIN_SETS if kind in load_builtin(key)["train"][0]]
-            raise DataError(f"The builtin set {name!r} has no {kind}s, which {task} needs. Use {', '.join(fitting)}.")
+            raise DataError(
+                f"The embedded set {name!r} has no {kind}s, but {task} needs them. Use {', '.join(fitting)}."
+            )
         return {split: BuiltinRows(items) for split, items in builtin.items()}, list(builtin["train"].class_names)
     root = Path(name).expanduser()
     if root.is_dir() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes)):
@@ -57,8 +59,8 @@ def open_splits(
     image = _image_column(first, name, image_column)
     if image == label_column:
         raise DataError(
-            f"--image_column and --label_column are both {image!r}, and a value cannot be an image and its label. "
-            f"Name two of: {', '.join(first.column_names)}."
+            f"--image_column and --label_column are both {image!r}, but they must be different columns. Name two of: "
+            f"{', '.join(first.column_names)}."
         )
     target = _target_column(first, name, image, label_column, task)
     classes = _class_names(first, target)
@@ -89,13 +91,13 @@ def open_unlabeled_table(
     token: str | None = None,
     notes: list[str],
 ) -> Rows:
-    """The images of a data set: the split named, else `unlabeled`, else the only one.
+    """The images of a data set: of the given split, else `unlabeled`, else the only one.
 
-    Labels or masks that the set happens to have are kept, to score pseudo labels.
+    Labels or masks in the data set are kept, to score pseudo labels.
 
     Args:
-        image_column, label_column: used where the set has them.
-        class_names: the run's classes; labels are brought to their order by name, and other names are unknown.
+        image_column, label_column: used if the data set has them.
+        class_names: the run's classes; labels are matched to them by name, and other names are unknown.
 
     Raises:
         DataError: no such data set or split, or several splits to choose from.
@@ -158,7 +160,7 @@ def _local_files(
     *,
     unlabeled: bool = False,
 ) -> tuple[dict[str, Rows], list[str] | None] | None:
-    """Splits and class names of a folder of files; None where `datasets` has to open it.
+    """Splits and class names of a folder of files; None if `datasets` has to open it.
 
     Args:
         unlabeled: labels and masks may be missing.
@@ -181,7 +183,7 @@ def _local_files(
         said: list[str] = []
         splits, classes = class_folders(root, said) or (None, None)
         if classes and len(classes) == 1 and named_tables(root):
-            splits = classes = None  # one folder of images, and a table beside it
+            splits = classes = None  # one folder of images with a table beside it
         else:
             notes += said
     tables = metadata or (named_tables(root) if splits is None else {})
@@ -208,26 +210,26 @@ def _local_files(
         for flag, (asked, column) in own.items():
             if asked not in (None, column):
                 raise DataError(
-                    f"{flag} {asked!r} is not in {str(root)!r}: it is a folder of files, whose columns are called "
-                    f"image and {own['--label_column'][1]}. Name one of these, or leave {flag} out."
+                    f"{flag} {asked!r} is not in {str(root)!r}: in a folder of files, the columns are called image "
+                    f"and {own['--label_column'][1]}. Name one of these, or omit {flag}."
                 )
     return None if splits is None else ({**splits}, classes)
 
 
 def _is_saved(root: Path) -> bool:
-    """Whether a folder is what `save_to_disk` writes."""
+    """Whether a folder was written by `save_to_disk`."""
     return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
 def _check_class_orders(root: Path) -> None:
-    """Raises DataError where the files of one set count their classes in different orders: `datasets` takes the first
-    order for all, and the numbers in the other files then mean other classes."""
+    """Raises DataError if the files of one set number their classes in different orders: `datasets` uses the first
+    order for all, so that numbers in the other files would mean other classes."""
     first: dict[str, tuple[Path, list[str]]] = {}
     for file in sorted(root.rglob("*.parquet")):
         try:
             written = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
         except (OSError, pyarrow.ArrowException):
-            continue  # a damaged file: `datasets` names it
+            continue  # a damaged file, which `datasets` reports
         features = (json.loads(written).get("info") or {}).get("features") or {}
         for column, feature in features.items():
             if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
@@ -235,9 +237,9 @@ def _check_class_orders(root: Path) -> None:
             other, names = first.setdefault(column, (file, feature["names"]))
             if names != feature["names"]:
                 raise DataError(
-                    f"The column {column!r} counts its classes in another order in {str(file)!r} "
+                    f"The column {column!r} numbers its classes in a different order in {str(file)!r} "
                     f"({', '.join(feature['names'][:_SHOWN])}) than in {str(other)!r} ({', '.join(names[:_SHOWN])}). "
-                    "Write both with one order, for example with `dataset.cast_column(...)` after "
+                    "Write both with the same order, for example with `dataset.cast_column(...)` after "
                     "`dataset.align_labels_with_mapping(...)`."
                 )
 
@@ -249,7 +251,7 @@ def _has_labels(task: str) -> bool:
 def _load_tables(
     name: str, config_name: str | None, token: str | None, notes: list[str]
 ) -> tuple[dict[str, datasets.Dataset], Path | None]:
-    """The splits, and the folder they come from if it is a local one."""
+    """The splits, and the local folder they come from, if any."""
     folder = Path(name).expanduser()
     if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
@@ -263,20 +265,22 @@ def _load_tables(
         else:
             loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
-        reason = problem.__cause__ or problem  # "An error occurred while generating the dataset" says nothing
+        # the outer message, "An error occurred while generating the dataset", is not informative
+        reason = problem.__cause__ or problem
         text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
         raise DataError(
-            f"Cannot open the data set {name!r}: it is not builtin ({', '.join(BUILTIN_SETS)}), and neither a readable "
-            f"folder nor a data set that the Hub or the local cache knows ({text}). Check the spelling and the network."
+            f"Cannot open the data set {name!r}: it is not embedded ({', '.join(BUILTIN_SETS)}), not a readable "
+            f"folder, and not a data set on the Hub or in the local cache ({text}). Check the spelling and the "
+            "network."
         ) from problem
     return dict(loaded), folder if folder.is_dir() else None
 
 
 def _parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None:
-    """The parquet files of a local folder by split, told by the words in their paths (`data/val-0.parquet`).
+    """The parquet files of a local folder by split, from the words in their paths (`data/val-0.parquet`).
 
-    `datasets` takes an `eval` file for the test split and passes over a file whose name says no split. None where
-    there are no such files, or the folder itself says which files are which.
+    `datasets` uses an `eval` file as the test split and ignores files without a split in their name. None if there are
+    no such files, or if the folder itself defines the splits.
     """
     card = folder / "README.md"
     if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
@@ -297,7 +301,7 @@ def _parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | Non
         return {"train": [str(file) for file in files]} if files else None
     if others:
         notes.append(
-            f"Warning: {len(others)} parquet files in {str(folder)!r} say no split in their names and are left out: "
+            f"Warning: skipped {len(others)} parquet files in {str(folder)!r} without a split in their names: "
             f"{', '.join(file.relative_to(folder).as_posix() for file in others[:_SHOWN])}."
         )
     roles = [role_of(word) for word in named]
@@ -318,7 +322,7 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
         return _named_column(table, name, asked, "--image_column")
     images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
     for column in ("image", "img", "pixel_values"):
-        # Files as plain bytes, as other tools write them, have no feature that says so.
+        # Plain bytes of files, as written by other tools, have no feature type that says so.
         if column in images or (column in table.column_names and not (images and holds_labels(table.features[column]))):
             return column
     if images:
@@ -329,14 +333,15 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
 
 
 def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | None, task: str) -> str | None:
-    """The column of labels (one value an image) or of masks."""
+    """The column of labels (one value per image) or of masks."""
     labels = [key for key, kind in table.features.items() if holds_labels(kind)]
     fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
     if asked is not None:
         if _named_column(table, name, asked, "--label_column") not in fitting:
             raise DataError(
-                f"--label_column {asked!r} of {name!r} holds {table.features[asked]}, and {task} needs "
-                f"{'one label an image' if fitting is labels else 'masks'}. Name another column, or another --task."
+                f"--label_column {asked!r} of {name!r} contains {table.features[asked]}, but {task} needs "
+                f"{'one label per image' if fitting is labels else 'masks'}. Name another column, or use another "
+                "--task."
             )
         return asked
     if task == "image-classification":

@@ -1,4 +1,4 @@
-"""Undecoded images and targets by row: of a table, of a folder, of a builtin set."""
+"""Undecoded images and targets by row, from a table, a folder or an embedded set."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from ..texts import Paths, Texts
 
-_SETTLED = 2.0  # seconds: a file that changed just now may change again without another time stamp
-NO_LABEL = -1  # what data sets on the Hub write where an image has no label
+_SETTLED = 2.0  # seconds; a more recent change may be followed by another one with the same time stamp
+NO_LABEL = -1  # marks an image without a label in data sets on the Hub
 
 
 class DataError(ValueError):
@@ -25,7 +25,7 @@ class DataError(ValueError):
 
 
 class Place(NamedTuple):
-    """Where an image or a mask is kept between runs; `stamp` differs whenever its content may."""
+    """The location of an image or mask, stable between runs; `stamp` changes whenever its content may have."""
 
     folder: str
     name: str
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 def place_of(path: str | Path) -> Place | None:
-    """A file, with its size and times. None where there is no such file, or one that is still being written."""
+    """A file with its size and times. None if it does not exist or is still being written."""
     full = os.path.abspath(path)
     try:
         found = os.stat(full)
@@ -41,12 +41,12 @@ def place_of(path: str | Path) -> Place | None:
         return None
     if abs(time.time() - found.st_ctime) < _SETTLED:
         return None
-    # A copy that keeps the old time, or a tool that sets it back, still moves the time of the entry itself.
+    # A copy that preserves the old time, or a tool that resets it, still changes the ctime.
     return Place(*os.path.split(full), f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}")
 
 
 class TablePlaces:
-    """Places of one column of a table: the files that its cells name, else the rows of the table's own files."""
+    """Locations for one column of a table: the files that its cells name, or else the rows of the table's own files."""
 
     def __init__(self, table: datasets.Dataset, column: str) -> None:
         cells = table.select_columns([column]).with_format("arrow")[:].column(column)
@@ -57,7 +57,7 @@ class TablePlaces:
             self.paths = Texts(path or "" for chunk in cells.chunks for path in chunk.field("path").to_pylist())
         elif table.cache_files:
             stamps = [place_of(entry["filename"]) for entry in table.cache_files]
-            # A table's fingerprint tells which of its files' rows it shows, in which order.
+            # A table's fingerprint identifies the rows it contains and their order.
             told = repr((stamps, table._fingerprint, column)).encode()
             if all(stamps):
                 self.folder = f"table {hashlib.blake2b(told, digest_size=16).hexdigest()}"
@@ -73,31 +73,31 @@ class TablePlaces:
 
 
 class Rows(Protocol):
-    """Undecoded images and targets by row, with an id for each."""
+    """Undecoded images and targets by row, each with an id."""
 
     @property
     def ids(self) -> Sequence[str]: ...
 
     def raw(self, row: int) -> tuple[Any, Any]:
-        """`(image, target)` before decoding; target None where there is none."""
+        """`(image, target)` before decoding; target None if there is none."""
         ...
 
     def targets(self) -> Sequence[Any] | None:
-        """All targets without touching an image (class labels only), else None."""
+        """All targets without reading an image (class labels only), or None."""
         ...
 
     def places(self, row: int) -> tuple[Place | None, Place | None]:
-        """Where image and target are kept between runs; None for what is not, and for labels."""
+        """The locations of image and target, stable between runs; None if there is none, and for labels."""
         ...
 
 
 class TableRows:
-    """Rows of a `datasets.Dataset`; images stay encoded until they are asked for, so a bad file can be named.
+    """Rows of a `datasets.Dataset`; images are decoded on access, so that a bad file can be named.
 
     Args:
-        folder: the local folder that the table was made from: where its images lie inside, their paths are the ids.
-        recode: what replaces each target; targets that are not in it are unknown. None takes targets as they are, and
-            classes of a `ClassLabel` by their names: their numbers mean nothing in another table.
+        folder: the local folder that the table was made from: if its images are inside, their paths are the ids.
+        recode: replaces each target; targets that are not in it are unknown. None keeps targets as they are, and uses
+            the names of a `ClassLabel`, because its numbers mean nothing in another table.
 
     Attributes:
         class_names: those of a `ClassLabel`, in the order of its numbers.
@@ -142,7 +142,7 @@ class TableRows:
         return self.images[row], self.masks[row] if self.masks else None
 
     def _label(self, target: Any) -> Any:
-        if isinstance(target, float):  # a column of integers with gaps, as pandas writes it
+        if isinstance(target, float):  # pandas writes an integer column with gaps as floats
             target = None if math.isnan(target) else int(target) if target.is_integer() else target
         if isinstance(target, str):
             target = same_letters(target)
@@ -150,7 +150,7 @@ class TableRows:
 
 
 class FileRows:
-    """Image files. Ids are paths inside `root`.
+    """Image files. Ids are paths relative to `root`.
 
     Args:
         masks, labels: a mask file or a label for each image, or neither.
@@ -181,7 +181,7 @@ class FileRows:
 
 
 class BuiltinRows:
-    """A builtin set, whose images need no decoding."""
+    """An embedded set, whose images need no decoding."""
 
     def __init__(self, items: Any) -> None:
         self.items, self.ids = items, items.ids
@@ -198,7 +198,7 @@ class BuiltinRows:
 
 
 class WithoutTargets:
-    """Rows whose targets are never read."""
+    """Rows without their targets."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows, self.ids = rows, rows.ids
@@ -214,16 +214,16 @@ class WithoutTargets:
 
 
 def holds_labels(feature: Any) -> bool:
-    """Whether a column can hold one label an image: a class, a number or a word."""
+    """Whether a column can contain one label per image: a class, a number or a word."""
     if isinstance(feature, datasets.ClassLabel):
         return True
-    return isinstance(feature, datasets.Value) and not feature.dtype.endswith("binary")  # the bytes of a file
+    return isinstance(feature, datasets.Value) and not feature.dtype.endswith("binary")  # the content of a file
 
 
 def is_label(target: Any) -> bool:
-    """Whether a target says something: null, an empty cell and -1 mark an image without a label.
+    """Whether a target is a label: null, an empty cell and -1 mark an image without one.
 
-    Words such as None and NA say something: people have classes of these names.
+    Words such as None and NA are labels, because they can be class names.
     """
     if isinstance(target, str):
         return target.strip() not in {"", str(NO_LABEL)}
@@ -238,12 +238,12 @@ def parts_inside(path: Path, root: Path) -> list[str]:
 
 
 def same_letters(text: str) -> str:
-    """One spelling of letters with accents: macOS writes file names in another one than keyboards do."""
+    """Normalize accented letters: macOS writes them differently in file names than keyboards do."""
     return unicodedata.normalize("NFC", text)
 
 
 def _paths_inside(folder: Path, paths: Sequence[str | None] | None) -> list[str] | None:
-    """Each image's path inside `folder`; None unless all of them lie there."""
+    """Each image's path relative to `folder`; None unless all of them are inside."""
     roots = [f"{root}{os.sep}" for root in (folder.absolute(), folder.resolve())]
     found: list[str] = []
     for path in paths or ():

@@ -1,4 +1,4 @@
-"""Images wherever they are: a Hub data set, a folder, parquet files, a builtin set. All become an `ImageSet`."""
+"""`ImageSet`: images from the Hub, a folder, parquet files or an embedded set behind one interface."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class ClassIds:
-    """A mask that holds the run's classes already: `ids` is (H, W) int64 with -100 for void."""
+    """A mask that already contains the run's classes: `ids` is (H, W) int64 with -100 for void."""
 
     ids: np.ndarray
 
@@ -37,19 +37,19 @@ class ClassIds:
 class ImageSet:
     """Map-style images: `source[i]` is `{'image': RGB PIL}` plus `'label'`, an int, or `'mask'`.
 
-    A mask is (H, W) int64 class ids with -100 for void, of the image's size.
-    An image without a label (null, or -1 as on the Hub) or without a mask is an item without that key.
+    A mask is (H, W) int64 class ids with -100 for void, with the image's size. An image without a label (null, or -1 as
+    on the Hub) or without a mask is an item without that key.
 
     Attributes:
-        rows: where the undecoded items come from.
-        chosen: the rows that belong to this source, in order.
+        rows: the source of the undecoded items.
+        chosen: the rows that belong to this set, in order.
         task: decides whether a target is a label or a mask.
-        class_of: for classification, the class index of each distinct target (strings or integers).
-            For masks, the class of each value in the files; None where value k is class k.
-        ignore_index: the void value in mask files (255); `reduce_labels` turns 0 into void and k into k - 1 first.
+        class_of: for classification, the class index of each distinct target (strings or integers). For masks, the
+            class of each value in the files; None if value k is class k.
+        ignore_index: the void value in mask files (255); `reduce_labels` first turns 0 into void and k into k - 1.
         reading: how mask files become values.
-        side: of the views that are made of the images: images may then be decoded smaller, and their items hold
-            `'size'`, the full `(width, height)`. None decodes every pixel.
+        side: of the views made from the images: images may then be decoded smaller, and items contain `'size'`, the
+            full `(width, height)`. None decodes every pixel.
     """
 
     rows: Rows
@@ -65,7 +65,7 @@ class ImageSet:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Raises CorruptImage, or DataError for a target that does not fit; both name the image."""
+        """Raises CorruptImage, or DataError for an invalid target; both name the image."""
         image, target = self.rows.raw(int(self.chosen[index]))
         decoded, size = to_small_rgb(image, self.side, self._called(index))
         item: dict[str, Any] = {"image": decoded} if self.side is None else {"image": decoded, "size": size}
@@ -78,16 +78,16 @@ class ImageSet:
         return item | {"mask": mask}
 
     def look(self, index: int, looks: LookCache) -> tuple[Look, Look | None]:
-        """What is found in an image and in its mask; None where it has no mask.
+        """Check an image and its mask, if it has one.
 
-        Both files are read to their end, unless `looks` remembers them as they are.
+        Both files are read to their end, unless `looks` has a cached result for them.
 
         Raises:
-            CorruptImage, ValueError: as `self[index]`; labels of whole images are not looked at.
+            CorruptImage, ValueError: as `self[index]`; labels of whole images are not checked.
         """
         row, name = int(self.chosen[index]), self._called(index)
         image_at, mask_at = self.rows.places(row)
-        raw = cache(lambda: self.rows.raw(row))  # a row of a table holds the bytes of both: read once, if at all
+        raw = cache(lambda: self.rows.raw(row))  # a table row contains the bytes of both: read once, if at all
         found = looks.of(image_at, "image", lambda: look_at_image(raw()[0], name))
         if self.task == "image-classification":
             return found, None
@@ -103,13 +103,13 @@ class ImageSet:
         return found, mask
 
     def is_void(self, value: int) -> bool:
-        """Whether a value in a mask file says nothing."""
+        """Whether a value in a mask file means "no label"."""
         if self.reading.colors:
             return value == COLOR_VOID
         return value == self.ignore_index or (self.reduce_labels and value == 0)
 
     def classes_of_values(self, count: int) -> dict[Any, int]:
-        """Which of `count` classes each value is that a mask file may hold."""
+        """The class of each value that a mask file may contain, given `count` classes."""
         if self.class_of is not None:
             return self.class_of
         first = 1 if self.reduce_labels and not self.reading.colors else 0
@@ -130,7 +130,7 @@ class ImageSet:
         if self.class_of is not None:
             known = np.array(sorted(self.class_of), dtype=np.int64)
             classes = np.array([self.class_of[value] for value in known.tolist()], dtype=np.int64)
-            # The scan has refused masks with other values.
+            # The scan has already refused masks with other values.
             ids = classes[np.searchsorted(known, ids).clip(max=len(known) - 1)]
         elif self.reduce_labels:
             ids -= 1
@@ -142,19 +142,19 @@ class ImageSet:
         if not is_label(target):
             return NO_LABEL
         class_of = self.class_of
-        if class_of is None and isinstance(target, str):  # the set's own order
+        if class_of is None and isinstance(target, str):  # the data set's own order
             class_of = {word: index for index, word in enumerate(getattr(self.rows, "class_names", None) or ())}
         if class_of is None:
             return int(target)
         if target not in class_of:
             raise DataError(
-                f"The label {target!r} is not one of the {len(class_of)} that the training images have: "
+                f"The label {target!r} is not one of the {len(class_of)} labels of the training images: "
                 f"{', '.join(repr(known) for known in list(class_of)[:_SHOWN])}. Correct it, or use other data."
             )
         return class_of[target]
 
     def _called(self, index: int) -> str:
-        """What errors call an image: its path, or `row 7`."""
+        """The image's name in errors: its path, or `row 7`."""
         name = self.id_of(index)
         return f"row {name}" if name.isdigit() else name
 
@@ -167,7 +167,7 @@ class ImageSet:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """`(N,)` int64 classes, -1 where there is none; None for masks and sets without labels. Decodes no image."""
+        """`(N,)` int64 classes, -1 if there is none; None for masks and sets without labels. Decodes no image."""
         targets = self.rows.targets() if self.task == "image-classification" else None
         if targets is None:
             return None
@@ -181,7 +181,7 @@ class ImageSet:
 
 
 def at_side(source: Any, side: int | None) -> Any:
-    """`source` as views of `side` pixels need it; image sets of other kinds decode as they always do."""
+    """`source` for views of `side` pixels; other kinds of image sets are decoded as usual."""
     return replace(source, side=side) if isinstance(source, ImageSet) else source
 
 
@@ -189,30 +189,29 @@ def check_mask_size(mask: Sequence[int], image: tuple[int, int], name: str, *, b
     """Raises DataError unless a mask of shape (H, W) has one value for every pixel of an image of (width, height).
 
     Args:
-        before_turn: the image's EXIF data exchanges its width and height.
+        before_turn: the image's EXIF data swaps its width and height.
     """
     if tuple(mask) != image[::-1]:
         if before_turn and tuple(mask) == image:
             raise DataError(
-                f"The image {name} is {image[0]}x{image[1]} once it is turned upright, as its EXIF data says and every "
-                f"viewer shows it; its mask is {mask[1]}x{mask[0]}, so it was drawn on the image before the turn. "
-                "Write such masks anew with `scripts/prepare_data.py masks --images FOLDER`, which turns them like "
-                "their images; or remove the turn from the images: exiftool -Orientation= FILES."
+                f"The image {name} is {image[0]}x{image[1]} after its EXIF rotation, which every viewer applies, but "
+                f"its mask is {mask[1]}x{mask[0]}, so it was drawn on the unrotated image. Rewrite such masks with "
+                "`scripts/prepare_data.py masks --images FOLDER`, which rotates them like their images; or remove "
+                "the rotation from the images: exiftool -Orientation= FILES."
             )
         raise DataError(
-            f"The image {name} is {image[0]}x{image[1]} but its mask is {mask[1]}x{mask[0]}: a mask needs one value "
-            "for every pixel. Pair the right files, or resize the mask to the image with nearest-neighbor "
-            "interpolation."
+            f"The image {name} is {image[0]}x{image[1]}, but its mask is {mask[1]}x{mask[0]}: a mask needs one value "
+            "per pixel. Pair the right files, or resize the mask to the image with nearest-neighbor interpolation."
         )
 
 
 def decoded_item(source: Any, row: int, side: int | None) -> tuple[Any, Image.Image, tuple[int, int]]:
-    """An item of any image set, its upright RGB image, and that image's full `(width, height)`.
+    """An item of any image set, its upright RGB image, and the full `(width, height)` of that image.
 
-    An `ImageSet` has decoded and converted the image already; what another set gives is converted here.
+    An `ImageSet` has already decoded and converted the image; images from other sets are converted here.
 
     Args:
-        side: of the view that is made of it, see `to_small_rgb`; an `ImageSet` knows its own, see `at_side`.
+        side: of the view made from it, see `to_small_rgb`; an `ImageSet` knows its own, see `at_side`.
 
     Raises:
         CorruptImage, ValueError, TypeError: as `to_rgb`.
@@ -224,5 +223,5 @@ def decoded_item(source: Any, row: int, side: int | None) -> tuple[Any, Image.Im
 
 
 def name_of(source: Any, row: int) -> str:
-    """What errors call an image: its id where the set has ids."""
+    """The image's name in errors: its id if the set has ids."""
     return str(source.id_of(row) if hasattr(source, "id_of") else row)

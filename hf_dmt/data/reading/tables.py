@@ -1,7 +1,7 @@
-"""Local tables that name image files: `metadata.csv`, `metadata.jsonl`, or `train.csv` with paths and labels.
+"""Local tables that list image files: `metadata.csv`, `metadata.jsonl`, or `train.csv` with paths and labels.
 
-`datasets` reads CSV files as numbers with gaps: a class called None, NA or null becomes a missing value without a
-word. Here only an empty cell is empty.
+`datasets` silently reads a class called None, NA or null in a CSV file as a missing value. Here only empty cells are
+missing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def metadata_tables(root: Path) -> dict[str, Path]:
 
 
 def named_tables(root: Path) -> dict[str, Path]:
-    """`train.csv`, `val.csv`, ...; else the only table of a folder."""
+    """`train.csv`, `val.csv`, ...; or else the only table of a folder."""
     files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _KINDS and not path.name.startswith(".")]
     by_role = {role: path for path in files if (role := role_of(path.stem))}
     return by_role or ({"train": files[0]} if len(files) == 1 else {})
@@ -65,10 +65,10 @@ def open_file_tables(
     """Splits of a folder whose images are listed in tables.
 
     Args:
-        notes: gets a line for images that no table lists.
+        notes: receives messages about images that no table lists.
 
     Raises:
-        DataError: columns or files that are not there, or a file that is listed twice.
+        DataError: missing columns or files, or a file that is listed twice.
     """
     splits: dict[str, FileRows] = {}
     for role, file in tables.items():
@@ -81,8 +81,9 @@ def open_file_tables(
     notes += found.notes()
     if others := [path for path in found.images if path not in listed]:
         notes.append(
-            f"Warning: {len(others)} images in {str(root)!r} are in no table and are left out, such as "
-            f"{others[0].relative_to(root).as_posix()!r}. A row with an empty label makes one an unlabeled image."
+            f"Warning: skipped {len(others)} images in {str(root)!r} that are in no table, such as "
+            f"{others[0].relative_to(root).as_posix()!r}. To use one as an unlabeled image, add a row with an empty "
+            "label."
         )
     return splits
 
@@ -97,12 +98,14 @@ def _open(file: Path, root: Path, task: str, image_column: str | None, label_col
     if missing:
         shown = ", ".join(repr(name) for name in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise DataError(
-            f"{len(missing)} of {len(rows)} files in {str(file)!r} are not there: {shown}. Paths in it are relative to "
-            f"{str(file.parent)!r}. Correct the column {image!r}, or take these rows out."
+            f"{len(missing)} of {len(rows)} files in {str(file)!r} do not exist: {shown}. Paths are relative to "
+            f"{str(file.parent)!r}. Correct the column {image!r}, or remove these rows."
         )
     name, times = Counter(paths).most_common(1)[0] if paths else (file, 1)
     if times > 1:
-        raise DataError(f"{str(file)!r} lists {name.name!r} {times} times. An image has one row: take the others out.")
+        raise DataError(
+            f"{str(file)!r} lists {name.name!r} {times} times, but an image can only have one row. Remove the others."
+        )
     if target is None:
         return FileRows(paths, root)
     cells = [row.get(target) for row in rows]
@@ -111,7 +114,7 @@ def _open(file: Path, root: Path, task: str, image_column: str | None, label_col
     masks, gone = _files(file, [cell if is_label(cell) else None for cell in cells])
     if gone or len(masks) < len(paths):
         raise DataError(
-            f"{len(gone) or len(paths) - len(masks)} of {len(rows)} masks in {str(file)!r} are not there"
+            f"{len(gone) or len(paths) - len(masks)} of {len(rows)} masks in {str(file)!r} do not exist"
             f"{f', such as {gone[0]!r}' if gone else ''}. Correct the column {target!r}; images without a mask go into "
             "a folder of their own: --unlabeled_dir."
         )
@@ -119,15 +122,15 @@ def _open(file: Path, root: Path, task: str, image_column: str | None, label_col
 
 
 def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
-    """One table over folders of splits: `train/1.png`, `val/2.png`."""
+    """One table for several split folders: `train/1.png`, `val/2.png`."""
     tops = [path.relative_to(root).parts[0] if path.is_relative_to(root) else "" for path in rows.images]
     if not with_role(set(tops), "train"):
         return {role: rows}
     roles = [role_of(top) for top in tops]
     if strange := [path for path, found in zip(rows.images, roles, strict=True) if found is None]:
         raise DataError(
-            f"{len(strange)} images of the table in {str(root)!r} are in no split folder, such as {str(strange[0])!r}, "
-            "and the others are. Move them into train/, or all images out of the split folders."
+            f"{len(strange)} images of the table in {str(root)!r} are in no split folder, such as "
+            f"{str(strange[0])!r}, but the others are. Move them into train/, or all images out of the split folders."
         )
     splits = {}
     for found in dict.fromkeys(roles):
@@ -147,7 +150,7 @@ def _read(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
             return read_csv(file)
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         if not all(isinstance(row, dict) for row in rows):
-            raise ValueError("a line of it is no object")
+            raise ValueError("one of its lines is not an object")
         return list(dict.fromkeys(key for row in rows for key in row)), rows
     except (OSError, ValueError) as problem:
         raise DataError(
@@ -165,7 +168,7 @@ def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequen
 
 
 def _files(table: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
-    """`(the files, names of those that are not there)`."""
+    """`(the files, names of missing ones)`."""
     found, missing = [], []
     folders: dict[Path, dict[str, str]] = {}
     for cell in cells:
@@ -190,7 +193,7 @@ def _existing(folder: Path, name: str, folders: dict[Path, dict[str, str]]) -> P
 
 
 def _labels(cells: Sequence[Any]) -> list[Any]:
-    """Numbers where all of them are; else words, as they are written."""
+    """Numbers if all of them are; otherwise words, as written."""
     known = [cell for cell in cells if is_label(cell)]
     if all(isinstance(cell, (int, float)) or _is_number(cell) for cell in known):
         return [_number(cell) if is_label(cell) else None for cell in cells]

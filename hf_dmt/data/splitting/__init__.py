@@ -1,1 +1,1 @@
-"""Which images are labeled, unlabeled and held out, and what the classes are called."""
+"""Decide which images are labeled, unlabeled and held out, and what the classes are called."""

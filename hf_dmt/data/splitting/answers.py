@@ -1,7 +1,8 @@
-"""A labeling queue, answered: what people said of unlabeled images that the members contradict each other on.
+"""Read an answered labeling queue: people's labels for images on which the members disagree.
 
-The folder, which `report/queue.py` writes: the images; `queue.csv`, one question a line; for classification a folder
-for each class to move images into; for segmentation `annotations.json`, COCO with one region an annotation.
+The folder is written by `report/queue.py`. It contains the images; `queue.csv` with one question per line; for
+classification, a folder per class to move images into; for segmentation, `annotations.json`, COCO with one region per
+annotation.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ _SHOWN = 5
 def with_answers(
     labeled: ScannedImages, unlabeled: ScannedImages | None, names: Sequence[str], args: DataArguments, notes: list[str]
 ) -> tuple[ScannedImages, ScannedImages | None]:
-    """The answered images of `unlabeled`, with their answers, behind the labeled ones; and what is left unlabeled.
+    """Move the answered images of `unlabeled` to the end of the labeled ones, with their answers; return both sets.
 
     Raises:
-        DataError: answers that cannot be read, to images that are not there, or with classes that do not exist.
+        DataError: answers that cannot be read, for unknown images, or with unknown classes.
     """
     answers: dict[str, Any] = {}
     for path in args.extra_labels or ():
@@ -45,9 +46,9 @@ def with_answers(
     if missing or unlabeled is None:
         like = f"; their ids look like {next(iter(row_of))!r}" if row_of else ""
         raise DataError(
-            f"{len(missing)} of {len(answers)} answers in --extra_labels are to images that are not among the "
-            f"{len(row_of)} unlabeled ones, for example {missing[0]!r}{like}. Give the flags of the run that the queue "
-            "is from."
+            f"{len(missing)} of {len(answers)} answers in --extra_labels are for images that are not among the "
+            f"{len(row_of)} unlabeled ones, for example {missing[0]!r}{like}. Use the data flags of the run that the "
+            "queue is from."
         )
     rows = np.asarray([row_of[name] for name in answers], dtype=np.int64)
     chosen = unlabeled.subset(rows)
@@ -62,7 +63,7 @@ def with_answers(
             values[place] = tuple(value_of[int(value)] for value in np.unique(mask) if value != IGNORE_INDEX)
     class_of = labeled.images.class_of if labeled.images.task == "semantic-segmentation" else None
     images = replace(labeled.images, rows=both, chosen=np.arange(len(both.ids)), class_of=class_of)
-    notes.append(f"{len(answers)} unlabeled images are labeled now: {', '.join(args.extra_labels or ())}.")
+    notes.append(f"{len(answers)} unlabeled images are now labeled: {', '.join(args.extra_labels or ())}.")
     others = np.setdiff1d(np.arange(len(unlabeled)), rows)
     left = unlabeled.subset(others) if len(others) else None
     chosen = replace(chosen, values=values)
@@ -72,10 +73,10 @@ def with_answers(
 
 
 def _merge(answers: dict[str, Any], more: dict[str, Any], path: str) -> None:
-    """Add answers from another place.
+    """Add answers from another source.
 
     Raises:
-        DataError: they contradict those that are there.
+        DataError: they contradict existing ones.
     """
     against = []
     for name, answer in more.items():
@@ -91,21 +92,21 @@ def _merge(answers: dict[str, Any], more: dict[str, Any], path: str) -> None:
         answers[name] = answer
     if against:
         raise DataError(
-            f"--extra_labels {path!r} contradicts what was given before it of {len(against)} images: "
-            f"{', '.join(against[:_SHOWN])}. Decide, and take one of the answers out."
+            f"--extra_labels {path!r} contradicts earlier answers for {len(against)} images: "
+            f"{', '.join(against[:_SHOWN])}. Decide, and remove one of the answers."
         )
 
 
 def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] | None = None) -> dict[str, Any]:
-    """Answers by the id of the image: a class, or an (H, W) int64 mask with -100 where nothing was said.
+    """Answers by image id: a class, or an (H, W) int64 mask with -100 for "no answer".
 
     Args:
-        path: the folder of a queue; or a file: for images a CSV with the columns id and label, for pixels COCO regions
-            with the `queue.csv` beside them that tells which image is which.
-        notes: gets a line for what is in the folder and is no answer.
+        path: the folder of a queue, or a file: for classification a CSV with the columns id and label, for segmentation
+            COCO regions, with the `queue.csv` beside them that maps regions to images.
+        notes: receives messages about files in the folder that are not answers.
 
     Raises:
-        DataError: not readable, no answer in it, one that is no class, or two that contradict each other.
+        DataError: not readable, no answers, an unknown class, or two contradicting answers.
     """
     folder = path if path.is_dir() else path.parent
     notes = [] if notes is None else notes
@@ -127,7 +128,7 @@ def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] |
         ) from problem
     if not found:
         raise DataError(
-            f"--extra_labels {str(path)!r} holds no answer yet. Fill in the column 'label' of {QUEUE_FILE}"
+            f"--extra_labels {str(path)!r} contains no answers yet. Fill in the column 'label' of {QUEUE_FILE}"
             + (", or move images into the folder of their class." if task == "image-classification" else ".")
         )
     return found
@@ -143,15 +144,15 @@ def _table(file: Path) -> list[dict[str, str]]:
 def _image_answers(
     folder: Path | None, lines: list[dict[str, str]], names: Sequence[str], notes: list[str]
 ) -> dict[str, int]:
-    """What the table says, and the folders that images were moved into."""
+    """The answers in the table and in the folders that images were moved to."""
     moved: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*/*") if folder else ()):
         if file.parent.name != IMAGES and not file.name.startswith("."):
             moved.setdefault(file.name, []).append(file.parent.name)
     if strangers := [name for name in moved if name not in {line.get("file", "") for line in lines}]:
         notes.append(
-            f"Warning: {len(strangers)} images in the class folders of {str(folder)!r} are not in its {QUEUE_FILE} and "
-            f"are left out: {', '.join(strangers[:_SHOWN])}."
+            f"Warning: skipped {len(strangers)} images in the class folders of {str(folder)!r} that are not in its "
+            f"{QUEUE_FILE}: {', '.join(strangers[:_SHOWN])}."
         )
     said: dict[str, list[str]] = {}
     for line in lines:
@@ -164,8 +165,8 @@ def _image_answers(
         more = f"\n  ... and {len(against) - _SHOWN} more" if len(against) > _SHOWN else ""
         listed = "\n".join(f"  {line}" for line in against[:_SHOWN])
         raise DataError(
-            f"{len(against)} images have contradicting answers, in the table and the class folders:\n{listed}{more}\n"
-            "Decide: correct the table, or move the image."
+            f"{len(against)} images have contradicting answers in the table and the class "
+            f"folders:\n{listed}{more}\nDecide: correct the table, or move the image."
         )
     return {name: _class(answers[0], names) for name, answers in said.items() if answers}
 
@@ -175,16 +176,16 @@ def _class(label: str, names: Sequence[str]) -> int:
     if label not in names:
         near = difflib.get_close_matches(label, names, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"The classes are: {', '.join(names[:10])}."
-        raise DataError(f"the label {label!r} is none of the {len(names)} classes. {hint}")
+        raise DataError(f"the label {label!r} is not one of the {len(names)} classes. {hint}")
     return names.index(label)
 
 
 class _AnsweredRows:
-    """Labeled images and after them the answered ones; labels are classes."""
+    """Labeled images followed by the answered ones; labels are classes."""
 
     def __init__(self, labeled: ImageSet, answered: ImageSet, answers: Sequence[Any]) -> None:
         self.parts, self.answers = (labeled, answered), answers
-        self.labels = labeled.labels  # once: the set makes them anew for whoever asks
+        self.labels = labeled.labels  # cached, because the set recomputes them
         self.ids = Texts([*labeled.ids, *answered.ids])
 
     def raw(self, row: int) -> tuple[Any, Any]:

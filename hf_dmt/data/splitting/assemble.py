@@ -1,4 +1,4 @@
-"""From the data flags to the four image sets of a run, and the record of who is in which."""
+"""Build the four image sets of a run from the data flags, and record which image is in which set."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class RunImages:
     """The image sets of a run.
 
     Attributes:
-        evaluation, test: None where there is no such split.
+        evaluation, test: None if there is no such split.
         class_names: in the order of the labels.
-        split: what `split.json` holds.
-        notes: one line each for the person who started the run: choices made for them, and warnings.
+        split: the contents of `split.json`.
+        notes: messages for the user about automatic choices, and warnings.
         shorter_sides: of the labeled and unlabeled images, in pixels.
-        images_per_class: in the order of the classes, how many labeled images show each.
+        images_per_class: for each class, the number of labeled images that show it.
         contents: per role (labeled, unlabeled, eval, test) a hash of each image's file, (N,) bytes of 32 hex digits.
     """
 
@@ -52,34 +52,32 @@ class RunImages:
     contents: dict[str, np.ndarray]
 
     def view_notes(self, view: int) -> list[str]:
-        """A warning where masks would be trained on in views of `view` pixels that are part padding."""
+        """A warning if masks would be trained on in views of `view` pixels that are partly padding."""
         small = int((self.shorter_sides < view).sum()) if self.labeled.task == "semantic-segmentation" else 0
         if not small:
             return []
         median = int(np.median(self.shorter_sides))
-        remedy = f" With --image_size {median} the median image fills it." if median < view else ""
+        remedy = f" With --image_size {median}, the median image fills the view." if median < view else ""
         return [
-            f"Warning: {small} of {len(self.shorter_sides)} training images have a side below {view} pixels, which is "
-            f"the view, and are padded with void.{remedy}"
+            f"Warning: {small} of {len(self.shorter_sides)} training images have a side below the {view} pixels of "
+            f"the view and are padded with void.{remedy}"
         ]
 
 
 def assemble(
     args: DataArguments, task: str, *, token: str | None = None, model_classes: ModelClasses | None = None
 ) -> RunImages:
-    """Open everything, decide who is labeled, and check every image before anything is trained.
+    """Open everything, choose the labeled images, and check every image before training.
 
     Args:
-        model_classes: the two models' common class names, asked for only if the data names none.
+        model_classes: the two models' common class names, called only if the data has none.
 
     Raises:
-        DataError, ValueError: what was given cannot work; the message says what was given, why, and what to do.
+        DataError, ValueError: invalid input; the message says what was given, why it does not work, and what to do.
     """
     assert args.dataset_name is not None
     if args.split_seed < 0:
-        raise DataError(
-            f"--split_seed {args.split_seed} cannot work: random numbers start from 0 or more. Give 0, 1, 2, ..."
-        )
+        raise DataError(f"--split_seed must be at least 0, got {args.split_seed}. Give 0, 1, 2, ...")
     notes: list[str] = []
     splits, names = open_splits(
         args.dataset_name,
@@ -102,10 +100,10 @@ def assemble(
         labeled_rows, carved = _carve(labeled_rows, labels, everything.images, args)
         if len(carved):
             held_out = everything.subset(carved)
-            notes.append(f"No evaluation split: {len(carved)} of the labeled images are kept for evaluation.")
+            notes.append(f"No evaluation split: {len(carved)} of the labeled images are held out for evaluation.")
         else:
             notes.append(
-                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to keep some back: nothing "
+                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to hold some out: nothing "
                 "is evaluated during training, and model a is exported as the main checkpoint."
             )
     test = _split_with_targets(splits, "test", everything, names, args, notes)
@@ -126,7 +124,7 @@ def assemble(
     )
     assert labeled is not None
     sides = np.concatenate([scanned.shorter_sides, *([rest.shorter_sides] if rest is not None else [])])
-    first = len(labeled_rows)  # those behind them were labeled since, and `--labeled_ids` does not know their ids
+    first = len(labeled_rows)  # those after them were labeled later and are unknown to `--labeled_ids`
     roles: dict[str, Sequence[str]] = {
         "labeled": labeled.ids[:first],
         **({"extra_labeled": labeled.ids[first:]} if args.extra_labels else {}),
@@ -135,7 +133,7 @@ def assemble(
         "test": test_images.ids if test_images is not None else [],
     }
     facts = {
-        # Of contents and labels: images that were exchanged under their names are other images.
+        # Hashes cover contents and labels, so replaced files with the same name count as different images.
         "contents": {
             role: digest_of(found.images, [*found.contents, *found.mask_contents])
             for role, found in sets.items()
@@ -149,7 +147,7 @@ def assemble(
 
 
 def _unused_splits(splits: dict[str, Rows], used: Sequence[ScannedImages], args: DataArguments) -> list[str]:
-    """A line for each split that has no role in the run."""
+    """A message for each split that has no role in the run."""
     rows_used = [found.images.rows for found in used]
     notes = []
     for name, rows in splits.items():
@@ -159,24 +157,26 @@ def _unused_splits(splits: dict[str, Rows], used: Sequence[ScannedImages], args:
         flag = "--unlabeled_split" if role_of(name) in {"unlabeled", None} else "--eval_split or --test_split"
         if role_of(name) == "unlabeled" and is_asked and role_of(args.unlabeled_split or "") == "unlabeled":
             continue
-        notes.append(f"The split {name!r}, of {len(rows.ids)} images, is not used. {flag} names it.")
+        notes.append(f"The split {name!r} with {len(rows.ids)} images is not used; {flag} would select it.")
     return notes
 
 
 def _origin(key: str, given: str | None) -> dict[str, str | None]:
-    """A source by name and, if it has one, by its id on the Hub. `split.json` is published: of a folder it holds the
-    name alone, for a path tells of its owner's machine."""
+    """A source by name and, if it has one, by its id on the Hub. `split.json` is published, so a folder is recorded by
+    its name only."""
     local = given is not None and Path(given).exists()
     on_hub = given is not None and not local and given not in BUILTIN_SETS
     return {key: Path(given).resolve().name if given and local else given, f"{key}_id": given if on_hub else None}
 
 
 def _split(splits: dict[str, Rows], asked: str | None, role: str, name: str, flag: str) -> Rows | None:
-    """The split that was asked for, by its name or another word for it, else the one that usually has this role."""
+    """The requested split, by its name or a synonym, or else the one that usually has this role."""
     if asked is not None:
         found = [asked] if asked in splits else with_role(splits, role_of(asked) or "")
         if not found:
-            raise DataError(f"{flag} {asked!r} is not in {name!r}, which has: {', '.join(splits)}. Name one of these.")
+            raise DataError(
+                f"{flag} {asked!r} does not exist in {name!r}, which has: {', '.join(splits)}. Name one of these."
+            )
         return splits[found[0]]
     usual = with_role(splits, role)
     if usual:
@@ -184,7 +184,7 @@ def _split(splits: dict[str, Rows], asked: str | None, role: str, name: str, fla
     if role == "train":
         if len(splits) == 1:
             return next(iter(splits.values()))
-        raise DataError(f"{name!r} has no split 'train' but {', '.join(splits)}. Name the training split with {flag}.")
+        raise DataError(f"{name!r} has no split 'train', but {', '.join(splits)}. Name the training split with {flag}.")
     return None
 
 
@@ -215,17 +215,17 @@ def _split_with_targets(
     args: DataArguments,
     notes: list[str],
 ) -> ScannedImages | None:
-    """The eval or the test images that have a label or a mask; None where there is no such split."""
+    """The eval or test images that have a label or mask; None if there is no such split."""
     asked = args.eval_split if role == "eval" else args.test_split
-    # A set that the better member is chosen on flatters its score: what is named for one role is not taken for both.
+    # Scores on a set that chose the better member are optimistic, so one split is never used for both roles.
     other = args.test_split if role == "eval" else args.eval_split
     free = {name: rows for name, rows in splits.items() if asked is not None or name != other}
     split_role = "validation" if role == "eval" else "test"
     rows = _split(free, asked, split_role, args.dataset_name or "", f"--{role}_split")
     if rows is not None and asked is not None and rows is like.images.rows:
         raise DataError(
-            f"--{role}_split {asked!r} is the training split: scores on images that were trained on mean nothing. Name "
-            "another split, or leave the flag out."
+            f"--{role}_split {asked!r} is the training split, and scores on training images are meaningless. Name "
+            "another split, or omit the flag."
         )
     if rows is None or rows is like.images.rows:
         return None
@@ -239,7 +239,7 @@ def _split_with_targets(
     if len(known) < len(found):
         what = "labels" if found.images.task == "image-classification" else "masks"
         notes.append(
-            f"{len(found) - len(known)} of {len(found)} {role} images have no {what} and are left out."
+            f"Skipped {len(found) - len(known)} of {len(found)} {role} images without {what}."
             if len(known)
             else f"The {role} split has no {what} and is not used."
         )
@@ -253,7 +253,7 @@ def _split_with_targets(
 def _labeled_rows(
     scanned: ScannedImages, labels: np.ndarray | None, args: DataArguments, notes: list[str]
 ) -> np.ndarray:
-    """The rows that are trained on with their label, evaluation still among them."""
+    """The rows to train on with their labels, still including those for evaluation."""
     ways = {
         "--num_labeled": args.num_labeled,
         "--labeled_fraction": args.labeled_fraction,
@@ -261,7 +261,7 @@ def _labeled_rows(
     }
     given = [flag for flag, value in ways.items() if value is not None]
     if len(given) > 1:
-        raise DataError(f"{' and '.join(given)} both say which images are labeled. Give one of them.")
+        raise DataError(f"{' and '.join(given)} both choose the labeled images. Give only one of them.")
     has_target = scanned.has_target
     candidates = np.flatnonzero(has_target)
     if not len(candidates):
@@ -277,13 +277,11 @@ def _labeled_rows(
             without = rows[~has_target[rows]]
             raise DataError(
                 f"{len(without)} of the {len(rows)} images in {args.labeled_ids!r} have no label: "
-                f"{listing(scanned.images, without)}. Label them, or take their ids out."
+                f"{listing(scanned.images, without)}. Label them, or remove their ids."
             )
         return rows
     if args.labeled_fraction is not None and not 0 < args.labeled_fraction <= 1:
-        raise DataError(
-            f"--labeled_fraction is {args.labeled_fraction:g}; it must be above 0 and at most 1, such as 0.1."
-        )
+        raise DataError(f"--labeled_fraction must be above 0 and at most 1, got {args.labeled_fraction:g}; try 0.1.")
     if not given:
         return candidates
     count = args.num_labeled
@@ -298,7 +296,7 @@ def _labeled_rows(
 def _carve(
     labeled: np.ndarray, labels: np.ndarray | None, images: ImageSet, args: DataArguments
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(still labeled, evaluation)`: as in the `split.json` that was given, else a fifth of the labeled rows."""
+    """`(still labeled, evaluation)`: from the given `split.json`, or else a fifth of the labeled rows."""
     if args.labeled_ids is not None and args.labeled_ids.endswith(".json"):
         kept = read_json(Path(args.labeled_ids)).get("eval")
         kept = kept if isinstance(kept, list) else []
@@ -317,10 +315,10 @@ def _unlabeled(
     notes: list[str],
     token: str | None,
 ) -> ScannedImages | None:
-    """The images named by the flags, else what is left of the training images."""
+    """The images chosen by the flags, or else the remaining training images."""
     if args.unlabeled_dir is not None and (args.unlabeled_dataset_name or args.unlabeled_split):
         other = "--unlabeled_dataset_name" if args.unlabeled_dataset_name else "--unlabeled_split"
-        raise DataError(f"--unlabeled_dir and {other} both name the unlabeled images. Give one of them.")
+        raise DataError(f"--unlabeled_dir and {other} both choose the unlabeled images. Give only one of them.")
     if not (args.unlabeled_dir or args.unlabeled_dataset_name or args.unlabeled_split):
         rest = np.setdiff1d(np.arange(len(everything)), used)
         return everything.subset(rest) if len(rest) else None

@@ -1,4 +1,4 @@
-"""The file behind `--id2label`: what the classes are called, and what stands for each in labels or mask files."""
+"""The file for `--id2label`: class names, and their values in labels or mask files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ClassMap:
     """A class map.
 
     Attributes:
-        file: where it was read.
+        file: its path.
         names: the classes in order, each once.
-        values: what stands for each in labels or mask files, ascending; in a mask several may stand for one class.
+        values: their values in labels or mask files, ascending; in masks, several may belong to one class.
     """
 
     file: str
@@ -35,15 +35,15 @@ class ClassMap:
 
 
 def read_class_map(file: str, *, merges: bool = False) -> ClassMap:
-    """Class names from a JSON list, an `{"0": name}` map, as `id2label.json` files on the Hub are, or `{name: 0}`.
+    """Class names from a JSON list, an `{"0": name}` map like `id2label.json` files on the Hub, or `{name: 0}`.
 
-    Ids may have gaps, and then are values in the data: `{"0": "background", "100": "water"}`.
+    Ids may have gaps, in which case they are values in the data: `{"0": "background", "100": "water"}`.
 
     Args:
-        merges: several ids may have one name.
+        merges: several ids may have the same name.
 
     Raises:
-        DataError: unreadable, or no such map.
+        DataError: unreadable, or not such a map.
     """
     try:
         values = dict(sorted(_pairs(read_json(Path(file)))))
@@ -69,9 +69,9 @@ def _pairs(content: Any) -> list[tuple[int, str]]:
             raise ValueError("it names a class twice")
         return list(enumerate(names))
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
+        raise ValueError(f"it contains a {type(content).__name__}")
     if content and all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):
-        ids = list(content.values())  # label2id: the other way round
+        ids = list(content.values())  # label2id, the inverse map
         if len(set(ids)) < len(ids):
             raise ValueError("it gives an id to two classes")
         return [(value, _name(name)) for name, value in content.items()]
@@ -83,5 +83,5 @@ def _pairs(content: Any) -> list[tuple[int, str]]:
 
 def _name(value: Any) -> str:
     if isinstance(value, (dict, list)) or value is None or not str(value).strip():
-        raise ValueError(f"{value!r} is no name of a class")
+        raise ValueError(f"{value!r} is not a class name")
     return same_letters(str(value).strip())

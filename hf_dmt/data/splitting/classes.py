@@ -1,4 +1,4 @@
-"""What the classes are called, and whether labels and masks hold these and no others."""
+"""Determine the class names, and check that labels and masks contain only these classes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def with_classes(
     model_classes: ModelClasses | None,
     notes: list[str],
 ) -> tuple[ScannedImages, list[str]]:
-    """The class names, and which class each label or mask value is where that is not its number.
+    """The class names, and the class of each label or mask value if it is not its number.
 
-    Names come from `--id2label`, else from the data set, else from the two models if all values fit, else they are the
-    values found. Where the data has names, `--id2label` is matched by name: its order counts, and no label changes.
+    Names come from `--id2label`, or else from the data set, or else from the two models if all values fit; otherwise
+    they are the values found. If the data has names, `--id2label` is matched by name: it sets the order and changes no
+    label.
 
     Args:
-        names: what the data set calls its classes, if it does.
+        names: the class names in the data set, if any.
 
     Raises:
-        DataError: a class map that cannot be read or leaves out a label; labels that are not classes; none at all.
+        DataError: a class map that cannot be read or lacks a label; labels that are not classes; no labels at all.
     """
     if scanned.images.task == "semantic-segmentation":
         given = read_class_map(args.id2label, merges=True) if args.id2label else None
@@ -51,7 +52,7 @@ def with_classes(
         )
     if isinstance(distinct[0], float) or isinstance(distinct[-1], float):
         raise DataError(
-            f"The labels of {args.dataset_name!r} are fractions such as {distinct[-1]:g}, and a class is a whole "
+            f"The labels of {args.dataset_name!r} are fractions such as {distinct[-1]:g}, but a class is a whole "
             "number or a word. Name another column with --label_column."
         )
     class_of: dict[Any, int] | None = None
@@ -63,11 +64,10 @@ def with_classes(
         classes = names or _names_of_numbers([int(value) for value in distinct], args, model_classes, notes)
     if class_of is not None:
         scanned = replace(scanned, images=replace(scanned.images, class_of=class_of))
-    if len(classes) == 1:  # of masks: see `check_labeled`
+    if len(classes) == 1:  # for masks, see `check_labeled`
         raise DataError(
-            f"{args.dataset_name!r} has one class, {classes[0]!r}: there is nothing to tell it from, so nothing to "
-            "learn. Put the images of each class into a folder of its own, or name the column with --label_column."
-            + _deeper_classes(scanned)
+            f"{args.dataset_name!r} has a single class, {classes[0]!r}, so there is nothing to learn. Put the images "
+            "of each class into a separate folder, or name the column with --label_column." + _deeper_classes(scanned)
         )
     return scanned, classes
 
@@ -83,8 +83,8 @@ def _classes_of_words(
     own = names or distinct
     for word in [word for word in distinct if word.strip().lower() in _LOOK_MISSING]:
         notes.append(
-            f"The label {word!r} is a class like any other. Where it means that nobody has labeled an image, leave the "
-            "label empty."
+            f"The label {word!r} is used as a class. If it means that an image is not labeled, leave the label empty "
+            "instead."
         )
     if given is None:
         return {word: index for index, word in enumerate(own)}, own
@@ -105,7 +105,7 @@ def _classes_of_words(
 
 
 def _deeper_classes(scanned: ScannedImages) -> str:
-    """The way out where the class folders lie one folder deeper than they were looked for."""
+    """A hint if the class folders are one level deeper than expected."""
     deeper = sorted({id.split("/")[1] for id in scanned.images.ids if id.count("/") == 2})
     if len(deeper) < 2:
         return ""
@@ -125,49 +125,49 @@ def _mask_classes(
     if reading.colors:
         if given:
             raise DataError(
-                "--id2label and --mask_colors both name the classes of the masks. Give --mask_colors alone: its table "
+                "--id2label and --mask_colors both name the classes of the masks. Give only --mask_colors: its table "
                 "has the names."
             )
         return scanned, reading.names
     if given is None:
         if args.ignore_index == 0 and not args.reduce_labels:
             raise DataError(
-                "--ignore_index 0 leaves class 0 without a pixel, and a class that nobody shows would be predicted all "
-                "the same. Where 0 is 'no label' and the classes are 1, 2, 3, ..., pass --reduce_labels instead."
+                "--ignore_index 0 leaves class 0 without a pixel, so it could not be learned. If 0 means 'no label' "
+                "and the classes are 1, 2, 3, ..., pass --reduce_labels instead."
             )
         return scanned, names or _names_of_masks(scanned, args, model_classes, notes)
     values = given.values
     if args.reduce_labels:
         if min(values) == 1:
-            values = {value - 1: name for value, name in values.items()}  # ids as they are in the files
+            values = {value - 1: name for value, name in values.items()}  # ids as in the files
         if list(values) != list(range(len(given.names))):
             raise DataError(
-                f"--reduce_labels stores class k as k + 1, and {args.id2label!r} has the ids "
-                f"{list(given.values)[:SHOWN]}. Leave --reduce_labels out: ids in a map are values in the masks."
+                f"--reduce_labels stores class k as k + 1, but {args.id2label!r} has the ids "
+                f"{list(given.values)[:SHOWN]}. Omit --reduce_labels: ids in a map are values in the masks."
             )
         return scanned, given.names
     if args.ignore_index in values:
         way = (
-            "Where 0 is 'no label', pass --reduce_labels and name the others 0, 1, 2, ..."
+            "If 0 means 'no label', pass --reduce_labels and name the others 0, 1, 2, ..."
             if args.ignore_index == 0
-            else "Take it out of the map, or pass another --ignore_index (-1 for none)."
+            else "Remove it from the map, or pass another --ignore_index (-1 for none)."
         )
         raise DataError(
-            f"The value {args.ignore_index} is the class {values[args.ignore_index]!r} in {args.id2label!r}, and "
-            f"--ignore_index {args.ignore_index} says that it is no label: the class would have no pixel. {way}"
+            f"The value {args.ignore_index} is the class {values[args.ignore_index]!r} in {args.id2label!r}, but "
+            f"--ignore_index {args.ignore_index} means 'no label', so the class would have no pixels. {way}"
         )
     if given.is_plain:
         return scanned, given.names
     if len(values) > len(given.names):
-        notes.append(f"{len(values)} mask values are {len(given.names)} classes by {args.id2label!r}.")
+        notes.append(f"{len(values)} mask values are mapped to {len(given.names)} classes by {args.id2label!r}.")
     return replace(scanned, images=replace(scanned.images, class_of=given.class_of)), given.names
 
 
 def check_targets(scanned: ScannedImages, role: str, names: list[str], args: DataArguments) -> list[int]:
-    """In the order of the classes, how many of these images show each: in their label, or somewhere in their mask.
+    """For each class, the number of images that show it: in their label, or somewhere in their mask.
 
     Raises:
-        DataError: labels or mask values that are no class, per file, with the likely remedy.
+        DataError: labels or mask values that are not classes, by file, with the likely fix.
     """
     if scanned.images.task == "image-classification":
         labels = scanned.images.labels
@@ -194,7 +194,7 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
         if scanned.images.class_of is not None:
             known = ", ".join(map(str, list(class_of)[:SHOWN])) + (", ..." if len(class_of) > SHOWN else "")
         raise DataError(
-            f"{len(wrong)} {role} masks hold values that are none of the {len(names)} classes ({known}):\n"
+            f"{len(wrong)} {role} masks contain values that are not among the {len(names)} classes ({known}):\n"
             + "\n".join(lines)
             + f"\n{_remedy(strange, args)}"
         )
@@ -206,40 +206,41 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
 
 
 def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments, notes: list[str]) -> list[int]:
-    """As `check_targets` for the images to learn from, with warnings about what they cannot teach.
+    """Like `check_targets` for the images to learn from, with warnings about what they cannot teach.
 
     Raises:
-        DataError: also where all masks are void.
+        DataError: also if all masks are void.
     """
     per_class = check_targets(scanned, "labeled", names, args)
     if not any(per_class):
         raise DataError(
-            f"The masks of the {len(scanned)} labeled images hold nothing but void: there is nothing to learn from. "
-            "Choose other labeled images, or check --ignore_index and --reduce_labels."
+            f"The masks of the {len(scanned)} labeled images are entirely void, so there is nothing to learn. Choose "
+            "other labeled images, or check --ignore_index and --reduce_labels."
         )
     if scanned.images.task == "semantic-segmentation":
         _check_contrast(scanned, names, args)
     void = [position for position, values in enumerate(scanned.values) if values == ()]
     if void:
         notes.append(
-            f"Warning: {len(void)} of {len(scanned)} labeled masks are void all over and teach nothing: "
-            f"{listing(scanned.images, void)}. Leave these images unlabeled."
+            f"Warning: {len(void)} of {len(scanned)} labeled masks are entirely void: "
+            f"{listing(scanned.images, void)}. Use these images as unlabeled ones."
         )
     missing = [name for name, count in zip(names, per_class, strict=True) if not count]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
         notes.append(
             f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: {shown}. "
-            "Label a few of each, or leave these classes out."
+            "Label a few of each, or remove these classes."
         )
     return per_class
 
 
 def _check_contrast(scanned: ScannedImages, names: list[str], args: DataArguments) -> None:
-    """Masks of 0 and 255 are the usual way to draw one object, and 255 is the usual void: together, one class is left.
+    """Refuse masks with a single class. Masks of 0 and 255 are a common way to draw one object, and 255 usually means
+    void, which leaves one class.
 
     Raises:
-        DataError: every labeled pixel is of one class, and any model that says it everywhere is right.
+        DataError: all labeled pixels have the same class, so that a constant prediction would be right.
     """
     class_of = scanned.images.classes_of_values(len(names))
     shown = {value for values in scanned.values for value in values or ()}
@@ -248,9 +249,9 @@ def _check_contrast(scanned: ScannedImages, names: list[str], args: DataArgument
     only = min(shown)
     void = f"0 and {args.ignore_index} mean" if args.reduce_labels else f"{args.ignore_index} means"
     raise DataError(
-        f"Every labeled pixel of the {len(scanned)} labeled masks is {only} ({names[class_of[only]]}); {void} "
-        "'no label'. There is nothing to tell apart. If that value marks an object, save the masks again with a class "
-        "id in its place: 0, 1, 2, ... Or label other classes, too."
+        f"Every labeled pixel of the {len(scanned)} labeled masks is {only} ({names[class_of[only]]}); {void} 'no "
+        "label'. There is nothing to learn. If that value marks an object, save the masks again with class ids 0, 1, "
+        "2, ... instead. Or label other classes, too."
     )
 
 
@@ -260,7 +261,7 @@ def _names_of_masks(
     values = sorted({value for found in scanned.values for value in found or ()})
     if not values:
         raise DataError(
-            "The training masks hold no labeled pixel: every value is the ignore value "
+            "The training masks contain no labeled pixel: every value is the ignore value "
             f"({args.ignore_index}{' or 0' if args.reduce_labels else ''}). Check --ignore_index and --reduce_labels."
         )
     first = int(args.reduce_labels)
@@ -276,21 +277,21 @@ def _names_of_masks(
         shown = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
         example = json.dumps({str(value): f"name of {value}" for value in kept[:SHOWN]})
         raise DataError(
-            f"The training masks hold {len(values)} values up to {last} ({shown}): taken as class ids they would make "
-            f"{count} classes, most of them without a pixel.{ignore} Otherwise give the values their names with "
-            f"--id2label FILE; the file holds: {example[:-1]}{', ...' if len(kept) > SHOWN else ''}}}"
+            f"The training masks contain {len(values)} values up to {last} ({shown}): as class ids they would make "
+            f"{count} classes, most of them without a pixel.{ignore} Otherwise name the values with --id2label FILE; "
+            f"the file contains: {example[:-1]}{', ...' if len(kept) > SHOWN else ''}}}"
         )
     less_one = ", less 1" if first else ""
     notes.append(
         f"Classes are the values in the training masks{less_one}: 0 to {count - 1}. Name them with --id2label FILE."
     )
     if alone:
-        notes.append(f"Warning: no training mask holds a value between {values[-2]} and {last}.{ignore}")
+        notes.append(f"Warning: no training mask contains a value between {values[-2]} and {last}.{ignore}")
     return [str(index) for index in range(count)]
 
 
 def _is_end_of_range(value: int) -> bool:
-    """What tools write for void: all bits set."""
+    """Values that tools write for void: all bits set."""
     return value in {255, 65535, 2**31 - 1, 2**32 - 1}
 
 
@@ -300,13 +301,13 @@ def _names_of_numbers(
     highest = values[-1]
     if values[0] < 0:
         raise DataError(
-            f"The label {values[0]} of {args.dataset_name!r} is below 0. Classes count from 0; -1 marks an image "
+            f"The label {values[0]} of {args.dataset_name!r} is below 0. Classes start at 0; -1 marks an image "
             "without a label. Correct the labels."
         )
     if highest >= 10 * len(values) + 100:
         raise DataError(
-            f"The labels of {args.dataset_name!r} are {len(values)} different numbers up to {highest}, which look like "
-            "ids and not like classes 0, 1, 2, ... Number the classes from 0, or store the labels as words."
+            f"The labels of {args.dataset_name!r} are {len(values)} different numbers up to {highest}, which look "
+            "like ids rather than classes 0, 1, 2, ... Number the classes from 0, or store the labels as words."
         )
     names = model_classes() if model_classes else None
     if names and highest < len(names):

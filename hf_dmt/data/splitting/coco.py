@@ -1,4 +1,4 @@
-"""Regions that people drew or named in an annotation program: COCO, read into one mask for each image."""
+"""Read COCO regions from an annotation tool into one mask per image."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ..reading.rows import DataError
 from ..tasks import IGNORE_INDEX
 
 TO_LABEL = "to label"  # the category of regions that nobody has answered yet
-_SAME_REGION = 0.5  # intersection over union from which on two regions are one
-_NEAR = 1.5  # pixels between the corners of a box and the same box, rounded by a program
+_SAME_REGION = 0.5  # intersection over union above which two regions are the same
+_NEAR = 1.5  # pixels between the corners of a box and the same box after rounding by a tool
 _SHOWN = 5
 
 
 def region_masks(
     coco: Mapping[str, Any], lines: Sequence[Mapping[str, str]], class_of: Callable[[str], int], notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """`(H, W)` int64 class ids by the id of the image, -100 where nothing was said.
+    """`(H, W)` int64 class ids by image id, -100 for "no answer".
 
-    A region is a polygon, a box or a run-length mask. Where regions of different classes overlap a little, as
-    hand-drawn outlines do, nothing is said.
+    A region is a polygon, a box or a run-length mask. Pixels where regions of different classes overlap slightly, as
+    hand-drawn outlines do, get no answer.
 
     Args:
-        lines: the queue's table; its labels count for regions that are still of the category `TO_LABEL`.
-        class_of: the class of a name; raises for one that is none.
-        notes: gets a line for overlaps.
+        lines: the queue's table; its labels count for regions that still have the category `TO_LABEL`.
+        class_of: the class of a name; raises for unknown names.
+        notes: receives messages about overlaps.
 
     Raises:
-        DataError: regions that contradict each other, that are no regions, or of images that the queue does not have.
+        DataError: regions that contradict each other, invalid regions, or regions of images that are not in the queue.
     """
     id_of = {line["file"]: line["id"] for line in lines}
     images = {image["id"]: image for image in coco["images"]}
@@ -48,7 +48,7 @@ def region_masks(
         if inside.any():
             drawn.setdefault(name, []).append((class_of(label), inside, annotation["id"]))
         else:
-            notes.append(f"Warning: annotation {annotation['id']} covers no pixel of {name} and says nothing.")
+            notes.append(f"Warning: annotation {annotation['id']} covers no pixel of {name} and is ignored.")
     _check_contradictions(drawn)
     return {name: _together(name, regions, notes) for name, regions in drawn.items()}
 
@@ -60,7 +60,7 @@ def _key(annotation: Mapping[str, Any]) -> str:
 def _entry(entries: Mapping[Any, Any], key: Any, annotation: Mapping[str, Any], what: str) -> Any:
     if key not in entries:
         raise DataError(
-            f"annotation {annotation['id']} is of {what} {key!r}, and the file lists none of this id. Export it again."
+            f"annotation {annotation['id']} is of {what} {key!r}, but the file lists no such id. Export it again."
         )
     return entries[key]
 
@@ -71,7 +71,7 @@ def _labels(
     images: Mapping[Any, Any],
     lines: Sequence[Mapping[str, str]],
 ) -> dict[str, str]:
-    """The class that was said of each annotation, by its id; nothing of those that nobody answered."""
+    """The class given to each annotation, by its id; unanswered ones are omitted."""
     named = {
         _key(annotation): _entry(categories, annotation["category_id"], annotation, "category")
         for annotation in annotations
@@ -85,7 +85,7 @@ def _labels(
             continue
         key = line.get("annotation", "")
         if key not in by_key or not _is_at(by_key[key], line, images):
-            # Programs number annotations anew; the place of the region stays.
+            # Tools renumber annotations, but the position of a region stays.
             placed = [other for other, annotation in by_key.items() if _is_at(annotation, line, images, strictly=True)]
             if len(placed) != 1:
                 lost.append(f"{line['file']}, annotation {key}: {line['label']}")
@@ -99,8 +99,8 @@ def _labels(
         raise DataError(f"{_listed('answers contradict', contradictions)}Decide, and correct one of the two.")
     if lost:
         raise DataError(
-            f"{_listed('answers in the table are to regions that the annotations do not have', lost)}The program has "
-            "numbered them anew: name the classes in the program, or use the file as the queue had it."
+            f"{_listed('answers in the table are for regions that are not in the annotations', lost)}The tool has "
+            "renumbered them: name the classes in the tool, or use the original file of the queue."
         )
     return found | said
 
@@ -108,7 +108,7 @@ def _labels(
 def _is_at(
     annotation: Mapping[str, Any], line: Mapping[str, str], images: Mapping[Any, Any], *, strictly: bool = False
 ) -> bool:
-    """Whether an annotation lies where the table says; without a place in the table only `strictly` tells."""
+    """Whether an annotation is where the table says; if the table has no position, the answer is `not strictly`."""
     try:
         place = [float(line[side]) for side in ("x", "y", "width", "height")]
     except (KeyError, ValueError):
@@ -121,15 +121,14 @@ def _is_at(
 
 
 def _file_of(image: Mapping[str, Any], id_of: Mapping[str, str]) -> str:
-    """The queue's name of an image, which programs put folders and letters before."""
+    """The queue's name of an image, to which tools add folders and prefixes."""
     name = _last(str(image["file_name"]))
     found = [name] if name in id_of else [file for file in id_of if re.fullmatch(rf".*[-_.]{re.escape(file)}", name)]
     if len(found) != 1:
         shown = ", ".join(list(id_of)[:_SHOWN])
         raise DataError(
-            f"the image {image['file_name']!r} is none of the {len(id_of)} of the queue ({shown}). Keep the names of "
-            "its "
-            "files, or take this image out."
+            f"the image {image['file_name']!r} is not one of the {len(id_of)} in the queue ({shown}). Keep the file "
+            "names, or remove this image."
         )
     return found[0]
 
@@ -139,11 +138,11 @@ def _last(path: str) -> str:
 
 
 def _pixels(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """`(H, W)` bool: what an annotation covers."""
+    """`(H, W)` bool: the pixels of an annotation."""
     from pycocotools import mask as coco_mask
 
     number, shape = annotation["id"], annotation.get("segmentation")
-    if not shape:  # a rectangle, as programs export it
+    if not shape:  # a rectangle, as exported by some tools
         box = annotation.get("bbox") or []
         if len(box) != 4 or not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0):
             raise DataError(f"annotation {number} has neither a polygon nor a box. Draw it again, or delete it.")
@@ -152,7 +151,7 @@ def _pixels(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarra
     try:
         if isinstance(shape, Mapping):
             if [int(side) for side in shape["size"]] != [height, width]:
-                raise ValueError(f"its size is {shape['size']}, that of the image {[height, width]}")
+                raise ValueError(f"its size is {shape['size']}, but that of the image is {[height, width]}")
             counts = shape["counts"]
             if not isinstance(counts, str) and (min(counts) < 0 or sum(counts) != height * width):
                 raise ValueError("its counts do not add up to the pixels of the image")
@@ -162,11 +161,13 @@ def _pixels(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarra
         for polygon in polygons:
             if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(np.asarray(polygon, dtype=float)).all():
                 raise ValueError(
-                    f"a polygon in it has {len(polygon)} numbers; it needs x and y of three corners or more"
+                    f"one of its polygons has {len(polygon)} numbers, but needs x and y of at least three corners"
                 )
         return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))), dtype=bool)
     except (ValueError, TypeError, KeyError) as problem:
-        raise DataError(f"annotation {number} is no region: {problem}. Draw it again, or delete it.") from problem
+        raise DataError(
+            f"annotation {number} is not a valid region: {problem}. Draw it again, or delete it."
+        ) from problem
 
 
 def _check_contradictions(drawn: Mapping[str, Sequence[tuple[int, np.ndarray, Any]]]) -> None:
@@ -177,7 +178,9 @@ def _check_contradictions(drawn: Mapping[str, Sequence[tuple[int, np.ndarray, An
                 if label == other_label:
                     continue
                 if (inside & other).sum() >= _SAME_REGION * (inside | other).sum():
-                    twice.append(f"{name}: annotations {other_number} and {number} are one region and two classes")
+                    twice.append(
+                        f"{name}: annotations {other_number} and {number} are the same region with two classes"
+                    )
     if twice:
         raise DataError(f"{_listed('answers contradict', twice)}Decide, and delete one of the two.")
 
@@ -191,8 +194,7 @@ def _together(name: str, regions: Sequence[tuple[int, np.ndarray, Any]], notes: 
     mask[disputed] = IGNORE_INDEX
     if disputed.any():
         notes.append(
-            f"Regions of different classes overlap on {disputed.sum()} pixels of {name}: nothing is said of these "
-            "pixels."
+            f"Regions of different classes overlap on {disputed.sum()} pixels of {name}; these pixels are ignored."
         )
     return mask
 

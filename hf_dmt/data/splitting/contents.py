@@ -1,4 +1,4 @@
-"""What is in an image set, as one short digest: by it a resumed run knows that its images are still the same."""
+"""A short hash of an image set, by which a resumed run checks that its images are unchanged."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from PIL import Image
 
 from .splits import image_ids
 
-_LOOKED_AT = 16  # items of a set whose contents nobody has hashed
+_LOOKED_AT = 16  # items of a set that was not hashed completely
 
 
 def digest_of(images: Any, hashes: Sequence[bytes] | None = None) -> str:
-    """16 hex digits over the ids, the labels and the contents of an image set, in their order.
+    """16 hex digits over the ids, labels and contents of an image set, in order.
 
     Args:
-        images: map-style, `{'image': ..., 'label' or 'mask': ...}`; ids and labels count where it has them.
-        hashes: a hash of each image's and target's contents, where a look at every file has made them. Otherwise 16
-            items, evenly spread, are read; items that are drawn anew at every look count by their number alone.
+        images: map-style, `{'image': ..., 'label' or 'mask': ...}`; ids and labels count if there are any.
+        hashes: a hash of each image's and target's contents, if every file was read. Otherwise 16 items, evenly spread,
+            are read; of items that differ at every access, only the number counts.
     """
     count = len(images)
     digest = hashlib.sha256(f"{count}\n".encode())

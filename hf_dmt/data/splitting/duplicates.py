@@ -1,4 +1,4 @@
-"""The same picture twice: under two labels, or where it is learned from and where it is scored."""
+"""Find duplicate images: with different labels, or in training and evaluation data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 3
 
 
 def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages | None]) -> list[str]:
-    """A warning for every kind of picture that is there twice, byte for byte.
+    """A warning for every kind of byte-identical duplicates.
 
     Args:
         others: the other sets by role: unlabeled, eval, test.
@@ -30,7 +30,7 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
     for number, first in enumerate(roles):
         for second in roles[number + 1 :]:
             if second not in {"eval", "test"}:
-                continue  # an unlabeled copy of a labeled image does no harm
+                continue  # an unlabeled copy of a labeled image is harmless
             shared, at_first, at_second = np.intersect1d(
                 sets[first].contents, sets[second].contents, return_indices=True
             )
@@ -42,18 +42,17 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
                 more = ", ..." if len(shared) > _SHOWN else ""
                 notes.append(
                     f"Warning: {_pictures(len(shared))} both {first} and {second} ({pairs}{more}), so scores on "
-                    f"{second} are too good. Take them out "
-                    "of one."
+                    f"{second} are too high. Remove them from one of the two."
                 )
     return notes
 
 
 def _pictures(count: int) -> str:
-    return f"{count} pictures are" if count > 1 else "1 picture is"
+    return f"{count} images are" if count > 1 else "1 picture is"
 
 
 def _two_labels(labeled: ScannedImages) -> list[list[str]]:
-    """Ids of the images that are one picture under several labels or masks, picture by picture."""
+    """Ids of identical images with several labels or masks, one list per image."""
     labels = labeled.images.labels
     said = labeled.mask_contents if labels is None else labels
     _, number, count = np.unique(labeled.contents, return_inverse=True, return_counts=True)

@@ -1,9 +1,9 @@
-"""The labeled sets of the official experiments, made again from nothing but the sorted list of image names.
+"""Reconstruct the labeled sets of the official experiments from the sorted list of image names.
 
 The official scripts (segmentation/generate_splits.py, dms_sample.py, pascal_sbd_split.py; classification/
 generate_splits.py) shuffle with Python's and NumPy's seeded generators, whose streams do not change between versions.
-So their lists need not be shipped: `VOC_LABELED_SHA256` and `CITYSCAPES_LABELED_SHA256` say whether a list made here is
-the published one.
+Their lists therefore need not be shipped: `VOC_LABELED_SHA256` and `CITYSCAPES_LABELED_SHA256` verify that a list made
+here equals the published one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ Item = TypeVar("Item")
 SPLIT_SEED = 7777
 NUM_ORDERS = 3
 
-# A split is called by 1 / its share of labels; the divisor is what the share was computed with (100 images: 1/105.82).
+# A split is named after 1 / its share of labels; the divisor is the value the share was computed with (100 images:
+# 1/105.82).
 VOC_DIVISORS = {"106": 105.82, "50": 50.0, "20": 20.0, "8": 8.0, "4": 4.0, "2": 2.0}
 CITYSCAPES_DIVISORS = {"30": 29.75, "8": 8.0, "4": 4.0}
 VOC_TRAINAUG, VOC_TRAIN, CITYSCAPES_TRAIN = 10582, 1464, 2975
 
-# The order in which the official script draws difference-maximized subsets: one stream runs through all of them.
+# The order in which the official script draws difference-maximized subsets; all use one random stream.
 _DRAWN_FROM = ("8", "20", "50", "106")
 
-# First 16 hex digits of the SHA-256 of the published lists (one name a line), orders 0, 1 and 2.
+# First 16 hex digits of the SHA-256 of the published lists (one name per line), orders 0, 1 and 2.
 VOC_LABELED_SHA256 = {
     "106": ("f9789e88e220c92a", "e07ecc43bcebd11f", "189766c3d35c5782"),
     "50": ("a0b521be2b7982db", "e4ea266bbe3ab746", "c887e701037c7716"),
@@ -46,7 +47,7 @@ CITYSCAPES_LABELED_SHA256 = {
 
 
 def official_orders(names: Sequence[Item]) -> list[list[Item]]:
-    """The three orders of the sorted training list; each is a reshuffle of the one before."""
+    """The three orders of the sorted training list; each is a reshuffle of the previous one."""
     generator = random.Random(SPLIT_SEED)
     order = list(names)
     orders = []
@@ -57,25 +58,25 @@ def official_orders(names: Sequence[Item]) -> list[list[Item]]:
 
 
 def labeled_count(total: int, divisor: float) -> int:
-    """How many of `total` images are labeled: rounded down, plus one where a last batch of 8 would hold one image."""
+    """How many of `total` images are labeled: rounded down, plus one if a last batch of 8 would contain one image."""
     count = int(total / divisor)
     return count + 1 if count % 8 == 1 else count
 
 
 def official_split(names: Sequence[Item], divisor: float, number: int) -> tuple[list[Item], list[Item]]:
-    """`(labeled, unlabeled)` of order `number` (0, 1 or 2), in its order; larger labeled sets begin with smaller."""
+    """`(labeled, unlabeled)` of order `number` (0, 1 or 2); larger labeled sets start with smaller ones."""
     order = official_orders(names)[number]
     count = labeled_count(len(order), divisor)
     return order[:count], order[count:]
 
 
 def is_published(labeled: Sequence[str], sha256: str) -> bool:
-    """Whether a list of names is the published one."""
+    """Whether a list of names equals the published one."""
     return sha256_of_ids(labeled)[:16] == sha256
 
 
 def difference_maximized(names: Sequence[Item], generator: random.Random) -> tuple[list[Item], list[Item]]:
-    """Two different 80 % of the labeled images, which share 60 %: the first and the last of one random order."""
+    """Two different 80 % of the labeled images that share 60 %: the first and the last of one random order."""
     order = list(names)
     generator.shuffle(order)
     left_out = math.ceil((1 - 0.6) / 2 * len(order))
@@ -86,7 +87,7 @@ def voc_difference_maximized(names: Sequence[Item]) -> dict[tuple[str, int], tup
     """The official subsets by `(split, number)`: one for model l, one for model r.
 
     Args:
-        names: the sorted trainaug list. Another list gives lists of its own, drawn in the same way.
+        names: the sorted trainaug list. Another list gives other subsets, drawn in the same way.
     """
     generator = random.Random(SPLIT_SEED)
     return {
@@ -103,9 +104,9 @@ def sbd_split(trainaug: Sequence[str], train: Sequence[str]) -> tuple[list[str],
 
 
 def cifar_train_and_validation(labels: np.ndarray, per_class: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and `per_class` rows of each class for validation; the training rows come class by class.
+    """Rows for training and `per_class` rows of each class for validation; the training rows are sorted by class.
 
-    The official script draws these from a generator that it does not seed, so its 200 validation images are lost.
+    The official script draws these from an unseeded generator, so its 200 validation images are unknown.
     """
     train, held = [], []
     generator = np.random.RandomState(seed)
@@ -138,7 +139,7 @@ def member_rows(setting: str, ids: Sequence[str], seed: int) -> dict[str, np.nda
     """Labeled rows on which each member trains in phase 0.
 
     Args:
-        setting: `false` (all rows for both), `true` (a draw from `seed`), or a JSON file `{"a": [ids], "b": [ids]}`,
+        setting: `false` (all rows for both), `true` (drawn with `seed`), or a JSON file `{"a": [ids], "b": [ids]}`,
             such as `scripts/prepare_data.py` writes for the official subsets.
         ids: the ids of the labeled images, in row order.
 

@@ -1,4 +1,4 @@
-"""Masks as somebody drew them become PNG files of class ids: the command `prepare_data.py masks`."""
+"""Convert masks to PNG files of class ids: the command `prepare_data.py masks`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ VOID = 255
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is done to every mask.
+    """How masks are converted.
 
     Attributes:
         reading: colors and band.
         class_of: the class of each value; None keeps values, with 255 for void.
-        nearest: a color up to this distance (RGB) from one in the table stands for it; 0: it is an error.
+        nearest: a color up to this distance (RGB) from one in the table is replaced by it; 0: it is an error.
     """
 
     reading: MaskReading
@@ -46,30 +46,30 @@ def prepare_masks(
     images: Path | None,
     nearest: float,
 ) -> None:
-    """Write clean masks under the names of their images, `classes.json` and `report.json`.
+    """Write clean masks with the names of their images, `classes.json` and `report.json`.
 
     Args:
-        images: the folder of the images: masks are turned as their images' EXIF data says.
+        images: the folder of the images: masks are rotated by their images' EXIF data.
 
     Raises:
         ValueError: a table that cannot be read, or masks that do not fit it; nothing is written then.
     """
     if colors and values:
-        raise ValueError("--colors and --values both say what the pixels mean. Give the one that fits the masks.")
+        raise ValueError("--colors and --values both define what the pixels mean. Give the one that fits the masks.")
     if nearest and not colors:
-        raise ValueError("--nearest is for masks of colors: give --colors.")
+        raise ValueError("--nearest needs --colors: it is for color masks.")
     map_ = read_class_map(values, merges=True) if values else None
     reading = MaskReading(read_colors(colors) if colors else (), band)
     how = Conversion(reading, map_.class_of if map_ else None, nearest)
     names = reading.names if colors else map_.names if map_ else None
     found = find_images(source)
     if not found.images:
-        raise ValueError(f"--source {str(source)!r} holds no masks. Check the path.")
+        raise ValueError(f"--source {str(source)!r} contains no masks. Check the path.")
     turned = _by_stem(images) if images else {}
     targets = [_target(path, source, suffix) for path in found.images]
     twice = [name for name, count in Counter(targets).items() if count > 1]
     if twice:
-        raise ValueError(f"{len(twice)} masks would have the name of another one, such as {twice[0]!r}. Rename them.")
+        raise ValueError(f"{len(twice)} masks would get the name of another one, such as {twice[0]!r}. Rename them.")
 
     def convert(path: Path, target: str) -> tuple[np.ndarray | None, float, str]:
         try:
@@ -115,13 +115,13 @@ def prepare_masks(
         print(f"{name}: {count} pixels")
     for note in found.notes():
         print(note)
-    print(f"{len(checked)} masks in {output}, with report.json{' and classes.json' if names else ''}")
+    print(f"{len(checked)} masks written to {output}, with report.json{' and classes.json' if names else ''}")
 
 
 def _target(path: Path, source: Path, suffix: str) -> str:
     stem = path.relative_to(source).with_suffix("").as_posix()
     if suffix and not stem.endswith(suffix):
-        raise ValueError(f"{path} does not end in {suffix!r}, which --suffix takes off. Move it out of --source.")
+        raise ValueError(f"{path} does not end in {suffix!r}, which --suffix removes. Move it out of --source.")
     return f"{stem[: len(stem) - len(suffix)]}.png"
 
 
@@ -137,7 +137,7 @@ def _summary(ids: np.ndarray | None, moved: float, problem: str) -> tuple[Counte
 
 
 def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndarray, float]:
-    """Class ids, and the share of the pixels whose color was moved to the nearest one."""
+    """Class ids, and the share of the pixels whose color was replaced by the nearest one."""
     moved = 0.0
     if how.reading.colors and how.nearest:
         ids, moved = _nearest(path, how.reading, how.nearest)
@@ -150,13 +150,13 @@ def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndar
         strange = [value for value in values.tolist() if value not in how.class_of and value != VOID]
         if strange:
             raise ValueError(
-                f"{path} holds {strange[:5]}, which --values does not name. Add them, or save 255 for void."
+                f"{path} contains {strange[:5]}, which --values does not name. Add them, or save 255 for void."
             )
         table = {value: how.class_of.get(value, VOID) for value in values.tolist()}
         ids = np.vectorize(table.__getitem__, otypes=[np.int64])(ids)
     if image is not None:
         opened = identify(image.read_bytes())
-        if ids.shape == opened.size[::-1]:  # drawn before the turn
+        if ids.shape == opened.size[::-1]:  # drawn before the EXIF rotation
             mask = Image.fromarray(ids.astype(np.int32))
             mask.info["exif"] = opened.info.get("exif", opened.getexif().tobytes())
             ids = np.array(upright(mask))

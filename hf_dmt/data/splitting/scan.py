@@ -1,6 +1,6 @@
-"""One look at every file before anything is trained: can it be read to its end, and what is in its mask?
+"""Check every file once before training: whether it can be read to its end, and what its mask contains.
 
-Each file is read once, and each process of a run reads its share. What is found serves every later check.
+Each file is read once, by one of the processes of a run. The results serve all later checks.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from ..reading.looks import Look, LookCache
 from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 
-SHOWN = 10  # names in a message; a thousand bad files should not scroll the reason away
-_LONGEST_STRIP = 200  # longer over shorter side: resizing by the shorter one makes that many views of pixels
-_BLOCK = 64  # images per task of a thread: a future each for a million images is a gigabyte
+SHOWN = 10  # names per message; more would push the reason off the screen
+# longer over shorter side: resized by the shorter side, such an image has as many pixels as that many views
+_LONGEST_STRIP = 200
+_BLOCK = 64  # images per thread task; one future per image would take a gigabyte for a million images
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class ScannedImages:
-    """Images that can be read, and what the look at them found.
+    """Readable images, and the results of checking them.
 
     Attributes:
         sizes: (N, 2) int64, width and height of the upright images in pixels.
-        values: (N,) objects, per image the values in its mask file, a tuple without void; None where it has no mask.
+        values: (N,) objects, for each image the values in its mask file, a tuple without void; None if it has no mask.
         contents: (N,) bytes, a hash of each image's file as 32 hex digits.
-        mask_contents: (N,) bytes, the same of its mask; empty where it has none.
+        mask_contents: (N,) bytes, the same for its mask; empty if it has none.
     """
 
     images: ImageSet
@@ -66,27 +67,30 @@ class ScannedImages:
 def scan(
     images: ImageSet, role: str, *, skip_corrupt: bool, notes: list[str], masks_matter: bool = True
 ) -> ScannedImages:
-    """Look at all images, and leave out those that cannot be read if that was asked for.
+    """Check all images, and skip those that cannot be read if requested.
 
     Args:
-        role: what messages call the set: training, eval, test, unlabeled.
-        notes: gets a line about what was left out.
+        role: the name of the set in messages: training, eval, test, unlabeled.
+        notes: receives messages about skipped images.
         masks_matter: False for masks that would only be scored: if one cannot be used, none is.
 
     Raises:
-        DataError: images that cannot be read, all of them or without `skip_corrupt`; masks that do not fit.
+        DataError: images that cannot be read (all of them, or any without `skip_corrupt`); invalid masks.
     """
     with LookCache() as looks:
         found = everywhere(lambda position: _look(images, position, looks), len(images), f"checking {role} images")
     wrong = {position: text for position, (kind, text) in enumerate(found) if kind == "wrong"}
     if wrong and not masks_matter:
         notes.append(
-            f"The masks of the {role} images cannot be scored, so pseudo labels are not: {next(iter(wrong.values()))}"
+            f"Pseudo labels are not scored, because the masks of the {role} images cannot be used: "
+            f"{next(iter(wrong.values()))}"
         )
         return scan(images.without_targets(), role, skip_corrupt=skip_corrupt, notes=notes)
     if wrong:
         first, *others = wrong
-        more = f"\nThe same or the like holds for {len(others)} more: {listing(images, others)}" if others else ""
+        more = (
+            f"\nThe same or a similar problem affects {len(others)} more: {listing(images, others)}" if others else ""
+        )
         raise DataError(wrong[first] + more)
     unreadable = {position: text for position, (kind, text) in enumerate(found) if kind == "unreadable"}
     kept = np.setdiff1d(np.arange(len(images)), np.asarray(list(unreadable), dtype=np.int64))
@@ -110,7 +114,7 @@ def _shown_values(images: ImageSet, mask: Look | None) -> tuple[int, ...] | None
 
 
 def _remarks(images: ImageSet, remarks: dict[int, str], role: str) -> list[str]:
-    """A warning for each thing that some files hold and that is not used."""
+    """A warning for each kind of file content that is not used."""
     grouped: dict[str, list[int]] = {}
     for position, remark in remarks.items():
         if remark:
@@ -128,14 +132,15 @@ def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
 
 
 def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, Any]:
-    """A finding that can be sent to other processes: an error raised by one of them would leave the others waiting."""
+    """The result as a value that can be sent to other processes; an error raised by one of them would leave the others
+    waiting."""
     try:
         found = images.look(position, looks)
         short, long = sorted(found[0].size)
         if long > _LONGEST_STRIP * short:
             return "unreadable", (
-                f"{images.id_of(position)} is {found[0].width} x {found[0].height} pixels: with its shorter side at "
-                f"the size of a view it would fill the memory. Cut it; at most {_LONGEST_STRIP} to 1 can be used."
+                f"{images.id_of(position)} is {found[0].width} x {found[0].height} pixels, too elongated: resized to "
+                f"the shorter side of a view, it would fill the memory. Crop it to at most {_LONGEST_STRIP} to 1."
             )
         return "fine", found
     except CorruptImage as problem:
@@ -151,14 +156,14 @@ def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, note
         raise DataError(f"None of the {count} {role} images can be read:\n{listed}\nCheck the path and the files.")
     if not skip_corrupt:
         raise DataError(
-            f"{len(problems)} of {count} {role} images cannot be read:\n{listed}\n"
-            "Repair or delete them, or leave them out with --skip_corrupt_images."
+            f"{len(problems)} of {count} {role} images cannot be read:\n{listed}\nRepair or delete them, or skip them "
+            "with --skip_corrupt_images."
         )
-    notes.append(f"Left out {len(problems)} of {count} {role} images that cannot be read:\n{listed}")
+    notes.append(f"Skipped {len(problems)} of {count} {role} images that cannot be read:\n{listed}")
 
 
 def everywhere(function: Callable[[int], _Result], count: int, title: str) -> list[_Result]:
-    """`function(0..count-1)` on every process, each of them working on its share only."""
+    """`function(0..count-1)`, with all results on every process; each computes only its share."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(_in_threads(function, range(count), title))
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -169,12 +174,12 @@ def everywhere(function: Callable[[int], _Result], count: int, title: str) -> li
 
 
 def _in_threads(function: Callable[[int], _Result], positions: range, title: str | None) -> Iterator[_Result]:
-    """In order, with a bar where it takes long. Pillow and NumPy give up the interpreter lock while they decode."""
+    """In order, with a progress bar if it takes long. Pillow and NumPy release the interpreter lock while decoding."""
 
     def block(start: int) -> list[_Result]:
         return [function(position) for position in positions[start : start + _BLOCK]]
 
-    # disable=None: bars are for terminals.
+    # disable=None: progress bars only in terminals.
     bar = tqdm(total=len(positions), desc=title, unit="image", leave=False, delay=2, disable=None if title else True)
     with bar, ThreadPoolExecutor() as pool:
         for results in pool.map(block, range(0, len(positions), _BLOCK)):

@@ -1,7 +1,7 @@
-"""Which images are labeled, unlabeled and held out, and the file that says so.
+"""Choose the labeled, unlabeled and held-out images, and describe the choice in a file.
 
-Every random order here is a pure function of (labels, seed), and a smaller labeled set is the beginning of a larger
-one, so that label counts can be compared on nested sets.
+Every random order here is a pure function of (labels, seed), and smaller labeled sets are prefixes of larger ones, so
+that different numbers of labels are compared on nested sets.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..files import read_json
 SPLIT_FILE = "split.json"
 EVAL_FRACTION = 0.2
 SMALLEST_SET_WITH_EVAL = 10
-_KEPT_PER_CLASS = 2  # carving an eval split never takes one of a class's last two labels
+_KEPT_PER_CLASS = 2  # holding out an eval split never takes one of a class's last two labels
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """All rows in an order whose every beginning is stratified: first one of each class, then in proportion.
+    """All rows in an order in which every prefix is stratified: first one of each class, then in proportion.
 
     Args:
         labels: `(N,)` integer classes.
@@ -48,14 +48,14 @@ def choose_labeled(
     seed: int,
     labels: np.ndarray | None,
 ) -> np.ndarray:
-    """The rows of `count` labeled images, sorted: stratified by class, or at random where `labels` is None (pixels).
+    """The rows of `count` labeled images, sorted: stratified by class, or random if `labels` is None (pixels).
 
     Raises:
         ValueError: fewer than one or more than there are.
     """
     if not 1 <= count <= total:
         raise ValueError(
-            f"{count} labeled images were asked for, but the training split has {total}: choose 1 to {total} "
+            f"{count} labeled images were requested, but the training split has {total}: choose 1 to {total} "
             "(--num_labeled, --labeled_fraction)."
         )
     order = (
@@ -65,9 +65,9 @@ def choose_labeled(
 
 
 def carve_eval(labeled: np.ndarray, labels: np.ndarray | None, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Take 20 % of the labeled rows for evaluation: `(still labeled, evaluation)`, both sorted.
+    """Hold out 20 % of the labeled rows for evaluation: `(still labeled, evaluation)`, both sorted.
 
-    Stratified, never one of a class's last two labels; under 10 labeled images none is taken.
+    Stratified, never one of a class's last two labels; with fewer than 10 labeled images, none.
     """
     if len(labeled) < SMALLEST_SET_WITH_EVAL:
         return labeled, np.empty(0, dtype=np.int64)
@@ -103,23 +103,23 @@ def read_ids(file: Path) -> list[str]:
             ids = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
         raise ValueError(
-            f"The id file {str(file)!r} cannot be read ({problem}). Give a text file with one id a line."
+            f"The id file {str(file)!r} cannot be read ({problem}). Give a text file with one id per line."
         ) from problem
     except (ValueError, KeyError, TypeError) as problem:
         raise ValueError(f"{str(file)!r} is not a split file ({problem!r}). Give the split.json of a run.") from problem
     if not ids:
-        raise ValueError(f"The id file {str(file)!r} holds no ids. Write one id a line.")
+        raise ValueError(f"The id file {str(file)!r} contains no ids. Write one id per line.")
     name, times = Counter(ids).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"The id file {str(file)!r} names {name!r} {times} times. Remove the repetition.")
+        raise ValueError(f"The id file {str(file)!r} lists {name!r} {times} times. Remove the repetition.")
     return ids
 
 
 def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Rows of the named images among `known` ids, sorted.
+    """Rows of the given ids among the `known` ids, sorted.
 
     Raises:
-        ValueError: an id that the training split does not have.
+        ValueError: an id that is not in the training split.
     """
     row_of = {name: row for row, name in enumerate(known)}
     missing = [name for name in ids if name not in row_of]
@@ -137,7 +137,7 @@ def image_ids(images: Any) -> list[str]:
 
 
 def sha256_of_ids(ids: Sequence[str]) -> str:
-    """Hex digest of the ids, one per line, in their order."""
+    """Hex digest of the ids, one per line, in order."""
     return hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest()
 
 

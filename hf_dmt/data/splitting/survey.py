@@ -1,4 +1,4 @@
-"""What images look like: how they are stored, how large they are, and which pictures are in two sets at once."""
+"""Statistics of images: storage modes, sizes, and which images are in two sets at once."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..reading.looks import LookCache
 from ..reading.sources import ImageSet
 from .scan import everywhere
 
-# Tried on 20,000 images of CIFAR-10. Copies that were resized and compressed again differ in 4 of 64 bits or fewer
-# (99 %) and by at most 2.6 in mean color; of 87 million pairs, one is as near as this, and it is a copy by eye.
+# Tried on 20,000 CIFAR-10 images. Resized and recompressed copies differ in at most 4 of 64 bits (99 %) and by at most
+# 2.6 in mean color; of 87 million pairs, one is this similar, and it is a real copy.
 _BITS = 4
 _COLOR = 4.5
-_GRID = 4  # mean colors of 4 x 4 fields
+_GRID = 4  # mean colors of a 4 x 4 grid
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the images of a set look like, in their order.
+    """Statistics of the images of a set, in order.
 
     Attributes:
-        modes: how many images are stored in which way: Pillow's names, or the type of an array.
+        modes: number of images by storage mode: Pillow's modes, or the type of an array.
         sizes: (N, 2) int64, width and height of the upright images.
-        hashes: (N,) uint64, perceptual; empty where the library for them is missing.
+        hashes: (N,) uint64, perceptual; empty if the library for them is missing.
         colors: (N, 48) int16, mean colors of a coarse grid.
     """
 
@@ -74,10 +74,10 @@ def _hash(picture: Image.Image) -> int:
 
 
 def in_both(one: Survey, other: Survey) -> list[tuple[str, str]]:
-    """Ids of the pictures that are in both sets, also where they were resized or compressed again.
+    """Ids of the images that are in both sets, including resized or recompressed copies.
 
-    Each picture of the smaller set is named once, with its nearest copy in the other. Time grows with the product of
-    the sizes: 4 ms for an image among a million.
+    Each image of the smaller set is listed once, with its nearest copy in the other. Time grows with the product of the
+    sizes: 4 ms for an image among a million.
     """
     if not len(one.hashes) or not len(other.hashes):
         return []
@@ -95,7 +95,7 @@ def in_both(one: Survey, other: Survey) -> list[tuple[str, str]]:
 
 
 def overlaps(surveys: Mapping[str, Survey]) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """For every two roles that share pictures, the ids of these."""
+    """For every two roles that share images, the ids of these."""
     roles = list(surveys)
     pairs = [(first, second) for number, first in enumerate(roles) for second in roles[number + 1 :]]
     found = {pair: in_both(surveys[pair[0]], surveys[pair[1]]) for pair in pairs}

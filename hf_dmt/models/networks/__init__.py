@@ -1,1 +1,1 @@
-"""Networks of this package: small ones to train from scratch, and the two of the paper."""
+"""Networks of this package: small ones to train from scratch, and the two from the paper."""

@@ -1,15 +1,14 @@
 """DeepLab-v2 on ResNet-101, the segmentation network of the paper, as a transformers model.
 
-Importing this module registers `model_type` "hf_dmt_deeplab_v2" with `AutoConfig`,
-`AutoModelForSemanticSegmentation` and `AutoImageProcessor`, so a saved folder loads, and serves as a member
-of a pair, like any other.
+Importing this module registers `model_type` "hf_dmt_deeplab_v2" with `AutoConfig`, `AutoModelForSemanticSegmentation`
+and `AutoImageProcessor`, so that a saved folder can be loaded and used in a pair like any other.
 
-Structure: Chen et al., "DeepLab" (2018), as in the official code: the backbone is the standard ResNet V1.5
-(stride in the 3x3 convolution) whose last two stages trade their stride for dilation, so logits are 1/8 of
-the input (41x41 for 321x321); the head sums parallel 3x3 convolutions with dilation 6, 12, 18 and 24. The
-official forward returns after the first two branches and leaves the other two without a gradient. We use all
-four by default; with `aspp_branches=2` the unused ones do not exist, because parameters without a gradient
-stop DistributedDataParallel. Parameters: 44,048,532 at 21 classes with four branches, the official count.
+Structure: Chen et al., "DeepLab" (2018), as in the official code. The backbone is the standard ResNet V1.5 (stride in
+the 3x3 convolution); its last two stages replace stride by dilation, so logits are 1/8 of the input (41x41 for
+321x321). The head sums parallel 3x3 convolutions with dilation 6, 12, 18 and 24. The official forward returns after the
+first two branches and leaves the other two without gradient. We use all four by default; with `aspp_branches=2` the
+unused ones do not exist, because parameters without gradient stop DistributedDataParallel. Parameters: 44,048,532 for
+21 classes with four branches, the official count.
 """
 
 import os
@@ -38,9 +37,9 @@ ASPP_DILATIONS = (6, 12, 18, 24)
 class DeepLabV2Config(PreTrainedConfig):
     """Configuration of DeepLab-v2; the defaults are the paper's ResNet-101.
 
-    num_channels, embedding_size, hidden_sizes, depths: as in `ResNetConfig`; four stages of bottlenecks.
-    aspp_branches: 4 uses all dilations, 2 is what the official code computes (dilations 6 and 12).
-    semantic_loss_ignore_index: label without a loss when `forward` is given labels.
+    num_channels, embedding_size, hidden_sizes, depths: as in `ResNetConfig`; four stages of bottlenecks. aspp_branches:
+    4 uses all dilations, 2 is what the official code computes (dilations 6 and 12). semantic_loss_ignore_index: ignored
+    label when `forward` computes a loss.
 
     Raises ValueError for another number of branches or stages.
     """
@@ -65,21 +64,21 @@ class DeepLabV2Config(PreTrainedConfig):
                 f"depths={self.depths}, hidden_sizes={self.hidden_sizes}: output stride 8 comes from "
                 "dilating stages 3 and 4 of four. Give four numbers each."
             )
-        # Tuples come back from JSON as lists; one form makes a loaded configuration equal to the saved one.
+        # Tuples are read from JSON as lists; with one form, a loaded configuration equals the saved one.
         self.hidden_sizes, self.depths = list(self.hidden_sizes), list(self.depths)
         super().__post_init__(**kwargs)
 
 
 class DeepLabV2ForSemanticSegmentation(PreTrainedModel):
-    """Dilated ResNet and a sum of dilated 3x3 convolutions."""
+    """Dilated ResNet with a sum of dilated 3x3 convolutions."""
 
     config_class = DeepLabV2Config
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules: ClassVar[list[str]] = ["ResNetBottleNeckLayer"]
-    # forward takes **kwargs and its loss is a plain mean: without this the Trainer believes that the loss is
-    # divided by num_items_in_batch, and does not divide by the gradient accumulation steps itself.
+    # forward takes **kwargs and its loss is a plain mean: without this, the Trainer assumes that the loss is divided by
+    # num_items_in_batch, and does not divide by the gradient accumulation steps.
     accepts_loss_kwargs = False
 
     def __init__(self, config: DeepLabV2Config) -> None:
@@ -101,7 +100,7 @@ class DeepLabV2ForSemanticSegmentation(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The head starts at PyTorch's default, as officially (the base class would use std 0.02).
+        """The head uses PyTorch's default initialization, as in the official code (the base class would use std 0.02).
 
         The backbone is a model of its own and initializes itself: He normal, fan-out.
         """
@@ -131,8 +130,8 @@ class DeepLabV2ForSemanticSegmentation(PreTrainedModel):
 def _dilate(backbone: ResNetModel) -> None:
     """Output stride 32 -> 8 in place: stages 3 and 4 keep their resolution and dilate their 3x3 convolutions.
 
-    A stage's first block still has the dilation of the stage before it (1, 2), the others 2 and 4, as with
-    torchvision's `replace_stride_with_dilation`. No tensor changes its name or shape: ResNet checkpoints fit.
+    A stage's first block keeps the dilation of the previous stage (1, 2), the others have 2 and 4, as in torchvision's
+    `replace_stride_with_dilation`. No tensor changes its name or shape, so ResNet checkpoints fit.
     """
     for stage, dilation in zip(backbone.encoder.stages[2:], (2, 4), strict=True):
         for index, block in enumerate(stage.layers):
@@ -147,13 +146,13 @@ def _dilate(backbone: ResNetModel) -> None:
 def load_imagenet_backbone(
     model: DeepLabV2ForSemanticSegmentation, source: PreTrainedModel | str | os.PathLike[str]
 ) -> None:
-    """Copy the weights and running statistics of a transformers ResNet into the backbone, in place.
+    """Copy the weights and running statistics of a transformers ResNet to the backbone, in place.
 
     source: a `ResNetModel`, a `ResNetForImageClassification`, or the Hub id or folder of one, such as
-    "microsoft/resnet-101". Its classifier is left out; every other tensor is used, and every tensor of the
-    backbone is set.
+    "microsoft/resnet-101". Its classifier is ignored; every other tensor is used, and every tensor of the backbone is
+    set.
 
-    Raises ValueError when source is no ResNet, lacks tensors, or computes something else than the backbone.
+    Raises ValueError if source is not a ResNet, lacks tensors, or computes something other than the backbone.
     """
     if isinstance(source, PreTrainedModel):
         given = source
@@ -167,8 +166,8 @@ def load_imagenet_backbone(
         )
         if lost:
             raise ValueError(
-                f"{name}: {len(lost)} tensors do not match {type(given).__name__} ({', '.join(lost[:3])}), so "
-                "part of the backbone would stay random. Give a complete ResNet checkpoint of transformers."
+                f"{name}: {len(lost)} tensors do not match {type(given).__name__} ({', '.join(lost[:3])}), so part of "
+                "the backbone would stay random. Give a complete ResNet checkpoint of transformers."
             )
     resnet = given.base_model
     if not isinstance(resnet, ResNetModel):
@@ -184,19 +183,18 @@ def load_imagenet_backbone(
         ours, theirs = getattr(model.backbone.config, field), getattr(resnet.config, field)
         if ours != theirs:
             raise ValueError(
-                f"The ResNet has {field}={theirs} where the backbone has {ours}, so its weights would not fit "
-                "or would compute something else. Build the model from a DeepLabV2Config that agrees, or give "
-                "another ResNet."
+                f"The ResNet has {field}={theirs}, but the backbone has {ours}, so its weights would not fit or would "
+                "compute something else. Build the model from a matching DeepLabV2Config, or give another ResNet."
             )
     model.backbone.load_state_dict(resnet.state_dict(), strict=True)
 
 
 class CaffeImageProcessor(SegformerImageProcessor):
-    """Preprocessing of weights converted from Caffe: BGR, 0 to 255, minus the mean, not divided by anything.
+    """Preprocessing for weights converted from Caffe: BGR, 0 to 255, mean subtracted, no division.
 
-    No processor of transformers can say this: those that flip channels either do not subtract a mean or have
-    no `post_process_semantic_segmentation`, which `pipeline("image-segmentation")` needs. `image_mean` and
-    `image_std` are in BGR order.
+    No processor of transformers supports this: those that flip channels either do not subtract a mean or lack
+    `post_process_semantic_segmentation`, which `pipeline("image-segmentation")` needs. `image_mean` and `image_std` are
+    in BGR order.
     """
 
     do_rescale = False
@@ -209,7 +207,7 @@ class CaffeImageProcessor(SegformerImageProcessor):
 
 
 def caffe_bgr_processor(size: int) -> CaffeImageProcessor:
-    """The processor to save beside a DeepLab-v2 with Caffe weights; it resizes to size x size pixels."""
+    """The processor to save with a DeepLab-v2 with Caffe weights; it resizes to size x size pixels."""
     return CaffeImageProcessor(size={"height": size, "width": size})
 
 

@@ -1,8 +1,7 @@
-"""Small members trained from scratch: `tiny:vit`, `tiny:resnet` and so on, for trying things without a download.
+"""Small models to train from scratch without a download: `tiny:vit`, `tiny:resnet` and so on.
 
 Each is a stock transformers architecture with a small configuration, or one of the paper's two networks
-(`paper:wrn-28-2`, `paper:deeplab-v2`), so everything that holds for a checkpoint (saving, `pipeline()`, the Hub) holds
-for them.
+(`paper:wrn-28-2`, `paper:deeplab-v2`), so they behave like any checkpoint (saving, `pipeline()`, the Hub).
 """
 
 from __future__ import annotations
@@ -40,23 +39,26 @@ TASK_OF = {
 
 DEFAULT_SIDE = 32
 
-# Of the training images, as in the official classification code.
+# Statistics of the training images, as in the official classification code.
 CIFAR_MEAN, CIFAR_STD = (0.49137, 0.48235, 0.44667), (0.24706, 0.24353, 0.26157)
 
 
 def tiny_member(
     name: str, task: str, id2label: dict[int, str], *, side: int, seed: int
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """A builtin member for square images of `side` pixels, its weights drawn from `seed`, and its image processor.
+    """An embedded model for square images of `side` pixels with weights initialized from `seed`, and its image
+    processor.
 
     Raises:
-        CheckpointError: an unknown name, or one of the other task.
+        CheckpointError: an unknown name, or a model for the other task.
     """
     fitting = ", ".join(other for other, kind in TASK_OF.items() if kind == task)
     if name not in TASK_OF:
-        raise CheckpointError(f"Unknown builtin member {name!r}. For {task} there are: {fitting}.")
+        raise CheckpointError(f"Unknown embedded model {name!r}. For {task} there are: {fitting}.")
     if TASK_OF[name] != task:
-        raise CheckpointError(f"{name!r} is a builtin for {TASK_OF[name]}, not for {task}. Use one of: {fitting}.")
+        raise CheckpointError(
+            f"{name!r} is an embedded model for {TASK_OF[name]}, not for {task}. Use one of: {fitting}."
+        )
     config, processor = _configuration(name, id2label, side)
     with drawn_from(seed):
         return AUTO_CLASSES[task].from_config(config, dtype=torch.float32), processor
@@ -98,7 +100,7 @@ def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[Pret
                 hidden_sizes=[24, 40, 64, 96],
                 depths=[1, 1, 1, 1],
                 num_attention_heads=[1, 2, 4, 4],
-                # Half the usual strides: objects of ten pixels vanish at a quarter of the resolution.
+                # Half the usual strides: objects of ten pixels would disappear at a quarter of the resolution.
                 patch_sizes=[3, 3, 3, 3],
                 strides=[2, 2, 2, 2],
                 decoder_hidden_size=64,
@@ -111,7 +113,7 @@ def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[Pret
             )
             return config, MobileNetV2ImageProcessor(size={"shortest_edge": side}, do_center_crop=False)
         case _:  # tiny:upernet
-            # Basic ResNet blocks: the depthwise 7x7 convolutions of ConvNeXt train three times slower on a CPU.
+            # Basic ResNet blocks, because ConvNeXt's depthwise 7x7 convolutions train three times slower on a CPU.
             backbone = ResNetConfig(
                 embedding_size=32,
                 hidden_sizes=[32, 48, 64, 96],

@@ -1,7 +1,7 @@
-"""`backbone:<id or folder>` for pixels: UperNet on any checkpoint that transformers can use as a backbone.
+"""`backbone:<id or folder>` for segmentation: UperNet on any checkpoint that transformers can use as a backbone.
 
-What is saved is a `UperNetForSemanticSegmentation` with the backbone's configuration in its own, which transformers
-opens without this package.
+It is saved as a `UperNetForSemanticSegmentation` that includes the backbone's configuration, so transformers can load
+it without this package.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..preprocessing import native_size
 
 
 def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) -> UperNetForSemanticSegmentation:
-    """UperNet on four evenly spaced feature maps of a backbone; the head is drawn from torch's random state.
+    """UperNet on four evenly spaced feature maps of a backbone; the head is initialized from torch's random state.
 
     Args:
         source: a Hub id or folder.
-        id2label: the classes; None leaves the configuration's own.
+        id2label: the classes; None keeps the configuration's own.
         hub: `revision`, `token`, `trust_remote_code`.
 
     Raises:
-        CheckpointError: no backbone of transformers, fewer than four stages, or a checkpoint that does not fill it.
+        CheckpointError: not a transformers backbone, fewer than four stages, or an incomplete checkpoint.
     """
     hub.setdefault("trust_remote_code", False)
     config = loading.load_config(source, **hub)
@@ -55,11 +55,11 @@ def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) 
         raise CheckpointError(
             f"The backbone {source!r} could not be loaded: {loading.first_line(problem)}. Download it again."
         ) from problem
-    # What a classifier does not have: norms of the maps in between. They start as the identity.
+    # Norms of the intermediate maps, which a classifier does not have. They are initialized as the identity.
     lost = sorted(key for key in info["missing_keys"] if "hidden_states_norms" not in key)
     if lost:
         raise CheckpointError(
-            f"The backbone {source!r} leaves {len(lost)} tensors of {kind.__name__} unloaded, such as {lost[0]!r}. "
+            f"The backbone {source!r} does not fill {len(lost)} tensors of {kind.__name__}, such as {lost[0]!r}. "
             "Download it again, or choose another."
         )
     labels: dict[str, Any] = {}
@@ -71,10 +71,11 @@ def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) 
 
 
 def whole_image_processor(processor: BaseImageProcessor, side: int | None = None) -> SegformerImageProcessor:
-    """A processor with the colors of a backbone's own, which only resizes, for images of `side` (its own) pixels.
+    """A processor with the colors of a backbone's own that only resizes, for images of `side` pixels (default: its
+    own).
 
     Raises:
-        ValueError: one without a mean and a std.
+        ValueError: a processor without mean and std.
     """
     side = side or native_size(processor)
     colors = {"image_mean": processor.image_mean, "image_std": processor.image_std}

@@ -1,14 +1,14 @@
 """WRN-28-2, the CIFAR network of the paper, as a transformers model.
 
 Importing this module registers `model_type` "hf_dmt_wide_resnet" with `AutoConfig` and
-`AutoModelForImageClassification`, so a saved folder loads, and serves as a member of a pair, like any other.
+`AutoModelForImageClassification`, so that a saved folder can be loaded and used in a pair like any other.
 
-Structure: Zagoruyko and Komodakis, "Wide Residual Networks" (2016): pre-activation basic blocks, no dropout.
-The details are those of the WRN-28-2 on which semi-supervised methods are compared (Oliver et al. 2018,
-MixMatch, FixMatch): leaky ReLU with slope 0.1; in the first block the shortcut sees the activated input, in
-the two later blocks that change width the raw input; a shortcut is a bare 1x1 convolution. Parameters:
-1,467,610 in 80 tensors at 10 classes, as in the official code. A count cannot tell which activation, batch
-normalization momentum or classifier initialization that code has; the first two are configuration fields.
+Structure: Zagoruyko and Komodakis, "Wide Residual Networks" (2016): pre-activation basic blocks, no dropout. The
+details are those of the WRN-28-2 commonly used to compare semi-supervised methods (Oliver et al. 2018, MixMatch,
+FixMatch): leaky ReLU with slope 0.1; in the first block the shortcut sees the activated input, in the two later blocks
+that change width the raw input; a shortcut is a bare 1x1 convolution. Parameters: 1,467,610 in 80 tensors for 10
+classes, as in the official code. The count does not reveal the activation, batch normalization momentum or classifier
+initialization of that code; the first two are configuration fields.
 """
 
 from typing import Any, ClassVar
@@ -25,12 +25,11 @@ from transformers.utils.generic import can_return_tuple
 class WideResNetConfig(PreTrainedConfig):
     """Configuration of a wide residual network; the defaults are WRN-28-2.
 
-    depth: number of weighted layers, 6 n + 4 for n blocks in each of the three stages.
-    widen_factor: the stages have 16, 32 and 64 times this many channels.
-    num_channels: channels of the input image.
-    negative_slope: slope of the leaky ReLU below zero; 0 is the plain ReLU of the original network.
-    batch_norm_momentum: share of a batch in the running statistics. Ports of MixMatch and FixMatch use 0.001,
-        which after 1,000 updates still holds 37 % of the initial value: for runs of tens of thousands only.
+    depth: number of weighted layers, 6 n + 4 for n blocks in each of the three stages. widen_factor: the stages have
+    16, 32 and 64 times this many channels. num_channels: channels of the input image. negative_slope: slope of the
+    leaky ReLU below zero; 0 is the plain ReLU of the original network. batch_norm_momentum: weight of a batch in the
+    running statistics. Ports of MixMatch and FixMatch use 0.001, which
+        still contains 37 % of the initial value after 1,000 updates: only for runs with tens of thousands of updates.
 
     Raises ValueError for a depth that is not 6 n + 4.
     """
@@ -91,8 +90,8 @@ class WideResNetForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules: ClassVar[list[str]] = ["WideResNetBlock"]
-    # forward takes **kwargs and its loss is a plain mean: without this the Trainer believes that the loss is
-    # divided by num_items_in_batch, and does not divide by the gradient accumulation steps itself.
+    # forward takes **kwargs and its loss is a plain mean: without this, the Trainer assumes that the loss is divided by
+    # num_items_in_batch, and does not divide by the gradient accumulation steps.
     accepts_loss_kwargs = False
 
     def __init__(self, config: WideResNetConfig) -> None:
@@ -115,7 +114,7 @@ class WideResNetForImageClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """He et al. (2015), fan-out: std = sqrt(2 / (k k out_channels)); Glorot normal for the classifier.
 
-        Left to the base class, every convolution would start at std 0.02.
+        The base class would initialize every convolution with std 0.02.
         """
         super()._init_weights(module)  # batch normalization to the identity, biases to 0
         if isinstance(module, nn.Conv2d):

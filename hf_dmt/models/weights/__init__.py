@@ -1,1 +1,1 @@
-"""Copies and averages of a pair's weights, and which of them are trained."""
+"""Copies and averages of a pair's weights, and which weights are trained."""

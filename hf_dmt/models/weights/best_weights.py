@@ -1,4 +1,4 @@
-"""Each member's weights at its best on the eval split within a phase, for a phase that ends with them."""
+"""Each member's best weights on the eval split within a phase, for phases that end with them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BEST_FILE = "best.safetensors"
 
 
 class BestMembers:
-    """The best look of each member so far; a and b may have theirs at different updates. Kept on the CPU.
+    """The best weights of each member so far, which may be from different updates. Kept on the CPU.
 
-    Of equal scores the later look is kept, which has trained for longer.
+    Of equal scores the later one is kept, because it has trained longer.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class BestMembers:
         self.weights: dict[str, dict[str, Tensor]] = {}
 
     def see(self, pair: ModelPair, scores: dict[str, float]) -> None:
-        """Keep the weights of those members whose score, a fraction, is at least their best."""
+        """Keep the weights of members whose score, a fraction, is at least their best."""
         for name, score in scores.items():
             if score >= self.scores.get(name, score):
                 self.scores[name] = score
@@ -36,19 +36,19 @@ class BestMembers:
                 }
 
     def restore(self, pair: ModelPair) -> None:
-        """Give each member its best weights, and begin anew."""
+        """Give each member its best weights, and start over."""
         for name, weights in self.weights.items():
             pair.member(name).load_state_dict(weights, strict=True)
         self.scores, self.weights = {}, {}
 
     def save(self, folder: str | Path) -> None:
-        """Beside a checkpoint in the middle of a phase; nothing before the first look."""
+        """Save beside a checkpoint in the middle of a phase; nothing before the first evaluation."""
         if self.weights:
             tensors = {f"{name}/{key}": value for name in self.weights for key, value in self.weights[name].items()}
             save_file(tensors, Path(folder) / BEST_FILE, {"scores": json.dumps(self.scores)})
 
     def load(self, folder: str | Path) -> None:
-        """Go on from a checkpoint; one without the file comes from before the first look of its phase.
+        """Continue from a checkpoint; one without the file is from before the first evaluation of its phase.
 
         Raises:
             CheckpointError: the file cannot be read.

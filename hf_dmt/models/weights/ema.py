@@ -1,4 +1,4 @@
-"""A running average of both members' weights, swapped in where they label, are evaluated and are exported."""
+"""A running average of both members' weights, used for labeling, evaluation and export."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ EMA_FILE = "ema.safetensors"
 
 
 class ExponentialAverage:
-    """`average = decay * average + (1 - decay) * weight` over floating-point tensors; everything else is copied.
+    """`average = decay * average + (1 - decay) * weight` for floating-point tensors; everything else is copied.
 
-    BatchNorm's running statistics are averaged like the weights they belong to. Integers must not be: rounding them
-    moves, for example, BEiT's relative-position index to wrong rows and costs up to 20 points of mIoU.
+    BatchNorm's running statistics are averaged like the weights they belong to. Integers must not be: rounding shifts,
+    for example, BEiT's relative-position index to wrong rows and costs up to 20 points of mIoU.
 
     Args:
         module: the module to follow.
         decay: in [0, 1); 0 keeps the last weights.
         official: follow the official code, which swaps the two factors (`average -= decay * (average - weight)`), so
             that its average is nearly the last weights.
-        spare: where the live weights wait while the averages are in their place; None leaves them on their device.
+        spare: the device for the live weights while the averages replace them; None leaves them on their device.
     """
 
     def __init__(
@@ -39,26 +39,26 @@ class ExponentialAverage:
         self.restart()
 
     def restart(self) -> None:
-        """Begin again from the live weights (at the start of a phase)."""
+        """Start over from the live weights (at the start of a phase)."""
         self.state = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
 
     @torch.no_grad()
     def update(self, prefixes: tuple[str, ...] = ("",)) -> None:
-        """One step, after the optimizer's, of the tensors whose names begin with one of `prefixes`."""
+        """Update the averages of tensors whose names start with one of `prefixes`, after an optimizer step."""
         live = {name: value for name, value in self.module.state_dict().items() if name.startswith(prefixes)}
         averaged = [name for name, value in live.items() if value.is_floating_point()]
-        # One fused call instead of a Python loop with a clone for every tensor.
+        # One fused call instead of a Python loop with a clone per tensor.
         torch._foreach_lerp_([self.state[name] for name in averaged], [live[name] for name in averaged], self.step)
         for name in live.keys() - set(averaged):
             self.state[name].copy_(live[name])
 
     def move(self, prefix: str, device: torch.device) -> None:
-        """Keep the averages whose names begin with `prefix` on another device."""
+        """Move the averages whose names start with `prefix` to another device."""
         self.state |= {name: value.to(device) for name, value in self.state.items() if name.startswith(prefix)}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module carries the averages inside the block and its live weights again afterwards."""
+        """Inside the block the module has the averages, and afterwards its live weights again."""
         live = {
             name: value.detach().to(self.spare or value.device, copy=True)
             for name, value in self.module.state_dict().items()
@@ -73,10 +73,10 @@ class ExponentialAverage:
         save_file({name: value.contiguous().clone() for name, value in self.state.items()}, Path(folder) / EMA_FILE)
 
     def load(self, folder: str | Path) -> None:
-        """Continue from a checkpoint's averages.
+        """Load the averages of a checkpoint.
 
         Raises:
-            CheckpointError: no readable file, or one with other tensors than the module's.
+            CheckpointError: no readable file, or one with tensors of another module.
         """
         file = Path(folder) / EMA_FILE
         try:
@@ -86,6 +86,6 @@ class ExponentialAverage:
         if {name: value.shape for name, value in saved.items()} != {
             name: value.shape for name, value in self.state.items()
         }:
-            raise CheckpointError(f"{file} belongs to another pair. Resume with the models it was written by.")
+            raise CheckpointError(f"{file} belongs to another pair. Resume with the models that wrote it.")
         for name, value in saved.items():
             self.state[name].copy_(value)

@@ -1,4 +1,4 @@
-"""Whether weights are numbers. One that is not makes every prediction the first class, with a figure like any other."""
+"""Detect infinite and NaN weights, with which every prediction is the first class at an ordinary-looking score."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 def nonfinite_tensors(module: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that hold an infinity or no number; the device is asked once.
+    """Names of the parameters and buffers with infinities or NaNs; needs one device synchronization.
 
-    Of parameters that are divided over processes, this process's part is looked at.
+    Of sharded parameters, only this process's part is checked.
     """
     named = [(name, _here(value)) for name, value in module.state_dict().items() if value.is_floating_point()]
     named = [(name, value) for name, value in named if value.numel()]
     if not named:
         return []
-    # The sum is finite where all of them are, save for an overflow, which the second look below finds to be none.
+    # The sum is finite if all values are, except for an overflow, which the second check below rules out.
     sums = torch.stack([value.detach().sum(dtype=torch.float32).to(named[0][1].device) for _, value in named])
     suspects = (~sums.isfinite()).tolist()
     return [

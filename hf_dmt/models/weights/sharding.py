@@ -1,8 +1,8 @@
-"""FSDP: each process holds a part of every parameter. What reads them whole is gathered here.
+"""FSDP: each process holds a shard of every parameter. Full parameters are gathered here.
 
-FSDP gathers a module's parameters in that module's forward, all processes at once. Labeling and evaluation call
-`clean_logits`, and each process as often as its share of the images needs: so there the parameters are gathered once,
-before the first image, and stay whole until the last.
+FSDP gathers a module's parameters in that module's forward, on all processes at once. Labeling and evaluation call
+`clean_logits`, but not equally often on every process. So the parameters are gathered once before the first image and
+stay whole until the last.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch.distributed.tensor import DTensor
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP has divided the parameters."""
+    """Whether FSDP has sharded the parameters."""
     return isinstance(module, FSDPModule)
 
 
 @contextmanager
 def whole_parameters(pair: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Inside the block every process has all parameters, and forward passes talk to no other process.
+    """Inside the block every process has all parameters, and forward passes need no communication.
 
-    Memory: both members' weights on each device; gradients and the optimizer's state stay divided.
+    Memory: both members' weights on each device; gradients and optimizer state stay sharded.
     """
     if not is_sharded(pair):
         yield
@@ -45,17 +45,18 @@ def whole_parameters(pair: nn.Module, accelerator: Accelerator) -> Iterator[None
     finally:
         for part in parts:
             part.reshard()
-            if part is not pair:  # FSDP leaves the outermost one whole from forward to backward
+            if part is not pair:  # FSDP keeps the outermost module whole between forward and backward
                 part.set_reshard_after_forward(reshard, recurse=False)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor as one process would hold it; every process must ask."""
+    """The full tensor; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_state(pair: nn.Module) -> dict[str, Tensor] | None:
-    """What to save of divided parameters, on the main process; None where they are whole. Every process must ask."""
+    """The full state of sharded parameters for saving, on the main process; None if they are not sharded. Every process
+    must call this."""
     if not is_sharded(pair):
         return None
     state: dict[str, Any] = get_model_state_dict(pair, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

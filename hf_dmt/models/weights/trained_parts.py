@@ -1,7 +1,7 @@
-"""Which parts of the members learn (`--train`), how fast (`--layer_decay`), and what stays in eval mode meanwhile.
+"""Which parts of the members are trained (`--train`), how fast (`--layer_decay`), and what stays in eval mode.
 
-Every choice leaves a plain checkpoint: nothing is added to the models, parameters only rest. A part at rest keeps no
-activations for a backward pass and no optimizer state.
+Every choice leaves a plain checkpoint: nothing is added to the models, parameters are only frozen. Frozen parts keep no
+activations for the backward pass and no optimizer state.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _LIST_INDEX = re.compile(r"\.\d+(?=\.)")
 
 
 def check_choice(flag: str, choice: str) -> None:
-    """Raise a ValueError for a word that `--train` does not know."""
+    """Raise a ValueError for an unknown value of `--train`."""
     if choice not in ("all", "head", "norms") and not re.fullmatch(r"last:[1-9]\d*", choice):
         raise ValueError(f"`{flag}` {choice!r} is not one of: {CHOICES}.")
 
 
 def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_norm: bool = False) -> None:
-    """Take everything but the chosen parts of each member out of training, in place.
+    """Freeze everything but the chosen parts of each member, in place.
 
-    Heads always learn: what lies outside the backbone, what depends on the classes, and what was drawn and not loaded.
-    A module without anything that learns stays in eval mode when the pair is set to train, so that its dropout and its
-    BatchNorm statistics rest as well.
+    Heads are always trained: everything outside the backbone, everything that depends on the classes, and all weights
+    that were initialized instead of loaded. A module without trained parameters stays in eval mode when the pair is set
+    to train, so that its dropout is off and its BatchNorm statistics are fixed, too.
 
     Args:
-        choices: by member: `all`; `head`; `norms` (and the head); `last:N` (the last N blocks of the backbone, what
-            follows them, and the head).
-        freeze_batch_norm: keep the running statistics of all BatchNorm layers that were loaded, and normalize with
-            them; their weights learn all the same.
+        choices: by member: `all`; `head`; `norms` (and the head); `last:N` (the last N blocks of the backbone,
+            everything after them, and the head).
+        freeze_batch_norm: keep the running statistics of all loaded BatchNorm layers and normalize with them; their
+            weights are still trained.
 
     Raises:
-        ValueError: a member whose backbone cannot be told from its head, or was never pretrained; more blocks than
+        ValueError: a member whose backbone cannot be separated from its head, or was never pretrained; more blocks than
             there are; no BatchNorm statistics to keep.
     """
     learning = {name: _learning(pair, name, choice) for name, choice in choices.items() if choice != "all"}
@@ -48,7 +48,7 @@ def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_nor
     if freeze_batch_norm and not norms:
         raise ValueError(
             "`freeze_batch_norm`: neither model has BatchNorm layers with statistics from a checkpoint, so there is "
-            "nothing to keep. Leave it out."
+            "nothing to freeze. Omit it."
         )
     for name, names in learning.items():
         for key, parameter in pair.member(name).named_parameters():
@@ -59,11 +59,11 @@ def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_nor
 
 
 def learning_rate_scales(pair: ModelPair, decay: float) -> dict[str, dict[str, float]]:
-    """By member and parameter, the factor of its learning rate: 1 for the head, `decay` for the last block of the
+    """By member and parameter, the factor on its learning rate: 1 for the head, `decay` for the last block of the
     backbone, its square for the one before, and so on down to the stem (Clark et al. 2020, BEiT).
 
     Raises:
-        ValueError: a backbone that cannot be told from its head, or neither of them pretrained.
+        ValueError: a backbone that cannot be separated from its head, or neither backbone is pretrained.
     """
     scales = {}
     for name in MEMBERS:
@@ -73,14 +73,14 @@ def learning_rate_scales(pair: ModelPair, decay: float) -> dict[str, dict[str, f
         }
     if not any(scales.values()):
         raise ValueError(
-            "`layer_decay`: both models were drawn at random, and layers without pretraining have nothing to keep. "
-            "Give pretrained checkpoints, or leave the flag out."
+            "`layer_decay`: both models are randomly initialized, so there are no pretrained layers to preserve. Give "
+            "pretrained checkpoints, or omit it."
         )
     return scales
 
 
 def backbone(pair: ModelPair, name: str) -> set[str]:
-    """The names of a member's pretrained parameters before its head; empty where there are none."""
+    """The names of a member's pretrained parameters before its head; empty if there are none."""
     model = pair.member(name)
     head = class_tensors(model) | pair.fresh[name]
     inside = backbone_prefixes(model, class_tensors(model))
@@ -88,14 +88,14 @@ def backbone(pair: ModelPair, name: str) -> set[str]:
 
 
 def _learning(pair: ModelPair, name: str, choice: str) -> set[str]:
-    """The names of the parameters of a member that learn."""
+    """The names of the trained parameters of a member."""
     model = pair.member(name)
     resting = backbone(pair, name)
     if not resting:
         raise ValueError(
-            f"`train='{choice}'`: the backbone of model {name} ({model.config.model_type!r}) was drawn at random, or "
-            "cannot be told from its head, so there is nothing in it to keep. Give a pretrained checkpoint, or leave "
-            "it out."
+            f"`train='{choice}'`: the backbone of model {name} ({model.config.model_type!r}) is randomly initialized, "
+            "or cannot be separated from its head, so there is nothing in it to preserve. Give a pretrained "
+            "checkpoint, or omit it."
         )
     learning = {key for key, _ in model.named_parameters()} - resting
     if choice == "norms":
@@ -117,10 +117,10 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _blocks(pair: ModelPair, name: str) -> list[set[str]]:
-    """The parameters of a member's backbone in the order in which it runs: the stem, then block by block.
+    """The parameters of a member's backbone in the order of the forward pass: the stem, then block by block.
 
     A block is a transformer layer or a residual block: an entry of a list of modules, or of a list within that (a
-    stage). What stands between blocks, such as a patch merging or the last norm, belongs to the block before it.
+    stage). Modules between blocks, such as a patch merging or the last norm, belong to the block before them.
     """
     model = pair.member(name)
     names = backbone(pair, name)
@@ -139,7 +139,7 @@ def _blocks(pair: ModelPair, name: str) -> list[set[str]]:
         pieces.setdefault(_list_entry(key) or key, []).append(key)
     matrices = {piece: sum(model.get_parameter(key).ndim > 1 for key in keys) for piece, keys in pieces.items()}
     entries = {piece for piece in pieces if piece not in names}
-    # A lone convolution or norm in a list is part of something; unless, as in MobileNetV1, blocks are no more.
+    # A single convolution or norm in a list is part of a block, unless all blocks are like that, as in MobileNetV1.
     starts = {piece for piece in entries if matrices[piece] > 1} or entries
     groups: list[set[str]] = [set()]
     for piece, keys in pieces.items():
@@ -150,13 +150,13 @@ def _blocks(pair: ModelPair, name: str) -> list[set[str]]:
 
 
 def _list_entry(key: str) -> str | None:
-    """The path of a parameter up to its second list index, or to the only one; None outside of lists."""
+    """The path of a parameter up to its second list index, or to the only one; None outside lists."""
     ends = [found.end() for found in _LIST_INDEX.finditer(key)]
     return key[: ends[min(len(ends), 2) - 1]] if ends else None
 
 
 def _order_of_calls(pair: ModelPair, name: str) -> dict[str, int]:
-    """When each module of a member was first called for an image, by its name."""
+    """The position of each module's first call in a forward pass, by its name."""
     model = pair.member(name)
     order: dict[str, int] = {}
 
@@ -179,7 +179,7 @@ def _order_of_calls(pair: ModelPair, name: str) -> dict[str, int]:
 
 
 def _without_learning(module: nn.Module) -> list[nn.Module]:
-    """The largest modules inside of `module` that have parameters, none of which learns."""
+    """The largest modules inside `module` that have parameters, none of which is trained."""
     learns = [parameter.requires_grad for parameter in module.parameters()]
     if not any(learns):
         return [module] if learns else []

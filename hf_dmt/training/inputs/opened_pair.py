@@ -16,8 +16,7 @@ def opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> A
 
     Args:
         model: a pair; the id or folder of a saved one; or two models, as `ModelPair.from_models` takes them. Their
-            heads
-            get the classes of the data set's `ClassLabel` column, or keep their own if both models agree.
+            heads get the classes of the data set's `ClassLabel` column, or keep their own if both models agree.
 
     Raises:
         ValueError, CheckpointError: as `ModelPair.from_models` and `ModelPair.from_pretrained`.

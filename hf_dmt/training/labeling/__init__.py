@@ -1,1 +1,1 @@
-"""Pseudo labels: made between the phases or at every step, and looked at for signs of collapse."""
+"""Pseudo labels: made between phases or at every update, and checked for signs of collapse."""

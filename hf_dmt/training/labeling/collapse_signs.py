@@ -1,8 +1,8 @@
-"""Signs of collapse (vanishing classes, copies, overruled labels), read when a phase's labels are made.
+"""Signs of collapse (vanishing classes, identical models, overruled labels), checked when a phase's labels are made.
 
-Mutual training can feed on its own mistakes: a class that is predicted less is trained on less. Phase by phase the
-labels look ever more confident while classes vanish. No truth is needed to see it; the labels of the first phase, made
-by weights that saw labeled images only, are what later ones are compared with.
+Mutual training can reinforce its own mistakes: a class that is predicted less often is trained on less often. Over the
+phases, labels look more and more confident while classes vanish. No true labels are needed to see this. The reference
+is the first phase's labels, made by models that had only seen labeled images.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from .phase_labels import PhaseLabels
 
 logger = logging.get_logger(__name__)
 
-# Whole runs on digits, digit-scenes and CIFAR-10 raise none of them: there no class vanished, none reached twice its
-# share, and at most 25 % was overruled. Runs of two updates a phase raise nearly all.
-KEPT_CLASSES = 0.7  # of the classes that the first labels had
-TAKEN_OVER = 0.5  # of all labels, by a class that has at least doubled its share
-OVERRULED = 0.5  # of the pseudo-labeled units
-SAME_DOUBT = 0.02  # difference of the members' doubts, relative to their mean: two networks never come that close
+# Full runs on digits, digit-scenes and CIFAR-10 trigger none of these: no class vanished or doubled its share, and at
+# most 25 % of the labels were overruled. Runs with two updates per phase trigger nearly all.
+KEPT_CLASSES = 0.7  # fraction of the classes in the first labels
+TAKEN_OVER = 0.5  # of all labels, by a class whose share has at least doubled
+OVERRULED = 0.5  # fraction of the pseudo-labeled units
+# difference between the models' doubts, relative to their mean; two different networks are never this close
+SAME_DOUBT = 0.02
 
-_COMPARED_IMAGES = 16  # of a pixel store, whose every image is a file
+_COMPARED_IMAGES = 16  # of a pixel store, where every image is a file
 
 
 @dataclass(frozen=True)
 class Signs:
-    """What a phase's labels show.
+    """Statistics of a phase's labels.
 
     Attributes:
-        class_counts: per member, how often it gave each class, selected or not: the most confident few are often of
-            one class.
-        same: the members gave the same labels with the same doubt.
-        overruled: per member, the share of units it was surer of than its teacher, at the end of the phase before.
+        class_counts: for each model, how often it predicted each class, selected or not, because the most confident
+            labels often belong to one class.
+        same: both models gave the same labels with the same doubt.
+        overruled: for each model, the share of units on which it was more confident than its teacher at the end of the
+            previous phase.
     """
 
     class_counts: Mapping[str, Sequence[int]]
@@ -51,7 +53,7 @@ class Signs:
 
 
 def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """For each sign of collapse, what is seen and what to try.
+    """For each sign of collapse, what was observed and what to try.
 
     Args:
         first: the signs of the first phase with labels; None in that phase itself.
@@ -75,7 +77,8 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
         if kept <= KEPT_CLASSES * had:
             found.append(
                 (
-                    f"{name} predicts {kept} of the {had} classes of its first labels: rare classes are dying out.",
+                    f"{name} predicts only {kept} of the {had} classes in its first labels: rare classes are "
+                    "vanishing.",
                     "Try `class_balanced=True`, lower `label_ratios`, or a higher `gamma2`.",
                 )
             )
@@ -83,7 +86,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
         if share[top] > TAKEN_OVER and share[top] >= 2 * share_before:
             found.append(
                 (
-                    f"Class {class_names[top]!r} takes over: {share[top]:.0%} of the labels of {name}, up from "
+                    f"Class {class_names[top]!r} is taking over: {share[top]:.0%} of the labels of {name}, up from "
                     f"{share_before:.0%} in its first labels.",
                     "Try `class_balanced=True`, lower `label_ratios`, or a larger `labeled_batch_size`.",
                 )
@@ -99,7 +102,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
         if share_overruled >= OVERRULED:
             found.append(
                 (
-                    f"{name} overrules {share_overruled:.0%} of the labels it is given and learns from the rest only.",
+                    f"{name} overrules {share_overruled:.0%} of the labels it receives and learns only from the rest.",
                     "Lower `learning_rate`, or train phase 0 longer (`supervised_epochs`).",
                 )
             )
@@ -109,18 +112,19 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
 def warn_of_collapse(
     found: PhaseLabels, past: Sequence[Mapping[str, Any]], count: int, class_names: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Look at a phase's labels, fresh from the members, and warn of signs of collapse. Each advice is given once.
+    """Check a phase's new labels and warn about signs of collapse. Each piece of advice is given once.
 
     Args:
-        past: the results' entries of the finished phases. count: how many unlabeled images there are.
+        past: the results' entries of the finished phases.
+        count: number of unlabeled images.
 
     Returns:
-        What goes into the records: `alarms`, a line for each sign, or nothing. The same on every process.
+        What goes into the records, identical on every process: `alarms`, one line per sign, or nothing.
     """
     first = next((entry["pseudo_labels"] for entry in past if entry["pseudo_labels"]), None)
     now = Signs(
         class_counts=_predicted(found.summary),
-        # The graph's labels are one store for both.
+        # The graph's labels are a single store for both models.
         same=found.of["a"] is not found.of["b"] and same_labels(found.of["a"], found.of["b"], count),
         overruled=past[-1].get("overruled", {}) if past else {},
     )
@@ -142,9 +146,9 @@ def _predicted(summary: Mapping[str, Any]) -> dict[str, list[int]]:
 
 
 def same_labels(one: ImageLabels | PixelLabels, other: ImageLabels | PixelLabels, count: int) -> bool:
-    """Whether two stores of `count` images hold the same labels with the same doubt (1 - confidence) everywhere.
+    """Whether two stores of `count` images contain the same labels with the same doubt (1 - confidence) everywhere.
 
-    False where there is no doubt at all: certain of everything, different members look the same.
+    False if there is no doubt at all: models that are certain of everything look identical even if they differ.
     """
     rows = range(1) if isinstance(one, ImageLabels) else range(0, count, max(1, count // _COMPARED_IMAGES))
     gap = doubt = 0.0
@@ -158,7 +162,7 @@ def same_labels(one: ImageLabels | PixelLabels, other: ImageLabels | PixelLabels
 
 
 def _all_of(store: ImageLabels | PixelLabels, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and confidences before selection: of all images, or of every pixel of one."""
+    """Labels and confidences before selection: of all images, or of all pixels of one image."""
     if isinstance(store, ImageLabels):
         return store.labels, store.confidence
     labels, codes = store.codes(row)

@@ -1,7 +1,7 @@
-"""A few unlabeled images on which the members contradict each other most, kept with every phase for people to look at.
+"""A few unlabeled images on which the models disagree most, saved in every phase for people to look at.
 
-`gallery/phase-k/` in the run's folder: thumbnails and, written last, `gallery.json`. It stays on the machine: what is
-published names images but does not show them.
+`gallery/phase-k/` in the run's folder contains thumbnails and `gallery.json`, which is written last. It stays on the
+machine: published files name images but do not show them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Files = dict[str, bytes]
 
 
 def has_gallery(phase: int, output_dir: str | Path) -> bool:
-    """Whether a phase's gallery is there, whole."""
+    """Whether a phase's gallery exists and is complete."""
     return (_folder(phase, output_dir) / GALLERY_FILE).is_file()
 
 
@@ -79,7 +79,8 @@ def _folder(phase: int, output_dir: str | Path) -> Path:
 
 
 def _images(store: Path, unlabeled: Any) -> tuple[float, list[tuple[Entry, Files]]]:
-    """The fraction with the same label, and of each image shown label and confidence of both members, and the truth."""
+    """The fraction of images with the same label from both models, and for each shown image the labels and confidences
+    of both models, and the true label."""
     made = {name: ImageLabels.read(store / name) for name in MEMBERS}
     differ = contradicting_images(made["a"], made["b"])
     unlabeled = at_side(unlabeled, _SIDE)
@@ -103,10 +104,10 @@ def _images(store: Path, unlabeled: Any) -> tuple[float, list[tuple[Entry, Files
 def _masks(
     store: Path, pair: ModelPair, unlabeled: Any, clean_pass: CleanPass, accelerator: Accelerator, knobs: Knobs
 ) -> tuple[float, list[tuple[Entry, Files]]]:
-    """The fraction of pixels with the same label, and the images shown, each as maps.
+    """The fraction of pixels with the same label from both models, and the shown images as maps.
 
-    Choosing reads the store once, each process its share. The members see the chosen images once more, because the
-    store does not hold what a weight is made of: the student's probability for the other's label.
+    Choosing reads the store once, each process its share. Both models run again on the chosen images, because the store
+    does not contain what a weight is computed from: the student's probability for the other's label.
     """
     mine = clean_pass.share(len(unlabeled))
     found = contradicting_masks(PixelLabels.read(store / "a"), PixelLabels.read(store / "b"), mine)
@@ -116,7 +117,7 @@ def _masks(
     chosen = rows[best[scores[best, 0] > 0]].tolist()
     loop = replace(clean_pass, progress=False, num_workers=0)
     shown: list[tuple[int, Entry, Files]] = []
-    # At the size they were labeled at, which a subset cannot be asked for.
+    # At the size they were labeled at, which a subset does not know.
     few = at_side(unlabeled, None if clean_pass.exact_decoding else view_side(pair))
     shown_set = Subset(few, chosen)
     for part in loop.run(pair, shown_set, accelerator, title="", shorter_side=pair.image_size, approximate=True):
@@ -132,8 +133,8 @@ def _masks(
 def _maps(
     part: CleanLogits, position: int, image: Image.Image, pair: ModelPair, knobs: Knobs, *, stem: str
 ) -> tuple[Entry, Files]:
-    """What `gallery.json` says of one image, and by file name the image, both members' labels, the weights that their
-    students give, and the truth."""
+    """The entry of one image in `gallery.json`, and its files by name: the image, both models' labels, the weights
+    given by their students, and the truth."""
     logits = {name: part.logits[name][position : position + 1] for name in MEMBERS}
     made: dict[str, tuple[Tensor, Tensor]] = {}
     for name in MEMBERS:
@@ -169,7 +170,8 @@ def _kind(image: Image.Image) -> str:
 
 
 def _encoded(image: Image.Image, *, flat: bool = False) -> bytes:
-    """A thumbnail's file: PNG for maps and tiny images, which JPEG would smear; maps are not blended when shrunk."""
+    """The file of a thumbnail: PNG for maps and tiny images, which JPEG would blur; maps are shrunk without
+    interpolation."""
     if max(image.size) > _SIDE:
         shape = [max(1, round(length * _SIDE / max(image.size))) for length in image.size]
         image = image.resize((shape[0], shape[1]), Image.Resampling.NEAREST if flat else Image.Resampling.BICUBIC)

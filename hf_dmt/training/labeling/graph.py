@@ -1,13 +1,13 @@
-"""Labels spread over a graph of images that look alike to both members (`--labeler graph`).
+"""Labels propagated over a graph of similar images (`--labeler graph`).
 
-Every image is a node, joined to those whose features are nearest. The true labels of the labeled images flow along the
-edges until nothing changes (Zhou et al. 2004, "Learning with Local and Global Consistency"). What reaches an image is a
-distribution over the classes, which is used as a member's own would be.
+Every image is a node, connected to the images with the nearest features. The true labels of the labeled images are
+propagated along the edges until they converge (Zhou et al. 2004, "Learning with Local and Global Consistency"). Each
+image receives a distribution over the classes, which is used like the prediction of a model.
 
-Memory: the features of all images on the main process, 4 bytes a number (10 KB an image for two networks with 1,280
-features each), and 30 edges a node. Time grows with the square of the nodes: seconds for 2,000 images on one CPU core,
-about a minute for the 20,000 that are nodes at most. Of a larger set as many are drawn as nodes, and every other image
-takes the mean of its neighbors among them.
+Memory: the features of all images on the main process, 4 bytes per number (10 KB per image for two networks with 1,280
+features each), and 30 edges per node. Time grows with the square of the number of nodes: seconds for 2,000 images on
+one CPU core, about a minute for the maximum of 20,000 nodes. In a larger set, 20,000 images are chosen as nodes, and
+every other image takes the mean of its neighbors among them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ _UNLABELED = -1
 
 
 def check_size(num_unlabeled: int) -> None:
-    """Raise a ValueError for more images than can be labeled this way."""
+    """Raise a ValueError for too many images."""
     if num_unlabeled > MOST_IMAGES:
         raise ValueError(
-            f"`labeler='graph'` holds the features of all unlabeled images in memory and compares each with "
-            f"{MOST_NODES:,} others; {num_unlabeled:,} images are more than the {MOST_IMAGES:,} it is made for. Use "
-            "`labeler='peer'`, or give fewer unlabeled images."
+            "`labeler='graph'` keeps the features of all unlabeled images in memory and compares each with "
+            f"{MOST_NODES:,} others; it supports up to {MOST_IMAGES:,} images, got {num_unlabeled:,}. Use "
+            "`labeler='peer'`, or fewer unlabeled images."
         )
 
 
 def joined(features: list[np.ndarray]) -> np.ndarray:
-    """Features of several members, `(N, D)` each, side by side, each brought to length 1 so that all count alike."""
+    """Concatenate the features of several models, `(N, D)` each, after scaling each to length 1 so that all count
+    equally."""
     lengths = [np.linalg.norm(part, axis=1, keepdims=True) for part in features]
     parts = [part / np.maximum(length, 1e-12) for part, length in zip(features, lengths, strict=True)]
     return np.concatenate(parts, axis=1).astype(np.float32)
@@ -44,14 +45,17 @@ def joined(features: list[np.ndarray]) -> np.ndarray:
 def spread_labels(
     labeled: np.ndarray, labels: np.ndarray, unlabeled: np.ndarray, classes: int, *, most_nodes: int = MOST_NODES
 ) -> np.ndarray:
-    """What the true labels say of the unlabeled images.
+    """Propagate the true labels to the unlabeled images.
 
     Args:
-        labeled: `(L, D)` features. labels: `(L,)` their classes. unlabeled: `(N, D)` features.
-        most_nodes: of more unlabeled images than this, evenly spaced ones are nodes and the others ask their neighbors.
+        labeled: `(L, D)` features.
+        labels: `(L,)` their classes.
+        unlabeled: `(N, D)` features.
+        most_nodes: with more unlabeled images than this, evenly spaced ones are nodes, and the others use their
+            neighbors.
 
     Returns:
-        `(N, C)` float32 distributions. An image that no label reaches has the same probability for all classes.
+        `(N, C)` float32 distributions. An image that no label reaches has equal probabilities for all classes.
     """
     # Imported here: with SciPy it takes a second, which every command would wait for.
     from sklearn.exceptions import ConvergenceWarning
@@ -64,7 +68,7 @@ def spread_labels(
     total = len(labeled) + len(nodes)
     graph = LabelSpreading(kernel="knn", n_neighbors=min(NEIGHBORS, total - 1), alpha=KEPT, max_iter=200)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # after 200 rounds 0.95^200 of a label is on its way
+        warnings.simplefilter("ignore", ConvergenceWarning)  # after 200 rounds only 0.95^200 of a label is still moving
         warnings.filterwarnings("ignore", message="invalid value encountered", category=RuntimeWarning)
         graph.fit(
             np.concatenate([labeled, unlabeled[nodes]]),

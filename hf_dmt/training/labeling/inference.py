@@ -1,8 +1,8 @@
-"""Clean images through both members: the one loop under labeling and evaluation.
+"""Run both models on clean images: the loop used for labeling and evaluation.
 
-Always the raw pair, never the Trainer's `evaluation_loop`: that marks the raw module as prepared, and a later `train()`
-then runs without DDP, silently (`ecosystem` of transformers 5.17 and 5.23). Each process takes its own share of the
-images, so no image is seen twice, whatever the number of processes.
+It always runs the unwrapped pair, never the Trainer's `evaluation_loop`, which marks the unwrapped module as prepared
+so that a later `train()` silently runs without DDP (transformers 5.17 and 5.23). Each process takes its own share of
+the images, so no image is seen twice.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from ..settings.arguments import DMTTrainingArguments
 
 @dataclass(frozen=True)
 class CleanLogits:
-    """Both members' logits of images that share their sizes.
+    """The logits of both models for images that share their sizes.
 
     Attributes:
-        index: (n,) rows of the source. logits: per member, (n, C) or (n, C, H, W).
-        truth: n labels or masks, None where unknown. sizes: `(H, W)` of the images.
-        features: per member, `(n, D)` of what its head saw, where that was asked for.
+        index: (n,) rows of the source.
+        logits: for each model, (n, C) or (n, C, H, W).
+        truth: n labels or masks, None if unknown.
+        sizes: `(H, W)` of the images.
+        features: for each model, the `(n, D)` inputs of its head, if requested.
     """
 
     index: list[int]
@@ -52,7 +54,7 @@ class CleanLogits:
 class CleanPass:
     """How clean images are loaded: images per batch, workers, and this process's share.
 
-    `exact_decoding` decodes every pixel even where fewer would do.
+    `exact_decoding` decodes every pixel even if fewer would do.
     """
 
     batch_size: int
@@ -64,7 +66,7 @@ class CleanPass:
 
     @classmethod
     def of(cls, args: DMTTrainingArguments) -> CleanPass:
-        """As a run's settings say."""
+        """From the settings of a run."""
         return cls(
             batch_size=args.per_device_eval_batch_size,
             num_workers=args.dataloader_num_workers,
@@ -75,7 +77,7 @@ class CleanPass:
         )
 
     def share(self, count: int) -> np.ndarray:
-        """This process's rows of `count`; over all processes every row exactly once."""
+        """This process's rows of `count`; over all processes, every row occurs exactly once."""
         return np.arange(self.rank, count, self.world_size)
 
     @torch.no_grad()
@@ -92,17 +94,16 @@ class CleanPass:
         with_features: bool = False,
         at_stride: bool = False,
     ) -> Iterator[CleanLogits]:
-        """Logits of this process's share of `source`, in eval mode and under the run's mixed precision.
+        """Logits for this process's share of `source`, in eval mode and with the run's mixed precision.
 
-        The random state of the process does not move, and the pair's training mode is restored.
+        The random state of the process is unchanged, and the pair's training mode is restored.
 
         Args:
-            shorter_side: pixels: images are brought to this shorter side first, and logits to their size.
-            at_mask_size: pixels: logits are brought to each mask's size instead (evaluation).
-            approximate: large images may be decoded smaller (labeling). Scores must not: they are what `pipeline()`
-                gives.
-            with_features: whole images: hand out what the heads see, too.
-            at_stride: pixels: logits stay as the members make them, each at its own stride.
+            shorter_side: segmentation: images are first resized to this shorter side, and logits to their size.
+            at_mask_size: segmentation: logits are resized to each mask's size instead (evaluation).
+            approximate: large images may be decoded smaller (labeling). Not for scores, which match `pipeline()`.
+            with_features: classification: also return the inputs of the heads.
+            at_stride: segmentation: logits keep the stride of each model.
         """
         rows = self.share(len(source))
         pixels = pair.task == "semantic-segmentation" and not at_stride
@@ -119,7 +120,7 @@ class CleanPass:
             pin_memory=accelerator.device.type == "cuda",
             collate_fn=CleanCollator(_preparations(pair), by_size=pixels, at_mask_size=at_mask_size),
             worker_init_fn=leave_signals_to_the_run,
-            # Without a generator of its own, iterating draws a seed from the global one and shifts what training draws.
+            # Without its own generator, iterating draws a seed from the global one, which would affect training.
             generator=torch.Generator(),
         )
         training = pair.training
@@ -141,23 +142,23 @@ class CleanPass:
     def _logits(
         self, pair: ModelPair, batch: CleanBatch, accelerator: Accelerator, size: tuple[int, int] | None
     ) -> CleanLogits:
-        # Where both members take the same pixels, they go to the device once.
+        # If both models take the same pixels, they are moved to the device once.
         there = {id(pixels): pixels.to(pair.device, non_blocking=True) for pixels in batch.inputs.values()}
         with accelerator.autocast():
             logits = {name: pair.clean_logits(name, there[id(batch.inputs[name])], size).float() for name in MEMBERS}
-        # The argmax of what is no number is the first class, and its confidence passes for the highest.
+        # The argmax of NaNs is the first class, with apparently maximal confidence.
         finite = torch.stack([logits[name].sum().isfinite() for name in MEMBERS]).tolist()
         for name, fine in zip(MEMBERS, finite, strict=True):
             if not fine and not bool(logits[name].isfinite().all()):
                 raise DivergedError(
-                    f"Model {name} predicts no finite numbers for image {batch.index[0]} or one near it: its training "
-                    "has diverged, or the numbers outgrow `fp16`. Lower `learning_rate`, or use `bf16`"
+                    f"Model {name} predicts non-finite numbers for image {batch.index[0]} or one near it: training "
+                    "has diverged, or values exceed the range of `fp16`. Lower `learning_rate`, or use `bf16`"
                 )
         return CleanLogits(batch.index, logits, batch.labels, batch.sizes)
 
 
 def _preparations(pair: ModelPair) -> dict[str, Callable[[list[Any]], list[Tensor]]]:
-    """Each member's processor as a function; one for both where the two make the same of every image."""
+    """Each model's processor as a function; a single one if both produce the same from every image."""
     first, second = (pair.processor(name) for name in MEMBERS)
     prepare: dict[str, Callable[[list[Any]], list[Tensor]]]
     prepare = {name: partial(clean_inputs, pair.processor(name)) for name in MEMBERS}
@@ -167,12 +168,12 @@ def _preparations(pair: ModelPair) -> dict[str, Callable[[list[Any]], list[Tenso
 
 
 def view_side(pair: ModelPair) -> int:
-    """The side that images are needed at: the larger of the views' and of what the processors make."""
+    """The side at which images are needed: the larger of the training views and the processors' output."""
     return max(pair.image_size, *(native_size(pair.processor(name)) for name in MEMBERS))
 
 
 def broadcast_buffers(module: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the main process's buffers: after a step, BatchNorm's running statistics differ between
+    """Copy the main process's buffers to every process: after a step, BatchNorm's running statistics differ between
     ranks."""
     if accelerator.num_processes > 1:
         for buffer in module.buffers():

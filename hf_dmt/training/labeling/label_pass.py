@@ -1,7 +1,6 @@
-"""Between the phases: both members label the clean unlabeled images in one pass, and the store is written.
+"""Between phases: both models label the clean unlabeled images in one pass, and the labels are stored.
 
-With `--labeler graph` the same pass hands out their features, and a third maker of labels beside a and b, the graph,
-labels for both.
+With `--labeler graph` the same pass returns features, and a third maker of labels, the graph, labels for both models.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from .inference import CleanPass
 
 
 def phase_folder(output_dir: str | Path, phase: int) -> Path:
-    """Where the pseudo labels of a phase are: `pseudo_labels/phase-k`, with `a`, `b` and perhaps `graph` inside."""
+    """The folder of a phase's pseudo labels: `pseudo_labels/phase-k`, containing `a`, `b` and possibly `graph`."""
     return Path(output_dir) / "pseudo_labels" / f"phase-{phase}"
 
 
 def delete_earlier(output_dir: str | Path, phase: int) -> None:
-    """Delete the stores of the phases before `phase`: nothing reads them again, and of pixels each takes gigabytes."""
+    """Delete the labels of the phases before `phase`: they are not read again, and pixel labels take gigabytes."""
     for number in range(phase):
         folder = phase_folder(output_dir, number)
-        for name in MEMBERS:  # first: cut short here, what is left is no store
+        for name in MEMBERS:  # first, so that an interrupted deletion does not leave something that looks like a store
             (folder / name / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -61,7 +60,7 @@ def label_images(
     `facts` (phase, ratio, hashes) go into the manifests, with a summary for `dmt_results.json`.
 
     Args:
-        labeled: images with their true labels, from which `--labeler graph` spreads them.
+        labeled: images with true labels, which `--labeler graph` propagates.
     """
     by_graph = knobs.labeler == graph.GRAPH
     count = len(unlabeled)
@@ -119,11 +118,11 @@ def _labels_of_graph(
     columns: dict[str, list[np.ndarray]],
     knobs: Knobs,
 ) -> list[np.ndarray]:
-    """The columns of a maker for labels spread over a graph: label, confidence and doubt of every image, `(N,)`, and
-    the weight and the agreement of both students, `(2, N)`.
+    """The columns of the graph as a maker of labels: label, confidence and doubt of every image, `(N,)`, and weight and
+    agreement of both students, `(2, N)`.
 
     Args:
-        columns: of each member, the last two being features `(N, D)` and logits `(N, C)`.
+        columns: of each model, where the last two are features `(N, D)` and logits `(N, C)`.
     """
     known: list[tuple[int, int, dict[str, np.ndarray]]] = []
     title = "labeled images for the graph"
@@ -156,11 +155,11 @@ def _labels_of_graph(
 def select_images(
     labels: np.ndarray, confidence: np.ndarray, doubt: np.ndarray, ratio: float, knobs: Knobs
 ) -> np.ndarray:
-    """`(N,)` bool of the selected images: the most confident over all, or exactly as many taken class by class.
+    """`(N,)` bool of the selected images: the most confident ones overall, or equally many selected class by class.
 
-    Ranked by doubt, which still tells apart what a sharp model's confidence rounds to 1. Class by class, each predicted
-    class gives its most confident fraction; the count over all stays that of `ratio`, so that step counts do not
-    depend on predictions.
+    Images are ranked by doubt, which still distinguishes predictions whose confidence rounds to 1. Class by class, the
+    most confident fraction of each predicted class is selected; the total stays that of `ratio`, so that the number of
+    steps does not depend on predictions.
 
     Raises:
         ValueError: the official index arithmetic selects nothing (few images, or that many tied at confidence 1).
@@ -170,13 +169,13 @@ def select_images(
         if not chosen.any():
             raise ValueError(
                 f"The official index arithmetic selects none of {len(labels)} images at ratio {ratio:g}: it fails for "
-                "few images and for ties at confidence 1. Leave `official` out."
+                "few images and for ties at confidence 1. Omit `official`."
             )
         return chosen
     if not knobs.class_balanced:
         return select_top_ratio(torch.from_numpy(-doubt), ratio).numpy()
-    # A unit's rank within its class, as a fraction of the class: the smallest fractions over all are the union of every
-    # class's most confident ones.
+    # The rank of a unit within its class, as a fraction of the class: the smallest fractions overall are the union of
+    # the most confident units of all classes.
     order = np.lexsort((doubt, labels))
     counts = np.bincount(labels)
     starts = np.cumsum(counts) - counts
@@ -197,17 +196,17 @@ def label_pixels(
     knobs: Knobs,
     facts: dict[str, Any],
 ) -> None:
-    """Label every pixel of the unlabeled images, unfiltered, and set per-class thresholds from a histogram.
+    """Label every pixel of the unlabeled images, without selection, and compute thresholds per class from a histogram.
 
-    Memory: one batch of logits and per member a histogram of classes x 65536 counts, whatever the number of images;
-    three of them where the truth is known.
+    Memory: one batch of logits and, for each model, a histogram of classes x 65536 counts, independent of the number of
+    images; three histograms if the true masks are known.
     """
     classes = len(pair.class_names)
     made_by = f"phase {facts['phase']} {facts.get('weights')}"
     stores = {name: PixelLabels(folder / name, key=f"{made_by} {name}") for name in MEMBERS}
     histograms = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
-    # Per member, right and known pixels by class and code, for the accuracy of what is kept: (2, classes, 65536), made
-    # when the first true mask is seen.
+    # For each model, right and known pixels by class and code, for the accuracy of the kept ones: (2, classes, 65536),
+    # created with the first true mask.
     scored: dict[str, Tensor] = {}
     judged = {name: label_quality.PixelSeparation() for name in MEMBERS}
     title = f"labeling for phase {facts['phase']}"
@@ -250,13 +249,13 @@ def label_pixels(
 
 
 def makers(knobs: Knobs) -> tuple[str, ...]:
-    """Whose labels are stored: both members', and those of the graph where it labels."""
+    """Whose labels are stored: those of both models, and those of the graph if it labels."""
     return (*MEMBERS, graph.GRAPH) if knobs.labeler == graph.GRAPH else MEMBERS
 
 
 def reusable(folder: Path, facts: dict[str, Any], names: tuple[str, ...] = MEMBERS) -> bool:
-    """Whether the makers' stores are complete, were made by the same weights from the same images, and are as they
-    were written; the pixels of an image are looked at when they are read."""
+    """Whether the makers' stores are complete and undamaged, and were made by the same weights from the same images.
+    The pixels of an image are checked when they are read."""
     try:
         for name in names:
             manifest = read_manifest(folder / name)
@@ -270,7 +269,7 @@ def reusable(folder: Path, facts: dict[str, Any], names: tuple[str, ...] = MEMBE
 
 
 def weights_hash(pair: ModelPair) -> str:
-    """A digest of both members' weights, for the manifest."""
+    """A hash of both models' weights, for the manifest."""
     digest = hashlib.sha256()
     for name, value in pair.state_dict().items():
         digest.update(name.encode())
@@ -279,12 +278,12 @@ def weights_hash(pair: ModelPair) -> str:
 
 
 def ids_hash(unlabeled: Any) -> str:
-    """A digest of the ids that a store belongs to."""
+    """A hash of the ids that a store belongs to."""
     return sha256_of_ids(image_ids(unlabeled))[:16]
 
 
 def read_summary(folder: Path, names: tuple[str, ...] = MEMBERS) -> dict[str, Any]:
-    """Per maker, what `dmt_results.json` says of the labels it made."""
+    """For each maker, what `dmt_results.json` says about its labels."""
     return {name: read_manifest(folder / name)["summary"] for name in names}
 
 

@@ -1,7 +1,7 @@
-"""How well right pseudo labels can be told from wrong ones, where the truth is known: the claim behind the weights.
+"""How well right pseudo labels are separated from wrong ones, if the true labels are known.
 
-Three scores are compared by the area under their ROC curve (AUROC): the dynamic weight, the maker's confidence, and
-whether the student agrees. These are figures for the results; nothing is trained on them.
+Compares three scores by the area under their ROC curve (AUROC): the dynamic weight, the maker's confidence, and whether
+the student agrees. The figures are for the results only and do not affect training.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ CALIBRATION_BINS = 10
 
 
 def auroc(right: np.ndarray, wrong: np.ndarray) -> float | None:
-    """Area under the ROC curve of a score: the chance that a right label scores higher than a wrong one, ties half.
+    """Area under the ROC curve of a score: the probability that a right label scores higher than a wrong one, ties
+    half.
 
     Args:
         right, wrong: `(K,)` counts of right and wrong labels at each value of the score, in increasing order.
 
     Returns:
-        In [0, 1], 0.5 for a score that tells nothing; None where all labels are right, all wrong, or none is known.
+        In [0, 1], 0.5 for an uninformative score; None if all labels are right, all are wrong, or none is known.
     """
     pairs = float(right.sum()) * float(wrong.sum())
     lower = np.cumsum(wrong) - wrong / 2
@@ -41,10 +42,11 @@ def calibration(
     """The calibration curve: bins of about equal count, by increasing confidence; equal confidences share a bin.
 
     Args:
-        confidence: `(K,)` distinct values, increasing. right, wrong: `(K,)` counts of labels at each.
+        confidence: `(K,)` distinct values, increasing.
+        right, wrong: `(K,)` counts of labels at each.
 
     Returns:
-        Of every bin that holds labels `confidence` (mean), `accuracy` (fraction right) and `count`.
+        For every non-empty bin `confidence` (mean), `accuracy` (fraction right) and `count`.
     """
     counts = right + wrong
     middle = np.cumsum(counts) - counts / 2
@@ -64,7 +66,8 @@ def student_scores(
     """How the student of `maker` judges its labels, on the same clean images.
 
     Args:
-        logits: per member, `(N, C, *)`. labels, confidence: `(N, *)`, made by `maker`.
+        logits: for each model, `(N, C, *)`.
+        labels, confidence: `(N, *)`, made by `maker`.
 
     Returns:
         The dynamic weight with the full exponents and positive disagreement dropped, float32, and whether the student
@@ -75,16 +78,16 @@ def student_scores(
 
 
 def judgment(logits: Tensor, labels: Tensor, confidence: Tensor, knobs: Knobs) -> tuple[Tensor, Tensor]:
-    """A student's weights and agreement, as `student_scores`, from its own logits `(N, C, *)`."""
+    """A student's weights and agreement, as in `student_scores`, from its own logits `(N, C, *)`."""
     weights = dynamic_weights(logits, labels, confidence, gamma1=knobs.gamma1, gamma2=knobs.gamma2)
     return weights, logits.argmax(dim=1) == labels
 
 
 def of_images(weight: np.ndarray, confidence: np.ndarray, agree: np.ndarray, hit: np.ndarray) -> dict[str, Any] | None:
-    """The figures of `(N,)` labels; `hit` (bool) says which are right. None without labels.
+    """The figures for `(N,)` labels; `hit` (bool) says which are right. None without labels.
 
     Args:
-        weight, agree: `(N,)`, or `(S, N)` of several students, who are counted together.
+        weight, agree: `(N,)`, or `(S, N)` for several students, which are counted together.
     """
     if not len(hit):
         return None
@@ -104,14 +107,15 @@ def of_images(weight: np.ndarray, confidence: np.ndarray, agree: np.ndarray, hit
 
 
 class PixelSeparation:
-    """Counts of right and wrong pixels by weight and by agreement: fixed size, whatever the number of images."""
+    """Counts of right and wrong pixels by weight and by agreement; their size does not depend on the number of
+    images."""
 
     def __init__(self) -> None:
-        # By code of the weight, then by disagree and agree; first the right ones, then the wrong ones.
+        # By the code of the weight, then by disagree and agree; right ones first, then wrong ones.
         self.counts = torch.zeros(2, CONFIDENCE_CODES + 2, dtype=torch.int64)
 
     def add(self, weight: Tensor, agree: Tensor, labels: Tensor, truth: Tensor) -> None:
-        """Pixels of one image, all of one shape; those whose truth is -100 are left out."""
+        """Add pixels of one image, all of the same shape; those whose truth is -100 are ignored."""
         known = truth != IGNORE_INDEX
         row = (labels != truth)[known] * self.counts.shape[1]
         for place in (_code(weight[known]), CONFIDENCE_CODES + agree[known].long()):
@@ -122,7 +126,7 @@ class PixelSeparation:
         """The figures over all processes, None without known pixels.
 
         Args:
-            right, known: `(65536,)` right and known pixels by code of the confidence, over all processes.
+            right, known: `(65536,)` right and known pixels by the code of their confidence, over all processes.
             total: sums a tensor over the processes.
         """
         counts = total(self.counts).numpy()
@@ -139,6 +143,6 @@ class PixelSeparation:
 
 
 def _code(weight: Tensor) -> Tensor:
-    """16 bits that keep the order of weights near 0 and near 1 alike: 256 steps per power of two at both ends."""
+    """16 bits that keep the order of weights near 0 and near 1: 256 steps per power of two at both ends."""
     bits = torch.minimum(weight, 1.0 - weight).view(torch.int32) >> 15
     return torch.where(weight < 0.5, bits, CONFIDENCE_CODES - 1 - bits)

@@ -1,4 +1,4 @@
-"""A pair's label maps as a folder of PNG files, and a table of what they are."""
+"""The label maps of a pair as a folder of PNG files with a table."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ TABLE, CLASSES = "predictions.csv", "classes.json"
 
 
 class MaskFolder:
-    """`ensemble/`, `a/` and `b/` with a mask an image under the image's own name, `overlay/` if asked for.
+    """`ensemble/`, `a/` and `b/` with one mask per image under the image's name, and `overlay/` if requested.
 
-    Masks are PNG files whose values are class ids, with a palette to look at; more than 256 classes are 16 bit without.
+    Masks are PNG files whose values are class ids, with a palette; with more than 256 classes, 16 bit without a
+    palette.
     """
 
     def __init__(self, folder: Path, class_names: list[str], *, overlay: bool) -> None:
@@ -32,10 +33,10 @@ class MaskFolder:
         self._palette = class_colors(min(256, len(class_names))).ravel().tolist()
 
     def name_files(self, done: dict[str, str], ids: Iterable[str]) -> None:
-        """Choose a file for each image; `done` are those of images that are labeled already, by id.
+        """Choose a file for each image; `done` are the files of images that are already labeled, by id.
 
-        `scenes/1.jpg` gets `scenes/1.png`, under which it is paired with the image where both lie in `images/` and
-        `masks/`. A second image of that name, such as `scenes/1.bmp`, gets `scenes/1.bmp.png`.
+        `scenes/1.jpg` gets `scenes/1.png`, so that the two are paired when they are in `images/` and `masks/`. A second
+        image with that name, such as `scenes/1.bmp`, gets `scenes/1.bmp.png`.
         """
         self.files = dict(done)
         taken = set(done.values())
@@ -47,11 +48,11 @@ class MaskFolder:
                 taken.add(self.files[name])
 
     def write_classes(self) -> None:
-        """`classes.json`, as `--id2label` reads it."""
+        """Write `classes.json`, as read by `--id2label`."""
         write_json(self.folder / CLASSES, {str(number): name for number, name in enumerate(self.class_names)})
 
     def records(self, found: CleanLogits, images: ImageSet) -> list[Record]:
-        """Write the masks of some images; returns a line for each."""
+        """Write the masks of some images; returns one record for each."""
         records = []
         for place, row in enumerate(found.index):
             name = images.id_of(row)
@@ -78,7 +79,7 @@ class MaskFolder:
     def _as_image(self, labels: np.ndarray) -> Image.Image:
         image = Image.fromarray(labels)
         if labels.dtype == np.uint8:
-            image.putpalette(self._palette)  # turns mode L into P, values stay
+            image.putpalette(self._palette)  # turns mode L into P without changing values
         return image
 
     def _save(self, image: Image.Image, maker: str, file: str) -> None:

@@ -1,5 +1,5 @@
-"""`strategy=online`: labels are made at every step by the live teacher, on a weakly augmented view; there is no
-store."""
+"""`strategy=online`: labels are made at every update by the current teacher, on a weakly augmented view, and not
+stored."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..settings.knobs import Knobs
 
 @torch.no_grad()
 def label_online(pair: ModelPair, batch: dict[str, Any], knobs: Knobs, accelerator: Accelerator) -> dict[str, Any]:
-    """A micro-batch whose pseudo-labeled samples carry the teacher's labels of their weak views.
+    """Label the pseudo-labeled samples of a micro-batch with the teacher's predictions on their weak views.
 
-    The teacher looks at the image as the student will see it, before the colors are changed, in eval mode, so that its
-    BatchNorm statistics do not move. Labels up to `online_threshold` confidence are ignored, as is padding.
+    The teacher sees the image as the student will, but before color changes, and in eval mode, so that its BatchNorm
+    statistics do not change. Labels with confidence up to `online_threshold` and padding are ignored.
 
     Args:
-        batch: per member `pixel_values`, `weak`, `labels` (-100 in padding), `confidence`, `is_pseudo`.
+        batch: for each model `pixel_values`, `weak`, `labels` (-100 in padding), `confidence`, `is_pseudo`.
     """
-    # A member's forward takes the images of the student it labels for: the peer's, or its own.
-    student_of = TEACHERS[knobs.labeler]  # peer and self read the same the other way round
+    # A model's forward pass takes the images of the student it labels for: the peer's, or its own.
+    student_of = TEACHERS[knobs.labeler]  # the mapping is the same in both directions
     training = pair.training
     pair.eval()
     with accelerator.autocast():

@@ -1,4 +1,4 @@
-"""The labels of one phase: made once by both members, or read again when a run is taken up in the middle of a phase."""
+"""The labels of one phase: made once by both models, or read again when a run resumes in the middle of a phase."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from .inference import CleanPass
 
 @dataclass(frozen=True)
 class PhaseLabels:
-    """What the members learn from in a phase.
+    """What the models learn from in a phase.
 
     Attributes:
-        of: the store each member learns from, by the student's name.
-        summary: per maker (a, b, perhaps the graph), figures of the labels **made by** it. seconds: what it took.
+        of: the store each model learns from, by the student's name.
+        summary: for each maker (a, b, possibly the graph), figures of the labels **made by** it.
+        seconds: the time it took.
     """
 
     of: dict[str, PseudoLabels]
@@ -34,13 +35,14 @@ class PhaseLabels:
     seconds: float
 
     def shares(self) -> dict[str, float]:
-        """For the trackers: the share of its labels that each member selected and, where known, that was right."""
+        """For trackers: the share of its labels that each model selected and, if known, the share of them that is
+        right."""
         named = {"selected": "selected", "accuracy": "label_accuracy"}
         shares = {f"{name}/{log}": made[key] for name, made in self.summary.items() for key, log in named.items()}
         return {key: value for key, value in shares.items() if value is not None}
 
     def class_counts(self) -> dict[str, list[int]]:
-        """For the telemetry: how often each member gave each class among what it selected."""
+        """For telemetry: how often each class occurs among each model's selected labels."""
         return {f"{name}/class_counts": made["class_counts"] for name, made in self.summary.items()}
 
 
@@ -57,15 +59,15 @@ def provide(
     keep_earlier: bool = False,
     labeled: Any = None,
 ) -> PhaseLabels:
-    """Label for `phase` unless a complete store of these weights and images is there.
+    """Make the labels of `phase`, unless there is a complete store from these weights and images.
 
     Args:
-        labeled: images with their true labels, for `--labeler graph`.
-        in_the_middle: the pair carries weights from the middle of the phase, which did not make its labels.
-        keep_earlier: leave the labels of earlier phases on the disk; otherwise they go once these are whole.
+        labeled: images with true labels, for `--labeler graph`.
+        in_the_middle: the weights are from the middle of the phase, so they did not make its labels.
+        keep_earlier: keep the labels of earlier phases on disk; otherwise they are deleted once these are complete.
 
     Raises:
-        ValueError: the labels are gone and cannot be made again.
+        ValueError: the labels are missing and cannot be made again.
     """
     assert phase.label_ratio is not None
     start = time.monotonic()
@@ -74,7 +76,7 @@ def provide(
         "phase": phase.index,
         "ids": label_pass.ids_hash(unlabeled),
         "ratio": phase.label_ratio,
-        # Of pixels the store keeps every one, while the official arithmetic is on every 16th.
+        # The store keeps every pixel, while the official arithmetic uses every 16th.
         "selection_rule": "official" if knobs.official and pair.task == "image-classification" else "exact",
         "class_balanced": knobs.class_balanced,
         "image_size": pair.image_size,
@@ -82,7 +84,7 @@ def provide(
     }
     if not in_the_middle:
         facts["weights"] = label_pass.weights_hash(pair)
-    # Asked once, for all: a process that is ahead would take the mark away under the eyes of one that looks later.
+    # Decided once for all processes: a process that is ahead could change the state before a slower one looks.
     makers = label_pass.makers(knobs)
     there = [
         accelerator.is_main_process and label_pass.reusable(folder, facts, makers),
@@ -93,9 +95,9 @@ def provide(
     if not reusable:
         if in_the_middle:
             raise StoreError(
-                f"The labels of phase {phase.index} are gone from {folder} or belong to other images, and weights "
-                "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the phase "
-                "before. (A phase's labels are deleted when the next one has its own, unless "
+                f"The labels of phase {phase.index} are missing from {folder} or belong to other images, and weights "
+                "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the "
+                "previous phase. (Labels are deleted when the next phase has its own, unless "
                 "`keep_pseudo_labels='all'`.)"
             )
         if pair.task == "image-classification":
@@ -104,7 +106,7 @@ def provide(
             )
         else:
             label_pass.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
-    # A run killed between the two has the labels already and not the gallery.
+    # A run killed between the two has the labels but not the gallery.
     if not in_the_middle and not (reusable and has_pictures):
         keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
     if accelerator.is_main_process and not keep_earlier:

@@ -1,6 +1,6 @@
-"""From both members' logits to what they say of an image: labels, confidence, and where they disagree.
+"""Convert both models' logits to predictions for an image: labels, confidence, and disagreement.
 
-The same figures as `ModelPair.pipeline()`: the ensemble is the mean of the members' probabilities.
+The values match `ModelPair.pipeline()`: the ensemble is the mean of the models' probabilities.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch.nn import functional as F
 
 from ...data.members import MEMBERS
 
-_BAND = 2**24  # logits of a band of rows: 64 MiB in float32, whatever the size of the image and the number of classes
+_BAND = 2**24  # logits per band of rows: 64 MiB in float32, whatever the image size and number of classes
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the pair says of one image.
+    """The prediction of the pair for one image.
 
     Attributes:
         labels, confidence: by a, b, ensemble: the class with the largest probability, and that probability.
-        disagreement: how far the members' probabilities of the ensemble's label are apart, in [0, 1].
+        disagreement: the difference between the models' probabilities for the ensemble's label, in [0, 1].
     """
 
     labels: dict[str, int]
@@ -34,12 +34,12 @@ class Said:
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """What the pair says of the pixels of one image.
+    """The prediction of the pair for the pixels of one image.
 
     Attributes:
         labels: by a, b, ensemble, (H, W) uint8, or uint16 for more than 256 classes.
-        confidence: of the ensemble, mean over the pixels. disagreement: share of the pixels that a and b label
-            differently.
+        confidence: of the ensemble, averaged over the pixels.
+        disagreement: share of the pixels that a and b label differently.
     """
 
     labels: dict[str, np.ndarray]
@@ -48,7 +48,7 @@ class LabelMaps:
 
 
 def said(logits: dict[str, Tensor]) -> list[Said]:
-    """Of images: logits by member, (N, C)."""
+    """For images: logits by model, (N, C)."""
     probabilities = {name: logits[name].float().softmax(dim=1) for name in MEMBERS}
     a, b = (probabilities[name] for name in MEMBERS)
     probabilities["ensemble"] = (a + b) / 2
@@ -64,7 +64,7 @@ def said(logits: dict[str, Tensor]) -> list[Said]:
 
 
 def label_maps(logits: dict[str, Tensor], size: tuple[int, int]) -> LabelMaps:
-    """Of pixels: one image's logits by member, (C, h, w), brought to `size` (H, W) in bands of rows."""
+    """For pixels: one image's logits by model, (C, h, w), resized to `size` (H, W) in bands of rows."""
     kind = torch.uint8 if logits["a"].shape[0] <= 256 else torch.int32
     found: dict[str, list[Tensor]] = {name: [] for name in (*MEMBERS, "ensemble")}
     sure, differ = 0.0, 0
@@ -84,15 +84,15 @@ def label_maps(logits: dict[str, Tensor], size: tuple[int, int]) -> LabelMaps:
 
 
 def _bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-    """`F.interpolate(logits, size, mode="bilinear", align_corners=False)`, some rows at a time: (C, rows, W) each.
+    """`F.interpolate(logits, size, mode="bilinear", align_corners=False)`, a few rows at a time: (C, rows, W) each.
 
-    A photograph of 12 million pixels in 20 classes would take a gigabyte for each member at once.
+    At once, a photo of 12 million pixels with 20 classes would take a gigabyte for each model.
     """
     classes, height, _ = logits.shape
     step = max(1, _BAND // (classes * size[1]))
     for start in range(0, size[0], step):
         rows = torch.arange(start, min(size[0], start + step), device=logits.device)
-        # Centers of pixels lie on each other; beyond the first and the last row of logits nothing is extrapolated.
+        # Pixel centers are aligned; beyond the first and last row of logits there is no extrapolation.
         place = ((rows + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
         above = place.long()
         share = (place - above)[:, None]

@@ -1,13 +1,13 @@
-"""How large a difference between two scorings of the same images may be by chance alone.
+"""How large a difference between two scorings of the same images can be by chance.
 
-A paired permutation test. If the unlabeled images had done nothing, then for every test image it would be a toss-up
-which of the two scorings came first. So for each image, before and after are exchanged or not by a coin, the score's
-difference is computed anew, and this is done `DRAWS` times: 95 % of these differences are below the figure returned
-here. For the accuracy of images this is McNemar's test; for mean per-class accuracy and mean IoU, whose pixels are not
-independent of each other, exchanging whole images is what makes it honest. Nothing is assumed of how scores are
-distributed, so it holds for ten images too: five differences in one direction do not pass, six do.
+This is a paired permutation test. If the unlabeled images had no effect, the two scores of each test image would be
+interchangeable. So for each image, before and after are swapped with probability 1/2, the difference of the scores is
+recomputed, and this is repeated `DRAWS` times; 95 % of these differences are below the returned figure. For accuracy
+this is McNemar's test. For mean per-class accuracy and mean IoU, whole images are swapped, because the pixels of an
+image are not independent. No distribution of scores is assumed, so the test is valid even for ten images: five
+differences in one direction do not pass, six do.
 
-It speaks of the choice of test images only. Another seed or other labeled images can change a result by more.
+It only accounts for the choice of test images. Another seed or other labeled images can change a result by more.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ MEASURES: dict[str, dict[str, Measure]] = {
 
 
 def chance_of(task: str, before: ImageCounts, after: ImageCounts) -> dict[str, dict[str, float]] | None:
-    """For a, b and ensemble, the difference of each measure up to which chance is an explanation; fractions.
+    """For a, b and ensemble, the difference of each metric up to which chance is an explanation; fractions.
 
-    None where the two are not scorings of the same images, or no image has a label.
+    None if the two are not scorings of the same images, or if no image has a label.
     """
     if before.table.shape != after.table.shape or (before.truth != after.truth).nnz or not before.truth.sum():
         return None
@@ -63,7 +63,7 @@ def _chance(measures: dict[str, Measure], before: ImageCounts, after: ImageCount
     pairs = [(part.right(name), part.predicted(name)) for part in (before, after)]
     total = [np.asarray((pairs[0][at] + pairs[1][at]).sum(axis=0), dtype=float)[:, None] for at in (0, 1)]
     change = [(pairs[1][at] - pairs[0][at]).astype(float) for at in (0, 1)]
-    coin = np.random.default_rng(0)  # the same counts always give the same figure
+    coin = np.random.default_rng(0)  # equal counts always give the same figure
     found: dict[str, list[np.ndarray]] = {key: [] for key in measures}
     for _ in range(0, DRAWS, _AT_A_TIME):
         signs = coin.choice((-1.0, 1.0), size=(change[0].shape[0], _AT_A_TIME))

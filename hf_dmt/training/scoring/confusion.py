@@ -1,7 +1,7 @@
-"""A confusion matrix that is counted batch by batch, and every score that is a function of it.
+"""A confusion matrix, counted batch by batch, and all scores that can be computed from it.
 
-Both tasks are scored from one small integer matrix: memory does not grow with the number of images, and
-processes add their matrices once, exactly. Torch only: importing `evaluate` takes seconds.
+Both tasks are scored from one small integer matrix: memory does not grow with the number of images, and processes sum
+their matrices once, exactly. Uses torch only, because importing `evaluate` takes seconds.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Units counted at a time on the CPU. Temporary arrays this small stay in the cache, and torch does not hand them to
-# other threads, whose start costs more than they save (and far more when the cores are busy).
+# Units counted at a time on the CPU. Temporary arrays of this size stay in the cache, and torch does not spread them
+# over threads, which would cost more than it saves (especially on busy cores).
 CHUNK = 1 << 15
 
 
 class ConfusionMatrix:
-    """Counts of (truth, prediction) pairs, added up on a device.
+    """Counts of (truth, prediction) pairs, accumulated on a device.
 
-    Units whose label is `ignore_index` are counted in a row of their own instead of being masked out: no boolean
-    indexing, and off the CPU no synchronization with the host. Any other label outside 0..num_classes-1 is an
-    error: at once on the CPU, elsewhere when `matrix` is read.
+    Units labeled `ignore_index` are counted in a separate row instead of being masked out: this needs no boolean
+    indexing and, off the CPU, no synchronization with the host. Any other label outside 0..num_classes-1 is an error,
+    raised at once on the CPU, elsewhere when `matrix` is read.
 
     Args:
         num_classes: number of classes C; memory is about C * C 64-bit integers.
-        ignore_index: label of units that do not count; outside 0..C-1, at most 1024 away.
-        device: where the counts are kept; predictions and labels are brought there.
+        ignore_index: label of ignored units; outside 0..C-1, at most 1024 away.
+        device: where the counts are kept; predictions and labels are moved there.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = -100, device: torch.device | str | None = None) -> None:
@@ -40,8 +40,8 @@ class ConfusionMatrix:
             )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        # A row of C cells for every label between the classes and ignore_index, and one for the labels beyond.
-        # All but the classes' rows and that of ignore_index stay empty unless labels are invalid.
+        # A row of C cells for every label between the classes and ignore_index, and one for labels beyond. All rows
+        # except those of the classes and ignore_index stay empty unless labels are invalid.
         self._lowest, self._highest = min(0, ignore_index), max(num_classes - 1, ignore_index)
         rows = self._highest - self._lowest + 2
         self._counts = torch.zeros(rows, num_classes, dtype=torch.int64, device=device)
@@ -49,26 +49,26 @@ class ConfusionMatrix:
         self._reduced = False
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Count a batch: predictions and labels are class ids (integers), any shape, the same for both.
+        """Count a batch: predictions and labels are class ids (integers) of the same shape.
 
-        Predictions are range-checked on the CPU only (where the label is ignored too), after they are narrowed
-        to 16 bits when those hold all cells. Labels, which come from files, are always checked exactly.
+        Predictions are range-checked on the CPU only (even if the label is ignored), after they are narrowed to 16 bits
+        if those hold all cells. Labels, which come from files, are always checked exactly.
         """
         if self._reduced:
             raise RuntimeError(
-                "This confusion matrix was already summed over the processes; start a new one to count on."
+                "This confusion matrix was already summed over the processes; start a new one to continue counting."
             )
         if predictions.shape != labels.shape:
             raise ValueError(
-                f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}: every unit "
-                "needs one of each. Bring the logits to the labels' resolution, then take their argmax."
+                f"predictions have shape {tuple(predictions.shape)}, but labels {tuple(labels.shape)}: every unit "
+                "needs one of each. Resize the logits to the labels' resolution, then take their argmax."
             )
         for name, ids in (("predictions", predictions), ("labels", labels)):
             if ids.is_floating_point():
                 raise ValueError(f"{name} are {ids.dtype}, but must be class ids: take the argmax of logits.")
         if labels.numel() == 0:
             return
-        # Not below the number of cells, all of which a chunk's bincount writes.
+        # At least the number of cells, since the bincount of a chunk writes all of them.
         chunk = max(CHUNK, self._counts.numel()) if self._counts.is_cpu else labels.numel()
         predicted_chunks = predictions.to(self.device).reshape(-1).split(chunk)
         truth_chunks = labels.to(self.device).reshape(-1).split(chunk)
@@ -81,20 +81,20 @@ class ConfusionMatrix:
 
     def _add(self, predictions: Tensor, labels: Tensor) -> None:
         counts = self._counts.view(-1)
-        # The narrowest integers that hold every cell: bandwidth is the cost of what follows.
+        # The narrowest integers that hold every cell: bandwidth dominates the cost of what follows.
         narrow = torch.int16 if counts.numel() < 2**15 else torch.int64
         predictions = predictions.to(narrow)
         if counts.is_cpu:
             low, high = _extremes(predictions)
             if low < 0 or high >= self.num_classes:
                 raise ValueError(
-                    f"predictions range from {low} to {high}, but the classes are 0..{self.num_classes - 1}. "
-                    "Check that num_classes is the number of the model's outputs."
+                    f"predictions range from {low} to {high}, but the classes are 0..{self.num_classes - 1}. Check "
+                    "that num_classes matches the number of the model's outputs."
                 )
             low, high = _extremes(labels)
             may_be_beyond = low < self._lowest or high > self._highest
         else:
-            may_be_beyond = True  # looking would wait for the device
+            may_be_beyond = True  # checking would wait for the device
         if may_be_beyond:
             labels = labels.long()
             beyond = (labels < self._lowest) | (labels > self._highest)
@@ -104,18 +104,20 @@ class ConfusionMatrix:
             cells -= self._lowest * self.num_classes
         if cells.is_cpu and cells.numel() >= counts.numel():
             counts += torch.bincount(cells, minlength=counts.numel())
-        else:  # bincount waits for an accelerator, and writes all cells even for a handful of units
+        else:  # bincount synchronizes with an accelerator and writes all cells even for a few units
             cells = cells.long()
             counts.scatter_add_(0, cells, torch.ones_like(cells))
 
     def reduce(self, reduce_fn: Callable[[Tensor], Tensor]) -> ConfusionMatrix:
         """Sum the counts over the processes, in place and once; returns itself.
 
-        `reduce_fn` gets the raw counts (2-D int64) and returns their sum over the processes, like
-        `accelerator.reduce`. Every process must call this, also one that saw no data.
+        `reduce_fn` gets the raw counts (2-D int64) and returns their sum over the processes, like `accelerator.reduce`.
+        Every process must call this, even one without data.
         """
         if self._reduced:
-            raise RuntimeError("This confusion matrix was already summed over the processes; twice would double it.")
+            raise RuntimeError(
+                "This confusion matrix was already summed over the processes; summing again would double it."
+            )
         total = reduce_fn(self._counts)
         if total.dtype != torch.int64 or total.shape != self._counts.shape:
             raise ValueError(
@@ -135,9 +137,10 @@ class ConfusionMatrix:
 
     @property
     def totals(self) -> Tensor:
-        """(3, C) int64 where the counts are kept: per class the units of the truth, the right ones, the predicted ones.
+        """(3, C) int64 on the device of the counts: for each class the units of the truth, the right ones, the
+        predicted ones.
 
-        Unlike `matrix` it does not look for labels outside the classes, so it waits for no accelerator.
+        Unlike `matrix` it does not check for invalid labels, so it needs no synchronization.
         """
         rows = self._class_rows()
         return torch.stack([rows.sum(dim=1), rows.diagonal(), rows.sum(dim=0)])
@@ -152,9 +155,9 @@ class ConfusionMatrix:
     def _outside_message(self, values: Sequence[int] = ()) -> str:
         found = f": {', '.join(map(str, values[:10]))}{', ...' if len(values) > 10 else ''}" if values else ""
         return (
-            f"labels outside the classes 0..{self.num_classes - 1} were found{found} (ignore_index is "
-            f"{self.ignore_index}). Either a void label is not mapped to ignore_index, or num_classes or the "
-            "label mapping is wrong. Correct the labels and start a new ConfusionMatrix."
+            f"found labels outside the classes 0..{self.num_classes - 1}{found} (ignore_index is "
+            f"{self.ignore_index}). Either a void label is not mapped to ignore_index, or num_classes or the label "
+            "mapping is wrong. Correct the labels and start a new ConfusionMatrix."
         )
 
 
@@ -165,15 +168,15 @@ def accuracy(matrix: Tensor) -> Tensor:
 
 
 def mean_accuracy(matrix: Tensor) -> Tensor:
-    """Mean over the classes in the truth of the share found (balanced accuracy); as `accuracy` otherwise."""
+    """Mean over the classes in the truth of the share found (balanced accuracy); otherwise like `accuracy`."""
     return per_class_accuracy(matrix).nanmean()
 
 
 def per_class_iou(matrix: Tensor) -> Tensor:
     """Intersection over union; matrix (C, C) integer -> (C,) float64 in [0, 1].
 
-    NaN for a class that is absent: in neither the truth nor the predictions. A class that is predicted but not in
-    the truth scores 0. Predictions on ignored units do not count.
+    NaN for a class that is neither in the truth nor in the predictions. A class that is predicted but not in the truth
+    scores 0. Predictions on ignored units do not count.
     """
     matrix = matrix.cpu().double()
     intersection = matrix.diagonal()
@@ -181,7 +184,7 @@ def per_class_iou(matrix: Tensor) -> Tensor:
 
 
 def mean_iou(matrix: Tensor) -> Tensor:
-    """Mean of `per_class_iou` over the classes that are not absent; float64 scalar, NaN without any unit.
+    """Mean of `per_class_iou` over the classes that are present; float64 scalar, NaN without any unit.
 
     The official code takes the plain mean: one absent class makes it NaN, and no checkpoint is ever the best.
     """
@@ -189,13 +192,13 @@ def mean_iou(matrix: Tensor) -> Tensor:
 
 
 def per_class_accuracy(matrix: Tensor) -> Tensor:
-    """Share of each class's units that was found (recall); (C, C) integer -> (C,) float64, NaN for a class without."""
+    """Recall of each class; (C, C) integer -> (C,) float64, NaN for a class without units."""
     matrix = matrix.cpu().double()
     return matrix.diagonal() / matrix.sum(dim=1)
 
 
 def confusions(matrix: Tensor, most: int = 10) -> list[tuple[int, int, int]]:
-    """The most frequent mistakes as (class in truth, class predicted, units), the most frequent first."""
+    """The most frequent confusions as (true class, predicted class, units), most frequent first."""
     wrong = matrix.cpu().clone().fill_diagonal_(0).flatten()
     places = wrong.sort(descending=True, stable=True).indices[:most].tolist()
     return [(at // len(matrix), at % len(matrix), int(wrong[at])) for at in places if wrong[at] > 0]
@@ -204,7 +207,7 @@ def confusions(matrix: Tensor, most: int = 10) -> list[tuple[int, int, int]]:
 def classification_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> dict[str, Any]:
     """`accuracy`, `mean_accuracy`, `per_class_accuracy` (name -> share) and `confusions` for logs and JSON.
 
-    None where there is nothing to score. Names default to "0", "1", ...
+    None if there is nothing to score. Names default to "0", "1", ...
     """
     return {
         "accuracy": _number(accuracy(matrix)),
@@ -217,7 +220,7 @@ def segmentation_scores(matrix: Tensor, class_names: Sequence[str] | None = None
     """`mean_iou`, `overall_accuracy`, `mean_accuracy`, `per_class_iou` (name -> IoU) and `confusions`, for logs and
     JSON.
 
-    None where there is nothing to score: an absent class, or no valid pixel. Names default to "0", "1", ...
+    None if there is nothing to score: an absent class, or no valid pixel. Names default to "0", "1", ...
     """
     return {
         "mean_iou": _number(mean_iou(matrix)),
@@ -246,11 +249,11 @@ def _by_class(
 
 
 def _number(value: Tensor) -> float | None:
-    """NaN is not JSON, and trackers drop it or fail on it."""
+    """NaN is not valid JSON, and trackers drop it or fail on it."""
     return None if value.isnan() else float(value)
 
 
 def _extremes(ids: Tensor) -> tuple[int, int]:
-    # 16-bit masks are uint16, for which torch has hardly an operation besides the conversion.
+    # 16-bit masks are uint16, for which torch supports hardly any operation except conversion.
     low, high = torch.aminmax(ids.int() if ids.dtype == torch.uint16 else ids)
     return int(low), int(high)

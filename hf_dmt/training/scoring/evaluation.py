@@ -1,4 +1,4 @@
-"""Scores of a, b and their ensemble on clean images: every process its own share, one sum at the end."""
+"""Scores of a, b and their ensemble on clean images: every process scores its share, with one sum at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .image_counts import ImageCounts
 from .library_metrics import LibraryMetrics
 from .member_scores import MemberScores
 
-# No single figures, so not among the logs.
+# Not single numbers, so not logged.
 _BY_CLASS = ("per_class_accuracy", "per_class_iou", "confusions")
 
 Scores = dict[str, dict[str, Any]]
@@ -37,12 +37,13 @@ def evaluate_pair(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     library_metrics: LibraryMetrics | None = None,
 ) -> tuple[Scores, ImageCounts]:
-    """`{'a': {...}, 'b': {...}, 'ensemble': {...}}`, and what each image adds; masks are scored at their own size.
+    """`{'a': {...}, 'b': {...}, 'ensemble': {...}}`, and the contribution of each image; masks are scored at their own
+    size.
 
     Args:
-        library_metrics: metrics of the `evaluate` library, whose figures are added too.
-        compute_metrics: classification only; called with the logits of a, of b, and the log of the ensemble's
-            probabilities, and its figures are added to each.
+        library_metrics: metrics of the `evaluate` library to add.
+        compute_metrics: classification only; called with the logits of a and b, and the log of the ensemble's
+            probabilities; its results are added to each.
     """
     scores = MemberScores(len(pair.class_names), pair.task, pair.class_names, device=accelerator.device)
     kept: list[Kept] = []
@@ -71,8 +72,8 @@ def evaluate_pair(
 def predict_pair(
     pair: ModelPair, source: Any, clean_pass: CleanPass, accelerator: Accelerator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Logits `(N, C)` of both members and the labels, -100 where unknown (None or below 0), of an image set, on every
-    process, in row order."""
+    """Logits `(N, C)` of both models and the labels of an image set, -100 if unknown (None or below 0), on every
+    process and in row order."""
     kept: list[Kept] = []
     for part in clean_pass.run(pair, source, accelerator, title="predicting"):
         labels = [IGNORE_INDEX if label is None or label < 0 else int(label) for label in part.truth]
@@ -87,10 +88,10 @@ def score_logits(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     library_metrics: LibraryMetrics | None = None,
 ) -> Scores | None:
-    """The figures of `evaluate_pair` from what `predict_pair` returned, without another network pass.
+    """The scores of `evaluate_pair` from the output of `predict_pair`, without another forward pass.
 
     Returns:
-        Those of the images with a label; None where there is none.
+        The scores on images with a label; None if there are none.
     """
     known = labels != IGNORE_INDEX
     if not known.any():
@@ -110,8 +111,8 @@ def score_logits(
 
 
 def flat(scores: Scores, prefix: str) -> dict[str, float]:
-    """Scores as log keys: `eval_a_accuracy`, ..., and for every figure that both members have the mean of a and b:
-    `eval_loss`, `eval_accuracy`, `eval_f1`."""
+    """Scores as log keys: `eval_a_accuracy`, ..., and the mean of a and b for every metric that both have: `eval_loss`,
+    `eval_accuracy`, `eval_f1`."""
     logs = {
         f"{prefix}_{name}_{key}": value
         for name, figures in scores.items()
@@ -126,24 +127,24 @@ def flat(scores: Scores, prefix: str) -> dict[str, float]:
 
 
 def figures_of(task: str) -> list[str]:
-    """What an evaluation logs for a task, without the prefix: `accuracy`, `loss`, `a_accuracy`, ..."""
+    """The names that an evaluation logs for a task, without prefix: `accuracy`, `loss`, `a_accuracy`, ..."""
     scores = MemberScores(2, task, ["0", "1"], device=torch.device("cpu")).compute()
     keys = {name: [key for key in figures if key not in _BY_CLASS] for name, figures in scores.items()}
     return [*keys["a"], *(f"{name}_{key}" for name in keys for key in keys[name])]
 
 
 def without_loss(scores: Scores) -> Scores:
-    """What the results file keeps: the figures of the task."""
+    """What the results file keeps: the metrics of the task."""
     return {name: {key: value for key, value in figures.items() if key != "loss"} for name, figures in scores.items()}
 
 
 def primary_scores(scores: Scores, task: str) -> dict[str, float]:
-    """Each member's figure that the run is judged by, a fraction; 0 where it is not known."""
+    """Each model's main metric, a fraction; 0 if unknown."""
     return {name: float(scores[name].get(TASKS[task].metric) or 0.0) for name in MEMBERS}
 
 
 def better_member(scores: Scores | None, task: str) -> str:
-    """The member for the root of the published pair: the better one on the eval split; ties and no split give a."""
+    """The model for the root of the published pair: the better one on the eval split; a for ties or without a split."""
     if scores is None:
         return "a"
     figures = primary_scores(scores, task)

@@ -1,4 +1,5 @@
-"""What each image of a split adds to the scores: small counts per class, from which every score can be had again."""
+"""The contribution of each image of a split to the scores: small counts per class, from which all scores can be
+recomputed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from ...data.files import write_aside
 from ...data.members import MEMBERS
 
 NAMES = (*MEMBERS, "ensemble")
-# Blocks of columns, C wide each: the truth, then what each of NAMES got right, then what it predicted.
+# Blocks of C columns each: the truth, then what each of NAMES got right, then what it predicted.
 BLOCKS = 1 + 2 * len(NAMES)
 
 
@@ -26,7 +27,7 @@ class ImageCounts:
     """Units (one per image, or its valid pixels) of N images by class.
 
     Attributes:
-        table: (N, 7 C) int64, sparse. Images in the order of their rows.
+        table: (N, 7 C) int64, sparse, in the order of the images' rows.
     """
 
     table: sparse.csr_array
@@ -54,7 +55,7 @@ class ImageCounts:
 
     @classmethod
     def of_images(cls, truth: Tensor, predictions: dict[str, Tensor], num_classes: int) -> ImageCounts:
-        """From class ids (N,) of whole images; a label outside the classes counts for nothing."""
+        """From class ids (N,) of whole images; a label outside the classes is ignored."""
         rows = np.flatnonzero(((truth >= 0) & (truth < num_classes)).cpu().numpy())
         actual = truth.cpu().numpy()[rows]
         places = [(rows, actual)]
@@ -76,13 +77,13 @@ class ImageCounts:
 
     @classmethod
     def joined(cls, parts: Iterable[tuple[list[int], ImageCounts]]) -> ImageCounts:
-        """Parts of a split, each with the rows of its images, in the order of the rows."""
+        """Concatenate parts of a split, each given with the rows of its images, in the order of the rows."""
         pairs = list(parts)
         order = np.argsort(np.concatenate([np.asarray(rows, dtype=np.int64) for rows, _ in pairs]), kind="stable")
         return cls(sparse.csr_array(sparse.vstack([counts.table for _, counts in pairs], format="csr")[order]))
 
     def write(self, path: Path) -> None:
-        """Written aside and renamed, like every file of a run."""
+        """Written to a temporary file and renamed, like every file of a run."""
         buffer = io.BytesIO()
         sparse.save_npz(buffer, self.table)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ class ImageCounts:
 
     @classmethod
     def read(cls, path: Path) -> ImageCounts | None:
-        """None without a readable file of this kind."""
+        """None if there is no readable file."""
         try:
             table = sparse.csr_array(sparse.load_npz(path))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -1,7 +1,7 @@
-"""Any metric of the `evaluate` library for a, b and their ensemble: `--metrics f1:average=macro path/to/metric`.
+"""Metrics of the `evaluate` library for a, b and their ensemble: `--metrics f1:average=macro path/to/metric`.
 
-Predictions are kept as class ids until the end of an evaluation and handed to the library once, so a metric sees the
-whole set, as its definition asks. `evaluate` takes seconds to import, so it is imported when the first metric is named.
+Predictions are kept as class ids until the end of an evaluation and passed to the library once, so that a metric sees
+the whole set, as its definition requires. `evaluate` takes seconds to import, so it is imported with the first metric.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SCORED = (*MEMBERS, "ensemble")
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One metric as a user writes it: `f1`, `f1:average=macro`, `me/my_metric`, `path/to/metric:beta=2`.
+    """A metric as written by the user: `f1`, `f1:average=macro`, `me/my_metric`, `path/to/metric:beta=2`.
 
     Attributes:
-        source: a metric of the Hub, a community metric's id, or the folder or file of a local one.
-        arguments: what its `compute` is called with besides predictions and references; `config_name` goes to
+        source: a metric on the Hub, the id of a community metric, or the folder or file of a local one.
+        arguments: passed to its `compute` in addition to predictions and references; `config_name` goes to
             `evaluate.load`.
     """
 
@@ -46,12 +46,12 @@ class MetricSpec:
 
     @classmethod
     def parse(cls, text: str) -> MetricSpec:
-        """Read `SOURCE` or `SOURCE:name=value,name=value`; values are Python literals or plain words.
+        """Parse `SOURCE` or `SOURCE:name=value,name=value`; values are Python literals or plain words.
 
         Raises:
-            ValueError: text of another form.
+            ValueError: text in another format.
         """
-        # A Windows path has a colon of its own; arguments always hold an equals sign.
+        # A Windows path contains a colon, too; arguments always contain an equals sign.
         source, colon, rest = text.rpartition(":")
         if not colon or "=" not in rest:
             source, rest = text, ""
@@ -65,7 +65,7 @@ class MetricSpec:
                 )
             arguments[name.strip()] = _literal(value.strip())
         if not source.strip():
-            raise ValueError(f"metrics has {text!r}, which names no metric. Write f1 or path/to/metric.")
+            raise ValueError(f"metrics has {text!r}, which does not name a metric. Write f1 or path/to/metric.")
         return cls(source.strip(), arguments)
 
     def __str__(self) -> str:
@@ -74,11 +74,12 @@ class MetricSpec:
 
 
 class LibraryMetrics:
-    """The metrics of one run, loaded and tried on invented predictions, so that none fails after phase 0.
+    """The metrics of a run, loaded and tried on random predictions, so that none fails after phase 0.
 
     Args:
-        metrics: as a user writes them (see `MetricSpec`), or loaded `evaluate` modules.
-        num_classes: number of classes C. task: `image-classification` or `semantic-segmentation`.
+        metrics: as written by the user (see `MetricSpec`), or loaded `evaluate` modules.
+        num_classes: number of classes C.
+        task: `image-classification` or `semantic-segmentation`.
 
     Raises:
         ValueError: a metric that cannot be loaded or computed for this task, and what to do.
@@ -98,9 +99,9 @@ class LibraryMetrics:
         return CollectedPredictions(keeps_scores=any("prediction_scores" in _features(m) for _, m in self._metrics))
 
     def add_to(self, scores: dict[str, dict[str, Any]], collected: CollectedPredictions) -> None:
-        """Add the figures of a, b and ensemble to `scores`, by the names that the metrics give them.
+        """Add the results for a, b and ensemble to `scores`, under the names that the metrics return.
 
-        A name that is taken is made longer by the metric's arguments: `f1` and `f1_average_micro`.
+        If a name is taken, the metric's arguments are appended: `f1` and `f1_average_micro`.
         """
         for name in SCORED:
             for spec, module in self._metrics:
@@ -128,15 +129,15 @@ class LibraryMetrics:
             return spec, evaluate.load(spec.source, configuration, cache_dir=self._folder.name)
         except ImportError as problem:
             raise ValueError(f"metrics has {spec.source!r}, which cannot be imported: {problem}") from problem
-        except Exception as problem:  # whatever the library or the module's own code raises
+        except Exception as problem:  # the library or the module's own code may raise anything
             raise ValueError(
                 f"metrics has {spec.source!r}, which evaluate cannot load ({type(problem).__name__}: {problem}). Give "
-                "a metric of the Hub (https://huggingface.co/evaluate-metric), such as f1, or the path of a folder "
-                "NAME/NAME.py with one. Without a network only local ones and those loaded before work."
+                "a metric on the Hub (https://huggingface.co/evaluate-metric), such as f1, or the path of a folder "
+                "NAME/NAME.py with one. Offline, only local and cached metrics work."
             ) from problem
 
     def _trial(self) -> CollectedPredictions:
-        """Every class predicted rightly once and wrongly once."""
+        """Every class predicted correctly once and incorrectly once."""
         truth = np.repeat(np.arange(self.num_classes), 2)
         guess = np.where(np.arange(len(truth)) % 2, truth, (truth + 1) % self.num_classes)
         collected = CollectedPredictions(keeps_scores=True)
@@ -152,7 +153,7 @@ class LibraryMetrics:
             self._call(spec, module, trial, "a")
             return spec
         except ValueError as problem:
-            # scikit-learn's F1, precision and recall average over two classes only unless they are told how.
+            # scikit-learn's F1, precision and recall need an averaging mode for more than two classes.
             if self.num_classes < 3 or "average" in spec.arguments or "average" not in str(problem):
                 raise
         spec = MetricSpec(spec.source, {**spec.arguments, "average": "macro"})
@@ -166,28 +167,28 @@ class LibraryMetrics:
         features = _features(module)
         if "references" not in features or not {"predictions", "prediction_scores"} & features.keys():
             raise ValueError(
-                f"metrics has {str(spec)!r}, which is computed from {', '.join(features)}. Only metrics of predictions "
-                "and references can score a classifier."
+                f"metrics has {str(spec)!r}, which is computed from {', '.join(features)}. Only metrics of "
+                "predictions and references can score a classifier."
             )
         masks = _takes_masks(module)
         if masks and self.task == "image-classification":
             raise ValueError(
-                f"metrics has {str(spec)!r}, which compares masks, and the task is {self.task}. Choose a metric of "
+                f"metrics has {str(spec)!r}, which compares masks, but the task is {self.task}. Choose a metric of "
                 "class labels, such as f1."
             )
         inputs: dict[str, Any] = {"references": collected.truth(masks)}
         if "prediction_scores" in features:
             if self.task != "image-classification":
                 raise ValueError(
-                    f"metrics has {str(spec)!r}, which needs the scores of every class, too many to keep for masks. "
-                    "Choose a metric of class labels, such as f1."
+                    f"metrics has {str(spec)!r}, which needs the scores of every class; that is too much memory for "
+                    "masks. Choose a metric of class labels, such as f1."
                 )
             scores = collected.class_scores(name)
             inputs["prediction_scores"] = scores[:, 1] if self.num_classes == 2 else scores
         else:
             inputs["predictions"] = collected.predicted(name, masks)
         arguments = dict(spec.arguments)
-        if masks:  # as the library's mean_iou asks
+        if masks:  # as required by the library's mean_iou
             arguments = {"num_labels": self.num_classes, "ignore_index": IGNORE_INDEX, **arguments}
         elif "prediction_scores" in features and self.num_classes > 2:
             arguments = {"multi_class": "ovr", **arguments}
@@ -195,22 +196,22 @@ class LibraryMetrics:
             figures = module.compute(**inputs, **arguments)
         except Exception as problem:
             raise ValueError(
-                f"metrics has {str(spec)!r}, whose compute fails for {self.num_classes} classes: "
-                f"{type(problem).__name__}: {problem} Arguments are given as {spec.source}:name=value."
+                f"metrics has {str(spec)!r}, which fails for {self.num_classes} classes: {type(problem).__name__}: "
+                f"{problem} Arguments are passed as {spec.source}:name=value."
             ) from problem
         if not isinstance(figures, Mapping):
             raise ValueError(
-                f"metrics has {str(spec)!r}, whose compute returns a {type(figures).__name__}; a mapping of names to "
-                "numbers is needed."
+                f"metrics has {str(spec)!r}, whose compute returns a {type(figures).__name__} instead of a mapping "
+                "from names to numbers."
             )
         return {str(key): plain for key, value in figures.items() if (plain := _plain(value)) is not None}
 
 
 class CollectedPredictions:
-    """Class ids predicted by a, b and ensemble, and the truth, of the images of one process, later of all.
+    """Class ids predicted by a, b and ensemble, and the truth, for the images of one process, or later of all.
 
     Args:
-        keeps_scores: keep the probabilities too, `(N, C)` for images.
+        keeps_scores: also keep the probabilities, `(N, C)` for images.
     """
 
     def __init__(self, *, keeps_scores: bool) -> None:
@@ -219,8 +220,9 @@ class CollectedPredictions:
         self.scores: list[dict[str, np.ndarray]] = []
 
     def add(self, logits: Mapping[str, Tensor], truth: Tensor) -> None:
-        """One batch: logits `(B, C, *)` of a and b, truth `(B, *)` with -100 where there is none."""
-        # In parts, as the streaming scores: the probabilities of a batch of masks may not fit beside its logits.
+        """Add a batch: logits `(B, C, *)` of a and b, truth `(B, *)` with -100 for "no label"."""
+        # In parts, like the streaming scores: the probabilities of a batch of masks may not fit in memory beside its
+        # logits.
         size = max(1, CHUNK // math.prod(logits["a"].shape[1:]))
         for images in zip(logits["a"].split(size), logits["b"].split(size), truth.split(size), strict=True):
             a, b = (torch.softmax(z, dim=1, dtype=torch.float32) for z in images[:2])
@@ -253,20 +255,20 @@ class CollectedPredictions:
         return np.concatenate([scores[name][mask] for scores, mask in zip(self.scores, known, strict=True)])
 
     def gathered(self) -> CollectedPredictions:
-        """Those of all processes, on every process."""
+        """The predictions of all processes, on every process."""
         everything = CollectedPredictions(keeps_scores=self.keeps_scores)
         everything.rows, everything.scores = gather_object(self.rows), gather_object(self.scores)
         return everything
 
 
 def _features(module: Any) -> Mapping[str, Any]:
-    """What a module is computed from; of several forms the first."""
+    """The inputs of a module; if there are several forms, the first."""
     features: Any = module.features
     return features[0] if isinstance(features, list) else features  # type: ignore[no-any-return]
 
 
 def _takes_masks(module: Any) -> bool:
-    """Whether a prediction is a nested list, as in the library's `mean_iou`, and not one class id."""
+    """Whether a prediction is a nested list, as in the library's `mean_iou`, instead of one class id."""
     return not hasattr(_features(module).get("predictions", _features(module).get("references")), "dtype")
 
 
@@ -278,7 +280,7 @@ def _literal(text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON has it, or a list of such; None for anything else, such as a curve or a text."""
+    """A JSON number or a list of them; None for anything else, such as a curve or a text."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (bool, numbers.Real)):

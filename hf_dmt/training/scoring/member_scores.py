@@ -12,21 +12,21 @@ from ...data.members import MEMBERS
 from .confusion import ConfusionMatrix, classification_scores, segmentation_scores
 from .image_counts import NAMES, ImageCounts
 
-# Logits per member handled at a time: two float32 copies of this many numbers bound the memory of an update.
+# Logits per model handled at a time: two float32 copies of this many numbers bound the memory of an update.
 CHUNK = 1 << 22
 
 
 class MemberScores:
-    """Confusion matrices of "a", "b" and "ensemble", and the cross-entropy of each member, on the device.
+    """Confusion matrices of "a", "b" and "ensemble", and the cross-entropy of each model, on the device.
 
-    The ensemble predicts the argmax of the mean of the members' softmax probabilities. Nothing is gathered
-    per batch: every process updates with its own images, `reduce` sums once, `compute` reads.
+    The ensemble predicts the argmax of the mean of the models' softmax probabilities. Nothing is gathered per batch:
+    every process updates with its own images, `reduce` sums once, `compute` reads.
 
     Args:
-        num_classes: number of classes C of both members.
+        num_classes: number of classes C of both models.
         task: "image-classification" or "semantic-segmentation"; decides which scores are computed.
         class_names: C different names, for the scores per class.
-        ignore_index: label of units that count for nothing.
+        ignore_index: label of ignored units.
         device: where the counts are kept: that of the logits.
     """
 
@@ -39,10 +39,7 @@ class MemberScores:
         device: torch.device | str | None = None,
     ) -> None:
         if task not in ("image-classification", "semantic-segmentation"):
-            raise ValueError(
-                f"task is {task!r}, for which no scores are known; it must be 'image-classification' or "
-                "'semantic-segmentation'."
-            )
+            raise ValueError(f"task is {task!r}, but must be 'image-classification' or 'semantic-segmentation'.")
         self.task = task
         self.class_names = class_names
         self.ignore_index = ignore_index
@@ -97,7 +94,7 @@ class MemberScores:
         return torch.cat([truth[:1], right, predicted])
 
     def image_counts(self) -> ImageCounts:
-        """Of the images of this process, in the order that they were counted in; call it before `reduce`."""
+        """The contributions of this process's images, in the order they were counted; call it before `reduce`."""
         c = self._matrices["ensemble"].num_classes
         if self.task == "semantic-segmentation":
             return ImageCounts.of_totals(self._of_images, c)
@@ -106,7 +103,7 @@ class MemberScores:
         return ImageCounts.of_images(truth, dict(zip(NAMES, said, strict=True)), c)
 
     def _add_loss(self, index: int, logits: Tensor, labels: Tensor) -> Tensor:
-        """Count the loss of one member; returns its probabilities (N, C, *) in float32."""
+        """Count the loss of one model; returns its probabilities (N, C, *) in float32."""
         log_probabilities = torch.log_softmax(logits, dim=1, dtype=torch.float32)
         # Labels out of range are reported by the matrix; the clamp keeps gather from failing on the device.
         targets = labels.to(torch.int64).clamp(0, logits.shape[1] - 1).unsqueeze(1)
@@ -125,8 +122,7 @@ class MemberScores:
     def compute(self) -> dict[str, dict[str, Any]]:
         """Scores of a, b and ensemble; a and b also have `loss`, the mean cross-entropy per valid unit.
 
-        Fractions in [0, 1]; None where there is nothing to score. See `classification_scores` and
-        `segmentation_scores`.
+        Fractions in [0, 1]; None if there is nothing to score. See `classification_scores` and `segmentation_scores`.
         """
         scores: dict[str, dict[str, Any]] = {}
         for name, confusion in self._matrices.items():
@@ -144,5 +140,5 @@ class MemberScores:
 
 
 def _most_likely(scores: Tensor) -> Tensor:
-    """Argmax over dimension 1, by `max`: on the CPU `argmax` takes 3 times as long for (1, 21, 512, 512)."""
+    """Argmax over dimension 1, using `max`: on the CPU `argmax` takes 3 times as long for (1, 21, 512, 512)."""
     return scores.max(dim=1).indices

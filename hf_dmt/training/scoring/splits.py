@@ -1,4 +1,4 @@
-"""What the results file says of a scored split: figures, and what of a difference to phase 0 may be chance."""
+"""The results file's entries for a scored split: the scores, and how much of a change since phase 0 may be chance."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from .image_counts import ImageCounts
 
 
 class ScoredSplits:
-    """Enters scores into the records of phases.
+    """Writes scores to the records of phases.
 
-    What each image of a split added to the scores of phase 0 is kept in `scored/`, and later scores are compared with
+    The contribution of each image to the scores of phase 0 is stored in `scored/`, and later scores are compared with
     it.
 
     Args:
-        folder: of the run. class_names: of the pair. writes: whether this process keeps the records; on the others'
-            disks the file need not be, and they leave the comparison out.
+        folder: of the run.
+        class_names: of the pair.
+        writes: whether this process keeps the records; others may not have the file and skip the comparison.
     """
 
     def __init__(self, folder: str | Path, task: str, class_names: Sequence[str], *, writes: bool) -> None:
         self.folder, self.task, self.class_names, self.writes = Path(folder), task, class_names, writes
 
     def enter(self, entry: dict[str, Any], split: str, scores: Scores | None, counts: ImageCounts | None) -> None:
-        """`entry[split]` becomes the scores of a, b and ensemble, None where nothing was scored.
+        """`entry[split]` becomes the scores of a, b and ensemble, None if nothing was scored.
 
-        In the record of phase 0 (`entry["phase"] == 0`), `entry["classes"][split]` becomes the units of each class in
-        the truth: images, or valid pixels. In later ones, and in one without a phase, each member's scores get `chance`
-        where it is known, see `chance_of`.
+        In the record of phase 0 (`entry["phase"] == 0`), `entry["classes"][split]` becomes the number of units of each
+        class in the truth: images, or valid pixels. In later records, and in one without a phase, each score gets
+        `chance` if it is known, see `chance_of`.
         """
         entry[split] = None
         if scores is None or counts is None:
