@@ -35,8 +35,7 @@ class ModelPair(nn.Module, PushToHubMixin):
     """Two image models for the same task and classes, each with its own image processor.
 
     Args:
-        model_a, model_b: two models that return `.logits`, `(B, C)` for classification or `(B, C, h, w)` for
-            segmentation.
+        model_a, model_b: two models that return `.logits`, `(B, C)` or for segmentation `(B, C, h, w)`.
         processor_a, processor_b: their image processors.
         task: `image-classification` or `semantic-segmentation`.
         image_size: side of the shared square view for training; default: the larger of the processors' sizes.
@@ -50,8 +49,7 @@ class ModelPair(nn.Module, PushToHubMixin):
     """
 
     main_input_name = "pixel_values"
-    # the Trainer must not pass num_items_in_batch to forward, because the loss is computed elsewhere
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = False  # the Trainer must not pass num_items_in_batch: the loss is computed elsewhere
     _keys_to_ignore_on_save = None
 
     def __init__(
@@ -84,8 +82,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.model_a, self.model_b = model_a, model_b
         self.processor_a, self.processor_b = processor_a, processor_b
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
-        # tensors initialized here instead of loaded
-        self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}
+        self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}  # initialized here, not loaded
         self.resting: list[nn.Module] = []  # modules that stay in eval mode; set by `choose_trained`
         for name in MEMBERS:
             contracts.try_one_image(
@@ -205,9 +202,8 @@ class ModelPair(nn.Module, PushToHubMixin):
     def _view_normalizer(self, processor: BaseImageProcessor) -> preprocessing.ViewNormalizer:
         if self.task == "semantic-segmentation" and not preprocessing.shows_whole_image(processor):
             raise ValueError(
-                f"{type(processor).__name__} crops or pads images, so pixels and labels would not be aligned. Turn "
-                "that off (do_center_crop=False, do_pad=False) or use a processor that only resizes, such as "
-                "SegformerImageProcessor."
+                f"{type(processor).__name__} crops or pads images, so pixels and labels would not be aligned. Use a "
+                "processor that only resizes, such as SegformerImageProcessor (do_center_crop=False, do_pad=False)."
             )
         size = preprocessing.output_size(processor, self.image_size, self.image_size)
         return preprocessing.ViewNormalizer(*preprocessing.color_map(processor), size)
@@ -325,8 +321,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         """Load a pair from a folder or a Hub id; both members come from one commit and every weight is verified.
 
         Raises:
-            CheckpointError: not a pair, a newer format, a missing or damaged member, or custom code that was not
-                allowed.
+            CheckpointError: not a pair, a newer format, a missing or damaged member, or code that was not allowed.
             HubError: it cannot be read on the Hub, or is something else there.
         """
         source = str(pretrained_model_name_or_path)
