@@ -6,6 +6,7 @@ Python updates reference counts even when it only reads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -33,6 +34,9 @@ class Texts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._values.tolist())
 
+    def at(self, positions: np.ndarray) -> list[str]:
+        return self._values[positions].tolist()
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and not isinstance(other, str) and list(self) == list(other)
 
@@ -59,3 +63,10 @@ class Paths(Sequence[Path]):
         if isinstance(index, slice):
             return [self.root / name for name in self.names[index]]
         return self.root / self.names[index]
+
+    def text(self, index: int) -> str:
+        """One file's path; making a `Path` takes as long as asking for the file's size and times."""
+        return os.path.join(self.root, self.names[index])
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self.root / name for name in self.names)

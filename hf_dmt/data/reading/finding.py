@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from ..texts import Paths, Texts
 from .rows import DataError
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
@@ -51,18 +52,22 @@ class Folder:
     """The files below a folder.
 
     Attributes:
-        images: sorted by their path inside it.
+        names: the images, sorted, as paths relative to `root` with `/`.
         left_out: number of files of each extension that are not images, and some of their names.
         hidden: number of files that are hidden or belong to an operating system.
         empty: folders without any files, as relative paths.
     """
 
     root: Path
-    images: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     hidden: int = 0
     empty: list[str] = field(default_factory=list)
+
+    @property
+    def images(self) -> Paths:
+        return Paths(self.root, Texts(self.names))
 
     def uncount(self, file: Path) -> None:
         """Remove a file from the count because it was read in another way."""
@@ -109,20 +114,20 @@ def find_images(folder: str | Path) -> Folder:
     for parent, folders, files, hidden in walk(root):
         found.hidden += hidden
         inside = os.path.relpath(parent, root)
-        inside = "" if inside == "." else inside + os.sep
+        inside = "" if inside == "." else inside.replace(os.sep, "/") + "/"
         if not folders and not files and inside:
-            found.empty.append(Path(inside).as_posix())
+            found.empty.append(inside.removesuffix("/"))
         for name in files:
             extension = os.path.splitext(name)[1].lower()
             if extension in extensions or (not extension and _format_inside(Path(parent, name))):
-                found.images.append(Path(parent, name))
+                found.names.append(inside + name)
             else:
                 found.left_out[extension] += 1
                 shown = found.examples.setdefault(extension, [])
                 if len(shown) < _SHOWN:
                     shown.append(inside + name)
-    found.images.sort(key=lambda path: str(path).split(os.sep))
-    check_encoding(found.images, root)
+    found.names.sort(key=lambda name: name.split("/"))
+    check_encoding(found.names, root)
     return found
 
 
@@ -145,13 +150,11 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str], int]]:
         yield parent, entered, kept, hidden + len(files) - len(kept)
 
 
-def check_encoding(paths: list[Path], root: Path) -> None:
+def check_encoding(names: list[str], root: Path) -> None:
     """Raises DataError for names that are not valid text, which no list, table or report could contain."""
-    strange = [path for path in paths if not str(path).isascii() and _surrogates(str(path))]
+    strange = [name for name in names if not name.isascii() and _surrogates(name)]
     if strange:
-        shown = ", ".join(
-            os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace") for path in strange[:5]
-        )
+        shown = ", ".join(os.fsencode(name).decode("utf-8", "backslashreplace") for name in strange[:5])
         raise DataError(
             f"{len(strange)} file names in {str(root)!r} are not UTF-8: {shown}. Rename them, for example with "
             "`convmv -r -f latin1 -t utf8 --notest FOLDER`."

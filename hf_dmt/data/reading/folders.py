@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..texts import Texts
 from .finding import Folder, find_images
-from .rows import DataError, FileRows, parts_inside, same_letters
+from .rows import DataError, FileRows, same_letters
 from .split_names import ROLES, role_of, with_role
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
@@ -39,7 +40,7 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
             + left_out
         )
     notes += found.notes()
-    return FileRows(found.images, root)
+    return FileRows(Texts(found.names), root)
 
 
 def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], list[str]] | None:
@@ -54,25 +55,25 @@ def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], li
         return None
     root = _only_folder_with_splits(root)
     found = find_images(root)
-    parts = {path: parts_inside(path, root) for path in found.images}
+    parts = {name: name.split("/") for name in found.names}
     tops = {names[0] for names in parts.values() if len(names) > 1}
     tops |= {name.split("/")[0] for name in found.empty}
     folder_of = {role: with_role(tops, role) for role in ROLES}
     in_splits = bool(folder_of["train"])
     split_of = {name: role for role, names in folder_of.items() for name in names} if in_splits else {}
-    images: dict[str, list[Path]] = {}
+    images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     beside: list[str] = []
     deep: Counter[tuple[str, str]] = Counter()
-    for path, names in parts.items():
+    for image, names in parts.items():
         split = split_of.get(names[0]) if in_splits else "train"
         below = names[1:] if in_splits else names
         if split == "unlabeled":
             continue
         if split is None or len(below) < 2:
-            beside.append("/".join(names))
+            beside.append(image)
             continue
-        images.setdefault(split, []).append(path)
+        images.setdefault(split, []).append(image)
         labels.setdefault(split, []).append(same_letters(below[0]))
         if len(below) > 2:
             deep[below[0], below[1]] += 1
@@ -86,7 +87,8 @@ def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], li
             f"The folder {aside[0]!r} in {str(root)!r} is not read here, because --unlabeled_split {aside[0]} uses it."
         )
     notes += _notes_on_classes(root, found, beside, deep, set(classes), in_splits)
-    return {split: FileRows(found, root, labels=labels[split]) for split, found in images.items()}, classes
+    rows = {split: FileRows(Texts(chosen), root, labels=labels[split]) for split, chosen in images.items()}
+    return rows, classes
 
 
 def _only_folder_with_splits(root: Path) -> Path:

@@ -11,6 +11,7 @@ import datasets
 import pyarrow.parquet
 
 from ..tasks import TASKS
+from ..texts import Texts
 from .builtin import BUILTIN_SETS, load_builtin
 from .finding import find_images
 from .folders import class_folders, mask_folders
@@ -201,7 +202,7 @@ def _local_files(
             )
         found = find_images(root)
         notes += found.notes()
-        splits = {"train": FileRows(found.images, root)} if found.images else None
+        splits = {"train": FileRows(Texts(found.names), root)} if found.names else None
     if splits is not None and not tables and not unlabeled:
         own = {
             "--image_column": (image_column, "image"),

@@ -76,7 +76,7 @@ class Rows(Protocol):
     """Undecoded images and targets by row, each with an id."""
 
     @property
-    def ids(self) -> Sequence[str]: ...
+    def ids(self) -> Texts: ...
 
     def raw(self, row: int) -> tuple[Any, Any]:
         """`(image, target)` before decoding; target None if there is none."""
@@ -153,18 +153,21 @@ class FileRows:
     """Image files. Ids are paths relative to `root`.
 
     Args:
+        images: files, or their paths inside `root` as text.
         masks, labels: a mask file or a label for each image, or neither.
     """
 
     def __init__(
         self,
-        images: Sequence[Path],
+        images: Sequence[Path] | Texts,
         root: Path,
         *,
         masks: Sequence[Path] | None = None,
         labels: Sequence[Any] | None = None,
     ) -> None:
-        self.ids = Texts("/".join(parts_inside(path, root)) for path in images)
+        self.ids = (
+            images if isinstance(images, Texts) else Texts("/".join(_parts_inside(path, root)) for path in images)
+        )
         self.images = Paths(root, self.ids)
         self.masks = None if masks is None else Paths(Path(), Texts(str(path) for path in masks))
         self.labels = labels
@@ -177,14 +180,14 @@ class FileRows:
         return self.labels if any(is_label(label) for label in self.labels or ()) else None
 
     def places(self, row: int) -> tuple[Place | None, Place | None]:
-        return place_of(self.images[row]), place_of(self.masks[row]) if self.masks else None
+        return place_of(self.images.text(row)), place_of(self.masks.text(row)) if self.masks else None
 
 
 class BuiltinRows:
     """An embedded set, whose images need no decoding."""
 
     def __init__(self, items: Any) -> None:
-        self.items, self.ids = items, items.ids
+        self.items, self.ids = items, Texts(items.ids)
 
     def raw(self, row: int) -> tuple[Any, Any]:
         item = self.items[row]
@@ -230,7 +233,7 @@ def is_label(target: Any) -> bool:
     return target is not None and not (isinstance(target, (int, np.integer)) and target == NO_LABEL)
 
 
-def parts_inside(path: Path, root: Path) -> list[str]:
+def _parts_inside(path: Path, root: Path) -> list[str]:
     """The names of the folders below `root` and of the file; `Path.relative_to` takes ten times as long."""
     start = f"{root}{os.sep}"
     text = str(path)

@@ -87,10 +87,10 @@ class ImageSet:
         """
         row, name = int(self.chosen[index]), self._called(index)
         image_at, mask_at = self.rows.places(row)
+        if self.task == "image-classification":
+            return looks.of(image_at, "image", lambda: look_at_image(self.rows.raw(row)[0], name)), None
         raw = cache(lambda: self.rows.raw(row))  # a table row contains the bytes of both: read once, if at all
         found = looks.of(image_at, "image", lambda: look_at_image(raw()[0], name))
-        if self.task == "image-classification":
-            return found, None
         if mask_at is None and not is_label(raw()[1]):
             return found, None
 
@@ -163,7 +163,7 @@ class ImageSet:
 
     @property
     def ids(self) -> list[str]:
-        return [self.rows.ids[int(row)] for row in self.chosen]
+        return self.rows.ids.at(self.chosen)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -171,7 +171,9 @@ class ImageSet:
         targets = self.rows.targets() if self.task == "image-classification" else None
         if targets is None:
             return None
-        return np.asarray([self._class_index(targets[int(row)]) for row in self.chosen], dtype=np.int64)
+        chosen = [targets[row] for row in self.chosen.tolist()]
+        class_of = {target: self._class_index(target) for target in dict.fromkeys(chosen)}
+        return np.asarray([class_of[target] for target in chosen], dtype=np.int64)
 
     def subset(self, positions: np.ndarray) -> ImageSet:
         return replace(self, chosen=self.chosen[positions])
