@@ -9,14 +9,14 @@
 # secrets = ["HF_TOKEN"]
 # env = { HF_HUB_DISABLE_PROGRESS_BARS = "1" }
 # ///
-"""`hf-dmt train` on a machine of Hugging Face Jobs, or anywhere with uv; the same flags.
+"""`hf-dmt train` on Hugging Face Jobs, or anywhere with uv; it takes the same flags.
 
     hf jobs uv run scripts/hf_jobs.py --model_a google/vit-base-patch16-224-in21k --model_b facebook/dinov2-base \
         --dataset_name me/my-images --num_labeled 200 --bf16 --push_to_hub --hub_model_id me/my-pair
     uv run scripts/hf_jobs.py --max_steps 2
 
-A job's disk is gone when it ends, so a job without `--push_to_hub` is refused before it trains. With
-`--hub_strategy checkpoint`, `--resume_from_checkpoint me/my-pair` goes on in another job where one ran out of time.
+The disk of a job is deleted when it ends, so a job without `--push_to_hub` is refused before training. With
+`--hub_strategy checkpoint`, another job can continue after a timeout: `--resume_from_checkpoint me/my-pair`.
 """
 
 import os
@@ -25,11 +25,11 @@ from collections.abc import Mapping, Sequence
 
 
 def main(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
-    """Train; returns the exit code of `hf-dmt train`, or 2 for a job that would keep nothing."""
+    """Train; returns the exit code of `hf-dmt train`, or 2 for a job whose results would be lost."""
     asks_for_help = {"-h", "--help", "--help_all", "--check"} & set(argv)
     if "JOB_ID" in environment and "--push_to_hub" not in argv and not asks_for_help:
         print(
-            "hf_jobs.py: error: What a job writes is gone when it ends, and --push_to_hub is not given. Add "
+            "hf_jobs.py: error: The output of a job is deleted when it ends, and --push_to_hub is not set. Add "
             "--push_to_hub --hub_model_id OWNER/NAME.",
             file=sys.stderr,
         )

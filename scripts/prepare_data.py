@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Turn the data sets of the paper, as they are downloaded, into what `hf-dmt train` reads, with the official splits.
+"""Convert the downloaded data sets of the paper to folders for `hf-dmt train`, with the official splits.
 
     prepare_data.py voc        --source VOCdevkit/VOC2012 --output data/voc
     prepare_data.py cityscapes --source cityscapes        --output data/cityscapes [--side 512]
     prepare_data.py cifar10    --source uoft-cs/cifar10   --output data/cifar10
     prepare_data.py masks      --source painted_masks     --output masks --colors classes.csv
 
-VOC needs `SegmentationClassAug/` (the SBD masks as PNG) in the VOC folder. Images are linked, not copied, unless
-`--copy` says so. `splits/` then holds lists for `--labeled_ids` and for `--difference_maximized_sampling`.
+VOC needs `SegmentationClassAug/` (the SBD masks as PNG) in the VOC folder. Images are linked unless you pass `--copy`.
+`splits/` contains lists for `--labeled_ids` and `--difference_maximized_sampling`.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ VOC_ID, CITYSCAPES_ID = "train/images/{}.jpg", "train/images/{}.png"
 
 
 class PrepareError(ValueError):
-    """Data that is not where or what it should be."""
+    """Data that is missing or not as expected."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare one data set; returns 0, or 2 for a mistake in what was given."""
+    """Prepare one data set; returns 0, or 2 for invalid arguments."""
     args = _parser().parse_args(argv)
     output = Path(args.output)
     try:
         if output.exists() and any(output.iterdir()):
-            raise PrepareError(f"--output {args.output!r} is not empty. Choose another folder, or empty this one.")
+            raise PrepareError(f"--output {args.output!r} is not empty. Choose another folder, or empty it.")
         match args.dataset:
             case "voc":
                 prepare_voc(Path(args.source), output, copy=args.copy)
@@ -94,14 +94,14 @@ def prepare_voc(source: Path, output: Path, *, copy: bool) -> None:
     """trainaug (10,582 images) and val (1,449) of VOC 2012, and the splits.
 
     Raises:
-        PrepareError: lists, images or masks that are missing.
+        PrepareError: missing lists, images or masks.
     """
     lists = source / "ImageSets" / "Segmentation"
     trainaug_file = next((lists / name for name in ("trainaug.txt", "train_aug.txt") if (lists / name).is_file()), None)
     if trainaug_file is None:
         raise PrepareError(
-            f"{lists} has no trainaug.txt: the 10,582 names of the augmented training set, one a line. It comes with "
-            "most copies of SegmentationClassAug; put it there."
+            f"{lists} has no trainaug.txt: the 10,582 names of the augmented training set, one per line. It comes "
+            "with most copies of SegmentationClassAug; put it there."
         )
     trainaug, train, val = (_names(file) for file in (trainaug_file, lists / "train.txt", lists / "val.txt"))
     masks = source / "SegmentationClassAug"
@@ -128,17 +128,17 @@ def prepare_cityscapes(source: Path, output: Path, *, side: int | None, copy: bo
     """The 2,975 training and 500 validation images with their 19 classes, and the splits.
 
     Args:
-        side: bring images and masks to this shorter side; 512 is the resolution of the official numbers.
+        side: resize images and masks to this shorter side; 512 is the resolution of the official numbers.
 
     Raises:
-        PrepareError: images or masks that are missing.
+        PrepareError: missing images or masks.
     """
     for part, split in (("train", "train"), ("val", "validation")):
         images = sorted((source / "leftImg8bit" / part).glob("*/*_leftImg8bit.png"))
         if not images:
             raise PrepareError(
-                f"{source / 'leftImg8bit' / part} has no */*_leftImg8bit.png. Give the folder that holds leftImg8bit/ "
-                "and gtFine/ as --source."
+                f"{source / 'leftImg8bit' / part} has no */*_leftImg8bit.png. Give the folder that contains "
+                "leftImg8bit/ and gtFine/ as --source."
             )
         names = [f"{path.parent.name}/{path.name.removesuffix('_leftImg8bit.png')}" for path in images]
         masks = [source / "gtFine" / part / f"{name}_gtFine_labelIds.png" for name in names]
@@ -159,14 +159,14 @@ def prepare_cifar10(source: str, output: Path) -> None:
     """49,800 training, 200 validation and 10,000 test images as parquet files, and labeled rows for seeds 1 to 5.
 
     Args:
-        source: a Hub id or a folder that `datasets` reads.
+        source: a Hub id or a folder that `datasets` can read.
 
     Raises:
-        PrepareError: no labels, or splits of other names.
+        PrepareError: no labels, or splits with other names.
     """
     tables = dict(datasets.load_dataset(source))
     if not {"train", "test"} <= set(tables):
-        raise PrepareError(f"{source!r} has the splits {', '.join(tables)}; train and test are needed.")
+        raise PrepareError(f"{source!r} has the splits {', '.join(tables)}, but needs train and test.")
     label = next(
         (name for name, kind in tables["train"].features.items() if isinstance(kind, datasets.ClassLabel)), None
     )
@@ -194,7 +194,7 @@ def prepare_cifar10(source: str, output: Path) -> None:
 
 
 def _names(file: Path) -> list[str]:
-    """Names of a list; lines such as `/JPEGImages/x.jpg /SegmentationClassAug/x.png` are read as x."""
+    """The names in a list; lines such as `/JPEGImages/x.jpg /SegmentationClassAug/x.png` are read as x."""
     if not file.is_file():
         raise PrepareError(f"{file} is missing. Give the VOC2012 folder as --source.")
     return [Path(line.split()[0]).stem for line in file.read_text().splitlines() if line.strip()]
@@ -208,7 +208,7 @@ def _check_files(files: Iterable[Path]) -> None:
 
 
 def _place(files: dict[str, Path], folder: Path, copy: bool) -> None:
-    """Link or copy files into `folder` under their names, with their own suffixes."""
+    """Link or copy files into `folder` under the given names, keeping their suffixes."""
     _check_files(files.values())
     for name, file in files.items():
         target = folder / f"{name}{file.suffix}"
@@ -256,7 +256,7 @@ def _write_splits(
     published: Mapping[str, Sequence[str]],
     pattern: str,
 ) -> None:
-    """Lists of labeled ids, and whether they are the published ones."""
+    """Write the lists of labeled ids, and report whether they are the published ones."""
     folder = output / "splits"
     folder.mkdir(parents=True, exist_ok=True)
     other = []
@@ -268,11 +268,12 @@ def _write_splits(
                 other.append(f"1/{split} number {number}")
     if other:
         print(
-            f"Warning: {len(other)} labeled lists are not the published ones ({other[0]}, ...): the training list, of "
-            f"{len(names)} names, is another than the official one. Results do not compare to published ones."
+            f"Warning: {len(other)} labeled lists differ from the published ones ({other[0]}, ...), because the "
+            f"training list with {len(names)} names is not the official one. Results are not comparable with "
+            "published ones."
         )
     else:
-        print(f"All labeled lists in {folder} are the published ones.")
+        print(f"All labeled lists in {folder} match the published ones.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -288,13 +289,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--colors", help="masks: table of colors, CSV with name,r,g,b or JSON {name: [r, g, b]}")
     parser.add_argument("--values", help='masks: JSON map of the values in them, {"0": "ground", "100": "water"}')
     parser.add_argument("--band", type=int, help="masks: channel with the ids, counted from 1")
-    parser.add_argument("--suffix", default="", help="masks: what their names have behind the images' names: _mask")
-    parser.add_argument("--images", help="masks: folder of the images; masks are turned as their EXIF data says")
+    parser.add_argument(
+        "--suffix", default="", help="masks: suffix of their names after the images' names, such as _mask"
+    )
+    parser.add_argument("--images", help="masks: folder of the images; masks are rotated by their EXIF data")
     parser.add_argument(
         "--nearest",
         type=float,
         default=0,
-        help="masks: a color up to this far (RGB distance) from one in the table is it",
+        help="masks: replace colors up to this RGB distance from one in the table",
     )
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     return parser

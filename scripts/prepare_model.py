@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Put a segmentation head on a pretrained backbone and save it as a folder for `--model_a` and `--model_b`.
+"""Add a segmentation head to a pretrained backbone and save it as a folder for `--model_a` and `--model_b`.
 
     prepare_model.py deeplab-v2 --backbone microsoft/resnet-101 --output models/deeplab-v2 [--branches 2]
     prepare_model.py upernet    --backbone facebook/dinov2-base --output models/upernet-dinov2
 
-`deeplab-v2` is the network of the paper and takes a ResNet; `--weights` fills it from a file whose tensors are named as
-torchvision names them, and `--bgr` adds the colors of weights converted from Caffe. `upernet` takes whatever
-transformers can use as a backbone (DINOv2, Swin, ConvNeXt, BEiT, ResNet, ...). Only the backbone's weights are saved:
-`hf-dmt train` draws the head from the run's seed and the member, so that a and b start from one folder with different
-heads, each for the data's own classes.
+`deeplab-v2` is the paper's network and needs a ResNet; `--weights` loads a file with torchvision's tensor names, and
+`--bgr` sets the preprocessing for weights converted from Caffe. `upernet` accepts any backbone that transformers
+supports (DINOv2, Swin, ConvNeXt, BEiT, ResNet, ...). Only the backbone's weights are saved: `hf-dmt train` initializes
+the head from the run's seed and the member, so that a and b can start from one folder with different heads for the
+data's classes.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from hf_dmt.models.preprocessing import native_size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare one model; returns 0, or 2 for a mistake in what was given."""
+    """Prepare one model; returns 0, or 2 for invalid arguments."""
     args = _parser().parse_args(argv)
     output = Path(args.output)
     try:
         if args.model != "deeplab-v2" and (args.weights or args.bgr):
-            raise CheckpointError("--weights and --bgr are for deeplab-v2. Leave them out for upernet.")
+            raise CheckpointError("--weights and --bgr only apply to deeplab-v2. Omit them for upernet.")
         if output.exists() and any(output.iterdir()):
             raise CheckpointError(f"--output {args.output!r} is not empty. Choose another folder.")
         processor = load_processor(args.backbone, load_config(args.backbone, trust_remote_code=False))
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def deeplab_v2(backbone: str, branches: int) -> DeepLabV2ForSemanticSegmentation:
-    """DeepLab-v2 on a ResNet of bottlenecks, output stride 8.
+    """DeepLab-v2 on a ResNet with bottleneck blocks, output stride 8.
 
     Raises:
         ValueError: not a ResNet, or one that does not fit.
@@ -78,7 +78,7 @@ def deeplab_v2(backbone: str, branches: int) -> DeepLabV2ForSemanticSegmentation
     config = load_config(backbone, trust_remote_code=False)
     if config.model_type != "resnet":
         raise CheckpointError(
-            f"--backbone {backbone!r} is a {config.model_type!r}; DeepLab-v2 stands on a ResNet such as "
+            f"--backbone {backbone!r} is a {config.model_type!r}, but DeepLab-v2 needs a ResNet such as "
             "microsoft/resnet-101. Choose one, or prepare `upernet`."
         )
     size = {name: getattr(config, name) for name in ("num_channels", "embedding_size", "hidden_sizes", "depths")}
@@ -88,10 +88,10 @@ def deeplab_v2(backbone: str, branches: int) -> DeepLabV2ForSemanticSegmentation
 
 
 def load_torchvision_names(backbone: nn.Module, file: Path) -> None:
-    """Fill a transformers ResNet from a safetensors file in torchvision's names, in place.
+    """Load a safetensors file with torchvision's names into a transformers ResNet, in place.
 
-    Converted Caffe weights have these names too, some behind one common prefix such as `module.`. What is no part of
-    the backbone (a classifier, a head) is left out.
+    Converted Caffe weights have these names, too, some with a common prefix such as `module.`. Tensors that are not
+    part of the backbone (a classifier, a head) are ignored.
 
     Raises:
         ValueError: not a safetensors file, or one that leaves part of the backbone unset.
@@ -100,8 +100,8 @@ def load_torchvision_names(backbone: nn.Module, file: Path) -> None:
         given = load_file(file)
     except (OSError, SafetensorError) as problem:
         raise CheckpointError(
-            f"--weights {str(file)!r} cannot be read ({problem}). It must be a safetensors file; a .pth file is "
-            "converted once with safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'x.safetensors')."
+            f"--weights {str(file)!r} cannot be read ({problem}). It must be a safetensors file; convert a .pth file "
+            "once with safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'x.safetensors')."
         ) from problem
     stem = next((key for key in given if key.endswith("conv1.weight") and "layer" not in key), "conv1.weight")
     prefix = stem.removesuffix("conv1.weight")
@@ -117,7 +117,7 @@ def load_torchvision_names(backbone: nn.Module, file: Path) -> None:
 
 
 def torchvision_name(key: str) -> str:
-    """The name of a tensor of transformers' ResNet in torchvision."""
+    """The torchvision name of a tensor in transformers' ResNet."""
     key = key.replace("embedder.embedder.convolution", "conv1").replace("embedder.embedder.normalization", "bn1")
     key = key.replace("shortcut.convolution", "downsample.0").replace("shortcut.normalization", "downsample.1")
     key = re.sub(r"\.layer\.(\d)\.convolution", lambda found: f".conv{int(found[1]) + 1}", key)
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights", help="deeplab-v2: a safetensors file in torchvision's names, for other weights")
     parser.add_argument("--bgr", action="store_true", help="deeplab-v2: the weights were converted from Caffe")
-    parser.add_argument("--side", type=int, help="image size that is saved with it (default: the backbone's own)")
+    parser.add_argument("--side", type=int, help="image size to save with it (default: the backbone's own) ")
     return parser
 
 

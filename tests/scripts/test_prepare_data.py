@@ -40,7 +40,7 @@ def test_voc_is_linked_split_and_trained_on(voc: Path, tmp_path: Path, capsys: p
     out = tmp_path / "data"
     assert main(["voc", "--source", str(voc), "--output", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "not the published ones" in said and "200 labeled, 40 unlabeled" in said
+    assert "differ from the published ones" in said and "200 labeled, 40 unlabeled" in said
     assert len(list((out / "train" / "images").iterdir())) == len(list((out / "train" / "masks").iterdir())) == 240
     assert (out / "train" / "images" / f"{NAMES[0]}.jpg").is_symlink()
     assert json.loads((out / "classes.json").read_text()) == list(VOC_CLASSES) and len(VOC_CLASSES) == 21

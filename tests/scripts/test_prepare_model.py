@@ -121,11 +121,11 @@ def test_weights_that_do_not_fill_it_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["deeplab-v2", "--backbone", "{hub}/swin"], "'swin'; DeepLab-v2 stands on a ResNet"),
+        (["deeplab-v2", "--backbone", "{hub}/swin"], "'swin', but DeepLab-v2 needs a ResNet"),
         (["upernet", "--backbone", "{hub}/vit"], "'vit' model, which transformers cannot use as a backbone"),
         (["upernet", "--backbone", "/no/such/folder"], "/no/such/folder"),
         (["upernet", "--backbone", "{hub}/swin", "--output", "{hub}"], "not empty"),
-        (["upernet", "--backbone", "{hub}/swin", "--bgr"], "--bgr are for deeplab-v2"),
+        (["upernet", "--backbone", "{hub}/swin", "--bgr"], "--bgr only apply to deeplab-v2"),
     ],
 )
 def test_what_cannot_be_a_backbone_is_named(
