@@ -91,30 +91,30 @@ SEGMENTATION: dict[str, Case] = {
     "values outside the classes": (
         lambda root: files.scene_flags(root, (0, 9), (1, 2), (9,), id2label=three_names(root)),
         r"2 labeled masks contain values",
-        r"none of the 3 classes \(0 to 2\):\n  images/00.jpg: 9\n  images/02.jpg: 9",
+        r"not among the 3 classes \(0 to 2\):\n  images/00.jpg: 9\n  images/02.jpg: 9",
         r"If 9 means 'no label', pass --ignore_index 9",
     ),
     "several values outside": (
         lambda root: files.scene_flags(root, (0, 9, 11), id2label=three_names(root)),
-        r"1 labeled masks? hold",
+        r"1 labeled masks? contain",
         r"images/00.jpg: 9, 11",
         r"name all of them with --id2label",
     ),
     "values outside, counted from 1": (
         lambda root: files.scene_flags(root, (0, 1, 40), id2label=three_names(root), reduce_labels=True),
-        r"1 labeled masks hold",
+        r"1 labeled masks contain",
         r"\(1 to 3\):\n  images/00.jpg: 40",
         r"--ignore_index 40",
     ),
     "values outside in the eval masks": (
         with_eval_masks,
-        r"1 eval masks hold",
-        r"none of the 3 classes .*\n  val/images/00.jpg: 7",
+        r"1 eval masks contain",
+        r"not among the 3 classes .*\n  val/images/00.jpg: 7",
         r"--ignore_index 7",
     ),
     "sizes differ": (
         lambda root: with_mask(root, files.mask([0, 1], (10, 16))),
-        r"image images/01.jpg is 20x16 but its mask is 10x16",
+        r"image images/01.jpg is 20x16, but its mask is 10x16",
         r"one value per pixel",
         r"Pair the right files, or resize",
     ),
@@ -277,7 +277,7 @@ CLASSIFICATION: dict[str, Case] = {
     ),
     "fraction zero": (
         lambda root: files.animal_flags(root, labeled_fraction=0.0),
-        r"is 0;",
+        r"got 0;",
         r"above 0",
         r"try 0.1",
     ),
@@ -285,7 +285,7 @@ CLASSIFICATION: dict[str, Case] = {
         lambda root: files.animal_flags(root, num_labeled=3, labeled_fraction=0.5),
         r"--num_labeled and --labeled_fraction",
         r"both choose the",
-        r"Give one",
+        r"Give only one",
     ),
     "split seed below 0": (
         lambda root: files.animal_flags(root, split_seed=-1),
@@ -314,7 +314,7 @@ CLASSIFICATION: dict[str, Case] = {
     "no such training split": (
         lambda root: files.animal_flags(root, train_split="more"),
         r"--train_split 'more'",
-        r"is not in .* which has: train",
+        r"does not exist in .* which has: train",
         r"Name one",
     ),
     "evaluation on the training split": (
@@ -326,14 +326,14 @@ CLASSIFICATION: dict[str, Case] = {
     "unlabeled twice": (
         lambda root: files.animal_flags(root, unlabeled_dir="x", unlabeled_dataset_name="y"),
         r"--unlabeled_dir and --unlabeled_dataset_name",
-        r"both name",
-        r"Give one",
+        r"both choose",
+        r"Give only one",
     ),
     "unlabeled split of a folder": (
         lambda root: files.animal_flags(root, unlabeled_dir="x", unlabeled_split="y"),
         r"--unlabeled_dir and --unlabeled_split",
-        r"both name",
-        r"Give one",
+        r"both choose",
+        r"Give only one",
     ),
     "unlabeled folder missing": (
         lambda root: files.animal_flags(root, unlabeled_dir=str(root / "x")),
@@ -537,7 +537,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "data is a text file": (
         "--dataset_name {}/notes.txt --model_a tiny:vit --model_b tiny:vit",
         r"notes.txt'",
-        r"neither",
+        r"not embedded",
         r"Check",
     ),
     "data is an empty folder": (
@@ -595,7 +595,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         f"{WITH_TINY} --resume_from_checkpoint {{}}/empty",
         r"empty'",
         r"missing or unreadable",
-        r"Give",
+        r"Use",
     ),
     "unknown method": ("--method fixmatch", r"'fixmatch'", r"", r"dmt"),
     "unknown choice": ("--positive_disagree ignore", r"'ignore'", r"does not exist", r"drop, keep, flip"),
@@ -743,8 +743,13 @@ class Python:
 PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
     "task": (lambda use: use.models(task="detection"), r"'detection'", r"Unknown task", r"choose one of"),
     "classes with a gap": (lambda use: use.models(id2label={0: "x", 2: "y"}), r"\[0, 2\]", r"", r"Give a map such as"),
-    "no classes for a builtin": (lambda use: use.models(id2label=None), r"builtin", r"no classes", r"give id2label"),
-    "view of no pixel": (lambda use: use.models(image_size=-4), r"-4", r"side of 8 to 16384", r"leave it out"),
+    "no classes for a builtin": (
+        lambda use: use.models(id2label=None),
+        r"embedded model",
+        r"no classes",
+        r"give id2label",
+    ),
+    "view of no pixel": (lambda use: use.models(image_size=-4), r"-4", r"side of 8 to 16384", r"omit it"),
     "no pair there": (
         lambda use: ModelPair.from_pretrained(use.place / "animals"),
         r"animals'",

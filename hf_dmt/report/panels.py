@@ -239,7 +239,7 @@ PANELS = [
     *(
         Panel(
             f"separation_{member}",
-            f"How well right labels by {member} are separated from wrong ones",
+            f"Finding the wrong labels by {member}",
             "1: every right label scores above every wrong one. 0.5 (dotted): no better than chance.",
             partial(separation, member=member),
         )
@@ -339,7 +339,7 @@ def _phase_axis(axes: Axes, phases: list[int]) -> None:
 
 def _step_axis(axes: Axes, run: Run, *, since: int = 0, over_bars: bool = False) -> None:
     """Steps from `since` on, with a line at the start of each phase and its number above."""
-    axes.set_xlabel("step")
+    axes.set_xlabel("update")
     start, end = 0, sum(entry["steps"] for entry in run.phases)
     total = end - since
     last_shown = -math.inf

@@ -62,7 +62,7 @@ def _worth(run: Run, gain: Gain) -> str:
     for key, changes in gain.distinct().items():
         for name, change in changes.items():
             title = run.measures[key] if name == next(iter(changes)) else ""
-            chance = "" if change.beyond_chance is not False else "  chance"
+            chance = "" if change.beyond_chance is not False else "  chance?"
             figures = f"{_percent(change.before):>14}{_percent(change.after):>16}{signed(change.points):>9}{chance}"
             lines.append(f"{title:24}{name:8}{figures}".rstrip())
     lines += [_filled(note) for note in notes(run, gain)]
@@ -82,8 +82,8 @@ def notes(run: Run, gain: Gain) -> list[str]:
         found.append("Classes are equally frequent, so mean per-class accuracy equals accuracy.")
     if any(change.beyond_chance is not None for of in gain.changes.values() for change in of.values()):
         found.append(
-            "chance: a change of this size can come from the choice of test images (paired permutation test, 95 %). "
-            "Other seeds and other labeled images vary more."
+            "Chance is judged by a paired permutation test over the test images (95 %). Other seeds and other labeled "
+            "images vary more."
         )
     if gain.split == "eval":
         found.append(
@@ -112,7 +112,7 @@ def _failures(run: Run) -> str:
 
 
 def _steps(run: Run) -> str:
-    lines = ["next"]
+    lines = ["what to do next"]
     for number, step in enumerate(next_steps(run, str(run.folder)), start=1):
         lines.append(textwrap.fill(step.why, WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     "))
         lines += [f"     {step.command}"] if step.command else []

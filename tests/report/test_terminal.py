@@ -52,7 +52,7 @@ def test_chance_is_marked(tmp_path: Path) -> None:
     results["test"]["a"]["chance"] = {"accuracy": 0.3, "mean_accuracy": 0.3}
     file.write_text(json.dumps(results))
     lines = summary(read_run(tmp_path)).splitlines()
-    assert [line.split()[0] for line in lines if line.endswith("  chance")] == ["accuracy", "mean"]
+    assert [line.split()[0] for line in lines if line.endswith("  chance?")] == ["accuracy", "mean"]
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_failed_updates_at_the_end_of_a_turn_are_listed(tmp_path: Path) -> None:
     with torch.no_grad():
         next(pair.model_a.parameters()).fill_(float("nan"))
     trainer = make_trainer(tmp_path, pair, member_schedule="alternate", logging_steps=100, max_skipped_updates=2)
-    with pytest.raises(RunError, match="had no finite gradients"):
+    with pytest.raises(RunError, match="had non-finite gradients"):
         trainer.train()
     listed = json.loads((tmp_path / "skipped_batches.json").read_text())
     assert [(sorted(entry), len(entry["a"])) for entry in listed] == [(["a", "update"], 8)] * 2
