@@ -25,6 +25,7 @@ import argparse
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -103,8 +104,10 @@ _TRASHNET = ["--dataset_name", "{trashnet}", "--model_a", "{lite2}", "--model_b"
              "--labeled_batch_size", "8", "--pseudo_batch_size", "24", "--phase_epochs", "1", *_SMALL]  # fmt: skip
 _HEADS = [*_TRASHNET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
           "--weight_decay", "0", "--supervised_epochs", "100"]  # fmt: skip
-_WHOLE = [*_TRASHNET, "--augmentation", "weak", "--learning_rate", "1e-4", "--supervised_epochs", "50",
-          "--phase_epochs", "0.5"]  # fmt: skip
+# BatchNorm at rest: batches hold the same few photographs again and again. Selection per class: heads favored it.
+_WHOLE = [*_TRASHNET, "--augmentation", "weak", "--freeze_batch_norm", "true", "--class_balanced", "true",
+          "--learning_rate", "3e-4", "--pseudo_batch_size", "16", "--supervised_epochs", "40", "--label_ratios", "0.2",
+          "0.5", "--phase_epochs", "0.65"]  # fmt: skip
 _CAMVID_PRETRAINED = ["--task", "semantic-segmentation", "--dataset_name", "{camvid}", "--label_column", "annotation",
                       "--model_a", "{deeplab}", "--model_b", "{deeplab_half}", "--image_size", "192", "--num_labeled",
                       "58", "--learning_rate", "1e-4", "--labeled_batch_size", "4", "--pseudo_batch_size", "12",
@@ -155,7 +158,7 @@ def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
-        bench = Bench(folder / name, base, in_process=arguments.suite == "smoke")
+        bench = Bench(folder / name, base, in_process=arguments.suite == "smoke", keep=arguments.keep_outputs)
         bench.check()
         factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
         for seed in arguments.seeds:
@@ -184,6 +187,9 @@ def parse_own(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--tuning_seeds", type=int, nargs="+", default=[1000], help="splits to try them on")
     parser.add_argument("--output_dir", default="runs/comparison", help="folder for the results of every run")
+    parser.add_argument(
+        "--keep_outputs", action="store_true", help="keep the output folder of every run: both models, report and card"
+    )
     arguments = parser.parse_args(argv)
     if both := set(arguments.seeds) & set(arguments.tuning_seeds):
         parser.error(f"--seeds and --tuning_seeds overlap in {sorted(both)}; choose other --tuning_seeds")
@@ -264,10 +270,11 @@ class Bench:
         base: flags of every run.
         in_process: run in this process instead of a subprocess. This is faster, but the peak memory then includes all
             previous runs.
+        keep: keep the output folder of every run in `outputs/<arm>-seed-<n>`.
     """
 
-    def __init__(self, folder: Path, base: list[str], *, in_process: bool) -> None:
-        self.folder, self.base, self.in_process = folder, base, in_process
+    def __init__(self, folder: Path, base: list[str], *, in_process: bool, keep: bool = False) -> None:
+        self.folder, self.base, self.in_process, self.keep = folder, base, in_process, keep
 
     def check(self) -> None:
         """Exit before training if there is no eval or test split to compare on."""
@@ -307,7 +314,7 @@ class Bench:
                 )
             return record
         start = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
+        with self._output_folder(name) as folder:
             code, output = self._call([*flags, "--output_dir", folder])
             if code:
                 raise SystemExit(
@@ -354,6 +361,13 @@ class Bench:
                 flags += [f"--{what}_steps={max(1, round(every / CHECKPOINTS))}" for what in ("eval", "save")]
         flags += ["--eval_strategy", looks, "--save_strategy", looks, "--save_total_limit", "1"]
         return [*flags, "--load_best_model_at_end", "true", "--disable_tqdm", "true"]
+
+    def _output_folder(self, name: str) -> contextlib.AbstractContextManager[str]:
+        if not self.keep:
+            return tempfile.TemporaryDirectory()
+        folder = self.folder / "outputs" / name
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped; a finished one is not made again
+        return contextlib.nullcontext(str(folder))
 
     def _call(self, flags: list[str]) -> tuple[int, str]:
         if self.in_process:

@@ -211,12 +211,28 @@ def per_run(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
             "phase_0": run.alone() if len(run.record["passes"]) > 1 else None,
             "last": run.last(),
             "best_on_eval": run.selected(),
+            "right_labels": right_labels(run),
             "passes": run.passes,
             "seconds": run.seconds,
         }
         for arm, of_arm in runs.items()
         for seed, run in sorted(of_arm.items())
     ]
+
+
+def right_labels(run: Run) -> list[dict[str, dict[str, float | None]]]:
+    """Per phase with stored labels and per maker, which share is right: `of_all`, and of the `kept` ones; None where
+    nobody knows."""
+    found = []
+    for entry in run.results["phases"]:
+        shares = {}
+        for maker, made in (entry["pseudo_labels"] or {}).items():
+            curve = (made["separation"] or {}).get("calibration")
+            of_all = curve and np.average([p["accuracy"] for p in curve], weights=[p["count"] for p in curve])
+            shares[maker] = {"of_all": None if of_all is None else float(of_all), "kept": made["accuracy"]}
+        if shares:
+            found.append(shares)
+    return found
 
 
 def separation(runs: dict[int, Run]) -> list[dict[str, Any]]:

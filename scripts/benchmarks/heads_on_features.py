@@ -77,13 +77,17 @@ def main() -> None:
     parser.add_argument("--num_labeled", type=int, nargs="+", default=[38], help="a fifth of them is held out")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--learning_rate", type=float, default=3e-3)
+    parser.add_argument("--dropout_b", type=float, help="share of the features that b's head drops (the model's own)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--output_dir", default="runs/heads")
     given = parser.parse_args()
     root = Path(given.output_dir)
-    folder = root / f"rate-{given.learning_rate:g}"
+    own = "" if given.dropout_b is None else f"-dropout-{given.dropout_b:g}"
+    folder = root / f"rate-{given.learning_rate:g}{own}"
     folder.mkdir(parents=True, exist_ok=True)
     data = features(given, root / "features.npz")
+    if given.dropout_b is not None:
+        data["dropout_b"] = np.asarray(given.dropout_b)
     for count in given.num_labeled:
         splits = Splits(data, count, given.seeds, given.learning_rate)
         for arm in given.arms:
@@ -116,8 +120,8 @@ def features(given: argparse.Namespace, file: Path) -> dict[str, np.ndarray]:
 
 
 def dropout(pair: ModelPair, name: str) -> np.ndarray:
-    """The probability that the head drops a feature with in training."""
-    return np.asarray(getattr(pair.member(name).config, "classifier_dropout_prob", 0.0))
+    """The probability that the head drops a feature with in training: the pair's, which corrects MobileNet's."""
+    return np.asarray(getattr(getattr(pair.member(name), "dropout", None), "p", 0.0))
 
 
 class Heads(nn.Module):
@@ -198,6 +202,7 @@ class Splits:
                 "num_labeled": self.count,
                 "labels": len(self.labeled[0]),
                 "learning_rate": self.rate,
+                "dropout_b": float(self.data["dropout_b"]),
                 "seed": seed,
                 "phases": [],
             }
@@ -337,7 +342,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
                 {name: round(of["of_all"], 4) for name, of in phases[0]["pseudo_labels"].items()} if phases else None
             )
             scores = [{name: round(v, 4) for name, v in e["test"].items()} for e in record["phases"]]
-            facts = {key: record[key] for key in ("arm", "num_labeled", "labels", "learning_rate", "seed")}
+            facts = {key: record[key] for key in ("arm", "num_labeled", "labels", "learning_rate", "dropout_b", "seed")}
             found.append({**facts, "phase_0": scores[0], "last": scores[-1], "right": right, "kept": kept})
     return found
 

@@ -3,8 +3,9 @@
     python scripts/benchmarks/when_weights_pay.py --output docs/when_weights_pay.png
 
 Reads the runs in `scripts/benchmarks/evidence/`: `heads.json` of `heads_on_features.py`, and the comparisons of `hf-dmt
-compare` (digits, digit-scenes), which keep one figure of label accuracy for all their splits. It draws, and prints per
-data set, the gain over `mutual` (every weight 1) and over the labels alone at as many image passes, mean of a and b.
+compare`; the older ones (digits, digit-scenes) keep one figure of label accuracy for all their splits. It draws, and
+prints per data set, the gain over `mutual` (every weight 1) and over the labels alone at as many image passes, mean of
+a and b.
 """
 
 from __future__ import annotations
@@ -60,10 +61,20 @@ def _of_heads(runs: list[dict[str, Any]]) -> list[Point]:
 
 
 def _of_comparison(content: dict[str, Any]) -> list[Point]:
-    right = mean(row["right"] for row in content["separation"] if row["phase"] == 1)
+    of_all_splits = mean(row["right"] for row in content["separation"] if row["phase"] == 1)
+    right = {
+        run["seed"]: mean(shares["of_all"] for shares in run["right_labels"][0].values())
+        for run in content["runs"]
+        if run["arm"] == "dmt" and "right_labels" in run
+    }
     last = {(run["arm"], run["seed"]): members(run["last"]) for run in content["runs"]}
     return [
-        Point(content["data"], right, score - last["mutual", seed], score - last["labeled-only", seed])
+        Point(
+            content["data"],
+            right.get(seed, of_all_splits),
+            score - last["mutual", seed],
+            score - last["labeled-only", seed],
+        )
         for (arm, seed), score in sorted(last.items())
         if arm == "dmt" and ("mutual", seed) in last and ("labeled-only", seed) in last
     ]

@@ -49,7 +49,7 @@ def record(arm: str, seed: int, a: float, b: float, *, alone: float = 0.5, label
     curve = [{"confidence": 0.5, "accuracy": 0.25, "count": 4}, {"confidence": 0.9, "accuracy": 1.0, "count": 4 + seed}]
     figures = {"weight": 0.9, "confidence": 0.8, "disagreement": None, "calibration": curve}
     first = {"phase": 0, "test": scores(alone, alone), "eval": scores(0.4, 0.4), "pseudo_labels": None}
-    labels = {"a": {"separation": figures}, "b": {"separation": None}}
+    labels = {"a": {"separation": figures, "accuracy": 0.75}, "b": {"separation": None, "accuracy": None}}
     last = {"phase": 1, "test": scores(a, b), "eval": scores(0.6, 0.8), "pseudo_labels": labels}
     return {
         "arm": arm,
@@ -147,6 +147,8 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
     kept_figures = json.loads((tmp_path / "comparison.json").read_text())
     assert {(run["arm"], run["seed"]) for run in kept_figures["runs"]} == {(run["arm"], 0) for run in runs}
     assert kept_figures["runs"][0]["last"] == {"a": 0.5, "b": 0.7, "ensemble": 0.7}
+    of_arm = {run["arm"]: run["right_labels"] for run in kept_figures["runs"]}
+    assert of_arm["dmt"] == [{"a": {"of_all": 0.625, "kept": 0.75}, "b": {"of_all": None, "kept": None}}]
     assert kept_figures["separation"] == [
         {
             **{"phase": 1, "maker": "a", "weight": 0.9, "confidence": 0.8, "right": 0.625, "sure": 0.7},
@@ -202,13 +204,14 @@ def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
 
 
 def smoke(folder: Path, *arms: str) -> dict[str, dict[str, Any]]:
-    main(["--suite", "smoke", "--seeds", "0", "--output_dir", str(folder), "--arms", *arms])
+    main(["--suite", "smoke", "--seeds", "0", "--keep_outputs", "--output_dir", str(folder), "--arms", *arms])
     runs = [json.loads(file.read_text()) for file in (folder / "smoke" / "digits" / "runs").glob("*.json")]
     return {run["arm"]: run for run in runs}
 
 
 def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
-    """Silent: real runs at other budgets than planned; an interrupted comparison that starts from the beginning.
+    """Silent: real runs at other budgets than planned; an interrupted comparison that starts from the beginning; a
+    kept folder without its models.
 
     Three short runs of the command line: over 3 seconds.
     """
@@ -225,6 +228,10 @@ def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
     assert len(runs["labeled-only"]["results"]["phases"]) == 1
     assert runs["fixmatch"]["results"]["knobs"]["online_threshold"] == 0.95
     assert (tmp_path / "smoke" / "digits" / "comparison.png").is_file()
+    kept = tmp_path / "smoke" / "digits" / "outputs"
+    assert all((kept / f"{arm}-seed-0" / "peer" / "model.safetensors").is_file() for arm in runs)
+    assert len(comparison.right_labels(comparison.Run(runs["dmt"]))) == len(runs["dmt"]["passes"]) - 1
+    assert comparison.right_labels(comparison.Run(runs["labeled-only"])) == []
 
 
 @pytest.mark.slow
