@@ -128,7 +128,7 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(runs: Any, update: int) -
     of_task = runs("image-classification")
     folder = of_task.work / f"preempted-{update}"
     assert of_task.run(folder, sigterm_at=update) == 128 + signal.SIGTERM, of_task.output(folder)
-    assert "--resume_from_checkpoint True" in of_task.output(folder)
+    assert "--resume_from_checkpoint true" in of_task.output(folder)
     assert (folder / f"checkpoint-{update}" / "trainer_state.json").is_file()
     assert not (folder / "model.safetensors").exists()
     assert of_task.run(folder, resume=True) == 0, of_task.output(folder)

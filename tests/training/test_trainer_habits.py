@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -34,6 +35,18 @@ from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer,
         ({"model_init": make_pair}, "got both"),
         ({"model": None, "model_init": lambda: make_pair().model_a}, "returned a ViTForImageClassification"),
         ({"eval_dataset": {}}, "an empty dictionary"),
+        ({"train_dataset": {"train": images(3)}}, r"train_dataset is a dict of train.*dataset\['train'\]"),
+        ({"train_dataset": 5}, "train_dataset is a int, and no set of images"),
+        (
+            {"train_dataset": pd.DataFrame({"image": [1]})},
+            r"is a DataFrame that has no item 0 \(KeyError",
+        ),
+        ({"unlabeled_dataset": [{"img": 1}]}, r"Item 0 of unlabeled_dataset has the keys \['img'\], but no 'image'"),
+        (
+            {"unlabeled_dataset": [{**images(1)[0], "label": label} for label in (None, -1, 9, "red")]},
+            "Item 3 of unlabeled_dataset has the label 'red'",
+        ),
+        ({"unlabeled_dataset": iter(images(3))}, r"is a list_iterator, which can be read once only. Give list\("),
         ({"eval_dataset": {"x": [{"image": 1}]}}, r"Item 0 of eval_dataset\['x'\]"),
         ({"metrics": [3.5]}, "metrics has 3.5, a float"),
     ],

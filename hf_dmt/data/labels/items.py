@@ -9,18 +9,25 @@ import datasets
 import numpy as np
 from torch import Tensor
 
+from ..reading.rows import is_label
 from ..reading.sources import ImageSet
 
 _LOOKED_AT = 32  # items to check in a set that decodes an image to read its label
 
 
-def check_item_labels(source: Any, role: str, class_names: Sequence[str]) -> None:
+def check_item_labels(source: Any, role: str, class_names: Sequence[str], *, optional: bool = False) -> None:
     """Check the labels of a set, without decoding images if possible.
+
+    Args:
+        optional: of unlabeled images, which may lack a label, or be of a class that the pair does not know. Labels that
+            are there are scored, never trained on.
 
     Raises:
         ValueError: the first item with an invalid label, and why.
     """
     for position, label in _labels(source):
+        if optional and (not is_label(label) or isinstance(label, (int, np.integer))):
+            continue
         check_label(label, f"Item {position} of {role}", len(class_names), class_names)
 
 

@@ -10,24 +10,13 @@ from typing import Any
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
 
-from ...data.labels.items import check_item_labels
-from ...data.tasks import TASKS
 from ...models.pair import ModelPair
 from ...models.weights.sharding import is_sharded
 from ..scoring.evaluation import figures_of
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import Knobs
 from ..settings.late_settings import check_late_settings
-from .streams import is_stream
-
-
-def _check_map_style(dataset: Any, role: str) -> None:
-    if is_stream(dataset):
-        raise ValueError(
-            f"{role} is a {type(dataset).__name__}, which can only be read sequentially, but labeled images are "
-            "accessed by index. Save it once: datasets.Dataset.from_generator(lambda: iter(stream), "
-            "features=stream.features), or use load_dataset(...) without streaming=True."
-        )
+from .image_sets import check_image_set
 
 
 def check_inputs(
@@ -47,13 +36,12 @@ def check_inputs(
             f"DMTTrainer trains a ModelPair, got {type(model).__name__}. Build one with "
             "ModelPair.from_models(model_a, model_b, task=..., id2label=...)."
         )
-    _check_map_style(train_dataset, "train_dataset")
+    check_image_set(train_dataset, "train_dataset", model)
     if train_dataset is None or not len(train_dataset):
         raise ValueError(
             "train_dataset contains no labeled images; dynamic mutual training needs at least a few per class. Give "
             "map-style items {'image': PIL, 'label': int}, for masks {'image': PIL, 'mask': (H, W)}."
         )
-    check_item(train_dataset, "train_dataset", model, with_target=True)
     if eval_dataset is None and not args.metric_is_default:
         raise ValueError(
             f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it on. "
@@ -63,14 +51,10 @@ def check_inputs(
         raise ValueError(
             "eval_dataset is an empty dictionary. Give {name: images}, a single set of images, or omit it."
         )
-    if test is not None:
-        _check_map_style(test, "test_dataset")
+    check_image_set(test, "test_dataset", model)
     sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
     for name, images in sets.items():
-        role = f"eval_dataset[{name!r}]" if name else "eval_dataset"
-        _check_map_style(images, role)
-        if images is not None and len(images):
-            check_item(images, role, model, with_target=True)
+        check_image_set(images, f"eval_dataset[{name!r}]" if name else "eval_dataset", model)
     if not args.metric_is_default and compute_metrics is None and not metrics and not args.metrics:
         known = [f"{name}_{figure}" if name else figure for name in sets for figure in figures_of(model.task)]
         if (args.metric_for_best_model or "").removeprefix("eval_") not in known:
@@ -138,30 +122,6 @@ def check_best_weights(args: DMTTrainingArguments, *, has_eval: bool) -> None:
             f"phase_weights best chooses among several evaluations within a phase, but {looks}. Give eval images and "
             "`eval_strategy='steps'` with `eval_steps`, or leave phase_weights at last."
         )
-
-
-def check_item(source: Any, role: str, model: ModelPair, *, with_target: bool) -> None:
-    """Check the first item of an image set and all labels that need no decoding, to find mistakes before minutes of
-    loading.
-
-    Raises:
-        ValueError: no image, a missing label or mask, or a label that is not a class.
-    """
-    target = TASKS[model.task].target
-    form = (
-        f"{{'image': PIL, '{target}': {'int' if target == 'label' else '(H, W)'}}}" if with_target else "{'image': PIL}"
-    )
-    item = source[0]
-    keys = list(item) if isinstance(item, Mapping) else None
-    missing = [key for key in ("image", target)[: 1 + with_target] if keys is None or item.get(key) is None]
-    if missing:
-        what = f"has the keys {keys}" if keys is not None else f"is a {type(item).__name__}"
-        raise ValueError(
-            f"Item 0 of {role} {what}, but no {missing[0]!r}, which {model.task} needs. Give map-style items {form}: "
-            "dataset.rename_column(...) renames a column."
-        )
-    if with_target and target == "label":
-        check_item_labels(source, role, model.class_names)
 
 
 def check_processes(world_size: int, environment: Mapping[str, str]) -> None:

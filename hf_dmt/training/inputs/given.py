@@ -14,6 +14,7 @@ from ..scoring.library_metrics import LibraryMetrics
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.methods import Knobs
 from .checks import check_inputs, check_unlabeled
+from .image_sets import check_image_set
 from .opened_pair import opened_pair
 from .search import new_pair
 from .streams import is_stream, saved_stream
@@ -64,6 +65,7 @@ class Inputs:
             with args.main_process_first(desc="saving the stream of unlabeled images"):
                 unlabeled = saved_stream(unlabeled, "unlabeled_dataset")
         check_inputs(pair, args, **given)
+        check_image_set(unlabeled, "unlabeled_dataset", pair, with_target=False)
         knobs = args.knobs(pair.task)
         inputs = cls(args, unlabeled=unlabeled, pair=pair, knobs=knobs, **given)
         check_unlabeled(args.method, knobs, inputs.num_unlabeled)

@@ -31,6 +31,11 @@ def saved_stream(stream: Any, role: str) -> datasets.Dataset:
     Raises:
         DataError: items without an image, or an empty stream.
     """
+    if isinstance(stream, Iterator):
+        raise DataError(
+            f"{role} is a {type(stream).__name__}, which can be read once only. Give list({role}), or "
+            "datasets.IterableDataset.from_generator(function)."
+        )
     first = next(iter(stream), None)
     if not isinstance(first, dict) or first.get("image") is None:
         found = "is empty" if first is None else f"has items {list(first) if isinstance(first, dict) else type(first)}"
