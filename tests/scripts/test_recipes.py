@@ -205,7 +205,7 @@ TABLE = (FOLDER / "paper" / "README.md").read_text(encoding="utf-8")
 METHODS_PAGE = (FOLDER.parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_oddities_is_complete_and_names_what_exists() -> None:
+def test_the_table_of_peculiarities_is_complete_and_names_what_exists() -> None:
     """Silent: a row that was forgotten, an option that has another name by now, a recipe that the page leaves out."""
     rows = re.findall(r"^\| B(\d+) \|(.*)\|(.*)\|(.*)\|$", TABLE, re.MULTILINE)
     assert [int(number) for number, *_ in rows] == list(range(1, 43))
@@ -231,7 +231,7 @@ def test_the_methods_page_says_what_the_presets_are(method: str) -> None:
     who, gammas, positive, when, _ = (cell.strip() for cell in found[1].split("|"))
     knobs = resolve(name, "image-classification", {"strategy": "online"} if online else {})
     if name == "supervised":
-        assert not knobs.label_ratios and (who, gammas, positive) == ("nobody", "", "")
+        assert not knobs.label_ratios and (who, gammas, positive) == ("none", "", "")
         return
     assert who == knobs.labeler and gammas == f"{knobs.gamma1:g}, {knobs.gamma2:g}"
     assert (positive, when) == (knobs.positive_disagree, knobs.strategy)
