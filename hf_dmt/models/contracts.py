@@ -63,7 +63,7 @@ def check_processor(processor: Any, name: str) -> None:
 
 def refuse_shared_weights(model_a: nn.Module, model_b: nn.Module) -> None:
     """Raise a ValueError for two members with a parameter in common: an update of one would change the other."""
-    of_a = {parameter.data_ptr() for parameter in model_a.parameters()}
+    of_a = {parameter.data_ptr() for parameter in model_a.parameters() if parameter.numel()}  # empty ones are at 0
     if shared := [key for key, parameter in model_b.named_parameters() if parameter.data_ptr() in of_a]:
         raise ValueError(
             f"The two models share {len(shared)} weights, such as {shared[0]!r}, so training one would change the "
