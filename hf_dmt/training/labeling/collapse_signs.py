@@ -112,7 +112,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
 def warn_of_collapse(
     found: PhaseLabels, past: Sequence[Mapping[str, Any]], count: int, class_names: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Check a phase's new labels and warn about signs of collapse. Each piece of advice is given once.
+    """Check a phase's new labels and warn about signs of collapse, each kind of sign with its advice once.
 
     Args:
         past: the results' entries of the finished phases.
@@ -133,8 +133,11 @@ def warn_of_collapse(
     if not signs:
         return {}
     said = " ".join(line for entry in past for line in entry.get("alarms", ()))
-    lines = [f"Phase {past[-1]['phase'] + 1 if past else 1} may be collapsing."]
-    for seen, advice in signs:
+    fresh = [(seen, advice) for seen, advice in signs if advice not in said]
+    lines = [
+        f"Phase {past[-1]['phase'] + 1 if past else 1} {'may be' if fresh else 'still shows signs of'} collapsing."
+    ]
+    for seen, advice in fresh:
         lines += [printable(seen), *([] if advice in said else [f"  {advice}"])]
         said += advice
     logger.warning("\n  ".join(lines))
