@@ -52,9 +52,9 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _modules_out_of_the_garbage_collection() -> None:
-    """Every training ends in `gc.collect()`, which walks through all that the libraries define: 0.4 s each time.
+    """Every training ends with `gc.collect()`, which traverses all objects of the libraries: 0.4 s each time.
 
-    Frozen objects are left out of that walk, and are still freed when nothing refers to them.
+    Frozen objects are skipped by that traversal, and are still freed when nothing refers to them.
     """
     gc.collect()
     gc.freeze()
@@ -62,7 +62,8 @@ def _modules_out_of_the_garbage_collection() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def figures_drawn() -> Iterator[None]:
-    """One figure of a run instead of thirteen, which take ten times as long as a run here. tests/report draws all."""
+    """Draw one figure per run instead of thirteen, which take ten times as long as a run here. tests/report draws
+    all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "PANELS", figures.PANELS[:1])
         yield

@@ -1,4 +1,4 @@
-"""The shape of the package, held by reading its sources: nothing here imports a model or trains one."""
+"""The structure of the package, checked from its sources: no models are imported or trained here."""
 
 import ast
 import graphlib
@@ -83,13 +83,13 @@ def describe(path: Path, line: int, what: str) -> str:
 
 
 def test_every_room_exists_and_every_folder_is_a_room() -> None:
-    """A new folder that no rule below covers would escape them all without a word."""
+    """Guards against a new folder that none of the rules below covers."""
     folders = {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE}
     assert folders == set(ROOMS)
 
 
 def test_imports_point_down_the_room_list() -> None:
-    """An import upwards makes two rooms one: neither can be read, tested or lifted out alone."""
+    """An import upwards merges two packages: neither can be read, tested or reused alone."""
     wrong = []
     for path in MODULES:
         room = room_of(path)
@@ -106,7 +106,7 @@ def test_imports_point_down_the_room_list() -> None:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    """Files in a circle are one file: none of them can be read, tested or changed without all the others."""
+    """Files in a cycle are one file: none can be read, tested or changed without the others."""
     sorter = graphlib.TopologicalSorter({path: imported_files(path) for path in MODULES})
     try:
         sorter.prepare()
@@ -135,7 +135,7 @@ def test_imports_point_down_the_rooms_inside_a_room(room: str) -> None:
 
 
 def test_no_folder_has_too_many_modules() -> None:
-    """Past a dozen names a folder is a heap: what a reader looks for is found by search or not at all."""
+    """With more than a dozen files, a folder is hard to navigate."""
     counts = Counter(path.parent for path in MODULES if path.name != "__init__.py")
     too_many = {folder.relative_to(ROOT).as_posix(): n for folder, n in counts.items() if n > MOST_MODULES}
     assert not too_many
@@ -190,7 +190,7 @@ def test_every_imported_distribution_is_declared() -> None:
 
 
 def test_every_data_file_is_shipped() -> None:
-    """A template outside the package-data patterns works from a checkout and is missing from the wheel."""
+    """A template outside the package-data patterns works in a checkout but is missing from the wheel."""
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["hf_dmt"]
     inside = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file()]
     left_out = [
@@ -202,13 +202,13 @@ def test_every_data_file_is_shipped() -> None:
 
 
 def test_no_file_is_called_utils() -> None:
-    """A drawer without a subject collects helpers that nobody finds again and two people write twice."""
+    """A module without a subject collects helpers that nobody finds and that are written twice."""
     drawers = {"utils", "helpers", "common", "misc"}
     assert not [path.relative_to(ROOT).as_posix() for path in MODULES if path.stem.strip("_") in drawers]
 
 
 def test_no_file_is_longer_than_400_lines() -> None:
-    """Past that length a file holds two subjects, and the list of files stops being the method."""
+    """A longer file covers two subjects, and the list of files no longer describes the method."""
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     too_long = {path.relative_to(ROOT).as_posix(): length for path, length in lengths.items() if length > 400}
     assert not too_long

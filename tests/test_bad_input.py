@@ -1,6 +1,6 @@
-"""What a person can get wrong: one message before anything is trained, on the command line and in Python.
+"""User errors: one message before training, on the command line and in Python.
 
-Every message has three parts: what was given, why it cannot work, what to do.
+Every message has three parts: what was given, why it does not work, what to do.
 """
 
 from __future__ import annotations
@@ -381,7 +381,7 @@ def test_images_and_labels(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Guards against a traceback in the third hour, and against a message that leaves a person where they were."""
+    """Guards against a traceback in the third hour, and against a message that does not help."""
     flags = [str(word) for flag, value in make(tmp_path).items() for word in (f"--{flag}", value)]
     out = tmp_path / "run"
     message = refused(["--task", task, *TINY[task], *flags, "--output_dir", str(out)], capsys)
@@ -854,7 +854,7 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
 
 @pytest.mark.parametrize("name", PYTHON)
 def test_python(name: str, place: Path, tmp_path: Path) -> None:
-    """Guards the same from a script: a ValueError that says all three, and nothing trained."""
+    """Guards the same in Python: a ValueError with all three parts, and nothing trained."""
     call, given, why, remedy = PYTHON[name]
     use = Python(place, tmp_path / "run")
     with pytest.raises(ValueError) as caught:
@@ -902,7 +902,7 @@ HUB: dict[str, tuple[str, str, str, str]] = {
 def test_hub_commands(
     name: str, place: Path, hub: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards against a traceback after hours of training, where the push alone was wrong."""
+    """Guards against a traceback after hours of training if only the push was wrong."""
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     command, given, why, remedy = HUB[name]
     assert push_main([word.replace("{}", str(place)) for word in command.split()]) != 0

@@ -1,15 +1,15 @@
-"""README.md and docs/: every command, every Python block and the notebook runs, and what a page quotes is printed.
+"""README.md and docs/: every command, every Python block and the notebook runs and prints what the page quotes.
 
-Each page is worked through from top to bottom in a folder of its own, as by a person who has the images that the page
-speaks of. Models and data sets of the Hub come from the Hub of the tests, under their real ids and tiny. Commands are
-called in this process, with the fewest updates that a run can have.
+Each page is executed from top to bottom in its own folder, which contains the images that the page mentions. Models and
+data sets come from the test Hub, under their real ids, but tiny. Commands are called in this process, with the minimum
+number of updates.
 
     ```bash       commands, which must succeed
-    ```console    `$ command`, then what it prints, in this order among other lines; `...` stands for anything
-    ```python     code; a page's blocks share their names
-    ```text       no code: a tree of files, a formula
+    ```console    `$ command`, then its output, in this order among other lines; `...` stands for anything
+    ```python     code; the blocks of a page share their names
+    ```text       not code: a tree of files, a formula
 
-A block after `<!-- not run: reason -->` is left out, and `NOT_RUN` lists it.
+A block after `<!-- not run: reason -->` is skipped, and `NOT_RUN` lists it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files that anybody may have touched: the answer is an error that says so, and nothing is ever half written."""
+"""Damaged or malicious files: the result is an error that says so, and nothing is ever partially written."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ RESULTS = {"task": "image-classification", "phases": [{"phase": 0, "eval": None}
 @example(b'{"format_version": 1, "task": [], "primary": "a", "image_size": 1}')
 @example(b'{"format_version": Infinity}')
 def test_pair_metadata(folder: Path, content: bytes) -> None:
-    """Guards a pair from the Hub that ends a program with a KeyError from our inside."""
+    """Guards against a pair from the Hub that ends a program with a KeyError."""
     (folder / "dmt_config.json").write_bytes(content)
     try:
         found = read_pair_file(folder, "me/pair")

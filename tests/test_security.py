@@ -1,4 +1,4 @@
-"""What a file from a stranger may not do: run code, reach outside its folder, or make the program call home."""
+"""What an untrusted file must not do: run code, access files outside its folder, or make the program call home."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of methods: equal budgets, paired figures, and a command that goes on where it was interrupted."""
+"""`hf-dmt compare`: equal budgets, paired figures, and continuing an interrupted comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 
 
 def planned(method: str, task: str = IMAGES, **knobs: Any) -> dict[str, Any]:
-    """The part of a run's results that its cost follows from."""
+    """The part of a run's results that determines its cost."""
     settings = {"supervised_epochs": 10, "phase_epochs": 3, "labeled_batch_size": 8, "pseudo_batch_size": 24, **knobs}
     resolved = resolve(method, task, settings)
     units = "images" if task == IMAGES else "pixels"
@@ -72,7 +72,7 @@ def kept(folder: Path, *records: dict[str, Any]) -> Path:
 
 
 def test_passes_by_hand() -> None:
-    """Silent: labeling, teachers' passes or mixup's weighing pass left out, and a method looks cheaper than it is."""
+    """Silent: a pass for labeling, teachers or mixup weights is not counted, and a method looks cheaper than it is."""
     phases = planned("dmt", label_ratios=(0.5, 1.0))
     # 16 updates, then 63 and 125, of 32 images through two members; each labeling 1000 images through both at 1/3.
     assert image_passes(phases) == pytest.approx([16 * 64, 63 * 64 + 2000 / 3, 125 * 64 + 2000 / 3])
@@ -98,7 +98,7 @@ def test_a_method_gets_the_passes_of_the_reference(task: str, method: str, knobs
 
 
 def test_labels_alone_spend_the_budget_in_one_phase() -> None:
-    """Silent: labels alone are compared at fewer updates, and what more training gives is called a gain."""
+    """Silent: labels alone are compared at fewer updates, and the effect of more training is called a gain."""
     reference = planned("dmt")
     knobs = resolve("supervised", IMAGES, {"labeled_batch_size": 8, "pseudo_batch_size": 24, "label_ratios": (0.2,)})
     assert knobs.label_ratios == (), "ratios of a recipe would train labels alone on pseudo labels"
@@ -107,7 +107,7 @@ def test_labels_alone_spend_the_budget_in_one_phase() -> None:
 
 
 def test_differences_are_paired_by_split(tmp_path: Path) -> None:
-    """Silent: the spread between splits, which all methods share, hides or makes a difference; a wrong interval."""
+    """Silent: the variance between splits, which all methods share, hides or creates a difference; a wrong interval."""
     runs = [record("dmt", seed, 0.6 + seed / 10, 0.8 + seed / 10) for seed in (0, 1, 2)]
     runs += [record("labeled-only", seed, 0.5 + seed / 10, 0.7 + seed / 10 - 0.02 * seed) for seed in (0, 1, 2)]
     found = {row["method"]: row for row in comparison.rows(comparison.load(kept(tmp_path, *runs)))}
@@ -123,14 +123,14 @@ def test_differences_are_paired_by_split(tmp_path: Path) -> None:
 
 
 def test_runs_on_other_labels_are_not_compared(tmp_path: Path) -> None:
-    """Silent: a folder that was used with other data gives differences that are the data's."""
+    """Silent: a folder that was used with other data yields differences caused by the data."""
     folder = kept(tmp_path, record("dmt", 0, 0.6, 0.8), record("cps", 0, 0.6, 0.8, labeled="y"))
     with pytest.raises(ValueError, match="cps and dmt with seed 0 have different labeled images"):
         comparison.load(folder)
 
 
 def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: figures under another method's or score's heading; nothing said of an eval split nobody would have."""
+    """Silent: figures under the heading of another method or score; no warning about an unrealistic eval split."""
     runs = [record("dmt", 0, 0.5, 0.7), record("labeled-only", 0, 0.6, 0.7), record("oracle", 0, 0.9, 0.9, labeled="o")]
     runs.append(record("gamma-0", 0, 0.7, 0.8, alone=0.7))
     comparison.write(kept(tmp_path, *runs), "mine", settings=["gamma-0"])
@@ -162,7 +162,8 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_calibration_of_several_splits(tmp_path: Path) -> None:
-    """Silent: the curve of one split passes for that of all, or a point of few labels counts like one of many."""
+    """Silent: the curve of one split is reported as that of all, or a point with few labels counts as much as one with
+    many."""
     folder = kept(tmp_path, *(record("dmt", seed, 0.5, 0.7) for seed in (0, 2)))
     (row,) = comparison.separation(comparison.load(folder)["dmt"])
     assert row["calibration"] == [
@@ -174,7 +175,7 @@ def test_calibration_of_several_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_setting_of_a_suite_is_accepted(suite: str) -> None:
-    """Silent: a flag that the command line no longer knows, found an hour into a suite, or on a machine with a GPU."""
+    """Silent: a flag that the command line no longer knows, found an hour into a suite or on a GPU machine."""
     for name, base in SUITES[suite].items():
         for arm, own in {**ARMS, **SETTINGS}.items():
             flags = [flag.strip("{}") for flag in base if flag not in ("--bf16", "true")]  # asks for a GPU
@@ -196,7 +197,7 @@ def test_tuned_seeds_are_not_reported(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
-    """Silent: digits and scenes compared into one folder, and the second table is the first one's figures."""
+    """Silent: digits and scenes compared in one folder, so that the second table contains the figures of the first."""
     made = {**record("dmt", 0, 0.6, 0.8), "flags": ["--task", "semantic-segmentation"]}
     write_json(tmp_path / "own" / "data" / "runs" / "dmt-seed-0.json", made)
     with pytest.raises(SystemExit, match="was run with other settings"):
@@ -210,8 +211,8 @@ def smoke(folder: Path, *arms: str) -> dict[str, dict[str, Any]]:
 
 
 def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
-    """Silent: real runs at other budgets than planned; an interrupted comparison that starts from the beginning; a
-    kept folder without its models.
+    """Silent: real runs at other budgets than planned; an interrupted comparison that starts over; a folder without its
+    models.
 
     Three short runs of the command line: over 3 seconds.
     """
@@ -237,13 +238,13 @@ def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_method_runs(tmp_path: Path) -> None:
-    """Silent: a method of the list whose settings the command line has come to refuse."""
+    """Silent: a listed method whose settings the command line now refuses."""
     assert smoke(tmp_path, *ARMS).keys() == ARMS.keys()
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_builtin_models_of_a_suite_can_be_built(suite: str) -> None:
-    """Silent: a network that no longer has this name, found out on a rented machine."""
+    """Silent: a renamed network, noticed only on a rented machine."""
     for base in SUITES[suite].values():
         model, *_ = parse(
             [*(flag.strip("{}") for flag in base if flag not in ("--bf16", "true")), "--output_dir", "x"], RECIPES

@@ -1,4 +1,4 @@
-"""The demo page, in a real browser with a real upload, and as a Space."""
+"""The demo page in a real browser with a real upload, and as a Space."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def opened(blocks: Any, size: dict[str, int]) -> Iterator[Any]:
 @needs_browser
 @pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
 def test_an_upload_shows_what_each_member_says(tmp_path: Path, task: str) -> None:
-    """Silent: a page that opens, and answers an upload with an error or not at all."""
+    """Silent: a page that loads, but answers an upload with an error or not at all."""
     pair = make_pair(task)
     picture = image(90, (60, 40))
     file = save(picture, tmp_path / "picture.png")
@@ -90,7 +90,7 @@ def test_an_upload_shows_what_each_member_says(tmp_path: Path, task: str) -> Non
 @needs_browser
 @pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
 def test_names_of_classes_and_pairs_fetch_nothing(tmp_path: Path, task: str) -> None:
-    """Silent: the address of everybody who looks at the page is told to who named a class."""
+    """Silent: a class name that leaks the address of everyone who opens the page."""
     beacon = "http://127.0.0.1:9/beacon.png"
     names = [f'<img src="{beacon}">', f"![x]({beacon})", f"<style>@import url({beacon})</style>"]
     pair = make_pair(task, names)
@@ -110,7 +110,7 @@ def test_names_of_classes_and_pairs_fetch_nothing(tmp_path: Path, task: str) -> 
 
 
 def test_what_is_shown_is_what_the_members_say() -> None:
-    """Silent: a and b exchanged, or an ensemble that is one of them."""
+    """Silent: a and b swapped, or an ensemble that equals one of them."""
     pair, picture = make_pair("image-classification"), image(90, (60, 40))
     a, b, ensemble, _ = see_image(pair, picture)
     for name, found in (("a", a), ("b", b)):
@@ -123,7 +123,7 @@ def test_what_is_shown_is_what_the_members_say() -> None:
 
 
 def test_overlays_are_of_the_size_of_the_picture_and_cover_it_once() -> None:
-    """Silent: masks of the network's own size, which the page stretches or refuses."""
+    """Silent: masks at the network's size, which the page stretches or refuses."""
     shown = see_pixels(make_pair("semantic-segmentation"), image(90, (60, 40)))
     for picture, masks in shown[:3]:
         assert picture.size == (60, 40)
@@ -137,7 +137,7 @@ def test_overlays_are_of_the_size_of_the_picture_and_cover_it_once() -> None:
 
 
 def test_a_space_holds_all_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a Space that looks for a folder of the machine it was written on, or for a file that was left behind."""
+    """Silent: a Space that depends on a folder of the machine that wrote it, or lacks a file."""
     make_pair("image-classification").save_pretrained(tmp_path / "pair")
     space = tmp_path / "space"
     assert main([str(tmp_path / "pair"), "--write_space", str(space)]) == 0
@@ -157,7 +157,7 @@ def test_a_space_holds_all_it_needs(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_a_space_starts_on_its_own(tmp_path: Path) -> None:
-    """Silent: a Space that works only where the pair and this package were when it was written."""
+    """Silent: a Space that only works in the place where it was written."""
     make_pair("image-classification").save_pretrained(tmp_path / "pair")
     assert main([str(tmp_path / "pair"), "--write_space", str(tmp_path / "space")]) == 0
     (tmp_path / "pair").rename(tmp_path / "moved")

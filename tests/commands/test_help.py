@@ -1,4 +1,4 @@
-"""`hf-dmt` itself and what it says of its flags: a light start, two screens, and nothing that does not exist."""
+"""`hf-dmt` and its help: fast start, two screens, and no flags that do not exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def named(page: str) -> list[str]:
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_help_is_two_screens(width: int) -> None:
-    """Silent: a flag too many, and the flags that a person needs are above the edge of the terminal."""
+    """Silent: too many flags, so that the important ones scroll off the screen."""
     lines = screens(Parser(), launcher_parser(), width).splitlines()
     assert len(lines) <= 100
     assert max(map(len, lines)) <= width
@@ -31,7 +31,7 @@ def test_help_is_two_screens(width: int) -> None:
 
 
 def test_defaults_in_help_are_those_of_the_tasks() -> None:
-    """Silent: help that promises a batch size, and a run that has another one."""
+    """Silent: help that states another batch size than the run uses."""
     page = screens(Parser(), launcher_parser(), 100)
     for name in FIRST["method: see docs/methods.md and docs/settings.md"]:
         if name in KNOBS:
@@ -45,7 +45,7 @@ def test_defaults_in_help_are_those_of_the_tasks() -> None:
 
 
 def test_every_flag_of_ours_is_listed_and_none_that_is_refused() -> None:
-    """Silent: a flag nobody can find, or one that ends every run which believes its help."""
+    """Silent: a flag that the help omits, or one that every run refuses."""
     page = named(everything(Parser(), launcher_parser(), 100))
     assert len(page) == len(set(page))
     ours = {*KNOBS, *RUN_SETTINGS}
@@ -56,14 +56,14 @@ def test_every_flag_of_ours_is_listed_and_none_that_is_refused() -> None:
 
 
 def test_help_is_shown_before_anything_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a config file that is read, or processes that are started, for a page of help."""
+    """Silent: a config file that is read, or processes that are started, just to print help."""
     for words in (["train", "nothing.yaml", "--help"], ["train", "--num_processes", "2", "-h"], ["check", "--help"]):
         assert main(words) == 0
         assert "--model_a" in capsys.readouterr().out
 
 
 def test_what_does_not_exist_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a person who is left alone with a typing error."""
+    """Silent: a typo without a suggestion."""
     assert main(["trian"]) == 2
     assert "Did you mean `hf-dmt train`?" in capsys.readouterr().err
     assert main(["everything"]) == 2

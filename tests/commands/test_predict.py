@@ -1,4 +1,4 @@
-"""`hf-dmt predict`: what it says of images, that a kill costs nothing, and that no two pairs are mixed in one file."""
+"""`hf-dmt predict`: correct labels, nothing lost after a kill, and never two pairs in one file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def scene_pair(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images as people have them: nested, of several sizes and kinds, one named like a formula."""
+    """Typical user images: nested, of several sizes and formats, one with a name like a formula."""
     root = tmp_path / "mine"
     for number in range(9):
         save(image(40 + number, (20 + number, 24)), root / ("deep" if number % 2 else ".") / f"{number}.png")
@@ -68,7 +68,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_a_table_says_what_the_pipeline_says(pair: str, folder: Path, tmp_path: Path) -> None:
-    """Silent: a and b exchanged, another image's label, or an ensemble that is not the mean of the probabilities."""
+    """Silent: a and b swapped, the label of another image, or an ensemble that is not the mean of the probabilities."""
     assert main([pair, str(folder), "--to", str(tmp_path / "out.jsonl"), "--batch_size", "4"]) == 0
     found = lines(tmp_path / "out.jsonl")
     assert [record["id"] for record in found] == sorted(record["id"] for record in found) and len(found) == 10
@@ -85,7 +85,7 @@ def test_a_table_says_what_the_pipeline_says(pair: str, folder: Path, tmp_path: 
 
 
 def test_csv_holds_the_same_and_no_formula(pair: str, folder: Path, tmp_path: Path) -> None:
-    """Silent: a file name or class that a spreadsheet computes; a table that cannot be given to `--extra_labels`."""
+    """Silent: a file name or class that a spreadsheet computes; a table that `--extra_labels` cannot read."""
     for kind in ("csv", "jsonl"):
         assert main([pair, str(folder), "--to", str(tmp_path / f"out.{kind}")]) == 0
     rows, records = table(tmp_path / "out.csv"), lines(tmp_path / "out.jsonl")
@@ -98,7 +98,7 @@ def test_csv_holds_the_same_and_no_formula(pair: str, folder: Path, tmp_path: Pa
 def test_new_images_are_added_and_known_ones_kept(
     pair: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: labels that a person corrected are overwritten, or images are in the table twice."""
+    """Silent: manually corrected labels are overwritten, or images are listed twice."""
     out = tmp_path / "out.csv"
     assert main([pair, str(folder), "--to", str(out)]) == 0
     said = table(out)[0]["label"]
@@ -119,7 +119,8 @@ def test_new_images_are_added_and_known_ones_kept(
 def test_what_cannot_be_written_is_said(
     pair: str, scene_pair: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: two pairs' labels in one table, a file of somebody's that is replaced, images left out unsaid."""
+    """Silent: labels of two pairs in one table, an unrelated file that is replaced, images skipped without a
+    message."""
     out = tmp_path / "out.csv"
     out.write_text("id,label\nmine,cat\n")
     given = [str(folder), "--to", str(out)]
@@ -187,7 +188,7 @@ def test_masks_are_of_the_images_size_and_named_like_them(
 
 
 def test_bands_of_rows_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: a seam between the bands that large images are worked through in."""
+    """Silent: a seam between the bands in which large images are processed."""
     logits = {name: torch.randn(5, 7, 9, generator=torch.Generator().manual_seed(n)) for n, name in enumerate("ab")}
     whole = {
         name: F.interpolate(values[None], (50, 23), mode="bilinear", align_corners=False)[0].softmax(dim=0)
@@ -202,7 +203,7 @@ def test_bands_of_rows_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_disagreement_is_that_of_the_ensembles_label() -> None:
-    """Silent: a number that looks right where both agree, and means something else where they do not."""
+    """Silent: a number that looks right if both models agree, and is wrong if they do not."""
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.2, 0.8, 0.0]])
     first, second = said({name: values.clamp(min=1e-9).log() for name, values in zip("ab", probabilities, strict=True)})
     assert (first.labels, second.labels["ensemble"]) == ({"a": 0, "b": 1, "ensemble": 1}, 1)
@@ -211,7 +212,7 @@ def test_disagreement_is_that_of_the_ensembles_label() -> None:
 
 
 def test_half_lines_and_lines_of_two_attempts_count_once(tmp_path: Path) -> None:
-    """Silent: what a kill cut short is read as a label, or an image that two processes labeled is there twice."""
+    """Silent: a truncated line that is read as a label, or an image listed twice because two processes labeled it."""
     file = PredictionFile(tmp_path / "out.jsonl", {"pair_of_weights": "x"})
     assert file.begin() == []
     with file.adding() as add:
@@ -228,7 +229,7 @@ def test_half_lines_and_lines_of_two_attempts_count_once(tmp_path: Path) -> None
 
 
 def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path: Path) -> None:
-    """Silent: images left out or labeled twice after a kill, or by processes that do not share them out."""
+    """Silent: images skipped or labeled twice after a kill, or by several processes."""
     folder = tmp_path / "many"
     for number in range(150):
         save(image(number % 200, (24, 24)), folder / f"{number:03d}.png")
@@ -254,7 +255,7 @@ def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path:
 def test_published_predictions_are_read_with_load_dataset(
     hub: HubServer, pair: str, scene_pair: str, folder: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silent: classes in another order, masks of another image, or images of the user that were sent along."""
+    """Silent: classes in another order, masks of another image, or uploaded user images."""
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     out = tmp_path / ("masks" if task == PIXELS else "out.csv")
     given = [scene_pair if task == PIXELS else pair, str(folder), "--to", str(out), "--push_to_hub", "me/labels"]

@@ -1,4 +1,4 @@
-"""From a run to questions, to answers, to a pair that has learned from them, with the commands of the README."""
+"""From a run to questions, to answers, to a pair trained on them, with the commands of the README."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answer(queue: Path, label: str, count: int) -> list[str]:
 
 
 def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a queue of images that nobody disagreed on, and answers that are read but not trained on."""
+    """Silent: a queue of images without disagreement, or answers that are read but not trained on."""
     for index in range(12):
         save(image(20 * index), tmp_path / "more" / f"{index:02d}.jpg")
     data = ["--dataset_name", str(class_folder(tmp_path / "data", each=4)), "--unlabeled_dir", str(tmp_path / "more")]
@@ -61,7 +61,7 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
-    """Silent: questions about regions whose answers reach no mask."""
+    """Silent: questions about regions whose answers do not reach the masks."""
     for index in range(6):
         save(image(20 * index), tmp_path / "more" / f"{index}.jpg")
     folder = scene_folder(tmp_path / "data", [(0, 1, 2)] * 4)
@@ -78,7 +78,7 @@ def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
 
 
 def test_the_embedded_set_needs_no_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a demonstration that asks for flags which its run never had; other images under the same ids."""
+    """Silent: a demo that asks for flags its run never had; other images under the same ids."""
     run = str(tmp_path / "run")
     assert train(["--max_steps", "1", "--label_ratios", "1.0", "--output_dir", run]) == 0
     assert queue_command([run, "--to", str(tmp_path / "queue"), "--count", "3"]) == 0

@@ -1,4 +1,4 @@
-"""The command line, called in the process: what it writes, what it accepts, what it refuses and how."""
+"""The command line, called in this process: what it writes, accepts and refuses."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unlabeled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nested folder of images with a text file among them, as people have it."""
+    """A typical nested folder of images that also contains a text file."""
     root = tmp_path_factory.mktemp("more") / "unsorted"
     for index in range(10):
         draw(root / ("deep" if index % 2 else ".") / f"{index:02d}.jpg", 25 * index)
@@ -53,7 +53,7 @@ def results_of(folder: Path) -> dict:
 
 class TestWholeRun:
     def test_the_default_runs_to_the_end_and_leaves_what_the_contract_lists(self, tmp_path: Path) -> None:
-        """Guards the first thing a person tries: no arguments but a folder, and everything is there afterwards."""
+        """Guards the first thing a user tries: no arguments but a folder, with all outputs there afterwards."""
         out = tmp_path / "run"
         assert main(["--max_steps", "2", "--output_dir", str(out)]) == 0
         for name in ("config.json", "model.safetensors", "preprocessor_config.json", "dmt_config.json", "split.json",
@@ -156,7 +156,7 @@ class TestOddData:
     def test_a_truncated_image_is_named_and_can_be_left_out(
         self, class_folders: Path, unlabeled_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards against a crash in the third hour of labeling, and against a file that is silently skipped."""
+        """Guards against a crash in the third hour of labeling, and against a silently skipped file."""
         broken = tmp_path / "unlabeled"
         for path in unlabeled_folder.glob("*.jpg"):
             (broken / path.name).parent.mkdir(exist_ok=True)
@@ -174,7 +174,7 @@ class TestOddData:
     def test_a_class_without_labels_is_named_and_the_run_goes_on(
         self, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards against a class that can never be predicted without anybody being told."""
+        """Guards against a class that can never be predicted, without a warning."""
         ids = tmp_path / "ids.txt"
         train = [f"{name}/{index:02d}.png" for name in ("cat", "dog") for index in range(4)]
         ids.write_text("\n".join(train) + "\n")
@@ -184,7 +184,7 @@ class TestOddData:
         assert "1 of 3 classes have no labeled image" in output and "owl" in output
 
     def test_three_labels_in_all_still_train(self, class_folders: Path, tmp_path: Path) -> None:
-        """Guards the smallest set: no eval split can be carved, eval is null, and a stays at the root."""
+        """Guards the smallest set: no eval split can be held out, eval is null, and a stays at the root."""
         out = tmp_path / "run"
         data = ["--dataset_name", str(class_folders), "--num_labeled", "3", *TINY, *SHORT]
         assert main([*data, "--output_dir", str(out)]) == 0

@@ -1,4 +1,4 @@
-"""Small image files of every shape in which people have them: real files, real folders, real tables."""
+"""Small image files in all kinds of layouts: real files, folders and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers to a labeling queue, as people and their programs write them."""
+"""Answers to a labeling queue, as written by people and annotation tools."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> No
 
 
 def test_images_moved_into_the_folder_of_their_class(tmp_path: Path) -> None:
-    """Silent: an image counted for the folder `images`, or moved files that are no answer to anything."""
+    """Silent: an image assigned to the class `images`, or moved files that are not answers."""
     (tmp_path / "queue.csv").write_text("file,id,label\n1.png,x.jpg,\n2.png,y.jpg,\n3.png,z.jpg,owl\n")
     for place in ("dog/1.png", "images/2.png", "owl/3.png", "cat/stranger.png"):
         save(image(0), tmp_path / place)
@@ -106,7 +106,7 @@ def coco(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_answers_that_cannot_be_used(tmp_path: Path, task: str, files: dict[str, Any], reason: str) -> None:
-    """Silent: a misspelled class, or a file of another kind, that counts as nothing said."""
+    """Silent: a misspelled class, or a file of another kind, that is ignored."""
     if task == PIXELS:
         (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
         (tmp_path / "annotations.json").write_text(json.dumps(coco()))
@@ -134,7 +134,7 @@ ROWS = {"size": [3, 4], "counts": [0, 2, 1, 2, 7]}  # column by column
 )
 @pytest.mark.parametrize("file_name", ["1.png", "images\\1.png", "C:\\queue\\images\\1.png", "upload/90fbb0c7-1.png"])
 def test_regions_as_programs_write_them(tmp_path: Path, changes: dict[str, Any], file_name: str) -> None:
-    """Silent: a rectangle without a polygon was no answer, and its image left the unlabeled set all the same."""
+    """Silent: a rectangle without a polygon was ignored, although its image left the unlabeled set."""
     (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n2.png,y.jpg,2,\n")
     answers = coco(**changes)
     answers["images"][0]["file_name"] = file_name
@@ -145,7 +145,7 @@ def test_regions_as_programs_write_them(tmp_path: Path, changes: dict[str, Any],
 
 
 def test_renumbered_regions_are_found_by_their_place(tmp_path: Path) -> None:
-    """Silent: the answer to region 1 given to another region, which a program has called 1 since."""
+    """Silent: the answer to region 1 assigned to another region, which a tool has renumbered to 1."""
     (tmp_path / "queue.csv").write_text(
         "file,id,annotation,label,x,y,width,height\n1.png,x.jpg,1,dog,0,0,2,2\n1.png,x.jpg,2,owl,2,0,2,2\n"
     )
@@ -161,7 +161,7 @@ def test_renumbered_regions_are_found_by_their_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "refused"), [(2, True), (4, False)])
 def test_regions_on_each_other(tmp_path: Path, width: int, refused: bool) -> None:
-    """Silent: of two answers to one region the later one won; of neighbors that overlap, too."""
+    """Silent: of two answers for the same region the later one won; of overlapping neighbors, too."""
     (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
     answers = coco()
     answers["categories"].append({"id": 9, "name": "owl"})
@@ -178,7 +178,7 @@ def test_regions_on_each_other(tmp_path: Path, width: int, refused: bool) -> Non
 
 
 def test_answers_given_twice(tmp_path: Path) -> None:
-    """Silent: two people answered, and the one named last was right."""
+    """Silent: two people answered, and the last one listed won."""
     data = class_folder(tmp_path / "data", each=8)
     save(image(9), tmp_path / "more" / "x.jpg")
     for name, label in (("one.csv", "cat"), ("two.csv", "dog"), ("three.csv", "cat")):
@@ -192,7 +192,7 @@ def test_answers_given_twice(tmp_path: Path) -> None:
 
 
 def test_a_region_map_of_another_size_is_refused(tmp_path: Path) -> None:
-    """Silent: answers to a smaller copy of the image, an error only in the middle of training."""
+    """Silent: answers for a smaller copy of the image, an error only in the middle of training."""
     data = scene_folder(tmp_path / "data", [(0, 1, 2)] * 4)
     save(image(9), tmp_path / "more" / "x.jpg")
     (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
@@ -234,7 +234,7 @@ def test_answered_images_are_labeled_and_no_longer_unlabeled(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("reduce_labels", [False, True])
 def test_answered_regions_are_masks_of_the_runs_own_kind(tmp_path: Path, reduce_labels: bool) -> None:
-    """Silent: classes one off where masks count from 1, or background where nobody said anything."""
+    """Silent: classes shifted by one if masks start at 1, or background where nobody answered."""
     data = scene_folder(tmp_path / "data", [(1, 2, 3)] * 4 if reduce_labels else [(0, 1, 2)] * 4)
     save(image(9), tmp_path / "more" / "x.jpg")
     queue = tmp_path / "queue"

@@ -1,4 +1,4 @@
-"""From flags to image sets: who is labeled, who is not, what the classes are called; nothing is used twice."""
+"""From flags to image sets: what is labeled and unlabeled, what the classes are called; no image is used twice."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def label_table(folder: Path, labels: list[Any], feature: Any = None, **splits: 
 
 
 def test_every_training_image_has_one_role(animals: Path) -> None:
-    """Guards the figures: an image that is trained on and scored, or labeled and unlabeled, inflates them."""
+    """Guards the scores: an image that is both trained on and scored, or both labeled and unlabeled, inflates them."""
     found = run(animals, num_labeled=12, split_seed=3)
     assert found.unlabeled is not None and found.evaluation is not None and found.test is None
     parts = [set(part.ids) for part in (found.labeled, found.unlabeled, found.evaluation)]
@@ -77,7 +77,8 @@ def test_images_without_labels_are_the_unlabeled_ones(tmp_path: Path) -> None:
 
 
 def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
-    """Guards tables in which only some rows have a mask: the first of the others would end the run with a KeyError."""
+    """Guards tables in which only some rows have a mask: the first row without one would end the run with a
+    KeyError."""
     picture = files.encoded(files.image(3))
     masks = [files.encoded(files.mask([0, 1])), None, files.encoded(files.mask([1, 2])), None]
     features = {"image": datasets.Value("binary"), "mask": datasets.Image()}
@@ -121,7 +122,7 @@ class TestUnlabeled:
         assert found.unlabeled is not None and np.unique(found.unlabeled[1]["mask"]).tolist() == [-100, 0]
 
     def test_a_split_of_the_data_set_itself(self, tmp_path: Path) -> None:
-        """Guards sets that bring their unlabeled images along: --unlabeled_split alone was passed over silently."""
+        """Guards data sets with their own unlabeled images: --unlabeled_split alone was silently ignored."""
         root = label_table(tmp_path / "data", [0, 1] * 3, unlabeled=[-1] * 4)
         found = run(root, unlabeled_split="unlabeled")
         assert found.unlabeled is not None and len(found.unlabeled) == 4 and found.unlabeled.labels is None
@@ -160,7 +161,7 @@ class TestClassNames:
         assert run(root).class_names == ["cat", "dog", "owl"]
 
     def test_of_masks(self, tmp_path: Path) -> None:
-        """Guards classes by value, and a void value that would quietly become the last class."""
+        """Guards classes by value, and a void value that would silently become the last class."""
         root = files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2, 30), (255, 0)])
         with pytest.raises(DataError, match=r"4 values up to 30 .*would make 31 classes.*pass --ignore_index 30"):
             run(root, PIXELS)
@@ -185,7 +186,7 @@ def test_the_only_other_split_as_the_test_split(tmp_path: Path) -> None:
 
 
 def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Path) -> None:
-    """Guards against training on padding: a 20x16 image in a view of 64 is nine tenths void, without a word."""
+    """Guards against training on padding: a 20x16 image in a view of 64 is nine tenths void, without a warning."""
     found = run(files.scene_folder(tmp_path / "scenes"), PIXELS)
     assert found.view_notes(16) == []
     (note,) = found.view_notes(64)
@@ -194,7 +195,8 @@ def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Pat
 
 
 def test_images_exchanged_under_their_names_are_other_images(tmp_path: Path) -> None:
-    """Silent: a table with as many rows but other pictures, or two class folders that changed names, is resumed on."""
+    """Silent: a resume with a table of as many rows but other images, or with two class folders whose names were
+    swapped."""
 
     def table(order: list[int]) -> dict[str, Any]:
         folder = tmp_path / "table"

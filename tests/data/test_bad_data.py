@@ -1,4 +1,4 @@
-"""Data that a run can go on with, if it says what it does about it; and sets that cannot be opened."""
+"""Problems in the data that a run can handle if it reports them, and data sets that cannot be opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def notes_of(given: dict[str, Any], task: str) -> str:
 
 
 class TestWarnings:
-    """What does not stop a run, but has to be said before it starts."""
+    """Problems that do not stop a run, but must be reported before it starts."""
 
     def test_a_class_without_labeled_pixels(self, tmp_path: Path) -> None:
         """Guards a class that is never learned, and scored 0 in every table."""
@@ -28,12 +28,12 @@ class TestWarnings:
         assert "1 of 3 classes have no labeled image and cannot be learned: 2" in notes_of(given, PIXELS)
 
     def test_some_masks_are_void_all_over(self, tmp_path: Path) -> None:
-        """Guards labels that are paid for and teach nothing."""
+        """Guards labels that cost work and teach nothing."""
         notes = notes_of(files.scene_flags(tmp_path, (0, 1), (255,), (0, 1)), PIXELS)
         assert "1 of 3 labeled masks are entirely void: images/01.jpg" in notes
 
     def test_skipped_images_are_listed(self, tmp_path: Path) -> None:
-        """Guards images that vanish without a trace."""
+        """Guards images that are skipped without a message."""
         found = assemble(DataArguments(**files.truncated_flags(tmp_path, skip_corrupt_images=True)), IMAGES)
         assert "Left out 1 of 18 training images" in found.notes[0] and "dog/03.jpg" in found.notes[0]
         assert "dog/03.jpg" not in found.labeled.ids + found.split["eval"]

@@ -78,7 +78,7 @@ def test_streams_are_endless_and_fair() -> None:
 
 
 def test_members_phases_and_seeds_are_independent() -> None:
-    """Guards streams in lockstep: members that see the same images in the same order make the same mistakes."""
+    """Guards streams in lockstep: models that see the same images in the same order make the same mistakes."""
     shape = BatchShape(4, 4)
     first = [pair for batch in sampler(shape) for pair in batch]
     assert [pair[0].row for pair in first] != [pair[1].row for pair in first]
@@ -142,7 +142,7 @@ def test_without_pseudo_labels_the_whole_batch_is_labeled() -> None:
     ("size", "world", "accumulation", "nearest"), [(5, 2, 1, "4 or 6"), (3, 2, 2, "4"), (7, 3, 1, "6 or 9")]
 )
 def test_batches_that_cannot_be_divided_are_refused(size: int, world: int, accumulation: int, nearest: str) -> None:
-    """Guards batches rounded in silence: fewer images an update than asked for, on some hardware only."""
+    """Guards silently rounded batches: fewer images per update than requested, on some hardware only."""
     with pytest.raises(ValueError, match=rf"labeled_batch_size {size} cannot be divided.*use {nearest}\."):
         BatchShape(size, 12, world, accumulation)
 

@@ -1,4 +1,4 @@
-"""Tests of decoding: each kind of file that Pillow alone would turn into a wrong image without a word."""
+"""Decoding: each kind of file that Pillow alone would silently convert to a wrong image."""
 
 import io
 import os
@@ -78,7 +78,7 @@ def test_transparent_pixels_become_white_whatever_is_stored_under_them() -> None
 
 
 def test_exif_orientation_is_applied_once() -> None:
-    """Photographs of phones would be trained on lying on their side, and shown upright by every viewer."""
+    """Phone photos would be trained on sideways, although every viewer shows them upright."""
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     image = Image.new("RGB", (16, 8), "black")

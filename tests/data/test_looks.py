@@ -1,4 +1,4 @@
-"""What is remembered of files: nothing that has changed since, nothing that failed, and the same for every process."""
+"""Cached results for files: outdated and failed ones are not used, and all processes see the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def look(folder: Path, task: str = PIXELS, **settings: object) -> ScannedImages:
 
 
 def test_the_second_start_reads_nothing(tmp_path: Path, reads: list[str]) -> None:
-    """Silent: every start and every resume of a run read every file again, 82 minutes for a million."""
+    """Silent: every start and every resume of a run reads every file again: 82 minutes for a million."""
     files.scene_folder(tmp_path, [(0, 1), (1, 255), (2,)])
     first = look(tmp_path)
     assert len(reads) == 6
@@ -56,7 +56,7 @@ def test_the_second_start_reads_nothing(tmp_path: Path, reads: list[str]) -> Non
 
 @pytest.mark.parametrize("how", ["new content", "same size and time"])
 def test_a_changed_file_is_read_again(how: str, tmp_path: Path, reads: list[str]) -> None:
-    """Silent: a corrected mask, trained on as it was before."""
+    """Silent: a corrected mask, but training uses the old one."""
     files.scene_folder(tmp_path, [(0, 1), (1, 2)])
     path = tmp_path / "masks" / "01.png"
     files.mask([1, 2]).save(path, compress_level=0)
@@ -97,7 +97,7 @@ def test_failures_are_not_remembered(tmp_path: Path, reads: list[str], monkeypat
 
 
 def test_masks_read_in_another_way_are_looked_at_anew(tmp_path: Path, reads: list[str]) -> None:
-    """Silent: class ids of yesterday's table of colors."""
+    """Silent: class ids from an outdated color table."""
     files.scene_folder(tmp_path, [(0, 1)])
     look(tmp_path)
     reads.clear()
@@ -108,7 +108,7 @@ def test_masks_read_in_another_way_are_looked_at_anew(tmp_path: Path, reads: lis
 
 
 def test_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: of two runs that start together, one loses what the other one found; or one waits forever."""
+    """Silent: of two runs that start together, one loses the other's results, or waits forever."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
 
     def work(number: int) -> None:
@@ -129,7 +129,7 @@ def test_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_memory_stops_nothing(
     kind: str, tmp_path: Path, reads: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Silent or loud, a cache must never be the reason that a run cannot start."""
+    """A broken cache must never prevent a run from starting."""
     files.scene_folder(tmp_path / "scenes", [(0, 1)])
     look(tmp_path / "scenes")
     file = cache_file()
@@ -150,7 +150,7 @@ def test_a_broken_memory_stops_nothing(
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Silent: a cache in a home folder with a quota, although the other caches were moved elsewhere."""
+    """Silent: a cache in a home folder with a quota, although the other caches were moved."""
     for name in ("HF_HOME", "HF_ASSETS_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

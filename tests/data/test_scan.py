@@ -1,4 +1,4 @@
-"""The look at every file: cheap, complete, and the same on any number of processes."""
+"""The check of every file: cheap, complete, and the same on any number of processes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_all_corrupt_is_an_error_whatever_is_asked(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_mask_counts_as_a_corrupt_image(tmp_path: Path) -> None:
-    """Guards masks that are cut: the image alone looks fine."""
+    """Guards truncated masks: the image alone looks fine."""
     images = scenes(tmp_path, [(0, 1), (1, 2)])
     files.cut(tmp_path / "masks" / "01.png", 50)
     with pytest.raises(DataError, match=r"1 of 2 training images cannot be read:\n.*masks/01.png"):
@@ -128,7 +128,7 @@ def test_masks_that_are_only_scored_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_a_mistake_that_many_files_share_is_counted(tmp_path: Path) -> None:
-    """Guards against repairing one file after the other, each time waiting for the next message."""
+    """Guards against fixing one file after another, waiting for the next message each time."""
     images = scenes(tmp_path, [(0, 1), (1, 2), (0, 2)])
     for index in (0, 2):
         files.save(files.mask([0, 1], (10, 16)), tmp_path / "masks" / f"{index:02d}.png")

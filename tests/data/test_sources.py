@@ -1,4 +1,4 @@
-"""Sources: whatever shape images come in, the same items with the same ids; nothing is guessed without a word."""
+"""Sources: the same items with the same ids for every format, and no silent guesses."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class TestTables:
 
 class TestHub:
     def test_a_data_set_by_its_id(self, hub: HubServer) -> None:
-        """Guards the path most people take: an id, with class names from the features and a split called test."""
+        """Guards the most common case: a Hub id, with class names from the features and a split called test."""
         features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
         picture = {"bytes": files.encoded(files.image(5)), "path": None}
         rows = files.table({"image": [picture] * 4, "label": [0, 1, 0, 1]}, features)
@@ -173,7 +173,7 @@ class TestHub:
         assert len(open_unlabeled_table("me/animals", "test", task=IMAGES, class_names=names).ids) == 1
 
     def test_an_unknown_id_is_one_line(self, hub: HubServer) -> None:
-        """Guards against fifty lines of a library's traceback for a typing mistake."""
+        """Guards against fifty lines of a library's traceback for a typo."""
         with pytest.raises(DataError, match=r"'me/anmials'.*not embedded.*Check the spelling") as caught:
             open_splits("me/anmials", task=IMAGES)
         assert len(str(caught.value).splitlines()) == 1
@@ -222,7 +222,7 @@ class TestMasks:
 
 class TestUnlabeled:
     def test_flat_nested_and_with_foreign_files(self, tmp_path: Path) -> None:
-        """Guards that an unlabeled folder needs no order at all."""
+        """Guards that an unlabeled folder needs no structure at all."""
         for name in ("b.JPG", "a.png", "deep/er/c.webp", ".hidden/d.png"):
             files.save(files.image(3), tmp_path / name)
         (tmp_path / "deep" / "list.txt").write_text("x")
@@ -259,7 +259,7 @@ class TestUnlabeled:
             open_unlabeled_table(str(root), "more", task=IMAGES)
 
     def test_a_builtin_set(self) -> None:
-        """Guards a name that one flag knows and the other denies."""
+        """Guards a split name that one flag accepts and another refuses."""
         names = [str(digit) for digit in range(10)]
         rows = open_unlabeled_table("digits", "train", task=IMAGES, class_names=names)
         assert len(rows.ids) == 1197 and rows.targets() is not None

@@ -1,4 +1,4 @@
-"""Splits: nested, stratified, the same in every release, and id files that are read as meant."""
+"""Splits: nested, stratified, the same in every release; and id files that are read as intended."""
 
 import hashlib
 import json

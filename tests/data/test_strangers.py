@@ -1,4 +1,4 @@
-"""Folders as people really have them: each file is read as its owner means it, left out and counted, or refused."""
+"""Folders as users have them: each file is read as intended, skipped and counted, or refused."""
 
 from __future__ import annotations
 
@@ -331,7 +331,7 @@ def test_tables_of_files(name: str, encoding: str, by: str, tmp_path: Path) -> N
 
 
 def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
-    """Guards against images that vanish between a table and its folder."""
+    """Guards against images that are lost between a table and its folder."""
     root = listed(tmp_path / "a", ["x", "y"])
     (root / "photos" / "2.png").unlink()
     with pytest.raises(DataError, match=r"1 of 6 files in .*metadata.csv' do not exist: 'photos/2.png'"):
@@ -610,7 +610,7 @@ REFUSED: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_three_hundred_files_of_twenty_kinds(tmp_path: Path) -> None:
-    """Silent: a file that is neither trained on, nor refused, nor named as left out."""
+    """Silent: a file that is neither trained on, nor refused, nor reported as skipped."""
     root = tmp_path / "data"
     kinds: dict[str, set[str]] = {"read": set(), "left out": set(), "refused": set(), "hidden": set()}
     number = 0

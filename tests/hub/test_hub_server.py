@@ -1,6 +1,6 @@
-"""The Hub of the tests against the real clients: a wrong answer here would hide what the real Hub does.
+"""The test Hub against the real clients: a wrong answer here would hide what the real Hub does.
 
-All calls run in this process, each with the `endpoint` of a server that its test has for itself.
+All calls run in this process, each with the `endpoint` of its own server.
 """
 
 import json

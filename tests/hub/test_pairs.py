@@ -1,6 +1,6 @@
-"""A pair on the Hub: what a push sends, what everybody can open, and what is said when something is wrong.
+"""A pair on the Hub: what a push uploads, what everybody can load, and the errors.
 
-The clients are the real ones; `HF_ENDPOINT` names the Hub of the tests (see tests/conftest.py).
+The clients are the real ones; `HF_ENDPOINT` points to the test Hub (see tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class TestPush:
     def test_a_busy_hub_and_a_lost_answer_are_asked_again(
         self, hub: HubServer, published: ModelPair, fault: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Guards the push at the end of a long run against one second of bad luck."""
+        """Guards the push at the end of a long run against a brief outage."""
         monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
         published.metadata["phase"] = 4
         hub.fail("/commit/", fault, method="POST")
@@ -138,7 +138,7 @@ class TestPush:
     def test_a_download_that_is_forbidden_is_not_called_unreachable(
         self, hub: HubServer, published: ModelPair, tmp_path: Path
     ) -> None:
-        """Guards the search for a network problem where a right is missing."""
+        """Guards against blaming the network for a missing permission."""
         hub.fail("/resolve/", 403, times=99)
         with pytest.raises(HubError, match="no read access") as refusal:
             ModelPair.from_pretrained("me/pair", token=MINE, cache_dir=str(tmp_path))
@@ -194,7 +194,7 @@ class TestPush:
         ids=str,
     )
     def test_a_refusal_says_why(self, hub: HubServer, pair: ModelPair, attempt: dict[str, str], says: str) -> None:
-        """Guards a status number as the only explanation, and a token inside of one."""
+        """Guards against a bare status code as the explanation, and against a token in a message."""
         given = {"repo_id": "me/pair", **attempt}
         with pytest.raises(HubError, match=says) as refusal:
             pair.push_to_hub(given.pop("repo_id"), **given)
@@ -224,7 +224,7 @@ class TestPush:
         says: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Guards the commit at the end of a long run: each answer has its own remedy."""
+        """Guards the commit at the end of a long run: each error has its own advice."""
         monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
         pair.push_to_hub("me/pair", token=MINE)
         pair.metadata["phase"] = 3
@@ -333,7 +333,7 @@ class TestOpen:
         assert opened.primary == "b" and opened.class_names == published.class_names
 
     def test_both_members_come_from_one_commit(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
-        """Guards a pair of strangers: a push while somebody downloads."""
+        """Guards against members from two different pairs, if there is a push during a download."""
         old = state_of(pair)
         pair.push_to_hub("me/pair", token=MINE)
         repo, first = hub.repo("me/pair"), hub.repo("me/pair").at("main")
@@ -383,7 +383,7 @@ except ValueError as problem:
         assert not hub.requests
 
     def test_the_hub_goes_away_and_the_cache_serves(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
-        """Guards a run that starts from a published pair while the Hub has a bad day."""
+        """Guards a run that starts from a published pair while the Hub is unstable."""
         ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
         hub.fail("", 500, times=99)
         assert_same(state_of(ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))), state_of(published))

@@ -1,6 +1,6 @@
-"""Runs that publish: what is on the Hub during training and after it, and what other machines do with it.
+"""Runs that publish: what is on the Hub during and after training, and what other machines do with it.
 
-The clients are the real ones; `HF_ENDPOINT` names the Hub of the tests (see tests/conftest.py).
+The clients are the real ones; `HF_ENDPOINT` points to the test Hub (see tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class TestAfterTraining:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Guards a long run: everything is on disk, the exit code tells a script, the named command works."""
+        """Guards a long run: everything is on disk, the exit code informs scripts, and the named command works."""
         out = tmp_path / "my run"
         hub.fail("/commit/", "cut", times=math.inf)  # the one call that the client does not try again for 23 seconds
         given = [*data, *TINY, *SHORT, *PUSH, "--hub_private_repo", "True", "--hub_strategy", "end"]
@@ -224,7 +224,7 @@ class TestRefusedBeforeTraining:
         given: dict[str, str],
         says: str,
     ) -> None:
-        """Guards hours of training whose result cannot be published, and the token in what is said."""
+        """Guards hours of training whose result cannot be published, and tokens in messages."""
         api = HfApi(token=MINE)
         for name in ("me/single", "me/open"):
             api.create_repo(name)
@@ -264,7 +264,7 @@ class TestRefusedBeforeTraining:
     def test_a_repository_without_a_checkpoint_is_not_resumed_from(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards a run that silently starts anew."""
+        """Guards a run that silently starts over."""
         make_pair("vit", "resnet").push_to_hub("me/pair", token=MINE)
         resume = ["--resume_from_checkpoint", "me/pair", "--output_dir", str(tmp_path / "run")]
         assert main([*data, *TINY, *SHORT, *resume]) == 2

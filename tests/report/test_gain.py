@@ -1,4 +1,4 @@
-"""The one figure that people quote from a run."""
+"""The gain, the figure that people quote from a run."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_no_gain_is_claimed_where_labels_collapsed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_figure")
 def test_harm_is_said_with_what_to_try(tmp_path: Path) -> None:
-    """A pair that lost everything ends like one that gained."""
+    """Guards against a pair that lost everything, but whose summary looks like a gain."""
     run = read_run(ended_at(tmp_path, dict.fromkeys(NAMES, 0.3)))
     first, second, *_ = next_steps(run, "here")
     assert "--supervised_epochs" in str(first.command) and "--method supervised" in str(second.command)
@@ -158,7 +158,7 @@ def test_scores_that_are_null_or_nan_are_no_scores(tmp_path: Path) -> None:
 
 
 def test_classes_by_hand(tmp_path: Path) -> None:
-    """Where the models fail must be seen without scrolling through 150 classes."""
+    """The weak classes must be visible without scrolling through 150 classes."""
     write_run(tmp_path, classes=["x", "y", "z"])
     test = read_run(tmp_path).results["test"]
     test["ensemble"] |= {

@@ -1,4 +1,4 @@
-"""The report as a file: read by a parser, not looked at. What a browser makes of it is in test_browser.py."""
+"""The report as parsed HTML. Rendering in a browser is tested in test_browser.py."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_headline_tiles_and_phases_show_the_results(html_of: Callable[[str], str
 
 @pytest.mark.usefixtures("one_figure")
 def test_a_gain_within_chance_is_marked(tmp_path: Path) -> None:
-    """Half a point in green on 400 images is an invitation to publish noise."""
+    """Half a point in green on 400 images invites people to publish noise."""
     write_run(tmp_path)
     file = tmp_path / "dmt_results.json"
     results = json.loads(file.read_text())
@@ -183,7 +183,7 @@ def test_a_gain_within_chance_is_marked(tmp_path: Path) -> None:
 
 
 def test_the_page_starts_with_the_answer(html_of: Callable[[str], str]) -> None:
-    """What it was worth, where it fails and what to do must be seen before any figure about training."""
+    """The gain, the failures and the next steps must come before any figure about training."""
     text = Page(html_of("2 classes")).text
     parts = [
         "were worth +25.0",
@@ -277,7 +277,7 @@ def test_png_figures_are_there_and_not_blank(tmp_path: Path) -> None:
 
 
 def test_classes_without_labels_are_named(html_of: Callable[[str], str]) -> None:
-    """A class that a member never predicts is the first thing to know of a run that failed."""
+    """A class that a model never predicts is the most important fact about a failed run."""
     text = Page(html_of("2 classes")).text
     assert "1 of the 2 classes is missing from the labels by a kept in the last phase: dog." in text
     assert "labels by b kept" not in text

@@ -1,4 +1,4 @@
-"""The end of a run in a terminal or a log."""
+"""The summary at the end of a run in a terminal or log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_what_a_log_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_headings_say_what_is_below_them(tmp_path: Path) -> None:
-    """`eval eval eval` over `a b a+b` is no heading."""
+    """`eval eval eval` over `a b a+b` is not a useful heading."""
     groups, names, *_ = phase_table(read_run(write_run(tmp_path))).splitlines()
     assert names.split() == [*("phase", "ratio", "updates", "by", "a", "by", "b"), *("a", "b", "ensemble") * 2]
     for title in ("right labels, %", "eval accuracy, %", "test accuracy, %"):

@@ -1,11 +1,11 @@
-"""Runs of the whole command line in processes of their own that are killed at a chosen instant.
+"""Runs of the whole command line in separate processes that are killed at a chosen instant.
 
-An instant is a call into the operating system for a file of the run (opening, renaming, removing, making a folder, its
-output and its images alike) or an update. They are counted by an audit hook, so instant 137 of a run is always the
-same one, and a seeded draw can be repeated. What is done at it is real: SIGKILL; or a limit on the size of files with
-SIGXFSZ at its default, which ends the process in the middle of a write, also of libraries written in C++ and Rust.
+An instant is a system call for a file of the run (opening, renaming, removing, making a folder, for output and images)
+or an update. They are counted by an audit hook, so instant 137 of a run is always the same one, and a seeded choice can
+be repeated. The faults are real: SIGKILL; or a limit on the size of files with SIGXFSZ at its default, which ends the
+process in the middle of a write, also in libraries written in C++ and Rust.
 
-A plain module: the processes import it. They are forked from a server that has imported everything, once.
+A plain module, because the processes import it. They are forked from a server that has imported everything once.
 """
 
 from __future__ import annotations

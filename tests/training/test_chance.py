@@ -1,4 +1,4 @@
-"""What may be chance in a difference of scores, from what each image adds to them."""
+"""How much of a difference between scores may be chance, from the contribution of each image."""
 
 from __future__ import annotations
 

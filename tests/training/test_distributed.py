@@ -1,6 +1,6 @@
-"""Two processes do what one does. On CPU with gloo, launched as `accelerate launch` launches GPUs.
+"""Two processes do the same as one. On CPUs with gloo, launched as `accelerate launch` launches GPU processes.
 
-Two processes are started twice here; every test below reads what the first launch left.
+Two processes are launched twice; all tests below read the output of the first launch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One phase of ours against a plain loop over the official phase, step for step, from the same weights and images.
+"""One phase compared with a plain loop over the official phase, step by step, from the same weights and images.
 
 The loop is written from the official code's behavior and shares nothing with the package but the drawn images: it
-normalizes, labels, selects, weighs, mixes, schedules and steps by itself. Twenty updates later the weights agree to
+normalizes, labels, selects, weights, mixes, schedules and steps on its own. After twenty updates the weights agree to
 1e-6.
 """
 

@@ -1,7 +1,7 @@
-"""What a step does on a GPU, without one: fake tensors that know their device and hold no values.
+"""What a step does on a GPU, without one: fake tensors that know their device and have no values.
 
-A tensor on the wrong device raises, and so does reading a value (`.item()`, `if tensor:`), which on a GPU waits for
-everything that was started before. Backward needs a device and is left out.
+A tensor on the wrong device raises, and so does reading a value (`.item()`, `if tensor:`), which on a GPU waits for all
+earlier work. Backward needs a device and is not tested.
 """
 
 from __future__ import annotations

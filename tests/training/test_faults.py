@@ -1,4 +1,4 @@
-"""What the world does to a run while it trains: each ends in one message that says what to do, and nothing is lost."""
+"""External failures during training: each ends in one message that says what to do, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
 
 
 class AtStep(TrainerCallback):
-    """Does something to the world after an update."""
+    """Causes an external failure after an update."""
 
     def __init__(self, step: int, happens: Any) -> None:
         self.step, self.happens = step, happens
@@ -72,7 +72,7 @@ def test_the_output_folder_may_be_moved(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder that even root cannot write to")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """Guards the first checkpoint of a long run as the moment when the folder's rights come up."""
+    """Guards against finding out at the first checkpoint of a long run that the folder is not writable."""
     with pytest.raises(OSError, match=r"`output_dir` .* cannot be written|No such file|not permitted"):
         make_trainer("/proc/hf_dmt").train()
 
@@ -134,7 +134,7 @@ def tracker(event: str) -> TrainerCallback:
 
 
 def test_a_tracker_that_goes_down_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards days of training against a dashboard; every figure is in the telemetry all the same."""
+    """Guards days of training against a failing dashboard; every figure is in the telemetry."""
     pair = make_pair()
     make_trainer(tmp_path / "run", pair, callbacks=[tracker("on_log")]).train()
     assert len(results(tmp_path / "run")["phases"]) == 3 and any("loss" in line for line in telemetry(tmp_path / "run"))

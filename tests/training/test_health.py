@@ -1,4 +1,4 @@
-"""Updates that overflow, and labels that collapse: nothing is poisoned, nothing goes unsaid."""
+"""Overflowing updates and collapsing labels: nothing is corrupted, and everything is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A resume goes on with the run that was started, or says what differs; every setting is either compared or listed."""
+"""A resume continues the original run, or lists what differs; every setting is either compared or exempted."""
 
 from __future__ import annotations
 

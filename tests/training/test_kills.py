@@ -1,6 +1,6 @@
-"""Real processes killed with real signals at drawn instants of the whole command line, and taken up again.
+"""Real processes killed with real signals at random instants of the whole command line, and resumed.
 
-Four instants in the usual tests; `make test-slow` kills at 100 for each task, some of every stage, two at a time.
+Four instants in the normal tests; `make test-slow` kills at 100 for each task, some in every stage, two at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How well the weights tell right pseudo labels from wrong ones: figures in the results, and nothing else."""
+"""How well the weights separate right pseudo labels from wrong ones: figures for the results only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phases inside one `train()`: how many updates, what is new in each, and what stands at its end."""
+"""The phases within one `train()`: number of updates, what is reset in each, and what happens at its end."""
 
 from __future__ import annotations
 
