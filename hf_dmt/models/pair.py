@@ -83,7 +83,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.processor_a, self.processor_b = processor_a, processor_b
         self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
         self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}  # initialized here, not loaded
-        self.resting: list[nn.Module] = []  # modules that stay in eval mode; set by `choose_trained`
+        self.resting, self.frozen = list[nn.Module](), list[nn.Parameter]()  # set by `choose_trained`
         for name in MEMBERS:
             contracts.try_one_image(
                 self.member(name), self.processor(name), name, task=task, classes=len(self.class_names)

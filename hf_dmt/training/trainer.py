@@ -28,7 +28,7 @@ from ..models.weights.initial_weights import InitialWeights
 from . import phases
 from .finishing import finish
 from .inputs import search
-from .inputs.checks import check_sharding, check_wrapped
+from .inputs.checks import check_callbacks, check_sharding, check_wrapped
 from .inputs.given import Inputs, first_set
 from .labeling import phase_labels
 from .labeling.collapse_signs import warn_of_collapse
@@ -143,12 +143,12 @@ class DMTTrainer(PairTrainer):
         if trial is not None:
             return self._train_trial(trial)
         started = time.monotonic()
+        check_callbacks(self.callback_handler.callbacks)
         self._resumed_from = self.checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed_from is None:
             check_room(self.args.output_dir, overwrite=self.args.overwrite_output_dir)
-        if self._resumed_from is None and "phase" in self.model.metadata:
-            # Trained before, so phase 0 is not a labels-only baseline, and the card must not call it one.
-            self.model.metadata["continued"] = True
+            if "phase" in self.model.metadata:  # trained before: phase 0 is no labels-only baseline, as the card says
+                self.model.metadata["continued"] = True
         # An evaluation before training marks the unwrapped module as prepared, which would silently disable DDP.
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
@@ -172,22 +172,22 @@ class DMTTrainer(PairTrainer):
 
     def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **options: Any) -> Any:
         """The stock search with Optuna; each trial is a full run in `run-<number>`, and by default
-        `metric_for_best_model` is maximized. `hp_space` says what varies, such as `learning_rate` and `gamma1`.
-
-        Raises:
-            ValueError: no `hp_space`, `model_init` or `eval_dataset`, or another backend than Optuna.
-        """
+        `metric_for_best_model` is maximized. `hp_space` says what varies, such as `learning_rate`. Raises
+        ValueError without `hp_space`, `model_init` or `eval_dataset`, or with another backend."""
         options = {"direction": "maximize", "backend": "optuna", **options}
         search.check_search(self.args, hp_space, self.model_init, self.eval_dataset, options["backend"])
         objective = compute_objective or (lambda figures: figures[self.args.metric_for_best_model])
         return super().hyperparameter_search(hp_space, objective, **options)
 
+    def call_model_init(self, trial: Any = None) -> ModelPair:
+        """The stock version makes a second pair when training begins, of which nothing here would know."""
+        return self.model
+
     def _train_trial(self, trial: Any) -> TrainOutput:
         """The stock search trains the same trainer repeatedly, which would keep the phases of the first trial."""
         args = search.trial_arguments(self.args, self.hp_space(trial), trial.number)
         run = type(self)(search.new_pair(self.model_init, trial), args, *self.inputs.for_trainer())
-        output = run.train()
-        self.objective = self.compute_objective(search.final_figures(run))
+        output, self.objective = run.train(), self.compute_objective(search.final_figures(run))
         return output
 
     def get_train_dataloader(self) -> DataLoader[Any]:

@@ -80,6 +80,22 @@ def test_a_copied_pair_freezes_its_own_backbone(pair_of):
     assert not twin.model_b.resnet.training and twin.resting[-1] is twin.model_b.resnet
 
 
+def test_another_choice_gives_back_what_the_first_one_took(pair_of):
+    """Silent: a pair of a run with --train head that a second trainer was to train whole, and whose heads alone
+    learned; or a part that its owner froze and that is trained."""
+    pair = pair_of("vit", "resnet")
+    pair.model_b.resnet.embedder.requires_grad_(False)
+    choose_trained(pair, HEADS)
+    choose_trained(pair, {"a": "all", "b": "all"})
+    assert not resting(pair, "a") and not pair.resting
+    assert resting(pair, "b") == {
+        key for key, _ in pair.model_b.named_parameters() if key.startswith("resnet.embedder")
+    }
+    pair.model_a.requires_grad_(False)
+    with pytest.raises(ValueError, match="Model a has no parameter that requires a gradient"):
+        choose_trained(pair, {"a": "all", "b": "all"})
+
+
 def test_members_are_chosen_one_by_one(pair_of):
     """Silent: --train_b that reaches a, or all that means head."""
     pair = pair_of("vit", "resnet")

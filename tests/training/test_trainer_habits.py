@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments, default_data_collator
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, default_data_collator
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
 from tests.training.metric_modules import write_metric
@@ -35,6 +35,13 @@ from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer,
         ({"model_init": make_pair}, "got both"),
         ({"model": None, "model_init": lambda: make_pair().model_a}, "returned a ViTForImageClassification"),
         ({"eval_dataset": {}}, "an empty dictionary"),
+        ({"eval_dataset": {"x": None}}, r"eval_dataset\['x'\] contains no images"),
+        ({"eval_dataset": {0: images(3)}}, "eval_dataset has the name 0, and names are words"),
+        ({"eval_dataset": []}, "eval_dataset contains no images"),
+        ({"compute_metrics": "f1"}, "compute_metrics is 'f1', and a function"),
+        ({"callbacks": TrainerCallback()}, "callbacks is a TrainerCallback, and a list is needed"),
+        ({"callbacks": [EarlyStoppingCallback]}, "EarlyStoppingCallback would stop the run in the middle"),
+        ({"model": None, "model_init": "tiny:vit"}, "model_init is 'tiny:vit', and a function"),
         ({"train_dataset": {"train": images(3)}}, r"train_dataset is a dict of train.*dataset\['train'\]"),
         ({"train_dataset": 5}, "train_dataset is a int, and no set of images"),
         (
@@ -63,6 +70,16 @@ def test_a_habit_that_cannot_work_is_one_message(tmp_path: Path, given: dict[str
         DMTTrainer(**{**usual, **given})
     with pytest.raises(TypeError, match="unexpected keyword argument 'trian_dataset'"):
         DMTTrainer(**usual, trian_dataset=images(3))
+
+
+def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
+    """Guards against a foreign traceback in the first evaluation, and against early stopping by the back door."""
+    trainer = make_trainer(tmp_path, evaluation=images(3), compute_metrics=lambda predicted: {"f1": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"compute_metrics returned .*a dictionary of numbers is needed"):
+        trainer.evaluate()
+    trainer.add_callback(EarlyStoppingCallback())
+    with pytest.raises(ValueError, match="EarlyStoppingCallback would stop"):
+        trainer.train()
 
 
 class Stream(IterableDataset[dict[str, Any]]):
@@ -215,11 +232,16 @@ def test_masks_have_library_metrics_too(tmp_path: Path) -> None:
 
 
 def test_both_forms_of_a_pair_are_one(tmp_path: Path) -> None:
-    """Guards against a pair of the constructor and one of `model_init` that train differently."""
+    """Silent: the stock `train()` makes a second pair with `model_init`, trains that, and the first one is saved."""
     given = {"train_dataset": images(6), "unlabeled_dataset": images(6, seed=1)}
-    args = [DMTTrainingArguments(str(tmp_path / name), **SETTINGS) for name in ("one", "two")]
+    args = [DMTTrainingArguments(str(tmp_path / name), **SETTINGS, max_steps=1) for name in ("one", "two")]
     one = DMTTrainer(make_pair(), args[0], **given)
     two = DMTTrainer(args=args[1], model_init=lambda: make_pair(), **given)
     assert isinstance(two.model, ModelPair)
+    made = two.model
+    for trainer in (one, two):
+        trainer.train()
+        trainer.export()
+    assert two.model is made, "the one that the run's weights, averages and checkpoints belong to"
     for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)

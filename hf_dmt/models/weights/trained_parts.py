@@ -50,12 +50,21 @@ def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_nor
             "`freeze_batch_norm`: neither model has BatchNorm layers with statistics from a checkpoint, so there is "
             "nothing to freeze. Omit it."
         )
+    for parameter in pair.frozen:  # by an earlier trainer of this pair
+        parameter.requires_grad_(True)
+    pair.frozen, pair.resting = [], norms
     for name, names in learning.items():
         for key, parameter in pair.member(name).named_parameters():
+            pair.frozen += [parameter] if parameter.requires_grad and key not in names else []
             parameter.requires_grad_(key in names)
         pair.resting += _without_learning(pair.member(name))
-    pair.resting += norms
     pair.train(pair.training)
+    for name in MEMBERS:
+        if not any(parameter.requires_grad for parameter in pair.member(name).parameters()):
+            raise ValueError(
+                f"Model {name} has no parameter that requires a gradient, so it cannot be trained. Call "
+                f"model.requires_grad_(True); `train{'_b' if name == 'b' else ''}` freezes parts of it."
+            )
 
 
 def learning_rate_scales(pair: ModelPair, decay: float) -> dict[str, dict[str, float]]:

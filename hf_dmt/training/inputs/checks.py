@@ -54,7 +54,12 @@ def check_inputs(
     check_image_set(test, "test_dataset", model)
     sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
     for name, images in sets.items():
-        check_image_set(images, f"eval_dataset[{name!r}]" if name else "eval_dataset", model)
+        if not isinstance(name, str):
+            raise ValueError(f"eval_dataset has the name {name!r}, and names are words. Give {{'{name}': images}}.")
+        role = f"eval_dataset[{name!r}]" if name else "eval_dataset"
+        check_image_set(images, role, model)
+        if (images is None and name) or (images is not None and not len(images)):
+            raise ValueError(f"{role} contains no images. Omit it, or give labeled images to evaluate on.")
     if not args.metric_is_default and compute_metrics is None and not metrics and not args.metrics:
         known = [f"{name}_{figure}" if name else figure for name in sets for figure in figures_of(model.task)]
         if (args.metric_for_best_model or "").removeprefix("eval_") not in known:
@@ -74,19 +79,32 @@ def check_inputs(
     check_processes(args.world_size, os.environ)
     if args.member_schedule == "alternate":
         check_alternate(args.knobs(model.task), args.world_size)
+    if compute_metrics is not None and not callable(compute_metrics):
+        raise ValueError(
+            f"compute_metrics is {compute_metrics!r}, and a function of an EvalPrediction is needed. Names of metrics "
+            "go to `metrics`."
+        )
     if compute_metrics is not None and model.task != "image-classification":
         raise ValueError(
             "compute_metrics would need the logits of every pixel in memory. Segmentation reports mean IoU, "
             "accuracies and per-class IoU without it; omit compute_metrics."
         )
-    if any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks or ()):
-        raise ValueError(
-            "EarlyStoppingCallback would stop the run in the middle of a phase. Lower `phase_epochs`, or keep the "
-            "best phase with `load_best_model_at_end`."
-        )
+    check_callbacks(callbacks or ())
     if args.deepspeed:
         raise ValueError(
             "DeepSpeed cannot restart its optimizer within a process, but each phase needs a new one. Use DDP or FSDP."
+        )
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raises ValueError for what is no list of callbacks, and for one that would stop in the middle of a phase."""
+    if not isinstance(callbacks, (list, tuple)):
+        raise ValueError(f"callbacks is a {type(callbacks).__name__}, and a list is needed: callbacks=[...].")
+    kinds = [one if isinstance(one, type) else type(one) for one in callbacks]
+    if any(issubclass(kind, EarlyStoppingCallback) for kind in kinds):
+        raise ValueError(
+            "EarlyStoppingCallback would stop the run in the middle of a phase. Lower `phase_epochs`, or keep the "
+            "best phase with `load_best_model_at_end`."
         )
 
 

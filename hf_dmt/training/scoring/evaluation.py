@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -160,7 +160,12 @@ def _add_user_metrics(
     probabilities = [torch.softmax(torch.from_numpy(logits[name]), dim=-1) for name in MEMBERS]
     predictions = {**logits, "ensemble": torch.stack(probabilities).mean(dim=0).clamp(min=1e-30).log().numpy()}
     for name, values in predictions.items():
-        scores[name] = {**scores[name], **compute_metrics(EvalPrediction(values, labels))}
+        figures = compute_metrics(EvalPrediction(values, labels))
+        if not isinstance(figures, Mapping) or not all(np.ndim(one) == 0 for one in figures.values()):
+            raise ValueError(
+                f"compute_metrics returned {figures!r}, and a dictionary of numbers is needed, such as {{'f1': 0.5}}."
+            )
+        scores[name] = {**scores[name], **{key: np.asarray(one).item() for key, one in figures.items()}}
 
 
 def _in_row_order(kept: list[Kept]) -> tuple[dict[str, np.ndarray], np.ndarray]:
