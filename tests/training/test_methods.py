@@ -142,6 +142,26 @@ def test_replaced_settings_are_refused_with_what_replaces_them(
         DMTTrainingArguments(str(tmp_path), **settings)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gamma1": "high"}, "`gamma1` is 'high'; give a number"),
+        ({"gamma1": True}, "`gamma1` is True; give a number"),
+        ({"labeled_batch_size": 8.5}, "`labeled_batch_size` is 8.5; give a whole number"),
+        ({"label_ratios": 0.5}, r"`label_ratios` is 0.5, and a list is needed: label_ratios=\[0.5\]"),
+        ({"label_ratios": ["half"]}, "`label_ratios` contains 'half'; give a number"),
+        ({"metrics": "f1"}, r"`metrics` is 'f1', and a list is needed: metrics=\['f1'\]"),
+        ({"learning_rate": "1e-3"}, "`learning_rate` is '1e-3'; give a number"),
+        ({"seed": 1.5}, "`seed` is 1.5; give a whole number"),
+        ({"train": None}, "`train` None is not one of"),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    """Guards against a TypeError of the first place that computes with a value, and a list read letter by letter."""
+    with pytest.raises(ValueError, match=message):
+        DMTTrainingArguments(str(tmp_path), **given)
+
+
 def test_our_defaults(tmp_path: Path) -> None:
     """Silent: the stock default drops the columns that a pair needs."""
     args = DMTTrainingArguments(str(tmp_path), remove_unused_columns=True)

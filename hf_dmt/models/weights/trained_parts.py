@@ -22,7 +22,7 @@ _LIST_INDEX = re.compile(r"\.\d+(?=\.)")
 
 def check_choice(flag: str, choice: str) -> None:
     """Raise a ValueError for an unknown value of `--train`."""
-    if choice not in ("all", "head", "norms") and not re.fullmatch(r"last:[1-9]\d*", choice):
+    if choice not in ("all", "head", "norms") and not re.fullmatch(r"last:[1-9]\d*", str(choice)):
         raise ValueError(f"`{flag}` {choice!r} is not one of: {CHOICES}.")
 
 

@@ -11,7 +11,7 @@ from transformers import IntervalStrategy, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from ...models.weights.trained_parts import check_choice
-from .declaration import as_arguments, without_words
+from .declaration import as_arguments, is_number, without_words
 from .knobs import KNOBS, RUN_SETTINGS, Knobs, RunSettings
 from .methods import PRESETS, resolve
 from .resuming import ACCEPTABLE
@@ -66,6 +66,8 @@ _LEAST: dict[str, tuple[float, str]] = {
     "save_total_limit": (1, "omit it to keep all checkpoints"),
 }
 
+_FRACTIONS = {"learning_rate", "weight_decay", "max_grad_norm", "logging_steps", "save_steps"}
+
 
 @dataclass
 class DMTTrainingArguments(_Declared, TrainingArguments):
@@ -99,6 +101,10 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         self.metric_is_default = self.metric_for_best_model is None
         if self.load_best_model_at_end:
             _save_where_it_is_scored(self)
+        for name in _LEAST:
+            value, whole = getattr(self, name), name not in _FRACTIONS
+            if value is not None and not is_number(value, whole=whole):
+                raise ValueError(f"`{name}` is {value!r}; give a {'whole ' * whole}number.")
         super().__post_init__()
         for name, (least, instead) in _LEAST.items():
             value = getattr(self, name)

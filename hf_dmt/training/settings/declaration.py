@@ -10,6 +10,7 @@ task, its entry in `dmt_results.json` and its row in docs/settings.md. `declared
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from functools import cache
@@ -87,11 +88,16 @@ class Setting:
         """Raises ValueError for an unknown choice, a wrong type or a value out of range; None passes."""
         if value is None:
             return
+        if self.is_list and not isinstance(value, (list, tuple)):
+            raise ValueError(f"`{self.name}` is {value!r}, and a list is needed: {self.name}=[{value!r}].")
         for item in value if self.is_list else [value]:
             if self.choices and item not in self.choices:
                 raise ValueError(f"`{self.name}` {item!r} does not exist; choose one of: {', '.join(self.choices)}.")
             if self.kind is bool and not isinstance(item, bool):
                 raise ValueError(f"`{self.name}` {item!r} is not one of: {self.values_text}.")
+            if self.kind in (int, float) and not is_number(item, whole=self.kind is int):
+                verb = "contains" if self.is_list else "is"
+                raise ValueError(f"`{self.name}` {verb} {item!r}; give a {'whole ' * (self.kind is int)}number.")
             if self.kind in (int, float) and not self._in_range(item):
                 verb = "contains" if self.is_list else "is"
                 finite = " and finite" if self.most is None and self.below is None else ""
@@ -171,13 +177,28 @@ def as_arguments(name: str, *declarations: type) -> type:
 def without_words(one: Setting, value: Any) -> Any:
     """Convert a value from Python, YAML or the command line: `auto` means "not set", `true` and `false` become booleans
     if the setting is boolean, and a boolean becomes a word if the setting is a word."""
-    if one.is_list and value is not None:
-        return tuple(one.kind(item) for item in value)
+    if one.is_list and isinstance(value, (list, tuple)):
+        return tuple(_as_kind(one.kind, item) for item in value)
     if one.kind is bool and isinstance(value, str):
         return None if value.lower() == "auto" else _WORDS.get(value.lower(), value)
     if one.kind is str and isinstance(value, bool):
         return str(value).lower()
     return value
+
+
+def _as_kind(kind: type, item: Any) -> Any:
+    """An item of a list, which may be a word or a whole number where a fraction is meant; else itself."""
+    if isinstance(item, bool):
+        return item
+    try:
+        return kind(item)
+    except (TypeError, ValueError):
+        return item
+
+
+def is_number(value: Any, *, whole: bool) -> bool:
+    """Whether a value is a number, and a whole one where that is needed; a boolean is none."""
+    return isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
 
 
 def _setting(part: Field[Any], hint: Any, *, method: bool) -> Setting:
