@@ -6,8 +6,9 @@ LOWEST_PYTHON ?= python3.10
 VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
 ARGS ?=
-# One test process per core; the tests of a file share fixtures, so they stay in one process.
-PARALLEL ?= -n auto --dist loadfile
+# One test process per core; the tests of a file share fixtures, so they stay in one process. tests/conftest.py
+# sets the order of the files.
+PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 

@@ -69,6 +69,27 @@ def figures_drawn() -> Iterator[None]:
         yield
 
 
+# Files that start processes or train for long come first. At the end, one of them would run on while the other worker
+# has nothing left to do.
+_LONGEST = (
+    "test_distributed.py",
+    "test_signals.py",
+    "test_kills.py",
+    "test_documents.py",
+    "test_benchmarks.py",
+    "test_recipes.py",
+    "test_runs.py",
+    "test_compare.py",
+    "test_demo.py",
+    "test_report.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     _hub.close()
     _home.cleanup()

@@ -6,14 +6,12 @@ import ast
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hf_dmt import ModelPair
 from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.splitting.assemble import assemble
-from scripts.run_dmt import main
 from tests.data import small_files as files
 
 ROOT = Path(__file__).parents[1]
@@ -58,10 +56,3 @@ def test_pair_metadata_does_not_reach_outside_the_pair(tmp_path: Path) -> None:
         (tmp_path / "pair" / "dmt_config.json").write_text(json.dumps(hostile))
         with pytest.raises(ValueError, match=r"invalid entries|without its member b"):
             ModelPair.from_pretrained(tmp_path / "pair")
-
-
-def test_the_embedded_run_asks_the_network_for_nothing(tmp_path: Path, hub: Any) -> None:
-    """Guards a machine without a network, and one whose owner does not want to be counted."""
-    hub.requests.clear()  # of tests before this one
-    assert main(["--max_steps", "1", "--label_ratios", "1.0", "--output_dir", str(tmp_path / "run")]) == 0
-    assert hub.requests == []

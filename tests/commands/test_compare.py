@@ -16,6 +16,7 @@ from hf_dmt.method import plan_phases
 from hf_dmt.training.settings.command_line import parse
 from hf_dmt.training.settings.knobs import Knobs
 from hf_dmt.training.settings.methods import resolve
+from tests.data import small_files
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 
@@ -205,17 +206,33 @@ def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
 
 
 def smoke(folder: Path, *arms: str) -> dict[str, dict[str, Any]]:
-    main(["--suite", "smoke", "--seeds", "0", "--keep_outputs", "--output_dir", str(folder), "--arms", *arms])
+    """The smoke suite with fewer and smaller images than the digits."""
+    for split, each in (("train", 20), ("test", 4)):
+        small_files.class_folder(folder / "data" / split, each=each)
+    less = f"--dataset_name {folder}/data --num_labeled 15 --model_a tiny:vit --model_b tiny:resnet --image_size 16"
+    less += " --labeled_batch_size 4 --pseudo_batch_size 4 --phase_epochs 1"
+    main(
+        [
+            "--suite",
+            "smoke",
+            "--seeds",
+            "0",
+            "--keep_outputs",
+            "--output_dir",
+            str(folder),
+            "--arms",
+            *arms,
+            "--",
+            *less.split(),
+        ]
+    )
     runs = [json.loads(file.read_text()) for file in (folder / "smoke" / "digits" / "runs").glob("*.json")]
     return {run["arm"]: run for run in runs}
 
 
 def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
     """Silent: real runs at other budgets than planned; an interrupted comparison that starts over; a folder without its
-    models.
-
-    Three short runs of the command line: over 3 seconds.
-    """
+    models."""
     runs = smoke(tmp_path, "labeled-only")
     file = tmp_path / "smoke" / "digits" / "runs" / "labeled-only-seed-0.json"
     before = file.stat().st_mtime_ns

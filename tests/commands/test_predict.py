@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -234,15 +234,17 @@ def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path:
     for number in range(150):
         save(image(number % 200, (24, 24)), folder / f"{number:03d}.png")
     out = tmp_path / "out.csv"
-    command = [sys.executable, "-m", "hf_dmt", "predict", pair, str(folder), "--to", str(out), "--batch_size", "1"]
-    begun = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    command = [pair, str(folder), "--to", str(out), "--batch_size", "1"]
+    begun = multiprocessing.get_context("fork").Process(target=main, args=(command,))  # everything is imported here
+    begun.start()
     while not any(part.stat().st_size > 1000 for part in tmp_path.glob(".out.csv.parts/part-*")):
-        assert begun.poll() is None, "it ended before it could be killed"
+        assert begun.is_alive(), "it ended before it could be killed"
         time.sleep(0.01)
-    os.killpg(begun.pid, signal.SIGKILL)
-    begun.wait()
-    assert not out.exists()
-    done = subprocess.run([*command, "--num_processes", "2", "--use_cpu"], capture_output=True, text=True)
+    begun.kill()
+    begun.join()
+    assert begun.exitcode == -signal.SIGKILL and not out.exists()
+    two = [sys.executable, "-m", "hf_dmt", "predict", *command, "--num_processes", "2", "--use_cpu"]
+    done = subprocess.run(two, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     already = int(done.stdout.split("; ")[1].split(" are labeled already")[0])
     assert 0 < already < 150 and done.stdout.count("predictions: ") == 1

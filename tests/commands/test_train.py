@@ -11,6 +11,7 @@ from transformers import pipeline
 
 from hf_dmt import ModelPair
 from hf_dmt.commands.train import main
+from tests.hub_server import HubServer
 
 TINY = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "16"]
 SHORT = ["--max_steps", "2", "--labeled_batch_size", "4", "--pseudo_batch_size", "4", "--label_ratios", "0.5", "1.0"]
@@ -52,10 +53,15 @@ def results_of(folder: Path) -> dict:
 
 
 class TestWholeRun:
-    def test_the_default_runs_to_the_end_and_leaves_what_the_contract_lists(self, tmp_path: Path) -> None:
-        """Guards the first thing a user tries: no arguments but a folder, with all outputs there afterwards."""
+    def test_the_default_runs_to_the_end_and_leaves_what_the_contract_lists(
+        self, tmp_path: Path, hub: HubServer
+    ) -> None:
+        """Guards the first thing a user tries: no arguments but a folder, with all outputs there afterwards, and
+        nothing asked of the network."""
         out = tmp_path / "run"
+        hub.requests.clear()  # of tests before this one
         assert main(["--max_steps", "2", "--output_dir", str(out)]) == 0
+        assert hub.requests == []
         for name in ("config.json", "model.safetensors", "preprocessor_config.json", "dmt_config.json", "split.json",
                      "telemetry.jsonl", "report.html", "peer/config.json", "peer/model.safetensors",
                      "pseudo_labels/phase-5/a/manifest.json", "pseudo_labels/phase-5/b/labels.parquet"):  # fmt: skip

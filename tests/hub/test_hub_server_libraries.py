@@ -16,6 +16,9 @@ import pytest
 
 from tests.hub_server import HubServer
 
+# It is the server that is tested: when it, transformers or datasets change.
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_mine"
 
 

@@ -66,8 +66,15 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, content: bytes) -> None:
         BestMembers().load(tmp_path)
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
-@pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
+@pytest.mark.parametrize(
+    ("task", "ema_decay"),
+    [
+        ("image-classification", 0.5),
+        ("semantic-segmentation", 0.0),
+        pytest.param("image-classification", 0.0, marks=pytest.mark.slow),
+        pytest.param("semantic-segmentation", 0.5, marks=pytest.mark.slow),
+    ],
+)
 def test_a_phase_ends_labels_and_exports_with_the_best(tmp_path: Path, task: str, ema_decay: float) -> None:
     """Silent: the last weights in the record, the export, the next phase's labels or the checkpoint, while the setting
     says best; with averages, the live weights instead of those that were scored."""

@@ -114,7 +114,7 @@ def test_figures_equal_those_of_one_process(folder: Path, found: Any, name: str)
     lines = [
         [line for line in telemetry(folder / f"{name}-{world}") if "loss" in line and line["step"]] for world in (1, 2)
     ]
-    assert len(lines[0]) > 20
+    assert len(lines[0]) > 10
     for of_one, of_two in zip(*lines, strict=True):
         for key, value in of_one.items():
             assert of_two[key] == pytest.approx(value, rel=1e-3, abs=1e-4), (key, of_one["step"])
@@ -225,6 +225,7 @@ def test_fsdp_trains_what_one_process_trains(tmp_path: Path) -> None:
     assert_same(two, one, tolerance=1e-3)
 
 
+@pytest.mark.slow  # test_signals.py has two processes, one of which fails, in the usual tests
 def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path: Path) -> None:
     """Silent: the others wait for it until a timeout of half an hour."""
     done = launch("die", str(tmp_path))

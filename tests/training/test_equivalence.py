@@ -110,7 +110,7 @@ def assert_close(trained: nn.Module, plain: nn.Module) -> None:
         assert difference.max() <= 1e-6, f"{key} differs by {difference.max():.2g}"
 
 
-@pytest.mark.parametrize("members", [("vit", "resnet"), ("resnet", "vit")])
+@pytest.mark.parametrize("members", [("vit", "resnet"), pytest.param(("resnet", "vit"), marks=pytest.mark.slow)])
 def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> None:
     """Guards the whole official classification phase: threshold by index, ramp with its first step, weights in a pass
     of its own that moves BatchNorm, one mixture of all samples, mixed weights, division by the batch, the average."""
@@ -180,7 +180,7 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
     assert cases == {True, False}, "the run must meet positive disagreements, or the gate is not tested"
 
 
-@pytest.mark.parametrize("method", ["dmt", "flip", "naive", "mutual"])
+@pytest.mark.parametrize("method", ["dmt", "flip", "naive", pytest.param("mutual", marks=pytest.mark.slow)])
 def test_segmentation(tmp_path: Path, method: str) -> None:
     """Guards the official segmentation phase and its ablations: per-class selection, the weights of each case, the sum
     over valid pixels of labeled and pseudo-labeled crops together divided by their number, poly schedule."""

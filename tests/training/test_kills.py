@@ -145,4 +145,4 @@ def test_a_data_set_that_changed_is_refused_on_resume(runs: Any, tmp_path: Path)
     split["sha256"]["unlabeled"] = "0" * 64
     write_json(folder / "split.json", split)
     assert of_task.run(folder, resume=True) == 2
-    assert "unlabeled images are not those" in of_task.output(folder) and "1 new" in of_task.output(folder)
+    assert "unlabeled images have changed" in of_task.output(folder) and "1 new" in of_task.output(folder)

@@ -138,7 +138,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 # Phases end at steps 3, 5 and 8; checkpoints are at 2, 3, 4, 5, 6 and 8.
-@pytest.mark.parametrize("kill_at", [1, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("kill_at", [1, 3, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 6)), 7, 8])
 def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
     """Silent: weights that stay unloaded, dropout that goes another way, a phase begun twice, records counted twice.
 
@@ -151,7 +151,18 @@ def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) ->
     assert_same_run(tmp_path, uninterrupted("dropout"))
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "dropout"])
+# Their parts are in other runs of the table: "pixels-ema", "parts-in-turn", and the weak views that are drawn alike.
+TOGETHER_ELSEWHERE = ("pixels", "parts", "strong")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in TOGETHER_ELSEWHERE else [])
+        for name in RUNS
+        if name != "dropout"
+    ],
+)
 def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, name: str) -> None:
     """Silent, in the middle of a phase: averages restarted, mixup drawn again, a warm-up's rate of 0 for one update,
     backbones restored twice, a ramp that begins again, labels made by weights of the middle of the phase."""

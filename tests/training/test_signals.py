@@ -71,7 +71,7 @@ def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> No
     while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False).stdout:
         assert time.monotonic() < deadline, "the run goes on without its launcher"
         time.sleep(0.2)
-    assert len(checkpoints(out)) == 1 and "The launcher is gone: saving a checkpoint" in log.read_text()
+    assert len(checkpoints(out)) == 1 and "The launcher has died: saving a checkpoint" in log.read_text()
 
 
 RANK_1_FAILS = """
