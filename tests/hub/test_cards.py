@@ -15,6 +15,7 @@ from hf_dmt.hub.card import write_card
 from tests.hub_repos import read_card
 
 CARDS = Path(__file__).parents[2] / "model_cards"
+NAMES = sorted(path.name for path in CARDS.iterdir() if path.is_dir())
 RECIPES = Path(__file__).parents[2] / "hf_dmt" / "commands" / "recipes"
 
 
@@ -30,21 +31,20 @@ def figures_in(value: Any) -> set[str]:
 
 def test_every_embedded_recipe_has_its_card() -> None:
     """Guards a recipe that is published without one."""
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == {path.name for path in CARDS.iterdir() if path.is_dir()}
+    assert {path.stem for path in RECIPES.glob("*.yaml")} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", ["digits", "digit-scenes"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None:
     """Guards a figure that was not measured, a card older than the template, and metadata that the Hub refuses."""
     folder = tmp_path / name
     shutil.copytree(CARDS / name, folder)
     written = (folder / "README.md").read_text(encoding="utf-8")
     assert write_card(folder).read_text(encoding="utf-8") == written
-    known = figures_in(json.loads((folder / "dmt_results.json").read_text()))
+    results = json.loads((folder / "dmt_results.json").read_text())
+    known, ratios = figures_in(results), set(map(str, results["knobs"]["label_ratios"]))
     cells = [cell.strip() for line in written.splitlines() if line.startswith("|") for cell in line.split("|")]
-    shown = [
-        cell for cell in cells if re.fullmatch(r"\d+\.\d", cell) and cell not in ("0.2", "0.4", "0.6", "0.8", "1.0")
-    ]
+    shown = [cell for cell in cells if re.fullmatch(r"\d+\.\d", cell) and cell not in ratios]
     assert len(shown) > 20 and set(shown) <= known
     _, errors, warnings = read_card(written)
     assert not errors and not warnings

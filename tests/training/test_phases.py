@@ -276,9 +276,12 @@ def test_sequential_exchange_leaves_the_idle_member_alone(tmp_path: Path) -> Non
 
 
 def test_rate_of_phase_0_holds_in_phase_0_alone(tmp_path: Path) -> None:
-    """Silent: a rate for the labels alone that stays, or reaches one member only."""
+    """Silent: a rate for the labels alone that stays, reaches one member only, or is missing from the results."""
     diary = Diary()
-    make_trainer(tmp_path, supervised_learning_rate=0.1, learning_rate_b=4e-2, callbacks=[diary]).train()
+    trainer = make_trainer(tmp_path, supervised_learning_rate=0.1, learning_rate_b=4e-2, callbacks=[diary])
+    trainer.train()
+    recorded = results(tmp_path)["settings"]
+    assert (recorded["supervised_learning_rate"], recorded["image_size"]) == (0.1, trainer.model.image_size)
     assert [sorted(set(rates)) for rates in diary.rates[:1] + diary.rates[3:4]] == [
         pytest.approx([0.1, 0.4]),
         pytest.approx([1e-2, 4e-2]),

@@ -16,6 +16,7 @@ from ..settings.knobs import Knobs, as_results
 _SETTINGS = (
     "learning_rate",
     "learning_rate_b",
+    "supervised_learning_rate",
     "weight_decay",
     "warmup_steps",
     "max_grad_norm",
@@ -24,6 +25,8 @@ _SETTINGS = (
     "train_b",
     "layer_decay",
     "freeze_batch_norm",
+    "augmentation",
+    "augmentation_b",
     "member_schedule",
 )
 
@@ -43,11 +46,11 @@ def run_facts(args: DMTTrainingArguments, pair: ModelPair, knobs: Knobs, **image
         **{f"num_{role}": len(images or ()) for role, images in image_sets.items()},
         "world_size": args.world_size,
         "seed": args.seed,
-        **_settings_and_environment(args),
+        **_settings_and_environment(args, pair),
     }
 
 
-def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str, Any]]:
+def _settings_and_environment(args: DMTTrainingArguments, pair: ModelPair) -> dict[str, dict[str, Any]]:
     settings = {name: getattr(args, name) for name in _SETTINGS}
     if args.member_schedule == "together":  # the default, so not listed on the card
         del settings["member_schedule"]
@@ -59,6 +62,8 @@ def _settings_and_environment(args: DMTTrainingArguments) -> dict[str, dict[str,
             "optim": str(getattr(args.optim, "value", args.optim)),
             "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
             **{name: value for name, value in settings.items() if value is not None and value is not False},
+            "image_size": pair.image_size,
+            **({} if args.horizontal_flip else {"horizontal_flip": False}),
             # may come from accelerate's config file
             "precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,
         },
