@@ -185,8 +185,20 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", TASKS)
+# tests/training/test_trainer.py trains masks by every method; from the command line only these are usual tests.
+OF_MASKS = ("dmt", "dmt online")
+
+
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        pytest.param(
+            task, method, marks=[pytest.mark.slow] if task != "image-classification" and method not in OF_MASKS else []
+        )
+        for task in TASKS
+        for method in METHODS
+    ],
+)
 def test_every_method_runs_on_both_tasks(workplace: Path, tmp_path: Path, task: str, method: str) -> None:
     """Silent: a preset that a task refuses, or results that name a method and hold another one's settings."""
     given = ["--task", task, *TASKS[task].split(), *METHODS[method], "--max_steps", "1", "--supervised_epochs", "2"]
