@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 COMMANDS = {
@@ -52,13 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"Did you mean `hf-dmt {near[0]}`?" if near else f"Choose one of: {', '.join(COMMANDS)}."
         print(f"hf-dmt: error: Unknown command {name!r}. {hint}", file=sys.stderr)
         return 2
+    return called(lambda given: importlib.import_module(f"hf_dmt.commands.{name}").main(given), rest)
+
+
+def called(command: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command for a terminal: Ctrl-C ends it without a traceback, and a name that the terminal's encoding cannot
+    show is escaped where it would have been an error.
+
+    Returns:
+        Its exit code; 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        command = importlib.import_module(f"hf_dmt.commands.{name}")
-        code: int = command.main(rest)
+        return command(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         print("\nhf-dmt: interrupted", file=sys.stderr)
         return 130
-    return code
 
 
 def usage() -> str:

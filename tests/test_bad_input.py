@@ -632,6 +632,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "learning rate that is no number": ("--learning_rate nan", r"--learning_rate .* got nan", r"finite", r"try 5e-5"),
     "clipping below zero": ("--max_grad_norm -1", r"--max_grad_norm .* got -1", r"at least 0", r"or 0 for no clipping"),
     "seed below zero": ("--seed -5", r"--seed .* got -5", r"at least 0", r"42 is the default"),
+    "seed that is too long": ("--seed 99999999999999999999", r"--seed .* got 9999", r"below 2\*\*32", r"42 is"),
     "no image in a batch": ("--labeled_batch_size 0", r"labeled_batch_size is 0", r"at least one image", r"each kind"),
     "no image to label": ("--per_device_eval_batch_size 0", r"eval_batch_size .* got 0", r"at least 1", r"16 is"),
     "update without a part": ("--gradient_accumulation_steps 0", r"steps .* got 0", r"at least 1", r"1 is the default"),
@@ -663,6 +664,12 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         r"A flag needs a package",
         r"deepspeed",
         r"Install it, or omit",
+    ),
+    "setting inside a setting": (
+        '--accelerator_config {"foo":1}',
+        r"A flag cannot be used",
+        r"unexpected keyword argument 'foo'",
+        r"Correct it",
     ),
     "best of nothing": (
         "--load_best_model_at_end --eval_strategy steps --save_strategy epoch",

@@ -46,6 +46,11 @@ def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_nam
                 f"({', '.join(class_names[:3])}, ...). Use data with the same classes, or start from two models with "
                 "--model_a and --model_b."
             )
+        if model_args.image_size not in (None, pair.image_size):
+            raise ValueError(
+                f"--image_size {model_args.image_size} is for two models, and the pair {model_args.pair!r} is trained "
+                f"at {pair.image_size}. Leave it out, or start from two models with --model_a and --model_b."
+            )
         return pair
     return ModelPair.from_models(
         model_args.model_a or "",

@@ -38,6 +38,11 @@ def printable(text: Any) -> str:
     return "".join(_visible(letter) for letter in str(text))
 
 
+def is_text(text: str) -> bool:
+    """Whether a name is text that can be written down: a file name of other bytes than UTF-8 arrives as surrogates."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def without_tokens(text: str) -> str:
     """Remove everything that looks like a token, or is assigned to something called a token, a password or a key."""
     return _SECRETS.sub(r"\1***", _TOKENS.sub(r"\1***", text))

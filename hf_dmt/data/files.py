@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,16 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     # If the comma is the decimal separator, spreadsheets separate cells by semicolons.
     first = text.lstrip().partition("\n")[0]
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=first.count))
+        # Strict: a quote that is never closed is an error, where it would take all rows behind it into one cell.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=first.count), strict=True)
         lines = [[cell.strip() for cell in line] for line in reader if any(cell.strip() for cell in line)]
     except csv.Error as problem:
         raise ValueError(f"it is not a table: {problem}") from problem
     if not lines:
         raise ValueError("it is empty")
     columns, *rows = lines
+    if twice := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
+        raise ValueError(f"the column {twice[0]!r} is there twice, and which one counts is not known")
     if long := next((number for number, line in enumerate(rows, 2) if len(line) > len(columns)), 0):
         raise ValueError(f"row {long} has more cells than the first row has columns: quote cells with commas in them")
     return columns, [dict(zip(columns, line + [""] * (len(columns) - len(line)), strict=True)) for line in rows]

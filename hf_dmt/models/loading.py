@@ -341,11 +341,11 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     return model
 
 
-def check_finite(model: PreTrainedModel, source: str) -> None:
+def check_finite(model: torch.nn.Module, source: str) -> None:
     """Raises CheckpointError for non-finite weights, with which every prediction would be the first class."""
     if wrong := nonfinite_tensors(model):
         raise CheckpointError(
-            f"The weights in {source!r} contain infinities or NaNs ({described(wrong)}): their training diverged, or "
+            f"The weights of {source!r} contain infinities or NaNs ({described(wrong)}): their training diverged, or "
             "the file is damaged. Choose an earlier checkpoint or another model."
         )
 

@@ -285,6 +285,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         primary = primary or self.primary
         if primary not in MEMBERS:
             raise ValueError(f"primary must be 'a' or 'b', got {primary!r}.")
+        loading.check_finite(self, "this pair")  # weights that were gathered elsewhere were checked there
         if is_main_process:  # if an overwrite is interrupted, the folder must not look like a pair
             (folder / PAIR_FILE).unlink(missing_ok=True)
         for name in MEMBERS:

@@ -1,7 +1,6 @@
 """`PairTrainer`: a `transformers.Trainer` whose model is a pair.
 
-Optimizer, clipping, scoring, saving, loading and publishing for two models. It knows nothing of phases or pseudo
-labels; `DMTTrainer` adds those and the loss.
+Optimizer, clipping, scoring, saving, loading and publishing for two models; `DMTTrainer` adds phases and the loss.
 """
 
 from __future__ import annotations
@@ -263,7 +262,8 @@ class PairTrainer(Trainer):
         if not self.args.should_save:  # transformers 5.23 calls this on every process, 5.17 only on the main one
             return
         folder = Path(output_dir or self.args.output_dir)
-        self.origin.save(folder, self.weights.save(folder, state_dict))
+        self.weights.save(folder, state_dict)
+        self.origin.save(folder)
         torch.save(without_token(self.args), folder / TRAINING_ARGS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

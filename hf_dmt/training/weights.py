@@ -13,8 +13,8 @@ from torch import Tensor
 from ..data.members import MEMBERS
 from ..method.selection import DivergedError
 from ..models.pair import ModelPair
-from ..models.weights.best_weights import BEST_FILE, BestMembers
-from ..models.weights.ema import EMA_FILE, ExponentialAverage
+from ..models.weights.best_weights import BestMembers
+from ..models.weights.ema import ExponentialAverage
 from ..models.weights.finite import described, nonfinite_tensors
 from .labeling.inference import broadcast_buffers
 from .settings.methods import Knobs
@@ -134,20 +134,16 @@ class RunWeights:
         self.restart_average()
         return changed
 
-    def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> list[str]:
+    def save(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the pair's part of a checkpoint: the live weights with a at the root, plus averages and best weights.
 
         Args:
             state_dict: the pair's full state if the parameters are sharded.
-
-        Returns:
-            The files in addition to the pair's.
         """
         self.pair.save_pretrained(folder, primary="a", state_dict=state_dict)
         for kept in (self.ema, self.best):
             if kept is not None:
                 kept.save(folder)
-        return [name for name in (EMA_FILE, BEST_FILE) if (folder / name).is_file()]
 
     def load(self, folder: str | Path) -> None:
         """Load what `save` wrote."""

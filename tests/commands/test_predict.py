@@ -228,6 +228,18 @@ def test_half_lines_and_lines_of_two_attempts_count_once(tmp_path: Path) -> None
     assert len(lines(file.path)) == 2 and not file.parts.exists()
 
 
+@pytest.mark.parametrize("end", ["csv", "jsonl"])
+def test_names_with_other_line_ends_come_back(tmp_path: Path, end: str) -> None:
+    """Unclear: "no longer a table that hf-dmt predict wrote", for a name with a line end that Unicode alone knows."""
+    names = ["a\x85b.png", "a\u2028b.png", "=1+1.png", "a\rb.png"]
+    file = PredictionFile(tmp_path / f"out.{end}", {"pair_of_weights": "x"})
+    file.begin()
+    with file.adding() as add:
+        add([{"id": name, "label": "cat"} for name in names])
+    file.finish({})
+    assert [record["id"] for record in file.begin()] == names
+
+
 def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path: Path) -> None:
     """Silent: images skipped or labeled twice after a kill, or by several processes."""
     folder = tmp_path / "many"

@@ -36,7 +36,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> No
 def test_images_moved_into_the_folder_of_their_class(tmp_path: Path) -> None:
     """Silent: an image assigned to the class `images`, or moved files that are not answers."""
     (tmp_path / "queue.csv").write_text("file,id,label\n1.png,x.jpg,\n2.png,y.jpg,\n3.png,z.jpg,owl\n")
-    for place in ("dog/1.png", "images/2.png", "owl/3.png", "cat/stranger.png"):
+    for place in ("dog/found/1.png", "images/2.png", "owl/3.png", "cat/stranger.png"):
         save(image(0), tmp_path / place)
     notes: list[str] = []
     assert read_answers(tmp_path, IMAGES, NAMES, notes) == {"x.jpg": 1, "z.jpg": 2}
@@ -57,6 +57,8 @@ def coco(**changes: Any) -> dict[str, Any]:
     [
         (IMAGES, {"queue.csv": "id,label\nx.jpg,dgo\n"}, "'dgo' is not one of the 3 classes. Did you mean 'dog'"),
         (IMAGES, {"queue.csv": "id,label\nx.jpg,\n"}, "contains no answers yet.*or move images"),
+        (IMAGES, {"queue.csv": "id,label,label\nx.jpg,dog,owl\n"}, "the column 'label' is there twice"),
+        (IMAGES, {"queue.csv": 'id,label\n"x.jpg,dog\ny.jpg,owl\n'}, "unexpected end of data"),
         (IMAGES, {"queue.csv": "file,class\nx.jpg,dog\n"}, r"columns \['class', 'file'\]; it needs 'id' and 'label'"),
         (IMAGES, {}, "cannot be read .*queue.csv.*Give the folder of a labeling queue"),
         (PIXELS, {"annotations.json": coco(category_id=1)}, "contains no answers yet"),

@@ -104,6 +104,8 @@ def test_id_files_of_a_person_and_of_a_run(tmp_path: Path) -> None:
     text, run = tmp_path / "ids.txt", tmp_path / "split.json"
     text.write_bytes(b"\xef\xbb\xbf3\r\n\r\n a b/1.jpg \r\n")
     assert read_ids(text) == ["3", "a b/1.jpg"]
+    text.write_text("a\x85b.png\na\u2028b.png\n", encoding="utf-8")
+    assert read_ids(text) == ["a\x85b.png", "a\u2028b.png"], "names with line ends that are none in a file"
     run.write_text(json.dumps(describe({"labeled": ["3", "7"], "eval": []}, split_seed=1)))
     assert read_ids(run) == ["3", "7"]
     assert rows_of(["7", "3"], [str(row) for row in range(10)]).tolist() == [3, 7]

@@ -62,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.touch()  # otherwise what the first run saw in it is remembered, and nobody reads it again
     done = launch("run", str(target))
     assert done.returncode == 0, errors_of(done)
+    (target / "said.txt").write_text(done.stderr)
     return target
 
 
@@ -183,6 +184,19 @@ def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
 def test_resume_on_two_processes_is_exact(two_only: Any) -> None:
     """Silent: one rank's random state restored on both, or a draw replayed."""
     assert_same(*two_only["resumed"])
+
+
+def test_another_number_of_processes_takes_a_run_up(folder: Path, found: Any, two_only: dict[str, Any]) -> None:
+    """Silent: a run that starts over, or draws other images, where a machine with another number of GPUs goes on with
+    it. Without dropout, mixup and BatchNorm nothing but rounding may differ."""
+    taken = {2: two_only["taken up"], 1: two_processes.taken_up(folder, by_before=2)}
+    for now, before in ((2, 1), (1, 2)):
+        assert_same(taken[now]["weights"], found[0]["unchanged"], tolerance=1e-6)
+        change = {"step": 4, "setting": "world_size", "before": before, "now": now}
+        assert taken[now]["changes"] == [change] == results(folder / f"begun-by-{before}")["changes"]
+        assert [entry["steps"] for entry in results(folder / f"begun-by-{before}")["phases"]] == [3, 2, 3]
+    said = (folder / "said.txt").read_text()
+    assert "was trained by 1 process(es) and continues with 2" in said and "no longer bit-identical" in said
 
 
 def test_only_the_main_process_saves(folder: Path, two_only: dict[str, Any]) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from small_runs import KillAt, images, make_pair, make_trainer, results, state_of, telemetry
+from small_runs import KillAt, assert_same, images, make_pair, make_trainer, results, state_of, telemetry
 from torch.utils.data import get_worker_info
 from transformers import TrainerCallback
 
 from hf_dmt.data.reading.rows import FileRows
 from hf_dmt.data.reading.sources import ImageSet
-from hf_dmt.training.run.runtime_errors import RunError
+from hf_dmt.training.run.folder import check_output_folder
+from hf_dmt.training.run.runtime_errors import RunError, out_of_memory
+from hf_dmt.training.settings.command_line import as_flags
 
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
 
@@ -93,18 +95,33 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_memory_on_the_device(tmp_path: Path) -> None:
-    """Guards the advice: with what the message says, the same updates are made in smaller parts."""
-    pair = make_pair()
+    """Guards the advice: the flags that the message gives are all that a resume needs, and the updates are the same."""
+    whole, pair, saved = make_pair(), make_pair(), {"per_device_eval_batch_size": 2, "optim": "sgd", **SAVING}
+    make_trainer(tmp_path / "whole", whole, gradient_accumulation_steps=2, **saved).train()
 
     def greedy(module: Any, inputs: Any) -> None:
-        if module.training and len(inputs[0]) > 4:
+        if module.training and len(inputs[0]) > 4 and trainer.state.global_step == 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     pair.model_b.swin.register_forward_pre_hook(greedy)
-    with pytest.raises(RunError, match=r"4 labeled \+ 4 pseudo-labeled.*`gradient_accumulation_steps=2`") as caught:
-        make_trainer(tmp_path / "run", pair).train()
-    assert "Tried to allocate 2 GiB" in str(caught.value) and "`per_device_eval_batch_size=8`" in str(caught.value)
-    make_trainer(tmp_path / "run2", pair, gradient_accumulation_steps=2).train()
+    trainer = make_trainer(tmp_path / "run", pair, **saved)
+    with pytest.raises(RunError, match=r"4 labeled \+ 4 pseudo-labeled.*Tried to allocate 2 GiB") as caught:
+        trainer.train()
+    advice = "--resume_from_checkpoint true --gradient_accumulation_steps 2 --per_device_eval_batch_size 1 "
+    advice += "--accept_changes gradient_accumulation_steps per_device_eval_batch_size"
+    assert advice in as_flags(str(caught.value)).replace("`", "")
+    names = ["gradient_accumulation_steps", "per_device_eval_batch_size"]
+    followed = {**saved, "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 1, "accept_changes": names}
+    make_trainer(tmp_path / "run", pair, **followed).train(resume_from_checkpoint=True)
+    assert_same(state_of(pair), state_of(whole), tolerance=1e-5)
+
+
+def test_no_memory_and_nothing_to_divide(tmp_path: Path) -> None:
+    """Guards against advice that a resume refuses: smaller updates are another run."""
+    args = make_trainer(tmp_path, labeled_batch_size=3, pseudo_batch_size=5).args
+    said = out_of_memory(args, args.knobs("image-classification"), "CUDA out of memory")
+    assert "`accept_changes=['per_device_eval_batch_size']`, if labeling ran out" in said
+    assert "a new run with `labeled_batch_size=1` and `pseudo_batch_size=2`" in said
 
 
 class Deadly(list[dict[str, Any]]):
@@ -143,6 +160,17 @@ def test_a_tracker_that_goes_down_is_left_out(tmp_path: Path, caplog: pytest.Log
     assert all(torch.equal(value, without.state_dict()[name]) for name, value in state_of(pair).items())
     with pytest.raises(RunError, match=r"DashboardCallback cannot be started.*`report_to`"):
         make_trainer(tmp_path / "never", callbacks=[tracker("on_train_begin")]).train()
+
+
+def test_a_failed_start_leaves_its_folder_free(tmp_path: Path) -> None:
+    """Unclear: "already holds a run", of which nothing was trained."""
+    with pytest.raises(RunError, match=r"DashboardCallback cannot be started"):
+        make_trainer(tmp_path, callbacks=[tracker("on_train_begin")]).train()
+    assert (tmp_path / ".run.json").is_file(), "this test needs a start that has written something"
+    second = make_trainer(tmp_path, max_steps=1)
+    check_output_folder(second.args)
+    second.train()
+    assert len(results(tmp_path)["phases"]) == 3
 
 
 def test_a_clock_that_is_set_back_deletes_no_new_checkpoint(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from small_runs import Kill, KillAt, images, make_pair, make_trainer, results
 from hf_dmt import DMTTrainingArguments
 from hf_dmt.data.arguments import DataArguments
 from hf_dmt.training.run.origin import RunOrigin
+from hf_dmt.training.run.runtime_errors import RunError
 from hf_dmt.training.settings import identity
 from hf_dmt.training.settings.command_line import ModelArguments
 from hf_dmt.training.settings.resuming import ACCEPTABLE, HARMLESS, PLAN_SETTINGS
@@ -150,6 +151,25 @@ def test_later_phases_can_be_made_longer_where_that_is_said(trainer: Any) -> Non
     assert refused(5, ()) and refused(6, ("phases",))
     shorter = identity.differences(longer, begun, step=0, accepted=("phases",))
     assert shorter.refused
+
+
+def test_an_accepted_precision_is_accepted(trainer: Any) -> None:
+    """Unclear: `--bf16 true --accept_changes bf16` was refused for the mixed precision that follows from it."""
+    now, changed = identity_of(trainer), identity_of(trainer, bf16=True)
+    changed["settings"]["mixed_precision"] = "bf16"
+    assert not identity.differences(now, changed, step=1, accepted=("bf16",)).refused
+    assert len(identity.differences(now, changed, step=1, accepted=()).refused) == 2
+
+
+def test_a_resume_that_fails_leaves_the_records(tmp_path: Path) -> None:
+    """Silent: a checkpoint from the middle of a phase is named whose labels are gone, the resume fails, and the figures
+    of the phases that had been finished are gone with it."""
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, **saving).train()
+    before = [(tmp_path / name).read_bytes() for name in ("dmt_results.json", "telemetry.jsonl")]
+    with pytest.raises(RunError, match=r"labels of phase 1 are missing.*at the end of the"):
+        make_trainer(tmp_path, **saving).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert [(tmp_path / name).read_bytes() for name in ("dmt_results.json", "telemetry.jsonl")] == before
 
 
 def test_another_number_of_processes_goes_on_and_is_said(killed: Path) -> None:

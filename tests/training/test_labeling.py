@@ -191,6 +191,10 @@ def test_labels_are_made_by_the_weights_before_they_are_trained_on(tmp_path: Pat
     assert confidences[0] == pytest.approx(confidences[1], abs=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
     assert label_pass.read_summary(tmp_path / "5")["a"]["selected"] == 1.0
+    assert label_pass.reusable(tmp_path / "5", facts)
+    for old, new in (("a", "x"), ("b", "a"), ("x", "b")):
+        (tmp_path / "5" / old).rename(tmp_path / "5" / new)
+    assert not label_pass.reusable(tmp_path / "5", facts), "each member would learn from itself"
 
 
 def test_partial_truth_is_scored_where_it_is(tmp_path: Path) -> None:

@@ -307,6 +307,13 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def flip(path: Path) -> None:
+    """One bit: everything about the file still fits."""
+    content = bytearray(path.read_bytes())
+    content[2 * len(content) // 3] ^= 64
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -322,6 +329,10 @@ def cut(path: Path) -> None:
         lambda folder: cut(folder / "rng_state.pth"),
         lambda folder: cut(folder / "model.safetensors"),
         lambda folder: (folder / "peer" / "model.safetensors").write_bytes(b""),
+        lambda folder: flip(folder / "peer" / "model.safetensors"),
+        lambda folder: flip(folder / "optimizer.pt"),
+        lambda folder: (folder / "model.safetensors").replace(folder / "peer" / "model.safetensors"),
+        lambda folder: (folder / "dmt_config.json").write_text("{}"),
         lambda folder: (folder / "run.json").write_text("{}"),
         lambda folder: (folder / "trainer_state.json").write_text("[]"),
         lambda folder: renumber(folder / "trainer_state.json", 999),

@@ -132,6 +132,31 @@ def same_store(folder: Path, world: int) -> None:
     )  # fmt: skip
 
 
+CHANGED: dict[str, Any] = {
+    **PLAIN,
+    "supervised_epochs": 2,
+    "phase_epochs": 1,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
+
+
+def begun(folder: Path, world: int) -> dict[str, Tensor]:
+    """The weights of a whole run, and the same run killed in phase 1, for other processes to take up."""
+    whole = make_trainer(folder / f"unchanged-{world}", **CHANGED)
+    whole.train()
+    with suppress(Kill):
+        make_trainer(folder / f"begun-by-{world}", callbacks=[KillAt(5)], **CHANGED).train()
+    return state_of(whole.model)
+
+
+def taken_up(folder: Path, by_before: int) -> dict[str, Any]:
+    """What other processes make of a run that was `begun`."""
+    trainer = make_trainer(folder / f"begun-by-{by_before}", **CHANGED)
+    trainer.train(resume_from_checkpoint=True)
+    return {"weights": state_of(trainer.model), "changes": trainer.origin.changes}
+
+
 class CountedRows(FileRows):
     """Files, and how often this process read one."""
 
@@ -157,7 +182,7 @@ def look_at_files(folder: Path) -> dict[str, Any]:
 def run(folder: Path, world: int) -> None:
     """All cases, on as many processes as this was launched with."""
     same_store(folder, world)
-    found: dict[str, Any] = {"files": look_at_files(folder)}
+    found: dict[str, Any] = {"files": look_at_files(folder), "unchanged": begun(folder, world)}
     for task in (IMAGES, PIXELS):
         for accumulation in (1, 2):
             name = f"{task}-accumulation-{accumulation}"
@@ -214,7 +239,7 @@ def sharded(folder: Path) -> dict[str, Any]:
 
 def two_only(folder: Path) -> None:
     """What has no counterpart on one process: batch statistics, random states per process, resume."""
-    found: dict[str, Any] = {"sharded": sharded(folder)}
+    found: dict[str, Any] = {"sharded": sharded(folder), "taken up": taken_up(folder, by_before=1)}
     trainer, found["batch statistics"] = case(
         folder, "statistics", make_pair("vit", "resnet", dropout=0.2), 2, mixup_alpha=0.5, ema_decay=0.9
     )

@@ -139,9 +139,9 @@ def _read(path: Path) -> list[Record]:
         PredictionError: it was changed to something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # line ends as they are: a name may hold some
         if path.suffix == ".jsonl":
-            records = [json.loads(line) for line in text.splitlines()]
+            records = [json.loads(line) for line in text.split("\n") if line]
         else:
             rows = csv.DictReader(io.StringIO(text, newline=""))
             records = [{key: _value(key, value) for key, value in row.items()} for row in rows]

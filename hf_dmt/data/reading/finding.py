@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..texts import Paths, Texts
-from .rows import DataError
+from .rows import DataError, check_names
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin"}  # of macOS, Synology and Windows; full of small copies
@@ -127,7 +127,7 @@ def find_images(folder: str | Path) -> Folder:
                 if len(shown) < _SHOWN:
                     shown.append(inside + name)
     found.names.sort(key=lambda name: name.split("/"))
-    check_encoding(found.names, root)
+    check_names(found.names, root)
     return found
 
 
@@ -148,21 +148,6 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str], int]]:
         folders[:] = entered
         kept = [name for name in files if not name.startswith(".") and name.lower() not in _SYSTEM_FILES]
         yield parent, entered, kept, hidden + len(files) - len(kept)
-
-
-def check_encoding(names: list[str], root: Path) -> None:
-    """Raises DataError for names that are not valid text, which no list, table or report could contain."""
-    strange = [name for name in names if not name.isascii() and _surrogates(name)]
-    if strange:
-        shown = ", ".join(os.fsencode(name).decode("utf-8", "backslashreplace") for name in strange[:5])
-        raise DataError(
-            f"{len(strange)} file names in {str(root)!r} are not UTF-8: {shown}. Rename them, for example with "
-            "`convmv -r -f latin1 -t utf8 --notest FOLDER`."
-        )
-
-
-def _surrogates(text: str) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _format_inside(file: Path) -> str | None:

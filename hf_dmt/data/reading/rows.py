@@ -14,8 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import datasets
 import numpy as np
 
+from ..escaping import is_text
 from ..texts import Paths, Texts
 
+_SHOWN = 5
 _SETTLED = 2.0  # seconds; a more recent change may be followed by another one with the same time stamp
 NO_LABEL = -1  # marks an image without a label in data sets on the Hub
 
@@ -155,6 +157,9 @@ class FileRows:
     Args:
         images: files, or their paths inside `root` as text.
         masks, labels: a mask file or a label for each image, or neither.
+
+    Raises:
+        DataError: a name that is not valid text.
     """
 
     def __init__(
@@ -165,9 +170,11 @@ class FileRows:
         masks: Sequence[Path] | None = None,
         labels: Sequence[Any] | None = None,
     ) -> None:
-        self.ids = (
-            images if isinstance(images, Texts) else Texts("/".join(_parts_inside(path, root)) for path in images)
-        )
+        if not isinstance(images, Texts):
+            names = ["/".join(_parts_inside(path, root)) for path in images]
+            check_names([*names, *(str(path) for path in masks or ())], root)
+            images = Texts(names)
+        self.ids = images
         self.images = Paths(root, self.ids)
         self.masks = None if masks is None else Paths(Path(), Texts(str(path) for path in masks))
         self.labels = labels
@@ -231,6 +238,16 @@ def is_label(target: Any) -> bool:
     if isinstance(target, str):
         return target.strip() not in {"", str(NO_LABEL)}
     return target is not None and not (isinstance(target, (int, np.integer)) and target == NO_LABEL)
+
+
+def check_names(names: Sequence[str], root: Path) -> None:
+    """Raises DataError for names that are not valid text, which no list, table or report could contain."""
+    if strange := [name for name in names if not is_text(name)]:
+        shown = ", ".join(os.fsencode(name).decode("utf-8", "backslashreplace") for name in strange[:_SHOWN])
+        raise DataError(
+            f"{len(strange)} file names in {str(root)!r} are not UTF-8: {shown}. Rename them, for example with "
+            "`convmv -r -f latin1 -t utf8 --notest FOLDER`."
+        )
 
 
 def _parts_inside(path: Path, root: Path) -> list[str]:

@@ -148,7 +148,7 @@ def _read(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         if file.suffix.lower() != ".jsonl":
             return read_csv(file)
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("one of its lines is not an object")
         return list(dict.fromkeys(key for row in rows for key in row)), rows

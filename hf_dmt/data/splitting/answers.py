@@ -146,9 +146,10 @@ def _image_answers(
 ) -> dict[str, int]:
     """The answers in the table and in the folders that images were moved to."""
     moved: dict[str, list[str]] = {}
-    for file in sorted(folder.glob("*/*") if folder else ()):
-        if file.parent.name != IMAGES and not file.name.startswith("."):
-            moved.setdefault(file.name, []).append(file.parent.name)
+    for file in sorted(folder.glob("*/**/*") if folder else ()):
+        inside = file.relative_to(folder or file).parts
+        if inside[0] != IMAGES and not file.name.startswith(".") and file.is_file():
+            moved.setdefault(file.name, []).append(inside[0])
     if strangers := [name for name in moved if name not in {line.get("file", "") for line in lines}]:
         notes.append(
             f"Warning: skipped {len(strangers)} images in the class folders of {str(folder)!r} that are not in its "

@@ -100,7 +100,7 @@ def read_ids(file: Path) -> list[str]:
             ids = [str(name) for name in ids]
         else:
             text = file.read_text(encoding="utf-8-sig")
-            ids = [line.strip() for line in text.splitlines() if line.strip()]
+            ids = [line.strip() for line in text.split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as problem:
         raise ValueError(
             f"The id file {str(file)!r} cannot be read ({problem}). Give a text file with one id per line."

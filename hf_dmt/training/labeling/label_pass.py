@@ -106,7 +106,7 @@ def label_images(
         }
         if accelerator.is_main_process:
             stored = ImageLabels(labels, confidence, selected)
-            stored.write(folder / name, image_ids(unlabeled), {**facts, "summary": summary})
+            stored.write(folder / name, image_ids(unlabeled), {**facts, "made_by": name, "summary": summary})
     accelerator.wait_for_everyone()
 
 
@@ -244,7 +244,7 @@ def label_pixels(
             ),
         }
         if accelerator.is_main_process:
-            stores[name].finish({**facts, "summary": summary}, thresholds.tolist())
+            stores[name].finish({**facts, "made_by": name, "summary": summary}, thresholds.tolist())
     accelerator.wait_for_everyone()
 
 
@@ -254,12 +254,12 @@ def makers(knobs: Knobs) -> tuple[str, ...]:
 
 
 def reusable(folder: Path, facts: dict[str, Any], names: tuple[str, ...] = MEMBERS) -> bool:
-    """Whether the makers' stores are complete and undamaged, and were made by the same weights from the same images.
-    The pixels of an image are checked when they are read."""
+    """Whether the makers' stores are complete and undamaged, each in its own place, and were made by the same weights
+    from the same images. The pixels of an image are checked when they are read."""
     try:
         for name in names:
             manifest = read_manifest(folder / name)
-            if not facts.items() <= manifest.items():
+            if not {**facts, "made_by": name}.items() <= manifest.items():
                 return False
             if "table_crc32" in manifest:
                 ImageLabels.read(folder / name)

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ...data.files import write_json
 from ..settings import identity
 from ..settings.resuming import ACCEPTABLE, HARMLESS
-from .whole_checkpoint import CHECKPOINT_RECORD, read_record, steps_done
+from .whole_checkpoint import CHECKPOINT_RECORD, checksums, read_record, steps_done
 
 IDENTITY_FILE = ".run.json"
 
@@ -56,7 +56,7 @@ class RunOrigin:
         noted = [{"setting": change.name, "before": change.before, "now": change.now} for change in found.allowed]
         if record["world_size"] != self.world_size:
             noted.append({"setting": "world_size", "before": record["world_size"], "now": self.world_size})
-            logger.warning(
+            logger.warning_once(  # the command line checks a resume before training, which checks again
                 f"This run was trained by {record['world_size']} process(es) and continues with {self.world_size}. "
                 "Images, labels and updates stay the same, but the result is no longer bit-identical to an unchanged "
                 "run: gradients are summed in a different order; dropout, mixup and BatchNorm see different parts of "
@@ -64,21 +64,21 @@ class RunOrigin:
             )
         for change in found.allowed:
             if change.name in ACCEPTABLE or change.name not in HARMLESS:
-                logger.warning(f"Changed from update {step} on: {change}.")
+                logger.warning_once(f"Changed from update {step} on: {change}.")
         self.changes += [{"step": step, **change} for change in noted]
 
     def write(self, folder: str | Path) -> None:
         """Write to the output folder; only the main process does."""
-        write_json(Path(folder) / IDENTITY_FILE, self._record([]))
+        write_json(Path(folder) / IDENTITY_FILE, self._record({}))
 
-    def save(self, checkpoint: str | Path, files: Sequence[str]) -> None:
-        """Write to a checkpoint. `files` lists what it contains beyond the usual files."""
-        write_json(Path(checkpoint) / CHECKPOINT_RECORD, self._record(files))
+    def save(self, checkpoint: str | Path) -> None:
+        """Write to a checkpoint whose weights have been written."""
+        write_json(Path(checkpoint) / CHECKPOINT_RECORD, self._record(checksums(checkpoint)))
 
-    def _record(self, files: Sequence[str]) -> dict[str, Any]:
+    def _record(self, weights: dict[str, int]) -> dict[str, Any]:
         return {
             "world_size": self.world_size,
-            "files": list(files),
+            "weights": weights,
             "identity": self.identity,
             "changes": self.changes,
         }

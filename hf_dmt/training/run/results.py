@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from transformers.utils import logging
 
 from ...data.files import read_json, write_aside, write_json
 from ...data.members import MEMBERS
 from .runtime_errors import RunError
+
+logger = logging.get_logger(__name__)
 
 RESULTS_FILE = "dmt_results.json"
 TELEMETRY_FILE = "telemetry.jsonl"
@@ -29,12 +32,16 @@ class RunRecords:
         self.folder, self.writes = Path(folder), writes
         self.results: dict[str, Any] = {"phases": []}
         self._open: dict[str, Any] | None = None  # the entry of the current phase
+        self._kept: list[dict[str, Any]] | None = None  # log events to keep, while later ones are still on disk
         self._opened = time.monotonic()
 
     def begin(self, facts: dict[str, Any], *, step: int, phase: int, in_the_middle: bool = False) -> None:
         """Start, or continue from `step` in `phase`. Records later than the checkpoint are deleted, so a resumed run
         ends with the same records as an uninterrupted one. At a phase boundary (not `in_the_middle`), this includes
         what the next phase had already logged at the checkpoint's step.
+
+        On disk that happens with the first thing that is logged or recorded: a start that fails before, for want of its
+        labels perhaps, leaves the records of the phases that were finished.
 
         Raises:
             RunError: the earlier results are damaged, or updates were counted differently.
@@ -49,22 +56,23 @@ class RunRecords:
                 f"finished work would be repeated. Resume with {begun!r}, or use another `output_dir` and continue "
                 "from its pair (`ModelPair.from_pretrained`)."
             )
-        self._open = None
+        self._open = self._kept = None
         phases = [entry for entry in earlier.get("phases", []) if entry["phase"] < phase]
         self.results = {**facts, "phases": phases}
         if not self.writes:
             return
-        kept = [
+        self._kept = [
             line
             for line in self._telemetry_lines()
             if step and line["step"] <= step and (in_the_middle or line["phase"] < phase)
         ]
-        write_aside(self.folder / TELEMETRY_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        write_json(self.folder / RESULTS_FILE, self.results)
+        if not step:
+            self.save()
 
     def log(self, step: int, phase: int, logs: dict[str, Any]) -> None:
         """Append one log event. The Trainer's final metrics describe one call of train(), not the run."""
         if self.writes and "train_runtime" not in logs:
+            self._cut_back()
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / TELEMETRY_FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "phase": phase, **logs}) + "\n")
@@ -106,7 +114,15 @@ class RunRecords:
         """Write the results, with additional top-level facts."""
         self.results |= facts
         if self.writes:
+            self._cut_back()
             write_json(self.folder / RESULTS_FILE, self.results)
+
+    def _cut_back(self) -> None:
+        if self._kept is None:
+            return
+        kept, self._kept = self._kept, None
+        write_aside(self.folder / TELEMETRY_FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        write_json(self.folder / RESULTS_FILE, self.results)
 
     def lines(self, phase: int) -> list[dict[str, Any]]:
         """The log events of one phase so far."""
@@ -149,6 +165,7 @@ class RunRecords:
             if not all(isinstance(entry["phase"], int) for entry in loaded["phases"]):
                 raise TypeError("a phase without a number")
         except FileNotFoundError:
+            logger.warning(f"{file} is gone, and with it the figures of the finished phases: they will be missing.")
             return {}
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise RunError(
@@ -159,6 +176,8 @@ class RunRecords:
 
     def _telemetry_lines(self) -> list[dict[str, Any]]:
         """All log events up to the first unreadable line, which a killed run may leave at the end."""
+        if self._kept is not None:
+            return self._kept
         try:
             text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8", errors="replace")
         except OSError:

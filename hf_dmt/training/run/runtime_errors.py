@@ -51,30 +51,33 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
             raise
         raise RunError(
             "A data-loading worker was killed, often by the out-of-memory killer "
-            f"({str(problem).strip().splitlines()[0]}). Lower `dataloader_num_workers` (0 loads in the main process) "
-            f"or the image size. {_GO_ON}"
+            f"({str(problem).strip().splitlines()[0]}). Lower `dataloader_num_workers` (0 loads in the main process). "
+            f"{_GO_ON}"
         ) from problem
 
 
 def out_of_memory(args: DMTTrainingArguments, knobs: Knobs, reason: str) -> str:
-    """Batch sizes to try: the same update in more parts if it can be divided, otherwise a smaller update."""
+    """How to continue with less memory: the same updates in more parts if they can be divided. The message contains
+    every setting that a resume needs; smaller updates need a new run."""
     steps = args.gradient_accumulation_steps
     parts = args.world_size * steps
     labeled, pseudo = knobs.labeled_batch_size, knobs.pseudo_batch_size
+    smaller = {"per_device_eval_batch_size": max(1, args.per_device_eval_batch_size // 2)}
+    divisible = labeled % (2 * parts) == 0 and pseudo % (2 * parts) == 0
+    if divisible:
+        smaller = {"gradient_accumulation_steps": 2 * steps, **smaller}
+    flags = " ".join(f"`{name}={value}`" for name, value in smaller.items())
     message = (
         f"Out of memory for updates of {labeled} labeled + {pseudo} pseudo-labeled images in {parts} part(s), or for "
-        f"labeling {args.per_device_eval_batch_size} at once ({reason.strip().splitlines()[0]}). "
+        f"labeling {args.per_device_eval_batch_size} at once ({reason.strip().splitlines()[0]}). Checkpoints are kept: "
+        f"continue with the same settings and `resume_from_checkpoint=True` {flags} `accept_changes={[*smaller]}`, "
     )
-    if labeled % (2 * parts) == 0 and pseudo % (2 * parts) == 0:
-        message += f"Try `gradient_accumulation_steps={2 * steps}`, which computes the same updates in smaller parts; "
-    else:
-        smaller = [max(parts, size // 2 // parts * parts) for size in (labeled, pseudo)]
-        message += f"Try `labeled_batch_size={smaller[0]}` and `pseudo_batch_size={smaller[1]}`; "
-    return (
-        f"{message}for labeling and evaluation, try "
-        f"`per_device_eval_batch_size={max(1, args.per_device_eval_batch_size // 2)}`. `bf16` and a "
-        f"smaller `image_size` also reduce memory. "
-        f"{_GO_ON}"
+    if divisible:
+        return f"{message}which computes the same updates in smaller parts. `bf16` needs less memory, too."
+    fewer = [max(parts, size // 2 // parts * parts) for size in (labeled, pseudo)]
+    return message + (
+        "if labeling ran out of memory. Updates cannot be divided further: for smaller ones start a new run with "
+        f"`labeled_batch_size={fewer[0]}` and `pseudo_batch_size={fewer[1]}`, or a smaller `image_size`."
     )
 
 

@@ -8,21 +8,22 @@ worse, resume without its optimizer.
 from __future__ import annotations
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ...data.files import read_json
+from ...models.loading import CheckpointError
 from ...models.pair import PAIR_FILE, PEER_FOLDER
+from ...models.pair_file import read_pair_file
 
 CHECKPOINT_RECORD = "run.json"
-"""What a checkpoint says of its run: what fixes it (`identity.py`), how many processes wrote it, which files it has
-beside the usual ones."""
+"""What a checkpoint says of its run: what fixes it (`identity.py`), how many processes wrote it, and the checksums of
+its weights."""
 
 _SHARDED_OPTIMIZER = "optimizer.bin"  # what accelerate writes in the place of the Trainer's file under FSDP
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
@@ -57,64 +58,72 @@ def read_record(checkpoint: str | Path) -> dict[str, Any]:
     if not (
         isinstance(record, dict)
         and isinstance(record.get("world_size"), int)
-        and isinstance(record.get("files"), list)
+        and isinstance(record.get("weights"), dict)
         and isinstance(record.get("identity"), dict)
     ):
         raise ValueError("it does not describe a run")
     return record
 
 
+def checksums(folder: str | Path) -> dict[str, int]:
+    """CRC-32 of every file of weights in a checkpoint, by its name inside."""
+    files = sorted(Path(folder).glob("**/*.safetensors"))
+    return {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
+
+
 def faults(checkpoint: str | Path) -> list[str]:
-    """What is missing or truncated in a checkpoint; empty if it is complete.
+    """What is missing or damaged in a checkpoint; empty if it is complete.
 
     Checks both models, optimizer, scheduler, the state, the random state of every process that took part, and the
-    weight averages if the run has any. For weights, the header is compared with the file size; for PyTorch archives,
-    the directory at the end of the file is read.
+    weight averages if the run has any. Weights and PyTorch archives are read and compared with their checksums: nothing
+    else shows a flipped bit.
     """
     folder = Path(checkpoint)
     found: list[str] = []
-    ranks, further = ["rng_state.pth"], []
+    ranks = ["rng_state.pth"]
     try:
         record = read_record(folder)
-        further = [str(name) for name in record["files"]]
+        found += [str(name) for name, crc in record["weights"].items() if not _is_as_written(folder / str(name), crc)]
         if record["world_size"] > 1:
             ranks = [f"rng_state_{rank}.pth" for rank in range(record["world_size"])]
     except (OSError, ValueError):
         found.append(CHECKPOINT_RECORD)
     optimizer = _SHARDED_OPTIMIZER if (folder / _SHARDED_OPTIMIZER).is_file() else OPTIMIZER_NAME
-    needed = [PAIR_FILE, "config.json", f"{PEER_FOLDER}/config.json", optimizer, SCHEDULER_NAME, *ranks, *further]
+    needed = ["config.json", f"{PEER_FOLDER}/config.json", optimizer, SCHEDULER_NAME, *ranks]
     found += [name for name in needed if not _is_whole(folder / name)]
-    for member in (".", PEER_FOLDER):
-        found += _faults_of_weights(folder, member)
+    try:
+        read_pair_file(folder, str(folder))
+    except CheckpointError:
+        found.append(PAIR_FILE)
     try:
         steps_done(folder)
     except (OSError, ValueError):
         found.append(TRAINER_STATE_NAME)
-    return list(dict.fromkeys(found))
+    return found
 
 
-def _faults_of_weights(folder: Path, member: str) -> list[str]:
-    place = folder / member
-    files = {path.name for path in place.glob("model*.safetensors")} or {"model.safetensors"}
-    if (index := place / SAFE_WEIGHTS_INDEX_NAME).is_file():
-        try:
-            files |= set(map(str, read_json(index)["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return [f"{member}/{index.name}"]
-    inside = {name for name in files if Path(name).name == name}
-    return [f"{member}/{name}" for name in sorted(files) if name not in inside or not _is_whole(place / name)]
+def _is_as_written(file: Path, crc: int) -> bool:
+    try:
+        return _checksum(file) == crc
+    except OSError:
+        return False
+
+
+def _checksum(file: Path) -> int:
+    crc = 0
+    with open(file, "rb") as content:
+        while part := content.read(1 << 20):
+            crc = zlib.crc32(part, crc)
+    return crc
 
 
 def _is_whole(file: Path) -> bool:
     try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt"):  # compares the header with the file size
-                return True
         if file.suffix in (".pt", ".pth", ".bin"):
-            with ZipFile(file):
-                return True
+            with ZipFile(file) as archive:
+                return archive.testzip() is None
         if file.suffix == ".json":
             return isinstance(read_json(file), dict)
         return file.is_file()
-    except (OSError, ValueError, BadZipFile, SafetensorError):
+    except (OSError, ValueError, BadZipFile, zlib.error):
         return False

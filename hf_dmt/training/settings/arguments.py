@@ -60,8 +60,11 @@ _LEAST: dict[str, tuple[float, str]] = {
     "gradient_accumulation_steps": (1, "1 is the default"),
     "per_device_eval_batch_size": (1, "16 is the default"),
     "dataloader_num_workers": (0, "0 loads images in the main process"),
+    "dataloader_prefetch_factor": (1, "2 is the default"),
     "seed": (0, "42 is the default"),
     "logging_steps": (1e-9, "give a number of updates, or a fraction of the run below 1"),
+    "eval_steps": (0, "give a number of updates, or a fraction of the run below 1"),
+    "eval_delay": (0, "0 begins with the first"),
     "save_steps": (1e-9, "give a number of updates, or a fraction of the run below 1"),
     "save_total_limit": (1, "omit it to keep all checkpoints"),
 }
@@ -110,6 +113,8 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
                 raise ValueError(f"`{name}` must be finite and at least {least:g}, got {value:g}; {instead}.")
+        if self.seed >= 2**32:
+            raise ValueError(f"`seed` must be below 2**32, got {self.seed}; 42 is the default.")
         if self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(
                 f"`max_steps` must be at least 1, got {self.max_steps}: it limits the updates of every phase. Omit it "

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,13 +20,30 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from ...data.arguments import DataArguments
-from ...data.escaping import without_tokens
+from ...data.escaping import is_text, without_tokens
 from ...data.tasks import TASKS
 from .arguments import DMTTrainingArguments
 
 _FIRST_SPEAKS_S = 3.0
 RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
 
+
+# For each setting, those that it replaces in a config file or recipe if it is given closer to the user.
+_REPLACES: dict[str, set[str]] = {
+    "num_labeled": {"labeled_fraction", "labeled_ids"},
+    "labeled_fraction": {"num_labeled", "labeled_ids"},
+    "labeled_ids": {"num_labeled", "labeled_fraction"},
+    "unlabeled_dir": {"unlabeled_dataset_name", "unlabeled_split"},
+    "unlabeled_dataset_name": {"unlabeled_dir"},
+    "unlabeled_split": {"unlabeled_dir"},
+    "pair": {"model_a", "model_b", "image_size"},
+    "model_a": {"pair"},
+    "model_b": {"pair"},
+    "train": {"freeze_backbone"},
+    "freeze_backbone": {"train"},
+    "id2label": {"mask_colors"},
+    "mask_colors": {"id2label"},
+}
 
 _OFFICIAL = "--official true now sets everything that follows the official code where it has bugs"
 
@@ -108,7 +125,8 @@ class Parser(HfArgumentParser):
 def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArguments, DMTTrainingArguments]:
     """Combine flags, config file and, if no data set is named, the embedded default of the task.
 
-    Flags override the config file, which overrides the default, also if two settings exclude each other.
+    Flags override the config file, which overrides the default, also if two settings exclude each other:
+    `--labeled_ids` on the command line replaces a config file's `num_labeled`.
 
     Raises:
         ValueError: unknown flags or keys (with the nearest known one), wrong types, invalid settings.
@@ -121,14 +139,18 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     config: dict[str, Any] = {}
     if flags and not flags[0].startswith("-"):
         config = _read_config(_config_file(flags.pop(0), recipes), parser)
-        parser.set_defaults(**config)
+    given = _given(flags)
+    for name in replaced(config, given):
+        del config[name]
+    parser.set_defaults(**config)
     first = _namespace(parser, flags)
     if first.dataset_name is None and first.task in RECIPES:
-        given = config.keys() | _given(flags)
         recipe = _read_config(recipes / RECIPES[first.task], parser)
-        kept = recipe.keys() - given - _excluded_by(first, given)
+        closer = config | given
+        kept = recipe.keys() - closer.keys() - replaced(recipe, closer) - _tied_to_the_default(closer)
         parser.set_defaults(**{key: recipe[key] for key in kept})
         first = _namespace(parser, flags)
+    _check_text(first)
     if first.output_dir is None:
         parser.set_defaults(output_dir=fresh_folder(first.dataset_name, first.use_cpu))
     try:
@@ -138,6 +160,8 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
         raise UsageError(
             f"A flag needs a package that is not installed ({reason}). Install it, or omit the flag."
         ) from problem
+    except TypeError as problem:  # of a setting inside of a setting, such as --accelerator_config '{"no_such": 1}'
+        raise UsageError(f"A flag cannot be used as it is given ({problem}). Correct it, or leave it out.") from problem
     _check_models(model)
     return model, data, training
 
@@ -189,26 +213,34 @@ def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:
     return f"Did you mean {quoted}?" if near else f"{all_of_them}: hf-dmt train --help"
 
 
-def _given(flags: list[str]) -> set[str]:
-    """The settings that flags set, whatever their values."""
+def _given(flags: list[str]) -> dict[str, Any]:
+    """The settings that flags set, with their values."""
     parser = Parser()
     for action in parser._actions:
         action.default = argparse.SUPPRESS
-    return set(vars(parser.parse_known_args(flags)[0]))
+    return vars(parser.parse_known_args(flags)[0])
 
 
-def _excluded_by(person: argparse.Namespace, given: set[str]) -> set[str]:
-    """The settings of a recipe that conflict with given flags."""
-    excluded: set[str] = set()
-    if given & {"labeled_fraction", "labeled_ids"}:
-        excluded |= {"num_labeled"}
-    if person.pair is not None:
-        excluded |= {"model_a", "model_b"}
-    if "learning_rate" in given:  # it applies to both models, unless b's own rate is given, too
-        excluded |= {"learning_rate_b"}
-    if "sequential" in str(person.exchange):
-        excluded |= {"ema_decay"}
-    return excluded - given
+def replaced(settings: Iterable[str], closer: Mapping[str, Any]) -> set[str]:
+    """Names of settings that exclude one that is given closer to the user (by name, with its value)."""
+    given = {name for name, value in closer.items() if value is not None and value is not False}
+    excluded = {other for name in given for other in _REPLACES.get(name, ())}
+    return {name for name in settings if name in excluded and name not in closer}
+
+
+def _tied_to_the_default(given: Mapping[str, Any]) -> set[str]:
+    """Settings of the embedded default that only fit its own learning rate and exchange."""
+    changed = {"learning_rate_b"} if "learning_rate" in given else set()
+    return changed | ({"ema_decay"} if "sequential" in str(given.get("exchange")) else set())
+
+
+def _check_text(given: argparse.Namespace) -> None:
+    """Raises UsageError for a value that is not valid text, which no table, report or card could contain."""
+    for name, value in vars(given).items():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and not is_text(word):
+                shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                raise UsageError(f"--{name} {shown} is not UTF-8. Rename the file or folder.")
 
 
 def _read_config(file: Path, parser: Parser) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int,
         ValueError: `before` is not an identity.
     """
     allowed = set(accepted)
+    if allowed & {"bf16", "fp16"}:
+        allowed.add("mixed_precision")  # what they come to
     found = Changes([], [])
     try:
         old, new = dict(before["settings"]), dict(now["settings"])
@@ -157,7 +159,15 @@ def _compare_plans(
 def _member(pair: ModelPair, name: str) -> dict[str, Any]:
     """The architecture of a model and what it was made from. Its weights come from the checkpoint."""
     config = pair.member(name).config.to_diff_dict()
-    for about_a_file in ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"):
+    # What a file says of itself, and what saving the member writes into its configuration.
+    for about_a_file in (
+        "_name_or_path",
+        "transformers_version",
+        "_commit_hash",
+        "dtype",
+        "torch_dtype",
+        "architectures",
+    ):
         config.pop(about_a_file, None)
     processor = pair.processor(name).to_dict()
     return {

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ...data.members import MEMBERS
 from ...models.pair import ModelPair
@@ -30,8 +31,15 @@ def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
     """
     _check_switches(args, pair)
     with _explained("`report_to`", ", ".join(args.report_to), "Install what it needs, or omit it"):
-        for tracker in get_reporting_integration_callbacks(args.report_to):
+        trackers = get_reporting_integration_callbacks(args.report_to)
+        # Not created without their package: some then fail a second time when they are deleted.
+        if missing := [name for name in args.report_to if name not in get_available_reporting_integrations()]:
+            raise ImportError(f"{missing[0]} is not installed")
+        for tracker in trackers:
             tracker()
+    if args.torch_compile:
+        with _explained("`torch_compile_mode`", str(args.torch_compile_mode), "Correct it, or omit it"):
+            torch.compile(nn.Identity(), backend=args.torch_compile_backend, mode=args.torch_compile_mode)
     _check_kinds(args)
     weight = nn.Parameter(torch.ones(2, 2))
     with _explained("`optim`", _word(args.optim), "Correct it or its `optim_args`, `adam_beta1`, `adam_beta2`"):

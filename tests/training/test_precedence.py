@@ -1,0 +1,83 @@
+"""What is nearer to the person wins: a flag over a config file, both over the embedded default of the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_dmt.commands.train import RECIPES
+from hf_dmt.training.settings.command_line import parse, replaced
+
+
+def settings(*argv: str) -> dict[str, Any]:
+    model, data, training = parse([*argv, "--output_dir", "x", "--use_cpu", "true"], RECIPES)
+    return {**vars(model), **vars(data), **vars(training)}
+
+
+@pytest.mark.parametrize(
+    ("given", "instead_of"),
+    [
+        ("--labeled_ids split.json", "num_labeled"),
+        ("--labeled_fraction 0.5", "num_labeled"),
+        ("--pair runs/x", "model_a model_b image_size"),
+        ("--learning_rate 1e-4", "learning_rate_b"),
+        ("--exchange sequential", "ema_decay"),
+    ],
+)
+@pytest.mark.parametrize("by", ["flag", "config"])
+def test_a_person_beats_the_embedded_default(tmp_path: Path, given: str, instead_of: str, by: str) -> None:
+    """Silent: a run of the default's settings beside the one that was asked for; or a refusal of two settings of which
+    the person gave one."""
+    name, value = given.removeprefix("--").split()
+    argv = given.split()
+    if by == "config":
+        (tmp_path / "mine.yaml").write_text(f"{name}: {value}\n")
+        argv = [str(tmp_path / "mine.yaml")]
+    default, found = settings(), settings(*argv)
+    for other in instead_of.split():
+        assert default[other] is not None and found[other] is None, other
+    untouched = default.keys() - {name, *instead_of.split()}
+    assert {key: str(found[key]) for key in untouched} == {key: str(default[key]) for key in untouched}
+
+
+@pytest.mark.parametrize(
+    ("written", "flags", "expected"),
+    [
+        ("num_labeled: 50", "--labeled_ids split.json", {"num_labeled": None, "labeled_ids": "split.json"}),
+        ("labeled_ids: split.json", "--num_labeled 5", {"num_labeled": 5, "labeled_ids": None}),
+        ("unlabeled_dir: u", "--unlabeled_split more", {"unlabeled_dir": None, "unlabeled_split": "more"}),
+        ("unlabeled_dataset_name: d\nunlabeled_split: s", "--unlabeled_dir u", {"unlabeled_split": None}),
+        ("model_a: tiny:vit\nmodel_b: tiny:vit", "--pair runs/x", {"model_a": None, "pair": "runs/x"}),
+        ("pair: runs/x", "--model_a tiny:vit --model_b tiny:vit", {"pair": None, "model_b": "tiny:vit"}),
+        ("freeze_backbone: true", "--train all", {"freeze_backbone": False, "train": "all"}),
+        ("learning_rate_b: 1e-3", "--learning_rate 1e-4", {"learning_rate_b": 1e-3, "learning_rate": 1e-4}),
+        ("learning_rate: 1e-3", "--learning_rate 1e-4", {"learning_rate": 1e-4}),
+    ],
+)
+def test_a_flag_beats_the_config_file(tmp_path: Path, written: str, flags: str, expected: dict[str, Any]) -> None:
+    """Silent as above; what does not exclude each other stays."""
+    models = "" if "model_a" in written or "pair" in written + flags else "model_a: tiny:vit\nmodel_b: tiny:vit\n"
+    (tmp_path / "mine.yaml").write_text(f"dataset_name: d\n{models}{written}\n")
+    found = settings(str(tmp_path / "mine.yaml"), *flags.split())
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_a_named_recipe_is_a_config_file() -> None:
+    """Unclear: `hf-dmt train digits --labeled_ids split.json` was refused because the recipe says `num_labeled`."""
+    found = settings("digits", "--labeled_ids", "split.json")
+    assert found["num_labeled"] is None and found["dataset_name"] == "digits"
+
+
+def test_what_was_switched_off_takes_no_place() -> None:
+    """Silent: `--freeze_backbone false` would undo the config file's `train`."""
+    assert replaced({"train"}, {"freeze_backbone": False}) == set()
+    assert replaced({"train"}, {"freeze_backbone": True}) == {"train"}
+    assert replaced({"num_labeled"}, {"num_labeled": 3, "labeled_ids": "x"}) == set()
+
+
+def test_a_path_that_is_no_text_is_named() -> None:
+    """Unclear: "surrogates not allowed", after every image was read."""
+    with pytest.raises(ValueError, match=r"--unlabeled_dir caf\\xe9 is not UTF-8. Rename"):
+        settings("--unlabeled_dir", "caf\udce9")
