@@ -282,8 +282,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"{folder} is a file, but a pair needs a folder. Give another name.")
-        primary = primary or self.primary
-        if primary not in MEMBERS:
+        if (primary := primary or self.primary) not in MEMBERS:
             raise ValueError(f"primary must be 'a' or 'b', got {primary!r}.")
         loading.check_finite(self, "this pair")  # weights that were gathered elsewhere were checked there
         if is_main_process:  # if an overwrite is interrupted, the folder must not look like a pair
