@@ -40,20 +40,24 @@ def make_pair(task: str, names: list[str] = NAMES) -> ModelPair:
     return ModelPair.from_models(a, b, task=task, id2label=dict(enumerate(names)), image_size=32)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with browsers.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
 @contextmanager
-def opened(blocks: Any, size: dict[str, int]) -> Iterator[Any]:
+def opened(browser: Any, blocks: Any, size: dict[str, int]) -> Iterator[Any]:
     """The page in Chromium; fails on an error in its console."""
     _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **LOOK)
     errors: list[str] = []
     try:
-        with browsers.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            tab = browser.new_page(viewport=size)
-            tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-            tab.on("pageerror", lambda problem: errors.append(str(problem)))
-            tab.goto(address)
-            yield tab
-            browser.close()
+        tab = browser.new_page(viewport=size)
+        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        tab.on("pageerror", lambda problem: errors.append(str(problem)))
+        tab.goto(address)
+        yield tab
+        tab.close()
     finally:
         blocks.close(verbose=False)
     assert not errors, errors
@@ -61,14 +65,14 @@ def opened(blocks: Any, size: dict[str, int]) -> Iterator[Any]:
 
 @needs_browser
 @pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
-def test_an_upload_shows_what_each_member_says(tmp_path: Path, task: str) -> None:
+def test_an_upload_shows_what_each_member_says(browser: Any, tmp_path: Path, task: str) -> None:
     """Silent: a page that loads, but answers an upload with an error or not at all."""
     pair = make_pair(task)
     picture = image(90, (60, 40))
     file = save(picture, tmp_path / "picture.png")
     pixels = task == "semantic-segmentation"
     size = {"width": 390, "height": 900} if pixels else {"width": 1280, "height": 900}
-    with opened(page(pair, "my pair"), size) as tab:
+    with opened(browser, page(pair, "my pair"), size) as tab:
         tab.locator("#image input[type=file]").set_input_files(str(file))
         tab.locator("#verdict >> text=/They|Both/").wait_for(timeout=30_000)
         expected = (see_pixels if pixels else see_image)(pair, picture)
@@ -89,14 +93,14 @@ def test_an_upload_shows_what_each_member_says(tmp_path: Path, task: str) -> Non
 
 @needs_browser
 @pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
-def test_names_of_classes_and_pairs_fetch_nothing(tmp_path: Path, task: str) -> None:
+def test_names_of_classes_and_pairs_fetch_nothing(browser: Any, tmp_path: Path, task: str) -> None:
     """Silent: a class name that leaks the address of everyone who opens the page."""
     beacon = "http://127.0.0.1:9/beacon.png"
     names = [f'<img src="{beacon}">', f"![x]({beacon})", f"<style>@import url({beacon})</style>"]
     pair = make_pair(task, names)
     file = save(image(90, (60, 40)), tmp_path / "picture.png")
     asked: list[str] = []
-    with opened(page(pair, f'{names[0]} <b title="x">'), {"width": 1280, "height": 900}) as tab:
+    with opened(browser, page(pair, f'{names[0]} <b title="x">'), {"width": 1280, "height": 900}) as tab:
         tab.on("request", lambda request: asked.append(request.url))
         tab.reload()
         tab.locator("#image input[type=file]").set_input_files(str(file))
