@@ -29,6 +29,7 @@ from ..data.splitting.classes import ModelClasses
 from ..data.splitting.survey import can_compare, overlaps, survey
 from ..method import Phase
 from ..models.pair import ModelPair
+from ..models.timm_members import architecture
 from ..training import phases
 from ..training.run.folder import check_output_folder
 from ..training.run.progress import PhaseLines
@@ -140,7 +141,7 @@ class Preflight:
         for name in MEMBERS:
             model, fresh = pair.member(name), pair.fresh[name]
             self.models[name] = {
-                "architecture": model.config.model_type,
+                "architecture": architecture(model.config),
                 "parameters": model.num_parameters(),
                 "new": "all weights" if len(fresh) >= len(model.state_dict()) else "head" if fresh else None,
             }

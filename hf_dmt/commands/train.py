@@ -20,6 +20,7 @@ from ..hub.offline import fail_fast_offline
 from ..hub.repository import HubError
 from ..method.selection import DivergedError
 from ..models.pair import ModelPair
+from ..models.timm_members import architecture
 from ..report import print_summary
 from ..training.run.folder import check_output_folder, check_split, locked, resumes
 from ..training.run.runtime_errors import RunError
@@ -113,7 +114,7 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     """Print a short summary of the run that is about to start."""
     pair, args = trainer.model, trainer.args
     a, b = (
-        f"{pair.member(name).config.model_type} ({pair.member(name).num_parameters() / 1e6:.1f} M)" for name in "ab"
+        f"{architecture(pair.member(name).config)} ({pair.member(name).num_parameters() / 1e6:.1f} M)" for name in "ab"
     )
     unlabeled = len(images.unlabeled) if images.unlabeled is not None else 0
     print(f"{args.method}: a = {a}, b = {b}; {len(images.labeled)} labeled and {unlabeled} unlabeled images")

@@ -136,7 +136,7 @@ def _member(folder: Path, pair: dict[str, Any], member: str, hub_id: str | None)
     else:
         origin = "fine-tuned from a local checkpoint" if source else "of unknown origin"
     return {
-        "type": config.get("model_type", "?"),
+        "type": f"timm {config['architecture']}" if "architecture" in config else config.get("model_type", "?"),
         "architecture": (config.get("architectures") or ["?"])[0],
         "origin": origin,
         "commit": pair.get("base_commits", {}).get(member) if hub_id else None,

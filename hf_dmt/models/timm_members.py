@@ -31,6 +31,11 @@ def id_of_architecture(source: str) -> str:
     return f" A model of timm has its owner in its id: timm/{source}." if timm.is_model(name) else ""
 
 
+def architecture(config: PretrainedConfig) -> str:
+    """What people call a model: its type, or the name that timm has for it."""
+    return f"timm {config.architecture}" if config.model_type == MODEL_TYPE else str(config.model_type)
+
+
 def is_timm_processor(processor: BaseImageProcessor) -> bool:
     return type(processor).__name__ == "TimmWrapperImageProcessor"
 

@@ -133,6 +133,7 @@ def test_from_the_hub_to_the_hub(hub: HubServer, saved: dict[str, str], tmp_path
     picture = Image.linear_gradient("L").convert("RGB")
     expected = {entry["label"]: entry["score"] for entry in pair.pipeline()(picture)}
     card = ModelCard.load("me/pair")
+    assert "| timm test\\_resnet (`TimmWrapperForImageClassification`) |" in card.text
     assert {"timm", "hf-dmt"} <= set(card.data.tags) and card.data.base_model == ["me/resnet10t.a1_in1k"]
     for options in ({}, {"model_kwargs": {"subfolder": "peer"}}):
         scores = pipeline("image-classification", "me/pair", **options)(picture)
