@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
@@ -29,6 +28,7 @@ from ..models.weights.sharding import whole_state
 from ..models.weights.trained_parts import choose_trained, learning_rate_scales
 from .inputs.checks import without_token
 from .inputs.given import first_set
+from .inputs.image_sets import check_filled, sets_to_score
 from .labeling.inference import CleanPass
 from .optimizer import clip_by_member, divide_by_rate
 from .publishing import Publisher
@@ -186,10 +186,8 @@ class PairTrainer(Trainer):
             and b), for segmentation `..._mean_iou` and more; fractions in [0, 1]. For several sets, `{name: set}`, the
             keys are `eval_<name>_...` as in the stock Trainer, and the first set chooses the root.
         """
-        source = self.eval_dataset if eval_dataset is None else eval_dataset
-        if source is None:
+        if not (sets := sets_to_score(self.model, self.eval_dataset, eval_dataset)):
             return {}
-        sets = source if isinstance(source, Mapping) else {"": source}
         prefixes = {name: f"{metric_key_prefix}_{name}" if name else metric_key_prefix for name in sets}
         every = {name: self._evaluate_set(images, prefixes[name]) for name, images in sets.items()}
         if eval_dataset is None:
@@ -227,6 +225,7 @@ class PairTrainer(Trainer):
                 "predict() would hold the logits of every pixel of the set in memory. Use pair(...) image by image, "
                 "or evaluate(dataset) for scores."
             )
+        check_filled(test_dataset, "the data set to predict", self.model, with_target=False)
         with preserved_rng(), self.weights.judging():
             logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
         scores = evaluation.score_logits(self.model, logits, labels, self.compute_metrics, self.library_metrics)

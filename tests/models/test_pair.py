@@ -637,7 +637,7 @@ def test_names_that_a_base_has_twice(build, tmp_path):
     vit, processor = build("vit")
     names = ["hen", "crane", "crane"]
     vit.config.id2label, vit.config.label2id = dict(enumerate(names)), {name: at for at, name in enumerate(names)}
-    pair = ModelPair(vit, vit, processor, processor)
+    pair = ModelPair(vit, copy.deepcopy(vit), processor, processor)
     assert pair.class_names == ["hen", "crane", "crane (2)"]
     assert pair.config.label2id == {"hen": 0, "crane": 1, "crane (2)": 2}
     with pytest.raises(ValueError, match="Two classes are called 'crane'"):

@@ -77,6 +77,21 @@ def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, evaluation=images(3), compute_metrics=lambda predicted: {"f1": np.zeros(3)})
     with pytest.raises(ValueError, match=r"compute_metrics returned .*a dictionary of numbers is needed"):
         trainer.evaluate()
+    for given, message in (
+        ("val", "There is no eval_dataset with the name 'val'"),
+        ({"x": []}, r"eval_dataset\['x'\] contains no images"),
+        ([{"image": images(1)[0]["image"], "label": 9}], "Item 0 of the data set to evaluate has label 9"),
+        (Stream(), "the data set to evaluate is a Stream, which can only be read sequentially"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer.evaluate(given)
+    for given, message in (
+        (None, "the data set to predict contains no images"),
+        ([images(1)[0]["image"]], "Item 0 of the data set to predict is a Image"),
+        ([{**images(1)[0], "label": "red"}], "Item 0 of the data set to predict has the label 'red'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer.predict(given)
     trainer.add_callback(EarlyStoppingCallback())
     with pytest.raises(ValueError, match="EarlyStoppingCallback would stop"):
         trainer.train()
@@ -178,6 +193,8 @@ def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypat
     assert best.hyperparameters["gamma1"] == runs[int(best.run_id)]["knobs"]["gamma1"]
     with pytest.raises(ValueError, match="hp_space suggests gama1"):
         trainer.hyperparameter_search(lambda trial: {"gama1": 1.0}, n_trials=1)
+    with pytest.raises(ValueError, match=r"hp_space returned 0\.5, but a dictionary is needed"):
+        trainer.hyperparameter_search(lambda trial: 0.5, n_trials=1)
 
 
 @pytest.mark.parametrize(

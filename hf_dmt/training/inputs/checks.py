@@ -16,7 +16,7 @@ from ..scoring.evaluation import figures_of
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import Knobs
 from ..settings.late_settings import check_late_settings
-from .image_sets import check_image_set
+from .image_sets import check_filled, check_image_set
 
 
 def check_inputs(
@@ -56,10 +56,8 @@ def check_inputs(
     for name, images in sets.items():
         if not isinstance(name, str):
             raise ValueError(f"eval_dataset has the name {name!r}, and names are words. Give {{'{name}': images}}.")
-        role = f"eval_dataset[{name!r}]" if name else "eval_dataset"
-        check_image_set(images, role, model)
-        if (images is None and name) or (images is not None and not len(images)):
-            raise ValueError(f"{role} contains no images. Omit it, or give labeled images to evaluate on.")
+        if images is not None or name:
+            check_filled(images, f"eval_dataset[{name!r}]" if name else "eval_dataset", model)
     if not args.metric_is_default and compute_metrics is None and not metrics and not args.metrics:
         known = [f"{name}_{figure}" if name else figure for name in sets for figure in figures_of(model.task)]
         if (args.metric_for_best_model or "").removeprefix("eval_") not in known:

@@ -47,6 +47,38 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
         check_item_labels(source, role, model.class_names, optional=not with_target)
 
 
+def check_filled(source: Any, role: str, model: ModelPair, *, with_target: bool = True) -> None:
+    """As `check_image_set`, and raises a ValueError for a set without images, too."""
+    check_image_set(source, role, model, with_target=with_target)
+    if source is None or not len(source):
+        raise ValueError(f"{role} contains no images. Omit it, or give some.")
+
+
+def sets_to_score(model: ModelPair, own: Any, asked: Any) -> dict[str, Any]:
+    """Image sets by name: those of an evaluation's argument, else the trainer's own; a single set has the name "".
+
+    Args:
+        own: the trainer's `eval_dataset`, checked already. asked: a set, several by name, the name of one of the
+            trainer's own, or None.
+
+    Raises:
+        ValueError: a name that there is not, or a set that cannot be scored.
+    """
+    source = own if asked is None else asked
+    if isinstance(asked, str):
+        if not isinstance(own, Mapping) or asked not in own:
+            known = f"one of {', '.join(own)}" if isinstance(own, Mapping) else "a set of images"
+            raise ValueError(f"There is no eval_dataset with the name {asked!r}. Give {known}.")
+        return {asked: own[asked]}
+    if source is None:
+        return {}
+    sets = dict(source) if isinstance(source, Mapping) else {"": source}
+    if asked is not None:
+        for name, images in sets.items():
+            check_filled(images, f"eval_dataset[{name!r}]" if name else "the data set to evaluate", model)
+    return sets
+
+
 def _check_map_style(source: Any, role: str) -> None:
     if isinstance(source, Mapping):
         first = next(iter(source), "train")

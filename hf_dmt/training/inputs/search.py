@@ -51,6 +51,8 @@ def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], numbe
     Raises:
         ValueError: a value for an unknown argument.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"hp_space returned {values!r}, but a dictionary is needed: {{'learning_rate': 1e-4}}.")
     names = {field.name for field in fields(DMTTrainingArguments)}
     if unknown := sorted(set(values) - names):
         raise ValueError(
