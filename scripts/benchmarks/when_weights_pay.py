@@ -47,7 +47,8 @@ def points(folder: Path = EVIDENCE) -> list[Point]:
 def _of_heads(runs: list[dict[str, Any]]) -> list[Point]:
     by_split: dict[tuple[int, float, int], dict[str, Any]] = {}
     for run in runs:
-        by_split.setdefault((run["labels"], run["learning_rate"], run["seed"]), {})[run["arm"]] = run
+        if "dropout_b" not in run:  # the later runs have another dropout and no mutual
+            by_split.setdefault((run["labels"], run["learning_rate"], run["seed"]), {})[run["arm"]] = run
     return [
         Point(
             f"TrashNet heads, {labels} labels, rate {rate:g}",
