@@ -111,8 +111,8 @@ def counts(**of: list[int]) -> dict[str, list[int]]:
         (Signs(counts()), Signs(counts()), []),
         (Signs(counts(a=[40, 30, 20, 10])), Signs(counts(a=[4, 3, 2, 1])), []),
         (Signs(counts(a=[95, 2, 2, 1])), Signs(counts(a=[90, 5, 4, 1])), []),  # road scenes: mostly road from the start
-        (Signs(counts(b=[20, 20, 0, 0])), Signs(counts()), ["b predicts 2 of the 4 classes"]),
-        (Signs(counts(a=[30, 5, 4, 1])), Signs(counts()), ["Class 'road' taking over: 75%"]),
+        (Signs(counts(b=[20, 20, 0, 0])), Signs(counts()), ["b predicts only 2 of the 4 classes"]),
+        (Signs(counts(a=[30, 5, 4, 1])), Signs(counts()), ["Class 'road' is taking over: 75%"]),
         (Signs(counts(a=[0, 40, 0, 0])), None, ["a labels everything as 'tree'"]),
         (Signs(counts(), same=True), Signs(counts()), ["neither can correct the other"]),
         (Signs(counts(), overruled={"a": 0.1, "b": 0.8}), Signs(counts()), ["b overrules 80%"]),
