@@ -23,7 +23,7 @@ from ..training.settings.command_line import UsageError, print_error
 
 # Passed on to Accelerate under the same names.
 PASSED_ON = {
-    "num_processes": "Training processes, one per GPU (default: `accelerate config`, or one per GPU)",
+    "num_processes": "Number of processes (default: `accelerate config`, or one per GPU)",
     "num_machines": "Number of machines",
     "machine_rank": "Index of this machine, from 0",
     "main_process_ip": "Address of machine 0",

@@ -1,8 +1,8 @@
 """`hf-dmt push`: publish what a run left in its folder, at any later time.
 
-hf-dmt push FOLDER OWNER/NAME              the pair with its card and results, for example after an offline run hf-dmt
-push FOLDER OWNER/NAME --labels     the pseudo labels of a phase, as a data set hf-dmt push FOLDER [OWNER/NAME] --card
-publish nothing; only rewrite the card, README.md
+hf-dmt push FOLDER OWNER/NAME              the pair with its card and results
+hf-dmt push FOLDER OWNER/NAME --labels     the pseudo labels of a phase, as a data set
+hf-dmt push FOLDER [OWNER/NAME] --card     publish nothing; only rewrite the card, README.md
 """
 
 from __future__ import annotations
