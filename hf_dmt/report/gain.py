@@ -123,7 +123,7 @@ def why_no_gain(run: Run) -> str:
     if not run.phases:
         return "No phase has finished yet, so there is nothing to compare."
     if not run.uses_unlabeled:
-        return "This run used only the labels: it is the baseline for other runs."
+        return "This run used the labels alone: it is the baseline for other runs."
     if run.continued:
         return "The pair was already trained when this run started, so there is no labels-only baseline."
     if run.phases[0]["phase"] != 0:

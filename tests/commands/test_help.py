@@ -33,7 +33,7 @@ def test_help_is_two_screens(width: int) -> None:
 def test_defaults_in_help_are_those_of_the_tasks() -> None:
     """Silent: help that states another batch size than the run uses."""
     page = screens(Parser(), launcher_parser(), 100)
-    for name in FIRST["method: see docs/methods.md and docs/settings.md"]:
+    for name in FIRST["method (see docs/methods.md and docs/settings.md)"]:
         if name in KNOBS:
             line = next(line for line in page.splitlines() if line.startswith(f"  --{name} "))
             images, masks = (
