@@ -28,7 +28,7 @@ def items(*labels: Any) -> list[dict[str, Any]]:
         ([0.0, 1.0, 0.0], "a label with 3 values.*one-hot"),
         (np.array([0, 1, 0]), "a label with 3 values"),
         (None, "has no label. Move images without one"),
-        (3, "has label 3, and the pair has 3 classes, 0 to 2"),
+        (3, "has label 3, but the pair has 3 classes, 0 to 2"),
         (-1, "has label -1, .*usually marks an image without a label"),
         (float("nan"), "has the label nan"),
         ({"a": 1}, "has a dict as its label"),

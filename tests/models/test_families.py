@@ -171,7 +171,7 @@ def test_patches_of_any_number_are_refused(save: Any) -> None:
         ValueError, match=r"Siglip2ImageProcessor cuts an image into patches.* google/siglip2-base-patch"
     ):
         ModelPair.from_models(save("naflex", (model, patches)), "tiny:resnet", id2label=NAMES)
-    with pytest.raises(ValueError, match=r"Model a \('siglip2'\) cannot take an image"):
+    with pytest.raises(ValueError, match=r"Model a \('siglip2'\) does not accept what its image processor makes"):
         ModelPair.from_models(model, "tiny:resnet", processor_a=hf.ViTImageProcessor(size=SQUARE), id2label=NAMES)
 
 
@@ -192,7 +192,9 @@ class TestOneImageIsTried:
         """Before, the traceback came after phase 0: the square training view suits the model, and a photo does not."""
         vit = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
         source = save("vit", (vit, hf.ViTImageProcessor(size={"shortest_edge": SIDE}, do_center_crop=False)))
-        with pytest.raises(ValueError, match=r"Model a \('vit'\) cannot take an image of .* preprocessor_config\.json"):
+        with pytest.raises(
+            ValueError, match=r"Model a \('vit'\) does not accept an image of .* preprocessor_config\.json"
+        ):
             ModelPair.from_models(source, "tiny:resnet", id2label=NAMES)
 
     def test_a_model_without_logits(self, save: Any) -> None:
@@ -215,7 +217,7 @@ class TestOneImageIsTried:
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5))
         model.config.id2label = NAMES
         processor = hf.ViTImageProcessor(size=SQUARE)
-        with pytest.raises(ValueError, match=r"logits of shape \(1, 5\), and \(images, classes\) with 3 classes"):
+        with pytest.raises(ValueError, match=r"logits of shape \(1, 5\), but \(images, classes\) with 3 classes"):
             ModelPair(model, model, processor, processor)
 
 
