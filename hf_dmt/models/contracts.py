@@ -98,8 +98,8 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
             ) from problem
         if not _takes(model, torch.zeros(1, 3, side, side)):
             raise ValueError(
-                f"Model {name} ({model.config.model_type!r}) does not accept what its image processor makes of an image "
-                f"(3 channels of {side} x {side}): {_first_line(problem)} Give the image processor of the same "
+                f"Model {name} ({model.config.model_type!r}) does not accept what its image processor makes of an "
+                f"image (3 channels of {side} x {side}): {_first_line(problem)} Give the image processor of the same "
                 f"checkpoint, and a model with a head for {task} that needs no other input."
             ) from problem
         raise ValueError(

@@ -285,7 +285,7 @@ class TestInMemory:
             (hf.AutoImageProcessor, r"processor_a is a AutoImageProcessor; an image processor is needed"),
             (
                 hf.ViTImageProcessor(size={"height": 16, "width": 16}),
-                r"cannot take .* 16 x 16: .*of the same checkpoint",
+                r"does not accept .* 16 x 16\): .*of the same checkpoint",
             ),
         ],
         ids=["id", "class", "size"],
