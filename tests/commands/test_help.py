@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import subprocess
 import sys
 
 import pytest
 
-from hf_dmt.__main__ import COMMANDS, main
+from hf_dmt.__main__ import COMMANDS, called, main
 from hf_dmt.commands.launch import launcher_parser
 from hf_dmt.data.arguments import DataArguments
 from hf_dmt.training.settings.arguments import REPLACED
@@ -85,3 +86,12 @@ def test_the_start_is_light() -> None:
     assert done.stdout.splitlines()[0] == "usage: hf-dmt COMMAND [ARGUMENTS]"
     for name in COMMANDS:
         assert f"  {name} " in done.stdout
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unclear: UnicodeEncodeError for a class name, in a log file of a system whose encoding is not UTF-8."""
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert called(lambda words: print(*words) or 0, ["\u732b", "caf\udce9"]) == 0
+    shown.flush()
+    assert shown.buffer.getvalue() == b"\\u732b caf\\udce9\n"

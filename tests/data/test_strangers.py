@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from hf_dmt.data.arguments import DataArguments
-from hf_dmt.data.reading.rows import DataError
+from hf_dmt.data.reading.rows import DataError, FileRows
 from hf_dmt.data.splitting.assemble import RunImages, assemble
 from tests.data import small_files as files
 
@@ -145,6 +145,12 @@ def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
         pytest.skip("this file system has no such names")
     with pytest.raises(DataError, match=r"1 file names in .* are not UTF-8: cat/caf\\xe9.jpg. Rename .*convmv"):
         opened(root)
+    for listed in (
+        {"images": [root / "caf\udce9.jpg"]},
+        {"images": [root / "a.jpg"], "masks": [root / "caf\udce9.png"]},
+    ):
+        with pytest.raises(DataError, match=r"1 file names in .* are not UTF-8: .*caf\\xe9"):
+            FileRows(root=root, **listed)
 
 
 # ---- splits and class folders ---------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ class Runs:
             target=_run, args=(arguments, watched, how, log, str(stages) if stages else None)
         )
         process.start()
-        process.join(120)
+        process.join(900)  # a hang, on a machine with other work too
         assert process.exitcode is not None, "the run hangs"
         return process.exitcode
 
