@@ -29,7 +29,7 @@ def next_steps(run: Run, place: str) -> list[Step]:
         place: how commands refer to the run's folder; a published page must not contain local paths.
     """
     if not run.phases or not run.finished:
-        return [Step("Let the run finish.", f"{_train(run)} --output_dir {place} --resume_from_checkpoint True")]
+        return [Step("Let the run finish.", f"{_train(run)} --output_dir {place} --resume_from_checkpoint true")]
     gain, classes = gain_of(run), by_class(run)
     steps = [*_repair(run, gain), *_measure(run, gain), *_label(run, gain, classes, place), *_use(run, place)]
     return steps[:MOST]

@@ -106,7 +106,7 @@ class TestWholeRun:
         assert results_of(out)["phases"][1]["pseudo_labels"]["a"]["accuracy"] is None, "there is no truth to score"
 
     def test_resuming_a_finished_run_changes_nothing(self, class_folders: Path, tmp_path: Path) -> None:
-        """Guards that `--resume_from_checkpoint True` finds the last checkpoint and does not train further."""
+        """Guards that `--resume_from_checkpoint true` finds the last checkpoint and does not train further."""
         out = tmp_path / "run"
         arguments = short_run(class_folders, out)
         assert main(arguments) == 0

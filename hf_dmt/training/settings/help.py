@@ -72,7 +72,7 @@ FIRST: dict[str, dict[str, str]] = {
     },
     "output": {
         "output_dir": "Output folder [a new folder runs/<data>-<n>]",
-        "resume_from_checkpoint": "True (the latest), a checkpoint, or a Hub id",
+        "resume_from_checkpoint": "true (the latest), a checkpoint, or a Hub id",
         "logging_steps": "Updates between log entries",
         "report_to": "tensorboard, wandb, trackio, ...",
         "check": "Dry run, as with `hf-dmt check`; --json for programs",
@@ -90,7 +90,7 @@ _STOCK = {
     "max_steps": "Limit every phase to this many updates, to try out a whole run.",
     "seed": "Seed for newly initialized weights and for all randomness in training.",
     "output_dir": "Output folder; default: a new folder runs/<data>-<n>.",
-    "resume_from_checkpoint": "True continues from the last checkpoint in --output_dir; or give a path or a Hub id.",
+    "resume_from_checkpoint": "true continues from the last checkpoint in --output_dir; or give a path or a Hub id.",
     "push_to_hub": "Push the pair with its card and report to the Hub.",
     "hub_model_id": "Repository, owner/name; default: the name of --output_dir.",
     "warmup_steps": "Warmup updates at the start of each phase; below 1: as a fraction of the phase.",
