@@ -420,6 +420,8 @@ def test_records_cut_what_is_later_than_the_checkpoint(tmp_path: Path) -> None:
         file.write('{"step": 7, "pha')
     again = RunRecords(tmp_path, writes=True)
     again.begin({"seed": 1}, step=4, phase=1)
+    assert len(results(tmp_path)["phases"]) == 2, "a start that fails before it records anything leaves what was there"
+    again.save()
     assert [line["step"] for line in telemetry(tmp_path)] == [2, 4]
     assert results(tmp_path)["seed"] == 1 and [entry["phase"] for entry in results(tmp_path)["phases"]] == [0]
     RunRecords(tmp_path / "other", writes=False).log(1, 0, {"loss": 1.0})
