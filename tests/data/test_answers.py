@@ -73,7 +73,7 @@ def coco(**changes: Any) -> dict[str, Any]:
         (
             PIXELS,
             {"annotations.json": coco(segmentation={"size": [4, 3], "counts": [12]})},
-            r"that of the image \[3, 4",
+            r"that of the image is \[3, 4",
         ),
         (
             PIXELS,
@@ -91,7 +91,7 @@ def coco(**changes: Any) -> dict[str, Any]:
                 "annotations.json": coco(id=9, category_id=1),
                 "queue.csv": "file,id,annotation,label\n1.png,x.jpg,1,owl\n",
             },
-            "regions that the annotations do not have:\n  1.png, annotation 1: owl\nThe tool has renumbered them",
+            "regions that are not in the annotations:\n  1.png, annotation 1: owl\nThe tool has renumbered them",
         ),
         (
             PIXELS,
@@ -202,7 +202,7 @@ def test_a_region_map_of_another_size_is_refused(tmp_path: Path) -> None:
     answers["categories"][1]["name"] = "2"
     (tmp_path / "annotations.json").write_text(json.dumps(answers))
     args = DataArguments(str(data), unlabeled_dir=str(tmp_path / "more"), extra_labels=[str(tmp_path)])
-    with pytest.raises(DataError, match=r"x.jpg is 20x16 but its mask is 4x3"):
+    with pytest.raises(DataError, match=r"x.jpg is 20x16, but its mask is 4x3"):
         assemble(args, PIXELS)
 
 

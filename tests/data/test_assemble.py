@@ -190,7 +190,7 @@ def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Pat
     found = run(files.scene_folder(tmp_path / "scenes"), PIXELS)
     assert found.view_notes(16) == []
     (note,) = found.view_notes(64)
-    assert "4 of 4 training images" in note and "below 64" in note and "--image_size 16" in note
+    assert "4 of 4 training images" in note and "below the 64 pixels" in note and "--image_size 16" in note
     assert run(animals).view_notes(64) == [], "whole images are enlarged, not padded"
 
 

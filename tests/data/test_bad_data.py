@@ -35,7 +35,7 @@ class TestWarnings:
     def test_skipped_images_are_listed(self, tmp_path: Path) -> None:
         """Guards images that are skipped without a message."""
         found = assemble(DataArguments(**files.truncated_flags(tmp_path, skip_corrupt_images=True)), IMAGES)
-        assert "Left out 1 of 18 training images" in found.notes[0] and "dog/03.jpg" in found.notes[0]
+        assert "Skipped 1 of 18 training images" in found.notes[0] and "dog/03.jpg" in found.notes[0]
         assert "dog/03.jpg" not in found.labeled.ids + found.split["eval"]
 
     def test_no_unlabeled_images_is_left_to_the_method(self, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_the_truth_of_unlabeled_images_is_never_read(tmp_path: Path) -> None:
     ("masks", "message"),
     [
         (files.mask([0, 9], (30, 24)), r"Label 9 in the mask of labeled image 0 is outside 0..2.*ignore_index"),
-        (files.mask([0, 1], (24, 30)), r"The image 0 is 30x24 but its mask is 24x30"),
+        (files.mask([0, 1], (24, 30)), r"The image 0 is 30x24, but its mask is 24x30"),
     ],
 )
 def test_masks_given_from_python_are_checked_when_read(masks: Any, message: str, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_masks_given_from_python_are_checked_when_read(masks: Any, message: str,
 
 def test_labels_given_from_python_are_checked_when_read() -> None:
     """Silent: of a set that decodes its images, not every label was looked at before training; 1.5 would be class 1."""
-    for label, message in ((7, "Labeled image 0 has label 7, and the pair has 3 classes"), (1.5, "whole number")):
+    for label, message in ((7, "Labeled image 0 has label 7, but the pair has 3 classes"), (1.5, "whole number")):
         samples = PairDataset(
             [{"image": files.image(1), "label": label}],
             None,

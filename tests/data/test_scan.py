@@ -94,7 +94,7 @@ def test_corrupt_files_are_listed_or_left_out(tmp_path: Path) -> None:
         scan(found_in(tmp_path), "extra", skip_corrupt=False, notes=notes)
     found = scan(found_in(tmp_path), "extra", skip_corrupt=True, notes=notes)
     assert found.images.ids == ["0.jpg", "2.jpg"] and found.shorter_sides.tolist() == [20, 22]
-    assert len(notes) == 1 and notes[0].startswith("Left out 2 of 4 extra images")
+    assert len(notes) == 1 and notes[0].startswith("Skipped 2 of 4 extra images")
 
 
 def test_all_corrupt_is_an_error_whatever_is_asked(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_mistake_that_many_files_share_is_counted(tmp_path: Path) -> None:
     images = scenes(tmp_path, [(0, 1), (1, 2), (0, 2)])
     for index in (0, 2):
         files.save(files.mask([0, 1], (10, 16)), tmp_path / "masks" / f"{index:02d}.png")
-    with pytest.raises(DataError, match=r"images/00.jpg is 20x16 .* mask is 10x16.*\n.* 1 more: images/02.jpg"):
+    with pytest.raises(DataError, match=r"images/00.jpg is 20x16.* mask is 10x16.*\n.* 1 more: images/02.jpg"):
         scan(images, "training", skip_corrupt=False, notes=[])
 
 

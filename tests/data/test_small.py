@@ -110,7 +110,7 @@ def test_a_mask_is_compared_with_the_full_image(tmp_path: Path) -> None:
     """Guards masks refused because their image was decoded small, and wrong ones that pass for the same reason."""
     item = at_side(scenes(tmp_path), 37)[0]
     assert item["image"].size == (100, 75) and item["size"] == FULL and item["mask"].shape == FULL[::-1]
-    with pytest.raises(DataError, match="is 400x300 but its mask is 100x75"):
+    with pytest.raises(DataError, match="is 400x300, but its mask is 100x75"):
         at_side(scenes(tmp_path, (100, 75)), 37)[0]
     assert "size" not in scenes(tmp_path)[0], "whole images are what they were"
 

@@ -117,7 +117,7 @@ def test_id_files_of_a_person_and_of_a_run(tmp_path: Path) -> None:
         ("none.txt", None, "cannot be read"),
         ("binary.txt", b"\xff\xfe\x00", "cannot be read"),
         ("empty.txt", b"\n\n", "contains no ids"),
-        ("twice.txt", b"3\n4\n3\n", "names '3' 2 times"),
+        ("twice.txt", b"3\n4\n3\n", "lists '3' 2 times"),
         ("other.json", b'{"train": [1]}', "is not a split file"),
         ("list.json", b"[1, 2]", "is not a split file"),
         ("broken.json", b"{", "is not a split file"),

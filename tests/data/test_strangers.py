@@ -70,13 +70,13 @@ def test_every_other_file_is_counted(tmp_path: Path) -> None:
     files.save(files.image(3), root / "__MACOSX" / "cat" / "y.jpg")
     (root / "wolf").mkdir()
     notes = opened(root).notes
-    assert any(note.startswith("Warning: 2 .nef") and "export JPEG" in note for note in notes)
-    assert any(note.startswith("1 .txt") and "cat/notes.txt" in note and "not images" in note for note in notes)
+    assert any(note.startswith("Warning: skipped 2 .nef") and "export JPEG" in note for note in notes)
+    assert any(note.startswith("Skipped 1 .txt") and "cat/notes.txt" in note and "not images" in note for note in notes)
     assert any("1 .mp4" in note and "extract its frames" in note for note in notes)
     assert any(
         "1 .jpg_large" in note and "is a PNG image: give such files the extension .png" in note for note in notes
     )
-    assert any(note.startswith("4 hidden and system files") for note in notes)
+    assert any(note.startswith("Skipped 4 hidden and system files") for note in notes)
     assert any("1 class folders" in note and "are empty: 'wolf'" in note for note in notes)
     more = tmp_path / "more"
     files.save(files.image(1), more / "a.png")
@@ -377,7 +377,7 @@ def test_one_picture_twice(tmp_path: Path) -> None:
         animals(tmp_path / "b" / split, 3)
     text = said(opened(tmp_path / "b"))
     for roles in ("labeled and eval", "labeled and test", "eval and test"):
-        assert f"6 pictures are both {roles} (" in text
+        assert f"6 images are both {roles} (" in text
 
 
 # ---- masks ----------------------------------------------------------------------------------------------------------
@@ -501,7 +501,7 @@ def test_sparse_ids_are_refused_with_the_map(values: tuple[int, ...], message: s
             '{"0": "bg", "100": "water"}',
             {},
             None,
-            r"none of the 2 classes \(0, 100\):\n  images/0.png: 50",
+            r"not among the 2 classes \(0, 100\):\n  images/0.png: 50",
         ),
         (
             (0, 1, 2),
