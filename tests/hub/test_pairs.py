@@ -398,7 +398,7 @@ except ValueError as problem:
     @pytest.mark.parametrize(
         ("change", "says"),
         {
-            "a single model": ({"dmt_config.json": None}, "single model.*--model_a"),
+            "a single model": ({"dmt_config.json": None}, "single model.*`model_a`"),
             "no model at all": (
                 {"dmt_config.json": None, "config.json": None},
                 "not a pair; it is a repository with .* files",
