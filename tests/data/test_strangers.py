@@ -77,7 +77,7 @@ def test_every_other_file_is_counted(tmp_path: Path) -> None:
         "1 .jpg_large" in note and "is a PNG image: give such files the extension .png" in note for note in notes
     )
     assert any(note.startswith("Skipped 4 hidden and system files") for note in notes)
-    assert any("1 class folders" in note and "are empty: 'wolf'" in note for note in notes)
+    assert any("1 class folders" in note and "are empty and ignored: 'wolf'" in note for note in notes)
     more = tmp_path / "more"
     files.save(files.image(1), more / "a.png")
     written(more / "list.csv", "x")
