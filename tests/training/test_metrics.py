@@ -153,7 +153,7 @@ def test_label_out_of_range_is_an_error(bad: int, units: int) -> None:
     labels = torch.zeros(units, dtype=torch.int64)
     labels[1], labels[2] = bad, -100
     confusion = ConfusionMatrix(3)
-    with pytest.raises(ValueError, match=rf"0\.\.2 were found: {bad} \(ignore_index is -100\)"):
+    with pytest.raises(ValueError, match=rf"0\.\.2: {bad} \(ignore_index is -100\)"):
         confusion.update(torch.zeros_like(labels), labels)
     with pytest.raises(ValueError, match=r"outside the classes 0\.\.2"):
         _ = confusion.matrix
@@ -168,7 +168,7 @@ def test_prediction_out_of_range_is_an_error(bad: int) -> None:
 
 def test_misuse_is_explained() -> None:
     """Guards against broadcasting, logits taken for class ids, a class taken for void, merged class names."""
-    with pytest.raises(ValueError, match=r"shape \(2, 3\), labels \(2,\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), but labels \(2,\)"):
         ConfusionMatrix(3).update(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"predictions are torch\.float32"):
         ConfusionMatrix(3).update(torch.zeros(2), torch.zeros(2, dtype=torch.int64))
@@ -299,7 +299,7 @@ def test_member_misuse_is_explained() -> None:
     logits = {name: torch.zeros(2, 3, 4, 4) for name in "ab"}
     with pytest.raises(ValueError, match=r"logits of a have shape \(2, 3, 4, 4\).*need \(2, 3, 8, 8\)"):
         scores.update(logits, torch.zeros(2, 8, 8, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"were found: 255 \(ignore_index is -100\)"):
+    with pytest.raises(ValueError, match=r"0\.\.2: 255 \(ignore_index is -100\)"):
         scores.update(logits, torch.full((2, 4, 4), 255))
     with pytest.raises(ValueError, match="task is 'detection'"):
         MemberScores(3, "detection")

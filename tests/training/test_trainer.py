@@ -567,5 +567,5 @@ def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
     """Silent on a GPU: a device assertion without a name."""
     labeled = images(12)
     labeled[5]["label"] = 3
-    with pytest.raises(ValueError, match=r"Item 5 of train_dataset has label 3, and the pair has 3 classes"):
+    with pytest.raises(ValueError, match=r"Item 5 of train_dataset has label 3, but the pair has 3 classes"):
         make_trainer(tmp_path, labeled=labeled, supervised_epochs=8).train()
