@@ -374,7 +374,7 @@ def test_builtin_members_need_classes():
     [
         ("nobody/no-such-model", "image-classification", "'nobody/no-such-model'"),
         ("tiny:vti", "image-classification", "'tiny:vti'"),
-        ("tiny:segformer", "image-classification", "builtin for semantic-segmentation"),
+        ("tiny:segformer", "image-classification", "an embedded model for semantic-segmentation"),
         ("", "image-classification", "''"),
         ("tiny:vit", "detection", "Unknown task 'detection'"),
     ],

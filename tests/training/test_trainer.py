@@ -509,7 +509,10 @@ def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
-    [("_n_gpu", 2, "hf-dmt train --num_processes 2"), ("deepspeed", "zero.json", "Use DDP or FSDP")],
+    [
+        ("_n_gpu", 2, "accelerate launch --num_processes 2 your_script.py"),
+        ("deepspeed", "zero.json", "Use DDP or FSDP"),
+    ],
 )
 def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, value: Any, message: str) -> None:
     """Silent: DataParallel trains with wrong losses; DeepSpeed keeps one optimizer for the whole process."""
@@ -524,9 +527,9 @@ def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, v
     [
         ({}, {"fsdp_version": 1}, "fsdp_version: 2"),
         ({}, {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}, "FULL_STATE_DICT"),
-        ({"ema_decay": 0.9}, {"fsdp_version": 2}, "--ema_decay keeps full copies"),
-        ({"restart": "initial"}, {"fsdp_version": 2}, "--restart initial keeps full copies"),
-        ({"phase_weights": "best"}, {"fsdp_version": 2}, "--phase_weights best keeps full copies"),
+        ({"ema_decay": 0.9}, {"fsdp_version": 2}, "`ema_decay` keeps full copies"),
+        ({"restart": "initial"}, {"fsdp_version": 2}, "`restart='initial'` keeps full copies"),
+        ({"phase_weights": "best"}, {"fsdp_version": 2}, "`phase_weights='best'` keeps full copies"),
     ],
 )
 def test_what_divided_parameters_cannot_do_is_refused(
@@ -553,7 +556,9 @@ def test_fewer_processes_than_asked_for_are_refused(tmp_path: Path, monkeypatch:
     _, environment = prepare_simple_launcher_cmd_env(arguments)
     for name in environment.keys() - os.environ.keys():
         monkeypatch.setenv(name, environment[name])
-    with pytest.raises(ValueError, match=r"asked for several processes, but 1 runs.*--multi_gpu --num_processes N"):
+    with pytest.raises(
+        ValueError, match=r"asked for several processes, but 1 is running.*--multi_gpu --num_processes N"
+    ):
         make_trainer(tmp_path)
     with pytest.raises(ValueError, match="asked for 4 processes, but 2 runs"):
         check_processes(2, {**environment, "WORLD_SIZE": "4"})

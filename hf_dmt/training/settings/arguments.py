@@ -69,7 +69,15 @@ _LEAST: dict[str, tuple[float, str]] = {
     "save_total_limit": (1, "omit it to keep all checkpoints"),
 }
 
-_FRACTIONS = {"learning_rate", "weight_decay", "max_grad_norm", "logging_steps", "save_steps"}
+_FRACTIONS = {
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "logging_steps",
+    "eval_steps",
+    "eval_delay",
+    "save_steps",
+}
 
 
 @dataclass
