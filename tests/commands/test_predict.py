@@ -134,7 +134,7 @@ def test_what_cannot_be_written_is_said(
     out.unlink()
     assert main([pair, *given]) == 0
     other = saved_pair(tmp_path / "other", seed=1)
-    assert "another pair of weights" in refused(other, *given)
+    assert "different pair of weights" in refused(other, *given)
     assert "writes masks. Give a folder" in refused(scene_pair, *given)
     assert "ends in .csv or .jsonl" in refused(pair, str(folder), "--to", str(tmp_path / "masks"))
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:60])
@@ -184,7 +184,7 @@ def test_masks_are_of_the_images_size_and_named_like_them(
     assert main([scene_pair, str(scenes), "--to", str(out), "--overlay"]) == 0
     assert (out / "predictions.csv").read_bytes() == before
     assert main([scene_pair, str(scenes), "--to", str(out)]) == 2
-    assert "another overlay" in capsys.readouterr().err
+    assert "different overlay" in capsys.readouterr().err
 
 
 def test_bands_of_rows_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ def test_half_lines_and_lines_of_two_attempts_count_once(tmp_path: Path) -> None
     with file.adding() as add:
         add([{"id": "2", "label": "owl"}])
     assert sorted(record["id"] for record in PredictionFile(file.path, {"pair_of_weights": "x"}).begin()) == ["1", "2"]
-    with pytest.raises(PredictionError, match="another pair of weights"):
+    with pytest.raises(PredictionError, match="different pair of weights"):
         PredictionFile(file.path, {"pair_of_weights": "y"}).begin()
     file.finish({"data": "mine"})
     assert len(lines(file.path)) == 2 and not file.parts.exists()

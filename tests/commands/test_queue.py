@@ -89,4 +89,4 @@ def test_the_embedded_set_needs_no_flags(tmp_path: Path, capsys: pytest.CaptureF
     assert queue_command([run, "--to", str(tmp_path / "other"), "--num_labeled", "40"]) == 2
     assert "are not those labeled by the run" in capsys.readouterr().err
     assert queue_command([run, "--to", str(tmp_path / "other"), "--count", "0"]) == 2
-    assert "--count is 0" in capsys.readouterr().err
+    assert "--count must be at least 1, got 0" in capsys.readouterr().err
