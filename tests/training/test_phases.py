@@ -361,8 +361,10 @@ def test_highest_number_is_not_the_last_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", [True, "True", "true"])
 def test_resume_as_a_word(tmp_path: Path, asked: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Silent in the stock Trainer: the word 'True' from a command line is taken for a folder. Without any checkpoint
-    the run starts from the beginning and says so."""
+    the run starts from the beginning and says so; one that a kill cut off while it was the first blocks nothing."""
     logging.getLogger("transformers").propagate = True
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "config.json").write_text("{}")
     trainer = make_trainer(tmp_path, max_steps=1)
     with caplog.at_level("WARNING"):
         trainer.train(resume_from_checkpoint=asked)

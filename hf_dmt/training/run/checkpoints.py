@@ -108,7 +108,8 @@ def check_room(folder: str | Path, *, overwrite: bool) -> None:
     folder = Path(folder)
     if overwrite:
         return
-    work = [path.name for path in numbered(folder)]
+    # The state is written last: without it, a checkpoint was never finished, or is being deleted.
+    work = [path.name for path in numbered(folder) if (path / TRAINER_STATE_NAME).is_file()]
     try:
         phases = len(read_json(folder / RESULTS_FILE)["phases"])
     except FileNotFoundError:
