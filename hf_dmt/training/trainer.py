@@ -116,9 +116,7 @@ class DMTTrainer(PairTrainer):
         self.course = phases.Course(self.phases)
         self.telemetry = Telemetry(args.device)
         self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
-        run_phases = phases.PhaseCallback(
-            self.course, model, begin=lambda: self.begin_phase(), after_update=lambda: self.after_update()
-        )
+        run_phases = phases.PhaseCallback(self.course, model, begin=self.begin_phase, after_update=self.after_update)
         drawn, trained = self._images_of_last_updates, lambda: self.trained_members
         self.nonfinite = SkipNonFinite(model, self.accelerator, self.telemetry, trained=trained, images=drawn)
         for callback in (self.preemption, run_phases, self.nonfinite):
@@ -144,8 +142,7 @@ class DMTTrainer(PairTrainer):
             return self._train_trial(trial)
         started = time.monotonic()
         check_callbacks(self.callback_handler.callbacks)
-        self._resumed_from = self.checkpoint_to_resume(resume_from_checkpoint)
-        if self._resumed_from is None:
+        if self.checkpoint_to_resume(resume_from_checkpoint) is None:
             check_room(self.args.output_dir, overwrite=self.args.overwrite_output_dir)
             if "phase" in self.model.metadata:  # trained before: phase 0 is no labels-only baseline, as the card says
                 self.model.metadata["continued"] = True
@@ -156,18 +153,21 @@ class DMTTrainer(PairTrainer):
         try:
             return super().train(self._resumed_from, trial, ignore_keys_for_eval)
         finally:
-            self.train_seconds = time.monotonic() - started
+            self.train_seconds, self._resumed_from = time.monotonic() - started, None
 
     def finish(self) -> Path:
         """Write what the command line writes into the output folder and return it; every process must call it."""
         return finish(self)
 
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
-        """Also raises ValueError for a checkpoint of another run, and lists what differs."""
+        """Also refuses a checkpoint of another run (ValueError). `train` reads one that was returned here only once."""
+        if asked is not None and asked == self._resumed_from:
+            return self._resumed_from
         checkpoint, what = super().checkpoint_to_resume(asked), (self.args, self.knobs, self.phases, self.model)
         self.origin = self.start.origin(*what, self.supervised_rows, sharded=self.is_fsdp_enabled)
         if checkpoint is not None:
             self.origin.take_up(checkpoint)
+        self._resumed_from = checkpoint
         return checkpoint
 
     def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **options: Any) -> Any:

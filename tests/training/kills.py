@@ -16,7 +16,9 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -143,6 +145,7 @@ class Runs:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["kills", "hf_dmt.commands.train", "matplotlib.pyplot"])
         self.context = context
+        self.one_at_a_time = threading.Lock()
         self.expected = work / "uninterrupted"
         listed = work / "stages.json"
         assert self.run(self.expected, stages=listed) == 0, self.output(self.expected)
@@ -161,10 +164,14 @@ class Runs:
         process = self.context.Process(
             target=_run, args=(arguments, watched, how, log, str(stages) if stages else None)
         )
-        process.start()
-        process.join(900)  # a hang, on a machine with other work too
-        assert process.exitcode is not None, "the run hangs"
-        return process.exitcode
+        # Starting a process also collects the exit codes of finished ones, and each code can be read once only. A thread
+        # that starts a run at that moment would take it from the thread that waits for it, which then gets 255.
+        with self.one_at_a_time:
+            process.start()
+        ended = wait([process.sentinel], 900)  # a hang, on a machine with other work too
+        assert ended, "the run hangs"
+        with self.one_at_a_time:
+            return process.exitcode
 
     def output(self, folder: Path) -> str:
         """What the runs in this folder printed."""

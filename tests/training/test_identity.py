@@ -11,6 +11,7 @@ from small_runs import Kill, KillAt, images, make_pair, make_trainer, results
 
 from hf_dmt import DMTTrainingArguments
 from hf_dmt.data.arguments import DataArguments
+from hf_dmt.training.run import checkpoints
 from hf_dmt.training.run.origin import RunOrigin
 from hf_dmt.training.run.runtime_errors import RunError
 from hf_dmt.training.settings import identity
@@ -209,3 +210,20 @@ def test_finish_leaves_what_the_command_line_leaves(tmp_path: Path) -> None:
     for member in ("", "peer/"):
         one, two = (folder / f"{member}model.safetensors" for folder in (tmp_path, tmp_path / "saved"))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_checkpoint_is_read_and_announced_once(
+    killed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silent: the command line checks a checkpoint before training. If `train()` checks it again, all its weights are
+    read twice, which takes minutes for large models on a network disk; what changed is said twice, too.
+    """
+    read: list[Path] = []
+    faults = checkpoints.faults
+    monkeypatch.setattr(checkpoints, "faults", lambda folder: read.append(Path(folder)) or faults(folder))
+    changed = {"gradient_accumulation_steps": 2, "accept_changes": ["gradient_accumulation_steps"]}
+    trainer = make_trainer(killed, **changed)
+    with caplog.at_level("WARNING"):
+        trainer.train(resume_from_checkpoint=trainer.checkpoint_to_resume(True))
+    assert [path.name for path in read] == ["checkpoint-4"]
+    assert caplog.text.count("Changed from update 4 on") == 1

@@ -1,6 +1,7 @@
 """Real processes killed with real signals at random instants of the whole command line, and resumed.
 
-Four instants in the normal tests; `make test-slow` kills at 100 for each task, some in every stage, two at a time.
+Four instants in the normal tests; `make test-slow` kills at 100 for each task, some in every stage, two at a time, in
+runs with two data workers.
 """
 
 from __future__ import annotations
@@ -27,26 +28,27 @@ KILLS = 100
 SEED = 7
 
 
-def arguments(data: Path, task: str) -> list[str]:
+def arguments(data: Path, task: str, workers: int) -> list[str]:
     a, b = MEMBERS[task]
     return (
         f"--task {task} --dataset_name {data} --num_labeled 12 --model_a {a} --model_b {b} --image_size 16 "
         "--max_steps 3 --labeled_batch_size 4 --pseudo_batch_size 4 --label_ratios 0.5 1.0 --save_strategy steps "
-        "--save_steps 2 --save_total_limit 2 --logging_steps 2 --ema_decay 0.9 --use_cpu true"
+        "--save_steps 2 --save_total_limit 2 --logging_steps 2 --ema_decay 0.9 --use_cpu true "
+        f"--dataloader_num_workers {workers}"
     ).split()
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The uninterrupted run of each task, once."""
-    made: dict[str, Runs] = {}
+    made: dict[tuple[str, int], Runs] = {}
 
-    def of(task: str) -> Runs:
-        if task not in made:
+    def of(task: str, workers: int = 0) -> Runs:
+        if (task, workers) not in made:
             work = tmp_path_factory.mktemp(task)
             data = write_images(work / "data", task)
-            made[task] = Runs(data, work, arguments(data, task))
-        return made[task]
+            made[task, workers] = Runs(data, work, arguments(data, task, workers))
+        return made[task, workers]
 
     return of
 
@@ -104,7 +106,7 @@ def test_killed_at_a_drawn_instant(runs: Any, task: str, stage: str, half_writte
 @pytest.mark.parametrize("task", MEMBERS)
 def test_killed_at_a_hundred_instants(runs: Any, task: str) -> None:
     """Silent: as above, in the stages and for the task that the four instants do not reach."""
-    of_task = runs(task)
+    of_task = runs(task, workers=2)
     drawn = {stage: of_task.draw(stage, len(of_task.stages), seed=SEED) for stage in STAGES}
     assert all(drawn.values()), "a stage of the run has no instant"
     # As many of every stage as there are, up to an equal share; the rest from where there are more.

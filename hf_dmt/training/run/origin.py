@@ -56,7 +56,7 @@ class RunOrigin:
         noted = [{"setting": change.name, "before": change.before, "now": change.now} for change in found.allowed]
         if record["world_size"] != self.world_size:
             noted.append({"setting": "world_size", "before": record["world_size"], "now": self.world_size})
-            logger.warning_once(  # the command line checks a resume before training, which checks again
+            logger.warning(
                 f"This run was trained by {record['world_size']} process(es) and continues with {self.world_size}. "
                 "Images, labels and updates stay the same, but the result is no longer bit-identical to an unchanged "
                 "run: gradients are summed in a different order; dropout, mixup and BatchNorm see different parts of "
@@ -64,7 +64,7 @@ class RunOrigin:
             )
         for change in found.allowed:
             if change.name in ACCEPTABLE or change.name not in HARMLESS:
-                logger.warning_once(f"Changed from update {step} on: {change}.")
+                logger.warning(f"Changed from update {step} on: {change}.")
         self.changes += [{"step": step, **change} for change in noted]
 
     def write(self, folder: str | Path) -> None:
