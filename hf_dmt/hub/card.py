@@ -18,6 +18,7 @@ from ..data.reading.builtin import BUILTIN_SETS
 from ..data.tasks import TASKS
 from ..report.by_class import by_class
 from ..report.gain import Gain, gain_of, headline, signed
+from ..report.panels import PANELS
 from ..report.run import NAMES, Run, read_run, score_of
 from ..report.terminal import notes
 from .repository import PAIR_FILE, PEER_FOLDER, license_of
@@ -27,7 +28,6 @@ _TAGS = ("hf-dmt", "semi-supervised-learning", "mutual-learning")
 _PIPELINES = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SHOWN_CLASSES, _SHOWN_WEAKEST = 30, 10
-_FIGURES = ("scores.png", "label_accuracy.png", "cases_a.png", "cases_b.png")  # the report shows the others
 
 
 def write_card(
@@ -111,7 +111,7 @@ def write_card(
         signed=signed,
         names=NAMES,
         score_of=score_of,
-        figures=[name for name in _FIGURES if (folder / "figures" / name).is_file()],
+        panels=[one for one in PANELS if one.on_card and (folder / "figures" / f"{one.name}.png").is_file()],
     )
     write_aside(folder / CARD_FILE, str(card).encode())
     return folder / CARD_FILE

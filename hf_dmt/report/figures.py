@@ -45,7 +45,7 @@ _STYLE: Any = {
 
 
 def write_figures(folder: str | Path) -> list[Path]:
-    """Write `figures/*.png` to a run's folder, for the model card; figures without data are omitted.
+    """Write the figures of the model card, `figures/*.png`, to a run's folder; those without data are omitted.
 
     Raises:
         ValueError: the folder contains no run.
@@ -53,6 +53,8 @@ def write_figures(folder: str | Path) -> list[Path]:
     run = read_run(folder)
     written = []
     for panel in PANELS:
+        if not panel.on_card:
+            continue
         with _drawn(panel, run) as figure:
             if figure is None:
                 continue

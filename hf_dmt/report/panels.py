@@ -47,12 +47,18 @@ MOST_BARS = 24  # class names that are still readable as rows
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure with its name, title and a one-sentence description."""
+    """A figure with its name, title and a one-sentence description.
+
+    Attributes:
+        draw: draws on the axes, and returns whether there was something to draw.
+        on_card: the model card shows it, too; the report shows all.
+    """
 
     name: str
     title: str
     caption: str
     draw: Callable[[Axes, Run], bool]
+    on_card: bool = False
 
 
 def scores(axes: Axes, run: Run) -> bool:
@@ -217,12 +223,14 @@ PANELS = [
         "Scores after each phase",
         "Phase 0: labels alone. Lines: eval split. Hollow diamonds: test split.",
         scores,
+        on_card=True,
     ),
     Panel(
         "label_accuracy",
         "Share of right pseudo labels",
         "Of the labels made by each model that were selected for training.",
         label_accuracy,
+        on_card=True,
     ),
     Panel(
         "classes_covered",
@@ -263,12 +271,14 @@ PANELS = [
         "Pseudo labels seen by a",
         "Shares of the pseudo labels that a trains on: those it agrees with, and those it contradicts.",
         cases_a,
+        on_card=True,
     ),
     Panel(
         "cases_b",
         "Pseudo labels seen by b",
         "Shares of the pseudo labels that b trains on: those it agrees with, and those it contradicts.",
         cases_b,
+        on_card=True,
     ),
     Panel("grad_norm", "Gradient norm", "Before clipping, at the logged updates.", grad_norm),
     Panel("seconds", "Time per phase", "Labeling is one pass of both models over the unlabeled images.", seconds),

@@ -230,7 +230,7 @@ def test_names_from_data_are_text_and_nothing_else(tmp_path: Path, pixels: bool)
     assert pixels or "<img src=x onerror=alert(" in page.text  # an id among the disagreements
     policy = [value for tag, key, value in page.attributes if tag == "meta" and key == "content"]
     assert any("default-src 'none'" in value for value in policy)
-    assert len(write_figures(tmp_path)) == 13  # a name that is no formula must not be typeset as one
+    assert len(write_figures(tmp_path)) == 4  # a name that is no formula must not be typeset as one
 
 
 def test_dollar_names_stay_as_written_in_figures(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_png_figures_are_there_and_not_blank(tmp_path: Path) -> None:
     """The card links to these by name."""
     paths = write_figures(write_run(tmp_path, classes=MANY))
-    assert {path.parent for path in paths} == {tmp_path / "figures"} and len(paths) == 13
+    assert {path.parent for path in paths} == {tmp_path / "figures"} and len(paths) == 4
     for path in paths:
         image = Image.open(path).convert("RGB")
         assert image.width == 800
