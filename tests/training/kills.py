@@ -164,7 +164,7 @@ class Runs:
         process = self.context.Process(
             target=_run, args=(arguments, watched, how, log, str(stages) if stages else None)
         )
-        # Starting a process also collects the exit codes of finished ones, and each code can be read once only. A thread
+        # Starting a process also collects the exit codes of finished ones, and each can be read only once. A thread
         # that starts a run at that moment would take it from the thread that waits for it, which then gets 255.
         with self.one_at_a_time:
             process.start()
