@@ -10,19 +10,24 @@ from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments
 
 
-def common_classes(model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
-    """The class names that both checkpoints agree on, if they have any."""
+def common_classes(model_args: ModelArguments, args: DMTTrainingArguments, count: int) -> list[str] | None:
+    """The class names for data with `count` unnamed classes: those of both checkpoints if they agree and have as many.
+
+    Six classes of one's own are not the first six of ImageNet. A pair that is trained further knows the classes, some
+    of which may have no label this time.
+    """
     if model_args.pair is not None:
         code = model_args.trust_remote_code
-        return ModelPair.from_pretrained(model_args.pair, token=args.hub_token, trust_remote_code=code).class_names
+        names = ModelPair.from_pretrained(model_args.pair, token=args.hub_token, trust_remote_code=code).class_names
+        return names if count <= len(names) else None
     sources = [model_args.model_a or "", model_args.model_b or ""]
     if any(source.startswith(tiny.PREFIX) for source in sources):
         return None
     configs = [
         config_of(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token) for source in sources
     ]
-    names = [loading.label_names(config) for config in configs if loading.has_named_classes(config)]
-    return names[0] if len(names) == 2 and names[0] == names[1] else None
+    of_a, of_b = (loading.label_names(config) if loading.has_named_classes(config) else None for config in configs)
+    return of_a if of_a and of_a == of_b and len(of_a) == count else None
 
 
 def describe_masks(pair: ModelPair, reduce_labels: bool) -> None:

@@ -232,7 +232,10 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
         check_output_folder(args)
     with found.collecting():
         images = found.open_images(
-            data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
+            data_args,
+            model_args.task,
+            token=args.hub_token,
+            model_classes=lambda count: common_classes(model_args, args, count),
         )
         if images is not None:
             found.look_at_images(images, data_args)

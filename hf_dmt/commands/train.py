@@ -66,7 +66,10 @@ def run(argv: Sequence[str] | None = None) -> int:
             return check(model_args, data_args, args)
         check_output_folder(args)
         images = assemble(
-            data_args, model_args.task, token=args.hub_token, model_classes=lambda: common_classes(model_args, args)
+            data_args,
+            model_args.task,
+            token=args.hub_token,
+            model_classes=lambda count: common_classes(model_args, args, count),
         )
         if resumes(args):
             check_split(args.output_dir, images.split)

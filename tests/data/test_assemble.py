@@ -147,9 +147,12 @@ class TestClassNames:
         without = label_table(tmp_path / "plain", [0, 1, 2] * 2)
         (tmp_path / "map.json").write_text('{"1": "b", "0": "a", "2": "c"}')
         assert run(with_names, id2label=str(tmp_path / "map.json")).class_names == ["a", "b", "c"]
-        assert run(with_names, model_classes=lambda: ["p", "q", "r"]).class_names == ["x", "y", "z"]
-        assert run(without, model_classes=lambda: ["p", "q", "r"]).class_names == ["p", "q", "r"]
-        assert run(without, model_classes=lambda: ["p", "q"]).class_names == ["0", "1", "2"], "a model too small"
+        assert run(with_names, model_classes=lambda count: ["p", "q", "r"]).class_names == ["x", "y", "z"]
+        assert run(without, model_classes=lambda count: ["p", "q", "r"]).class_names == ["p", "q", "r"]
+        said = run(without, model_classes=lambda count: ["p", "q", "r"]).notes
+        assert any("taken for the 3 classes of the models: p, q, r." in note for note in said)
+        asked: list[int] = []
+        assert run(without, model_classes=asked.append).class_names == ["0", "1", "2"] and asked == [3]
         assert any("0 to 2. Name them with --id2label" in note for note in run(without).notes)
 
     def test_words_keep_the_order_of_the_map(self, tmp_path: Path) -> None:
@@ -168,7 +171,7 @@ class TestClassNames:
         found = run(files.scene_folder(tmp_path / "few", [(0, 1), (1, 2, 4), (255, 0)]), PIXELS)
         assert found.class_names == [str(value) for value in range(5)]
         assert any("no training mask contains a value between 2 and 4" in note for note in found.notes)
-        found = run(root, PIXELS, ignore_index=30, model_classes=lambda: [f"c{index}" for index in range(256)])
+        found = run(root, PIXELS, ignore_index=30, model_classes=lambda count: [f"c{index}" for index in range(count)])
         assert len(found.class_names) == 256 and np.unique(found.labeled[1]["mask"]).tolist() == [-100, 1, 2]
 
 

@@ -101,6 +101,7 @@ def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: 
 
     figures.PANELS = figures.PANELS[:1]  # the others are drawn and written as this one is
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # data workers start as in a run of the command line
     # Looks of an earlier run at the same images would leave instants out, and the numbers would mean others.
     os.environ["HF_ASSETS_CACHE"] = f"{output}.looks"
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115  (until the process ends)

@@ -70,7 +70,8 @@ def assemble(
     """Open everything, choose the labeled images, and check every image before training.
 
     Args:
-        model_classes: the two models' common class names, called only if the data has none.
+        model_classes: gives the two models' common class names if they have as many classes as the data; called only
+            if the data has no names.
 
     Raises:
         DataError, ValueError: invalid input; the message says what was given, why it does not work, and what to do.

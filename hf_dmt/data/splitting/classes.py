@@ -14,7 +14,8 @@ from ..reading.rows import DataError, is_label
 from .class_map import ClassMap, read_class_map
 from .scan import SHOWN, ScannedImages, listing
 
-ModelClasses = Callable[[], list[str] | None]
+ModelClasses = Callable[[int], list[str] | None]
+"""The class names of the models for data with this number of classes, if they fit."""
 
 _LOOK_MISSING = {"none", "na", "n/a", "nan", "null", "nil", "-", "--", "?"}
 
@@ -28,9 +29,9 @@ def with_classes(
 ) -> tuple[ScannedImages, list[str]]:
     """The class names, and the class of each label or mask value if it is not its number.
 
-    Names come from `--id2label`, or else from the data set, or else from the two models if all values fit; otherwise
-    they are the values found. If the data has names, `--id2label` is matched by name: it sets the order and changes no
-    label.
+    Names come from `--id2label`, or else from the data set, or else from the two models if they have as many classes;
+    otherwise they are the values found. If the data has names, `--id2label` is matched by name: it sets the order and
+    changes no label.
 
     Args:
         names: the class names in the data set, if any.
@@ -266,8 +267,8 @@ def _names_of_masks(
         )
     first = int(args.reduce_labels)
     count = values[-1] + 1 - first
-    names = model_classes() if model_classes else None
-    if names and count <= len(names):
+    if names := model_classes(count) if model_classes else None:
+        notes.append(_of_models(names))
         return names
     last = values[-1]
     alone = len(values) > 1 and last > values[-2] + 1
@@ -309,11 +310,19 @@ def _names_of_numbers(
             f"The labels of {args.dataset_name!r} are {len(values)} different numbers up to {highest}, which look "
             "like ids rather than classes 0, 1, 2, ... Number the classes from 0, or store the labels as words."
         )
-    names = model_classes() if model_classes else None
-    if names and highest < len(names):
+    if names := model_classes(highest + 1) if model_classes else None:
+        notes.append(_of_models(names))
         return names
     notes.append(f"Classes are the label values 0 to {highest}. Name them with --id2label FILE.")
     return [str(value) for value in range(highest + 1)]
+
+
+def _of_models(names: list[str]) -> str:
+    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return (
+        f"The data names no classes, so label values are taken for the {len(names)} classes of the models: {shown}. "
+        "If they are other classes, name them with --id2label FILE."
+    )
 
 
 def _remedy(strange: list[int], args: DataArguments) -> str:
