@@ -17,6 +17,7 @@ from PIL import Image
 
 from hf_dmt.commands.train import RECIPES
 from hf_dmt.data.files import write_json
+from hf_dmt.data.pair_file import CheckpointError, read_pair_file
 from hf_dmt.data.reading.decoding import CorruptImage
 from hf_dmt.data.reading.looks import look_at_image
 from hf_dmt.data.reading.masks import to_mask
@@ -24,8 +25,6 @@ from hf_dmt.data.reading.rows import DataError
 from hf_dmt.data.splitting.class_map import read_class_map
 from hf_dmt.data.splitting.official_splits import member_rows
 from hf_dmt.data.splitting.splits import describe, read_ids
-from hf_dmt.models.loading import CheckpointError
-from hf_dmt.models.pair_file import read_pair_file
 from hf_dmt.training.run.folder import check_split
 from hf_dmt.training.run.results import RunRecords
 from hf_dmt.training.run.runtime_errors import RunError

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 
 from ..hub.card import write_card
 from ..hub.label_set import push_labels
-from ..hub.push import push_folder
+from ..hub.push import check_folder, push_folder
+from ..hub.refusals import HubError
 from ..hub.repository import open_target
 from ..training.settings.command_line import UsageError, print_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Publish; returns 0, 1 if the folder or the Hub does not allow it, 2 for invalid arguments."""
+    """Publish; returns 0, 1 if the Hub does not allow it, 2 for invalid arguments or a damaged folder."""
     given = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
     try:
         _check(given)
@@ -32,15 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = {"phase": given.phase, "pair": given.pair, "license": given.license, "private": private}
             commit = push_labels(given.folder, given.repo, **options, **where)
         else:
+            check_folder(given.folder)
             name = open_target(given.repo, token=None, private=private)
             commit = push_folder(given.folder, name, **where)
         print(commit.commit_url)
-    except UsageError as problem:
+    except (ValueError, OSError) as problem:
         print_error(str(problem))
-        return 2
-    except (ValueError, OSError) as problem:  # HubError is a ValueError
-        print_error(str(problem))
-        return 1
+        return 1 if isinstance(problem, HubError) else 2
     return 0
 
 

@@ -39,13 +39,30 @@ def read_json(path: Path) -> Any:
     """The contents of an untrusted JSON file.
 
     Raises:
-        OSError: it cannot be read. ValueError: it is not valid JSON, or nested too deeply for the parser.
+        OSError: it cannot be read. ValueError: see `from_json`.
     """
-    text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
+    return from_json(path.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
+
+
+def from_json(text: str) -> Any:
+    """The value of an untrusted JSON text.
+
+    Raises:
+        ValueError: it is not valid JSON, nested too deeply for the parser, or has two values for one key, of which
+            JSON would keep the last.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError as problem:
         raise ValueError("it is nested too deeply") from problem
+
+
+def _without_duplicates(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(entries)
+    if len(found) < len(entries):
+        twice = next(key for key, count in Counter(key for key, _ in entries).items() if count > 1)
+        raise ValueError(f"it contains the key {twice!r} twice, and which one counts is not known")
+    return found
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.escaping import code_span, markdown_text
 from ..data.files import write_aside
 from ..data.members import MEMBERS
+from ..data.pair_file import PEER_FOLDER, base_of, member_folder, read_pair_file
 from ..data.reading.builtin import BUILTIN_SETS
 from ..data.tasks import TASKS
 from ..report.by_class import by_class
@@ -21,7 +21,8 @@ from ..report.gain import Gain, gain_of, headline, signed
 from ..report.panels import PANELS
 from ..report.run import NAMES, Run, read_run, score_of
 from ..report.terminal import notes
-from .repository import PAIR_FILE, PEER_FOLDER, license_of
+from .config_file import class_names_of, read_config
+from .repository import license_of
 
 CARD_FILE = "README.md"
 _TAGS = ("hf-dmt", "semi-supervised-learning", "mutual-learning")
@@ -57,7 +58,8 @@ def write_card(
         The file's path.
     """
     folder = Path(folder)
-    pair: dict[str, Any] = json.loads((folder / PAIR_FILE).read_text())
+    pair = read_pair_file(folder, str(folder))
+    configs = {member: read_config(member_folder(folder, pair, member)) for member in MEMBERS}
     run = read_run(folder) if (folder / "dmt_results.json").is_file() else None
     name = model_name or (repo_id or folder.resolve().name).split("/")[-1]
     bases = {member: _hub_id_of_base(pair, member) for member in MEMBERS}
@@ -81,7 +83,7 @@ def write_card(
         metrics=[run.metric] if run and scored else None,
         model_name=name,
         pipeline_tag=_PIPELINES[pair["task"]],
-        tags=list(dict.fromkeys([*_TAGS, *_library_tags(folder), *tags])),
+        tags=list(dict.fromkeys([*_TAGS, *_library_tags(configs), *tags])),
     )
     card = ModelCard.from_template(
         metadata,
@@ -92,11 +94,11 @@ def write_card(
         pair=pair,
         peer="b" if pair["primary"] == "a" else "a",
         peer_folder=PEER_FOLDER,
-        members={member: _member(folder, pair, member, bases[member]) for member in MEMBERS},
+        members={member: _member(configs[member], pair, member, bases[member]) for member in MEMBERS},
         auto_class=TASKS[pair["task"]].auto_class,
         pipeline_name=_PIPELINES[pair["task"]],
         licenses=licenses,
-        class_names=_class_names(folder),
+        class_names=class_names_of(configs[pair["primary"]]),
         classes=classes,
         shown_classes=_SHOWN_CLASSES,
         shown_weakest=_SHOWN_WEAKEST,
@@ -119,41 +121,33 @@ def write_card(
 
 def _hub_id_of_base(pair: dict[str, Any], member: str) -> str | None:
     """The base model of a member if it was loaded from the Hub; the name of a local folder can look like an id."""
-    source = pair.get("base_models", {}).get(member)
-    loaded_at = pair.get("base_commits", {}).get(member)
+    source, loaded_at = base_of(pair, "base_models", member), base_of(pair, "base_commits", member)
     return source if source and loaded_at and _HUB_ID.fullmatch(source) else None
 
 
-def _member(folder: Path, pair: dict[str, Any], member: str, hub_id: str | None) -> dict[str, Any]:
+def _member(config: dict[str, Any], pair: dict[str, Any], member: str, hub_id: str | None) -> dict[str, Any]:
     """The card's facts about one member."""
     at_root = pair["primary"] == member
-    config = json.loads((folder / ("." if at_root else PEER_FOLDER) / "config.json").read_text())
-    source = str(pair.get("base_models", {}).get(member, ""))
+    source = base_of(pair, "base_models", member) or ""
     if hub_id:
         origin = f"fine-tuned from [{hub_id}](https://huggingface.co/{hub_id})"
     elif source.startswith("tiny:"):
         origin = f"trained from scratch ({code_span(source, cell=True)})"
     else:
         origin = "fine-tuned from a local checkpoint" if source else "of unknown origin"
+    classes = config.get("architectures")
     return {
         "type": f"timm {config['architecture']}" if "architecture" in config else config.get("model_type", "?"),
-        "architecture": (config.get("architectures") or ["?"])[0],
+        "architecture": str(classes[0]) if isinstance(classes, list) and classes else "?",
         "origin": origin,
-        "commit": pair.get("base_commits", {}).get(member) if hub_id else None,
+        "commit": base_of(pair, "base_commits", member) if hub_id else None,
         "place": "root of this repository" if at_root else f"`{PEER_FOLDER}/`",
     }
 
 
-def _library_tags(folder: Path) -> list[str]:
+def _library_tags(configs: Mapping[str, dict[str, Any]]) -> list[str]:
     """Tags for libraries, other than transformers, that loading the pair requires."""
-    files = (folder / "config.json", folder / PEER_FOLDER / "config.json")
-    return ["timm"] if any(json.loads(file.read_text()).get("model_type") == "timm_wrapper" for file in files) else []
-
-
-def _class_names(folder: Path) -> list[str]:
-    config = json.loads((folder / "config.json").read_text())
-    id2label = config.get("id2label") or dict(enumerate(config.get("label_names", ())))  # timm's key
-    return [str(id2label[key]) for key in sorted(id2label, key=int)]
+    return ["timm"] if any(config.get("model_type") == "timm_wrapper" for config in configs.values()) else []
 
 
 def _dataset(run: Run | None) -> tuple[str, str, str | None]:

@@ -16,10 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
+from safetensors import SafetensorError, safe_open
 
 from ..data.files import write_json
+from ..data.members import MEMBERS
+from ..data.pair_file import PAIR_FILE, PEER_FOLDER, CheckpointError, member_folder, read_pair_file
 from ..report.html import has_pictures, write_report
-from .repository import LAST_CHECKPOINT, PAIR_FILE, PAIR_FILES, PEER_FOLDER, PUBLISHED, HubError, publish
+from ..report.results_file import RESULTS_FILE
+from ..report.run import read_run
+from .config_file import read_config
+from .repository import LAST_CHECKPOINT, PAIR_FILES, PUBLISHED, publish
 
 STAGING = "_push-"
 # What a resume needs and nothing else: the stock training_args.bin contains local paths and settings.
@@ -139,6 +145,26 @@ class BackgroundPushes:
         return found
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raise a ValueError for a folder without a pair, or with one that nobody could load: a damaged description,
+    configuration or file of weights, or results that a card would repeat."""
+    folder = Path(folder)
+    pair = read_pair_file(folder, str(folder))
+    for name in MEMBERS:
+        place = member_folder(folder, pair, name)
+        read_config(place)
+        for file in place.glob("*.safetensors"):
+            try:
+                with safe_open(file, framework="np"):  # reads the header, which says how long the file must be
+                    pass
+            except (OSError, SafetensorError) as problem:
+                raise CheckpointError(
+                    f"{str(file)!r} is damaged ({problem}). Copy or export the pair again."
+                ) from problem
+    if (folder / RESULTS_FILE).is_file():
+        read_run(folder)
+
+
 def push_folder(folder: str | Path, repo_id: str, *, message: str = "Upload pair", **how: Any) -> CommitInfo:
     """Publish the pair in a folder, with its card and results, in one commit; the repository must exist.
 
@@ -146,11 +172,10 @@ def push_folder(folder: str | Path, repo_id: str, *, message: str = "Upload pair
         how: `token`, `revision`, `tag`.
 
     Raises:
-        HubError: not a pair, or the push failed.
+        ValueError: see `check_folder`. HubError: the push failed.
     """
     folder = Path(folder)
-    if not (folder / PAIR_FILE).is_file():
-        raise HubError(f"{str(folder)!r} has no {PAIR_FILE}, so it is not a pair. Give the output folder of a run.")
+    check_folder(folder)
     staging = Staging(folder)
     staging.add(folder, PAIR_FILES)
     staging.add_run()

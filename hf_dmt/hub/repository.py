@@ -29,14 +29,13 @@ from huggingface_hub.errors import (
 from transformers.utils import logging
 
 from ..data.files import read_json, write_json
+from ..data.pair_file import LISTING, PAIR_FILE, PEER_FOLDER
 from .refusals import FAILURES, HubError, check_token, explained, patiently
 
 logger = logging.get_logger(__name__)
 
-PAIR_FILE = "dmt_config.json"
 LABELS_FILE = "dmt_labels.json"
 PREDICTIONS_FILE = "dmt_predictions.json"
-PEER_FOLDER = "peer"
 LAST_CHECKPOINT = "last-checkpoint"
 
 _MEMBER_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json")
@@ -44,10 +43,6 @@ PAIR_FILES = (*_MEMBER_FILES, *(f"{PEER_FOLDER}/{name}" for name in _MEMBER_FILE
 """What a pair is made of, as patterns."""
 PUBLISHED = (*PAIR_FILES, "README.md", "report.html", "figures/*", "dmt_results.json", "split.json")
 """What a push may contain, as patterns: nothing else of a run's folder ever leaves the machine."""
-
-LISTING = "published"
-"""Where `dmt_config.json` (of labels `dmt_labels.json`) on the Hub says which files pushes of ours brought: only these
-are replaced or removed by another one."""
 
 # Files that a push by a version without the list certainly uploaded.
 _WEIGHT_FILES = {f"{place}model.safetensors" for place in ("", f"{PEER_FOLDER}/")}

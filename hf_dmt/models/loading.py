@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -27,25 +26,19 @@ from transformers import (
 )
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 
+from ..data.pair_file import CheckpointError
 from ..data.tasks import TASKS
+from ..hub.config_file import MOST_CLASSES, fault_of_config
 from . import timm_members
-from .config_file import MOST_CLASSES, fault_of_config
 from .weights.finite import described, nonfinite_tensors
 
 logger = logging.get_logger(__name__)
-
-# Errors that `from_pretrained` raises for a missing, damaged or unsuitable file.
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError)
 
 AUTO_CLASSES: dict[str, Any] = {name: getattr(transformers, task.auto_class) for name, task in TASKS.items()}
 
 
 # A counter that old files lack and that has no effect.
 _NEVER_TRAINED = ".num_batches_tracked"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be a member, and what to use instead."""
 
 
 def label_names(config: PretrainedConfig) -> list[str]:
@@ -155,7 +148,7 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
         raise
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as problem:  # transformers 5.17 accepts a list as settings
+    except Exception as problem:  # for damaged settings, transformers raises anything
         if "trust_remote_code" in str(problem):
             raise CheckpointError(
                 f"{source!r} contains its own model code, which is not run by default: review that code, then pass "
@@ -191,7 +184,7 @@ def load_processor(
     hub["backend"] = "pil" if config.model_type == timm_members.MODEL_TYPE else "torchvision"  # timm has this one only
     try:
         return AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
-    except (OSError, ValueError, KeyError, ImportError) as problem:
+    except Exception as problem:  # for damaged settings, transformers raises anything
         raise CheckpointError(
             f"{source!r} has no usable image processor ({first_line(problem)}). Save one beside the model: "
             "`AutoImageProcessor.from_pretrained(<the checkpoint it was trained from>).save_pretrained(folder)`."
@@ -264,7 +257,7 @@ def load_for_classes(
                 trust_remote_code=trust_remote_code,
                 **hub,
             )
-    except UNREADABLE as problem:
+    except Exception as problem:  # for a missing, damaged or unsuitable file, transformers raises anything
         text = first_line(problem)
         if "Unrecognized configuration class" in str(problem):
             timm_name = timm_members.name_of(source, config) if task == "image-classification" else None
@@ -325,7 +318,7 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
             model, info = loader.from_pretrained(
                 source, output_loading_info=True, dtype=torch.float32, use_safetensors=True, **hub
             )
-    except UNREADABLE as problem:
+    except Exception as problem:  # for a missing, damaged or unsuitable file, transformers raises anything
         where = f"{source}/{hub['subfolder']}" if hub.get("subfolder") else source
         raise CheckpointError(
             f"The member in {where!r} could not be loaded ({first_line(problem)}). A pair needs config.json and "
@@ -396,4 +389,8 @@ def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
 
 
 def first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    """The beginning of an error's text, at most two lines, with its type if the text means nothing without it."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or ["no message"]
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    named = isinstance(problem, (LookupError, ArithmeticError, AttributeError)) or lines[0] == "no message"
+    return f"{type(problem).__name__}: {text}" if named else text

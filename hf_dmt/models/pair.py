@@ -20,11 +20,11 @@ from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin, logging
 
 from ..data.members import MEMBERS
+from ..data.pair_file import FORMAT_VERSION, PAIR_FILE, PEER_FOLDER, member_folder, read_pair_file
 from ..hub import card, push, repository
-from ..hub.repository import PAIR_FILE, PEER_FOLDER
 from . import contracts, loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
-from .pair_file import FORMAT_VERSION, load_member, member_folder, read_pair_file
+from .saved_member import load_member
 from .sources import open_members
 from .weights.other_conventions import correct_conventions
 

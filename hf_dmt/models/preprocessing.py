@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
+from ..data.pair_file import LONGEST_SIDE
 from . import timm_members
-from .config_file import LONGEST_SIDE
 from .timm_members import is_timm_processor
 
 _SHORTEST_SIDE = 8  # of a training view; strided convolutions cannot process smaller ones

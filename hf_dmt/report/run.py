@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.members import MEMBERS
+from ..data.pair_file import PAIR_FILE, read_pair_file
+from ..data.splitting.splits import SPLIT_FILE
+from .results_file import RESULTS_FILE, TELEMETRY_FILE, read_events, read_results, read_split
 
 NAMES = (*MEMBERS, "ensemble")
 
@@ -123,46 +125,20 @@ def read_run(folder: str | Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        ValueError: there is no readable `dmt_results.json`, or its task is unknown.
+        ValueError: there is no `dmt_results.json`, or one of the files is damaged.
     """
     folder = Path(folder)
-    file = folder / "dmt_results.json"
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+        results = read_results(folder / RESULTS_FILE)
+    except FileNotFoundError as problem:
         raise ValueError(
-            f"{str(file)!r} cannot be read ({problem}), but the report needs it. Give the output folder of a run."
+            f"{str(folder)!r} has no {RESULTS_FILE}, so it is not the folder of a run. Give the output folder of a run."
         ) from problem
-    if not isinstance(results, dict) or results.get("task") not in MEASURES or "num_labels" not in results:
-        raise ValueError(
-            f"{str(file)!r} does not contain num_labels and a task ({' or '.join(MEASURES)}), so it is not the "
-            "results file of a run. Give the output folder of a run."
-        )
-    events = [event for event in _read_lines(folder / "telemetry.jsonl") if "a/loss" in event or "b/loss" in event]
-    pair = _read_optional(folder / "dmt_config.json")
-    base_models = pair.get("base_models")
-    split = _read_optional(folder / "split.json")
-    bases = base_models if isinstance(base_models, dict) else {}
+    except ValueError as problem:
+        raise ValueError(f"{problem}. Restore the file, or give the output folder of another run.") from problem
+    events = [event for event in read_events(folder / TELEMETRY_FILE) if "a/loss" in event or "b/loss" in event]
+    # While a run is going on, there is no pair yet.
+    pair = read_pair_file(folder, str(folder)) if (folder / PAIR_FILE).is_file() else {}
+    bases = pair.get("base_models") or {}
+    split = read_split(folder / SPLIT_FILE)
     return Run(folder, results, events, split, bases, continued=bool(pair.get("continued")))
-
-
-def _read_optional(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError:
-        return []
-    events = []
-    for line in text.splitlines():
-        try:
-            events.append(json.loads(line))
-        except ValueError:  # the last line of a killed run
-            break
-    return events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from hf_dmt.data.labels.items import check_item_labels
+from hf_dmt.training.inputs.image_sets import check_image_set
 from tests.data import small_files as files
 
 NAMES = ["cat", "dog", "owl"]
@@ -31,6 +33,7 @@ def items(*labels: Any) -> list[dict[str, Any]]:
         (3, "has label 3, but the pair has 3 classes, 0 to 2"),
         (-1, "has label -1, .*usually marks an image without a label"),
         (float("nan"), "has the label nan"),
+        (float("inf"), "has the label inf"),
         ({"a": 1}, "has a dict as its label"),
     ],
 )
@@ -56,3 +59,28 @@ def test_a_bad_label_far_behind_is_found_without_decoding(monkeypatch: pytest.Mo
     )
     with pytest.raises(ValueError, match="Item 49 of eval_dataset has label 7"):
         check_item_labels(table, "eval_dataset", NAMES)
+
+
+def test_a_hole_in_a_list_is_found_before_training() -> None:
+    """Guards a run that ended in phase 1 at the first draw of an item that is None."""
+    pair = SimpleNamespace(task="image-classification", class_names=NAMES)
+    good = items(0, 1)
+    for bad, message in ((None, "Item 2 of train is a NoneType"), ({"label": 1}, r"Item 2 of train has the keys")):
+        with pytest.raises(ValueError, match=message):
+            check_image_set([*good, bad], "train", pair)  # type: ignore[arg-type]
+
+
+def test_classes_in_another_order_are_refused() -> None:
+    """Silent: with ClassLabel(dog, cat, owl), every dog was trained, scored and exported under the name cat."""
+    pair = SimpleNamespace(task="image-classification", class_names=NAMES)
+    rows = {"image": [files.image(1)] * 3, "label": [0, 1, 2]}
+
+    def table(*names: str) -> datasets.Dataset:
+        label = datasets.ClassLabel(names=list(names))
+        return datasets.Dataset.from_dict(rows, datasets.Features({"image": datasets.Image(), "label": label}))
+
+    for source in (table("dog", "cat", "owl"), torch.utils.data.Subset(table("dog", "cat", "owl"), [0, 1])):
+        with pytest.raises(ValueError, match=r"eval calls class 0 'dog', but in the pair 'dog' is class 1"):
+            check_image_set(source, "eval", pair)  # type: ignore[arg-type]
+    for names in (NAMES, ["chat", "chien", "hibou"]):  # other names for the same numbers are no contradiction
+        check_image_set(table(*names), "eval", pair)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def _fault(label: Any, count: int, names: Sequence[str]) -> str | None:
         )
     if not isinstance(label, (int, float, np.integer, np.floating)):
         return f"has a {type(label).__name__} as its label, but a label must be the number of a class, an int."
-    if label != label or float(label) != int(label):
+    if not math.isfinite(label) or float(label) != int(label):
         return f"has the label {label}, but the number of a class must be a whole number."
     if not 0 <= label < count:
         remedy = "Build it with id2label for all classes, or correct the labels."

@@ -51,7 +51,7 @@ def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) 
         loaded, info = kind.from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **hub
         )
-    except loading.UNREADABLE as problem:
+    except Exception as problem:  # transformers raises anything for a damaged file
         raise CheckpointError(
             f"The backbone {source!r} could not be loaded: {loading.first_line(problem)}. Download it again."
         ) from problem

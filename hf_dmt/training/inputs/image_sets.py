@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...data.labels.items import check_item_labels
@@ -35,16 +35,40 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
             f"{role} is a {type(source).__name__} that has no item 0 ({type(problem).__name__}: {problem}). Give "
             f"map-style items {form}, such as a list or datasets.Dataset."
         ) from problem
-    keys = list(item) if isinstance(item, Mapping) else None
-    missing = [key for key in ("image", target)[: 1 + with_target] if keys is None or item.get(key) is None]
-    if missing:
-        what = f"has the keys {keys}" if keys is not None else f"is a {type(item).__name__}"
-        raise ValueError(
-            f"Item 0 of {role} {what}, but no {missing[0]!r}, which {model.task} needs. Give map-style items {form}: "
-            "dataset.rename_column(...) renames a column."
-        )
+    # The items of a list are there already; those of other sets may have to be decoded.
+    for position, one in enumerate(source if isinstance(source, (list, tuple)) else [item]):
+        keys = list(one) if isinstance(one, Mapping) else None
+        missing = [key for key in ("image", target)[: 1 + with_target] if keys is None or one.get(key) is None]
+        if missing:
+            what = f"has the keys {keys}" if keys is not None else f"is a {type(one).__name__}"
+            raise ValueError(
+                f"Item {position} of {role} {what}, but no {missing[0]!r}, which {model.task} needs. Give map-style "
+                f"items {form}: dataset.rename_column(...) renames a column."
+            )
     if target == "label" and "label" in item:
+        _check_class_order(source, role, model.class_names)
         check_item_labels(source, role, model.class_names, optional=not with_target)
+
+
+def class_label_names(source: Any) -> list[str] | None:
+    """The names of a `ClassLabel` column `label`, also inside a torch `Subset`."""
+    while not hasattr(source, "features") and hasattr(source, "dataset"):
+        source = source.dataset
+    names = getattr((getattr(source, "features", None) or {}).get("label"), "names", None)
+    return list(names) if names else None
+
+
+def _check_class_order(source: Any, role: str, classes: Sequence[str]) -> None:
+    """Raise a ValueError if a set numbers the classes of the pair in another order: each image would be learned, or
+    scored, under the name of another class."""
+    names = class_label_names(source) or []
+    for number, name in enumerate(names):
+        if name in classes and classes.index(name) != number:
+            raise ValueError(
+                f"{role} calls class {number} {name!r}, but in the pair {name!r} is class {classes.index(name)}. Give "
+                f"the pair the order of the data, id2label={names[:5]}{' + ...' if len(names) > 5 else ''}, or bring "
+                "the labels to its order: dataset.align_labels_with_mapping(pair.config.label2id, 'label')."
+            )
 
 
 def check_filled(source: Any, role: str, model: ModelPair, *, with_target: bool = True) -> None:

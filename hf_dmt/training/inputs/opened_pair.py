@@ -9,6 +9,7 @@ from typing import Any
 from ...data.tasks import TASKS
 from ...models.pair import ModelPair
 from ..settings.arguments import DMTTrainingArguments
+from .image_sets import class_label_names
 
 
 def opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> Any:
@@ -33,7 +34,7 @@ def opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> A
         model[0],
         model[1],
         task=_task(train_dataset),
-        id2label=_classes(train_dataset),
+        id2label=class_label_names(train_dataset),
         seed=args.seed,
         token=args.hub_token,
     )
@@ -45,11 +46,3 @@ def _task(train_dataset: Any) -> str:
     keys = set(first) if isinstance(first, Mapping) else set()
     fitting = [name for name, task in TASKS.items() if task.target in keys]
     return fitting[0] if len(fitting) == 1 else "image-classification"
-
-
-def _classes(train_dataset: Any) -> dict[int, str] | None:
-    """The names of a `ClassLabel` column `label`, also inside a torch `Subset`."""
-    while not hasattr(train_dataset, "features") and hasattr(train_dataset, "dataset"):
-        train_dataset = train_dataset.dataset
-    names = getattr((getattr(train_dataset, "features", None) or {}).get("label"), "names", None)
-    return dict(enumerate(names)) if names else None

@@ -12,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ...data.files import read_json
-from ...hub.repository import PAIR_FILE
+from ...data.pair_file import PAIR_FILE
 from .origin import IDENTITY_FILE, RunOrigin
 from .results import RESULTS_FILE, TELEMETRY_FILE
 from .whole_checkpoint import faults, step_of

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from ...data.files import read_json, write_json
+from ...data.pair_file import PAIR_FILE
 from ...data.splitting.splits import SPLIT_FILE
-from ...hub.repository import PAIR_FILE
 from ..settings.arguments import DMTTrainingArguments
 from .checkpoints import check_room
 from .origin import IDENTITY_FILE

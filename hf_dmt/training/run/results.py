@@ -10,14 +10,12 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
-from ...data.files import read_json, write_aside, write_json
+from ...data.files import write_aside, write_json
 from ...data.members import MEMBERS
+from ...report.results_file import RESULTS_FILE, TELEMETRY_FILE, read_events, read_results
 from .runtime_errors import RunError
 
 logger = logging.get_logger(__name__)
-
-RESULTS_FILE = "dmt_results.json"
-TELEMETRY_FILE = "telemetry.jsonl"
 
 
 class RunRecords:
@@ -48,7 +46,7 @@ class RunRecords:
         """
         earlier = self._read_results() if step else {}
         begun, now = (
-            about.get("settings", {}).get("member_schedule", "together") for about in (earlier or facts, facts)
+            (about.get("settings") or {}).get("member_schedule", "together") for about in (earlier or facts, facts)
         )
         if begun != now:
             raise RunError(
@@ -161,33 +159,18 @@ class RunRecords:
         """
         file = self.folder / RESULTS_FILE
         try:
-            loaded: dict[str, Any] = read_json(file)
-            if not all(isinstance(entry["phase"], int) for entry in loaded["phases"]):
-                raise TypeError("a phase without a number")
+            return read_results(file)
         except FileNotFoundError:
             logger.warning(f"{file} is gone, and with it the figures of the finished phases: they will be missing.")
             return {}
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        except ValueError as problem:
             raise RunError(
-                f"{str(file)!r} is damaged ({problem!r}), and with it the figures of the finished phases. Restore it, "
-                "or delete it to continue without them."
+                f"{problem}. With it the figures of the finished phases are lost. Restore it, or delete it to continue "
+                "without them."
             ) from problem
-        return loaded
 
     def _telemetry_lines(self) -> list[dict[str, Any]]:
         """All log events up to the first unreadable line, which a killed run may leave at the end."""
         if self._kept is not None:
             return self._kept
-        try:
-            text = (self.folder / TELEMETRY_FILE).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        lines = []
-        for line in text.splitlines():
-            try:
-                event = json.loads(line)
-                event["step"] + event["phase"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                break
-            lines.append(event)
-        return lines
+        return read_events(self.folder / TELEMETRY_FILE)

@@ -17,9 +17,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ...data.files import read_json
-from ...models.loading import CheckpointError
-from ...models.pair import PAIR_FILE, PEER_FOLDER
-from ...models.pair_file import read_pair_file
+from ...data.pair_file import PAIR_FILE, PEER_FOLDER, CheckpointError, read_pair_file
 
 CHECKPOINT_RECORD = "run.json"
 """What a checkpoint says of its run: what fixes it (`identity.py`), how many processes wrote it, and the checksums of
