@@ -56,7 +56,12 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 PAIR = {"format_version": 1, "task": "image-classification", "primary": "a", "image_size": 16, "phase": 2}
 SPLIT = describe({"labeled": ["a.jpg", "b.jpg"], "unlabeled": ["c.jpg"], "eval": []}, split_seed=0)
-RESULTS = {"task": "image-classification", "phases": [{"phase": 0, "eval": None}, {"phase": 1}], "seed": 42}
+RESULTS = {
+    "task": "image-classification",
+    "num_labels": 2,
+    "phases": [{"phase": 0, "steps": 3, "eval": None}, {"phase": 1, "steps": 2}],
+    "seed": 42,
+}
 
 
 @quick
