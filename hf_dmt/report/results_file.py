@@ -47,7 +47,7 @@ def _count(value: Any) -> bool:
 
 @_test("a number from 0 to 1, or null")
 def _share(value: Any) -> bool:
-    return value is None or (_is_number(value) and -1e-6 <= value <= 1 + 1e-6)
+    return value is None or value != value or (_is_number(value) and -1e-6 <= value <= 1 + 1e-6)  # NaN is no score
 
 
 @_test("a number, or null")

@@ -135,7 +135,7 @@ def read_run(folder: str | Path) -> Run:
             f"{str(folder)!r} has no {RESULTS_FILE}, so it is not the folder of a run. Give the output folder of a run."
         ) from problem
     except ValueError as problem:
-        raise ValueError(f"{problem}. Restore the file, or give the output folder of another run.") from problem
+        raise ValueError(f"{problem}. Give the output folder of a run, or restore the file.") from problem
     events = [event for event in read_events(folder / TELEMETRY_FILE) if "a/loss" in event or "b/loss" in event]
     # While a run is going on, there is no pair yet.
     pair = read_pair_file(folder, str(folder)) if (folder / PAIR_FILE).is_file() else {}

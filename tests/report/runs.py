@@ -106,7 +106,9 @@ def write_run(
     if split:
         roles = {"labeled": ["1", "2"], "unlabeled": unlabeled, "eval": ["3"], "test": []}
         (folder / "split.json").write_text(json.dumps(describe(roles, split_seed=0, dataset="pets/")))
-        (folder / "dmt_config.json").write_text(json.dumps({"base_models": {"a": "tiny:vit", "b": "tiny:resnet"}}))
+        pair = {"format_version": 1, "task": task, "primary": "a", "image_size": 32}
+        bases = {"a": "tiny:vit", "b": "tiny:resnet"}
+        (folder / "dmt_config.json").write_text(json.dumps({**pair, "base_models": bases}))
     return folder
 
 

@@ -49,7 +49,7 @@ DAMAGE: list[tuple[str, Any, str]] = [
     ("phases.0.steps", -1, "phases[0].steps is -1, but must be a whole number of at least 0"),
     ("phases.0.eval", 0.9, "phases[0].eval is 0.9, but must be a map"),
     ("phases.0.eval.a.accuracy", 93.5, "phases[0].eval['a'].accuracy is 93.5, but must be a number from 0 to 1"),
-    ("phases.0.eval.a.accuracy", float("nan"), "accuracy is nan"),
+    ("phases.0.eval.a.accuracy", float("inf"), "accuracy is inf"),
     ("phases.0.eval.a.accuracy", "0.9", "accuracy is '0.9'"),
     ("phases.0.eval.b.per_class_accuracy", [1.0], "per_class_accuracy is [1.0], but must be a map"),
     ("phases.0.eval.b.confusions", [["dog", "cat"]], "must be a list of [true class, predicted class, count]"),
@@ -80,7 +80,7 @@ def test_damaged_results_name_the_entry(place: str, value: Any, message: str, tm
     with pytest.raises(ValueError) as caught:
         read_run(tmp_path)
     assert message in str(caught.value) and "dmt_results.json" in str(caught.value)
-    assert "Restore the file" in str(caught.value)
+    assert "Give the output folder of a run, or restore the file" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"[" * 100_000, b"\xff\x00", b'{"task": 1, "task": 2}', b"null", b"5"])
