@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_dmt.data.labels.items import check_item_labels
+from hf_dmt.data.labels.items import check_item_labels, check_label
 from hf_dmt.training.inputs.image_sets import check_image_set
 from tests.data import small_files as files
 
@@ -68,6 +68,51 @@ def test_a_hole_in_a_list_is_found_before_training() -> None:
     for bad, message in ((None, "Item 2 of train is a NoneType"), ({"label": 1}, r"Item 2 of train has the keys")):
         with pytest.raises(ValueError, match=message):
             check_image_set([*good, bad], "train", pair)  # type: ignore[arg-type]
+
+
+def test_a_label_behind_items_without_one_is_checked() -> None:
+    """Guards a run that ended at the first labeling, at the name of a class among unlabeled images."""
+    pair = SimpleNamespace(task="image-classification", class_names=NAMES)
+    unlabeled = [{"image": files.image(1)}, {"image": files.image(2), "label": "cat"}]
+    with pytest.raises(ValueError, match=r"Item 1 of unlabeled has the label 'cat'"):
+        check_image_set(unlabeled, "unlabeled", pair, with_target=False)  # type: ignore[arg-type]
+
+
+class Photos:
+    """A set of a user's own class, which decodes an image to give its label."""
+
+    def __init__(self, *items: Any, length: int | None = None) -> None:
+        self.items, self.length = items, length or len(items)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, row: int) -> Any:
+        if isinstance(self.items[row], Exception):
+            raise self.items[row]
+        return self.items[row]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Photos(*items(0, 1), None), "Item 2 of train is a NoneType"),
+        (Photos(*items(0), FileNotFoundError("gone.jpg")), r"Item 1 of train.*FileNotFoundError: gone\.jpg"),
+        (Photos(*items(0, 1), length=5), r"Item 2 of train, which has 5, cannot be read \(IndexError"),
+    ],
+)
+def test_sets_of_any_class_fail_before_training(source: Any, message: str) -> None:
+    """Guards a run that ended at the first draw of a missing photo, far behind the first."""
+    with pytest.raises(ValueError, match=message):
+        check_item_labels(source, "train", NAMES)
+
+
+def test_an_unlabeled_image_may_be_of_any_class() -> None:
+    """Guards against refusing unlabeled images of a class that the pair does not know; a word is still an error."""
+    assert check_label(7, "Image x", None) == 7
+    with pytest.raises(ValueError, match=r"Image x has the label 'cat', but .* number of a class: 0, 1, 2"):
+        check_label("cat", "Image x", None)
+    check_item_labels(items(None, 7, -1), "unlabeled", NAMES, optional=True)
 
 
 def test_classes_in_another_order_are_refused() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..labels.items import check_label
 from ..reading.masks import to_mask
 from ..reading.rows import is_label
 from ..reading.sources import at_side, decoded_item, name_of
@@ -54,6 +55,8 @@ class CleanDataset(Dataset[dict[str, Any]]):
             truth = None
         if self.task == "semantic-segmentation" and truth is not None:
             truth = to_mask(truth, name).astype(np.int64)
+        elif truth is not None:  # of a set that decodes an image to read its label, only some were checked before
+            truth = check_label(truth, f"Image {name}", None)
         return {"image": image, "labels": truth, "index": row, "size": size[::-1]}
 
 

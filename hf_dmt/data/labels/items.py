@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,13 +25,12 @@ def check_item_labels(source: Any, role: str, class_names: Sequence[str], *, opt
     Raises:
         ValueError: the first item with an invalid label, and why.
     """
-    for position, label in _labels(source):
-        if optional and (not is_label(label) or isinstance(label, (int, np.integer))):
-            continue
-        check_label(label, f"Item {position} of {role}", len(class_names), class_names)
+    for position, label in _labels(source, role):
+        if not (optional and not is_label(label)):
+            check_label(label, f"Item {position} of {role}", None if optional else len(class_names), class_names)
 
 
-def _labels(source: Any) -> Sequence[tuple[int, Any]]:
+def _labels(source: Any, role: str) -> Sequence[tuple[int, Any]]:
     if isinstance(source, ImageSet):
         return []  # checked when the run's image sets were built
     if isinstance(source, datasets.Dataset) and source.format["type"] != "custom":
@@ -40,14 +38,33 @@ def _labels(source: Any) -> Sequence[tuple[int, Any]]:
     if isinstance(source, (list, tuple)):
         return [(position, item.get("label")) for position, item in enumerate(source) if isinstance(item, Mapping)]
     positions = np.unique(np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).round().astype(int))
-    return [(position, source[position].get("label")) for position in positions.tolist()]
+    return [(position, _item(source, position, role).get("label")) for position in positions.tolist()]
 
 
-def check_label(label: Any, where: str, num_classes: int, class_names: Sequence[str] = ()) -> int:
+def _item(source: Any, position: int, role: str) -> Mapping[str, Any]:
+    """An item of a set that may be anything with a length.
+
+    Raises:
+        ValueError: it cannot be read, or is no dictionary.
+    """
+    try:
+        item: Any = source[position]
+    except Exception as problem:  # the code of others
+        raise ValueError(
+            f"Item {position} of {role}, which has {len(source)}, cannot be read ({type(problem).__name__}: "
+            f"{problem}). Remove it, or correct the length."
+        ) from problem
+    if not isinstance(item, Mapping):
+        raise ValueError(f"Item {position} of {role} is a {type(item).__name__}, and item 0 a dictionary. Remove it.")
+    return item
+
+
+def check_label(label: Any, where: str, num_classes: int | None, class_names: Sequence[str] = ()) -> int:
     """Convert the label of an image to an int in 0..num_classes-1.
 
     Args:
         where: the start of the error message.
+        num_classes: None accepts any whole number: an unlabeled image may be of a class that the pair does not know.
         class_names: if known, to explain a name given as a label.
 
     Raises:
@@ -60,12 +77,12 @@ def check_label(label: Any, where: str, num_classes: int, class_names: Sequence[
     return int(label)
 
 
-def _fault(label: Any, count: int, names: Sequence[str]) -> str | None:
+def _fault(label: Any, count: int | None, names: Sequence[str]) -> str | None:
     """What is wrong with a label, as the end of a sentence."""
     if label is None:
         return "has no label. Move images without one to unlabeled_dataset."
     if isinstance(label, str):
-        known = f"0 to {count - 1}"
+        known = "0, 1, 2, ..." if count is None else f"0 to {count - 1}"
         if names:
             known = f"{label!r} is number {names.index(label)}" if label in names else f"the order is {list(names[:5])}"
         return f"has the label {label!r}, but a label must be the number of a class: {known}."
@@ -76,9 +93,9 @@ def _fault(label: Any, count: int, names: Sequence[str]) -> str | None:
         )
     if not isinstance(label, (int, float, np.integer, np.floating)):
         return f"has a {type(label).__name__} as its label, but a label must be the number of a class, an int."
-    if not math.isfinite(label) or float(label) != int(label):
+    if isinstance(label, (float, np.floating)) and not float(label).is_integer():
         return f"has the label {label}, but the number of a class must be a whole number."
-    if not 0 <= label < count:
+    if count is not None and not 0 <= label < count:
         remedy = "Build it with id2label for all classes, or correct the labels."
         if label == -1:
             remedy = "-1 usually marks an image without a label: move it to unlabeled_dataset."

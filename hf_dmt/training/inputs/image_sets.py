@@ -45,7 +45,7 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
                 f"Item {position} of {role} {what}, but no {missing[0]!r}, which {model.task} needs. Give map-style "
                 f"items {form}: dataset.rename_column(...) renames a column."
             )
-    if target == "label" and "label" in item:
+    if target == "label" and (isinstance(source, (list, tuple)) or "label" in item):
         _check_class_order(source, role, model.class_names)
         check_item_labels(source, role, model.class_names, optional=not with_target)
 
