@@ -48,6 +48,7 @@ WARMUP, NORM = 0.05, 1.0
 FORWARD = 1 / 3
 UNWEIGHTED = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
 BALANCED = {"class_balanced": True}
+STRONGER, TEMPERATURE = "stronger", "temperature"  # no settings of the product: tried here only
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "labels alone": ("supervised", {}),
     "dmt": ("dmt", {}),
@@ -65,6 +66,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "naive": ("naive", {}),
     "flip": ("flip", {}),
     "dmt, one phase": ("dmt", {"label_ratios": (1.0,)}),
+    "dmt, stronger teaches": ("dmt", {STRONGER: True}),
+    "dmt, calibrated": ("dmt", {TEMPERATURE: True}),
     "oracle": ("supervised", {}),
 }
 
@@ -175,7 +178,8 @@ class Splits:
         labels = data["train_labels"]
         self.classes = int(labels.max()) + 1
         chosen = [choose_labeled(count, len(labels), seed=seed, labels=labels) for seed in seeds]
-        self.labeled = [carve_eval(rows, labels, seed=seed)[0] for rows, seed in zip(chosen, seeds, strict=True)]
+        carved = [carve_eval(rows, labels, seed=seed) for rows, seed in zip(chosen, seeds, strict=True)]
+        self.labeled, self.held = ([part[place] for part in carved] for place in range(2))
         self.unlabeled = [np.setdiff1d(np.arange(len(labels)), rows) for rows in chosen]
         assert len({len(rows) for rows in self.labeled}) == 1, "splits of one size have one number of updates"
         self.labels = labels.astype(np.int64)
@@ -185,7 +189,8 @@ class Splits:
 
     def run(self, arm: str) -> list[dict[str, Any]]:
         """One record per seed: scores on the test images after every phase, and how many labels were right."""
-        method, own = ARMS[arm]
+        method, own = ARMS[arm][0], dict(ARMS[arm][1])
+        self.stronger, self.temperature = own.pop(STRONGER, False), own.pop(TEMPERATURE, False)
         epochs = {"supervised_epochs": 100.0 * min(1.0, 60 / len(self.labeled[0])), "phase_epochs": 1.0,
                   "labeled_batch_size": 8, "pseudo_batch_size": 24}  # fmt: skip
         knobs = resolve(method, "image-classification", {**epochs, **own})
@@ -259,14 +264,20 @@ class Splits:
         """By student and split, rows, labels and confidences of what is selected; by split and maker, how many labels
         are right, selected ones and all."""
         said = model.said(self.train)
-        teacher = {"peer": {"a": "b", "b": "a"}, "self": {"a": "a", "b": "b"}}.get(
+        usual = {"peer": {"a": "b", "b": "a"}, "self": {"a": "a", "b": "b"}}.get(
             knobs.labeler, dict.fromkeys(MEMBERS, graph.GRAPH)
         )
         chosen: dict[str, list[Any]] = {name: [] for name in MEMBERS}
         right = []
         for split, rows in enumerate(self.unlabeled):
+            teacher = usual
+            held, truth = self.held[split], torch.from_numpy(self.labels[self.held[split]])
+            if self.stronger:
+                hits = {name: int((logits[split][held].argmax(-1) == truth).sum()) for name, logits in said.items()}
+                teacher = usual if hits["a"] == hits["b"] else dict.fromkeys(MEMBERS, max(hits, key=hits.__getitem__))
+            heat = {name: _heat(of[split][held], truth) if self.temperature else 1.0 for name, of in said.items()}
             made = {
-                name: tuple(column.numpy() for column in pseudo_label(logits[split][rows]))
+                name: tuple(column.numpy() for column in pseudo_label(logits[split][rows] / heat[name]))
                 for name, logits in said.items()
             }
             if knobs.labeler == graph.GRAPH:
@@ -321,6 +332,13 @@ class Splits:
         truth = torch.from_numpy(self.data["test_labels"])
         hits = {name: (chance.argmax(-1) == truth).float().mean(1).tolist() for name, chance in chances.items()}
         return [{name: hits[name][split] for name in hits} for split in range(len(self.seeds))]
+
+
+def _heat(logits: Tensor, truth: Tensor) -> float:
+    """The temperature between 1/4 and 8 that makes these labels likeliest."""
+    grid = torch.logspace(-2, 3, 51, base=2.0)
+    losses = torch.stack([nn.functional.cross_entropy(logits / heat, truth) for heat in grid])
+    return float(grid[losses.argmin()])
 
 
 def _drawn(count: int, shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
