@@ -109,18 +109,18 @@ class PairTrainer(Trainer):
             SystemExit: SIGTERM arrived (code 143), so that no caller mistakes a stopped run for a finished one.
         """
         self.callback_handler = TrackersMayFail.over(self.callback_handler)
-        try:
-            with (
-                freed_memory_is_kept() if self.args.device.type == "cpu" else nullcontext(),
-                folder.locked(self.args.output_dir, writes=self.args.should_save),
-                self.preemption.listening(),
-                explained(self.args, self.knobs),
-            ):
+        with (
+            freed_memory_is_kept() if self.args.device.type == "cpu" else nullcontext(),
+            folder.locked(self.args.output_dir, writes=self.args.should_save),
+            self.preemption.listening(),
+            explained(self.args, self.knobs),  # also what the cleanup meets: several workers may be killed at once
+        ):
+            try:
                 if self.args.should_save:
                     checkpoints.begin(self.args.output_dir, self.origin, anew=not resume_from_checkpoint)
                 output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        finally:
-            self.weights.offload(None)
+            finally:
+                self.weights.offload(None)
         if self.preemption.stopped:
             raise SystemExit(StopOnSigterm.EXIT_CODE)
         return output

@@ -48,6 +48,7 @@ WARMUP, NORM = 0.05, 1.0
 FORWARD = 1 / 3
 UNWEIGHTED = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
 BALANCED = {"class_balanced": True}
+ONE_PHASE = {"label_ratios": (1.0,)}
 STRONGER, TEMPERATURE = "stronger", "temperature"  # no settings of the product: tried here only
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "labels alone": ("supervised", {}),
@@ -65,7 +66,12 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "graph, no weights": ("dmt", {"labeler": "graph", **UNWEIGHTED}),
     "naive": ("naive", {}),
     "flip": ("flip", {}),
-    "dmt, one phase": ("dmt", {"label_ratios": (1.0,)}),
+    "dmt, one phase": ("dmt", ONE_PHASE),
+    "mutual, one phase": ("mutual", ONE_PHASE),
+    "graph, one phase": ("dmt", {"labeler": "graph", **ONE_PHASE}),
+    "dmt, one phase, gamma 1": ("dmt", {"gamma1": 1.0, "gamma2": 1.0, **ONE_PHASE}),
+    "dmt, one phase, gamma 9": ("dmt", {"gamma1": 9.0, "gamma2": 9.0, **ONE_PHASE}),
+    "cbst, one phase": ("cbst", ONE_PHASE),
     "dmt, stronger teaches": ("dmt", {STRONGER: True}),
     "dmt, calibrated": ("dmt", {TEMPERATURE: True}),
     "oracle": ("supervised", {}),

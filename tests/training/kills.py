@@ -1,9 +1,9 @@
 """Runs of the whole command line in separate processes that are killed at a chosen instant.
 
-An instant is a system call for a file of the run (opening, renaming, removing, making a folder, for output and images)
-or an update. They are counted by an audit hook, so instant 137 of a run is always the same one, and a seeded choice can
-be repeated. The faults are real: SIGKILL; or a limit on the size of files with SIGXFSZ at its default, which ends the
-process in the middle of a write, also in libraries written in C++ and Rust.
+An instant is a system call for a file of the run (opening, renaming, removing, making a folder, for output and images),
+an update, or a batch without a gradient. They are counted by an audit hook, so instant 137 of a run is always the same
+one, and a seeded choice can be repeated. The faults are real: SIGKILL; or a limit on the size of files with SIGXFSZ at
+its default, which ends the process in the middle of a write, also in libraries written in C++ and Rust.
 
 A plain module, because the processes import it. They are forked from a server that has imported everything once.
 """
@@ -69,12 +69,15 @@ class Instants:
         self.folders, self.kill_at, self.half_written = tuple(folders), kill_at, half_written
         self.stages: list[str] = []
         self.trainer: Any = None
+        self.process = os.getpid()
 
     def on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in _FILE_EVENTS and str(arguments[0]).startswith(self.folders):
             self.reach(sys._getframe(1))
 
     def reach(self, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:  # a data worker, which inherits the hook
+            return
         self.stages.append("" if self.kill_at else self._stage(frame))
         if len(self.stages) != self.kill_at:
             return
@@ -95,7 +98,7 @@ class Instants:
 
 
 def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: str, stages: str | None) -> None:
-    from hf_dmt import DMTTrainer
+    from hf_dmt import DMTTrainer, ModelPair
     from hf_dmt.commands.train import run as main
     from hf_dmt.report import figures
 
@@ -124,6 +127,14 @@ def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: 
         instants.trainer = trainer
         begin_phase(trainer)
 
+    clean_logits: Callable[..., Any] = ModelPair.clean_logits
+
+    def clean_logits_at_an_instant(pair: Any, *given: Any, **named: Any) -> Any:
+        # With data workers, nothing else of labeling happens in this process: they open the images.
+        instants.reach(sys._getframe(0))
+        return clean_logits(pair, *given, **named)
+
+    ModelPair.clean_logits = clean_logits_at_an_instant  # type: ignore[method-assign]
     DMTTrainer.compute_loss = compute_loss_at_an_instant  # type: ignore[method-assign]
     DMTTrainer.begin_phase = begin  # type: ignore[method-assign]
     sys.addaudithook(instants.on_event)
@@ -178,11 +189,10 @@ class Runs:
         """What the runs in this folder printed."""
         return (self.work / f"{folder.name}.log").read_text()[-3000:]
 
-    def draw(self, stage: str, count: int, seed: int) -> list[int]:
-        """Numbers of `count` instants of a stage, at random."""
+    def draw(self, stage: str, seed: int) -> list[int]:
+        """Numbers of all instants of a stage, in random order."""
         numbers = [number for number, found in enumerate(self.stages, start=1) if found == stage]
-        chosen = np.random.default_rng([seed, STAGES.index(stage)]).permutation(numbers)[:count]
-        return sorted(int(number) for number in chosen)
+        return [int(number) for number in np.random.default_rng([seed, STAGES.index(stage)]).permutation(numbers)]
 
 
 def write_images(root: Path, task: str) -> Path:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from small_runs import CLASSES, images, make_pair, scenes, state_of
+from torch.utils.data import DataLoader
 from transformers import pipeline
 
 from hf_dmt.data.reading.rows import FileRows
@@ -155,3 +156,14 @@ def test_one_process_has_nothing_to_broadcast() -> None:
     before = state_of(pair)
     broadcast_buffers(pair, Accelerator(cpu=True))
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+
+
+def test_a_pass_starts_its_workers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent: a progress bar of `tqdm.auto` asks a loader for two iterators. Both started workers, and those of one
+    decoded images that nobody used.
+    """
+    started: list[DataLoader[Any]] = []
+    iterate = DataLoader.__iter__
+    monkeypatch.setattr(DataLoader, "__iter__", lambda loader: (started.append(loader), iterate(loader))[1])
+    assert len(parts(make_pair(), images(5), CleanPass(2, progress=True))) == 3
+    assert len(started) == 1

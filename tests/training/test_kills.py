@@ -10,6 +10,7 @@ import json
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def kill_and_resume(runs: Runs, instant: int, half_written: int | None) -> None:
 def test_killed_at_a_drawn_instant(runs: Any, task: str, stage: str, half_written: int | None) -> None:
     """Silent: a half-written checkpoint or store that is taken for whole, an export of mixed weights, lost records."""
     of_task = runs(task)
-    kill_and_resume(of_task, of_task.draw(stage, 1, seed=SEED + 1)[0], half_written)
+    kill_and_resume(of_task, of_task.draw(stage, seed=SEED + 1)[0], half_written)
 
 
 @pytest.mark.slow
@@ -107,14 +108,13 @@ def test_killed_at_a_drawn_instant(runs: Any, task: str, stage: str, half_writte
 def test_killed_at_a_hundred_instants(runs: Any, task: str) -> None:
     """Silent: as above, in the stages and for the task that the four instants do not reach."""
     of_task = runs(task, workers=2)
-    drawn = {stage: of_task.draw(stage, len(of_task.stages), seed=SEED) for stage in STAGES}
+    drawn = {stage: of_task.draw(stage, seed=SEED) for stage in STAGES}
     assert all(drawn.values()), "a stage of the run has no instant"
-    # As many of every stage as there are, up to an equal share; the rest from where there are more.
-    shares = {stage: instants[:: max(1, len(instants) * len(STAGES) // KILLS)] for stage, instants in drawn.items()}
-    chosen = [instant for instants in shares.values() for instant in instants][: KILLS + len(STAGES)]
-    assert len(chosen) >= KILLS, f"{len(of_task.stages)} instants give {len(chosen)}"
-    # Every eighth dies in the middle of a write: of a small file, or of a member's weights.
-    half = [(300 if instant % 2 else 30_000) if number % 8 == 1 else None for number, instant in enumerate(chosen)]
+    in_turn = (instant for one_of_each in zip_longest(*drawn.values()) for instant in one_of_each if instant)
+    chosen = list(islice(in_turn, KILLS))
+    assert len(chosen) == KILLS
+    # Every seventh dies in the middle of a write: of a small file, or of a member's weights.
+    half = [(300 if instant % 2 else 30_000) if number % 7 == 1 else None for number, instant in enumerate(chosen)]
     with ThreadPoolExecutor(2) as two:
         for _ in two.map(lambda how: kill_and_resume(of_task, *how), zip(chosen, half, strict=True)):
             pass

@@ -132,7 +132,10 @@ class CleanPass:
                     name: stack.enter_context(recorded_head_inputs(pair.member(name)))
                     for name in (MEMBERS if with_features else ())
                 }
-                for groups in tqdm(loader, desc=title, unit="batch", disable=not self.progress, leave=False):
+                # `tqdm.auto` iterates over what it is given twice; a loader would start its workers both times.
+                batches = iter(loader)
+                hidden = not self.progress
+                for groups in tqdm(batches, title, len(loader), leave=False, unit="batch", disable=hidden):
                     for batch in groups:
                         part = self._logits(pair, batch, accelerator, batch.sizes[0] if pixels else None)
                         yield replace(part, features={name: seen.pop() for name, seen in recorded.items()})
