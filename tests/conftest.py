@@ -35,12 +35,6 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
-import torch  # noqa: E402  (reads OMP_NUM_THREADS on import)
-
-torch.set_num_threads(1)
-
-from hf_dmt.report import figures  # noqa: E402  (reads the environment too)
-
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
@@ -48,6 +42,14 @@ def hub() -> Iterator[HubServer]:
     yield _hub
     for memory in (_hub.hub.repos, _hub.hub.uploads, _hub.requests, _hub.faults):
         memory.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Imported here, where tests run: the process that only hands them out to others would load it for nothing."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,17 +64,27 @@ def _modules_out_of_the_garbage_collection() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def figures_drawn() -> Iterator[None]:
-    """Draw one figure per run instead of thirteen, which take ten times as long as a run here. tests/report draws
-    all."""
+    """Runs draw no figures, which take longer than the rest of a run here. tests/report draws all of them."""
+    from hf_dmt.report import figures
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "PANELS", figures.PANELS[:1])
+        patch.setattr(figures, "PANELS", [])
         yield
 
 
-# Files that start processes or train for long come first. At the end, one of them would run on while the other worker
-# has nothing left to do.
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw the first figure: every panel is drawn and written as this one is."""
+    from hf_dmt.report import figures, panels
+
+    monkeypatch.setattr(figures, "PANELS", panels.PANELS[:1])
+
+
+# Files that start processes or train for long come first, then the others by size. At the end, a long one would run on
+# while the other worker has nothing left to do.
 _LONGEST = (
     "test_distributed.py",
+    "test_resume.py",
     "test_signals.py",
     "test_kills.py",
     "test_documents.py",
@@ -87,7 +99,8 @@ _LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    size = {path: path.stat().st_size for path in {item.path for item in items}}
+    items.sort(key=lambda item: (place.get(item.path.name, len(place)), -size[item.path], str(item.path)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

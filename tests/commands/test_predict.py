@@ -6,8 +6,6 @@ import csv
 import json
 import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from hf_dmt import ModelPair
 from hf_dmt.commands.predict import main
 from hf_dmt.data.labels.predictions import PredictionError, PredictionFile
 from hf_dmt.training.labeling.predictions import label_maps, said
+from tests import forked
 from tests.data.small_files import image, save
 from tests.hub_server import HubServer
 
@@ -255,11 +254,13 @@ def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path:
     begun.kill()
     begun.join()
     assert begun.exitcode == -signal.SIGKILL and not out.exists()
-    two = [sys.executable, "-m", "hf_dmt", "predict", *command, "--num_processes", "2", "--use_cpu"]
-    done = subprocess.run(two, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    already = int(done.stdout.split("; ")[1].split(" are labeled already")[0])
-    assert 0 < already < 150 and done.stdout.count("predictions: ") == 1
+    log = tmp_path / "log"
+    two = forked.start(main, [*command, "--num_processes", "2", "--use_cpu"], log=log)  # it starts both by itself
+    two.join()
+    said = log.read_text()
+    assert two.exitcode == 0, said[-3000:]
+    already = int(said.split("; ")[1].split(" are labeled already")[0])
+    assert 0 < already < 150 and said.count("predictions: ") == 1
     found = table(out)
     assert len({row["id"] for row in found}) == len(found) == 150
     assert not list(tmp_path.glob(".out*"))

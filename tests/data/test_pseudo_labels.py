@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from hf_dmt.method import confidence_histogram, encode_confidence, pseudo_label,
 from tests.hub_server import HubServer
 
 CLASSES = 4
-ROOT = Path(__file__).parents[2]
 
 
 def maps(count: int = 6, margin: float = 12.0, size: tuple[int, int] = (40, 50)) -> list[tuple[np.ndarray, ...]]:
@@ -158,18 +155,18 @@ class TestHalfAStore:
 
     def test_killed_while_writing(self, tmp_path: Path) -> None:
         """Guards kill -9 at any instant: whole files only, and the same store once it is written again."""
-        program = (
-            "import sys; from pathlib import Path; from tests.data.test_pseudo_labels import maps, written\n"
-            "made = maps(3)\nfor turn in range(10000): written(Path(sys.argv[1]), made); print(turn, flush=True)"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
+
+        def write_again_and_again() -> None:
+            while True:
+                written(tmp_path, maps(3))
+
+        process = multiprocessing.get_context("fork").Process(target=write_again_and_again)
+        process.start()
+        while not is_complete(tmp_path):
+            time.sleep(0.01)
         time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         expected, found = maps(3), PixelLabels(tmp_path)
         for row, (labels, codes, _) in enumerate(expected):
             assert np.array_equal(found.codes(row)[0], labels) and np.array_equal(found.codes(row)[1], codes)

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shlex
-import subprocess
-import sys
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 from transformers import pipeline
 
@@ -28,6 +27,7 @@ from hf_dmt.commands import push
 from hf_dmt.hub.repository import LAST_CHECKPOINT, PUBLISHED
 from hf_dmt.report.html import has_pictures
 from scripts.run_dmt import main
+from tests import forked
 from tests.hub_server import HubServer
 from tests.training.small_runs import (
     Kill,
@@ -92,7 +92,7 @@ def step_of(content: bytes) -> int:
 
 class TestAfterTraining:
     def test_a_run_ends_as_a_repository_that_transformers_opens_with_a_card_of_its_figures(
-        self, hub: HubServer, data: list[str], tmp_path: Path
+        self, hub: HubServer, data: list[str], tmp_path: Path, one_figure: None
     ) -> None:
         """Guards what a person gets for --push_to_hub: the better member, every listed file, and no other's figures."""
         published_run(data, tmp_path / "run")
@@ -126,7 +126,7 @@ class TestAfterTraining:
     def test_a_private_pair_on_a_branch_is_trained_further(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards --pair on another machine (a process of its own, with an empty cache): the downloaded weights, both
+        """Guards --pair on another machine (a process of its own, the cache empty again): the downloaded weights, both
         members' names, and a card, report and terminal that do not call the first phase of a pair that was trained
         before one on labels alone."""
         published_run(data, tmp_path / "first", "--hub_model_id", "me/private", "--hub_private_repo", "True")
@@ -138,14 +138,14 @@ class TestAfterTraining:
             *("--push_to_hub", "--hub_model_id", "me/private", "--hub_private_repo", "True"),
             *("--hub_revision", "further", "--output_dir", str(tmp_path / "second")),
         ]
-        done = subprocess.run(
-            [sys.executable, "scripts/run_dmt.py", *data, "--pair", "me/private", *SHORT, *again],
-            env={**os.environ, "HF_HOME": str(tmp_path / "elsewhere"), "HF_TOKEN": MINE},
-            capture_output=True,
-            text=True,
+        shutil.rmtree(HF_HUB_CACHE, ignore_errors=True)
+        log = tmp_path / "log"
+        done = forked.start(
+            main, [*data, "--pair", "me/private", *SHORT, *again], log=log, environment={"HF_TOKEN": MINE}
         )
-        assert done.returncode == 0, done.stderr
-        for shown in (done.stdout, (tmp_path / "second" / "report.html").read_text()):
+        done.join()
+        assert done.exitcode == 0, log.read_text()
+        for shown in (log.read_text(), (tmp_path / "second" / "report.html").read_text()):
             assert "was already trained when this run started" in shown
             assert "gain over labels alone" not in shown
         files, before = hub.repo("me/private").files("further"), hub.repo("me/private").files()

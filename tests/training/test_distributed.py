@@ -1,6 +1,7 @@
-"""Two processes do the same as one. On CPUs with gloo, launched as `accelerate launch` launches GPU processes.
+"""Two processes do the same as one, on CPUs with gloo.
 
-Two processes are launched twice; all tests below read the output of the first launch.
+Two processes are started once, with what a launcher tells them; almost all tests below read what they left. Launchers
+themselves are used here by the slow tests, and by test_signals.py and tests/commands/test_predict.py.
 """
 
 from __future__ import annotations
@@ -17,26 +18,48 @@ import pytest
 import torch
 import two_processes
 from PIL import Image
-from small_runs import IMAGES, PIXELS, assert_same, make_pair, results, state_of, telemetry
+from small_runs import assert_same, make_pair, results, state_of, telemetry
 
 from hf_dmt import ModelPair
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
+from tests import forked
 
 SCRIPT = Path(two_processes.__file__)
 ROOT = SCRIPT.parents[2]
 RECIPES = ROOT / "scripts" / "recipes" / "accelerate"
-EXACT = ["image-classification-accumulation-1", "image-classification-accumulation-2"]
-EXACT += ["semantic-segmentation-accumulation-1", "semantic-segmentation-accumulation-2"]
+EXACT = list(two_processes.EXACT)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def run_on_two(target: Path) -> None:
+    """Run the cases of two_processes.py in two processes; what they print is in `said-<rank>.txt`."""
+    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    logs = [target / f"said-{rank}.txt" for rank in range(2)]
+    both = [
+        forked.start(
+            two_processes.main, ["run", str(target)], log=log,
+            environment={**told, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, log in enumerate(logs)
+    ]  # fmt: skip
+    for process in both:
+        process.join(280)
+        process.kill()
+    said = [log.read_text() for log in logs]
+    assert [process.exitcode for process in both] == [0, 0], "\n".join(text[-3000:] for text in said)
 
 
 def launch(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`--cpu --num_processes 2` would start one process without a word; `--multi_gpu` with `use_cpu` starts two."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     command += ["--config_file", str(config)] if config else ["--multi_gpu"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
+    command += [free_port()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, str(SCRIPT), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
@@ -60,9 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     two_processes.run(target, 1)
     for file in (target / "files").iterdir():
         file.touch()  # otherwise what the first run saw in it is remembered, and nobody reads it again
-    done = launch("run", str(target))
-    assert done.returncode == 0, errors_of(done)
-    (target / "said.txt").write_text(done.stderr)
+    run_on_two(target)
     return target
 
 
@@ -85,10 +106,10 @@ def test_weights_equal_those_of_one_process(found: Any, name: str) -> None:
     assert_same(two[name]["weights"], one[name]["weights"], tolerance=1e-6)
 
 
-@pytest.mark.parametrize("task", [IMAGES, PIXELS])
-def test_a_second_train_is_distributed_too(found: Any, task: str) -> None:
+@pytest.mark.parametrize("name", EXACT)
+def test_a_second_train_is_distributed_too(found: Any, name: str) -> None:
     """Silent: the second train() of a process goes on without DDP, or reduces every gradient twice."""
-    one, two = (part[f"{task}-accumulation-1"] for part in found)
+    one, two = (part[name] for part in found)
     assert two["second_apart"] == 0
     assert_same(two["second"], one["second"], tolerance=2e-6)
     with pytest.raises(AssertionError):
@@ -195,7 +216,7 @@ def test_another_number_of_processes_takes_a_run_up(folder: Path, found: Any, tw
         change = {"step": 4, "setting": "world_size", "before": before, "now": now}
         assert taken[now]["changes"] == [change] == results(folder / f"begun-by-{before}")["changes"]
         assert [entry["steps"] for entry in results(folder / f"begun-by-{before}")["phases"]] == [3, 2, 3]
-    said = (folder / "said.txt").read_text()
+    said = (folder / "said-0.txt").read_text()
     assert "was trained by 1 process(es) and continues with 2" in said and "no longer bit-identical" in said
 
 
@@ -237,6 +258,18 @@ def test_fsdp_trains_what_one_process_trains(tmp_path: Path) -> None:
     two_processes.train_and_export(tmp_path / "one", use_cpu=True)
     two, one = (state_of(ModelPair.from_pretrained(tmp_path / name / "exported")) for name in ("two", "one"))
     assert_same(two, one, tolerance=1e-3)
+
+
+@pytest.mark.slow  # the same with task and number of micro-batches crossed, and from the launcher
+def test_weights_equal_those_of_one_process_crossed(tmp_path: Path) -> None:
+    """Silent: as above."""
+    two_processes.keep(two_processes.exact(tmp_path, 1, two_processes.CROSSED), tmp_path, 1)
+    done = launch("crossed", str(tmp_path))
+    assert done.returncode == 0, errors_of(done)
+    one, two = (torch.load(tmp_path / f"found-{world}.pt", weights_only=False) for world in (1, 2))
+    for name in two_processes.CROSSED:
+        assert_same(two[name]["weights"], one[name]["weights"], tolerance=1e-6)
+        assert_same(two[name]["second"], one[name]["second"], tolerance=2e-6)
 
 
 @pytest.mark.slow  # test_signals.py has two processes, one of which fails, in the usual tests

@@ -195,7 +195,7 @@ def test_nothing_finished_is_overwritten_unless_that_is_said(tmp_path: Path) -> 
     assert [entry["steps"] for entry in results(tmp_path)["phases"]] == [2, 2, 2]
 
 
-def test_finish_leaves_what_the_command_line_leaves(tmp_path: Path) -> None:
+def test_finish_leaves_what_the_command_line_leaves(tmp_path: Path, one_figure: None) -> None:
     """Silent: from Python there was no report, no split and no total time; `save_model` wrote weights that nobody had
     scored."""
     few = images(6, seed=3)

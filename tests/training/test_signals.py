@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from kills import write_images
+
+from scripts.run_dmt import main
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "scripts" / "run_dmt.py")
@@ -35,11 +39,19 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
 
 
-def wait_for(what: str, log: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def wait_for(what: str, log: Path, runs: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while what not in log.read_text(errors="replace"):
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-2000:]
+    while not log.exists() or what not in log.read_text(errors="replace"):
+        assert runs() and time.monotonic() < deadline, log.read_text(errors="replace")[-2000:]
         time.sleep(0.1)
+
+
+def wait_until_empty(group: int, seconds: float = 60) -> None:
+    """Until no process of a group is left."""
+    deadline = time.monotonic() + seconds
+    while left := subprocess.run(["pgrep", "-g", str(group)], capture_output=True, check=False).stdout.split():
+        assert time.monotonic() < deadline, f"{len(left)} processes go on without the one that started them"
+        time.sleep(0.2)
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -50,27 +62,25 @@ def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(tmp_path: Path) ->
     """Silent: the image loaders die of the signal, the run calls it lack of memory, and hours since the last
     checkpoint are lost."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
-    process = start([sys.executable, SCRIPT, *flags(data, out, "--dataloader_num_workers", "2")], log)
-    wait_for("step 4/", log, process)
+    process = forked.start(main, flags(data, out, "--dataloader_num_workers", "2"), log=log)
+    wait_for("step 4/", log, process.is_alive)
+    assert process.pid is not None
     os.killpg(process.pid, signal.SIGTERM)
-    code = process.wait(60)
+    process.join(60)
     said = log.read_text()
-    assert code == 128 + signal.SIGTERM, said[-2000:]
+    assert process.exitcode == 128 + signal.SIGTERM, said[-2000:]
     assert len(checkpoints(out)) == 1 and "SIGTERM: saving a checkpoint" in said
-    assert subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False).stdout == b""
+    wait_until_empty(process.pid)
 
 
 def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> None:
     """Silent: the launcher is gone, the scheduler calls the job ended, and the run goes on as nobody's process."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
     process = start([*ONE, SCRIPT, *flags(data, out)], log)
-    wait_for("step 4/", log, process)
+    wait_for("step 4/", log, lambda: process.poll() is None)
     process.terminate()
     process.wait(30)
-    deadline = time.monotonic() + 60
-    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False).stdout:
-        assert time.monotonic() < deadline, "the run goes on without its launcher"
-        time.sleep(0.2)
+    wait_until_empty(process.pid)
     assert len(checkpoints(out)) == 1 and "The launcher has died: saving a checkpoint" in log.read_text()
 
 
@@ -87,6 +97,8 @@ def broken(self, draw):
 
 PairDataset._sample = broken
 from hf_dmt.commands.train import run
+from hf_dmt.training.settings import command_line
+command_line._FIRST_SPEAKS_S = 0.5
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -1,11 +1,10 @@
-"""Runs that must not depend on the number of processes. Called in one process by the tests, launched on two by them.
+"""Runs that must not depend on the number of processes. Called in one process by the tests, started in two by them.
 
 What they found is in `<folder>/found-<world size>.pt` and `<folder>/two-only.pt`, written by the main process.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -179,30 +178,39 @@ def look_at_files(folder: Path) -> dict[str, Any]:
     }
 
 
+# Task and number of micro-batches of the runs that are compared in everything, and of those that the slow tests add.
+EXACT = {"image-classification-accumulation-1": (IMAGES, 1), "semantic-segmentation-accumulation-2": (PIXELS, 2)}
+CROSSED = {"image-classification-accumulation-2": (IMAGES, 2), "semantic-segmentation-accumulation-1": (PIXELS, 1)}
+
+
+def exact(folder: Path, world: int, cases: dict[str, tuple[str, int]]) -> dict[str, Any]:
+    """What two train() calls of one trainer made, by case."""
+    found = {}
+    for name, (task, accumulation) in cases.items():
+        trainer, made = case(folder, name, same_weights_on(task), world, gradient_accumulation_steps=accumulation)
+        trainer.args.overwrite_output_dir = True
+        trainer.train()
+        assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel) == (world > 1)
+        found[name] = made | {"second": state_of(trainer.model), "second_apart": apart(trainer.model.parameters())}
+    return found
+
+
+def keep(found: dict[str, Any], folder: Path, world: int) -> None:
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        torch.save(found, folder / f"found-{world}.pt")
+
+
 def run(folder: Path, world: int) -> None:
-    """All cases, on as many processes as this was launched with."""
+    """All cases, on as many processes as this was started with."""
     same_store(folder, world)
     found: dict[str, Any] = {"files": look_at_files(folder), "unchanged": begun(folder, world)}
-    for task in (IMAGES, PIXELS):
-        for accumulation in (1, 2):
-            name = f"{task}-accumulation-{accumulation}"
-            trainer, found[name] = case(
-                folder, name, same_weights_on(task), world, gradient_accumulation_steps=accumulation
-            )
-            if accumulation == 1:
-                trainer.args.overwrite_output_dir = True
-                trainer.train()
-                assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel) == (world > 1)
-                found[name]["second"] = state_of(trainer.model)
-                found[name]["second_apart"] = apart(trainer.model.parameters())
+    found |= exact(folder, world, EXACT)
     found |= {
         "online": case(folder, "online", make_pair(), world, strategy="online", label_ratios=[1.0])[1],
         "sequential": case(folder, "sequential", make_pair(), world, exchange="sequential", label_ratios=[0.5])[1],
         "frozen": case(folder, "frozen", make_pair(), world, freeze_backbone=True, label_ratios=[0.5])[1],
     }
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-        return
-    torch.save(found, folder / f"found-{world}.pt")
+    keep(found, folder, world)
 
 
 def sharded(folder: Path) -> dict[str, Any]:
@@ -293,15 +301,20 @@ class DieAt(TrainerCallback):
             raise MemoryError("this process ran out of something")
 
 
-if __name__ == "__main__":
-    gc.freeze()  # every training ends in gc.collect(), which need not walk through the libraries
-    target = Path(sys.argv[2])
-    if sys.argv[1] == "die":
+def main(arguments: list[str]) -> None:
+    """One of two processes. Arguments: what to do, and the folder."""
+    task, target = arguments[0], Path(arguments[1])
+    if task == "die":
         make_trainer(target, callbacks=[DieAt()]).train()
-    elif sys.argv[1] == "fsdp":
+    elif task == "fsdp":
         train_and_export(target, use_cpu=False)
-        torch.distributed.destroy_process_group()
+    elif task == "crossed":
+        keep(exact(target, 2, CROSSED), target, 2)
     else:
         run(target, 2)
         two_only(target)
-        torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

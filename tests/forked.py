@@ -1,0 +1,54 @@
+"""Processes that start with everything imported, forked from a server that has imported it once.
+
+Importing takes six seconds of a processor, more than most runs of the tests. What a process reads while it imports
+(`HF_HOME`, `HF_HUB_OFFLINE`, whether a package is there) needs a start of its own instead.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+_IMPORTED = ["hf_dmt.commands.train", "hf_dmt.commands.predict", "matplotlib.pyplot"]
+
+
+def start(
+    run: Callable[..., int | None], *arguments: Any, log: Path, environment: Mapping[str, str] | None = None
+) -> BaseProcess:
+    """A process that ends with the exit code that `run` returns.
+
+    It leads a session and a group of its own, as a process that a scheduler starts, and draws no figures.
+
+    Args:
+        run: importable by name, like everything in `arguments`.
+        log: gets what it and its own processes print.
+        environment: what differs from the environment of the tests.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    process = context.Process(target=_begin, args=(run, arguments, str(log), dict(environment or {})))
+    process.start()
+    return process
+
+
+def _begin(run: Callable[..., int | None], arguments: tuple[Any, ...], log: str, environment: dict[str, str]) -> None:
+    import torch
+
+    from hf_dmt.report import figures
+
+    gc.freeze()  # every training ends in gc.collect(), which need not walk through the libraries
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(output, number)
+        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115  (until the process ends)
+    os.environ.update(environment)
+    figures.PANELS = []
+    torch.set_num_threads(1)
+    sys.exit(run(*arguments))
