@@ -1,6 +1,6 @@
 """Real processes killed with real signals at random instants of the whole command line, and resumed.
 
-Four instants in the normal tests; `make test-slow` kills at 100 for each task, some in every stage, two at a time, in
+Three instants in the normal tests; `make test-slow` kills at 100 for each task, some in every stage, two at a time, in
 runs with two data workers.
 """
 
@@ -92,7 +92,7 @@ def kill_and_resume(runs: Runs, instant: int, half_written: int | None) -> None:
     [
         ("image-classification", "saving a checkpoint", 20_000),
         ("image-classification", "final export", None),
-        ("image-classification", "updates of a later phase", None),
+        pytest.param("image-classification", "updates of a later phase", None, marks=pytest.mark.slow),  # as SIGTERM is
         ("image-classification", "writing the store", None),
     ],
 )
@@ -106,7 +106,7 @@ def test_killed_at_a_drawn_instant(runs: Any, task: str, stage: str, half_writte
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("task", MEMBERS)
 def test_killed_at_a_hundred_instants(runs: Any, task: str) -> None:
-    """Silent: as above, in the stages and for the task that the four instants do not reach."""
+    """Silent: as above, in the stages and for the task that the few instants do not reach."""
     of_task = runs(task, workers=2)
     drawn = {stage: of_task.draw(stage, seed=SEED) for stage in STAGES}
     assert all(drawn.values()), "a stage of the run has no instant"
@@ -121,7 +121,7 @@ def test_killed_at_a_hundred_instants(runs: Any, task: str) -> None:
     print(f"{task}: killed at {len(chosen)} of {len(of_task.stages)} instants")
 
 
-@pytest.mark.parametrize("update", [2, 3, 5])
+@pytest.mark.parametrize("update", [pytest.param(2, marks=pytest.mark.slow), 3, 5])
 def test_sigterm_saves_and_a_resumed_run_ends_the_same(runs: Any, update: int) -> None:
     """Silent: a preempted job loses everything since its last checkpoint, or exports a half-trained pair as finished.
 

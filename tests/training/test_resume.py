@@ -84,7 +84,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "strong": {"augmentation": "strong", "dropout": 0.2},
     "pixels": {**PIXELS, "dropout": 0.2, "augmentation": None},
     "pixels-ema": {**PIXELS, "ema_decay": 0.9},
-    "workers": {"dataloader_num_workers": 2, "dropout": 0.2},
+    "workers": {"dataloader_num_workers": 2, "dropout": 0.2, "label_ratios": [1.0]},
 }
 
 
@@ -138,7 +138,8 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 # Phases end at steps 3, 5 and 8; checkpoints are at 2, 3, 4, 5, 6 and 8.
-@pytest.mark.parametrize("kill_at", [1, 3, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 6)), 7, 8])
+# What is slow is killed there in other runs below: "rate-of-phase-0" at 3, the others at 7.
+@pytest.mark.parametrize("kill_at", [1, 4, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5, 6, 7))])
 def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
     """Silent: weights that stay unloaded, dropout that goes another way, a phase begun twice, records counted twice.
 
@@ -151,8 +152,9 @@ def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) ->
     assert_same_run(tmp_path, uninterrupted("dropout"))
 
 
-# Their parts are in other runs of the table: "pixels-ema", "parts-in-turn", and the weak views that are drawn alike.
-TOGETHER_ELSEWHERE = ("pixels", "parts", "strong")
+# Their parts are in other runs: "pixels-ema", "parts-in-turn", the weak views that are drawn alike, the warm-up of
+# "sequential", the averages of "frozen", and the four kills of "alternate" below.
+TOGETHER_ELSEWHERE = ("pixels", "parts", "strong", "warm-up", "ema", "alternate")
 
 
 @pytest.mark.parametrize(
@@ -166,8 +168,8 @@ TOGETHER_ELSEWHERE = ("pixels", "parts", "strong")
 def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, name: str) -> None:
     """Silent, in the middle of a phase: averages restarted, mixup drawn again, a warm-up's rate of 0 for one update,
     backbones restored twice, a ramp that begins again, labels made by weights of the middle of the phase."""
-    # Between two checkpoints of a phase, the first of which is in its middle. Phases: 3, 2, 3; online 3, 3.
-    kill_at = {"online": 6, "rate-of-phase-0": 3}.get(name, 7)
+    # Between two checkpoints of a phase, the first of which is in its middle. Phases: 3, 2, 3; two of 3.
+    kill_at = {"online": 6, "workers": 6, "rate-of-phase-0": 3}.get(name, 7)
     with pytest.raises(Kill):
         run(tmp_path, RUNS[name], kill_at=kill_at)
     run(tmp_path, RUNS[name], resume="True")
