@@ -54,7 +54,7 @@ def results_of(folder: Path) -> dict:
 
 class TestWholeRun:
     def test_the_default_runs_to_the_end_and_leaves_what_the_contract_lists(
-        self, tmp_path: Path, hub: HubServer
+        self, tmp_path: Path, hub: HubServer, one_figure: None
     ) -> None:
         """Guards the first thing a user tries: no arguments but a folder, with all outputs there afterwards, and
         nothing asked of the network."""
@@ -125,13 +125,14 @@ class TestWholeRun:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_without_an_output_folder_every_run_gets_its_own(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Guards that a second run does not overwrite the first."""
         monkeypatch.chdir(tmp_path)
-        short = ["--max_steps", "1", "--label_ratios", "1.0"]
+        *short, flag, _ = short_run(class_folders, tmp_path)
+        assert flag == "--output_dir"
         assert main(short) == 0 and main(short) == 0
-        assert sorted(path.name for path in Path("runs").iterdir()) == ["digits-1", "digits-2"]
+        assert sorted(path.name for path in Path("runs").iterdir()) == ["animals-1", "animals-2"]
 
 
 class TestConfigFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSemanticSe
 
 from hf_dmt import ModelPair
 from hf_dmt.models.loading import CheckpointError, class_tensors
+from hf_dmt.models.networks import upernet
 from hf_dmt.models.weights.trained_parts import _blocks, backbone, choose_trained
 from tests.training.small_runs import assert_same, state_of
 
@@ -114,9 +116,10 @@ def test_image_families(family: str, save: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", BACKBONES)
-def test_upernet_on_a_backbone(family: str, save: Any, tmp_path: Path) -> None:
+def test_upernet_on_a_backbone(family: str, save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent: a backbone that stays random under the new head, or a checkpoint that transformers alone reads
     otherwise."""
+    monkeypatch.setattr(upernet, "UperNetConfig", partial(hf.UperNetConfig, hidden_size=16))  # 512: seconds per head
     torch.manual_seed(0)
     source = save(family, BACKBONES[family]())
     pair = ModelPair.from_models(
