@@ -899,7 +899,7 @@ def test_the_command_line_says_flags() -> None:
 
 
 HUB: dict[str, tuple[str, str, str, str]] = {
-    "push of no pair": ("{}/animals me/x", r"animals'", r"not a pair", r"Give the output folder"),
+    "push of no pair": ("{}/animals me/x", r"animals'", r"not a pair", r"Give the folder of a pair"),
     "labels of no run": ("{}/animals me/x --labels", r"animals'", r"no", r"Give the output folder"),
     "push to a name that is none": ("{}/pair a/b/c", r"'a/b/c'", r"not a valid name", r"owner/name"),
 }
