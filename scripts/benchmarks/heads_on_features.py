@@ -199,7 +199,7 @@ class Splits:
         self.stronger, self.temperature = own.pop(STRONGER, False), own.pop(TEMPERATURE, False)
         epochs = {"supervised_epochs": 100.0 * min(1.0, 60 / len(self.labeled[0])), "phase_epochs": 1.0,
                   "labeled_batch_size": 8, "pseudo_batch_size": 24}  # fmt: skip
-        knobs = resolve(method, "image-classification", {**epochs, **own})
+        knobs = resolve(method, "image-classification", {"class_balanced": False, **epochs, **own})
         everything = [np.union1d(*pair) for pair in zip(self.labeled, self.unlabeled, strict=True)]
         labeled = everything if arm == "oracle" else self.labeled
         phases = self._plan(knobs)

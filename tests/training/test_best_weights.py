@@ -20,7 +20,7 @@ from small_runs import (
     telemetry,
 )
 
-from hf_dmt import ModelPair
+from hf_dmt import DMTTrainer, ModelPair
 from hf_dmt.models.loading import CheckpointError
 from hf_dmt.models.weights.best_weights import BEST_FILE, BestMembers
 from hf_dmt.training.labeling.label_pass import weights_hash
@@ -75,7 +75,9 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, content: bytes) -> None:
         pytest.param("semantic-segmentation", 0.5, marks=pytest.mark.slow),
     ],
 )
-def test_a_phase_ends_labels_and_exports_with_the_best(tmp_path: Path, task: str, ema_decay: float) -> None:
+def test_a_phase_ends_labels_and_exports_with_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, ema_decay: float
+) -> None:
     """Silent: the last weights in the record, the export, the next phase's labels or the checkpoint, while the setting
     says best; with averages, the live weights instead of those that were scored."""
     pixels = task == "semantic-segmentation"
@@ -85,6 +87,14 @@ def test_a_phase_ends_labels_and_exports_with_the_best(tmp_path: Path, task: str
         for row, item in enumerate(evaluation):
             item["image"] = Image.fromarray(np.random.default_rng(row).integers(0, 256, (8, 8, 3), dtype=np.uint8))
     used: list[str] = []
+    begin = DMTTrainer.begin_phase
+
+    def spy(trainer: DMTTrainer) -> None:
+        with trainer.weights.judging():
+            used.append(weights_hash(trainer.model))
+        begin(trainer)
+
+    monkeypatch.setattr(DMTTrainer, "begin_phase", spy)
     trainer = make_trainer(
         tmp_path,
         make_pair(*(("segformer", "segformer") if pixels else ("vit", "resnet"))),
@@ -97,14 +107,6 @@ def test_a_phase_ends_labels_and_exports_with_the_best(tmp_path: Path, task: str
         augmentation=None if pixels else "weak",
         **LOOKS,
     )
-    begin = trainer.begin_phase
-
-    def spy() -> None:
-        with trainer.weights.judging():
-            used.append(weights_hash(trainer.model))
-        begin()
-
-    trainer.begin_phase = spy  # type: ignore[method-assign]
     trainer.train()
     looks = [line for line in telemetry(tmp_path) if f"eval_a_{metric}" in line]
     better = 0

@@ -127,8 +127,8 @@ def test_a_run_that_overwrites_another_labels_anew(tmp_path: Path) -> None:
         folder = tmp_path / "pseudo_labels" / "phase-1" / "a"
         return (folder / "manifest.json").stat().st_mtime_ns, read_manifest(folder)["class_balanced"]
 
-    first, second = written(), written(class_balanced=True)
-    assert second[0] > first[0] and (first[1], second[1]) == (False, True)
+    first, second = written(), written(class_balanced=False)
+    assert second[0] > first[0] and (first[1], second[1]) == (True, False)
 
 
 def test_another_pair_labels_again(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_presets_are_settings_of_one_method(method: str, expected: dict[str, Any
     found = as_results(resolve(method, task, {}))
     expected = {key: list(value) if isinstance(value, tuple) else value for key, value in expected.items()}
     assert {key: found[key] for key in expected} == expected
-    assert found["class_balanced"] is (task == PIXELS)
+    assert found["class_balanced"] is True
     assert found["labeled_batch_size"] * 3 == found["pseudo_batch_size"]
 
 
@@ -199,8 +199,8 @@ def test_a_setting_is_declared_once(tmp_path: Path) -> None:
     [
         ({"class_balanced": True}, {"class_balanced": True}),
         ({"class_balanced": "true"}, {"class_balanced": True}),
-        ({"class_balanced": "auto"}, {"class_balanced": False}),
-        ({"class_balanced": None}, {"class_balanced": False}),
+        ({"class_balanced": "auto"}, {"class_balanced": True}),
+        ({"class_balanced": None}, {"class_balanced": True}),
         ({"difference_maximized_sampling": True}, {"difference_maximized_sampling": "true"}),
         ({"official": "true"}, {"official": True}),
     ],

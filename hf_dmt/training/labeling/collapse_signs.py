@@ -79,7 +79,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
                 (
                     f"{name} predicts only {kept} of the {had} classes in its first labels: rare classes are "
                     "vanishing.",
-                    "Try `class_balanced=True`, lower `label_ratios`, or a higher `gamma2`.",
+                    "Try lower `label_ratios` or a higher `gamma2`.",
                 )
             )
         share_before = before[top] / max(1.0, before.sum())
@@ -88,7 +88,7 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
                 (
                     f"Class {class_names[top]!r} is taking over: {share[top]:.0%} of the labels of {name}, up from "
                     f"{share_before:.0%} in its first labels.",
-                    "Try `class_balanced=True`, lower `label_ratios`, or a larger `labeled_batch_size`.",
+                    "Try lower `label_ratios` or a larger `labeled_batch_size`.",
                 )
             )
     if now.same:

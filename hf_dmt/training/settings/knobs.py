@@ -93,10 +93,9 @@ class Knobs:
         hint="a ratio is the fraction of pseudo labels to keep, such as 0.2 0.4 0.6 0.8 1.0",
     )
     class_balanced: bool = setting(
-        False,
+        True,
         "Select the most confident labels separately for each predicted class.",
         group="label selection, phases and batches",
-        pixels=True,
     )
     supervised_epochs: float = setting(
         100.0,
