@@ -410,8 +410,8 @@ def test_labels_deleted_in_the_middle_of_a_phase_are_an_error(tmp_path: Path) ->
 
 def test_records_cut_what_is_later_than_the_checkpoint(tmp_path: Path) -> None:
     """Silent: events and phases counted twice after a resume; a line cut by a kill that breaks every reader."""
-    records = RunRecords(tmp_path, writes=True)
-    records.begin({"seed": 1}, step=0, phase=0)
+    records, facts = RunRecords(tmp_path, writes=True), {"seed": 1, "task": "image-classification", "num_labels": 3}
+    records.begin(facts, step=0, phase=0)
     for step in (2, 4, 6):
         records.log(step, 0, {"loss": 1.0 * step})
     records.log(6, 0, {"train_runtime": 1.0, "train_loss": 3.0})
@@ -421,7 +421,7 @@ def test_records_cut_what_is_later_than_the_checkpoint(tmp_path: Path) -> None:
     with open(tmp_path / "telemetry.jsonl", "a") as file:
         file.write('{"step": 7, "pha')
     again = RunRecords(tmp_path, writes=True)
-    again.begin({"seed": 1}, step=4, phase=1)
+    again.begin(facts, step=4, phase=1)
     assert len(results(tmp_path)["phases"]) == 2, "a start that fails before it records anything leaves what was there"
     again.save()
     assert [line["step"] for line in telemetry(tmp_path)] == [2, 4]
