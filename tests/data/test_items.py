@@ -70,6 +70,32 @@ def test_a_hole_in_a_list_is_found_before_training() -> None:
             check_image_set([*good, bad], "train", pair)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [(5, r"Item 0 of train is not an image: .* got int"), ([[1]], "got list"), ("/no/such.png", "No such file")],
+)
+def test_an_image_that_is_none_fails_before_training(image: Any, message: str) -> None:
+    """Guards a folder in which a run was begun, for want of a look at the first image."""
+    pair = SimpleNamespace(task="image-classification", class_names=NAMES)
+    with pytest.raises(ValueError, match=message):
+        check_image_set([{"image": image, "label": 0}], "train", pair)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ("x", "Item 0 of train"),
+        (np.zeros((9, 9), int), "9x9"),
+        (np.full((16, 20), 0.5), "Item 0 of train contains float64"),
+    ],
+)
+def test_a_mask_that_is_none_fails_before_training(mask: Any, message: str) -> None:
+    """The same for masks of another size, of fractions, or that are not there."""
+    pair = SimpleNamespace(task="semantic-segmentation", class_names=NAMES)
+    with pytest.raises(ValueError, match=message):
+        check_image_set([{"image": files.image(1), "mask": mask}], "train", pair)  # type: ignore[arg-type]
+
+
 def test_a_label_behind_items_without_one_is_checked() -> None:
     """Guards a run that ended at the first labeling, at the name of a class among unlabeled images."""
     pair = SimpleNamespace(task="image-classification", class_names=NAMES)

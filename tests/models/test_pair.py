@@ -225,7 +225,7 @@ DAMAGES = {
         lambda pair: (pair / PAIR_FILE).write_text('{"format_version": 9}'),
         "format 9.*pip install -U hf-dmt",
     ),
-    "no primary": (lambda pair: drop_setting(pair, "primary"), "is damaged.*primary"),
+    "no primary": (lambda pair: drop_setting(pair, "primary"), "invalid entries: no primary"),
     "primary a path": (lambda pair: change_settings(pair, primary="../../elsewhere"), "invalid entries"),
     "unknown task": (lambda pair: change_settings(pair, task="translation"), "invalid entries"),
     "no size": (lambda pair: change_settings(pair, image_size=0), "invalid entries"),

@@ -101,8 +101,7 @@ def opening(image: Any, name: str) -> Iterator[None]:
     """
     if not isinstance(image, (Image.Image, bytes, str, Path, Mapping)):
         raise TypeError(
-            f"{name} is not an image: expected a PIL image, path, bytes, array or tensor, got {type(image).__name__}. "
-            "Name the column with the images: --image_column."
+            f"{name} is not an image: expected a PIL image, path, bytes, array or tensor, got {type(image).__name__}."
         )
     try:
         yield

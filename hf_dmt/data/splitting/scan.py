@@ -145,7 +145,9 @@ def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, Any]:
         return "fine", found
     except CorruptImage as problem:
         return "unreadable", str(problem)
-    except (ValueError, TypeError) as problem:
+    except TypeError as problem:
+        return "wrong", f"{problem} Name the column with the images: --image_column."
+    except ValueError as problem:
         return "wrong", str(problem)
 
 

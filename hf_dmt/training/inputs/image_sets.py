@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...data.labels.items import check_item_labels
+from ...data.reading.decoding import to_rgb
+from ...data.reading.masks import to_mask
+from ...data.reading.sources import ImageSet, check_mask_size
 from ...data.tasks import TASKS
 from ...models.pair import ModelPair
 from .streams import is_stream
@@ -45,9 +48,21 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
                 f"Item {position} of {role} {what}, but no {missing[0]!r}, which {model.task} needs. Give map-style "
                 f"items {form}: dataset.rename_column(...) renames a column."
             )
+    if not isinstance(source, ImageSet):  # whose files were all read before
+        _try_to_read(item, f"Item 0 of {role}", with_mask=target == "mask" and item.get("mask") is not None)
     if target == "label" and (isinstance(source, (list, tuple)) or "label" in item):
         _check_class_order(source, role, model.class_names)
         check_item_labels(source, role, model.class_names, optional=not with_target)
+
+
+def _try_to_read(item: Mapping[str, Any], name: str, *, with_mask: bool) -> None:
+    """Raise a ValueError for an image or a mask that training could not use."""
+    try:
+        image = to_rgb(item["image"], name)
+        if with_mask:
+            check_mask_size(to_mask(item["mask"], name).shape, image.size, name)
+    except TypeError as problem:
+        raise ValueError(f"{problem} Correct the data set.") from problem
 
 
 def class_label_names(source: Any) -> list[str] | None:
