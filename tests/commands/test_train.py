@@ -10,7 +10,9 @@ from PIL import Image
 from transformers import pipeline
 
 from hf_dmt import ModelPair
-from hf_dmt.commands.train import main
+from hf_dmt.commands.opening import build_pair
+from hf_dmt.commands.train import RECIPES, main
+from hf_dmt.training.settings.command_line import parse
 from tests.hub_server import HubServer
 
 TINY = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "16"]
@@ -75,8 +77,10 @@ class TestWholeRun:
         assert results["phases"][2]["test"] is None, "the test split is not to be looked at in between"
         assert results["phases"][3]["pseudo_labels"]["a"]["selected"] == pytest.approx(0.6, abs=1e-3)
         assert results["peak_memory_bytes"] > 0 and results["total_seconds"] > 0
-        further = ["--max_steps", "1", "--label_ratios", "1", "--output_dir", str(tmp_path / "further")]
-        assert main(["--pair", str(out), *further]) == 0, "the saved pair takes the place of the recipe's two models"
+        model, _, args = parse(["--pair", str(out), "--output_dir", str(tmp_path / "further")], RECIPES)
+        taken = build_pair(model, args, [str(number) for number in range(10)])
+        for one, other in zip(taken.parameters(), ModelPair.from_pretrained(out).parameters(), strict=True):
+            assert torch.equal(one, other), "the saved pair takes the place of the recipe's two models"
 
     def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, tmp_path: Path) -> None:
         """Guards that `pipeline()` opens the result without our code, with the member that dmt_config.json names."""

@@ -277,7 +277,7 @@ class TestDuringTraining:
         ("strategy", "pushes", "checkpoints"),
         [
             ("end", [], set()),
-            ("every_save", [2, 3, 4, 5, 6, 8], set()),
+            pytest.param("every_save", [2, 3, 4, 5, 6, 8], set(), marks=pytest.mark.slow),  # part of the next
             ("checkpoint", [2, 3, 4, 5, 6, 8], {LAST_CHECKPOINT}),
             (
                 "all_checkpoints",
@@ -344,7 +344,11 @@ class TestDuringTraining:
 
 
 class TestTakenUpElsewhere:
-    @pytest.mark.parametrize("knobs", [{}, {"restart": "initial", "ema_decay": 0.9}], ids=["continue", "initial-ema"])
+    @pytest.mark.parametrize(
+        "knobs",
+        [pytest.param({}, marks=pytest.mark.slow), {"restart": "initial", "ema_decay": 0.9}],
+        ids=["continue", "initial-ema"],
+    )
     def test_a_run_resumed_from_the_hub_ends_as_one_that_never_stopped(
         self, hub: HubServer, tmp_path: Path, knobs: dict[str, Any]
     ) -> None:
