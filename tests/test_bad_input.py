@@ -6,6 +6,7 @@ Every message has three parts: what was given, why it does not work, what to do.
 from __future__ import annotations
 
 import ast
+import datetime
 import json
 import re
 from collections.abc import Callable
@@ -193,6 +194,18 @@ CLASSIFICATION: dict[str, Case] = {
     "labels that are fractions": (
         lambda root: labels(root, [0.5, 1.25, 2.0]),
         r"labels of '.*table' are fractions such as",
+        r"a class is a whole number or a word",
+        r"--label_column",
+    ),
+    "labels that are dates": (
+        lambda root: labels(root, [datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)]),
+        r"labels of '.*table' are of the type date, such as datetime.date\(2020, 1, 1\)",
+        r"a class is a whole number or a word",
+        r"store the labels as words",
+    ),
+    "labels that are bytes": (
+        lambda root: labels(root, [b"cat", b"dog"]),
+        r"labels of '.*table' are of the type bytes, such as b'cat'",
         r"a class is a whole number or a word",
         r"--label_column",
     ),

@@ -45,7 +45,14 @@ def with_classes(
     given = read_class_map(args.id2label) if args.id2label else None
     targets = scanned.images.rows.targets()
     assert targets is not None
-    distinct = sorted({target for row in scanned.images.chosen if is_label(target := targets[int(row)])})
+    given_labels = [target for row in scanned.images.chosen if is_label(target := targets[int(row)])]
+    if strange := next((one for one in given_labels if not isinstance(one, (str, int, float, np.number))), None):
+        raise DataError(
+            f"The labels of {args.dataset_name!r} are of the type {type(strange).__name__}, such as {strange!r:.60}, "
+            "but a class is a whole number or a word. Name another column with --label_column, or store the labels as "
+            "words."
+        )
+    distinct = sorted(set(given_labels))
     if not distinct:
         raise DataError(
             f"No training image of {args.dataset_name!r} has a label: all are null, empty or -1. Name another column "
