@@ -204,10 +204,10 @@ CLASSIFICATION: dict[str, Case] = {
         r"store the labels as words",
     ),
     "labels that are bytes": (
-        lambda root: labels(root, [b"cat", b"dog"]),
-        r"labels of '.*table' are of the type bytes, such as b'cat'",
-        r"a class is a whole number or a word",
-        r"--label_column",
+        lambda root: labels(root, [b"cat", b"dog"], label_column="label"),
+        r"--label_column 'label' of '.*table' contains Value\('binary'\)",
+        r"needs one label per image",
+        r"Name another column",
     ),
     "labels that are ids": (
         lambda root: labels(root, [10, 7001, 90210]),
