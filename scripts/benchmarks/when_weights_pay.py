@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/when_weights_pay.py --output docs/when_weights_pay.png
 
-Reads the runs in `scripts/benchmarks/evidence/`: `heads.json` of `heads_on_features.py`, and the comparisons of `hf-dmt
-compare`; the older ones (digits, digit-scenes) keep one figure of label accuracy for all their splits. It draws, and
-prints per data set, the gain over `mutual` (every weight 1) and over the labels alone at as many image passes, mean of
-a and b.
+Reads the runs in `scripts/benchmarks/evidence/`: `heads-*.json` of `heads_on_features.py`, and the comparisons of
+`hf-dmt compare`; the older ones (digits, digit-scenes) keep one figure of label accuracy for all their splits. It
+draws, and prints per data set, the gain over `mutual` (every weight 1) and over the labels alone at as many image
+passes, mean of a and b. All methods select per class.
 """
 
 from __future__ import annotations
@@ -40,24 +40,22 @@ def points(folder: Path = EVIDENCE) -> list[Point]:
     found = []
     for file in sorted(folder.glob("*.json")):
         content = json.loads(file.read_text())
-        found += _of_heads(content) if file.stem == "heads" else _of_comparison(content)
+        found += _of_heads(content, file.stem) if file.stem.startswith("heads") else _of_comparison(content)
     return found
 
 
-def _of_heads(runs: list[dict[str, Any]]) -> list[Point]:
-    by_split: dict[tuple[int, float, int], dict[str, Any]] = {}
+def _of_heads(runs: list[dict[str, Any]], name: str) -> list[Point]:
+    by_split: dict[tuple[int, int], dict[str, Any]] = {}
     for run in runs:
-        if "dropout_b" not in run:  # the later runs have another dropout and no mutual
-            by_split.setdefault((run["labels"], run["learning_rate"], run["seed"]), {})[run["arm"]] = run
+        by_split.setdefault((run["labels"], run["seed"]), {})[run["arm"]] = run
     return [
         Point(
-            f"TrashNet heads, {labels} labels, rate {rate:g}",
-            mean(runs["dmt"]["right"].values()),
-            members(runs["dmt"]["last"]) - members(runs["mutual"]["last"]),
-            members(runs["dmt"]["last"]) - members(runs["labels alone"]["last"]),
+            f"{name.removeprefix('heads-')}, heads, {labels} labels",
+            mean(of["dmt, per class"]["right"].values()),
+            members(of["dmt, per class"]["last"]) - members(of["mutual, per class"]["last"]),
+            members(of["dmt, per class"]["last"]) - members(of["labels alone"]["last"]),
         )
-        for (labels, rate, _), runs in sorted(by_split.items())
-        if {"dmt", "mutual", "labels alone"} <= runs.keys()
+        for (labels, _), of in sorted(by_split.items())
     ]
 
 
@@ -96,21 +94,26 @@ def main() -> None:
         print(f"rank correlation of right labels with the gain {key.replace('_', ' ')}: {rank:+.2f}")
 
 
+def _kind(point: Point) -> str:
+    """The data and what is trained, without the number of labels."""
+    return ", ".join(part for part in point.data.split(", ") if not part.endswith("labels"))
+
+
 def draw(found: list[Point], file: str) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    kinds = list(dict.fromkeys(_kind(point) for point in found))
     for place, (key, title) in enumerate((("over_mutual", "dmt over mutual"), ("over_alone", "dmt over labels alone"))):
         axes = figure.add_subplot(1, 2, place + 1)
         axes.axhline(0, color="#6b7280", linewidth=0.8)
-        for name in dict.fromkeys(point.data for point in found):
-            own = [point for point in found if point.data == name]
-            axes.scatter([100 * p.right for p in own], [100 * getattr(p, key) for p in own], s=18, label=name)
+        for kind in kinds:
+            own = [point for point in found if _kind(point) == kind]
+            axes.scatter([100 * p.right for p in own], [100 * getattr(p, key) for p in own], s=18, label=kind)
         axes.set(xlabel="right pseudo labels at the first phase, %", ylabel="points, mean of a and b")
         axes.set_title(title, fontsize=10, loc="left")
         axes.grid(linewidth=0.4)
-        if place == 0:
-            axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds), fontsize=8)
     figure.savefig(file, dpi=150, facecolor="white", metadata={"Software": None})
 
 
