@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +96,7 @@ def _classes_of_words(
             "instead."
         )
     if given is None:
+        notes += look_alikes(own)
         return {word: index for index, word in enumerate(own)}, own
     unknown = [word for word in distinct if word not in given.names]
     if not unknown:
@@ -110,6 +112,19 @@ def _classes_of_words(
         f"Labels {unknown[:SHOWN]} of {args.dataset_name!r} are not among the {len(given.names)} classes of "
         f"{args.id2label!r}. Add them there, or correct them in the data."
     )
+
+
+def look_alikes(words: Sequence[str]) -> list[str]:
+    """A warning for each group of labels that differ only in case, width or spaces, and are most likely one class."""
+    groups: dict[str, list[str]] = {}
+    for word in words:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", word).casefold().split()), []).append(word)
+    return [
+        f"Warning: the labels {', '.join(map(repr, same))} differ only in case or spaces, and are used as separate "
+        "classes. If they mean the same, correct them in the data."
+        for same in groups.values()
+        if len(same) > 1
+    ][:SHOWN]
 
 
 def _deeper_classes(scanned: ScannedImages) -> str:
