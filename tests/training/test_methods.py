@@ -111,6 +111,14 @@ def test_what_masks_do_not_allow(knobs: dict[str, Any], message: str) -> None:
     resolve("dmt", IMAGES, knobs)
 
 
+def test_the_official_selection_is_over_all_classes() -> None:
+    """Silent: results that say "selected per class" of images that were selected over all classes."""
+    assert resolve("dmt", IMAGES, {"official": True}).class_balanced is False
+    assert resolve("dmt", PIXELS, {"official": True}).class_balanced is True
+    with pytest.raises(ValueError, match="class_balanced true and official true exclude each other"):
+        resolve("dmt", IMAGES, {"official": True, "class_balanced": True})
+
+
 def test_unknown_method_lists_the_others() -> None:
     """Silent: none; the message must help."""
     with pytest.raises(ValueError, match=r"Unknown method 'dtm'; choose one of: dmt, supervised"):
@@ -202,7 +210,7 @@ def test_a_setting_is_declared_once(tmp_path: Path) -> None:
         ({"class_balanced": "auto"}, {"class_balanced": True}),
         ({"class_balanced": None}, {"class_balanced": True}),
         ({"difference_maximized_sampling": True}, {"difference_maximized_sampling": "true"}),
-        ({"official": "true"}, {"official": True}),
+        ({"official": "true"}, {"official": True, "class_balanced": False}),
     ],
 )
 def test_booleans_and_their_words_mean_the_same(tmp_path: Path, given: Any, resolved: dict[str, Any]) -> None:

@@ -51,6 +51,8 @@ def resolve(method: str, task: str, explicit: dict[str, Any]) -> Knobs:
     if given.get("strategy") == "online" and preset["strategy"] != "online":
         # In the first updates the teacher is untrained or has just restarted, so its labels are phased in.
         preset["unlabeled_ramp"] = 0.3
+    if given.get("official") and task == "image-classification":
+        preset["class_balanced"] = False
     knobs = Knobs(**{**preset, **given})
     _check(knobs, task)
     return knobs
@@ -62,6 +64,11 @@ def _check(knobs: Knobs, task: str) -> None:
     _check_together(knobs)
     if task == "semantic-segmentation":
         _check_pixels(knobs)
+    elif knobs.official and knobs.class_balanced:
+        raise ValueError(
+            "The official code selects images over all classes at once, so class_balanced true and official true "
+            "exclude each other. Omit one of them."
+        )
 
 
 def _check_together(knobs: Knobs) -> None:
