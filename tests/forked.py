@@ -51,4 +51,5 @@ def _begin(run: Callable[..., int | None], arguments: tuple[Any, ...], log: str,
     os.environ.update(environment)
     figures.PANELS = []
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # data workers start as in a run of the command line
     sys.exit(run(*arguments))

@@ -70,7 +70,7 @@ def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(tmp_path: Path) ->
     said = log.read_text()
     assert process.exitcode == 128 + signal.SIGTERM, said[-2000:]
     assert len(checkpoints(out)) == 1 and "SIGTERM: saving a checkpoint" in said
-    wait_until_empty(process.pid)
+    wait_until_empty(process.pid, seconds=5)
 
 
 def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> None:
