@@ -50,7 +50,7 @@ class Paths(Sequence[Path]):
     """Files, given by their names inside a folder."""
 
     def __init__(self, root: Path, names: Texts) -> None:
-        self.root, self.names = root, names
+        self.root, self.names, self._folder = root, names, str(root)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,7 +66,7 @@ class Paths(Sequence[Path]):
 
     def text(self, index: int) -> str:
         """One file's path; making a `Path` takes as long as asking for the file's size and times."""
-        return os.path.join(self.root, self.names[index])
+        return os.path.join(self._folder, self.names[index])
 
     def __iter__(self) -> Iterator[Path]:
         return (self.root / name for name in self.names)

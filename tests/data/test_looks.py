@@ -16,6 +16,7 @@ from hf_dmt.data.reading.looks import Look, LookCache, cache_file
 from hf_dmt.data.reading.masks import MaskReading
 from hf_dmt.data.reading.rows import DataError, FileRows, Place
 from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.data.splitting import scan as scanning
 from hf_dmt.data.splitting.scan import ScannedImages, scan
 from tests.data import small_files as files
 
@@ -69,6 +70,29 @@ def test_a_changed_file_is_read_again(how: str, tmp_path: Path, reads: list[str]
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     found = look(tmp_path)
     assert reads == ["01.png"] and found.values.tolist() == [(0, 1), (0, 2)]
+
+
+def test_only_what_must_be_read_goes_to_threads(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent: threads that wait for each other over 100,000 cached results take longer than one thread; and results
+    that end up at other images when only some are cached."""
+    root = files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2), (0, 2), (1, 0)])
+    first = look(root)
+    changed = sorted((root / "images").iterdir())[2]
+    files.save(files.image(9), changed)
+    sent: list[int] = []
+    in_threads = scanning._in_threads
+    monkeypatch.setattr(
+        scanning, "_in_threads", lambda run, places, title: (sent.extend(places), in_threads(run, places, title))[1]
+    )
+    second = look(root)
+    assert sent == [2]
+    assert [one == other for one, other in zip(first.contents, second.contents, strict=True)] == [True] * 2 + [
+        False,
+        True,
+    ]
+    assert list(first.values) == list(second.values)
 
 
 def test_a_file_that_changed_just_now_is_not_remembered(

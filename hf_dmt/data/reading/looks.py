@@ -155,11 +155,8 @@ class LookCache:
         """
         if place is None:
             return look()
-        with self._lock:
-            found = self._in_folder(place.folder).get((place.name, kind))
-        if found is not None and found[0] == place.stamp:
-            _, width, height, mode, remark, content, turned, values = found
-            return Look(width, height, mode, remark, content, bool(turned), _numbers(values))
+        if (found := self.known(place, kind)) is not None:
+            return found
         fresh = look()
         text = None if fresh.values is None else " ".join(map(str, fresh.values))
         facts = (fresh.width, fresh.height, fresh.mode, fresh.remark, fresh.content, int(fresh.turned), text)
@@ -169,6 +166,15 @@ class LookCache:
             if len(self._new) >= _BATCH:
                 self._flush()
         return fresh
+
+    def known(self, place: Place, kind: str) -> Look | None:
+        """The cached result, if there is one and the file is unchanged."""
+        with self._lock:
+            found = self._in_folder(place.folder).get((place.name, kind))
+        if found is None or found[0] != place.stamp:
+            return None
+        _, width, height, mode, remark, content, turned, values = found
+        return Look(width, height, mode, remark, content, bool(turned), _numbers(values))
 
     @staticmethod
     def _open(file: Path) -> sqlite3.Connection:
@@ -228,6 +234,23 @@ class LookCache:
             with suppress(sqlite3.Error):
                 self._database.close()
         self._database = None
+
+
+class NotCached(Exception):
+    """The file would have to be read."""
+
+
+class CachedLooks:
+    """The cached results alone: raises `NotCached` where a file would have to be read."""
+
+    def __init__(self, looks: LookCache) -> None:
+        self._looks = looks
+
+    def of(self, place: Place | None, kind: str, look: Callable[[], Look]) -> Look:
+        found = None if place is None else self._looks.known(place, kind)
+        if found is None:
+            raise NotCached
+        return found
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

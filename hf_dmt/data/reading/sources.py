@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..tasks import IGNORE_INDEX
-from .looks import Look, LookCache, look_at_image, look_at_mask
+from .looks import CachedLooks, Look, LookCache, look_at_image, look_at_mask
 from .masks import COLOR_VOID, PLAIN, MaskReading, mask_ids
 from .rows import (
     NO_LABEL,
@@ -77,10 +77,10 @@ class ImageSet:
         check_mask_size(mask.shape, size, self._called(index))
         return item | {"mask": mask}
 
-    def look(self, index: int, looks: LookCache) -> tuple[Look, Look | None]:
+    def look(self, index: int, looks: LookCache | CachedLooks) -> tuple[Look, Look | None]:
         """Check an image and its mask, if it has one.
 
-        Both files are read to their end, unless `looks` has a cached result for them.
+        Both files are read to their end, unless `looks` has a cached result for them (or, of `CachedLooks`, never).
 
         Raises:
             CorruptImage, ValueError: as `self[index]`; labels of whole images are not checked.

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ..reading.decoding import CorruptImage
-from ..reading.looks import Look, LookCache
+from ..reading.looks import CachedLooks, Look, LookCache, NotCached
 from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 
@@ -78,7 +78,13 @@ def scan(
         DataError: images that cannot be read (all of them, or any without `skip_corrupt`); invalid masks.
     """
     with LookCache() as looks:
-        found = everywhere(lambda position: _look(images, position, looks), len(images), f"checking {role} images")
+        cached = CachedLooks(looks)
+        found = everywhere(
+            lambda position: _look(images, position, looks),
+            len(images),
+            f"checking {role} images",
+            known=lambda position: _known(images, position, cached),
+        )
     wrong = {position: text for position, (kind, text) in enumerate(found) if kind == "wrong"}
     if wrong and not masks_matter:
         notes.append(
@@ -131,7 +137,14 @@ def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
     return names + (", ..." if len(positions) > SHOWN else "")
 
 
-def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, Any]:
+def _known(images: ImageSet, position: int, cached: CachedLooks) -> tuple[str, Any] | None:
+    try:
+        return _look(images, position, cached)
+    except NotCached:
+        return None
+
+
+def _look(images: ImageSet, position: int, looks: LookCache | CachedLooks) -> tuple[str, Any]:
     """The result as a value that can be sent to other processes; an error raised by one of them would leave the others
     waiting."""
     try:
@@ -164,18 +177,38 @@ def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, note
     notes.append(f"Skipped {len(problems)} of {count} {role} images that cannot be read:\n{listed}")
 
 
-def everywhere(function: Callable[[int], _Result], count: int, title: str) -> list[_Result]:
-    """`function(0..count-1)`, with all results on every process; each computes only its share."""
+def everywhere(
+    function: Callable[[int], _Result], count: int, title: str, known: Callable[[int], _Result | None] | None = None
+) -> list[_Result]:
+    """`function(0..count-1)`, with all results on every process; each computes only its share.
+
+    Args:
+        known: the result if no file has to be read for it, else None. It is asked first, without threads, which would
+            only wait for each other.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return list(_in_threads(function, range(count), title))
+        return _share(function, known, range(count), title)
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     parts: list[list[_Result]] = [[] for _ in range(world_size)]
     share = range(rank, count, world_size)
-    torch.distributed.all_gather_object(parts, list(_in_threads(function, share, title if rank == 0 else None)))
+    torch.distributed.all_gather_object(parts, _share(function, known, share, title if rank == 0 else None))
     return [parts[position % world_size][position // world_size] for position in range(count)]
 
 
-def _in_threads(function: Callable[[int], _Result], positions: range, title: str | None) -> Iterator[_Result]:
+def _share(
+    function: Callable[[int], _Result],
+    known: Callable[[int], _Result | None] | None,
+    positions: range,
+    title: str | None,
+) -> list[_Result]:
+    found = [known(position) if known else None for position in positions]
+    unread = [place for place, result in enumerate(found) if result is None]
+    for place, result in zip(unread, _in_threads(function, [positions[place] for place in unread], title), strict=True):
+        found[place] = result
+    return cast("list[_Result]", found)
+
+
+def _in_threads(function: Callable[[int], _Result], positions: Sequence[int], title: str | None) -> Iterator[_Result]:
     """In order, with a progress bar if it takes long. Pillow and NumPy release the interpreter lock while decoding."""
 
     def block(start: int) -> list[_Result]:
