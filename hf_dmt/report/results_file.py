@@ -179,7 +179,7 @@ EVENT: Form = _Needs(
 
 def fault_of(value: Any, form: Form, place: str = "") -> str | None:
     """The first entry of `value` that has not the given form, such as `phases[1].steps is 'x', but must be a whole
-    number of at least 0`; None if there is none. Whole parts may be null."""
+    number of at least 0`; None if there is none. Whole parts may be null, but not entries of a list."""
     if isinstance(form, tuple):
         what, holds = form
         try:
@@ -202,6 +202,8 @@ def fault_of(value: Any, form: Form, place: str = "") -> str | None:
         parts = [(name, value[name], form[name]) for name in form if name in value]
     for name, entry, inner in parts:
         inside = f"{place}[{name!r}]" if isinstance(form, _Each) else f"{place}.{name}".lstrip(".")
+        if entry is None and isinstance(value, list) and not isinstance(inner, tuple):
+            return f"{inside} is null"
         if found := fault_of(entry, inner, inside):
             return found
     return None

@@ -233,6 +233,15 @@ def test_names_from_data_are_text_and_nothing_else(tmp_path: Path, pixels: bool)
     assert len(write_figures(tmp_path)) == 4  # a name that is no formula must not be typeset as one
 
 
+def test_a_number_that_is_not_there_is_left_out(tmp_path: Path) -> None:
+    """Silent: none; a traceback of the template engine for an edited results file is no report."""
+    write_run(tmp_path)
+    results = json.loads((tmp_path / "dmt_results.json").read_text())
+    left = {key: value for key, value in results.items() if key not in ("num_unlabeled", "num_labeled")}
+    (tmp_path / "dmt_results.json").write_text(json.dumps(left))
+    assert "after training on unlabeled images" in " ".join(page_of(tmp_path).text.split())
+
+
 def test_dollar_names_stay_as_written_in_figures(tmp_path: Path) -> None:
     """Matplotlib takes text between dollar signs for a formula."""
     page = page_of(write_run(tmp_path, classes=["$5 bill$", "$10 bill$"], store=False, split=False))

@@ -44,6 +44,7 @@ DAMAGE: list[tuple[str, Any, str]] = [
     ("knobs.labeler", {}, "knobs.labeler is {}, but must be a text"),
     ("phases", None, "it has no phases"),
     ("phases", {}, "phases is {}, but must be a list"),
+    ("phases", [None], "phases[0] is null"),
     ("phases.0", 5, "phases[0] is 5, but must be a map"),
     ("phases.0.phase", None, "phases[0] has no phase"),
     ("phases.0.steps", -1, "phases[0].steps is -1, but must be a whole number of at least 0"),
