@@ -105,10 +105,10 @@ _TRASHNET = ["--dataset_name", "{trashnet}", "--model_a", "{lite2}", "--model_b"
 _HEADS = [*_TRASHNET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
           "--weight_decay", "0", "--supervised_epochs", "100"]  # fmt: skip
 # A few dozen updates on a CPU: the last six blocks (four fifths of the weights), each slower than the next one, and a
-# fast head. BatchNorm at rest, for batches hold the same few photographs; selection per class, as heads favored it.
+# fast head. BatchNorm at rest, for batches hold the same few photographs.
 _DEEP = [*_TRASHNET, "--image_size", "96", "--augmentation", "weak", "--train", "last:6", "--layer_decay", "0.6",
-         "--freeze_batch_norm", "true", "--supervised_learning_rate", "3e-3",
-         "--learning_rate", "1e-3", "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--label_ratios", "0.2",
+         "--freeze_batch_norm", "true", "--supervised_learning_rate", "3e-3", "--learning_rate", "1e-3",
+         "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--label_ratios", "0.2",
          "0.5", "--supervised_epochs", "9", "--phase_epochs", "0.22", "--per_device_eval_batch_size", "16",
          "--logging_steps", "10"]  # fmt: skip
 _CAMVID_PRETRAINED = ["--task", "semantic-segmentation", "--dataset_name", "{camvid}", "--label_column", "annotation",

@@ -201,22 +201,27 @@ def _share(
     positions: range,
     title: str | None,
 ) -> list[_Result]:
-    found = [known(position) if known else None for position in positions]
-    unread = [place for place, result in enumerate(found) if result is None]
-    for place, result in zip(unread, _in_threads(function, [positions[place] for place in unread], title), strict=True):
-        found[place] = result
+    # disable=None: progress bars only in terminals.
+    bar = tqdm(total=len(positions), desc=title, unit="image", leave=False, delay=2, disable=None if title else True)
+    found: list[_Result | None] = []
+    with bar:
+        for position in positions:
+            found.append(known(position) if known else None)
+            bar.update(found[-1] is not None)
+        unread = [place for place, result in enumerate(found) if result is None]
+        read = _in_threads(function, [positions[place] for place in unread], bar)
+        for place, result in zip(unread, read, strict=True):
+            found[place] = result
     return cast("list[_Result]", found)
 
 
-def _in_threads(function: Callable[[int], _Result], positions: Sequence[int], title: str | None) -> Iterator[_Result]:
-    """In order, with a progress bar if it takes long. Pillow and NumPy release the interpreter lock while decoding."""
+def _in_threads(function: Callable[[int], _Result], positions: Sequence[int], bar: Any) -> Iterator[_Result]:
+    """In order. Pillow and NumPy release the interpreter lock while decoding."""
 
     def block(start: int) -> list[_Result]:
         return [function(position) for position in positions[start : start + _BLOCK]]
 
-    # disable=None: progress bars only in terminals.
-    bar = tqdm(total=len(positions), desc=title, unit="image", leave=False, delay=2, disable=None if title else True)
-    with bar, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:
         for results in pool.map(block, range(0, len(positions), _BLOCK)):
             bar.update(len(results))
             yield from results
