@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
-from hf_dmt.data.drawing.transforms import ImageView, PixelView, augmentation_seed, seed_for, train_view
+from hf_dmt.data.drawing.transforms import GRAY, ImageView, PixelView, augmentation_seed, seed_for, train_view
 
 CLASSIFICATION: Final = "image-classification"
 SEGMENTATION: Final = "semantic-segmentation"
@@ -165,6 +166,15 @@ def test_strong_views_are_not_flat(source: int) -> None:
     view = train_view("strong", 32, CLASSIFICATION)
     flat = sum(bool(v.amax((1, 2)).sub(v.amin((1, 2))).max() < 0.02) for v in draws(view, noise(source, source), 400))
     assert flat == 0
+
+
+@pytest.mark.parametrize("size", [31, 48])
+def test_shifts_without_interpolation_are_the_same_shifts(size: int) -> None:
+    """Copying pixels instead of interpolating between them must save time alone, never change a view."""
+    ours = ImageView(size, strong=True)
+    stock = ImageView(size, strong=True)
+    stock.colors = v2.RandAugment(2, 9, interpolation=v2.InterpolationMode.BILINEAR, fill=GRAY)
+    assert all(map(torch.equal, draws(ours, noise(size, size), 200), draws(stock, noise(size, size), 200)))
 
 
 def test_views_are_pure_functions_of_the_seed() -> None:

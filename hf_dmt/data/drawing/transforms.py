@@ -16,7 +16,7 @@ stream, and a resumed run draws what the uninterrupted run would have drawn.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class ImageView:
         self.shrink = v2.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
         # PIL operations: RandAugment on uint8 tensors takes twice as long, for small and large images.
         bilinear = v2.InterpolationMode.BILINEAR
-        self.colors = v2.RandAugment(num_ops=2, magnitude=9, interpolation=bilinear, fill=GRAY) if strong else None
+        self.colors = _RandAugment(num_ops=2, magnitude=9, interpolation=bilinear, fill=GRAY) if strong else None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Raises ValueError if the image is not in RGB mode."""
@@ -126,6 +126,24 @@ class ImageView:
         side = max(1, round(self.size * share**0.5))
         top, left = torch.randint(self.size - side + 1, (2,)).tolist()
         view[:, top : top + side, left : left + side] = GRAY
+
+
+class _RandAugment(v2.RandAugment):  # type: ignore[misc]
+    """torchvision's RandAugment, in less time.
+
+    It shifts by whole pixels, but interpolates between them all the same, which in PIL takes twenty times as long as
+    copying them and changes nothing. Should torchvision rename this private method, the views stay as they are.
+    """
+
+    def _apply_image_or_video_transform(
+        self, image: Image.Image, transform_id: str, magnitude: float, interpolation: Any, fill: Any
+    ) -> Image.Image:
+        if transform_id in ("TranslateX", "TranslateY"):
+            interpolation = v2.InterpolationMode.NEAREST
+        changed: Image.Image = super()._apply_image_or_video_transform(
+            image, transform_id, magnitude, interpolation, fill
+        )
+        return changed
 
 
 class PlainView:
