@@ -38,7 +38,8 @@ check: $(VENV)/.installed-test ## lint, formatting, types
 
 package: $(VENV)/.installed-test ## build sdist and wheel, install the wheel into an empty environment, and try it there
 	rm -rf build/package && mkdir -p build/package
-	BUILD_PYTHON=$(BIN)/python PYTHON=$(PYTHON) .ci/package "$(CURDIR)/build/package"
+	$(BIN)/python -m build --outdir build/package/dist .
+	PYTHON=$(PYTHON) .ci/package "$(CURDIR)/build/package"
 
 format: $(VENV)/.installed-test ## apply the formatter and the linter's safe fixes
 	$(BIN)/ruff check --fix .
