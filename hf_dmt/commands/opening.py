@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from ..data.pair_file import member_folder, read_pair_file
+from ..data.splitting.classes import ModelClasses
+from ..hub.config_file import class_names_of, read_config
+from ..hub.repository import fetch_pair
 from ..models import loading
 from ..models.networks import tiny
 from ..models.pair import ModelPair
@@ -10,24 +14,32 @@ from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments
 
 
-def common_classes(model_args: ModelArguments, args: DMTTrainingArguments, count: int) -> list[str] | None:
-    """The class names for data with `count` unnamed classes: those of both checkpoints if they agree and have as many.
+def look_up_models(model_args: ModelArguments, args: DMTTrainingArguments) -> ModelClasses:
+    """Look up the models before the images are opened: a mistyped id should not wait for the scan of a million files.
 
-    Six classes of one's own are not the first six of ImageNet. A pair that is trained further knows the classes, some
-    of which may have no label this time.
+    Returns:
+        The class names for data with a given number of unnamed classes: those of both checkpoints if they agree and
+        have as many, else None. Six classes of one's own are not the first six of ImageNet. A pair that is trained
+        further knows the classes, some of which may have no label this time.
+
+    Raises:
+        ValueError: no such model or pair, or a configuration that cannot be read.
     """
     if model_args.pair is not None:
-        code = model_args.trust_remote_code
-        names = ModelPair.from_pretrained(model_args.pair, token=args.hub_token, trust_remote_code=code).class_names
-        return names if count <= len(names) else None
-    sources = [model_args.model_a or "", model_args.model_b or ""]
-    if any(source.startswith(tiny.PREFIX) for source in sources):
+        folder = fetch_pair(model_args.pair, token=args.hub_token, with_code=model_args.trust_remote_code)
+        place = member_folder(folder, read_pair_file(folder, model_args.pair), "a")
+        of_pair = class_names_of(read_config(place))
+        return lambda count: of_pair if count <= len(of_pair) else None
+    of_a, of_b = (_class_names(source or "", model_args, args) for source in (model_args.model_a, model_args.model_b))
+    return lambda count: of_a if of_a and of_a == of_b and len(of_a) == count else None
+
+
+def _class_names(source: str, model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
+    if source.startswith(tiny.PREFIX):
+        tiny.check_name(source, model_args.task)
         return None
-    configs = [
-        config_of(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token) for source in sources
-    ]
-    of_a, of_b = (loading.label_names(config) if loading.has_named_classes(config) else None for config in configs)
-    return of_a if of_a and of_a == of_b and len(of_a) == count else None
+    config = config_of(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token)
+    return loading.label_names(config) if loading.has_named_classes(config) else None
 
 
 def describe_masks(pair: ModelPair, reduce_labels: bool) -> None:

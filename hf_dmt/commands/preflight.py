@@ -39,7 +39,7 @@ from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments, as_flags
 from ..training.settings.late_settings import check_late_settings
 from ..training.trainer import DMTTrainer
-from .opening import build_pair, common_classes
+from .opening import build_pair, look_up_models
 
 _UPDATES = 8  # to try in phase 0 and in a phase with pseudo labels; the first quarter is warmup
 _SHOWN = 5
@@ -88,7 +88,7 @@ class Preflight:
     # ---- looking ---------------------------------------------------------------------------------------------------
 
     def open_images(
-        self, args: DataArguments, task: str, *, token: str | None, model_classes: ModelClasses
+        self, args: DataArguments, task: str, *, token: str | None, model_classes: ModelClasses | None
     ) -> RunImages | None:
         """Open the image sets as the run would. If some images cannot be read, the others are checked anyway."""
         try:
@@ -230,15 +230,14 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
     found = Preflight()
     with found.collecting():
         check_output_folder(args)
+    model_classes = None
     with found.collecting():
-        images = found.open_images(
-            data_args,
-            model_args.task,
-            token=args.hub_token,
-            model_classes=lambda count: common_classes(model_args, args, count),
-        )
+        model_classes = look_up_models(model_args, args)
+    with found.collecting():
+        images = found.open_images(data_args, model_args.task, token=args.hub_token, model_classes=model_classes)
         if images is not None:
             found.look_at_images(images, data_args)
+        if images is not None and model_classes is not None:
             pair = build_pair(model_args, args, images.class_names)
             found.look_at_models(pair, images)
             check_late_settings(args, pair)

@@ -29,7 +29,7 @@ from ..training.settings.command_line import Parser, parse, print_error, speak_i
 from ..training.settings.help import everything, screens
 from ..training.trainer import DMTTrainer
 from .launch import launcher_parser, start
-from .opening import build_pair, common_classes, describe_masks
+from .opening import build_pair, describe_masks, look_up_models
 from .preflight import check, class_line
 
 RECIPES = Path(__file__).parent / "recipes"  # of the embedded sets
@@ -65,12 +65,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         if model_args.check:
             return check(model_args, data_args, args)
         check_output_folder(args)
-        images = assemble(
-            data_args,
-            model_args.task,
-            token=args.hub_token,
-            model_classes=lambda count: common_classes(model_args, args, count),
-        )
+        model_classes = look_up_models(model_args, args)
+        images = assemble(data_args, model_args.task, token=args.hub_token, model_classes=model_classes)
         if resumes(args):
             check_split(args.output_dir, images.split)
         if data_args.dataset_name in BUILTIN_SETS:

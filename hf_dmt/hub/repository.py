@@ -212,42 +212,46 @@ def _refuse_foreign(repo_id: str, brings: Iterable[str], there: set[str], ours: 
 
 
 def fetch_pair(
-    repo_id: str,
+    source: str,
     *,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
     with_code: bool = False,
 ) -> Path:
-    """A local folder with the files of a pair, all from one commit; from the cache if the Hub cannot be reached.
+    """A local folder with the files of a pair: the source itself, or those of one commit on the Hub; from the cache if
+    the Hub cannot be reached.
 
     Args:
+        source: a folder or a Hub id.
         with_code: include the Python files that `trust_remote_code` runs.
 
     Raises:
         HubError: no such repository or revision, or one that is not a pair.
     """
+    if Path(source).is_dir():
+        return Path(source)
     check_token(token)
     place: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
-    with explained(f"{repo_id!r} is not a folder and cannot be loaded from the Hub{_at(revision)}", token):
+    with explained(f"{source!r} is not a folder and cannot be loaded from the Hub{_at(revision)}", token):
         try:
-            file = Path(hf_hub_download(repo_id, PAIR_FILE, revision=revision, **place))
+            file = Path(hf_hub_download(source, PAIR_FILE, revision=revision, **place))
         except RevisionNotFoundError:
             raise
         except RepositoryNotFoundError as problem:
-            if _is_dataset(repo_id, token):
-                raise HubError(f"{repo_id!r} is a data set, not a pair. Give a pair or two models here.") from problem
+            if _is_dataset(source, token):
+                raise HubError(f"{source!r} is a data set, not a pair. Give a pair or two models here.") from problem
             raise
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError as problem:
             raise HubError(
-                f"{repo_id!r} has no {PAIR_FILE}{_at(revision)}, so it is not a pair; it is "
-                f"{_description(repo_id, revision, token)}."
+                f"{source!r} has no {PAIR_FILE}{_at(revision)}, so it is not a pair; it is "
+                f"{_description(source, revision, token)}."
             ) from problem
         # The snapshot folder is named after its commit, so a push between two downloads cannot mix two pairs.
         patterns = [*PAIR_FILES, *(["*.py"] if with_code else [])]
-        return Path(snapshot_download(repo_id, revision=file.parent.name, allow_patterns=patterns, **place))
+        return Path(snapshot_download(source, revision=file.parent.name, allow_patterns=patterns, **place))
 
 
 def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:

@@ -325,11 +325,9 @@ class ModelPair(nn.Module, PushToHubMixin):
             HubError: it cannot be read on the Hub, or is something else there.
         """
         source = str(pretrained_model_name_or_path)
-        folder = Path(source)
-        if not folder.is_dir():
-            folder = repository.fetch_pair(
-                source, revision=revision, token=token, cache_dir=cache_dir, with_code=trust_remote_code
-            )
+        folder = repository.fetch_pair(
+            source, revision=revision, token=token, cache_dir=cache_dir, with_code=trust_remote_code
+        )
         settings = read_pair_file(folder, source)
         members = {
             name: load_member(folder, settings, name, source, trust_remote_code=trust_remote_code) for name in MEMBERS

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from small_runs import make_pair
 from transformers import ViTConfig
 
 from hf_dmt import DMTTrainingArguments
-from hf_dmt.commands.opening import common_classes
+from hf_dmt.commands.opening import look_up_models
+from hf_dmt.commands.train import run
 from hf_dmt.training.settings.command_line import ModelArguments
 
 
@@ -20,10 +22,11 @@ def test_classes_of_ones_own_are_not_the_first_ones_of_the_checkpoints(tmp_path:
     for name in "ab":
         ViTConfig(id2label=dict(enumerate(names))).save_pretrained(tmp_path / name)
     models = ModelArguments(model_a=str(tmp_path / "a"), model_b=str(tmp_path / "b"))
-    assert common_classes(models, args, 3) is None and common_classes(models, args, 5) is None
-    assert common_classes(models, args, 4) == names
+    known = look_up_models(models, args)
+    assert known(3) is None and known(5) is None
+    assert known(4) == names
     ViTConfig(id2label=dict(enumerate(names[::-1]))).save_pretrained(tmp_path / "b")
-    assert common_classes(models, args, 4) is None, "the checkpoints disagree"
+    assert look_up_models(models, args)(4) is None, "the checkpoints disagree"
 
 
 def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> None:
@@ -33,5 +36,22 @@ def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> Non
     args = DMTTrainingArguments(output_dir=str(tmp_path / "run"))
     models = ModelArguments(pair=str(tmp_path / "pair"))
     classes = len(pair.class_names)
-    assert common_classes(models, args, classes - 1) == pair.class_names
-    assert common_classes(models, args, classes + 1) is None
+    (tmp_path / "pair" / "model.safetensors").unlink()  # names need no weights
+    known = look_up_models(models, args)
+    assert known(classes - 1) == pair.class_names
+    assert known(classes + 1) is None
+
+
+def test_a_mistyped_model_is_reported_before_the_images_are_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silent: minutes of reading a large folder, for an id with a typing error. The check names both faults at once."""
+    out, images = str(tmp_path / "run"), str(tmp_path / "no images")
+    for flags in (["--model_a", "me/mistyped", "--model_b", "tiny:resnet"], ["--model_a", "tiny:vitt"]):
+        given = ["--model_b", "tiny:resnet", *flags, "--dataset_name", images, "--output_dir", out]
+        assert run(given) == 2
+        said = capsys.readouterr().err
+        assert flags[1] in said and "no images" not in said
+        assert run([*given, "--check"]) == 1
+        said = capsys.readouterr().out
+        assert flags[1] in said and "no images" in said

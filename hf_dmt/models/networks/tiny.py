@@ -50,6 +50,18 @@ def tiny_member(
     processor.
 
     Raises:
+        CheckpointError: as `check_name`.
+    """
+    check_name(name, task)
+    config, processor = _configuration(name, id2label, side)
+    with drawn_from(seed):
+        return AUTO_CLASSES[task].from_config(config, dtype=torch.float32), processor
+
+
+def check_name(name: str, task: str) -> None:
+    """Raise unless `name` is an embedded model for the task.
+
+    Raises:
         CheckpointError: an unknown name, or a model for the other task.
     """
     fitting = ", ".join(other for other, kind in TASK_OF.items() if kind == task)
@@ -59,9 +71,6 @@ def tiny_member(
         raise CheckpointError(
             f"{name!r} is an embedded model for {TASK_OF[name]}, not for {task}. Use one of: {fitting}."
         )
-    config, processor = _configuration(name, id2label, side)
-    with drawn_from(seed):
-        return AUTO_CLASSES[task].from_config(config, dtype=torch.float32), processor
 
 
 def _configuration(name: str, id2label: dict[int, str], side: int) -> tuple[PretrainedConfig, BaseImageProcessor]:
