@@ -658,6 +658,12 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "phases of no update": ("--max_steps 0", r"--max_steps .* got 0", r"limits the updates", r"Omit it"),
     "workers below zero": ("--dataloader_num_workers -1", r"workers .* got -1", r"at least 0", r"0 loads"),
     "checkpoints kept below one": ("--save_total_limit -1", r"limit .* got -1", r"at least 1", r"omit it"),
+    "factor from nothing": (
+        "--learning_rate 0 --supervised_learning_rate 1e-3",
+        r"--supervised_learning_rate 0.001",
+        r"--learning_rate is 0",
+        r"above 0",
+    ),
     "skips below one": ("--max_skipped_updates 0", r"updates is 0", r"at least 1", r"1 or more"),
     "keeping some labels": (
         "--keep_pseudo_labels first",
@@ -822,6 +828,12 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
         r"'accuracy'",
         r"no eval_dataset",
         r"omit the metric",
+    ),
+    "best of no scores": (
+        lambda use: use.trainer(load_best_model_at_end=True),
+        r"`load_best_model_at_end`",
+        r"no eval_dataset",
+        r"Give one, or omit it",
     ),
     "metric that does not exist": (
         lambda use: use.trainer(metric_for_best_model="f1", eval_dataset=use.items),

@@ -26,6 +26,7 @@ from ..data.members import MEMBERS
 from ..data.reading.rows import DataError
 from ..data.splitting.assemble import RunImages, assemble
 from ..data.splitting.classes import ModelClasses
+from ..data.splitting.scan import UNREADABLE
 from ..data.splitting.survey import can_compare, overlaps, survey
 from ..method import Phase
 from ..models.pair import ModelPair
@@ -100,7 +101,8 @@ class Preflight:
             images = assemble(lenient, task, token=token, model_classes=model_classes)
         except DataError:
             return None
-        return replace(images, notes=[note for note in images.notes if not note.startswith("Left out")])
+        # The problem above lists the unreadable images already.
+        return replace(images, notes=[note for note in images.notes if UNREADABLE not in note])
 
     def look_at_images(self, images: RunImages, args: DataArguments) -> None:
         """Count images and classes, and find modes, sizes and copies; decodes every image once."""

@@ -172,6 +172,19 @@ def test_one_table_of_split_names(name: str, kind: str, tmp_path: Path) -> None:
     assert len(found.labeled) == 6 and len(found.evaluation or ()) == 6 and found.notes[-1:] != ["No evaluation split"]
 
 
+@pytest.mark.parametrize("name", ["unlabeled", "unlabelled", "Unlabelled"])
+def test_unlabeled_images_in_either_spelling(name: str, tmp_path: Path) -> None:
+    """Silent: in a folder with the British name they were a class of their own, or left out."""
+    root = animals(tmp_path / "one", 3)
+    files.save(files.image(3), root / name / "x.png")
+    with pytest.raises(DataError, match=f"{name}' in .* would become a class"):
+        opened(root)
+    root = animals(tmp_path / "two" / "train", 3).parent
+    files.save(files.image(3), root / name / "x.png")
+    assert f"{name} uses it" in said(opened(root))
+    assert list((opened(root, unlabeled_dataset_name=str(root)).unlabeled or root).ids) == [f"{name}/x.png"]
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "train", "val"),
     [
@@ -539,7 +552,7 @@ PAINTED = Image.fromarray(COLORS[np.array(files.mask((0, 1, 2)))])
     [
         ("c.csv:name,r,g,b\nbg,0,0,0\nred,255,0,0\ngreen,0,255,0\n", ["bg", "red", "green"], [0, 1, 2]),
         ("c.csv:\ufeffName;R;G;B\r\nvoid;0;0;0\r\nred;255;0;0\r\ngreen;0;255;0\r\n", ["red", "green"], [-100, 0, 1]),
-        ('c.json:{"red": "#ff0000", "green": [0, 255, 0], "void": [0, 0, 0]}', ["red", "green"], [-100, 0, 1]),
+        ('c.json:{"red": "#ff0000", "green": [0, 255, 0], "unlabelled": [0, 0, 0]}', ["red", "green"], [-100, 0, 1]),
         (
             'c.json:[{"name": "x", "color": [255, 0, 0]}, {"name": "y", "rgb": "black"}, {"name": "x", "rgb": "lime"}]',
             ["x", "y"],

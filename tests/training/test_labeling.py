@@ -118,6 +118,16 @@ def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
         assert summary["accuracy"] == pytest.approx((selected[scored] == truth[scored]).mean())
 
 
+def test_images_without_a_label_are_not_scored(tmp_path: Path) -> None:
+    """Silent: -1, the Hub's mark for "no label", counted as a wrong label in the format of NumPy or torch."""
+    unlabeled = [
+        {**item, "label": kind(-1)} for item, kind in zip(images(3), (int, np.array, torch.tensor), strict=True)
+    ]
+    loop = CleanPass(4)
+    truth = [part.truth for part in loop.run(make_pair(), unlabeled, Accelerator(cpu=True), title="")]
+    assert truth == [[None, None, None]]
+
+
 def test_a_run_that_overwrites_another_labels_anew(tmp_path: Path) -> None:
     """Silent: a second run in the folder, with another selection, trains on the first one's."""
 

@@ -99,6 +99,7 @@ def test_what_is_wrong_is_said_together_with_what_is_not(
     assert "unlabeled and eval: 1, such as copy.png = validation/cat/0.jpg" in told
     assert "1 picture is in unlabeled and eval at once" in told
     assert "about" in told and "dog: 5" in told, "the rest is looked at all the same"
+    assert "Skipped" not in told, "a run with these flags skips nothing: it stops"
 
 
 def test_masks_are_shown_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, default_data_collator
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
+from hf_dmt.training.inputs import search
 from tests.training.metric_modules import write_metric
 from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer, results, scenes
 
@@ -195,6 +196,16 @@ def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypat
         trainer.hyperparameter_search(lambda trial: {"gama1": 1.0}, n_trials=1)
     with pytest.raises(ValueError, match=r"hp_space returned 0\.5, but a dictionary is needed"):
         trainer.hyperparameter_search(lambda trial: 0.5, n_trials=1)
+    with pytest.raises(ValueError, match="`seed` must be finite and at least 0, got -1"):
+        trainer.hyperparameter_search(lambda trial: {"seed": -1}, n_trials=1)
+
+
+def test_a_trial_has_the_settings_that_follow_from_its_own(tmp_path: Path) -> None:
+    """Silent: `freeze_backbone` was set on the arguments after `train` was derived from it, and changed nothing."""
+    args = DMTTrainingArguments(str(tmp_path), **SETTINGS)
+    trial = search.trial_arguments(args, {"freeze_backbone": True, "label_ratios": [0.5]}, 3)
+    assert trial.train == "head" and trial.label_ratios == (0.5,) and trial.output_dir == str(tmp_path / "run-3")
+    assert (args.train, args.output_dir, trial.metric_is_default) == ("all", str(tmp_path), True)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ..files import read_csv, read_json
 from .decoding import ImageSource, called, channels_last, contained, identify, opening, upright
 from .rows import DataError
 
-VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabeled", "no label")  # in a color table
+VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", "no label")  # in a color table
 COLOR_VOID = -1  # value for unlabeled pixels in color masks
 _COLOR_MODES = {"CMYK", "YCbCr", "LAB", "HSV"}
 _LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import datasets
-import numpy as np
 
 from ..escaping import is_text
 from ..texts import Paths, Texts
@@ -237,7 +236,9 @@ def is_label(target: Any) -> bool:
     """
     if isinstance(target, str):
         return target.strip() not in {"", str(NO_LABEL)}
-    return target is not None and not (isinstance(target, (int, np.integer)) and target == NO_LABEL)
+    if getattr(target, "ndim", None) == 0:  # of a data set in the format of NumPy or torch
+        target = target.item()
+    return target is not None and not (isinstance(target, int) and target == NO_LABEL)
 
 
 def check_names(names: Sequence[str], root: Path) -> None:

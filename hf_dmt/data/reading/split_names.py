@@ -9,7 +9,7 @@ ROLES = {
     "train": ("train", "training", "trainset"),
     "validation": ("validation", "val", "valid", "dev", "devel", "development", "eval", "evaluation"),
     "test": ("test", "testing", "testset"),
-    "unlabeled": ("unlabeled", "unlabeled", "unlabel"),
+    "unlabeled": ("unlabeled", "unlabelled", "unlabel"),  # both spellings: users name their folders as they speak
 }
 _ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
 _YEAR = re.compile(r"[-_ ]?(?:19|20)\d\d$")  # train2017, val_2012

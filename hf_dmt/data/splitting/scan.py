@@ -20,6 +20,7 @@ from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 
 SHOWN = 10  # names per message; more would push the reason off the screen
+UNREADABLE = "images that cannot be read:"  # in the note about images that are skipped
 # longer over shorter side: resized by the shorter side, such an image has as many pixels as that many views
 _LONGEST_STRIP = 200
 _BLOCK = 64  # images per thread task; one future per image would take a gigabyte for a million images
@@ -174,7 +175,7 @@ def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, note
             f"{len(problems)} of {count} {role} images cannot be read:\n{listed}\nRepair or delete them, or skip them "
             "with --skip_corrupt_images."
         )
-    notes.append(f"Skipped {len(problems)} of {count} {role} images that cannot be read:\n{listed}")
+    notes.append(f"Skipped {len(problems)} of {count} {role} {UNREADABLE}\n{listed}")
 
 
 def everywhere(

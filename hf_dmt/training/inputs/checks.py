@@ -47,6 +47,11 @@ def check_inputs(
             f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it on. "
             "Give one, or omit the metric."
         )
+    if eval_dataset is None and args.load_best_model_at_end:
+        raise ValueError(
+            "`load_best_model_at_end` chooses a checkpoint by its scores, but there is no eval_dataset to measure them "
+            "on (of fewer than 10 labeled images, `hf-dmt train` holds none out). Give one, or omit it."
+        )
     if isinstance(eval_dataset, Mapping) and not eval_dataset:
         raise ValueError(
             "eval_dataset is an empty dictionary. Give {name: images}, a single set of images, or omit it."

@@ -6,10 +6,9 @@ batch sizes and knobs are derived when a trainer is built, so they would stay th
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], numbe
     """The arguments of one trial: those of the search with the trial's values, and a folder `run-<number>`.
 
     Raises:
-        ValueError: a value for an unknown argument.
+        ValueError: an unknown argument, or a value that it does not take.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"hp_space returned {values!r}, but a dictionary is needed: {{'learning_rate': 1e-4}}.")
@@ -59,11 +58,11 @@ def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], numbe
             f"hp_space suggests {', '.join(unknown)}, which is not a field of DMTTrainingArguments, so all trials "
             "would be equal. Check the names, such as learning_rate, gamma1 or supervised_epochs."
         )
-    trial = copy.copy(args)
-    for name, value in values.items():
-        setattr(trial, name, value)
-    trial.output_dir = str(Path(args.output_dir) / f"run-{number}")
-    trial.push_to_hub = False  # the trials would overwrite each other in one repository
+    # Not `setattr` as in the stock search: values must be checked, and some settings follow from others.
+    folder = str(Path(args.output_dir) / f"run-{number}")
+    # Pushed trials would overwrite each other in one repository.
+    trial = replace(args, **{**values, "output_dir": folder, "push_to_hub": False})
+    trial.metric_is_default = args.metric_is_default  # `args` has the name that the default led to
     return trial
 
 

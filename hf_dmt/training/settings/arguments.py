@@ -140,6 +140,11 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
                 f"`accept_changes` {unknown[0]!r} is not a setting that a resume may change; choose from: "
                 f"{', '.join(ACCEPTABLE)}. Any other change requires a new run."
             )
+        if self.supervised_learning_rate is not None and self.learning_rate == 0:
+            raise ValueError(
+                f"`supervised_learning_rate={self.supervised_learning_rate:g}` scales the rates of both models, but "
+                "`learning_rate` is 0, and no factor leads from 0 to it. Give a `learning_rate` above 0."
+            )
         if self.freeze_backbone:
             if self.train not in ("all", "head"):
                 raise ValueError(
