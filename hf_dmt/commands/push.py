@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 from ..hub.card import write_card
 from ..hub.label_set import push_labels
-from ..hub.push import check_folder, push_folder
+from ..hub.push import push_folder
 from ..hub.refusals import HubError
-from ..hub.repository import open_target
 from ..training.settings.command_line import UsageError, print_error
 
 
@@ -33,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options = {"phase": given.phase, "pair": given.pair, "license": given.license, "private": private}
             commit = push_labels(given.folder, given.repo, **options, **where)
         else:
-            check_folder(given.folder)
-            name = open_target(given.repo, token=None, private=private)
-            commit = push_folder(given.folder, name, **where)
+            commit = push_folder(given.folder, given.repo, private=private, **where)
         print(commit.commit_url)
     except (ValueError, OSError) as problem:
         print_error(str(problem))

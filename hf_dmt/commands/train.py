@@ -144,7 +144,7 @@ def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
         print(f"pair: {folder}\nreport: {folder / 'report.html'}")
     if not trainer.args.push_to_hub:
         return
-    trainer.push_to_hub()
+    trainer.push_to_hub(exported=folder)
     if trainer.args.should_save:
         print(f"published: {trainer.hub_model_id}")
 

@@ -60,6 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def class_names_of(config: dict[str, Any]) -> list[str]:
     """The names of the classes in a configuration, in the order of the logits."""
     id2label = config.get("id2label") or dict(enumerate(config.get("label_names") or ()))  # timm's key
+    id2label = id2label or {0: "LABEL_0", 1: "LABEL_1"}  # the default of transformers, which it leaves out of the file
     return [str(id2label[key]) for key in sorted(id2label, key=int)]
 
 

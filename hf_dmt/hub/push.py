@@ -6,7 +6,6 @@ they were.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -18,14 +17,15 @@ from typing import Any
 from huggingface_hub import CommitInfo
 from safetensors import SafetensorError, safe_open
 
-from ..data.files import write_json
+from ..data.files import read_json, write_json
 from ..data.members import MEMBERS
 from ..data.pair_file import PAIR_FILE, PEER_FOLDER, CheckpointError, member_folder, read_pair_file
 from ..report.html import has_pictures, write_report
 from ..report.results_file import RESULTS_FILE
 from ..report.run import read_run
+from .card import write_card
 from .config_file import read_config
-from .repository import LAST_CHECKPOINT, PAIR_FILES, PUBLISHED, publish
+from .repository import LAST_CHECKPOINT, PAIR_FILES, PUBLISHED, open_target, publish
 
 STAGING = "_push-"
 # What a resume needs and nothing else: the stock training_args.bin contains local paths and settings.
@@ -71,14 +71,14 @@ class Staging:
 
     def add_pair(self, saved: Path, primary: str) -> None:
         """Add a saved pair with `primary` at the root, wherever it is in `saved`."""
-        description: dict[str, Any] = json.loads((saved / PAIR_FILE).read_text())
+        description: dict[str, Any] = read_json(saved / PAIR_FILE)
         if description["primary"] == primary:
             self.add(saved, PAIR_FILES)
             return
         at_root = [name for name in PAIR_FILES if "/" not in name and name != PAIR_FILE]
         self.add(saved, at_root, PEER_FOLDER)
         self.add(saved / PEER_FOLDER, at_root)
-        (self.folder / PAIR_FILE).write_text(json.dumps({**description, "primary": primary}, indent=2) + "\n")
+        write_json(self.folder / PAIR_FILE, {**description, "primary": primary})
 
     def add_checkpoint(self, checkpoint: Path, name: str = LAST_CHECKPOINT) -> None:
         """Add a complete checkpoint as `name`, with what a run keeps beside it: the initial weights and the counts of
@@ -88,7 +88,7 @@ class Staging:
         self.add(self.output_dir / "scored", ("*.npz",), f"{name}/scored")
         # The path of the best checkpoint is local: useless elsewhere, and private.
         state = self.folder / name / "trainer_state.json"
-        content: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(state)
         if best := content.get("best_model_checkpoint"):
             write_json(state, {**content, "best_model_checkpoint": Path(best).name})
 
@@ -165,21 +165,39 @@ def check_folder(folder: str | Path) -> None:
         read_run(folder)
 
 
-def push_folder(folder: str | Path, repo_id: str, *, message: str = "Upload pair", **how: Any) -> CommitInfo:
-    """Publish the pair in a folder, with its card and results, in one commit; the repository must exist.
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    message: str = "Upload pair",
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    card: dict[str, Any] | None = None,
+) -> CommitInfo:
+    """Publish the pair in a folder, with its card and results, in one commit; the repository is created if necessary.
 
     Args:
-        how: `token`, `revision`, `tag`.
+        card: facts for a new card, see `write_card`; None publishes the card in the folder.
 
     Raises:
         ValueError: see `check_folder`. HubError: the push failed.
     """
     folder = Path(folder)
     check_folder(folder)
+    name = open_target(repo_id, token=token, private=private, revision=revision)
+    if card is not None:
+        write_card(folder, repo_id=name, token=token, **card)
+    return stage_finished(folder).send(name, message=message, token=token, revision=revision, tag=tag)
+
+
+def stage_finished(folder: Path) -> Staging:
+    """A staging of the pair in a folder with its card and results."""
     staging = Staging(folder)
     staging.add(folder, PAIR_FILES)
     staging.add_run()
-    return staging.send(repo_id, message=message, **how)
+    return staging
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,7 +6,6 @@ settings in place, and breaks DDP with activation checkpointing. One `forward` r
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,10 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin, logging
 
+from ..data.files import write_json
 from ..data.members import MEMBERS
 from ..data.pair_file import FORMAT_VERSION, PAIR_FILE, PEER_FOLDER, member_folder, read_pair_file
-from ..hub import card, push, repository
+from ..hub import push, repository
 from . import contracts, loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
 from .saved_member import load_member
@@ -294,9 +294,7 @@ class ModelPair(nn.Module, PushToHubMixin):
             if is_main_process:
                 timm_members.save_processor(self.processor(name), where)
         if is_main_process:
-            aside = folder / f"{PAIR_FILE}.partial"
-            aside.write_text(json.dumps(self.description(primary), indent=2) + "\n")
-            aside.replace(folder / PAIR_FILE)
+            write_json(folder / PAIR_FILE, self.description(primary))
 
     def description(self, primary: str = "a") -> dict[str, Any]:
         """The contents of `dmt_config.json`."""
@@ -367,11 +365,10 @@ class ModelPair(nn.Module, PushToHubMixin):
         Raises:
             HubError: the Hub refused or cannot be reached, and what to do.
         """
-        name = repository.open_target(repo_id, token=token, private=private)
+        how: dict[str, Any] = {"private": private, "token": token, "revision": revision, "tag": tag}
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            card.write_card(folder, repo_id=name, token=token, **card_facts)
-            commit = push.push_folder(folder, name, message=commit_message, token=token, revision=revision, tag=tag)
+            commit = push.push_folder(folder, repo_id, message=commit_message, card=card_facts, **how)
         return str(commit.commit_url)
 
     def pipeline(self, batch_size: int = 1) -> EnsemblePipeline:

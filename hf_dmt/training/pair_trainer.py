@@ -356,9 +356,10 @@ class PairTrainer(Trainer):
         revision: str | None = None,
         private: bool | None = None,
         tag: str | None = None,
+        exported: Path | None = None,
         **card_facts: Any,
     ) -> CommitInfo | Future[CommitInfo] | None:
-        """Write the pair and its card into the output folder and publish them in one commit.
+        """Write the pair (unless `exported` is where that was just done) and its card, and publish them in one commit.
 
         The stock version uploads everything in the folder, including `training_args.bin` with the token.
 
@@ -366,7 +367,7 @@ class PairTrainer(Trainer):
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self._finish_current_push()
-        folder = self.export()
+        folder = exported or self.export()
         if not self.is_world_process_zero():
             return None
         if self.publisher.pushes is None:

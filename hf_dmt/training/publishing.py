@@ -16,8 +16,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..hub.card import write_card
-from ..hub.push import BackgroundPushes, CommitInfo, Staging
-from ..hub.repository import LAST_CHECKPOINT, PAIR_FILES, fetch_checkpoint, open_target
+from ..hub.push import BackgroundPushes, CommitInfo, Staging, stage_finished
+from ..hub.repository import LAST_CHECKPOINT, fetch_checkpoint, open_target
 from ..models.pair import ModelPair
 from .settings.arguments import DMTTrainingArguments
 
@@ -71,9 +71,7 @@ class Publisher:
             HubError: the push failed.
         """
         assert self.pushes is not None and self.repo_id is not None
-        staging = Staging(folder)
-        staging.add(folder, PAIR_FILES)
-        staging.add_run()
+        staging = stage_finished(folder)
         how: dict[str, Any] = {
             "revision": revision or self.args.hub_revision,
             "token": token or self.args.hub_token,

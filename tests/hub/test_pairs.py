@@ -160,6 +160,10 @@ class TestPush:
             ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path / "other"))
         with pytest.raises(HubError, match="no branch, tag or commit"):
             ModelPair.from_pretrained("me/pair", revision="v2", token=MINE)
+        replace({"dmt_config.json": None})  # main is now another model, which the branch is not
+        pair.push_to_hub("me/pair", token=MINE, revision="trial", tag="v3")
+        with pytest.raises(HubError, match="contains another model"):
+            pair.push_to_hub("me/pair", token=MINE)
 
     def test_a_push_cut_in_the_middle_leaves_the_older_revision_and_can_be_repeated(
         self, hub: HubServer, published: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

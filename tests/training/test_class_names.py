@@ -11,6 +11,7 @@ from transformers import ViTConfig
 from hf_dmt import DMTTrainingArguments
 from hf_dmt.commands.opening import look_up_models
 from hf_dmt.commands.train import run
+from hf_dmt.hub.config_file import class_names_of
 from hf_dmt.training.settings.command_line import ModelArguments
 
 
@@ -40,6 +41,7 @@ def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> Non
     known = look_up_models(models, args)
     assert known(classes - 1) == pair.class_names
     assert known(classes + 1) is None
+    assert class_names_of(ViTConfig(num_labels=2).to_diff_dict()) == ["LABEL_0", "LABEL_1"], "which no file lists"
 
 
 def test_a_mistyped_model_is_reported_before_the_images_are_opened(
