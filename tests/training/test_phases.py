@@ -299,8 +299,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def renumber(file: Path, step: int) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"global_step": step}))
+def change(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
 def cut(path: Path) -> None:
@@ -335,7 +335,9 @@ def flip(path: Path) -> None:
         lambda folder: (folder / "dmt_config.json").write_text("{}"),
         lambda folder: (folder / "run.json").write_text("{}"),
         lambda folder: (folder / "trainer_state.json").write_text("[]"),
-        lambda folder: renumber(folder / "trainer_state.json", 999),
+        lambda folder: change(folder / "trainer_state.json", global_step=999),
+        lambda folder: change(folder / "trainer_state.json", logging_steps="x"),
+        lambda folder: change(folder / "trainer_state.json", log_history=0),
     ],
 )
 def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path, damage: Any) -> None:

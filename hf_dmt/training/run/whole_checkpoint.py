@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -43,6 +44,10 @@ def steps_done(checkpoint: str | Path) -> int:
     step = state.get("global_step") if isinstance(state, dict) else None
     if not isinstance(step, int) or step_of(checkpoint) not in (None, step):
         raise ValueError(f"{TRAINER_STATE_NAME} does not belong to {Path(checkpoint).name}")
+    for name, default in vars(TrainerState()).items():  # the Trainer loads any values and fails at their first use
+        kind = (int, float) if isinstance(default, (int, float)) else type(default)
+        if default is not None and not isinstance(state.get(name, default), kind):
+            raise ValueError(f"{TRAINER_STATE_NAME} has an invalid {name}: {state[name]!r}")
     return step
 
 
