@@ -34,8 +34,8 @@ from hf_dmt.models.networks.deeplab_v2 import (
     caffe_bgr_processor,
     load_imagenet_backbone,
 )
-from hf_dmt.models.networks.upernet import upernet_on, whole_image_processor
 from hf_dmt.models.preprocessing import native_size
+from hf_dmt.models.upernet import upernet_on, whole_image_processor
 
 
 def main(argv: Sequence[str] | None = None) -> int:

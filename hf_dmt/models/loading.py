@@ -27,10 +27,11 @@ from transformers import (
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 
 from ..data.pair_file import CheckpointError
+from ..data.seeds import seeded
 from ..data.tasks import TASKS
 from ..hub.config_file import MOST_CLASSES, fault_of_config
 from . import timm_members
-from .weights.finite import described, nonfinite_tensors
+from .finite import described, nonfinite_tensors
 
 logger = logging.get_logger(__name__)
 
@@ -207,17 +208,6 @@ def without_load_report() -> Iterator[None]:
         log.removeFilter(keep)
 
 
-@contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """Inside the block, new weights are initialized from `seed`; the caller's random state is unchanged.
-
-    `torch.manual_seed` would also seed the accelerators' generators, which are not restored here.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def load_for_classes(
     source: str,
     task: str,
@@ -246,7 +236,7 @@ def load_for_classes(
     set_classes(config, id2label)
     auto = AUTO_CLASSES[task]
     try:
-        with drawn_from(seed), without_load_report():
+        with seeded(seed), without_load_report():
             model, info = auto.from_pretrained(
                 source,
                 config=config,
@@ -380,7 +370,7 @@ def backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]
 
 def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
     """Re-initialize the named tensors from `seed`, in place; all others are unchanged."""
-    with drawn_from(seed):
+    with seeded(seed):
         new = type(model)(copy.deepcopy(model.config)).state_dict()
     with torch.no_grad():
         for name, value in model.state_dict().items():

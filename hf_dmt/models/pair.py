@@ -24,9 +24,9 @@ from ..data.pair_file import FORMAT_VERSION, PAIR_FILE, PEER_FOLDER, member_fold
 from ..hub import push, repository
 from . import contracts, loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
+from .other_conventions import correct_conventions
 from .saved_member import load_member
 from .sources import open_members
-from .weights.other_conventions import correct_conventions
 
 logger = logging.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..data.pair_file import CheckpointError, member_folder
 from ..hub.config_file import read_config
 from . import loading
-from .weights.other_conventions import correct_conventions
+from .other_conventions import correct_conventions
 
 
 def load_member(

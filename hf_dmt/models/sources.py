@@ -14,9 +14,9 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..data.drawing.transforms import seed_for
-from . import contracts, loading, preprocessing
-from .networks import tiny, upernet
+from ..data.seeds import seed_for, seeded
+from . import contracts, loading, preprocessing, upernet
+from .networks import tiny
 
 logger = logging.get_logger(__name__)
 
@@ -105,7 +105,7 @@ def _opened(source: str, task: str, id2label: dict[int, str], *, side: int | Non
     if commit := loading.commit_of(name, revision=hub.get("revision"), token=hub.get("token")):
         hub["revision"] = commit  # the model and its processor must have the same revision
     if on_backbone and task == "semantic-segmentation":
-        with loading.drawn_from(seed):
+        with seeded(seed):
             model: PreTrainedModel = upernet.upernet_on(name, id2label, **hub)
         fresh = {key for key in model.state_dict() if not key.startswith("backbone.")}
         own = loading.load_processor(name, model.config.backbone_config, **hub)
@@ -151,7 +151,7 @@ def _with_new_head(model: PreTrainedModel, id2label: dict[int, str], seed: int) 
     """A copy with a head for other classes, and the names of its new tensors."""
     config = copy.deepcopy(model.config)
     loading.set_classes(config, id2label)
-    with loading.drawn_from(seed):
+    with seeded(seed):
         made = type(model)(config).to(model.device)
     head = loading.class_tensors(made)
     kept = {key: value for key, value in model.state_dict().items() if key not in head}

@@ -18,8 +18,8 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..data.drawing.sampler import BatchShape, PhaseBatchSampler
-from ..data.drawing.transforms import seed_for
 from ..data.members import MEMBERS
+from ..data.seeds import seed_for
 from ..data.splitting.official_splits import member_rows
 from ..data.splitting.splits import image_ids
 from ..method import Phase

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..data.members import MEMBERS
 from ..method.selection import DivergedError
+from ..models.finite import described, nonfinite_tensors
 from ..models.pair import ModelPair
 from ..models.weights.best_weights import BestMembers
 from ..models.weights.ema import ExponentialAverage
-from ..models.weights.finite import described, nonfinite_tensors
 from .labeling.inference import broadcast_buffers
 from .settings.methods import Knobs
 

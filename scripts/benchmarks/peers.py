@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from hf_dmt.data.drawing.transforms import ImageView, augmentation_seed
+from hf_dmt.data.drawing.transforms import ImageView
 from hf_dmt.data.reading.small import to_small_rgb
+from hf_dmt.data.seeds import seeded
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.measure import Row, finish, in_turns, medians, options, ratios
@@ -52,7 +53,7 @@ def sample(size: tuple[int, int], side: int, *, strong: bool, count: int, rounds
     def ours() -> None:
         for seed in range(count):
             image, _ = to_small_rgb(content, side)
-            with augmentation_seed(seed):
+            with seeded(seed):
                 assert view(image).shape == (3, side, side)
 
     def example() -> None:

@@ -24,7 +24,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
-from hf_dmt.data.drawing.transforms import augmentation_seed, seed_for, train_view
+from hf_dmt.data.drawing.transforms import train_view
+from hf_dmt.data.seeds import seed_for, seeded
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.measure import Row, finish, in_turns, medians, options, ratios
@@ -63,7 +64,7 @@ class Views(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.images[index % len(self.images)]
-        with augmentation_seed(seed_for(index)):
+        with seeded(seed_for(index)):
             if self.task == IMAGES:
                 pixels, labels = self.view(item["image"]), item["label"]
             else:

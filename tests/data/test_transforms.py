@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hf_dmt.data.drawing.transforms import GRAY, ImageView, PixelView, augmentation_seed, seed_for, train_view
+from hf_dmt.data.drawing.transforms import GRAY, ImageView, PixelView, train_view
+from hf_dmt.data.seeds import seed_for, seeded
 
 CLASSIFICATION: Final = "image-classification"
 SEGMENTATION: Final = "semantic-segmentation"
@@ -37,7 +38,7 @@ def numpy_state() -> bytes:
 def draws(view: ImageView, image: Image.Image, count: int) -> list[Tensor]:
     out = []
     for seed in range(count):
-        with augmentation_seed(seed):
+        with seeded(seed):
             out.append(view(image))
     return out
 
@@ -49,7 +50,7 @@ def test_image_mask_and_confidence_move_together(height: int, width: int) -> Non
     view = PixelView(48)
     seen_padding = seen_flip = seen_straight = 0
     for seed in range(60):
-        with augmentation_seed(seed):
+        with seeded(seed):
             pixels, labels, scores = view(image, mask, confidence)
         valid = labels != -100
         rows, columns = labels // 1000, labels % 1000
@@ -73,7 +74,7 @@ def test_mask_is_not_shifted_against_the_image_by_scaling() -> None:
     image, mask, _ = markers(100, 100)
     shifts = []
     for seed in range(40):
-        with augmentation_seed(seed):
+        with seeded(seed):
             pixels, labels, _ = PixelView(32, hflip=False)(image, mask)
         shifts.append((pixels[0] * 255 - labels % 1000).mean().item())
     assert abs(float(np.mean(shifts))) < 0.1
@@ -84,7 +85,7 @@ def test_one_factor_scales_both_sides() -> None:
     image, mask, _ = markers(100, 100)
     factors = []
     for seed in range(30):
-        with augmentation_seed(seed):
+        with seeded(seed):
             _, labels, _ = PixelView(30, hflip=False)(image, mask)
         across = (labels[15] % 1000).max() - (labels[15] % 1000).min()
         down = (labels[:, 15] // 1000).max() - (labels[:, 15] // 1000).min()
@@ -97,7 +98,7 @@ def test_ids_confidences_and_types_survive_exactly() -> None:
     """Ids interpolated or narrowed to 8 bit become other classes; scores narrowed to 16 bit become ties."""
     mask = np.random.RandomState(1).choice([-100, 0, 7, 255, 65_535], (40, 50))
     confidence = np.random.RandomState(2).uniform(0.999, 1.0, (40, 50)).astype(np.float32)
-    with augmentation_seed(3):
+    with seeded(3):
         pixels, labels, scores = train_view("strong", 32, SEGMENTATION)(noise(40, 50), mask, confidence)
     assert (pixels.dtype, labels.dtype, scores.dtype) == (torch.float32, torch.int64, torch.float32)
     assert (pixels.shape, labels.shape, scores.shape) == ((3, 32, 32), (32, 32), (32, 32))
@@ -108,7 +109,7 @@ def test_ids_confidences_and_types_survive_exactly() -> None:
 
 def test_labeled_pixels_have_confidence_one() -> None:
     """A labeled image without stored confidences must weigh 1, and its padding nothing."""
-    with augmentation_seed(0):
+    with seeded(0):
         _, labels, scores = PixelView(32)(noise(20, 20), np.zeros((20, 20), dtype=np.int64))
     assert torch.equal(scores, (labels != -100).float())
 
@@ -120,7 +121,7 @@ def test_photometric_augmentation_leaves_geometry_and_targets_alone() -> None:
     for seed in range(10):
         views = []
         for name in ("scale-crop-flip", "strong"):
-            with augmentation_seed(seed):
+            with seeded(seed):
                 views.append(train_view(name, 48, SEGMENTATION)(image, mask, confidence))
         (plain, labels, scores), (colored, labels_too, scores_too) = views
         assert torch.equal(labels, labels_too) and torch.equal(scores, scores_too)
@@ -141,7 +142,7 @@ def test_any_image_becomes_a_view_in_range(name: str, shape: tuple[int, int]) ->
 def test_pixel_views_smaller_and_larger_than_the_image(name: str) -> None:
     """A crop larger than the image must be padded, not refused and not shrunk."""
     for shape in ((1, 1), (10, 60), (60, 10), (48, 48)):
-        with augmentation_seed(1):
+        with seeded(1):
             pixels, labels, _ = train_view(name, 48, SEGMENTATION)(noise(*shape), np.ones(shape, dtype=np.int64))
         assert pixels.shape == (3, 48, 48) and set(labels.flatten().tolist()) <= {-100, 1}
         assert pixels.min() >= 0 and pixels.max() <= 1
@@ -188,7 +189,7 @@ def test_views_are_pure_functions_of_the_seed() -> None:
     pixel_view = train_view("strong", 24, SEGMENTATION)
     results = []
     for _ in range(2):
-        with augmentation_seed(5):
+        with seeded(5):
             results.append(pixel_view(image, mask, confidence))
     assert all(map(torch.equal, *results))
 
@@ -203,7 +204,7 @@ def test_no_other_generator_is_read_and_the_callers_is_given_back(monkeypatch: p
     state = random.getstate(), numpy_state(), torch.get_rng_state()
     draws(ImageView(16, strong=True), noise(30, 30), 30)
     for seed in range(30):
-        with augmentation_seed(seed):
+        with seeded(seed):
             PixelView(16, photometric=True)(noise(30, 30), np.zeros((30, 30), dtype=np.int64))
     assert random.getstate() == state[0] and numpy_state() == state[1]
     assert torch.equal(torch.get_rng_state(), state[2])
@@ -212,7 +213,7 @@ def test_no_other_generator_is_read_and_the_callers_is_given_back(monkeypatch: p
 def test_the_callers_generator_is_given_back_after_an_error() -> None:
     """A corrupt image inside the block must not leave the training loop on the sample's stream."""
     state = torch.get_rng_state()
-    with pytest.raises(RuntimeError), augmentation_seed(1):
+    with pytest.raises(RuntimeError), seeded(1):
         raise RuntimeError
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, AutoModelForSemanticSegmentation, pipeline
 
 from hf_dmt import ModelPair
+from hf_dmt.models import upernet
 from hf_dmt.models.loading import CheckpointError, class_tensors
-from hf_dmt.models.networks import upernet
 from hf_dmt.models.weights.trained_parts import _blocks, backbone, choose_trained
 from tests.training.small_runs import assert_same, state_of
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_dmt import DMTTrainer, ModelPair
-from hf_dmt.data.drawing.transforms import seed_for
 from hf_dmt.data.labels.pseudo_labels import PixelLabels
+from hf_dmt.data.seeds import seed_for
 from hf_dmt.method import draw_mixup
 
 STEPS, RATE, MOMENTUM, DECAY = 20, 0.005, 0.9, 5e-4

@@ -13,8 +13,8 @@ from small_runs import images, make_pair, make_trainer, scenes
 from torch import nn
 
 from hf_dmt import DMTTrainer, ModelPair
+from hf_dmt.models.finite import nonfinite_tensors
 from hf_dmt.models.loading import CheckpointError
-from hf_dmt.models.weights.finite import nonfinite_tensors
 from hf_dmt.training.run.runtime_errors import RunError
 
 KINDS = {"images": ("vit", "resnet"), "pixels": ("segformer", "segformer")}

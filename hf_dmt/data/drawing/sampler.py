@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..members import MEMBERS
-from .transforms import seed_sequence
+from ..seeds import seed_sequence
 
 
 class Draw(NamedTuple):

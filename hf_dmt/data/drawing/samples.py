@@ -13,10 +13,10 @@ from ..labels.items import check_label
 from ..labels.pseudo_labels import ImageLabels, PixelLabels
 from ..reading.masks import to_mask
 from ..reading.sources import ImageSet, at_side, check_mask_size, decoded_item, name_of
+from ..seeds import seeded
 from ..tasks import IGNORE_INDEX
 from .clean_images import fit_shorter_side, resize_mask
 from .sampler import Draw
-from .transforms import augmentation_seed
 
 PseudoLabels = ImageLabels | PixelLabels
 
@@ -128,7 +128,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
 
 
 def _seen(view: Callable[..., Any], inputs: tuple[Any, ...], seed: int) -> Any:
-    with augmentation_seed(seed):
+    with seeded(seed):
         return view(*inputs)
 
 

@@ -9,13 +9,11 @@ Two callables, one per task, built from `torchvision.transforms.v2`:
 Both return images as float32 in [0, 1]. Normalizing, and resizing to what each member expects, happen later, on the
 device and per member.
 
-All randomness comes from torch's global CPU generator, so inside `augmentation_seed(seed)` a view is a pure function of
+All randomness comes from torch's global CPU generator, so inside `seeded(seed)` a view is a pure function of
 the seed and its input. With `seed_for(run_seed, member, draw, index)` as the seed, no two processes or workers share a
 stream, and a resumed run draws what the uninterrupted run would have drawn.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -30,40 +28,6 @@ from ..tasks import IGNORE_INDEX
 GRAY = 128  # fills padding, rotation and Cutout: close to the mean of natural images
 
 SCALE_RANGE = (0.5, 1.5)
-
-
-def seed_for(*parts: int) -> int:
-    """One 64-bit seed from non-negative integers, the same on every platform and in every process.
-
-    Raises:
-        OverflowError: a part is negative or does not fit in 64 bits.
-    """
-    return int(seed_sequence(*parts).generate_state(1, np.uint64)[0])
-
-
-def seed_sequence(*parts: int) -> np.random.SeedSequence:
-    """A seed for NumPy's generators that is unique to `parts`.
-
-    The number of parts is written first, and each part has a fixed width: by default, `np.random.SeedSequence` gives
-    the same seed to `[1]` and `[1, 0]`, or to `[2**32]` and `[0, 1]`.
-
-    Raises:
-        OverflowError: a part is negative or does not fit in 64 bits.
-    """
-    words = np.array([len(parts), *parts], dtype="<u8").view("<u4")
-    return np.random.SeedSequence(words.tolist())
-
-
-@contextmanager
-def augmentation_seed(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator inside the block and restore its state afterwards.
-
-    `torch.manual_seed` would also seed the accelerators' generators, which `fork_rng(devices=[])` does not restore:
-    with `num_workers=0`, every sample would then reset the dropout of the running model.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 class ImageView:

@@ -7,6 +7,7 @@ Each is a stock transformers architecture with a small configuration, or one of 
 from __future__ import annotations
 
 import torch
+import transformers
 from transformers import (
     BaseImageProcessor,
     BitImageProcessor,
@@ -22,7 +23,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from ..loading import AUTO_CLASSES, CheckpointError, drawn_from
+from ...data.pair_file import CheckpointError
+from ...data.seeds import seeded
+from ...data.tasks import TASKS
 from .deeplab_v2 import DeepLabV2Config
 from .wide_resnet import WideResNetConfig
 
@@ -54,8 +57,8 @@ def tiny_member(
     """
     check_name(name, task)
     config, processor = _configuration(name, id2label, side)
-    with drawn_from(seed):
-        return AUTO_CLASSES[task].from_config(config, dtype=torch.float32), processor
+    with seeded(seed):
+        return getattr(transformers, TASKS[task].auto_class).from_config(config, dtype=torch.float32), processor
 
 
 def check_name(name: str, task: str) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...data.members import MEMBERS
-from ..loading import CheckpointError
+from ...data.pair_file import CheckpointError
 from ..pair import ModelPair
 
 BEST_FILE = "best.safetensors"

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..loading import CheckpointError
+from ...data.pair_file import CheckpointError
 
 EMA_FILE = "ema.safetensors"
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...data.members import MEMBERS
-from ..loading import CheckpointError
-from ..pair import PAIR_FILE, ModelPair
+from ...data.pair_file import PAIR_FILE, CheckpointError
+from ..pair import ModelPair
 
 
 class InitialWeights:

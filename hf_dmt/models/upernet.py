@@ -17,9 +17,9 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
-from .. import loading
-from ..loading import CheckpointError
-from ..preprocessing import native_size
+from ..data.pair_file import CheckpointError
+from . import loading
+from .preprocessing import native_size
 
 
 def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) -> UperNetForSemanticSegmentation:
