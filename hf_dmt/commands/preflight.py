@@ -42,7 +42,8 @@ from ..training.settings.late_settings import check_late_settings
 from ..training.trainer import DMTTrainer
 from .opening import build_pair, look_up_models
 
-_UPDATES = 8  # to try in phase 0 and in a phase with pseudo labels; the first quarter is warmup
+_UPDATES = (2, 8)  # to try in phase 0 and in a phase with pseudo labels: eight, unless two of each take long
+_LONG_S = 20.0
 _SHOWN = 5
 _CLASSES_SHOWN = 12
 
@@ -278,7 +279,7 @@ class _Stopwatch(TrainerCallback):
         return time.monotonic()
 
     def seconds(self, phase: Phase) -> float:
-        """Seconds of a typical update in such a phase, including data loading."""
+        """Seconds of a typical update in such a phase, including data loading; the first quarter is warmup."""
         marks = self.marks[self._kind(phase)]
         took = [later - earlier for earlier, later in pairwise(marks)]
         return statistics.median(took[len(took) // 4 :])
@@ -286,10 +287,21 @@ class _Stopwatch(TrainerCallback):
 
 def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folder: str) -> dict[str, Any]:
     """The estimate. It trains `pair` a little."""
+    for updates in _UPDATES:
+        start = time.monotonic()
+        found = _tried(pair, args, images, f"{folder}/{updates}", updates)
+        took = broadcast_object_list([time.monotonic() - start])[0]
+        if took > _LONG_S:
+            break
+    return found
+
+
+def _tried(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folder: str, updates: int) -> dict[str, Any]:
+    """The estimate from a number of updates in each kind of phase."""
     knobs = args.knobs(pair.task)
     few = 2 * args.per_device_eval_batch_size * args.world_size
     trial = copy.copy(args)
-    trial.output_dir, trial.max_steps = folder, _UPDATES
+    trial.output_dir, trial.max_steps = folder, updates
     trial.official, trial.phase_weights = False, "last"
     trial.label_ratios = [1.0] if knobs.label_ratios else args.label_ratios
     trial.save_strategy, trial.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
@@ -311,7 +323,7 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
     )
     quiet = logging.getLogger("hf_dmt")
     level = quiet.level
-    quiet.setLevel(logging.ERROR)  # models look collapsed after eight updates
+    quiet.setLevel(logging.ERROR)  # models look collapsed after a few updates
     try:
         trainer.train()
         shown = images.labeled.subset(np.arange(min(few, len(images.labeled))))
@@ -329,6 +341,7 @@ def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, fo
     available = torch.cuda.get_device_properties(args.device).total_memory if args.device.type == "cuda" else None
     return {
         "device": args.device.type,
+        "tried": updates,
         "updates": [phase.steps for phase in plan],
         "seconds_per_update": [round(seconds, 4) for seconds in update],
         "clean_images": passes,
@@ -348,7 +361,7 @@ def _estimate_lines(found: dict[str, Any]) -> list[str]:
     return [
         f"{duration(found['total_seconds'])} on {found['device']}{memory}, without evaluations within phases",
         f"{sum(updates)} updates of {' to '.join(each)} s, and {found['clean_images']} images to label or score at "
-        f"{1000 * found['seconds_per_clean_image']:.2g} ms each (measured on {_UPDATES} updates per phase)",
+        f"{1000 * found['seconds_per_clean_image']:.2g} ms each (measured on {found['tried']} updates per phase)",
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hf_dmt.commands import preflight
 from hf_dmt.commands.preflight import class_line, duration
 from scripts.run_dmt import main
 from tests.data import small_files as files
@@ -63,7 +64,7 @@ def test_a_good_start_is_called_ready_and_its_plan_is_the_runs(
     ]
     assert found["models"]["a"]["architecture"] == "vit" and found["models"]["b"]["new"] == "all weights"
     estimate = found["estimate"]
-    assert estimate["clean_images"] == 1 * 10 + 2 * 3 and estimate["memory_bytes"] > 0
+    assert estimate["clean_images"] == 1 * 10 + 2 * 3 and estimate["memory_bytes"] > 0 and estimate["tried"] == 8
     expected = sum(n * each for n, each in zip(estimate["updates"], estimate["seconds_per_update"], strict=True))
     expected += estimate["clean_images"] * estimate["seconds_per_clean_image"]
     assert estimate["total_seconds"] == pytest.approx(expected, rel=0.05, abs=0.1)
@@ -76,7 +77,9 @@ def test_a_good_start_is_called_ready_and_its_plan_is_the_runs(
     said = capsys.readouterr().out
     assert "labeled images: cat: 6, dog: 6, owl: 7" in said, "in brief before every run"
 
+    monkeypatch.setattr(preflight, "_LONG_S", 0)
     code, found = check(animals, capsys, "--member_schedule", "alternate")
+    assert found["estimate"]["tried"] == 2, "eight updates of large models on a CPU take many minutes"
     assert code == 0 and found["estimate"]["updates"] == [n for n in estimate["updates"] for _ in "ab"]
     assert found["estimate"]["clean_images"] == estimate["clean_images"]
 
