@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from . import forms
 from .files import read_json
+from .forms import Needs, described_as, fault_of
 from .members import MEMBERS
-from .tasks import TASKS
 
 PAIR_FILE = "dmt_config.json"
 PEER_FOLDER = "peer"
@@ -17,6 +18,43 @@ are replaced or removed by another one."""
 FORMAT_VERSION = 1
 LONGEST_SIDE = 16_384
 """Of the training view, in pixels."""
+
+
+@described_as("a or b")
+def _member(value: Any) -> bool:
+    return value in MEMBERS
+
+
+@described_as(f"a whole number from 1 to {LONGEST_SIDE}")
+def _side(value: Any) -> bool:
+    return forms.count(value) and 1 <= value <= LONGEST_SIDE
+
+
+@described_as("a whole number of at least 1")
+def _version(value: Any) -> bool:
+    return forms.count(value) and value > 0
+
+
+@described_as("true or false")
+def _yes_or_no(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+PAIR = Needs(
+    "format_version",
+    "primary",
+    "task",
+    "image_size",
+    format_version=_version,
+    primary=_member,
+    task=forms.task,
+    image_size=_side,
+    base_models=dict.fromkeys(MEMBERS, forms.text),
+    base_commits=dict.fromkeys(MEMBERS, forms.text),
+    seed=forms.number,
+    phase=forms.count,
+    continued=_yes_or_no,
+)
 
 
 class CheckpointError(ValueError):
@@ -43,20 +81,14 @@ def read_pair_file(folder: Path, source: str) -> dict[str, Any]:
         raise CheckpointError(f"{PAIR_FILE} of {source!r} is damaged ({problem}). Copy or download it again.") from (
             problem
         )
-    if not isinstance(settings, dict):
-        raise CheckpointError(
-            f"{PAIR_FILE} of {source!r} is damaged: it contains a {type(settings).__name__} instead of settings. Copy "
-            "or download it again."
-        )
-    version: Any = settings.get("format_version")
-    if _is_count(version) and version > FORMAT_VERSION:
+    version = settings.get("format_version") if isinstance(settings, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointError(
             f"{source!r} was written in format {version}; this version of hf_dmt reads up to {FORMAT_VERSION}. "
             "Upgrade: pip install -U hf-dmt."
         )
-    if wrong := _wrong_entries(settings):
-        named = ", ".join(f"{key} {settings[key]!r}"[:100] if key in settings else f"no {key}" for key in wrong)
-        raise CheckpointError(f"{PAIR_FILE} of {source!r} has invalid entries: {named}. Copy or download it again.")
+    if fault := fault_of(settings, PAIR):
+        raise CheckpointError(f"{PAIR_FILE} of {source!r} is damaged: {fault}. Copy or download it again.")
     settings.pop(LISTING, None)  # describes the repository it came from, not the pair
     return settings
 
@@ -70,32 +102,3 @@ def base_of(settings: dict[str, Any], entry: str, name: str) -> str | None:
     """What `base_models` or `base_commits` says of a member, if anything."""
     found: str | None = (settings.get(entry) or {}).get(name)
     return found
-
-
-def _wrong_entries(settings: dict[str, Any]) -> list[str]:
-    """Names of the entries with invalid values, or that are missing."""
-
-    def describes_members(value: Any) -> bool:
-        return value is None or (
-            isinstance(value, dict)
-            and all(name in MEMBERS and (about is None or isinstance(about, str)) for name, about in value.items())
-        )
-
-    primary, task = settings.get("primary"), settings.get("task")
-    side: Any = settings.get("image_size")
-    fine = {
-        "format_version": _is_count(settings.get("format_version")) and settings["format_version"] > 0,
-        "primary": isinstance(primary, str) and primary in MEMBERS,
-        "task": isinstance(task, str) and task in TASKS,
-        "image_size": _is_count(side) and 0 < side <= LONGEST_SIDE,
-        "base_models": describes_members(settings.get("base_models")),
-        "base_commits": describes_members(settings.get("base_commits")),
-        "seed": settings.get("seed") is None or type(settings["seed"]) is int,
-        "phase": settings.get("phase") is None or _is_count(settings["phase"]),
-        "continued": settings.get("continued") is None or isinstance(settings["continued"], bool),
-    }
-    return [key for key, holds in fine.items() if not holds]
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

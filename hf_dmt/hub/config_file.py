@@ -11,8 +11,6 @@ from ..data.files import read_json
 
 MOST_CLASSES = 65_536
 """Labels are stored with 16 bits; every data set in use has fewer."""
-LONGEST_SIDE = 16_384
-"""Of the training view, in pixels."""
 
 
 def fault_of_config(source: str, *, revision: str | None = None, token: str | None = None, **_: Any) -> str | None:

@@ -193,7 +193,7 @@ def _time(run: Run) -> dict[str, float] | None:
 def _protocol(run: Run) -> list[tuple[str, str]]:
     results, split = run.results, run.split
     rows = [("Task", results["task"]), ("Method", str(results.get("method", "")))]
-    rows += [(f"Model {member} started from", run.base_models[member]) for member in run.base_models]
+    rows += [(f"Model {name} started from", base) for name in MEMBERS if (base := run.base_models.get(name))]
     if split.get("dataset"):
         rows.append(("Data", str(split["dataset"])))
     if split.get("unlabeled_from"):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from hf_dmt.report.results_file import EVENT, RESULTS, SPLIT, fault_of, read_events, read_results, read_split
+from hf_dmt.data.forms import fault_of
+from hf_dmt.report.results_file import EVENT, RESULTS, SPLIT, read_events, read_results, read_split
 from hf_dmt.report.run import read_run
 
 SCORES = {
@@ -29,8 +30,8 @@ WHOLE: dict[str, Any] = {
 }
 # Where, what is put there (None: the entry is removed), and what the error says of it.
 DAMAGE: list[tuple[str, Any, str]] = [
-    ("task", "detection", "task is 'detection', but must be one of two tasks"),
-    ("task", ["x"], "task is ['x'], but must be one of two tasks"),
+    ("task", "detection", "task is 'detection', but must be one of: image-classification, semantic-segmentation"),
+    ("task", ["x"], "task is ['x'], but must be one of: image-classification, semantic-segmentation"),
     ("task", None, "it has no task"),
     ("num_labels", None, "it has no num_labels"),
     ("num_labels", "2", "num_labels is '2', but must be a whole number of at least 0"),
