@@ -22,7 +22,7 @@ from ..method.selection import DivergedError
 from ..models.pair import ModelPair
 from ..models.timm_members import architecture
 from ..report import print_summary
-from ..training.run.folder import check_output_folder, check_split, locked, resumes
+from ..training.run.folder import check_output_folder, check_split, locked
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import Parser, parse, print_error, speak_in_flags
@@ -67,7 +67,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         check_output_folder(args)
         model_classes = look_up_models(model_args, args)
         images = assemble(data_args, model_args.task, token=args.hub_token, model_classes=model_classes)
-        if resumes(args):
+        if args.resume_from_checkpoint:
             check_split(args.output_dir, images.split)
         if data_args.dataset_name in BUILTIN_SETS:
             args.horizontal_flip = False  # a flipped digit is a different digit, or none

@@ -43,6 +43,7 @@ from .scoring import evaluation
 from .scoring.image_counts import ImageCounts
 from .scoring.library_metrics import LibraryMetrics
 from .settings.arguments import DMTTrainingArguments
+from .settings.declaration import without_word
 from .settings.knobs import Knobs
 from .weights import RunWeights
 
@@ -140,10 +141,8 @@ class PairTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The stock version excludes biases and norms from weight decay; the official code does not."""
-        if self.args.official:
-            return [name for name, _ in model.named_parameters()]
-        names: list[str] = super().get_decay_parameter_names(model)
-        return names
+        everything = [name for name, _ in model.named_parameters()]
+        return everything if self.args.official else super().get_decay_parameter_names(model)
 
     def restart_optimizer(self, steps: int, checkpoint: str | None, *, learning_rate: float | None = None) -> None:
         """Reset the optimizer state and start a schedule of `steps` updates, or restore both from a checkpoint.
@@ -320,11 +319,12 @@ class PairTrainer(Trainer):
 
         Args:
             asked: a folder; True for the last complete checkpoint of the output folder; or a repository on the Hub,
-                whose `last-checkpoint` is downloaded. True may arrive as a word from a command line.
+                whose `last-checkpoint` is downloaded.
 
         Raises:
             ValueError: an incomplete checkpoint. HubError: the repository contains none.
         """
+        asked = without_word(asked)  # a script may pass on what it read from a command line
         if checkpoints.names_a_repository(asked):
             asked = str(self.publisher.fetch_run(str(asked)))
             self.accelerator.wait_for_everyone()

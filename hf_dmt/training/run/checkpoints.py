@@ -19,9 +19,6 @@ from .whole_checkpoint import faults, step_of
 
 logger = logging.get_logger(__name__)
 
-# Words on a command line.
-_YES, _NO = ("true",), ("false", "none", "")
-
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest `checkpoint-N` that is complete, else None; skipped ones are logged."""
@@ -33,8 +30,8 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def names_a_repository(asked: str | bool | None) -> bool:
-    """Whether `resume_from_checkpoint` is neither a folder nor a word for yes or no."""
-    return isinstance(asked, str) and asked.lower() not in (*_YES, *_NO) and not Path(asked).exists()
+    """Whether `resume_from_checkpoint` is the name of something that is not on this machine."""
+    return isinstance(asked, str) and bool(asked) and not Path(asked).exists()
 
 
 def to_resume(
@@ -43,16 +40,15 @@ def to_resume(
     """The checkpoint that `resume_from_checkpoint` asks for, or None for a new run; must be called on every process.
 
     Args:
-        asked: a folder, or True for the last complete checkpoint in `output_dir`. True may arrive as a word.
+        asked: a folder, or True for the last complete checkpoint in `output_dir`.
         overwrite: start over if there is no complete checkpoint, although `output_dir` contains work of a run.
 
     Raises:
         ValueError: the folder is not a complete checkpoint, or there is none and work would be overwritten.
     """
-    word = asked.lower() if isinstance(asked, str) else str(asked).lower()
-    if word in _NO:
+    if not asked:
         return None
-    if word in _YES:
+    if asked is True:
         # One process looks, after all have finished writing; otherwise processes could choose different checkpoints.
         accelerator.wait_for_everyone()
         last = broadcast_object_list([last_complete_checkpoint(output_dir) if accelerator.is_main_process else None])[0]

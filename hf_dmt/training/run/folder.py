@@ -26,11 +26,6 @@ OWNER_FILE = ".run.owner"
 logger = logging.get_logger(__name__)
 
 
-def resumes(args: DMTTrainingArguments) -> bool:
-    """Whether `--resume_from_checkpoint` is set; its value may be a word from a command line."""
-    return str(args.resume_from_checkpoint or "none").lower() not in ("false", "none")
-
-
 def check_output_folder(args: DMTTrainingArguments) -> None:
     """Refuse a folder with unrelated contents, or with a run unless it is to be resumed or overwritten."""
     folder = Path(args.output_dir)
@@ -44,7 +39,7 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
         raise ValueError(
             f"`output_dir` {str(folder)!r} is not empty and is not the folder of a run. Choose another folder."
         )
-    if not resumes(args):
+    if not args.resume_from_checkpoint:
         check_room(folder, overwrite=args.overwrite_output_dir)
 
 

@@ -11,7 +11,7 @@ from transformers import IntervalStrategy, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from ...models.weights.trained_parts import check_choice
-from .declaration import as_arguments, is_number, without_words
+from .declaration import as_arguments, is_number, without_word, without_words
 from .knobs import KNOBS, RUN_SETTINGS, Knobs, RunSettings
 from .methods import PRESETS, resolve
 from .resuming import ACCEPTABLE
@@ -154,6 +154,7 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         check_choice("train", self.train)
         check_choice("train_b", self.train_b or self.train)
         self.remove_unused_columns = False
+        self.resume_from_checkpoint: str | bool | None = without_word(self.resume_from_checkpoint) or None
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
-_WORDS = {"true": True, "false": False}
+_WORDS = {"true": True, "false": False, "auto": None, "none": None}
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,16 @@ def without_words(one: Setting, value: Any) -> Any:
     if the setting is boolean, and a boolean becomes a word if the setting is a word."""
     if one.is_list and isinstance(value, (list, tuple)):
         return tuple(_as_kind(one.kind, item) for item in value)
-    if one.kind is bool and isinstance(value, str):
-        return None if value.lower() == "auto" else _WORDS.get(value.lower(), value)
+    if one.kind is bool:
+        return without_word(value)
     if one.kind is str and isinstance(value, bool):
         return str(value).lower()
     return value
+
+
+def without_word(value: Any) -> Any:
+    """A boolean, or None for "not set", where a word from a command line or a config file means it; else itself."""
+    return _WORDS.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _as_kind(kind: type, item: Any) -> Any:
