@@ -41,9 +41,11 @@ RATIO = 0.2
 Batch = dict[str, Tensor]
 
 
-def our_pass(pair: ModelPair, images: Any, batch_size: int, folder: Path, accelerator: Accelerator) -> None:
+def our_pass(
+    pair: ModelPair, images: Any, batch_size: int, folder: Path, accelerator: Accelerator, **given: Any
+) -> None:
     """What a run does between two phases."""
-    knobs, clean_pass = resolve("dmt", pair.task, {}), CleanPass(batch_size)
+    knobs, clean_pass = resolve("dmt", pair.task, given), CleanPass(batch_size)
     label = label_pass.label_images if pair.task == IMAGES else label_pass.label_pixels
     label(pair, images, clean_pass, accelerator, folder, knobs=knobs, facts={"phase": 1, "ratio": RATIO})
 
