@@ -178,11 +178,11 @@ SEGMENTATION: dict[str, Case] = {
 }
 CLASSIFICATION: dict[str, Case] = {
     "no such folder": (lambda root: {"dataset_name": str(root / "x")}, r"no folder '.*x'", r"", r"Check the path"),
-    "unknown id": (lambda root: {"dataset_name": "no/body"}, r"'no/body'", r"not embedded", r"Check the spelling"),
+    "unknown id": (lambda root: {"dataset_name": "no/body"}, r"'no/body'", r"no embedded set", r"Check the spelling"),
     "images without classes": (
         lambda root: {"dataset_name": str(files.save(files.image(1), root / "flat" / "a.png").parent)},
         r"training images of '.*flat'",
-        r"have no labels: no label column and no class folders",
+        r"have no labels: no class folders and no label column",
         r"--label_column|one folder per class",
     ),
     "all labels unknown": (
@@ -550,14 +550,14 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "data is a text file": (
         "--dataset_name {}/notes.txt --model_a tiny:vit --model_b tiny:vit",
         r"notes.txt'",
-        r"not embedded",
-        r"Check",
+        r"is a file",
+        r"Give a folder of images, or a table",
     ),
     "data is an empty folder": (
         "--dataset_name {}/empty --model_a tiny:vit --model_b tiny:vit",
         r"empty'",
         r"data files",
-        r"Check",
+        r"Give one folder per class",
     ),
     "label column that is not there": (
         f"{WITH_TINY} --label_column species",

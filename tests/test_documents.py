@@ -182,7 +182,6 @@ def desk(checkpoints: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.
     small_files.scene_folder(Path("object_as_255"), [(0, 255), (255, 0)] * 2)
     small_files.scene_folder(Path("painted_masks"))
     small_files.save(small_files.image(90), Path("painted_masks/masks/00.png"))
-    small_files.class_folder(Path("unlabeled_among_classes"), ["cat", "dog", "unlabeled"])
     small_files.cut(small_files.class_folder(Path("one_broken_file"), each=8) / "dog" / "03.jpg")
     small_files.image(90).save("image.jpg")
     small_files.mask([0, 255]).save("object_on_black.png")

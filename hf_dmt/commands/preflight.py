@@ -134,7 +134,7 @@ class Preflight:
         for roles, pairs in overlaps(surveys).items():
             self.copies.append({"roles": list(roles), "count": len(pairs), "examples": pairs[:_SHOWN]})
             if scored := {"eval", "test"} & set(roles):
-                count = f"{len(pairs)} images are" if len(pairs) > 1 else "1 picture is"
+                count = f"{len(pairs)} images are" if len(pairs) > 1 else "1 image is"
                 self.warnings.append(
                     f"{count} in {' and '.join(roles)} at once, so scores on {scored.pop()} will be too high. Remove "
                     "them from one of the two."

@@ -79,10 +79,10 @@ def test_images_without_labels_are_the_unlabeled_ones(tmp_path: Path) -> None:
 def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
     """Guards tables in which only some rows have a mask: the first row without one would end the run with a
     KeyError."""
-    picture = files.encoded(files.image(3))
+    pictures = [files.encoded(files.image(3 + number)) for number in range(4)]
     masks = [files.encoded(files.mask([0, 1])), None, files.encoded(files.mask([1, 2])), None]
     features = {"image": datasets.Value("binary"), "mask": datasets.Image()}
-    rows = files.table({"image": [picture] * 4,
+    rows = files.table({"image": pictures,
                         "mask": [mask and {"bytes": mask, "path": None} for mask in masks]}, features)  # fmt: skip
     found = run(files.parquet(tmp_path / "data", train=rows, validation=rows), PIXELS)
     assert found.labeled.ids == ["0", "2"] and found.unlabeled is not None and found.unlabeled.ids == ["1", "3"]
@@ -126,7 +126,45 @@ class TestUnlabeled:
         root = label_table(tmp_path / "data", [0, 1] * 3, unlabeled=[-1] * 4)
         found = run(root, unlabeled_split="unlabeled")
         assert found.unlabeled is not None and len(found.unlabeled) == 4 and found.unlabeled.labels is None
-        assert run(root).unlabeled is None
+        alone = run(root)  # nothing else is unlabeled, so it is the one that is meant
+        assert alone.unlabeled is not None and alone.unlabeled.ids == found.unlabeled.ids
+        assert any("The unlabeled images are those in 'unlabeled'" in note for note in alone.notes)
+        more = run(root, num_labeled=2)
+        assert more.unlabeled is not None and len(more.unlabeled) == 4 and len(more.labeled) == 2
+
+    @pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "pool"])
+    def test_a_folder_among_the_classes(self, name: str, tmp_path: Path) -> None:
+        """Silent: the unlabeled images became a class of their own, which every model learned to predict."""
+        root = files.class_folder(tmp_path / "data", ("cat", "dog"))
+        for number in range(3):
+            files.save(files.image(200 + number), root / name / "new" / f"{number}.jpg")
+        given = run(root, unlabeled_dir=str(root / name))
+        assert given.class_names == ["cat", "dog"] and given.unlabeled is not None
+        assert given.unlabeled.ids == [f"new/{number}.jpg" for number in range(3)]
+        assert not any("not used" in note for note in given.notes)
+        if name == "pool":
+            return
+        alone = run(root)
+        assert alone.class_names == ["cat", "dog"] and alone.unlabeled is not None and len(alone.unlabeled) == 3
+        assert any(f"The unlabeled images are those in '{name}'" in note for note in alone.notes)
+        few = run(root, num_labeled=4)
+        assert few.unlabeled is not None and len(few.unlabeled) == 8
+        assert any(f"--unlabeled_split {name} would select it" in note for note in few.notes)
+
+    def test_copies_of_scored_images_are_left_out(self, tmp_path: Path) -> None:
+        """Silent: images that this program holds out at random are trained on with pseudo labels, because the labeled
+        images are usually copies of some in the unlabeled folder."""
+        root = files.class_folder(tmp_path / "data", ("cat", "dog"))
+        for number, file in enumerate(sorted(root.rglob("*.jpg"))):
+            (tmp_path / "all").mkdir(exist_ok=True)
+            (tmp_path / "all" / f"{number:02d}.jpg").write_bytes(file.read_bytes())
+        files.save(files.image(250), tmp_path / "all" / "new.jpg")
+        found = run(root, unlabeled_dir=str(tmp_path / "all"))
+        assert found.unlabeled is not None and found.evaluation is not None
+        assert len(found.unlabeled) == 13 - len(found.evaluation) and "new.jpg" in found.unlabeled.ids
+        assert any(f"Skipped {len(found.evaluation)} unlabeled images that are copies of eval images" in note
+                   for note in found.notes)  # fmt: skip
+        assert not any("so scores on eval are too high" in note for note in found.notes)
 
     @pytest.mark.parametrize("name", ["digits", "digit-scenes"])
     def test_a_builtin_set_beside_ones_own_images(self, name: str, tmp_path: Path) -> None:

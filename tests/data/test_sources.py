@@ -87,13 +87,16 @@ class TestClassFolders:
             open_splits(str(root), task=IMAGES)
 
     @pytest.mark.parametrize(
-        ("others", "message"), [(("unlabeled",), "--unlabeled_dir"), (("images", "masks"), "--task")]
+        ("inside", "others", "message"),
+        [("train", ("unlabeled",), "beside the folder 'train'"), ("", ("images", "masks"), "--task")],
     )
-    def test_a_folder_that_is_no_class_is_refused(self, others: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    def test_a_folder_that_is_no_class_is_refused(
+        self, inside: str, others: tuple[str, ...], message: str, tmp_path: Path
+    ) -> None:
         """Guards against a class called `unlabeled` that every model learns to predict."""
-        root = files.class_folder(tmp_path / "data", classes=("cat", *others), each=1)
+        files.class_folder(tmp_path / "data" / inside, classes=("cat", *others), each=1)
         with pytest.raises(DataError, match=message):
-            open_splits(str(root), task=IMAGES)
+            open_splits(str(tmp_path / "data"), task=IMAGES, notes=[])
 
 
 class TestTables:
@@ -174,7 +177,7 @@ class TestHub:
 
     def test_an_unknown_id_is_one_line(self, hub: HubServer) -> None:
         """Guards against fifty lines of a library's traceback for a typo."""
-        with pytest.raises(DataError, match=r"'me/anmials'.*not embedded.*Check the spelling") as caught:
+        with pytest.raises(DataError, match=r"'me/anmials'.*no embedded set.*Check the spelling") as caught:
             open_splits("me/anmials", task=IMAGES)
         assert len(str(caught.value).splitlines()) == 1
 

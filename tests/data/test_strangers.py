@@ -77,7 +77,7 @@ def test_every_other_file_is_counted(tmp_path: Path) -> None:
         "1 .jpg_large" in note and "is a PNG image: give such files the extension .png" in note for note in notes
     )
     assert any(note.startswith("Skipped 4 hidden and system files") for note in notes)
-    assert any("1 class folders" in note and "are empty and ignored: 'wolf'" in note for note in notes)
+    assert any(note.startswith("Warning: skipped 1 class folder without images") and "'wolf'" in note for note in notes)
     more = tmp_path / "more"
     files.save(files.image(1), more / "a.png")
     written(more / "list.csv", "x")
@@ -349,6 +349,33 @@ def test_tables_of_files(name: str, encoding: str, by: str, tmp_path: Path) -> N
     assert opened(listed(tmp_path, ["ä", "b"], name=name, encoding=encoding, by=by)).class_names == ["b", "ä"]
 
 
+@pytest.mark.parametrize(
+    ("header", "cell"),
+    [("file_name,label", "photos/{}.png"), ("Image ID,Label", "{}"), ("filename;Class", "{}.png")],
+)
+@pytest.mark.parametrize("named", ["labels.csv", ""])
+def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, tmp_path: Path) -> None:
+    """Unclear: the layout of most downloads, `labels.csv` beside `photos/`, was "not a readable folder" or had "no
+    labels"; names are often relative to the folder, or lack the extension."""
+    listed(tmp_path, ["x", "y"], name="labels.csv")
+    files.save(files.image(99), tmp_path / "unlabeled" / "1.png")
+    by = "," if "," in header else ";"
+    rows = [f"{cell.format(number)}{by}{'xy'[number % 2]}" for number in range(6)]
+    (tmp_path / "labels.csv").write_text("\n".join([header, *rows]))
+    found = opened(tmp_path / named, unlabeled_dir=str(tmp_path / "unlabeled"))
+    assert found.labeled.ids == [f"photos/{number}.png" for number in range(6)]
+    assert found.labeled.labels.tolist() == [0, 1] * 3 and found.unlabeled is not None
+    assert ("The files of 'labels.csv' are those in" in said(found)) == ("photos" not in cell)
+    assert "in no table" not in said(found)
+
+
+def test_a_file_that_is_no_table(tmp_path: Path) -> None:
+    """Unclear: "not a data set on the Hub or in the local cache" for a photo or an archive."""
+    files.save(files.image(1), tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"is a file\. Give a folder of images, or a table"):
+        opened(tmp_path / "a.png")
+
+
 def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
     """Guards against images that are lost between a table and its folder."""
     root = listed(tmp_path / "a", ["x", "y"])
@@ -385,7 +412,7 @@ def test_one_picture_twice(tmp_path: Path) -> None:
     """Silent: a label that must be wrong, and "gain of test accuracy" on images that were trained on."""
     root = animals(tmp_path / "a", 4)
     shutil.copy(root / "cat" / "01.jpg", root / "dog" / "copy.jpg")
-    assert "1 picture is labeled twice, with different labels: cat/01.jpg and dog/copy.jpg" in said(opened(root))
+    assert "1 image is labeled twice, with different labels: cat/01.jpg and dog/copy.jpg" in said(opened(root))
     for split in ("train", "val", "test"):
         animals(tmp_path / "b" / split, 3)
     text = said(opened(tmp_path / "b"))

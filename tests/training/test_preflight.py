@@ -100,7 +100,7 @@ def test_what_is_wrong_is_said_together_with_what_is_not(
     assert code == 1 and "Not ready: fix the 2 problems" in told
     assert "is not empty and is not the folder of a run" in told and "dog/03.jpg" in told
     assert "unlabeled and eval: 1, such as copy.png = validation/cat/0.jpg" in told
-    assert "1 picture is in unlabeled and eval at once" in told
+    assert "1 image is in unlabeled and eval at once" in told
     assert "about" in told and "dog: 5" in told, "the rest is looked at all the same"
     assert "Skipped" not in told, "a run with these flags skips nothing: it stops"
 

@@ -96,11 +96,14 @@ class Folder:
         return f"{name} is a {format} image: give such files the extension .{format.lower()}" if format else ""
 
 
-def find_images(folder: str | Path) -> Folder:
+def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
     """All image files in a folder and its subfolders.
 
     Extensions are case-insensitive. Hidden files and folders, and those of operating systems, are skipped. Linked
     folders are followed, each real folder once, so a link to a parent is harmless.
+
+    Args:
+        apart: a subfolder that is not searched, because its images have another role.
 
     Raises:
         DataError: there is no such folder, or the name of an image in it is not valid text.
@@ -111,7 +114,7 @@ def find_images(folder: str | Path) -> Folder:
         raise DataError(f"No images can be read from {str(folder)!r}: it {what}. Give the path of a folder.")
     found = Folder(root)
     extensions = image_extensions()
-    for parent, folders, files, hidden in walk(root):
+    for parent, folders, files, hidden in walk(root, apart):
         found.hidden += hidden
         inside = os.path.relpath(parent, root)
         inside = "" if inside == "." else inside.replace(os.sep, "/") + "/"
@@ -131,9 +134,10 @@ def find_images(folder: str | Path) -> Folder:
     return found
 
 
-def walk(root: Path) -> Iterator[tuple[str, list[str], list[str], int]]:
-    """`(folder, subfolders, files, number of hidden or system files)`; linked folders are visited once each."""
-    seen = {os.path.realpath(root)}
+def walk(root: Path, apart: Path | None = None) -> Iterator[tuple[str, list[str], list[str], int]]:
+    """`(folder, subfolders, files, number of hidden or system files)`; linked folders are visited once each, and the
+    subfolder `apart` never."""
+    seen = {os.path.realpath(root), *([os.path.realpath(apart)] if apart else [])}
     for parent, folders, files in os.walk(root, followlinks=True):
         entered, hidden = [], 0
         for name in sorted(folders):

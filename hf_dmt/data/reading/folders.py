@@ -43,10 +43,16 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
     return FileRows(Texts(found.names), root)
 
 
-def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], list[str]] | None:
+def class_folders(
+    root: Path, notes: list[str], apart: Path | None = None
+) -> tuple[dict[str, FileRows], list[str]] | None:
     """Splits and class names of a folder with one folder per class, at the root (train) or in split folders.
 
-    The class is the first folder below that, however deeply an image is nested. None if there are no such folders.
+    The class is the first folder below that, however deeply an image is nested. A folder called `unlabeled` is not a
+    class. None if there are no such folders.
+
+    Args:
+        apart: the folder of the unlabeled images, which is not a class if it is inside `root`.
 
     Raises:
         DataError: a folder that is not a class would become one.
@@ -54,7 +60,7 @@ def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], li
     if not root.is_dir():
         return None
     root = _only_folder_with_splits(root)
-    found = find_images(root)
+    found = find_images(root, apart)
     parts = {name: name.split("/") for name in found.names}
     tops = {names[0] for names in parts.values() if len(names) > 1}
     tops |= {name.split("/")[0] for name in found.empty}
@@ -66,10 +72,10 @@ def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], li
     beside: list[str] = []
     deep: Counter[tuple[str, str]] = Counter()
     for image, names in parts.items():
+        if names[0] in folder_of["unlabeled"] and len(names) > 1:
+            continue
         split = split_of.get(names[0]) if in_splits else "train"
         below = names[1:] if in_splits else names
-        if split == "unlabeled":
-            continue
         if split is None or len(below) < 2:
             beside.append(image)
             continue
@@ -82,10 +88,6 @@ def class_folders(root: Path, notes: list[str]) -> tuple[dict[str, FileRows], li
         return None
     _check_classes(root, set(classes), in_splits)
     notes += found.notes()
-    if in_splits and (aside := folder_of["unlabeled"]):
-        notes.append(
-            f"The folder {aside[0]!r} in {str(root)!r} is not read here, because --unlabeled_split {aside[0]} uses it."
-        )
     notes += _notes_on_classes(root, found, beside, deep, set(classes), in_splits)
     rows = {split: FileRows(Texts(chosen), root, labels=labels[split]) for split, chosen in images.items()}
     return rows, classes
@@ -138,7 +140,8 @@ def _notes_on_classes(
     empty = [name for name in found.empty if name.count("/") + 1 == depth]
     if empty:
         shown = ", ".join(repr(name) for name in empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
-        notes.append(f"Warning: {len(empty)} class folders in {str(root)!r} are empty and ignored: {shown}.")
+        what = f"{len(empty)} class folders" if len(empty) > 1 else "1 class folder"
+        notes.append(f"Warning: skipped {what} without images in {str(root)!r}: {shown}.")
     return notes
 
 
@@ -146,8 +149,8 @@ def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
     """Raises DataError if a folder that is not a class would be used as one."""
     if unlabeled := [name for name in sorted(classes) if role_of(name) == "unlabeled"]:
         raise DataError(
-            f"The folder {unlabeled[0]!r} in {str(root)!r} would become a class. Move it out and pass it as "
-            "--unlabeled_dir."
+            f"The folder {unlabeled[0]!r} among the class folders of {str(root)!r} would become a class. Move it "
+            "beside the folder 'train', or pass it as --unlabeled_dir."
         )
     lower = {name.lower() for name in classes}
     if lower & set(IMAGE_FOLDERS) and lower & set(MASK_FOLDERS):

@@ -17,7 +17,7 @@ from .finding import find_images
 from .folders import class_folders, mask_folders
 from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
 from .split_names import ROLES, role_of, with_role
-from .tables import metadata_tables, named_tables, open_file_tables
+from .tables import is_table, metadata_tables, named_tables, open_file_tables
 
 _ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
 _SHOWN = 10
@@ -31,13 +31,15 @@ def open_splits(
     image_column: str | None = None,
     label_column: str | None = None,
     mask_suffix: str = "",
+    apart: str | None = None,
     token: str | None = None,
     notes: list[str],
 ) -> tuple[dict[str, Rows], list[str] | None]:
     """All splits of a data set by name, and its class names, if it has any.
 
     Args:
-        name: an embedded set, a folder (class folders, tables, or `images/` beside `masks/`), or a Hub id.
+        name: an embedded set, a folder (class folders, tables, or `images/` beside `masks/`), a table, or a Hub id.
+        apart: the folder of the unlabeled images. If it is inside the data set's folder, it is not read here.
         notes: receives messages about everything that is skipped.
 
     Raises:
@@ -53,7 +55,8 @@ def open_splits(
             )
         return {split: BuiltinRows(items) for split, items in builtin.items()}, list(builtin["train"].class_names)
     root = Path(name).expanduser()
-    if root.is_dir() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes)):
+    elsewhere = Path(apart).expanduser() if apart else None
+    if root.exists() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes, elsewhere)):
         return found
     tables, folder = _load_tables(name, config_name, token, notes)
     first = tables[(with_role(tables, "train") or list(tables))[0]]
@@ -110,8 +113,8 @@ def open_unlabeled_table(
         return BuiltinRows(chosen) if scored else WithoutTargets(BuiltinRows(chosen))
     root = Path(name).expanduser()
     position = {word: index for index, word in enumerate(class_names)}
-    if root.is_dir():
-        inside = [path.name for path in root.iterdir() if path.is_dir()]
+    if root.exists():
+        inside = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
         wanted = [split, *with_role(inside, role_of(split) or "")] if split else with_role(inside, "unlabeled")
         for folder in [root / part for part in wanted if part in inside]:
             found = find_images(folder)
@@ -158,14 +161,18 @@ def _local_files(
     label_column: str | None,
     mask_suffix: str,
     notes: list[str],
+    apart: Path | None = None,
     *,
     unlabeled: bool = False,
 ) -> tuple[dict[str, Rows], list[str] | None] | None:
-    """Splits and class names of a folder of files; None if `datasets` has to open it.
+    """Splits and class names of a folder of files, or of one table; None if `datasets` has to open it.
 
     Args:
+        apart: a folder inside that is not read.
         unlabeled: labels and masks may be missing.
     """
+    if root.is_file():
+        return _table_alone(root, task, image_column, label_column, notes)
     if _is_saved(root):
         return None
     splits: dict[str, FileRows] | None = None
@@ -182,7 +189,7 @@ def _local_files(
         return None
     if splits is None and not metadata and not masks:
         said: list[str] = []
-        splits, classes = class_folders(root, said) or (None, None)
+        splits, classes = class_folders(root, said, apart) or (None, None)
         if classes and len(classes) == 1 and named_tables(root):
             splits = classes = None  # one folder of images with a table beside it
         else:
@@ -190,7 +197,7 @@ def _local_files(
     tables = metadata or (named_tables(root) if splits is None else {})
     if splits is None and tables:
         splits = open_file_tables(
-            root, tables, task=task, image_column=image_column, label_column=label_column, notes=notes
+            root, tables, task=task, image_column=image_column, label_column=label_column, apart=apart, notes=notes
         )
         if masks and not unlabeled and not all(rows.masks for rows in splits.values()):
             raise DataError(f"The table in {str(root)!r} has no column with masks. Name it with --label_column.")
@@ -200,7 +207,7 @@ def _local_files(
                 f"{str(root)!r} has no folders images/ and masks/, and no table with a column of masks. Put the "
                 "files into images/ and masks/ under the same names."
             )
-        found = find_images(root)
+        found = find_images(root, apart)
         notes += found.notes()
         splits = {"train": FileRows(Texts(found.names), root)} if found.names else None
     if splits is not None and not tables and not unlabeled:
@@ -215,6 +222,31 @@ def _local_files(
                     f"and {own['--label_column'][1]}. Name one of these, or omit {flag}."
                 )
     return None if splits is None else ({**splits}, classes)
+
+
+def _table_alone(
+    file: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
+) -> tuple[dict[str, Rows], None]:
+    """The only split of a table that lists image files.
+
+    Raises:
+        DataError: it is no table.
+    """
+    if not is_table(file):
+        raise DataError(
+            f"{str(file)!r} is a file. Give a folder of images, or a table (.csv, .tsv, .jsonl) with the columns "
+            "file_name and label."
+        )
+    splits = open_file_tables(
+        file.parent,
+        {"train": file},
+        task=task,
+        image_column=image_column,
+        label_column=label_column,
+        alone=True,
+        notes=notes,
+    )
+    return {**splits}, None
 
 
 def _is_saved(root: Path) -> bool:
@@ -268,11 +300,16 @@ def _load_tables(
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
         # the outer message, "An error occurred while generating the dataset", is not informative
         reason = problem.__cause__ or problem
-        text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+        text = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
+        if folder.exists():
+            raise DataError(
+                f"Cannot open the data set in {name!r}: {text}. Give one folder per class, a table with the columns "
+                "file_name and label, or parquet files."
+            ) from problem
         raise DataError(
-            f"Cannot open the data set {name!r}: it is not embedded ({', '.join(BUILTIN_SETS)}), not a readable "
-            f"folder, and not a data set on the Hub or in the local cache ({text}). Check the spelling and the "
-            "network."
+            f"Cannot open the data set {name!r}: there is no such folder here, no embedded set of this name "
+            f"({', '.join(BUILTIN_SETS)}), and no data set on the Hub or in the local cache ({text}). Check the "
+            "spelling and the network."
         ) from problem
     return dict(loaded), folder if folder.is_dir() else None
 

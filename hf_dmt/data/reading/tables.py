@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_csv
-from .finding import find_images
+from .finding import find_images, image_extensions
 from .rows import DataError, FileRows, is_label, same_letters
 from .split_names import role_of, with_role
 
 _KINDS = (".csv", ".tsv", ".jsonl")
-FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "img")
+FILE_COLUMNS = (
+    *("file_name", "filename", "file", "image", "image_path", "path", "img"),
+    *("file_path", "filepath", "image_name", "image_id", "id"),
+)
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
 MASK_COLUMNS = (
     "mask_file_name",
@@ -30,6 +33,10 @@ MASK_COLUMNS = (
     "segmentation_mask",
 )
 _SHOWN = 5
+
+
+def is_table(file: Path) -> bool:
+    return file.suffix.lower() in _KINDS
 
 
 def metadata_tables(root: Path) -> dict[str, Path]:
@@ -48,7 +55,7 @@ def metadata_tables(root: Path) -> dict[str, Path]:
 
 def named_tables(root: Path) -> dict[str, Path]:
     """`train.csv`, `val.csv`, ...; or else the only table of a folder."""
-    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _KINDS and not path.name.startswith(".")]
+    files = [path for path in sorted(root.iterdir()) if is_table(path) and not path.name.startswith(".")]
     by_role = {role: path for path in files if (role := role_of(path.stem))}
     return by_role or ({"train": files[0]} if len(files) == 1 else {})
 
@@ -60,11 +67,15 @@ def open_file_tables(
     task: str,
     image_column: str | None,
     label_column: str | None,
+    apart: Path | None = None,
+    alone: bool = False,
     notes: list[str],
 ) -> dict[str, FileRows]:
     """Splits of a folder whose images are listed in tables.
 
     Args:
+        apart: a folder inside, which the tables need not list.
+        alone: the user named the table and not its folder, which may be full of other things.
         notes: receives messages about images that no table lists.
 
     Raises:
@@ -72,10 +83,12 @@ def open_file_tables(
     """
     splits: dict[str, FileRows] = {}
     for role, file in tables.items():
-        rows = _open(file, root, task, image_column, label_column)
+        rows = _open(file, root, task, image_column, label_column, notes)
         splits |= {role: rows} if len(tables) > 1 else _by_folder(rows, root, role)
+    if alone:
+        return splits
     listed = {path for rows in splits.values() for path in [*rows.images, *(rows.masks or ())]}
-    found = find_images(root)
+    found = find_images(root, apart)
     for file in tables.values():
         found.uncount(file)
     notes += found.notes()
@@ -88,18 +101,24 @@ def open_file_tables(
     return splits
 
 
-def _open(file: Path, root: Path, task: str, image_column: str | None, label_column: str | None) -> FileRows:
+def _open(
+    file: Path, root: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
+) -> FileRows:
     columns, rows = _read(file)
     image = _column(file, columns, image_column, FILE_COLUMNS, "--image_column", "file names")
     usual = LABEL_COLUMNS if task == "image-classification" else MASK_COLUMNS
-    found = label_column or next((column for column in usual if column in columns and column != image), None)
+    found = label_column or _usual([column for column in columns if column != image], usual)
     target = _column(file, columns, found, (), "--label_column", "labels") if found else None
-    paths, missing = _files(file, [row.get(image) for row in rows])
+    cells = [row.get(image) for row in rows]
+    paths, missing = _files(file.parent, cells)
+    if missing and (folder := _folder_with(cells, file.parent)):
+        paths, missing = _files(folder, cells)
+        notes.append(f"The files of {file.name!r} are those in {str(folder)!r}.")
     if missing:
         shown = ", ".join(repr(name) for name in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise DataError(
             f"{len(missing)} of {len(rows)} files in {str(file)!r} do not exist: {shown}. Paths are relative to "
-            f"{str(file.parent)!r}. Correct the column {image!r}, or remove these rows."
+            f"{str(file.parent)!r}, or to one folder in it. Correct the column {image!r}, or remove these rows."
         )
     name, times = Counter(paths).most_common(1)[0] if paths else (file, 1)
     if times > 1:
@@ -111,7 +130,7 @@ def _open(file: Path, root: Path, task: str, image_column: str | None, label_col
     cells = [row.get(target) for row in rows]
     if task == "image-classification":
         return FileRows(paths, root, labels=_labels(cells))
-    masks, gone = _files(file, [cell if is_label(cell) else None for cell in cells])
+    masks, gone = _files(file.parent, [cell if is_label(cell) else None for cell in cells])
     if gone or len(masks) < len(paths):
         raise DataError(
             f"{len(gone) or len(paths) - len(masks)} of {len(rows)} masks in {str(file)!r} do not exist"
@@ -159,7 +178,7 @@ def _read(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequence[str], flag: str, what: str) -> str:
-    found = asked if asked else next((column for column in usual if column in columns), None)
+    found = asked if asked else _usual(columns, usual)
     if found not in columns:
         given = f"no column {asked!r}" if asked else f"no column with {what}"
         raise DataError(f"{str(file)!r} has {given}; it has: {', '.join(columns)}. Name it with {flag}.")
@@ -167,15 +186,27 @@ def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequen
     return found
 
 
-def _files(table: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
-    """`(the files, names of missing ones)`."""
+def _usual(columns: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The first column with a usual name; people also write `Label` and `File name`."""
+    named = {column.lower().replace(" ", "_"): column for column in reversed(columns)}
+    return next((named[name] for name in usual if name in named), None)
+
+
+def _folder_with(cells: Sequence[Any], parent: Path) -> Path | None:
+    """The only folder in `parent` that contains all files; None if there is none or several do."""
+    having = [path for path in sorted(parent.iterdir()) if path.is_dir() and not _files(path, cells)[1]]
+    return having[0] if len(having) == 1 else None
+
+
+def _files(folder: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
+    """`(the files, names of missing ones)`; names may lack the extension, as in tables of ids."""
     found, missing = [], []
     folders: dict[Path, dict[str, str]] = {}
     for cell in cells:
         if cell is None or not str(cell).strip():
             continue
         text = str(cell).strip()
-        path = _existing(table.parent, text, folders) or _existing(table.parent, text.replace("\\", "/"), folders)
+        path = _existing(folder, text, folders) or _existing(folder, text.replace("\\", "/"), folders)
         if path is None:
             missing.append(text)
         else:
@@ -187,7 +218,12 @@ def _existing(folder: Path, name: str, folders: dict[Path, dict[str, str]]) -> P
     path = folder / name
     if path.parent not in folders:
         files = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        folders[path.parent] = {same_letters(entry): entry for entry in files}
+        images = [entry for entry in files if Path(entry).suffix.lower() in image_extensions()]
+        stems = Counter(same_letters(Path(entry).stem) for entry in images)
+        folders[path.parent] = {
+            **{stem: entry for entry in images if stems[stem := same_letters(Path(entry).stem)] == 1},
+            **{same_letters(entry): entry for entry in files},
+        }
     stored = folders[path.parent].get(same_letters(path.name))
     return path.with_name(stored) if stored else None
 

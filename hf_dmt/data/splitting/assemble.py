@@ -21,7 +21,7 @@ from ..reading.split_names import role_of, with_role
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .contents import digest_of
-from .duplicates import duplicate_notes
+from .duplicates import duplicate_notes, without_copies
 from .scan import ScannedImages, listing, scan
 from .splits import carve_eval, choose_labeled, describe, read_ids, rows_of
 
@@ -87,6 +87,7 @@ def assemble(
         image_column=args.image_column,
         label_column=args.label_column,
         mask_suffix=args.mask_suffix or "",
+        apart=args.unlabeled_dir,
         token=token,
         notes=notes,
     )
@@ -111,7 +112,10 @@ def assemble(
     used = np.union1d(labeled_rows, carved)
     scanned = everything.subset(labeled_rows)
     check_targets(everything.subset(carved), "eval", names, args)
+    args = _with_own_unlabeled(args, splits, len(used) == len(everything), notes)
     rest = _unlabeled(args, everything, used, names, notes, token)
+    if rest is not None and args.dataset_name not in BUILTIN_SETS:
+        rest = without_copies(rest, {"eval": held_out, "test": test}, notes)
     if args.extra_labels:
         scanned, rest = with_answers(scanned, rest, names, args, notes)
     per_class = check_labeled(scanned, names, args, notes)
@@ -162,6 +166,29 @@ def _unused_splits(splits: dict[str, Rows], used: Sequence[ScannedImages], args:
     return notes
 
 
+def _with_own_unlabeled(
+    args: DataArguments, splits: dict[str, Rows], all_used: bool, notes: list[str]
+) -> DataArguments:
+    """The arguments, with the data set's own folder or split called `unlabeled` if no other image is unlabeled."""
+    root = Path(args.dataset_name or "").expanduser()
+    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    own = next(iter([*with_role(splits, "unlabeled"), *with_role(folders, "unlabeled")]), None)
+    if own is None or args.unlabeled_split is not None:
+        return args
+    if args.unlabeled_dir is None and args.unlabeled_dataset_name is None and all_used:
+        notes.append(f"The unlabeled images are those in {own!r} of {args.dataset_name!r}.")
+        return replace(args, unlabeled_split=own)
+    if own not in splits and not _is_same(args.unlabeled_dir, root / own):
+        notes.append(
+            f"The folder {own!r} in {args.dataset_name!r} is not used; --unlabeled_split {own} would select it."
+        )
+    return args
+
+
+def _is_same(folder: str | None, other: Path) -> bool:
+    return folder is not None and Path(folder).expanduser().resolve() == other.resolve()
+
+
 def _origin(key: str, given: str | None) -> dict[str, str | None]:
     """A source by name and, if it has one, by its id on the Hub. `split.json` is published, so a folder is recorded by
     its name only."""
@@ -194,8 +221,9 @@ def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, no
     assert rows is not None
     if task == "image-classification" and rows.targets() is None:
         raise DataError(
-            f"The training images of {args.dataset_name!r} have no labels: no label column and no class folders. "
-            "Name the column with --label_column, or put labeled images into one folder per class."
+            f"The training images of {args.dataset_name!r} have no labels: no class folders and no label column. Put "
+            "them into one folder per class, give a table with the columns file_name and label (--dataset_name "
+            "labels.csv), or name the column with --label_column."
         )
     images = ImageSet(
         rows,

@@ -6,9 +6,32 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .scan import ScannedImages
+from .scan import ScannedImages, listing
 
 _SHOWN = 3
+
+
+def without_copies(
+    unlabeled: ScannedImages, scored: Mapping[str, ScannedImages | None], notes: list[str]
+) -> ScannedImages:
+    """Leave out unlabeled images that are byte-identical to scored ones, whose scores they would raise. If nothing else
+    is left, they stay: the user chose the scored images as the unlabeled ones.
+
+    The scored images may be held out at random, so the user could not keep them apart.
+
+    Args:
+        scored: eval and test images by role.
+        notes: receives a message about what is left out.
+    """
+    for role, found in scored.items():
+        if found is None:
+            continue
+        is_copy = np.isin(unlabeled.contents, found.contents)
+        if is_copy.any() and not is_copy.all():
+            shown = listing(unlabeled.images, np.flatnonzero(is_copy))
+            notes.append(f"Skipped {is_copy.sum()} unlabeled images that are copies of {role} images: {shown}.")
+            unlabeled = unlabeled.subset(np.flatnonzero(~is_copy))
+    return unlabeled
 
 
 def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages | None]) -> list[str]:
@@ -22,7 +45,7 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
         shown = "; ".join(" and ".join(ids) for ids in twice[:_SHOWN]) + ("; ..." if len(twice) > _SHOWN else "")
         what = "labels" if labeled.images.task == "image-classification" else "masks"
         notes.append(
-            f"Warning: {_pictures(len(twice))} labeled twice, with different {what}: {shown}. At least one of the "
+            f"Warning: {_images_are(len(twice))} labeled twice, with different {what}: {shown}. At least one of the "
             f"{what} is wrong: decide, and remove the other file."
         )
     sets = {"labeled": labeled, **{role: found for role, found in others.items() if found is not None}}
@@ -41,14 +64,14 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
                 )
                 more = ", ..." if len(shared) > _SHOWN else ""
                 notes.append(
-                    f"Warning: {_pictures(len(shared))} both {first} and {second} ({pairs}{more}), so scores on "
+                    f"Warning: {_images_are(len(shared))} both {first} and {second} ({pairs}{more}), so scores on "
                     f"{second} are too high. Remove them from one of the two."
                 )
     return notes
 
 
-def _pictures(count: int) -> str:
-    return f"{count} images are" if count > 1 else "1 picture is"
+def _images_are(count: int) -> str:
+    return f"{count} images are" if count > 1 else "1 image is"
 
 
 def _two_labels(labeled: ScannedImages) -> list[list[str]]:
