@@ -392,6 +392,26 @@ def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
     (root / "metadata.csv").write_text("file_name,label\nphotos/1.png,x\nphotos/1.png,y\n")
     with pytest.raises(DataError, match=r"lists '1.png' 2 times"):
         opened(root)
+    (root / "metadata.csv").unlink()
+    rows: list[dict[str, Any]] = [{"file_name": f"photos/{index}.png", "label": ["x"]} for index in range(6)]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"contains \['x'\], but an image has one label"):
+        opened(root)
+
+
+def test_a_row_without_a_file_name_does_not_move_the_labels_of_the_others(tmp_path: Path) -> None:
+    """Silent: the row was left out of the images but not of the labels, so each image got the label of the row above
+    it. Rows of spreadsheets that are empty as a whole are no rows."""
+    root = listed(tmp_path, ["x", "y"])
+    header, *lines = (root / "metadata.csv").read_text().splitlines()
+    (root / "metadata.csv").write_text("\n".join([header, ",x", *lines]))
+    with pytest.raises(DataError, match=r"1 of 7 rows of .* have no file name in the column 'file_name'"):
+        opened(root)
+    (root / "metadata.csv").write_text("\n".join([header, ",", *lines]))
+    found = opened(root)
+    assert found.labeled.labels is not None and len(found.labeled) >= 4
+    for name, label in zip(found.labeled.ids, found.labeled.labels, strict=True):
+        assert found.class_names[label] == "xy"[int(Path(name).stem) % 2]
 
 
 def test_two_spellings_of_one_name(tmp_path: Path) -> None:

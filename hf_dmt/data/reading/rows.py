@@ -173,6 +173,8 @@ class FileRows:
             names = ["/".join(_parts_inside(path, root)) for path in images]
             check_names([*names, *(str(path) for path in masks or ())], root)
             images = Texts(names)
+        for targets in (masks, labels):
+            assert targets is None or len(targets) == len(images), "a target of another image"
         self.ids = images
         self.images = Paths(root, self.ids)
         self.masks = None if masks is None else Paths(Path(), Texts(str(path) for path in masks))

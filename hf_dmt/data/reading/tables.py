@@ -106,6 +106,12 @@ def _open(
 ) -> FileRows:
     columns, rows = _read(file)
     image = _column(file, columns, image_column, FILE_COLUMNS, "--image_column", "file names")
+    rows = [row for row in rows if any(not _is_empty(cell) for cell in row.values())]
+    if nameless := sum(_is_empty(row.get(image)) for row in rows):
+        raise DataError(
+            f"{nameless} of {len(rows)} rows of {str(file)!r} have no file name in the column {image!r}. Add the "
+            "names, or remove these rows."
+        )
     usual = LABEL_COLUMNS if task == "image-classification" else MASK_COLUMNS
     found = label_column or _usual([column for column in columns if column != image], usual)
     target = _column(file, columns, found, (), "--label_column", "labels") if found else None
@@ -128,6 +134,11 @@ def _open(
     if target is None:
         return FileRows(paths, root)
     cells = [row.get(target) for row in rows]
+    if several := next((cell for cell in cells if isinstance(cell, (list, dict))), None):
+        raise DataError(
+            f"The column {target!r} of {str(file)!r} contains {several!r}, but an image has one label: a word or a "
+            "number. Write one per image, or name another column with --label_column."
+        )
     if task == "image-classification":
         return FileRows(paths, root, labels=_labels(cells))
     masks, gone = _files(file.parent, [cell if is_label(cell) else None for cell in cells])
@@ -203,7 +214,7 @@ def _files(folder: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
     found, missing = [], []
     folders: dict[Path, dict[str, str]] = {}
     for cell in cells:
-        if cell is None or not str(cell).strip():
+        if _is_empty(cell):
             continue
         text = str(cell).strip()
         path = _existing(folder, text, folders) or _existing(folder, text.replace("\\", "/"), folders)
@@ -212,6 +223,10 @@ def _files(folder: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
         else:
             found.append(path)
     return found, missing
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or not str(cell).strip()
 
 
 def _existing(folder: Path, name: str, folders: dict[Path, dict[str, str]]) -> Path | None:
