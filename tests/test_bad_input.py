@@ -456,14 +456,27 @@ SCENES += " --model_a tiny:segformer --model_b tiny:segformer"
 # The command line, {} being the folder of `place`; then the three patterns.
 FLAGS: dict[str, tuple[str, str, str, str]] = {
     "unknown flag": ("--max_stepps 3", r"'--max_stepps'", r"Unknown", r"--max_steps"),
+    "flag of another script": (
+        "--batch_size 8",
+        r"'--batch_size'",
+        r"",
+        r"Use --labeled_batch_size and --pseudo_batch",
+    ),
+    "epochs at the stock default": ("--num_train_epochs 3", r"--num_train_epochs 3", r"in phases", r"--phase_epochs"),
+    "folder without a flag": ("--dataset_name d {}", r"does not follow a flag", r"", r"--dataset_name"),
     "shortened flag": ("--learning_ra 1", r"'--learning_ra'", r"", r"Did you mean --learning_rate"),
     "flag without a value": ("--learning_rate", r"--learning_rate", r"expected one argument", r"--help"),
     "word for a number": ("--max_steps many", r"--max_steps", r"invalid int value: 'many'", r"--help"),
     "unknown task": ("--task detection", r"--task", r"invalid choice: 'detection'", r"semantic-segmentation"),
-    "file after the flags": ("--seed 1 {}/empty.yaml", r"empty.yaml'", r"Unknown", r"--help"),
+    "file after the flags": (
+        "--seed 1 {}/empty.yaml",
+        r"empty.yaml'",
+        r"does not follow a flag",
+        r"Put a config file first",
+    ),
     "json without check": ("--json", r"--json", r"which is not given", r"Add it"),
     "config missing": ("{}/nowhere.yaml", r"nowhere.yaml'", r"No such file", r"Give a YAML or JSON file"),
-    "config is a folder": ("{}/empty", r"empty'", r"directory", r"Give a YAML or JSON file"),
+    "config is a folder": ("{}/empty", r"empty'", r"is a folder, not a config file", r"--dataset_name"),
     "config without a value": ("{}/blank.yaml", r"sets learning_rate to nothing", r"needs a value", r"delete the line"),
     "config is torn": ("{}/broken.yaml", r"broken.yaml'", r"line 1, column 16", r"Give a YAML or JSON file"),
     "config is torn JSON": ("{}/broken.json", r"broken.json'", r"line 1 column 2", r"Give a YAML or JSON file"),
@@ -582,7 +595,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "no unlabeled images": (
         "--dataset_name {}/animals --model_a tiny:vit --model_b tiny:vit",
         r"'dmt'",
-        r"unlabeled_dataset is empty",
+        r"but there are none",
         r"--method supervised",
     ),
     "view of no pixel": (
@@ -803,7 +816,7 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
     "no images": (lambda use: use.pair(), r"", r"either pixel_values", r"a view for each"),
     "trainer of a model": (lambda use: use.trainer(use.pair.model_a), r"ViTFor", r"", r"ModelPair.from_models"),
     "trainer without labels": (lambda use: use.trainer(labeled=[]), r"train_dataset", r"needs at least a few", r"Give"),
-    "trainer without unlabeled": (lambda use: use.trainer(more=[]), r"unlabeled_dataset is empty", r"", r"supervised"),
+    "trainer without unlabeled": (lambda use: use.trainer(more=[]), r"but there are none", r"", r"supervised"),
     "items that are no images": (lambda use: use.trainer(labeled=[{"img": 1}]), r"\['img'\]", r"no 'image'", r"Give"),
     "items without a label": (
         lambda use: use.trainer(labeled=[{"image": files.image(1)}]),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_runs import make_pair
 
 from hf_dmt import DMTTrainingArguments, ModelPair
@@ -62,6 +63,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "loss alone": ({"prediction_loss_only": True}, r"--prediction_loss_only True is not supported"),
     "checkpoints of weights alone": ({"save_only_model": True}, r"--save_only_model True.*--save_total_limit 1"),
 }
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_half_precision_without_a_gpu(name: str, tmp_path: Path) -> None:
+    """Unclear: "Your setup doesn't support bf16/gpu", and a traceback during training for fp16."""
+    with pytest.raises(ValueError, match=f"`{name}` needs a GPU, and there is none"):
+        DMTTrainingArguments(str(tmp_path), **{name: True})
+    assert DMTTrainingArguments(str(tmp_path), bf16=True, use_cpu=True).bf16
 
 
 @pytest.mark.parametrize("name", REFUSED)

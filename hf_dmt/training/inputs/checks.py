@@ -115,8 +115,8 @@ def check_unlabeled(method: str, knobs: Knobs, num_unlabeled: int) -> None:
     """Raises ValueError if a method needs unlabeled images and there are none."""
     if knobs.label_ratios and not num_unlabeled:
         raise ValueError(
-            f"The method {method!r} learns from unlabeled images, but unlabeled_dataset is empty. Give images without "
-            "labels (`unlabeled_dataset`), use fewer labels, or choose `method='supervised'`."
+            f"The method {method!r} learns from unlabeled images, but there are none. Give images without labels "
+            "(`unlabeled_dataset`), use the labels of only a few images, or choose `method='supervised'`."
         )
 
 

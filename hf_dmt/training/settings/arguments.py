@@ -116,6 +116,10 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             value, whole = getattr(self, name), name not in _FRACTIONS
             if value is not None and not is_number(value, whole=whole):
                 raise ValueError(f"`{name}` is {value!r}; give a {'whole ' * whole}number.")
+        for name in ("bf16", "fp16"):
+            if getattr(self, name) and not torch.accelerator.is_available() and not (name == "bf16" and self.use_cpu):
+                on_cpu = ", or add `use_cpu=True` to compute in bfloat16 on the CPU" if name == "bf16" else ""
+                raise ValueError(f"`{name}` needs a GPU, and there is none. Pass `{name}=False`{on_cpu}.")
         super().__post_init__()
         for name, (least, instead) in _LEAST.items():
             value = getattr(self, name)

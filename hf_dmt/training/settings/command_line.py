@@ -22,7 +22,7 @@ from transformers.hf_argparser import string_to_bool
 from ...data.arguments import DataArguments
 from ...data.escaping import is_text, without_tokens
 from ...data.tasks import TASKS
-from .arguments import DMTTrainingArguments
+from .arguments import REPLACED, DMTTrainingArguments
 
 _FIRST_SPEAKS_S = 3.0
 RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
@@ -47,6 +47,17 @@ _REPLACES: dict[str, set[str]] = {
 
 _OFFICIAL = "--official true now sets everything that follows the official code where it has bugs"
 
+# Flags of other training scripts, whose nearest names here mean something else.
+_ELSEWHERE = {
+    **dict.fromkeys(("epochs", "num_epochs", "max_epochs"), "Use --supervised_epochs and --phase_epochs."),
+    **dict.fromkeys(("batch_size", "train_batch_size"), "Use --labeled_batch_size and --pseudo_batch_size."),
+    **dict.fromkeys(("lr", "rate"), "Use --learning_rate."),
+    **dict.fromkeys(("model", "model_name_or_path"), "Use --model_a and --model_b."),
+    **dict.fromkeys(("data", "data_dir", "dataset", "train_dir"), "Use --dataset_name."),
+    **dict.fromkeys(("output", "out", "save_dir"), "Use --output_dir."),
+    **dict.fromkeys(("img_size", "size", "resolution"), "Use --image_size."),
+    **dict.fromkeys(("workers", "num_workers"), "Use --dataloader_num_workers."),
+}
 # Flags of earlier versions, and their replacements.
 REPLACED_FLAGS = {
     "difference_maximised_sampling": "It is spelled --difference_maximized_sampling now.",
@@ -143,6 +154,10 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     for name in replaced(config, given):
         del config[name]
     parser.set_defaults(**config)
+    # These are refused in the arguments, too, but there a value that was given cannot be told from an equal default.
+    for name in ("num_train_epochs", "per_device_train_batch_size"):
+        if name in config | given:
+            raise UsageError(f"`{name}` {(config | given)[name]} is not supported: {REPLACED[name]}.")
     first = _namespace(parser, flags)
     if first.dataset_name is None and first.task in RECIPES:
         recipe = _read_config(recipes / RECIPES[first.task], parser)
@@ -183,6 +198,13 @@ def fresh_folder(dataset_name: str, use_cpu: bool) -> str:
 def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
+        if Path(unknown[0]).exists():
+            what = (
+                f"Pass labeled images as --dataset_name {unknown[0]}"
+                if Path(unknown[0]).is_dir()
+                else "Put a config first"
+            )
+            raise UsageError(f"{unknown[0]!r} does not follow a flag. {what}. All flags: hf-dmt train --help")
         known = [option for action in parser._actions for option in action.option_strings]
         hint = _instead(unknown[0].partition("=")[0], known, "All flags")
         raise UsageError(f"Unknown argument {unknown[0].partition('=')[0]!r}. {hint}")
@@ -191,6 +213,8 @@ def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
 
 def _config_file(given: str, recipes: Path) -> Path:
     """The config file: a path, or the name of an embedded recipe."""
+    if Path(given).is_dir():
+        raise UsageError(f"{given!r} is a folder, not a config file. Pass labeled images as --dataset_name {given}.")
     if Path(given).exists() or "/" in given:
         return Path(given)
     embedded = {file.stem: file for file in recipes.glob("*.yaml")}
@@ -206,8 +230,8 @@ def _config_file(given: str, recipes: Path) -> Path:
 def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:
     """A suggestion for a flag or config key that does not exist."""
     name = given.lstrip("-").replace("-", "_")
-    if name in REPLACED_FLAGS:
-        return REPLACED_FLAGS[name]
+    if instead := REPLACED_FLAGS.get(name) or _ELSEWHERE.get(name):
+        return instead
     near = difflib.get_close_matches(given, known, n=1)
     quoted = near and (near[0] if near[0].startswith("-") else repr(near[0]))
     return f"Did you mean {quoted}?" if near else f"{all_of_them}: hf-dmt train --help"
