@@ -202,7 +202,7 @@ def _namespace(parser: Parser, flags: list[str]) -> argparse.Namespace:
             what = (
                 f"Pass labeled images as --dataset_name {unknown[0]}"
                 if Path(unknown[0]).is_dir()
-                else "Put a config first"
+                else "Put a config file first"
             )
             raise UsageError(f"{unknown[0]!r} does not follow a flag. {what}. All flags: hf-dmt train --help")
         known = [option for action in parser._actions for option in action.option_strings]
