@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from ..data.files import write_aside, write_json
-from ..data.members import PEER
+from ..data.members import PEER, SCORED
 from ..data.tasks import TASKS
 from ..training.labeling.label_quality import calibration
 
@@ -72,7 +72,7 @@ class Run:
                 "(--test_split) and an eval split (--eval_split, or at least 10 labeled images, some of which are "
                 "then held out)."
             )
-        return {name: figures[name][TASKS[self.results["task"]].metric] for name in ("a", "b", "ensemble")}
+        return {name: figures[name][TASKS[self.results["task"]].metric] for name in SCORED}
 
 
 @dataclass(frozen=True)

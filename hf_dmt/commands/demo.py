@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 from ..data.escaping import markdown_text, printable
+from ..data.members import SCORED
 from ..data.palette import class_colors
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import PAIR_FILES
@@ -31,7 +32,6 @@ try:
 except ModuleNotFoundError:
     sys.exit('hf-dmt: error: The demo needs Gradio, which is not installed: pip install "hf-dmt[demo]"')
 
-NAMES = ("a", "b", "ensemble")
 # Gradio's default theme loads fonts from the web; the page should look the same offline.
 LOOK: dict[str, Any] = {
     "theme": gr.themes.Default(font="system-ui", font_mono="monospace"),
@@ -84,7 +84,7 @@ def page(pair: ModelPair, title: str) -> gr.Blocks:
                 gr.AnnotatedImage(label=name, elem_id=name, color_map=color_map)
                 if pixels
                 else gr.Label(label=name, elem_id=name, num_top_classes=5)
-                for name in NAMES
+                for name in SCORED
             ]
         if pixels:
             image.change(lambda given: see_pixels(pair, given), image, [*outputs, differ, verdict])
@@ -106,7 +106,7 @@ def see_image(pair: ModelPair, image: Image.Image | None) -> list[Any]:
     else:
         a, b = (f"{name} says **{said[name]}** ({100 * float(found[name].max()):.0f} %)" for name in "ab")
         verdict = f"They disagree: {a}, {b}. At least one of them is wrong."
-    return [*(dict(zip(names, found[name].tolist(), strict=True)) for name in NAMES), verdict]
+    return [*(dict(zip(names, found[name].tolist(), strict=True)) for name in SCORED), verdict]
 
 
 def see_pixels(pair: ModelPair, image: Image.Image | None) -> list[Any]:
@@ -122,7 +122,7 @@ def see_pixels(pair: ModelPair, image: Image.Image | None) -> list[Any]:
     differ = labels["a"] != labels["b"]
     names = pair.class_names
     overlays = [
-        (image, [(labels[name] == number, names[number]) for number in np.unique(labels[name])]) for name in NAMES
+        (image, [(labels[name] == number, names[number]) for number in np.unique(labels[name])]) for name in SCORED
     ]
     verdict = f"They give different labels to **{100 * differ.mean():.1f} %** of the pixels."
     if differ.any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MEMBERS = ("a", "b")
 PEER = {"a": "b", "b": "a"}
+SCORED = (*MEMBERS, "ensemble")  # whose predictions are scored and compared
 
 # Whose pseudo labels each student learns from, by `--labeler`.
 TEACHERS = {"peer": PEER, "self": {name: name for name in MEMBERS}, "graph": dict.fromkeys(MEMBERS, "graph")}

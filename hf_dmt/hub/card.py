@@ -12,21 +12,20 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.escaping import code_span, markdown_text
 from ..data.files import write_aside
-from ..data.members import MEMBERS
+from ..data.members import MEMBERS, SCORED
 from ..data.pair_file import PEER_FOLDER, base_of, member_folder, read_pair_file
 from ..data.reading.builtin import BUILTIN_SETS
 from ..data.tasks import TASKS
 from ..report.by_class import by_class
 from ..report.gain import Gain, gain_of, headline, signed
 from ..report.panels import PANELS
-from ..report.run import NAMES, Run, read_run, score_of
+from ..report.run import Run, read_run, score_of
 from ..report.terminal import notes
 from .config_file import class_names_of, read_config
 from .repository import license_of
 
 CARD_FILE = "README.md"
 _TAGS = ("hf-dmt", "semi-supervised-learning", "mutual-learning")
-_PIPELINES = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SHOWN_CLASSES, _SHOWN_WEAKEST = 30, 10
 
@@ -82,7 +81,7 @@ def write_card(
         license=license or _common(licenses, bases),
         metrics=[run.metric] if run and scored else None,
         model_name=name,
-        pipeline_tag=_PIPELINES[pair["task"]],
+        pipeline_tag=TASKS[pair["task"]].pipeline,
         tags=list(dict.fromkeys([*_TAGS, *_library_tags(configs), *tags])),
     )
     card = ModelCard.from_template(
@@ -96,7 +95,7 @@ def write_card(
         peer_folder=PEER_FOLDER,
         members={member: _member(configs[member], pair, member, bases[member]) for member in MEMBERS},
         auto_class=TASKS[pair["task"]].auto_class,
-        pipeline_name=_PIPELINES[pair["task"]],
+        pipeline_name=TASKS[pair["task"]].pipeline,
         licenses=licenses,
         class_names=class_names_of(configs[pair["primary"]]),
         classes=classes,
@@ -111,7 +110,7 @@ def write_card(
         code=code_span,
         text=markdown_text,
         signed=signed,
-        names=NAMES,
+        names=SCORED,
         score_of=score_of,
         panels=[one for one in PANELS if one.on_card and (folder / "figures" / f"{one.name}.png").is_file()],
     )
@@ -182,12 +181,12 @@ def _eval_results(
         return None
     split, scores = scored
     where = {name: "repository root" if name == primary else f"{PEER_FOLDER}/" for name in MEMBERS}
-    titles = {name: f"{name}, {where[name]}" if name in where else "ensemble of both" for name in NAMES}
-    figures = {titles[name]: score_of(scores, name, run.metric) for name in NAMES}
+    titles = {name: f"{name}, {where[name]}" if name in where else "ensemble of both" for name in SCORED}
+    figures = {titles[name]: score_of(scores, name, run.metric) for name in SCORED}
     if gain is not None and gain.split == split:
         before = gain.changes[run.metric]
         figures |= {f"{titles[name]}, labels alone": before[name].before for name in gain.names}
-    task = _PIPELINES[run.results["task"]]
+    task = TASKS[run.results["task"]].pipeline
     return [
         EvalResult(
             task_type=task,

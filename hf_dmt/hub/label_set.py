@@ -21,13 +21,13 @@ from ..data.escaping import code_span
 from ..data.files import write_json
 from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, read_manifest
 from ..data.splitting.splits import sha256_of_ids
+from ..data.tasks import TASKS
 from ..method import decode_confidence
 from ..report.run import Run, read_run
 from .push import STAGING
 from .repository import LABELS_FILE, HubError, open_target, publish
 
 LABELS_FORMAT = 1
-TASKS = {"image-classification": "image-classification", "semantic-segmentation": "image-segmentation"}
 _TAGS = ("hf-dmt", "pseudo-labels", "semi-supervised-learning")
 _SHARD_BYTES = 500_000_000
 _SHOWN_CLASSES = 30
@@ -206,7 +206,7 @@ def _card(run: Run, facts: dict[str, Any], repo_id: str, count: int, pair: str |
         size_categories=[SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]],
         source_datasets=[source] if source else None,
         tags=list(_TAGS),
-        task_categories=[TASKS[run.results["task"]]],
+        task_categories=[TASKS[run.results["task"]].pipeline],
         configs=[
             {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]}
             for name in run.makers

@@ -14,7 +14,8 @@ from ..data.escaping import markdown_text
 from ..data.files import write_json
 from ..data.labels.predictions import is_number
 from ..data.members import MEMBERS
-from .label_set import SIZES, TASKS, write_shards
+from ..data.tasks import TASKS
+from .label_set import SIZES, write_shards
 from .repository import PREDICTIONS_FILE, open_target, publish
 
 _SHOWN_CLASSES = 30
@@ -74,7 +75,7 @@ def _card(records: list[dict[str, Any]], facts: dict[str, Any], repo_id: str, pi
         pretty_name=repo_id.split("/")[-1],
         size_categories=[SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]],
         tags=["hf-dmt", "predictions"],
-        task_categories=[TASKS[facts["task"]]],
+        task_categories=[TASKS[facts["task"]].pipeline],
     )
     return (
         str(

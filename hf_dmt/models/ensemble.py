@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers.image_utils import load_image
 
+from ..data.members import MEMBERS
 from .preprocessing import clean_inputs
 
 ImageLike = str | Image.Image | np.ndarray | Tensor
@@ -111,7 +112,7 @@ class EnsemblePipeline:
         return [found[row] for row in range(len(images))]
 
     def _probabilities(self, images: list[Any]) -> list[dict[str, Tensor]]:
-        logits = {name: self._logits(name, images) for name in ("a", "b")}
+        logits = {name: self._logits(name, images) for name in MEMBERS}
         if self.pair.task == "semantic-segmentation":
             logits = {
                 name: [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.members import SCORED
 from .gain import gain_of
-from .run import NAMES, Run, score_of
+from .run import Run, score_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def by_class(run: Run) -> ByClass | None:
 
 
 def _of(scores: dict[str, Any] | None, key: str, class_name: str) -> dict[str, float | None]:
-    return {who: score_of({who: ((scores or {}).get(who) or {}).get(key)}, who, class_name) for who in NAMES}
+    return {who: score_of({who: ((scores or {}).get(who) or {}).get(key)}, who, class_name) for who in SCORED}
 
 
 def _first(mistakes: list[tuple[str, str, int]], name: str) -> tuple[str, int] | None:

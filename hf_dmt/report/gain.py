@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .run import NAMES, Run, score_of
+from ..data.members import SCORED
+from .run import Run, score_of
 
 # training/scoring/chance.py measures chance and stores it with the scores.
 _EXACT = 1e-9  # differences below this are rounding
@@ -58,7 +59,7 @@ class Gain:
 
     @property
     def names(self) -> list[str]:
-        return [name for name in NAMES if name in self.changes[self.decisive[0]]]
+        return [name for name in SCORED if name in self.changes[self.decisive[0]]]
 
     def points(self, name: str) -> float:
         """Of the first decisive metric, in percentage points."""
@@ -111,7 +112,7 @@ def gain_of(run: Run) -> Gain | None:
 
 def _changes(first: Any, last: Any, key: str) -> dict[str, Change]:
     found = {}
-    for name in NAMES:
+    for name in SCORED:
         before, after = score_of(first, name, key), score_of(last, name, key)
         if before is not None and after is not None:
             found[name] = Change(before, after, ((last[name].get("chance") or {}).get(key)))

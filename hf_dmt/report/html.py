@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..data.escaping import printable
 from ..data.files import write_aside
-from ..data.members import MEMBERS
+from ..data.members import MEMBERS, SCORED
 from .by_class import by_class
 from .disagreement import class_thresholds, last_disagreement
 from .figures import svg_figures
@@ -19,7 +19,7 @@ from .gain import gain_of, headline, signed
 from .gallery import last_gallery
 from .next_steps import next_steps
 from .panels import COLORS, PANELS
-from .run import NAMES, Run, read_run
+from .run import Run, read_run
 from .terminal import notes
 
 REPORT_FILE = "report.html"
@@ -87,7 +87,7 @@ def _context(run: Run, pictures: bool) -> dict[str, Any]:
         "run": run,
         "results": run.results,
         "members": MEMBERS,
-        "names": NAMES,
+        "names": SCORED,
         "colors": COLORS,
         "headline": headline(run),
         "gain": gain,
@@ -122,7 +122,7 @@ def _latest_split(run: Run) -> str:
 def _latest_scores(run: Run) -> dict[str, Any] | None:
     """Scores to show if there is no gain to show."""
     split = _latest_split(run)
-    figures = {name: run.score(run.phases[-1], split, name) for name in NAMES} if run.phases else {}
+    figures = {name: run.score(run.phases[-1], split, name) for name in SCORED} if run.phases else {}
     known = {name: value for name, value in figures.items() if value is not None}
     return {"split": split, "scores": known} if known else None
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.members import MEMBERS
-from .run import NAMES, Run
+from ..data.members import MEMBERS, SCORED
+from .run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def scores(axes: Axes, run: Run) -> bool:
         "test": {"marker": "D", "markersize": 5, "markerfacecolor": "none", "linestyle": "none"},
     }
     for split, style in styles.items():
-        for name in NAMES:
+        for name in SCORED:
             points = [(entry["phase"], run.score(entry, split, name)) for entry in run.phases]
             known = [(phase, 100 * score) for phase, score in points if score is not None]
             if known:

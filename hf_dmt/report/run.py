@@ -13,8 +13,6 @@ from ..data.pair_file import PAIR_FILE, read_pair_file
 from ..data.splitting.splits import SPLIT_FILE
 from .results_file import RESULTS_FILE, TELEMETRY_FILE, read_events, read_results, read_split
 
-NAMES = (*MEMBERS, "ensemble")
-
 # The metrics shown for each task, the main one first, with their names.
 MEASURES = {
     "image-classification": {"accuracy": "accuracy", "mean_accuracy": "mean per-class accuracy"},

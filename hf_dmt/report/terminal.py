@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..data.escaping import printable
+from ..data.members import SCORED
 from .by_class import by_class
 from .gain import Gain, gain_of, headline, signed, why_no_gain
 from .next_steps import next_steps
-from .run import NAMES, Run, read_run
+from .run import Run, read_run
 
 WIDTH = 80
 _WORST = 3  # number of listed classes
@@ -49,7 +50,7 @@ def phase_table(run: Run) -> str:
     if any(value is not None for values in right.values() for value in values):
         columns += [("right labels, %", f"by {name}", list(map(_percent, values))) for name, values in right.items()]
     for split in ("eval", "test"):
-        for name in NAMES if any(entry.get(split) for entry in run.phases) else ():
+        for name in SCORED if any(entry.get(split) for entry in run.phases) else ():
             scores = [_percent(run.score(entry, split, name)) for entry in run.phases]
             columns.append((f"{split} {run.metric_name}, %", name, scores))
     return _table(columns)

@@ -87,8 +87,8 @@ class DMTTrainer(PairTrainer):
         model_init: Callable[..., ModelPair] | None = None,
         **stock: Any,
     ) -> None:
-        images = {"labeled": train_dataset, "unlabeled": unlabeled_dataset, "evaluation": eval_dataset}
-        scored = {"test": test_dataset, "compute_metrics": compute_metrics, "metrics": metrics}
+        images = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
+        scored = {"test_dataset": test_dataset, "compute_metrics": compute_metrics, "metrics": metrics}
         self.inputs = inputs = Inputs.checked(model, args, model_init, stock, callbacks=callbacks, **images, **scored)
         args, model, self.knobs, self.library_metrics = inputs.args, inputs.pair, inputs.knobs, inputs.library_metrics
         halves = str(self.knobs.difference_maximized_sampling)
@@ -103,8 +103,8 @@ class DMTTrainer(PairTrainer):
         )
         per_update = (self.knobs.labeled_batch_size, self.knobs.pseudo_batch_size)
         self.batch_shape = BatchShape(*per_update, args.world_size, args.gradient_accumulation_steps)
-        self.unlabeled_dataset, self.test_dataset = inputs.unlabeled, test_dataset
-        samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, inputs.unlabeled)
+        self.unlabeled_dataset, self.test_dataset = inputs.unlabeled_dataset, test_dataset
+        samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, inputs.unlabeled_dataset)
         stock = {"eval_dataset": eval_dataset, "compute_metrics": compute_metrics, "callbacks": callbacks}
         super().__init__(model, args, data_collator=default_collate, train_dataset=samples, **stock)
         self.model_init = model_init  # the stock constructor would use it to create a second pair
@@ -125,7 +125,7 @@ class DMTTrainer(PairTrainer):
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
         self._resumed_from: str | None = None
         self.train_seconds, self._part = 0.0, 0  # the current micro-batch of the update
-        sets = {"unlabeled": inputs.unlabeled, "eval": first_set(eval_dataset), "test": test_dataset}
+        sets = {"unlabeled": inputs.unlabeled_dataset, "eval": first_set(eval_dataset), "test": test_dataset}
         self.start = RunStart({"labeled": train_dataset, **sets})
         self.initial: InitialWeights | None = None
 

@@ -23,7 +23,7 @@ def test_digits_items() -> None:
     assert item.keys() == {"image", "label"} and type(item["label"]) is int
     assert train.labels is not None and item["label"] == train.labels[3]
     assert train.images.max() == 255 and train.images.min() == 0
-    assert train.class_names == tuple("0123456789") and not train.hflip
+    assert train.class_names == tuple("0123456789")
     assert train.ids[:2] == ("0", "1") and len(train.ids) == len(train) == 1197
 
 
@@ -51,7 +51,7 @@ def test_scene_items() -> None:
         item = part[0]
         assert item.keys() == {"image", "mask"} and item["image"].mode == "RGB" and item["mask"].mode == "L"
         assert item["image"].size == item["mask"].size == (48, 48)
-        assert part.labels is None and part.masks is not None and not part.hflip
+        assert part.labels is None and part.masks is not None
         share = np.bincount(part.masks.ravel(), minlength=5) / part.masks.size
         assert len(share) == len(part.class_names) == 5 and 0.7 < share[0] < 0.95 and share[1:].min() > 0.02
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
+from hf_dmt.data.members import SCORED
 from hf_dmt.training.scoring.chance import chance_of
-from hf_dmt.training.scoring.image_counts import NAMES, ImageCounts
+from hf_dmt.training.scoring.image_counts import ImageCounts
 from hf_dmt.training.scoring.member_scores import MemberScores
 from hf_dmt.training.scoring.splits import ScoredSplits
 
@@ -20,7 +21,7 @@ CLASSIFY, SEGMENT = "image-classification", "semantic-segmentation"
 def images(truth: list[int], said: list[int], num_classes: int = 3) -> ImageCounts:
     """All three predict the same."""
     ids = torch.tensor(said)
-    return ImageCounts.of_images(torch.tensor(truth), dict.fromkeys(NAMES, ids), num_classes)
+    return ImageCounts.of_images(torch.tensor(truth), dict.fromkeys(SCORED, ids), num_classes)
 
 
 def logits_of(ids: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -35,7 +36,7 @@ def test_a_few_images_prove_nothing(changed: int, passes: bool) -> None:
         before[row] = 2
     found = chance_of(CLASSIFY, images(truth, before), images(truth, truth))
     assert found is not None
-    for name in NAMES:
+    for name in SCORED:
         assert (changed / 40 > found[name]["accuracy"] + 1e-9) == passes
 
 
@@ -96,7 +97,7 @@ def test_counts_of_images_add_up_to_the_scores() -> None:
         for image in range(9):
             kept = labels[image][labels[image] >= 0]
             assert joined.truth[[image]].toarray()[0].tolist() == torch.bincount(kept, minlength=4).tolist()
-        for name in NAMES:
+        for name in SCORED:
             right, predicted = joined.right(name).sum(), joined.predicted(name).sum()
             assert predicted == joined.truth.sum() == (labels >= 0).sum()
             key = "accuracy" if task == CLASSIFY else "overall_accuracy"
@@ -107,7 +108,7 @@ def test_phase_0_is_kept_and_compared_with(tmp_path: Path) -> None:
     """Silent: a gain without its chance after a resume, because what phase 0 scored was in memory only."""
     truth = [0, 1, 2] * 10
     first = images(truth, [0] * 30)
-    plain = {name: {"accuracy": 0.5, "loss": 1.0} for name in NAMES}
+    plain = {name: {"accuracy": 0.5, "loss": 1.0} for name in SCORED}
     entry: dict = {"phase": 0}
     ScoredSplits(tmp_path, CLASSIFY, ["x", "y", "z"], writes=True).enter(entry, "test", plain, first)
     assert entry["test"]["a"] == {"accuracy": 0.5}

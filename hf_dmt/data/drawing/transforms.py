@@ -230,12 +230,13 @@ def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageV
 def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PlainView | PixelView:
     """The view that `--augmentation name` means for a task.
 
-    | name | image-classification | semantic-segmentation | |---|---|---| | `none` | the central square, always the same
-    | (refused) | | `weak` | crop, flip | crop, flip | | `strong` | crop, flip, RandAugment, Cutout | scale, crop, flip,
-    colors | | `scale-crop-flip` | (refused) | scale, crop, flip |
+    - none: for image classification, the central square, always the same;
+    - weak: crop and flip;
+    - strong: for images crop, flip, RandAugment and Cutout; for masks scale, crop, flip and colors;
+    - scale-crop-flip: for masks, scale, crop and flip.
 
     Raises:
-        ValueError: a name or task that is not in the table, or a size below 1.
+        ValueError: a name that the task does not have, an unknown task, or a size below 1.
     """
     if task == "image-classification":
         if name == "none":

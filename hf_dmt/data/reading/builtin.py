@@ -25,15 +25,12 @@ class BuiltinSet:
 
     `images` is uint8 (N, H, W) or (N, H, W, 3). With `labels`, int64 (N,), items are `{"image": PIL, "label": int}`;
     with `masks`, uint8 (N, H, W), they are `{"image": PIL, "mask": PIL in mode L}`.
-
-    `hflip` says whether images may be flipped: training views of digits must not.
     """
 
     images: np.ndarray
     class_names: tuple[str, ...]
     labels: np.ndarray | None = None
     masks: np.ndarray | None = None
-    hflip: bool = False
 
     @property
     def ids(self) -> tuple[str, ...]:

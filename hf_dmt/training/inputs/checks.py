@@ -22,15 +22,14 @@ from .image_sets import check_filled, check_image_set
 def check_inputs(
     model: Any,
     args: DMTTrainingArguments,
-    labeled: Any,
-    evaluation: Any,
-    test: Any,
+    train_dataset: Any,
+    eval_dataset: Any,
+    test_dataset: Any,
     compute_metrics: Any,
     metrics: Any,
     callbacks: list[TrainerCallback] | None,
 ) -> None:
     """Refuse invalid arguments of `DMTTrainer` before anything is built."""
-    train_dataset, eval_dataset = labeled, evaluation  # the names that a caller knows
     if not isinstance(model, ModelPair):
         raise ValueError(
             f"DMTTrainer trains a ModelPair, got {type(model).__name__}. Build one with "
@@ -56,7 +55,7 @@ def check_inputs(
         raise ValueError(
             "eval_dataset is an empty dictionary. Give {name: images}, a single set of images, or omit it."
         )
-    check_image_set(test, "test_dataset", model)
+    check_image_set(test_dataset, "test_dataset", model)
     sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
     for name, images in sets.items():
         if not isinstance(name, str):

@@ -39,10 +39,10 @@ class Inputs:
     them."""
 
     args: DMTTrainingArguments
-    labeled: Any
-    unlabeled: Any
-    evaluation: Any
-    test: Any
+    train_dataset: Any
+    unlabeled_dataset: Any
+    eval_dataset: Any
+    test_dataset: Any
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None
     callbacks: list[TrainerCallback] | None
     metrics: Sequence[Any]
@@ -52,7 +52,7 @@ class Inputs:
 
     @classmethod
     def checked(
-        cls, model: Any, args: Any, model_init: Any, stock: Mapping[str, Any], *, unlabeled: Any, **given: Any
+        cls, model: Any, args: Any, model_init: Any, stock: Mapping[str, Any], *, unlabeled_dataset: Any, **given: Any
     ) -> Inputs:
         """Refuse invalid arguments before anything is built.
 
@@ -60,17 +60,17 @@ class Inputs:
             ValueError: what to give instead. TypeError: an unknown argument.
         """
         args = _arguments(args, stock, model, model_init)
-        pair = new_pair(model_init) if model_init else opened_pair(model, args, given["labeled"])
-        if is_stream(unlabeled):
+        pair = new_pair(model_init) if model_init else opened_pair(model, args, given["train_dataset"])
+        if is_stream(unlabeled_dataset):
             with args.main_process_first(desc="saving the stream of unlabeled images"):
-                unlabeled = saved_stream(unlabeled, "unlabeled_dataset")
+                unlabeled_dataset = saved_stream(unlabeled_dataset, "unlabeled_dataset")
         check_inputs(pair, args, **given)
-        check_image_set(unlabeled, "unlabeled_dataset", pair, with_target=False)
+        check_image_set(unlabeled_dataset, "unlabeled_dataset", pair, with_target=False)
         knobs = args.knobs(pair.task)
-        inputs = cls(args, unlabeled=unlabeled, pair=pair, knobs=knobs, **given)
+        inputs = cls(args, unlabeled_dataset=unlabeled_dataset, pair=pair, knobs=knobs, **given)
         check_unlabeled(args.method, knobs, inputs.num_unlabeled)
-        if args.metric_is_default and inputs.evaluation is not None:
-            first = f"{next(iter(inputs.evaluation))}_" if isinstance(inputs.evaluation, Mapping) else ""
+        if args.metric_is_default and inputs.eval_dataset is not None:
+            first = f"{next(iter(inputs.eval_dataset))}_" if isinstance(inputs.eval_dataset, Mapping) else ""
             args.metric_for_best_model = f"eval_{first}{TASKS[pair.task].metric}"
             args.greater_is_better = True
         asked = [*(args.metrics or ()), *inputs.metrics]
@@ -79,11 +79,11 @@ class Inputs:
 
     @property
     def num_unlabeled(self) -> int:
-        return len(self.unlabeled) if self.unlabeled is not None else 0
+        return len(self.unlabeled_dataset) if self.unlabeled_dataset is not None else 0
 
     def for_trainer(self) -> tuple[Any, ...]:
         """The images and metrics in the order of `DMTTrainer`'s arguments."""
-        images = (self.labeled, self.unlabeled, self.evaluation, self.test)
+        images = (self.train_dataset, self.unlabeled_dataset, self.eval_dataset, self.test_dataset)
         return (*images, self.compute_metrics, self.callbacks, self.metrics)
 
 

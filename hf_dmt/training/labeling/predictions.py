@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...data.members import MEMBERS
+from ...data.members import MEMBERS, SCORED
 
 _BAND = 2**24  # logits per band of rows: 64 MiB in float32, whatever the image size and number of classes
 
@@ -66,7 +66,7 @@ def said(logits: dict[str, Tensor]) -> list[Said]:
 def label_maps(logits: dict[str, Tensor], size: tuple[int, int]) -> LabelMaps:
     """For pixels: one image's logits by model, (C, h, w), resized to `size` (H, W) in bands of rows."""
     kind = torch.uint8 if logits["a"].shape[0] <= 256 else torch.int32
-    found: dict[str, list[Tensor]] = {name: [] for name in (*MEMBERS, "ensemble")}
+    found: dict[str, list[Tensor]] = {name: [] for name in SCORED}
     sure, differ = 0.0, 0
     for bands in zip(*(_bands(logits[name], size) for name in MEMBERS), strict=True):
         a, b = (band.softmax(dim=0) for band in bands)

@@ -8,10 +8,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...data.members import MEMBERS
+from ...data.members import MEMBERS, SCORED
 from ...data.tasks import TASKS
-
-_SCORED = (*MEMBERS, "ensemble")
 
 
 class PhaseProgress(ProgressCallback):
@@ -133,7 +131,7 @@ def _scores(metrics: dict[str, Any] | None) -> str:
     """`eval accuracy  a 83.0  b 81.0  ensemble 85.0`; empty if there are no scores of a or b."""
     for key in [task.metric for task in TASKS.values()]:
         for prefix in ("eval", "test"):
-            values = {name: (metrics or {}).get(f"{prefix}_{name}_{key}") for name in _SCORED}
+            values = {name: (metrics or {}).get(f"{prefix}_{name}_{key}") for name in SCORED}
             known = {name: value for name, value in values.items() if value is not None}
             if known:
                 return f"{prefix} {key}, %:" + "".join(f"  {name} {100 * v:.1f}" for name, v in known.items())

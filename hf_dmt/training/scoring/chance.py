@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .image_counts import NAMES, ImageCounts
+from ...data.members import SCORED
+from .image_counts import ImageCounts
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -55,7 +56,7 @@ def chance_of(task: str, before: ImageCounts, after: ImageCounts) -> dict[str, d
     """
     if before.table.shape != after.table.shape or (before.truth != after.truth).nnz or not before.truth.sum():
         return None
-    return {name: _chance(MEASURES[task], before, after, name) for name in NAMES}
+    return {name: _chance(MEASURES[task], before, after, name) for name in SCORED}
 
 
 def _chance(measures: dict[str, Measure], before: ImageCounts, after: ImageCounts, name: str) -> dict[str, float]:

@@ -15,11 +15,10 @@ from scipy import sparse
 from torch import Tensor
 
 from ...data.files import write_aside
-from ...data.members import MEMBERS
+from ...data.members import SCORED
 
-NAMES = (*MEMBERS, "ensemble")
-# Blocks of C columns each: the truth, then what each of NAMES got right, then what it predicted.
-BLOCKS = 1 + 2 * len(NAMES)
+# Blocks of C columns each: the truth, then what each of SCORED got right, then what it predicted.
+BLOCKS = 1 + 2 * len(SCORED)
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,11 @@ class ImageCounts:
 
     def right(self, name: str) -> sparse.csr_array:
         """(N, C): units of each class that `name` ('a', 'b' or 'ensemble') predicted as that class."""
-        return self._block(1 + NAMES.index(name))
+        return self._block(1 + SCORED.index(name))
 
     def predicted(self, name: str) -> sparse.csr_array:
         """(N, C): units that `name` predicted as each class, right or wrong."""
-        return self._block(1 + len(NAMES) + NAMES.index(name))
+        return self._block(1 + len(SCORED) + SCORED.index(name))
 
     def _block(self, number: int) -> sparse.csr_array:
         c = self.num_classes
@@ -59,11 +58,11 @@ class ImageCounts:
         rows = np.flatnonzero(((truth >= 0) & (truth < num_classes)).cpu().numpy())
         actual = truth.cpu().numpy()[rows]
         places = [(rows, actual)]
-        said = {name: predictions[name].cpu().numpy()[rows] for name in NAMES}
-        for number, name in enumerate(NAMES, start=1):
+        said = {name: predictions[name].cpu().numpy()[rows] for name in SCORED}
+        for number, name in enumerate(SCORED, start=1):
             hit = said[name] == actual
             places.append((rows[hit], actual[hit] + number * num_classes))
-            places.append((rows, said[name] + (number + len(NAMES)) * num_classes))
+            places.append((rows, said[name] + (number + len(SCORED)) * num_classes))
         at = tuple(np.concatenate(part) for part in zip(*places, strict=True))
         ones = np.ones(len(at[0]), dtype=np.int64)
         return cls(sparse.csr_array((ones, at), shape=(len(truth), BLOCKS * num_classes)))

@@ -22,13 +22,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.utils import logging
 
-from ...data.members import MEMBERS
+from ...data.members import SCORED
 from ...data.tasks import IGNORE_INDEX
 from .member_scores import CHUNK
 
 logger = logging.get_logger(__name__)
-
-SCORED = (*MEMBERS, "ensemble")
 
 
 @dataclass(frozen=True)

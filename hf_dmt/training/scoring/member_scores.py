@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.members import MEMBERS
+from ...data.members import MEMBERS, SCORED
 from .confusion import ConfusionMatrix, classification_scores, segmentation_scores
-from .image_counts import NAMES, ImageCounts
+from .image_counts import ImageCounts
 
 # Logits per model handled at a time: two float32 copies of this many numbers bound the memory of an update.
 CHUNK = 1 << 22
@@ -43,7 +43,7 @@ class MemberScores:
         self.task = task
         self.class_names = class_names
         self.ignore_index = ignore_index
-        self._matrices = {name: ConfusionMatrix(num_classes, ignore_index, device) for name in NAMES}
+        self._matrices = {name: ConfusionMatrix(num_classes, ignore_index, device) for name in SCORED}
         self._of_images: list[Tensor] = []  # per batch (4, n) class ids, or per image (7, C) counts of pixels
         counts_device = self._matrices["ensemble"].device
         # Apple's accelerator has no float64.
@@ -85,12 +85,12 @@ class MemberScores:
                 self._of_images.append(torch.stack([truth.to(said["a"]), *said.values()]))
 
     def _count(self, said: Mapping[str, Tensor], truth: Tensor) -> None:
-        for name in NAMES:
+        for name in SCORED:
             self._matrices[name].update(said[name], truth)
 
     def _totals(self) -> Tensor:
         """(7, C), the blocks of `ImageCounts`, of everything counted so far."""
-        truth, right, predicted = torch.stack([self._matrices[name].totals for name in NAMES], dim=1)
+        truth, right, predicted = torch.stack([self._matrices[name].totals for name in SCORED], dim=1)
         return torch.cat([truth[:1], right, predicted])
 
     def image_counts(self) -> ImageCounts:
@@ -98,9 +98,9 @@ class MemberScores:
         c = self._matrices["ensemble"].num_classes
         if self.task == "semantic-segmentation":
             return ImageCounts.of_totals(self._of_images, c)
-        empty = torch.empty(1 + len(NAMES), 0, dtype=torch.int64)
+        empty = torch.empty(1 + len(SCORED), 0, dtype=torch.int64)
         truth, *said = torch.cat(self._of_images, dim=1) if self._of_images else empty
-        return ImageCounts.of_images(truth, dict(zip(NAMES, said, strict=True)), c)
+        return ImageCounts.of_images(truth, dict(zip(SCORED, said, strict=True)), c)
 
     def _add_loss(self, index: int, logits: Tensor, labels: Tensor) -> Tensor:
         """Count the loss of one model; returns its probabilities (N, C, *) in float32."""
