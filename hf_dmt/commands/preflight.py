@@ -26,8 +26,8 @@ from ..data.members import MEMBERS
 from ..data.reading.rows import DataError
 from ..data.splitting.assemble import RunImages, assemble
 from ..data.splitting.classes import ModelClasses
+from ..data.splitting.copies import can_compare, overlaps, signatures
 from ..data.splitting.scan import UNREADABLE
-from ..data.splitting.survey import can_compare, overlaps, survey
 from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.timm_members import architecture
@@ -106,7 +106,7 @@ class Preflight:
         return replace(images, notes=[note for note in images.notes if UNREADABLE not in note])
 
     def look_at_images(self, images: RunImages, args: DataArguments) -> None:
-        """Count images and classes, and find modes, sizes and copies; decodes every image once."""
+        """Count images and classes by mode and size, and find copies, for which every image is decoded."""
         masks = images.labeled.task == "semantic-segmentation"
         self.classes = [
             {"name": name, "labeled_images": count, **({"value": index + args.reduce_labels} if masks else {})}
@@ -115,15 +115,14 @@ class Preflight:
         for note in images.notes:
             warned = note.removeprefix("Warning: ")
             (self.notes if warned == note else self.warnings).append(warned)
-        sets = {"labeled": images.labeled, "unlabeled": images.unlabeled, "eval": images.evaluation}
-        surveys = {role: survey(found, role) for role, found in {**sets, "test": images.test}.items() if found}
-        for role, seen in surveys.items():
+        for role, sizes in images.sizes.items():
+            pixels = sizes.prod(axis=1)
             self.images[role] = {
-                "count": len(seen.ids),
-                "modes": dict(seen.modes),
-                "smallest": seen.sizes[seen.sizes.prod(axis=1).argmin()].tolist(),
-                "median": np.median(seen.sizes, axis=0).astype(int).tolist(),
-                "largest": seen.sizes[seen.sizes.prod(axis=1).argmax()].tolist(),
+                "count": len(sizes),
+                "modes": images.modes[role],
+                "smallest": sizes[pixels.argmin()].tolist(),
+                "median": np.median(sizes, axis=0).astype(int).tolist(),
+                "largest": sizes[pixels.argmax()].tolist(),
             }
         if not can_compare():
             self.notes.append(
@@ -131,7 +130,9 @@ class Preflight:
             )
             return
         self.copies = []
-        for roles, pairs in overlaps(surveys).items():
+        sets = {"labeled": images.labeled, "unlabeled": images.unlabeled, "eval": images.evaluation}
+        compared = {role: signatures(found, role) for role, found in {**sets, "test": images.test}.items() if found}
+        for roles, pairs in overlaps(compared).items():
             self.copies.append({"roles": list(roles), "count": len(pairs), "examples": pairs[:_SHOWN]})
             if scored := {"eval", "test"} & set(roles):
                 count = f"{len(pairs)} images are" if len(pairs) > 1 else "1 image is"

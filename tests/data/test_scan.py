@@ -79,7 +79,7 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = scan(images, "training", skip_corrupt=False, notes=[])
     assert sorted(read) == sorted([*images.rows.images, *images.rows.masks])
     assert found.values.tolist() == [(0, 1), (1, 2), (2,)] and found.has_target.all()
-    assert found.shorter_sides.tolist() == [16] * 3
+    assert found.sizes.min(axis=1).tolist() == [16] * 3
     assert found.subset(np.array([2, 0])).values.tolist() == [(2,), (0, 1)]
 
 

@@ -173,7 +173,7 @@ def look_at_files(folder: Path) -> dict[str, Any]:
     notes: list[str] = []
     scanned = scan(ImageSet(rows, np.arange(7), PIXELS), "training", skip_corrupt=True, notes=notes)
     return {
-        "known": gathered((scanned.images.ids, scanned.values.tolist(), scanned.shorter_sides.tolist(), notes)),
+        "known": gathered((scanned.images.ids, scanned.values.tolist(), scanned.sizes.tolist(), notes)),
         "reads": gathered(rows.reads),
     }
 

@@ -67,7 +67,7 @@ def with_answers(
     others = np.setdiff1d(np.arange(len(unlabeled)), rows)
     left = unlabeled.subset(others) if len(others) else None
     chosen = replace(chosen, values=values)
-    facts = ("sizes", "values", "contents", "mask_contents")
+    facts = ("sizes", "modes", "values", "contents", "mask_contents")
     joined = [np.concatenate([getattr(part, fact) for part in (labeled, chosen)]) for fact in facts]
     return ScannedImages(images, *joined), left
 

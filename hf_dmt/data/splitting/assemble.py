@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,9 +36,9 @@ class RunImages:
         class_names: in the order of the labels.
         split: the contents of `split.json`.
         notes: messages for the user about automatic choices, and warnings.
-        shorter_sides: of the labeled and unlabeled images, in pixels.
         images_per_class: for each class, the number of labeled images that show it.
-        contents: per role (labeled, unlabeled, eval, test) a hash of each image's file, (N,) bytes of 32 hex digits.
+        sizes: by role (labeled, unlabeled, eval, test), (N, 2) width and height in pixels.
+        modes: by role, the number of images stored in each of Pillow's modes.
     """
 
     labeled: ImageSet
@@ -47,19 +48,22 @@ class RunImages:
     class_names: list[str]
     split: dict[str, Any]
     notes: list[str]
-    shorter_sides: np.ndarray
     images_per_class: list[int]
-    contents: dict[str, np.ndarray]
+    sizes: dict[str, np.ndarray]
+    modes: dict[str, dict[str, int]]
 
     def view_notes(self, view: int) -> list[str]:
         """A warning if masks would be trained on in views of `view` pixels that are partly padding."""
-        small = int((self.shorter_sides < view).sum()) if self.labeled.task == "semantic-segmentation" else 0
+        sides = np.concatenate(
+            [self.sizes[role].min(axis=1) for role in ("labeled", "unlabeled") if role in self.sizes]
+        )
+        small = int((sides < view).sum()) if self.labeled.task == "semantic-segmentation" else 0
         if not small:
             return []
-        median = int(np.median(self.shorter_sides))
+        median = int(np.median(sides))
         remedy = f" With --image_size {median}, the median image fills the view." if median < view else ""
         return [
-            f"Warning: {small} of {len(self.shorter_sides)} training images have a side below the {view} pixels of "
+            f"Warning: {small} of {len(sides)} training images have a side below the {view} pixels of "
             f"the view and are padded with void.{remedy}"
         ]
 
@@ -123,12 +127,13 @@ def assemble(
     sets = {"labeled": scanned, "unlabeled": rest, "eval": held_out, "test": test}
     if args.dataset_name not in BUILTIN_SETS:
         notes += duplicate_notes(scanned, {role: found for role, found in sets.items() if role != "labeled"})
-    contents = {role: found.contents for role, found in sets.items() if found is not None}
     labeled, unlabeled, evaluation, test_images = (
         found.images if found is not None else None for found in sets.values()
     )
     assert labeled is not None
-    sides = np.concatenate([scanned.shorter_sides, *([rest.shorter_sides] if rest is not None else [])])
+    known = {role: found for role, found in sets.items() if found is not None}
+    sizes = {role: found.sizes for role, found in known.items()}
+    modes = {role: dict(Counter(found.modes.tolist())) for role, found in known.items()}
     first = len(labeled_rows)  # those after them were labeled later and are unknown to `--labeled_ids`
     roles: dict[str, Sequence[str]] = {
         "labeled": labeled.ids[:first],
@@ -140,15 +145,13 @@ def assemble(
     facts = {
         # Hashes cover contents and labels, so replaced files with the same name count as different images.
         "contents": {
-            role: digest_of(found.images, [*found.contents, *found.mask_contents])
-            for role, found in sets.items()
-            if found is not None
+            role: digest_of(found.images, [*found.contents, *found.mask_contents]) for role, found in known.items()
         },
         **_origin("dataset", args.dataset_name),
         **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     }
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
-    return RunImages(labeled, unlabeled, evaluation, test_images, names, split, notes, sides, per_class, contents)
+    return RunImages(labeled, unlabeled, evaluation, test_images, names, split, notes, per_class, sizes, modes)
 
 
 def _unused_splits(splits: dict[str, Rows], used: Sequence[ScannedImages], args: DataArguments) -> list[str]:

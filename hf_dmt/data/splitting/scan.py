@@ -33,6 +33,7 @@ class ScannedImages:
 
     Attributes:
         sizes: (N, 2) int64, width and height of the upright images in pixels.
+        modes: (N,) texts, how the images are stored: Pillow's mode, or the type of an array.
         values: (N,) objects, for each image the values in its mask file, a tuple without void; None if it has no mask.
         contents: (N,) bytes, a hash of each image's file as 32 hex digits.
         mask_contents: (N,) bytes, the same for its mask; empty if it has none.
@@ -40,6 +41,7 @@ class ScannedImages:
 
     images: ImageSet
     sizes: np.ndarray
+    modes: np.ndarray
     values: np.ndarray
     contents: np.ndarray
     mask_contents: np.ndarray
@@ -48,13 +50,8 @@ class ScannedImages:
         return len(self.images)
 
     def subset(self, positions: np.ndarray) -> ScannedImages:
-        facts = (self.sizes, self.values, self.contents, self.mask_contents)
+        facts = (self.sizes, self.modes, self.values, self.contents, self.mask_contents)
         return ScannedImages(self.images.subset(positions), *(fact[positions] for fact in facts))
-
-    @property
-    def shorter_sides(self) -> np.ndarray:
-        """(N,) int64, in pixels."""
-        return self.sizes.min(axis=1)
 
     @property
     def has_target(self) -> np.ndarray:
@@ -109,9 +106,10 @@ def scan(
     )
     values = np.fromiter((_shown_values(images, mask) for _, mask in looked), dtype=object, count=len(kept))
     sizes = np.array([image.size for image, _ in looked], dtype=np.int64).reshape(-1, 2)
+    modes = np.array([image.mode for image, _ in looked], dtype=str)
     contents = np.array([image.content for image, _ in looked], dtype="S32")
     masks = np.array([mask.content if mask else "" for _, mask in looked], dtype="S32")
-    return ScannedImages(images.subset(kept), sizes, values, contents, masks)
+    return ScannedImages(images.subset(kept), sizes, modes, values, contents, masks)
 
 
 def _shown_values(images: ImageSet, mask: Look | None) -> tuple[int, ...] | None:

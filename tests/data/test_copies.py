@@ -1,4 +1,4 @@
-"""What images look like, and pictures that two sets share."""
+"""Images that two sets share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from PIL import Image
 
 from hf_dmt.data.reading.rows import FileRows
 from hf_dmt.data.reading.sources import ImageSet
-from hf_dmt.data.splitting.survey import in_both, overlaps, survey
+from hf_dmt.data.splitting.copies import in_both, overlaps, signatures
+from hf_dmt.data.splitting.scan import scan
 from tests.data import small_files as files
 
 
@@ -47,7 +48,7 @@ def two_sets(tmp_path: Path) -> tuple[ImageSet, ImageSet]:
 def test_copies_are_found_however_they_were_saved(two_sets: tuple[ImageSet, ImageSet], tmp_path: Path, change) -> None:
     """Guards scores on pictures that were trained on: their files differ in every byte."""
     change(picture(3)).save(tmp_path / "other" / "copy.jpg", quality=90)
-    one, other = survey(two_sets[0], "one"), survey(image_set(tmp_path / "other"), "other")
+    one, other = signatures(two_sets[0], "one"), signatures(image_set(tmp_path / "other"), "other")
     assert in_both(one, other) == [("3.png", "copy.jpg")]
     assert in_both(other, one) == [("copy.jpg", "3.png")], "whichever set is smaller"
     assert overlaps({"labeled": one, "eval": other}) == {("labeled", "eval"): [("3.png", "copy.jpg")]}
@@ -57,7 +58,7 @@ def test_other_pictures_are_no_copies(two_sets: tuple[ImageSet, ImageSet], tmp_p
     """Guards against a warning that cries wolf, the same shapes in other colors included."""
     recolored = Image.fromarray(255 - np.asarray(picture(3))[..., ::-1])
     files.save(recolored, tmp_path / "other" / "recolored.png")
-    assert overlaps({"a": survey(two_sets[0], "a"), "b": survey(image_set(tmp_path / "other"), "b")}) == {}
+    assert overlaps({"a": signatures(two_sets[0], "a"), "b": signatures(image_set(tmp_path / "other"), "b")}) == {}
 
 
 def test_modes_and_sizes_are_those_of_the_files(tmp_path: Path) -> None:
@@ -65,7 +66,6 @@ def test_modes_and_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     files.save(files.image(1, (20, 10)), tmp_path / "a.png")
     files.save(files.image(1, (30, 10)).convert("L"), tmp_path / "b.png")
     files.save(files.image(1, (10, 50)).convert("RGBA"), tmp_path / "c.png")
-    seen = survey(image_set(tmp_path), "training")
-    assert seen.modes == {"RGB": 1, "L": 1, "RGBA": 1}
+    seen = scan(image_set(tmp_path), "training", skip_corrupt=False, notes=[])
+    assert seen.modes.tolist() == ["RGB", "L", "RGBA"] and seen.subset(np.array([1])).modes.tolist() == ["L"]
     assert seen.sizes.tolist() == [[20, 10], [30, 10], [10, 50]]
-    assert seen.ids == ["a.png", "b.png", "c.png"] and len(seen.hashes) == 3

@@ -1,18 +1,15 @@
-"""Statistics of images: storage modes, sizes, and which images are in two sets at once."""
+"""Find images that are in two sets at once, also resized or recompressed: by a perceptual hash and coarse colors."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..reading.decoding import to_rgb
-from ..reading.looks import LookCache
 from ..reading.sources import ImageSet
 from .scan import everywhere
 
@@ -24,19 +21,15 @@ _GRID = 4  # mean colors of a 4 x 4 grid
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Statistics of the images of a set, in order.
+class Signatures:
+    """What the images of a set are compared by, in order.
 
     Attributes:
-        modes: number of images by storage mode: Pillow's modes, or the type of an array.
-        sizes: (N, 2) int64, width and height of the upright images.
-        hashes: (N,) uint64, perceptual; empty if the library for them is missing.
+        hashes: (N,) uint64, perceptual.
         colors: (N, 48) int16, mean colors of a coarse grid.
     """
 
     ids: list[str]
-    modes: Counter[str]
-    sizes: np.ndarray
     hashes: np.ndarray
     colors: np.ndarray
 
@@ -46,41 +39,29 @@ def can_compare() -> bool:
     return find_spec("imagehash") is not None
 
 
-def survey(images: ImageSet, role: str) -> Survey:
+def signatures(images: ImageSet, role: str) -> Signatures:
     """Decode every image once; each process of a run takes its share."""
-    with LookCache() as looks:
-        found = everywhere(lambda position: _look(images, position, looks), len(images), f"comparing {role} images")
-    modes, sizes, hashes, colors = zip(*found, strict=True) if found else ((), (), (), ())
-    return Survey(
-        images.ids,
-        Counter(modes),
-        np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        np.array([value for value in hashes if value is not None], dtype=np.uint64),
-        np.array(colors, dtype=np.int16).reshape(len(found), -1),
+    found = everywhere(lambda position: _signature(images, position), len(images), f"comparing {role} images")
+    hashes, colors = zip(*found, strict=True) if found else ((), ())
+    return Signatures(
+        images.ids, np.array(hashes, dtype=np.uint64), np.array(colors, dtype=np.int16).reshape(len(found), -1)
     )
 
 
-def _look(images: ImageSet, position: int, looks: LookCache) -> tuple[str, tuple[int, int], int | None, Any]:
-    known, _ = images.without_targets().look(position, looks)
-    picture = to_rgb(images.rows.raw(int(images.chosen[position]))[0], images.id_of(position))
-    colors = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.int16).ravel()
-    return known.mode, known.size, _hash(picture) if can_compare() else None, colors
-
-
-def _hash(picture: Image.Image) -> int:
+def _signature(images: ImageSet, position: int) -> tuple[int, np.ndarray]:
     import imagehash
 
-    return int(str(imagehash.phash(picture)), 16)
+    picture = to_rgb(images.rows.raw(int(images.chosen[position]))[0], images.id_of(position))
+    colors = np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BOX), dtype=np.int16).ravel()
+    return int(str(imagehash.phash(picture)), 16), colors
 
 
-def in_both(one: Survey, other: Survey) -> list[tuple[str, str]]:
+def in_both(one: Signatures, other: Signatures) -> list[tuple[str, str]]:
     """Ids of the images that are in both sets, including resized or recompressed copies.
 
     Each image of the smaller set is listed once, with its nearest copy in the other. Time grows with the product of the
     sizes: 4 ms for an image among a million.
     """
-    if not len(one.hashes) or not len(other.hashes):
-        return []
     if len(one.ids) > len(other.ids):
         return [(first, second) for second, first in in_both(other, one)]
     pairs = []
@@ -94,9 +75,9 @@ def in_both(one: Survey, other: Survey) -> list[tuple[str, str]]:
     return pairs
 
 
-def overlaps(surveys: Mapping[str, Survey]) -> dict[tuple[str, str], list[tuple[str, str]]]:
+def overlaps(sets: Mapping[str, Signatures]) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """For every two roles that share images, the ids of these."""
-    roles = list(surveys)
+    roles = list(sets)
     pairs = [(first, second) for number, first in enumerate(roles) for second in roles[number + 1 :]]
-    found = {pair: in_both(surveys[pair[0]], surveys[pair[1]]) for pair in pairs}
+    found = {pair: in_both(sets[pair[0]], sets[pair[1]]) for pair in pairs}
     return {pair: copies for pair, copies in found.items() if copies}
