@@ -93,7 +93,7 @@ def test_corrupt_files_are_listed_or_left_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 of 4 extra images cannot be read:\n.*1\.jpg.*\n.*3\.jpg.*\n.*--skip"):
         scan(found_in(tmp_path), "extra", skip_corrupt=False, notes=notes)
     found = scan(found_in(tmp_path), "extra", skip_corrupt=True, notes=notes)
-    assert found.images.ids == ["0.jpg", "2.jpg"] and found.shorter_sides.tolist() == [20, 22]
+    assert found.images.ids == ["0.jpg", "2.jpg"] and found.sizes.min(axis=1).tolist() == [20, 22]
     assert len(notes) == 1 and notes[0].startswith("Skipped 2 of 4 extra images")
 
 
