@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
@@ -22,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Predi
 from transformers.utils import logging
 
 from ..data.members import MEMBERS
-from ..hub.push import CommitInfo, Staging
+from ..hub.push import CommitInfo
 from ..models.pair import ModelPair
 from ..models.weights.sharding import whole_state
 from ..models.weights.trained_parts import choose_trained, learning_rate_scales
@@ -126,7 +127,17 @@ class PairTrainer(Trainer):
             raise SystemExit(StopOnSigterm.EXIT_CODE)
         return output
 
-    # ---- optimizer -------------------------------------------------------------------------------------------------
+    # ---- updates ---------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """The stock version calls backward once, when the activations of both models are in memory. Their losses are
+        independent, so in one process each model's backward pass follows its own forward pass. DDP, FSDP and DeepSpeed
+        support one pass per step."""
+        step = super().training_step
+        if self.accelerator.distributed_type != DistributedType.NO:
+            return step(model, inputs, num_items_in_batch)
+        losses = [step(model, {name: batch}, num_items_in_batch) for name, batch in inputs.items()]
+        return torch.stack(losses).sum()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimizer with its groups divided by model and by learning rate."""
@@ -315,14 +326,10 @@ class PairTrainer(Trainer):
                 self.model.save_pretrained(target, primary=primary, state_dict=state)
 
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
-        """The folder to resume from, or None for a new run.
+        """The folder to resume from, or None for a new run. `asked` is a folder, True for the last complete checkpoint
+        of the output folder, or a repository on the Hub, whose `last-checkpoint` is downloaded.
 
-        Args:
-            asked: a folder; True for the last complete checkpoint of the output folder; or a repository on the Hub,
-                whose `last-checkpoint` is downloaded.
-
-        Raises:
-            ValueError: an incomplete checkpoint. HubError: the repository contains none.
+        Raises ValueError for an incomplete checkpoint, and HubError if the repository contains none.
         """
         asked = without_word(asked)  # a script may pass on what it read from a command line
         if checkpoints.names_a_repository(asked):
@@ -383,17 +390,9 @@ class PairTrainer(Trainer):
         resumable, checkpoint = self.resumable_elsewhere, Path(checkpoint_folder)
         if self.publisher.has_time(urgent=resumable):
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
-            stage = partial(self._stage_pair, checkpoint)
+            primary = evaluation.better_member(self.last_scores, self.model.task)
+            stage = partial(self.weights.stage, checkpoint=checkpoint, primary=primary)
             self.publisher.push_checkpoint(checkpoint, self.state.global_step, resumable=resumable, stage_pair=stage)
-
-    def _stage_pair(self, checkpoint: Path, staging: Staging) -> None:
-        """The better model at the root; uses the averaged weights, which are not yet files, if the run has any."""
-        primary = evaluation.better_member(self.last_scores, self.model.task)
-        if self.weights.ema is None:
-            staging.add_pair(checkpoint, primary)
-            return
-        with self.weights.averaged():
-            self.model.save_pretrained(staging.folder, primary=primary)  # type: ignore[arg-type]
 
     def _finish_current_push(self) -> None:
         """The stock version waits without checking whether the push succeeded."""

@@ -124,7 +124,7 @@ class DMTTrainer(PairTrainer):
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
         self._resumed_from: str | None = None
-        self.train_seconds, self._part = 0.0, 0  # the current micro-batch of the update
+        self.train_seconds, self._parts = 0.0, dict.fromkeys(MEMBERS, 0)  # micro-batches of the update so far
         sets = {"unlabeled": inputs.unlabeled_dataset, "eval": first_set(eval_dataset), "test": test_dataset}
         self.start = RunStart({"labeled": train_dataset, **sets})
         self.initial: InitialWeights | None = None
@@ -310,7 +310,7 @@ class DMTTrainer(PairTrainer):
         if self._is_online():
             with self.weights.averaged():
                 batches = [label_online(self.model, batch, self.knobs, self.accelerator) for batch in batches]
-        self._part = 0
+        self._parts = dict.fromkeys(MEMBERS, 0)
         return batches, valid_units(batches, self.args.world_size, device)
 
     def compute_loss(
@@ -325,19 +325,19 @@ class DMTTrainer(PairTrainer):
         phase, done = self.course.current, self.course.done
         if waiting := self.course.waiting:
             self.model.member(waiting).eval()  # the Trainer has just switched everything to training mode
-        place = (self.args.seed, phase.index, done, self.args.process_index, self._part)
-        self._part += 1  # every micro-batch of an update has its own mixup
+        place = (self.args.seed, phase.index, done, self.args.process_index)
         steps, logits = member_steps(
             model,
             inputs,
             self.knobs,
             ramp=exponent_ramp(self.knobs, done, phase.steps),
             pseudo_weight=pseudo_weight(self.knobs, done, phase.steps) if phase.index else 1.0,
-            mixup_seeds=[seed_for(*place, number) for number in range(len(MEMBERS))],
+            mixup_seeds=[seed_for(*place, self._parts[name], number) for number, name in enumerate(MEMBERS)],
             labels_only=phase.index == 0,
             run_idle=self.args.world_size > 1,
         )
         for name, result in steps.items():
+            self._parts[name] += 1  # every micro-batch of an update has its own mixup
             self.telemetry.add(MEMBERS.index(name), result.cases, inputs[name]["is_pseudo"])
         scale = self.accelerator.num_processes * getattr(self, "current_gradient_accumulation_steps", 1)
         total = total_loss(steps, logits, num_items_in_batch if torch.is_tensor(num_items_in_batch) else None, scale)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.members import MEMBERS
+from ..hub.push import Staging
 from ..method.selection import DivergedError
 from ..models.finite import described, nonfinite_tensors
 from ..models.pair import ModelPair
@@ -144,6 +145,14 @@ class RunWeights:
         for kept in (self.ema, self.best):
             if kept is not None:
                 kept.save(folder)
+
+    def stage(self, staging: Staging, *, checkpoint: Path, primary: str) -> None:
+        """Prepare the pair of a checkpoint for a push: the averages, which are not yet files, if there are any."""
+        if self.ema is None:
+            staging.add_pair(checkpoint, primary)
+            return
+        with self.averaged():
+            self.pair.save_pretrained(staging.folder, primary=primary)  # type: ignore[arg-type]
 
     def load(self, folder: str | Path) -> None:
         """Load what `save` wrote."""

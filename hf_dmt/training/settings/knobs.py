@@ -207,8 +207,8 @@ class RunSettings:
     )
     member_schedule: str = setting(
         "together",
-        "Train both models in every update (`together`), or first a, then b in each phase (`alternate`), which needs "
-        "the memory of one model; the other one waits on the CPU.",
+        "Train both models in every update (`together`), or first a, then b in each phase (`alternate`), with the "
+        "gradients and optimizer state of one model; the other one waits on the CPU.",
         group="training the two models",
         choices=("together", "alternate"),
     )
