@@ -280,14 +280,18 @@ class Bench:
         self.folder, self.base, self.in_process, self.keep = folder, base, in_process, keep
 
     def check(self) -> None:
-        """Exit before training if there is no eval or test split to compare on."""
+        """Raises ValueError before training if there is no eval or test split to compare on."""
         model, data, _ = parse([*self.base, "--output_dir", "unused"], RECIPES)
         images = assemble(data, model.task)
-        if images.evaluation is None or images.test is None:
-            raise SystemExit(
-                f"{data.dataset_name} has no {'eval' if images.evaluation is None else 'test'} split to compare "
-                "methods on. Name it (--eval_split, --test_split), or label at least 10 images, so that some can be "
-                "held out for evaluation."
+        if images.test is None:
+            raise ValueError(
+                f"{data.dataset_name!r} has no labeled test split, and methods are compared on images that chose "
+                "nothing. Put labeled images into test/ beside train/, or name a split: --test_split."
+            )
+        if images.evaluation is None:
+            raise ValueError(
+                f"{data.dataset_name!r} has no eval split, and there are too few labeled images to hold some out. "
+                "Label at least 10 images, or name a split: --eval_split."
             )
 
     def tune(self, arms: Sequence[str], trials: int, seeds: Sequence[int]) -> dict[str, float]:

@@ -362,7 +362,7 @@ def _estimate_lines(found: dict[str, Any]) -> list[str]:
     return [
         f"{duration(found['total_seconds'])} on {found['device']}{memory}, without evaluations within phases",
         f"{sum(updates)} updates of {' to '.join(each)} s, and {found['clean_images']} images to label or score at "
-        f"{1000 * found['seconds_per_clean_image']:.2g} ms each (measured on {found['tried']} updates per phase)",
+        f"{1000 * found['seconds_per_clean_image']:.0f} ms each (measured on {found['tried']} updates per phase)",
     ]
 
 

@@ -12,9 +12,10 @@ training:
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from transformers import HfArgumentParser
 
@@ -56,7 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(str(problem))
         return 2
     print(f"{found} {'regions' if run.is_pixels else 'images'} to label: {queue.to}")
+    print(how_to_go_on(run, queue.to, data))
     return 0
+
+
+def how_to_go_on(run: Run, to: str, data: DataArguments) -> str:
+    """How to answer, and the command that trains on the answers."""
+    answer = (
+        f"Write labels into {to}/queue.csv, or open {to}/annotations.json in an annotation tool that reads COCO."
+        if run.is_pixels
+        else f"Write labels into {to}/queue.csv, or move the files in {to}/images/ into the folders of their classes."
+    )
+    command = ["hf-dmt", "train", "--pair", str(run.folder), "--extra_labels", to]
+    for flag in fields(data):
+        if (value := getattr(data, flag.name)) != flag.default and flag.name != "extra_labels":
+            command += [f"--{flag.name}", str(value)]
+    command += ["--output_dir", f"{run.folder}-2"]
+    return f"{answer} Then train on them:\n  {shlex.join(command)}"
 
 
 def unlabeled_images(run: Run, data: DataArguments) -> ImageSet:

@@ -87,6 +87,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         try:
             if args.should_save:
                 introduce(trainer, images)
+                if checkpoint is not None:
+                    print(f"resuming from {checkpoint}")
             carry_out(trainer, checkpoint)
             code = 0
         except HubError as problem:

@@ -83,8 +83,8 @@ def notes(run: Run, gain: Gain) -> list[str]:
         found.append("Classes are equally frequent, so mean per-class accuracy equals accuracy.")
     if any(change.beyond_chance is not None for of in gain.changes.values() for change in of.values()):
         found.append(
-            "Chance is judged by a paired permutation test over the test images (95 %). Other seeds and other labeled "
-            "images vary more."
+            f"Chance is judged by a paired permutation test over the {gain.split} images (95 %). Other seeds and other "
+            "labeled images vary more."
         )
     if gain.split == "eval":
         found.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
     assert queue_command([run, "--to", queue, "--count", "5", *data]) == 0
     asked = list(csv.DictReader(Path(queue, "queue.csv").read_text("utf-8-sig").splitlines()))
     assert 2 < len(asked) <= 5 and all(line["a"] != line["b"] for line in asked)
-    assert f"{len(asked)} images to label" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{len(asked)} images to label" in told and f"{queue}/queue.csv" in told
+    assert shlex.join(["--pair", run, "--extra_labels", queue, *data, "--output_dir", f"{run}-2"]) in told
     assert {path.name for path in Path(queue).iterdir()} == {"cat", "dog", "owl", "images", "queue.csv"}
     [first, second] = answer(Path(queue), "owl", 2)
     Path(queue, "images", asked[2]["file"]).rename(Path(queue, "dog", asked[2]["file"]))

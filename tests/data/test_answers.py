@@ -56,6 +56,11 @@ def coco(**changes: Any) -> dict[str, Any]:
     ("task", "files", "reason"),
     [
         (IMAGES, {"queue.csv": "id,label\nx.jpg,dgo\n"}, "'dgo' is not one of the 3 classes. Did you mean 'dog'"),
+        (
+            IMAGES,
+            {"queue.csv": "id,label\nx.jpg,dgo\ny.jpg,ulw\nz.jpg,dgo\n"},
+            r"2 different labels are unknown:\n.*'dgo'.*first for 'x.jpg'.*\n.*'ulw'",
+        ),
         (IMAGES, {"queue.csv": "id,label\nx.jpg,\n"}, "contains no answers yet.*or move images"),
         (IMAGES, {"queue.csv": "id,label,label\nx.jpg,dog,owl\n"}, "the column 'label' is there twice"),
         (IMAGES, {"queue.csv": 'id,label\n"x.jpg,dog\ny.jpg,owl\n'}, "unexpected end of data"),

@@ -169,11 +169,29 @@ def _image_answers(
             f"{len(against)} images have contradicting answers in the table and the class "
             f"folders:\n{listed}{more}\nDecide: correct the table, or move the image."
         )
+    _check_classes({name: answers[0] for name, answers in said.items() if answers}, names)
     return {name: _class(answers[0], names) for name, answers in said.items() if answers}
+
+
+def _check_classes(answers: dict[str, str], names: Sequence[str]) -> None:
+    """Raises DataError that lists all unknown labels at once, so that they can be corrected in one go."""
+    problems: dict[str, str] = {}
+    for name, label in answers.items():
+        try:
+            _class(label, names)
+        except DataError as problem:
+            problems.setdefault(label, f"{problem} (first for {name!r})")
+    if len(problems) > 1:
+        shown = "\n  ".join(list(problems.values())[:_SHOWN])
+        more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise DataError(f"{len(problems)} different labels are unknown:\n  {shown}{more}\nCorrect them.")
 
 
 def _class(label: str, names: Sequence[str]) -> int:
     label = same_letters(label)
+    same = [name for name in names if name.casefold() == label.casefold()]
+    if label not in names and len(same) == 1:
+        return names.index(same[0])
     if label not in names:
         near = difflib.get_close_matches(label, names, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"The classes are: {', '.join(names[:10])}."
