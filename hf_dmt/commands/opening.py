@@ -61,12 +61,12 @@ def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_nam
                 f"The pair {model_args.pair!r} predicts {len(pair.class_names)} classes "
                 f"({', '.join(pair.class_names[:3])}, ...), but the data has {len(class_names)} "
                 f"({', '.join(class_names[:3])}, ...). Use data with the same classes, or start from two models with "
-                "--model_a and --model_b."
+                "`model_a` and `model_b`."
             )
         if model_args.image_size not in (None, pair.image_size):
             raise ValueError(
-                f"--image_size {model_args.image_size} is for two models, and the pair {model_args.pair!r} is trained "
-                f"at {pair.image_size}. Leave it out, or start from two models with --model_a and --model_b."
+                f"`image_size={model_args.image_size}` is for two models, and the pair {model_args.pair!r} is trained "
+                f"at {pair.image_size}. Leave it out, or start from two models with `model_a` and `model_b`."
             )
         return pair
     return ModelPair.from_models(

@@ -42,7 +42,7 @@ from ..training.labeling.inference import CleanLogits, CleanPass
 from ..training.labeling.label_pass import weights_hash
 from ..training.labeling.mask_folder import MaskFolder
 from ..training.labeling.predictions import said
-from ..training.settings.command_line import UsageError, print_error
+from ..training.settings.command_line import UsageError, as_flags, print_error
 from .launch import add_flags, start
 
 PIXELS = "semantic-segmentation"
@@ -103,7 +103,7 @@ def predict(given: argparse.Namespace) -> tuple[list[Record], dict[str, Any]]:
             missing = found.images
         if accelerator.is_main_process:
             there = f"; {len(done)} are labeled already" if done else ""
-            print("\n".join([f"{len(missing)} images to label{there}", *notes]), flush=True)
+            print(as_flags("\n".join([f"{len(missing)} images to label{there}", *notes])), flush=True)
         seconds = _label(given, pair, missing, file, masks, accelerator) if len(missing) else 0.0
         accelerator.wait_for_everyone()
         if not accelerator.is_main_process:

@@ -25,7 +25,7 @@ from ..report import print_summary
 from ..training.run.folder import check_output_folder, check_split, locked
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
-from ..training.settings.command_line import Parser, parse, print_error, speak_in_flags
+from ..training.settings.command_line import Parser, as_flags, parse, print_error, speak_in_flags
 from ..training.settings.help import everything, screens
 from ..training.trainer import DMTTrainer
 from .launch import launcher_parser, start
@@ -129,8 +129,8 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
     print(f"output: {args.output_dir}")
     counts = zip(images.class_names, images.images_per_class, strict=True)
     print(f"labeled images: {class_line([{'name': name, 'labeled_images': count} for name, count in counts])}")
-    for note in [*images.notes, *images.view_notes(pair.image_size)]:
-        print(note)
+    if notes := [*images.notes, *images.view_notes(pair.image_size)]:
+        print(as_flags("\n".join(notes)))
 
 
 def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:

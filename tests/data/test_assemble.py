@@ -149,7 +149,7 @@ class TestUnlabeled:
         assert any(f"The unlabeled images are those in '{name}'" in note for note in alone.notes)
         few = run(root, num_labeled=4)
         assert few.unlabeled is not None and len(few.unlabeled) == 8
-        assert any(f"--unlabeled_split {name} would select it" in note for note in few.notes)
+        assert any(f"`unlabeled_split={name!r}` would select it" in note for note in few.notes)
 
     def test_copies_of_scored_images_are_left_out(self, tmp_path: Path) -> None:
         """Silent: images that this program holds out at random are trained on with pseudo labels, because the labeled
@@ -191,7 +191,7 @@ class TestClassNames:
         assert any("taken for the 3 classes of the models: p, q, r." in note for note in said)
         asked: list[int] = []
         assert run(without, model_classes=asked.append).class_names == ["0", "1", "2"] and asked == [3]
-        assert any("0 to 2. Name them with --id2label" in note for note in run(without).notes)
+        assert any("0 to 2. Name them with `id2label=FILE`" in note for note in run(without).notes)
 
     def test_words_keep_the_order_of_the_map(self, tmp_path: Path) -> None:
         """Guards words sorted on their own although --id2label says which number each has."""
@@ -204,7 +204,7 @@ class TestClassNames:
     def test_of_masks(self, tmp_path: Path) -> None:
         """Guards classes by value, and a void value that would silently become the last class."""
         root = files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2, 30), (255, 0)])
-        with pytest.raises(DataError, match=r"4 values up to 30 .*would make 31 classes.*pass --ignore_index 30"):
+        with pytest.raises(DataError, match=r"4 values up to 30 .*would make 31 classes.*pass `ignore_index=30`"):
             run(root, PIXELS)
         found = run(files.scene_folder(tmp_path / "few", [(0, 1), (1, 2, 4), (255, 0)]), PIXELS)
         assert found.class_names == [str(value) for value in range(5)]
@@ -231,7 +231,7 @@ def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Pat
     found = run(files.scene_folder(tmp_path / "scenes"), PIXELS)
     assert found.view_notes(16) == []
     (note,) = found.view_notes(64)
-    assert "4 of 4 training images" in note and "below the 64 pixels" in note and "--image_size 16" in note
+    assert "4 of 4 training images" in note and "below the 64 pixels" in note and "`image_size=16`" in note
     assert run(animals).view_notes(64) == [], "whole images are enlarged, not padded"
 
 

@@ -90,7 +90,7 @@ def test_corrupt_files_are_listed_or_left_out(tmp_path: Path) -> None:
     files.cut(tmp_path / "1.jpg")
     (tmp_path / "3.jpg").write_bytes(b"")
     notes: list[str] = []
-    with pytest.raises(DataError, match=r"2 of 4 extra images cannot be read:\n.*1\.jpg.*\n.*3\.jpg.*\n.*--skip"):
+    with pytest.raises(DataError, match=r"2 of 4 extra images cannot be read:\n.*1\.jpg.*\n.*3\.jpg.*\n.*`skip"):
         scan(found_in(tmp_path), "extra", skip_corrupt=False, notes=notes)
     found = scan(found_in(tmp_path), "extra", skip_corrupt=True, notes=notes)
     assert found.images.ids == ["0.jpg", "2.jpg"] and found.sizes.min(axis=1).tolist() == [20, 22]

@@ -88,7 +88,7 @@ class TestClassFolders:
 
     @pytest.mark.parametrize(
         ("inside", "others", "message"),
-        [("train", ("unlabeled",), "beside the folder 'train'"), ("", ("images", "masks"), "--task")],
+        [("train", ("unlabeled",), "beside the folder 'train'"), ("", ("images", "masks"), "Add `task")],
     )
     def test_a_folder_that_is_no_class_is_refused(
         self, inside: str, others: tuple[str, ...], message: str, tmp_path: Path
@@ -153,10 +153,10 @@ class TestTables:
         assert names is None and list(splits["train"].targets() or ()) == ["p", "q"]
         splits, names = open_splits(root, task=PIXELS)
         assert names is None and whole(splits["train"], PIXELS).ids == ["0", "1"]
-        for column, flag in (("image_column", "--image_column"), ("label_column", "--label_column")):
+        for column, flag in (("image_column", "`image_column`"), ("label_column", "`label_column`")):
             with pytest.raises(DataError, match=rf"{flag} 'nothing' is not in .*img, fine_label.*Name one"):
                 open_splits(root, task=IMAGES, **{column: "nothing"})
-        with pytest.raises(DataError, match=r"needs masks. Name another column, or use another --task"):
+        with pytest.raises(DataError, match=r"needs masks. Name another column, or use another `task`"):
             open_splits(root, task=PIXELS, label_column="coarse")
 
 
@@ -219,7 +219,7 @@ class TestMasks:
         """Guards against training on the few images that happen to have a mask."""
         root = files.scene_folder(tmp_path / "scenes")
         (root / "masks" / "02.png").unlink()
-        with pytest.raises(DataError, match=r"1 of 4 images in .* '02'. Add the masks, or move .*--unlabeled_dir"):
+        with pytest.raises(DataError, match=r"1 of 4 images in .* '02'. Add the masks, or move .*`unlabeled_dir`"):
             open_splits(str(root), task=PIXELS)
 
 
@@ -255,7 +255,7 @@ class TestUnlabeled:
         """Guards against a labeled split taken for the unlabeled one."""
         rows = files.table({"image": [files.encoded(files.image(1))] * 2})
         root = files.parquet(tmp_path / "two", train=rows, test=rows.select([0]))
-        with pytest.raises(DataError, match=r"several splits; it has: train, test. .*--unlabeled_split"):
+        with pytest.raises(DataError, match=r"several splits; it has: train, test. .*`unlabeled_split`"):
             open_unlabeled_table(str(root), None, task=IMAGES)
         assert len(open_unlabeled_table(str(root), "test", task=IMAGES).ids) == 1
         with pytest.raises(DataError, match="no split 'more'"):

@@ -31,12 +31,12 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise DataError(f"--unlabeled_dir {folder!r} is not a folder. Check the path.")
+        raise DataError(f"`unlabeled_dir` {folder!r} is not a folder. Check the path.")
     found = find_images(root)
     if not found.images:
         left_out = " ".join(note.removeprefix("Warning: ") for note in found.notes())
         raise DataError(
-            f"--unlabeled_dir {folder!r} contains no images (JPEG, PNG, ...). Check the path and the file names. "
+            f"`unlabeled_dir` {folder!r} contains no images (JPEG, PNG, ...). Check the path and the file names. "
             + left_out
         )
     notes += found.notes()
@@ -116,7 +116,7 @@ def _notes_on_classes(
         shown = ", ".join(beside[:_SHOWN]) + (", ..." if len(beside) > _SHOWN else "")
         notes.append(
             f"Warning: skipped {len(beside)} images in {str(root)!r} that are not in a class folder: {shown}. Move "
-            "them into the folder of their class, or pass them as --unlabeled_dir."
+            "them into the folder of their class, or pass them as `unlabeled_dir`."
         )
     if mixed := sorted({inner for _, inner in deep} & classes):
         above = next(top for top, inner in deep if inner == mixed[0])
@@ -150,12 +150,12 @@ def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
     if unlabeled := [name for name in sorted(classes) if role_of(name) == "unlabeled"]:
         raise DataError(
             f"The folder {unlabeled[0]!r} among the class folders of {str(root)!r} would become a class. Move it "
-            "beside the folder 'train', or pass it as --unlabeled_dir."
+            "beside the folder 'train', or pass it as `unlabeled_dir`."
         )
     lower = {name.lower() for name in classes}
     if lower & set(IMAGE_FOLDERS) and lower & set(MASK_FOLDERS):
         raise DataError(
-            f"{str(root)!r} contains images with masks, not one folder per class. Add --task semantic-segmentation."
+            f"{str(root)!r} contains images with masks, not one folder per class. Add `task='semantic-segmentation'`."
         )
     others = [name for name in sorted(classes) if role_of(name) in {"validation", "test"}]
     if others and not in_splits:
@@ -203,7 +203,7 @@ def _images_and_masks(folder: Path) -> tuple[Path, Path] | None:
     if masks is None:
         raise DataError(
             f"{str(images)!r} has no folder 'masks' beside it. Add the masks under the names of the images, or "
-            "pass the images as --unlabeled_dir."
+            "pass the images as `unlabeled_dir`."
         )
     return images, masks
 
@@ -234,7 +234,7 @@ def _splits_inside(images: Path, masks: Path, root: Path, suffix: str, notes: li
     if others:
         notes.append(
             f"Warning: skipped {len(others)} images in {str(images)!r} that are in no split folder, such as "
-            f"{others[0].relative_to(images).as_posix()!r}. Pass them as --unlabeled_dir, or move them."
+            f"{others[0].relative_to(images).as_posix()!r}. Pass them as `unlabeled_dir`, or move them."
         )
     return splits
 
@@ -255,7 +255,7 @@ def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, note
         raise DataError(
             f"{len(missing)} of {len(names)} images in {str(image_folder)!r} have no mask of the same name in "
             f"{str(mask_folder)!r}{f', for example {missing[0]!r}' if missing else ''}. Add the masks, or move images "
-            "without one to a separate folder and pass it as --unlabeled_dir."
+            "without one to a separate folder and pass it as `unlabeled_dir`."
             + _other_ending(missing, masks.images, mask_folder)
         )
     known = set(names)
@@ -293,4 +293,4 @@ def _other_ending(missing: Sequence[str], masks: Sequence[Path], folder: Path) -
         stem[len(name) :] for name in missing[:_SHOWN] for stem in stems if stem.startswith(name) and stem != name
     )
     ending, count = endings.most_common(1)[0] if endings else ("", 0)
-    return f" Their names end in {ending!r}: pass --mask_suffix={ending}." if count == len(missing[:_SHOWN]) else ""
+    return f" Their names end in {ending!r}: pass `mask_suffix={ending}`." if count == len(missing[:_SHOWN]) else ""

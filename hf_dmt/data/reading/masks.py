@@ -82,7 +82,7 @@ def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
         return found
     except (OSError, ValueError, TypeError, KeyError) as problem:
         raise DataError(
-            f"--mask_colors {file!r} is not a table of colors ({problem}). Give a CSV file with the columns "
+            f"`mask_colors` {file!r} is not a table of colors ({problem}). Give a CSV file with the columns "
             'name,r,g,b, or a JSON file such as {"water": [0, 0, 255], "road": "#808080", "void": [0, 0, 0]}.'
         ) from problem
 
@@ -131,7 +131,7 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
         if opened.mode in _COLOR_MODES:
             raise ValueError(
                 f"The mask {name} is a {opened.mode} image, but which class a color means is unknown. Give a table of "
-                "colors with --mask_colors."
+                "colors with `mask_colors`."
             )
         mask = np.array(opened)
         if top:
@@ -182,7 +182,7 @@ def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:
     if band is not None:
         if not 1 <= band <= ids.shape[-1]:
             raise ValueError(
-                f"--mask_band {band}: the mask {name} has {ids.shape[-1]} channels. Name one of 1 to {ids.shape[-1]}."
+                f"`mask_band={band}`: the mask {name} has {ids.shape[-1]} channels. Name one of 1 to {ids.shape[-1]}."
             )
         return ids[..., band - 1]
     if ids.shape[-1] in (2, 4):
@@ -196,7 +196,7 @@ def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:
         raise ValueError(
             f"The mask {name} is a color image: the pixel in row {row}, column {column} is "
             f"{ids[row, column].tolist()}, but which class a color means is unknown. Give a table of colors with "
-            "--mask_colors, or the channel that contains the ids with --mask_band; or save it with one channel of "
+            "`mask_colors`, or the channel that contains the ids with `mask_band`; or save it with one channel of "
             "class ids, or as a PNG with a palette in the order of the classes."
         )
     return ids[..., 0]
@@ -218,7 +218,7 @@ def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.nda
         most = np.argsort(-counts)[:_SHOWN]
         listed = ", ".join(f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in most)
         raise ValueError(
-            f"The mask {name} has {len(colors)} colors that are not in --mask_colors, on {strange.mean():.1%} of its "
+            f"The mask {name} has {len(colors)} colors that are not in `mask_colors`, on {strange.mean():.1%} of its "
             f"pixels: {listed}{', ...' if len(colors) > _SHOWN else ''}. Add them, with the name void if they mean "
             "'no label'. If edges were smoothed, write clean masks with `scripts/prepare_data.py masks --nearest`."
         )

@@ -63,14 +63,14 @@ def open_splits(
     image = _image_column(first, name, image_column)
     if image == label_column:
         raise DataError(
-            f"--image_column and --label_column are both {image!r}, but they must be different columns. Name two of: "
+            f"`image_column` and `label_column` are both {image!r}, but they must be different columns. Name two of: "
             f"{', '.join(first.column_names)}."
         )
     target = _target_column(first, name, image, label_column, task)
     classes = _class_names(first, target)
     if task == "semantic-segmentation" and target is None:
         raise DataError(
-            f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with --label_column, "
+            f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with `label_column`, "
             "or put the files into images/ and masks/ under the same names."
         )
     splits: dict[str, Rows] = {}
@@ -149,7 +149,7 @@ def _unlabeled_split(name: str, asked: str | None, splits: list[str]) -> str:
         given = f"no split {asked!r}" if asked else "several splits"
         raise DataError(
             f"The unlabeled data set {name!r} has {given}; it has: {', '.join(splits)}. Name one with "
-            "--unlabeled_split."
+            "`unlabeled_split`."
         )
     return chosen
 
@@ -200,7 +200,7 @@ def _local_files(
             root, tables, task=task, image_column=image_column, label_column=label_column, apart=apart, notes=notes
         )
         if masks and not unlabeled and not all(rows.masks for rows in splits.values()):
-            raise DataError(f"The table in {str(root)!r} has no column with masks. Name it with --label_column.")
+            raise DataError(f"The table in {str(root)!r} has no column with masks. Name it with `label_column`.")
     elif splits is None and not any(path.suffix.lower() in _ARCHIVES for path in root.iterdir()):
         if masks and not unlabeled:
             raise DataError(
@@ -212,14 +212,14 @@ def _local_files(
         splits = {"train": FileRows(Texts(found.names), root)} if found.names else None
     if splits is not None and not tables and not unlabeled:
         own = {
-            "--image_column": (image_column, "image"),
-            "--label_column": (label_column, "mask" if masks else "label"),
+            "`image_column`": (image_column, "image"),
+            "`label_column`": (label_column, "mask" if masks else "label"),
         }
         for flag, (asked, column) in own.items():
             if asked not in (None, column):
                 raise DataError(
                     f"{flag} {asked!r} is not in {str(root)!r}: in a folder of files, the columns are called image "
-                    f"and {own['--label_column'][1]}. Name one of these, or omit {flag}."
+                    f"and {own['`label_column`'][1]}. Name one of these, or omit {flag}."
                 )
     return None if splits is None else ({**splits}, classes)
 
@@ -357,7 +357,7 @@ def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) ->
 
 def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
     if asked is not None:
-        return _named_column(table, name, asked, "--image_column")
+        return _named_column(table, name, asked, "`image_column`")
     images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
     for column in ("image", "img", "pixel_values"):
         # Plain bytes of files, as written by other tools, have no feature type that says so.
@@ -366,7 +366,7 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
     if images:
         return images[0]
     raise DataError(
-        f"{name!r} has no image column; it has: {', '.join(table.column_names)}. Name it with --image_column."
+        f"{name!r} has no image column; it has: {', '.join(table.column_names)}. Name it with `image_column`."
     )
 
 
@@ -375,11 +375,11 @@ def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | 
     labels = [key for key, kind in table.features.items() if holds_labels(kind)]
     fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
     if asked is not None:
-        if _named_column(table, name, asked, "--label_column") not in fitting:
+        if _named_column(table, name, asked, "`label_column`") not in fitting:
             raise DataError(
-                f"--label_column {asked!r} of {name!r} contains {table.features[asked]}, but {task} needs "
+                f"`label_column` {asked!r} of {name!r} contains {table.features[asked]}, but {task} needs "
                 f"{'one label per image' if fitting is labels else 'masks'}. Name another column, or use another "
-                "--task."
+                "`task`."
             )
         return asked
     if task == "image-classification":

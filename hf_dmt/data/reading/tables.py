@@ -105,7 +105,7 @@ def _open(
     file: Path, root: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
 ) -> FileRows:
     columns, rows = _read(file)
-    image = _column(file, columns, image_column, FILE_COLUMNS, "--image_column", "file names")
+    image = _column(file, columns, image_column, FILE_COLUMNS, "`image_column`", "file names")
     rows = [row for row in rows if any(not _is_empty(cell) for cell in row.values())]
     if nameless := sum(_is_empty(row.get(image)) for row in rows):
         raise DataError(
@@ -114,7 +114,7 @@ def _open(
         )
     usual = LABEL_COLUMNS if task == "image-classification" else MASK_COLUMNS
     found = label_column or _usual([column for column in columns if column != image], usual)
-    target = _column(file, columns, found, (), "--label_column", "labels") if found else None
+    target = _column(file, columns, found, (), "`label_column`", "labels") if found else None
     cells = [row.get(image) for row in rows]
     paths, missing = _files(file.parent, cells)
     if missing and (folder := _folder_with(cells, file.parent)):
@@ -137,7 +137,7 @@ def _open(
     if several := next((cell for cell in cells if isinstance(cell, (list, dict))), None):
         raise DataError(
             f"The column {target!r} of {str(file)!r} contains {several!r}, but an image has one label: a word or a "
-            "number. Write one per image, or name another column with --label_column."
+            "number. Write one per image, or name another column with `label_column`."
         )
     if task == "image-classification":
         return FileRows(paths, root, labels=_labels(cells))
@@ -146,7 +146,7 @@ def _open(
         raise DataError(
             f"{len(gone) or len(paths) - len(masks)} of {len(rows)} masks in {str(file)!r} do not exist"
             f"{f', such as {gone[0]!r}' if gone else ''}. Correct the column {target!r}; images without a mask go into "
-            "a folder of their own: --unlabeled_dir."
+            "a folder of their own: `unlabeled_dir`."
         )
     return FileRows(paths, root, masks=masks)
 

@@ -46,7 +46,7 @@ def with_answers(
     if missing or unlabeled is None:
         like = f"; their ids look like {next(iter(row_of))!r}" if row_of else ""
         raise DataError(
-            f"{len(missing)} of {len(answers)} answers in --extra_labels are for images that are not among the "
+            f"{len(missing)} of {len(answers)} answers in `extra_labels` are for images that are not among the "
             f"{len(row_of)} unlabeled ones, for example {missing[0]!r}{like}. Use the data flags of the run that the "
             "queue is from."
         )
@@ -92,7 +92,7 @@ def _merge(answers: dict[str, Any], more: dict[str, Any], path: str) -> None:
         answers[name] = answer
     if against:
         raise DataError(
-            f"--extra_labels {path!r} contradicts earlier answers for {len(against)} images: "
+            f"`extra_labels` {path!r} contradicts earlier answers for {len(against)} images: "
             f"{', '.join(against[:_SHOWN])}. Decide, and remove one of the answers."
         )
 
@@ -120,15 +120,15 @@ def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] |
             found = region_masks(coco, _table(folder / QUEUE_FILE), lambda label: _class(label, names), notes)
     except (OSError, ValueError, LookupError, TypeError) as problem:
         if isinstance(problem, DataError):
-            raise DataError(f"--extra_labels {str(path)!r}: {problem}") from problem
+            raise DataError(f"`extra_labels` {str(path)!r}: {problem}") from problem
         reason = str(problem) if isinstance(problem, OSError) else repr(problem)
         raise DataError(
-            f"--extra_labels {str(path)!r} cannot be read ({reason}). Give the folder of a labeling queue, "
+            f"`extra_labels` {str(path)!r} cannot be read ({reason}). Give the folder of a labeling queue, "
             + ("or a CSV with the columns id and label." if task == "image-classification" else "or COCO regions.")
         ) from problem
     if not found:
         raise DataError(
-            f"--extra_labels {str(path)!r} contains no answers yet. Fill in the column 'label' of {QUEUE_FILE}"
+            f"`extra_labels` {str(path)!r} contains no answers yet. Fill in the column 'label' of {QUEUE_FILE}"
             + (", or move images into the folder of their class." if task == "image-classification" else ".")
         )
     return found

@@ -61,7 +61,7 @@ class RunImages:
         if not small:
             return []
         median = int(np.median(sides))
-        remedy = f" With --image_size {median}, the median image fills the view." if median < view else ""
+        remedy = f" With `image_size={median}`, the median image fills the view." if median < view else ""
         return [
             f"Warning: {small} of {len(sides)} training images have a side below the {view} pixels of "
             f"the view and are padded with void.{remedy}"
@@ -82,7 +82,7 @@ def assemble(
     """
     assert args.dataset_name is not None
     if args.split_seed < 0:
-        raise DataError(f"--split_seed must be at least 0, got {args.split_seed}. Give 0, 1, 2, ...")
+        raise DataError(f"`split_seed` must be at least 0, got {args.split_seed}. Give 0, 1, 2, ...")
     notes: list[str] = []
     splits, names = open_splits(
         args.dataset_name,
@@ -162,7 +162,7 @@ def _unused_splits(splits: dict[str, Rows], used: Sequence[ScannedImages], args:
         is_asked = args.unlabeled_split is not None and args.unlabeled_dataset_name is None
         if any(rows is other for other in rows_used) or (is_asked and name == args.unlabeled_split):
             continue
-        flag = "--unlabeled_split" if role_of(name) in {"unlabeled", None} else "--eval_split or --test_split"
+        flag = "`unlabeled_split`" if role_of(name) in {"unlabeled", None} else "`eval_split` or `test_split`"
         if role_of(name) == "unlabeled" and is_asked and role_of(args.unlabeled_split or "") == "unlabeled":
             continue
         notes.append(f"The split {name!r} with {len(rows.ids)} images is not used; {flag} would select it.")
@@ -183,7 +183,7 @@ def _with_own_unlabeled(
         return replace(args, unlabeled_split=own)
     if own not in splits and not _is_same(args.unlabeled_dir, root / own):
         notes.append(
-            f"The folder {own!r} in {args.dataset_name!r} is not used; --unlabeled_split {own} would select it."
+            f"The folder {own!r} in {args.dataset_name!r} is not used; `unlabeled_split={own!r}` would select it."
         )
     return args
 
@@ -220,13 +220,13 @@ def _split(splits: dict[str, Rows], asked: str | None, role: str, name: str, fla
 
 
 def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, notes: list[str]) -> ScannedImages:
-    rows = _split(splits, args.train_split, "train", args.dataset_name or "", "--train_split")
+    rows = _split(splits, args.train_split, "train", args.dataset_name or "", "`train_split`")
     assert rows is not None
     if task == "image-classification" and rows.targets() is None:
         raise DataError(
             f"The training images of {args.dataset_name!r} have no labels: no class folders and no label column. Put "
-            "them into one folder per class, give a table with the columns file_name and label (--dataset_name "
-            "labels.csv), or name the column with --label_column."
+            "them into one folder per class, give a table with the columns file_name and label "
+            "(`dataset_name=labels.csv`), or name the column with `label_column`."
         )
     images = ImageSet(
         rows,
@@ -253,10 +253,10 @@ def _split_with_targets(
     other = args.test_split if role == "eval" else args.eval_split
     free = {name: rows for name, rows in splits.items() if asked is not None or name != other}
     split_role = "validation" if role == "eval" else "test"
-    rows = _split(free, asked, split_role, args.dataset_name or "", f"--{role}_split")
+    rows = _split(free, asked, split_role, args.dataset_name or "", f"`{role}_split`")
     if rows is not None and asked is not None and rows is like.images.rows:
         raise DataError(
-            f"--{role}_split {asked!r} is the training split, and scores on training images are meaningless. Name "
+            f"`{role}_split` {asked!r} is the training split, and scores on training images are meaningless. Name "
             "another split, or omit the flag."
         )
     if rows is None or rows is like.images.rows:
@@ -287,9 +287,9 @@ def _labeled_rows(
 ) -> np.ndarray:
     """The rows to train on with their labels, still including those for evaluation."""
     ways = {
-        "--num_labeled": args.num_labeled,
-        "--labeled_fraction": args.labeled_fraction,
-        "--labeled_ids": args.labeled_ids,
+        "`num_labeled`": args.num_labeled,
+        "`labeled_fraction`": args.labeled_fraction,
+        "`labeled_ids`": args.labeled_ids,
     }
     given = [flag for flag, value in ways.items() if value is not None]
     if len(given) > 1:
@@ -299,7 +299,7 @@ def _labeled_rows(
     if not len(candidates):
         raise DataError(
             f"No training image of {args.dataset_name!r} has a mask: all are null. Name another column with "
-            "--label_column."
+            "`label_column`."
         )
     if len(candidates) < len(scanned):
         notes.append(f"{len(scanned) - len(candidates)} of {len(scanned)} training images have no label: unlabeled.")
@@ -313,7 +313,7 @@ def _labeled_rows(
             )
         return rows
     if args.labeled_fraction is not None and not 0 < args.labeled_fraction <= 1:
-        raise DataError(f"--labeled_fraction must be above 0 and at most 1, got {args.labeled_fraction:g}; try 0.1.")
+        raise DataError(f"`labeled_fraction` must be above 0 and at most 1, got {args.labeled_fraction:g}; try 0.1.")
     if not given:
         return candidates
     count = args.num_labeled
@@ -349,8 +349,8 @@ def _unlabeled(
 ) -> ScannedImages | None:
     """The images chosen by the flags, or else the remaining training images."""
     if args.unlabeled_dir is not None and (args.unlabeled_dataset_name or args.unlabeled_split):
-        other = "--unlabeled_dataset_name" if args.unlabeled_dataset_name else "--unlabeled_split"
-        raise DataError(f"--unlabeled_dir and {other} both choose the unlabeled images. Give only one of them.")
+        other = "`unlabeled_dataset_name`" if args.unlabeled_dataset_name else "`unlabeled_split`"
+        raise DataError(f"`unlabeled_dir` and {other} both choose the unlabeled images. Give only one of them.")
     if not (args.unlabeled_dir or args.unlabeled_dataset_name or args.unlabeled_split):
         rest = np.setdiff1d(np.arange(len(everything)), used)
         return everything.subset(rest) if len(rest) else None

@@ -56,7 +56,7 @@ def read_class_map(file: str, *, merges: bool = False) -> ClassMap:
             raise ValueError(f"its id {min(values)} is below 0")
     except (OSError, ValueError, TypeError) as problem:
         raise DataError(
-            f"--id2label {file!r} is not a class map ({problem}). Give a JSON file like "
+            f"`id2label` {file!r} is not a class map ({problem}). Give a JSON file like "
             '{"0": "cat", "1": "dog"} or ["cat", "dog"].'
         ) from problem
     return ClassMap(file, names, values)

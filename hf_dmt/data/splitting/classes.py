@@ -50,19 +50,19 @@ def with_classes(
     if strange := next((one for one in given_labels if not isinstance(one, (str, int, float, np.number))), None):
         raise DataError(
             f"The labels of {args.dataset_name!r} are of the type {type(strange).__name__}, such as {strange!r:.60}, "
-            "but a class is a whole number or a word. Name another column with --label_column, or store the labels as "
+            "but a class is a whole number or a word. Name another column with `label_column`, or store the labels as "
             "words."
         )
     distinct = sorted(set(given_labels))
     if not distinct:
         raise DataError(
             f"No training image of {args.dataset_name!r} has a label: all are null, empty or -1. Name another column "
-            "with --label_column."
+            "with `label_column`."
         )
     if isinstance(distinct[0], float) or isinstance(distinct[-1], float):
         raise DataError(
             f"The labels of {args.dataset_name!r} are fractions such as {distinct[-1]:g}, but a class is a whole "
-            "number or a word. Name another column with --label_column."
+            "number or a word. Name another column with `label_column`."
         )
     class_of: dict[Any, int] | None = None
     if isinstance(distinct[0], str):
@@ -76,7 +76,7 @@ def with_classes(
     if len(classes) == 1:  # for masks, see `check_labeled`
         raise DataError(
             f"{args.dataset_name!r} has a single class, {classes[0]!r}, so there is nothing to learn. Put the images "
-            "of each class into a separate folder, or name the column with --label_column." + _deeper_classes(scanned)
+            "of each class into a separate folder, or name the column with `label_column`." + _deeper_classes(scanned)
         )
     return scanned, classes
 
@@ -133,7 +133,7 @@ def _deeper_classes(scanned: ScannedImages) -> str:
     if len(deeper) < 2:
         return ""
     above = scanned.images.ids[0].split("/")[0]
-    return f" If the classes are {', '.join(deeper[:SHOWN])}, pass the folder {above!r} inside it as --dataset_name."
+    return f" If the classes are {', '.join(deeper[:SHOWN])}, pass the folder {above!r} inside it as `dataset_name`."
 
 
 def _mask_classes(
@@ -148,15 +148,15 @@ def _mask_classes(
     if reading.colors:
         if given:
             raise DataError(
-                "--id2label and --mask_colors both name the classes of the masks. Give only --mask_colors: its table "
+                "`id2label` and `mask_colors` both name the classes of the masks. Give only `mask_colors`: its table "
                 "has the names."
             )
         return scanned, reading.names
     if given is None:
         if args.ignore_index == 0 and not args.reduce_labels:
             raise DataError(
-                "--ignore_index 0 leaves class 0 without a pixel, so it could not be learned. If 0 means 'no label' "
-                "and the classes are 1, 2, 3, ..., pass --reduce_labels instead."
+                "`ignore_index=0` leaves class 0 without a pixel, so it could not be learned. If 0 means 'no label' "
+                "and the classes are 1, 2, 3, ..., pass `reduce_labels` instead."
             )
         return scanned, names or _names_of_masks(scanned, args, model_classes, notes)
     values = given.values
@@ -165,19 +165,19 @@ def _mask_classes(
             values = {value - 1: name for value, name in values.items()}  # ids as in the files
         if list(values) != list(range(len(given.names))):
             raise DataError(
-                f"--reduce_labels stores class k as k + 1, but {args.id2label!r} has the ids "
-                f"{list(given.values)[:SHOWN]}. Omit --reduce_labels: ids in a map are values in the masks."
+                f"`reduce_labels` stores class k as k + 1, but {args.id2label!r} has the ids "
+                f"{list(given.values)[:SHOWN]}. Omit `reduce_labels`: ids in a map are values in the masks."
             )
         return scanned, given.names
     if args.ignore_index in values:
         way = (
-            "If 0 means 'no label', pass --reduce_labels and name the others 0, 1, 2, ..."
+            "If 0 means 'no label', pass `reduce_labels` and name the others 0, 1, 2, ..."
             if args.ignore_index == 0
-            else "Remove it from the map, or pass another --ignore_index (-1 for none)."
+            else "Remove it from the map, or pass another `ignore_index` (-1 for none)."
         )
         raise DataError(
             f"The value {args.ignore_index} is the class {values[args.ignore_index]!r} in {args.id2label!r}, but "
-            f"--ignore_index {args.ignore_index} means 'no label', so the class would have no pixels. {way}"
+            f"`ignore_index={args.ignore_index}` means 'no label', so the class would have no pixels. {way}"
         )
     if given.is_plain:
         return scanned, given.names
@@ -199,7 +199,7 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
         if len(outside):
             raise DataError(
                 f"Label {int(labels[outside[0]])} of {len(outside)} {role} images ({listing(scanned.images, outside)}) "
-                f"is outside the {len(names)} classes (0 to {len(names) - 1}). Name all classes with --id2label, or "
+                f"is outside the {len(names)} classes (0 to {len(names) - 1}). Name all classes with `id2label`, or "
                 "correct the labels."
             )
         return np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
@@ -238,7 +238,7 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
     if not any(per_class):
         raise DataError(
             f"The masks of the {len(scanned)} labeled images are entirely void, so there is nothing to learn. Choose "
-            "other labeled images, or check --ignore_index and --reduce_labels."
+            "other labeled images, or check `ignore_index` and `reduce_labels`."
         )
     if scanned.images.task == "semantic-segmentation":
         _check_contrast(scanned, names, args)
@@ -285,7 +285,7 @@ def _names_of_masks(
     if not values:
         raise DataError(
             "The training masks contain no labeled pixel: every value is the ignore value "
-            f"({args.ignore_index}{' or 0' if args.reduce_labels else ''}). Check --ignore_index and --reduce_labels."
+            f"({args.ignore_index}{' or 0' if args.reduce_labels else ''}). Check `ignore_index` and `reduce_labels`."
         )
     first = int(args.reduce_labels)
     count = values[-1] + 1 - first
@@ -294,19 +294,19 @@ def _names_of_masks(
         return names
     last = values[-1]
     alone = len(values) > 1 and last > values[-2] + 1
-    ignore = f" If {last} means 'no label', pass --ignore_index {last}." if alone else ""
+    ignore = f" If {last} means 'no label', pass `ignore_index={last}`." if alone else ""
     if count > 2 * len(values) + 1:
         kept = values[:-1] if alone and _is_end_of_range(last) else values
         shown = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
         example = json.dumps({str(value): f"name of {value}" for value in kept[:SHOWN]})
         raise DataError(
             f"The training masks contain {len(values)} values up to {last} ({shown}): as class ids they would make "
-            f"{count} classes, most of them without a pixel.{ignore} Otherwise name the values with --id2label FILE; "
+            f"{count} classes, most of them without a pixel.{ignore} Otherwise name the values with `id2label=FILE`; "
             f"the file contains: {example[:-1]}{', ...' if len(kept) > SHOWN else ''}}}"
         )
     less_one = ", less 1" if first else ""
     notes.append(
-        f"Classes are the values in the training masks{less_one}: 0 to {count - 1}. Name them with --id2label FILE."
+        f"Classes are the values in the training masks{less_one}: 0 to {count - 1}. Name them with `id2label=FILE`."
     )
     if alone:
         notes.append(f"Warning: no training mask contains a value between {values[-2]} and {last}.{ignore}")
@@ -335,7 +335,7 @@ def _names_of_numbers(
     if names := model_classes(highest + 1) if model_classes else None:
         notes.append(_of_models(names))
         return names
-    notes.append(f"Classes are the label values 0 to {highest}. Name them with --id2label FILE.")
+    notes.append(f"Classes are the label values 0 to {highest}. Name them with `id2label=FILE`.")
     return [str(value) for value in range(highest + 1)]
 
 
@@ -343,7 +343,7 @@ def _of_models(names: list[str]) -> str:
     shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     return (
         f"The data names no classes, so label values are taken for the {len(names)} classes of the models: {shown}. "
-        "If they are other classes, name them with --id2label FILE."
+        "If they are other classes, name them with `id2label=FILE`."
     )
 
 
@@ -351,9 +351,9 @@ def _remedy(strange: list[int], args: DataArguments) -> str:
     ways = []
     if len(strange) == 1:
         ways.append(
-            f"If {strange[0]} means 'no label', pass --ignore_index {strange[0]} (it is {args.ignore_index} now)."
+            f"If {strange[0]} means 'no label', pass `ignore_index={strange[0]}` (it is {args.ignore_index} now)."
         )
-    ways.append("If these are classes, name all of them with --id2label FILE.")
+    ways.append("If these are classes, name all of them with `id2label=FILE`.")
     if not args.reduce_labels and 0 not in strange:
-        ways.append("If 0 means 'no label' and classes start at 1, pass --reduce_labels.")
+        ways.append("If 0 means 'no label' and classes start at 1, pass `reduce_labels`.")
     return " ".join(ways)

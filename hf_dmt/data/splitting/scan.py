@@ -158,7 +158,7 @@ def _look(images: ImageSet, position: int, looks: LookCache | CachedLooks) -> tu
     except CorruptImage as problem:
         return "unreadable", str(problem)
     except TypeError as problem:
-        return "wrong", f"{problem} Name the column with the images: --image_column."
+        return "wrong", f"{problem} Name the column with the images: `image_column`."
     except ValueError as problem:
         return "wrong", str(problem)
 
@@ -171,7 +171,7 @@ def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, note
     if not skip_corrupt:
         raise DataError(
             f"{len(problems)} of {count} {role} images cannot be read:\n{listed}\nRepair or delete them, or skip them "
-            "with --skip_corrupt_images."
+            "with `skip_corrupt_images`."
         )
     notes.append(f"Skipped {len(problems)} of {count} {role} {UNREADABLE}\n{listed}")
 

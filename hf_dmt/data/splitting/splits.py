@@ -56,7 +56,7 @@ def choose_labeled(
     if not 1 <= count <= total:
         raise ValueError(
             f"{count} labeled images were requested, but the training split has {total}: choose 1 to {total} "
-            "(--num_labeled, --labeled_fraction)."
+            "(`num_labeled`, `labeled_fraction`)."
         )
     order = (
         stratified_order(labels, seed) if labels is not None else np.random.default_rng([seed, 0]).permutation(total)

@@ -360,18 +360,18 @@ def as_flags(message: str) -> str:
     flags = {action.dest for action in Parser()._actions}
 
     def flag(found: re.Match[str]) -> str:
-        name, value = _FLAG_OF.get(found[1], found[1]), found[2]
-        if name not in flags:
-            return found[0]
-        return f"--{name} {_typed(value)}" if value else f"--{name}"
+        name = _FLAG_OF.get(found[1], found[1])
+        return f"--{name}{_typed(found[2] or '')}" if name in flags else found[0]
 
     return _NAMED.sub(flag, message)
 
 
 def _typed(value: str) -> str:
-    """A value as it follows a flag: no quotes or brackets, `true` and `false`."""
+    """A value as it follows a flag: no quotes or brackets, `true` and `false`; `=` before a word that starts with a
+    dash, which would be read as the next flag."""
     bare = re.sub(r"['\[\],]", "", value)
-    return bare.lower() if bare in ("True", "False") else bare
+    bare = bare.lower() if bare in ("True", "False") else bare
+    return f"={bare}" if bare.startswith("-") else f" {bare}".rstrip()
 
 
 class _Terminal(logging.Formatter):
