@@ -45,8 +45,8 @@ format: $(VENV)/.installed-test ## apply the formatter and the linter's safe fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## run a benchmark: make bench NAME=labeling ARGS=--quick (default: step_time)
-	$(BIN)/python scripts/benchmarks/$(or $(NAME),step_time).py $(ARGS)
+bench: $(VENV)/.installed ## run a benchmark: make bench NAME=labeling ARGS=--quick (default: step)
+	$(BIN)/python scripts/benchmarks/$(or $(NAME),step).py $(ARGS)
 
 cards: $(VENV)/.installed ## train the embedded recipes and update model_cards/ (10 minutes)
 	for name in digits digit-scenes; do \

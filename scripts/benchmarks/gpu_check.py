@@ -34,7 +34,7 @@ from hf_dmt.training.step import member_steps, total_loss
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.labeling import bare_forwards, model_ready, our_pass
 from scripts.benchmarks.measure import Row, finish, in_turns, options, peak_memory, ratios
-from scripts.benchmarks.step_time import Clock, compare, pair_step, usual_settings
+from scripts.benchmarks.step import Clock, compare, pair_step, usual_settings
 from scripts.benchmarks.subjects import IMAGES, PIXELS, Pictures, decoded, image_pair, pixel_pair
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"

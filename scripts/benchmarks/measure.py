@@ -61,6 +61,23 @@ class Row:
         return self.value <= float(bound) if sign == "<=" else self.value >= float(bound)
 
 
+Part = Callable[[argparse.Namespace], "list[Row]"]
+
+
+def run(
+    description: str | None,
+    argv: Sequence[str] | None,
+    parts: Mapping[str, Part],
+    *,
+    gpu: bool = False,
+    **further: dict[str, Any],
+) -> list[Row]:
+    """Measure all parts, or those of `--only`, and print their rows as one table."""
+    named = {"nargs": "+", "choices": list(parts), "help": "what to measure; default: everything"}
+    args = options(description, argv, gpu=gpu, only=named, **further)
+    return finish([row for name in args.only or parts for row in parts[name](args)], args)
+
+
 def options(
     description: str | None, argv: Sequence[str] | None, *, gpu: bool = False, **further: dict[str, Any]
 ) -> argparse.Namespace:
@@ -74,7 +91,7 @@ def options(
         parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: larger models and images")
         parser.add_argument("--dtype", choices=["float32", "bf16"], default="float32", help="bf16 by autocast")
     for name, settings in further.items():
-        parser.add_argument(name if name == "paths" else f"--{name}", **settings)
+        parser.add_argument(f"--{name}", **settings)
     parsed = parser.parse_args(argv)
     torch.set_num_threads(parsed.threads)
     logging.set_verbosity_error()

@@ -58,7 +58,7 @@ from hf_dmt.models.networks.wide_resnet import WideResNetConfig, WideResNetForIm
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.labeling import RATIO, our_pass
 from scripts.benchmarks.measure import Row, finish, in_turns, medians, options, ratios
-from scripts.benchmarks.step_time import Clock, pair_step
+from scripts.benchmarks.step import Clock, pair_step
 from scripts.benchmarks.subjects import IMAGES, Pictures, decoded
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -10,35 +10,18 @@ import pytest
 import torch
 
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
-from scripts.benchmarks import (
-    data_pipeline,
-    gpu_check,
-    growth,
-    labeling,
-    loss,
-    memory,
-    million,
-    peers,
-    startup,
-    step_time,
-    store,
-)
+from scripts.benchmarks import gpu_check, labeling, peers, scale, step, waiting
 from scripts.benchmarks.labeling import check_same_classes, model_ready
 from scripts.benchmarks.measure import Row, in_turns, options, peak_memory, ratios
 from scripts.benchmarks.subjects import Pictures, decoded, image_pair
 
 BENCHMARKS: list[Any] = [
-    data_pipeline,
     pytest.param(gpu_check, marks=pytest.mark.slow),  # whole runs: half a minute
-    growth,
     labeling,
-    loss,
-    memory,
-    million,
     peers,
-    startup,
-    step_time,
-    store,
+    scale,
+    step,
+    waiting,
 ]
 
 
@@ -66,8 +49,14 @@ def test_every_benchmark_runs_and_ends_with_its_table(
     assert {"command", "date", "hardware", "versions"} <= written.keys()
     assert [row["value"] for row in written["rows"]] == [row.value for row in rows]
     assert all(len(row.values) and torch.tensor(row.values).isfinite().all() for row in rows)
-    if benchmark is step_time:
-        assert printed[-1] == f"ratio {max(row.value for row in rows):.3f}"
+
+
+def test_a_part_is_measured_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """A part that measures everything, or a wrong name that measures nothing, would cost an afternoon."""
+    rows = step.main(["--only", "loss", "--quick", "--threads", "1"])
+    assert [row.what for row in rows] == ["loss and weights, 2x21x129x129", "extra peak memory of it"]
+    with pytest.raises(SystemExit):
+        step.main(["--only", "losses", "--quick"])
 
 
 def test_jobs_take_turns_in_changing_order() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.benchmarks import when_weights_pay
-from scripts.benchmarks.heads_on_features import ARMS, Splits, figures, table
+from scripts.benchmarks.evidence import when_weights_pay
+from scripts.benchmarks.evidence.heads_on_features import ARMS, Splits, figures, table
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """When do dynamic weights pay? One point per split: how many of the first labels are right, against what `dmt` gains.
 
-    python scripts/benchmarks/when_weights_pay.py --output docs/when_weights_pay.png
+    python scripts/benchmarks/evidence/when_weights_pay.py --output docs/when_weights_pay.png
 
 Reads the runs in `scripts/benchmarks/evidence/`: `heads-*.json` of `heads_on_features.py`, and the comparisons of
 `hf-dmt compare`; the older ones (digits, digit-scenes) keep one figure of label accuracy for all their splits. It
@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 
 from hf_dmt.commands.comparison import Interval, members
 
-EVIDENCE = Path(__file__).parent / "evidence"
+EVIDENCE = Path(__file__).parent
 ALONE = {"labels alone", "labeled-only"}
 
 

@@ -1,21 +1,31 @@
-"""A million unlabeled images: labels, selection, draws, samples and a resume, with the memory of every process.
+"""What grows with the number of images: time and memory of labeling and of a phase, and a million of them.
 
-    python scripts/benchmarks/million.py [--rows N] [--workers 2] [--quick]
+    python scripts/benchmarks/scale.py [--only memory time million] [--quick] [--threads N] [--cpu_time]
+    python scripts/benchmarks/scale.py --only million [--rows N] [--workers 2] [--samples 20000]
 
-The images are one small JPEG file under a million names (links), so reading is real and disk space is not needed. The
-members' forward is a stub that answers from the images' numbers; everything else is what a run does: the files of the
-folder, clean batches through workers, the label store, the selection, the draws of the phase, training samples through
-workers, and the jump to an update in the middle of the phase. Memory is private memory (USS) of the main process and of
-its largest worker. `--samples` says how many rows are decoded where decoding all would only repeat itself.
+memory: the highest resident memory of the process while tiny models label 20,000 images that are made when asked for,
+divided by that of 2,000 images, less 1. So what grows is ours.
+
+time: a run of one phase with all labels kept and one pass over them (labels, then each unlabeled image once) for 1, 2,
+4 and 8 times as many images; from the first label to the last update, divided by their number.
+
+million: labels, selection, sampling and a resume for a million unlabeled images, which are one small JPEG file under a
+million names, so that disk space is not needed. The forward passes are those of toy models; everything else is what a
+run does: clean batches through workers, the label store, the selection, the order of a phase, training samples through
+workers, and the jump to an update in the middle of it. Memory is private memory (USS) of the main process and of its
+largest worker. `--samples` images are decoded, because decoding all would only repeat itself.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +34,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, default_collate
+from transformers import TrainerCallback
 
+from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
 from hf_dmt.data.drawing.sampler import BatchShape, PhaseBatchSampler
 from hf_dmt.data.drawing.samples import PairDataset
 from hf_dmt.data.drawing.transforms import ImageView
@@ -37,10 +49,88 @@ from hf_dmt.training.labeling.label_pass import select_images
 from hf_dmt.training.settings.methods import Knobs
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from scripts.benchmarks.measure import Row, finish, options
-from scripts.benchmarks.subjects import Pictures, image_pair
+from scripts.benchmarks.labeling import our_pass
+from scripts.benchmarks.measure import Row, in_turns, peak_memory, ratios, run
+from scripts.benchmarks.step import usual_settings
+from scripts.benchmarks.subjects import IMAGES, PIXELS, Pictures, decoded, image_pair, pixel_pair
 
 MIB = 2**20
+
+
+class PhaseClock(TrainerCallback):
+    """Seconds from the beginning of the phase, before its labels are made, to its last update."""
+
+    def __init__(self, *, cpu_time: bool) -> None:
+        self.now = time.process_time if cpu_time else time.perf_counter
+        self.start = self.end = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start = self.now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.end = self.now()
+
+
+def phase(pair: ModelPair, labeled: Any, unlabeled: Any, *, cpu_time: bool) -> float:
+    clock = PhaseClock(cpu_time=cpu_time)
+    batch = 16
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = DMTTrainingArguments(
+            output_dir=folder,
+            supervised_epochs=0,
+            phase_epochs=1,
+            label_ratios=[1.0],
+            labeled_batch_size=batch // 4,
+            pseudo_batch_size=batch,
+            **usual_settings(),
+        )
+        DMTTrainer(pair, arguments, labeled, unlabeled, callbacks=[clock]).train()
+    return (clock.end - clock.start) / len(unlabeled)
+
+
+def times(args: argparse.Namespace) -> list[Row]:
+    """Seconds per image of a phase with ever more images."""
+    rounds, unit, size = (1, 4, "toy") if args.quick else (3, 32, "demo")
+    rows = []
+    for task in (IMAGES, PIXELS):
+        side = 32
+        pair = image_pair(side, size) if task == IMAGES else pixel_pair(side, "toy" if args.quick else "b0")
+        labeled = decoded(Pictures(16, side, task))
+        jobs = {
+            f"x{factor}": partial(phase, pair, labeled, decoded(Pictures(factor * unit, side)), cpu_time=args.cpu_time)
+            for factor in (1, 2, 4, 8)
+        }
+        seconds = in_turns(jobs, rounds, warm_up=not args.quick)
+        per_image = {f"{name} ms/image": 1e3 * statistics.median(values) for name, values in seconds.items()}
+        for fewer, more in (("x1", "x2"), ("x2", "x4"), ("x4", "x8")):
+            what, against = f"time per image of a phase, {task}, {more} images", f"{fewer} (x1 is {unit})"
+            details = {name: per_image[name] for name in (f"{fewer} ms/image", f"{more} ms/image")}
+            rows.append(Row(what, against, ratios(seconds, more, fewer), "of it", "<= 1.1", details))
+    return rows
+
+
+def labeling(pair: ModelPair, count: int) -> Callable[[], None]:
+    def job() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            our_pass(pair, Pictures(count, pair.image_size), 16, Path(folder), Accelerator(cpu=True))
+
+    return job
+
+
+def memory(args: argparse.Namespace) -> list[Row]:
+    """Resident memory of labeling ten times as many images."""
+    few, many = (8, 24) if args.quick else (2000, 20000)
+    rows = []
+    for task in (IMAGES, PIXELS):
+        pair = image_pair(16, "toy") if task == IMAGES else pixel_pair(32, "toy")
+        labeling(pair, few)()  # libraries and buffers that any labeling needs
+        peaks = {count: peak_memory(labeling(pair, count))[1] for count in (few, many)}
+        details = {f"{count} images MiB": value / 2**20 for count, value in peaks.items()}
+        growth = peaks[many] / peaks[few] - 1
+        rows.append(
+            Row(f"resident memory, labeling {many} images, {task}", f"{few}", [growth], "growth", "<= 0.1", details)
+        )
+    return rows
 
 
 def private_memory(process: int | str = "self") -> int:
@@ -71,11 +161,7 @@ class OneFile(FileRows):
         return {"bytes": self.content, "path": None}, None
 
 
-def main(argv: Sequence[str] | None = None) -> list[Row]:
-    number = {"type": int, "default": 1_000_000, "help": "unlabeled images"}
-    workers = {"type": int, "default": 2, "help": "processes that load images"}
-    samples = {"type": int, "default": 20_000, "help": "images decoded for labels, and for training"}
-    args = options(__doc__, argv, rows=number, workers=workers, samples=samples)
+def million(args: argparse.Namespace) -> list[Row]:
     count, shown = (20_000, 256) if args.quick else (args.rows, args.samples)
     rows: list[Row] = []
     start_memory = private_memory()
@@ -156,7 +242,15 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         rows[-1].details["worker MiB"] = peak["worker"] / MIB  # type: ignore[index]
     used = private_memory() + args.workers * peak["worker"]
     rows.append(Row("memory of all processes at the end", "", [used / MIB], "MiB", "<= 1500"))
-    return finish(rows, args)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    number = {"type": int, "default": 1_000_000, "help": "unlabeled images"}
+    workers = {"type": int, "default": 2, "help": "processes that load images"}
+    samples = {"type": int, "default": 20_000, "help": "images decoded for labels, and for training"}
+    parts = {"memory": memory, "time": times, "million": million}
+    return run(__doc__, argv, parts, rows=number, workers=workers, samples=samples)
 
 
 if __name__ == "__main__":

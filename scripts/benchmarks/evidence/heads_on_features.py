@@ -1,7 +1,8 @@
 """Heads on frozen features, many splits in minutes: the method without the Trainer, the images and the networks.
 
-    python scripts/benchmarks/heads_on_features.py --dataset_name trashnet --model_a A --model_b B --image_size 128 \
-        --num_labeled 38 75 188 --seeds 0 1 2 3 4 5 6 7 8 9 --output_dir runs/heads
+    python scripts/benchmarks/evidence/heads_on_features.py --dataset_name trashnet \
+        --model_a A --model_b B --image_size 128 --num_labeled 38 75 188 \
+        --seeds 0 1 2 3 4 5 6 7 8 9 --output_dir runs/heads
 
 **This is not a run of the product.** `hf-dmt train --freeze_backbone true --augmentation none` trains the same heads,
 but has each image read, resized and passed through both networks at every update. Here both networks see every image
