@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
-from scripts.benchmarks import gpu_check, labeling, peers, scale, step, waiting
+from scripts.benchmarks import gpu_check, labeling, peers, scale, startup, step
 from scripts.benchmarks.labeling import check_same_classes, model_ready
 from scripts.benchmarks.measure import Row, in_turns, options, peak_memory, ratios
 from scripts.benchmarks.subjects import Pictures, decoded, image_pair
@@ -20,8 +20,8 @@ BENCHMARKS: list[Any] = [
     labeling,
     peers,
     scale,
+    startup,
     step,
-    waiting,
 ]
 
 
