@@ -91,7 +91,6 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     before = ("libraries", "hf_dmt", "program", "set-up")
     details = {f"{name} s": statistics.median(one[name] for one in found) for name in before}
     rows = [
-        Row("import hf_dmt", "its libraries, imported before", [one["hf_dmt"] for one in found], "s"),
         Row(
             "the demo to its first update",
             "nothing",
