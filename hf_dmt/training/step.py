@@ -56,7 +56,7 @@ def member_steps(
     """The losses of the training models on one micro-batch, and the logits of all models that were run.
 
     Args:
-        model: the pair, possibly wrapped; one call runs both models.
+        model: the pair, possibly wrapped; one call runs all models that have a view.
         inputs: `pixel_values`, `labels`, `confidence`, `is_pseudo` for each training model.
         ramp: multiplier of both exponents.
         pseudo_weight: multiplier of the weight of every pseudo-labeled unit.
