@@ -117,6 +117,7 @@ def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: 
         instants.trainer = trainer
         instants.reach(sys._getframe(0))
         if how.get("sigterm_at") == trainer.state.global_step + 1:
+            del how["sigterm_at"]  # an update calls this for each model, and a second signal ends a run at once
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
