@@ -41,7 +41,7 @@ from ..models.pair import ModelPair
 from ..training.labeling.inference import CleanLogits, CleanPass
 from ..training.labeling.label_pass import weights_hash
 from ..training.labeling.mask_folder import MaskFolder
-from ..training.labeling.predictions import said
+from ..training.labeling.predictions import image_predictions
 from ..training.settings.command_line import UsageError, as_flags, print_error
 from .launch import add_flags, start
 
@@ -155,7 +155,7 @@ def _label(
 def image_records(found: CleanLogits, images: ImageSet, class_names: list[str]) -> list[Record]:
     """One record per image: the ensemble's label first, then that of each model."""
     records = []
-    for row, each in zip(found.index, said(found.logits), strict=True):
+    for row, each in zip(found.index, image_predictions(found.logits), strict=True):
         record: Record = {"id": images.id_of(row)}
         for name in ("ensemble", *MEMBERS):
             column, sure = ("label", "confidence") if name == "ensemble" else (name, f"{name}_confidence")

@@ -13,8 +13,8 @@ from .members import MEMBERS
 PAIR_FILE = "dmt_config.json"
 PEER_FOLDER = "peer"
 LISTING = "published"
-"""Where `dmt_config.json` (of labels `dmt_labels.json`) on the Hub says which files pushes of ours brought: only these
-are replaced or removed by another one."""
+"""The entry of `dmt_config.json` (for labels, `dmt_labels.json`) on the Hub that lists the files which our pushes
+uploaded: only these are replaced or removed by a later push."""
 FORMAT_VERSION = 1
 LONGEST_SIDE = 16_384
 """Of the training view, in pixels."""

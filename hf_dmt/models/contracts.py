@@ -22,7 +22,7 @@ def refuse_adapters(model: nn.Module, name: str) -> None:
 
 
 def check_model(model: Any, name: str) -> None:
-    """Raise a ValueError for what cannot be a member, or whose weights are nowhere."""
+    """Raise a ValueError for an object that cannot be a member, or a model without weights of its own."""
     if isinstance(model, nn.Module):
         refuse_adapters(model, name)
     inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
@@ -52,7 +52,7 @@ def check_model(model: Any, name: str) -> None:
 
 
 def check_processor(processor: Any, name: str) -> None:
-    """Raise a ValueError for what is no image processor."""
+    """Raise a ValueError for an object that is not an image processor."""
     if not isinstance(processor, ImageProcessingMixin):
         kind = processor.__name__ if isinstance(processor, type) else type(processor).__name__
         raise ValueError(

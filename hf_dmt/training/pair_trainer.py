@@ -216,7 +216,7 @@ class PairTrainer(Trainer):
     def scores(self, source: Any, *, title: str) -> tuple[evaluation.Scores, ImageCounts]:
         """The scores of a, b and the ensemble on an image set, using averaged weights if there are any, and the
         contribution of each image."""
-        with preserved_rng(), self.weights.judging():
+        with preserved_rng(), self.weights.for_inference():
             metrics = {"compute_metrics": self.compute_metrics, "library_metrics": self.library_metrics}
             how = (self.clean_pass(), self.accelerator)
             return evaluation.evaluate_pair(self.model, source, *how, title=title, **metrics)
@@ -236,7 +236,7 @@ class PairTrainer(Trainer):
                 "or evaluate(dataset) for scores."
             )
         check_filled(test_dataset, "the data set to predict", self.model, with_target=False)
-        with preserved_rng(), self.weights.judging():
+        with preserved_rng(), self.weights.for_inference():
             logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
         scores = evaluation.score_logits(self.model, logits, labels, self.compute_metrics, self.library_metrics)
         metrics = evaluation.flat(scores, metric_key_prefix) if scores is not None else {}
@@ -378,7 +378,7 @@ class PairTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         if self.publisher.pushes is None:
-            self.init_hf_repo(token, private)
+            self.hub_model_id = self.publisher.open(token, private, revision)
         self.publisher.write_card(folder, token=token, **card_facts)
         return self.publisher.push(folder, commit_message, blocking=blocking, token=token, revision=revision, tag=tag)
 

@@ -41,7 +41,7 @@ class Publisher:
         self.repo_id: str | None = None
         self.pushes: BackgroundPushes | None = None
 
-    def open(self, token: str | None = None, private: bool | None = None) -> str:
+    def open(self, token: str | None = None, private: bool | None = None, revision: str | None = None) -> str:
         """Create the repository if necessary, and check before training whether pushes will be accepted.
 
         Raises:
@@ -51,7 +51,7 @@ class Publisher:
             self.args.hub_model_id or self.output_dir.absolute().name,
             token=token or self.args.hub_token,
             private=self.args.hub_private_repo if private is None else private,
-            revision=self.args.hub_revision,
+            revision=revision or self.args.hub_revision,
         )
         self.pushes = BackgroundPushes(self.output_dir)
         return self.repo_id

@@ -149,7 +149,7 @@ class DMTTrainer(PairTrainer):
         # An evaluation before training marks the unwrapped module as prepared, which would silently disable DDP.
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
-        self.weights.keep_what_is_asked_for(self.knobs, members_in_turn=self.args.member_schedule == "alternate")
+        self.weights.start_tracking(self.knobs, members_in_turn=self.args.member_schedule == "alternate")
         try:
             return super().train(self._resumed_from, trial, ignore_keys_for_eval)
         finally:
@@ -166,7 +166,7 @@ class DMTTrainer(PairTrainer):
         checkpoint, what = super().checkpoint_to_resume(asked), (self.args, self.knobs, self.phases, self.model)
         self.origin = self.start.origin(*what, self.supervised_rows, sharded=self.is_fsdp_enabled)
         if checkpoint is not None:
-            self.origin.take_up(checkpoint)
+            self.origin.continue_from(checkpoint)
         self._resumed_from = checkpoint
         return checkpoint
 
@@ -273,9 +273,9 @@ class DMTTrainer(PairTrainer):
         made_by = (self.model, self.unlabeled_dataset, self.knobs, self.accelerator, self.clean_pass())
         how: Any = {"in_the_middle": begun, "keep_earlier": self.args.keep_pseudo_labels == "all"}
         how["labeled"] = self.train_dataset.labeled
-        with self.weights.judging(averaged=not begun):
+        with self.weights.for_inference(averaged=not begun):
             labels = phase_labels.provide(phase, *made_by, self.args.output_dir, **how)
-        self.train_dataset.pseudo = labels.of
+        self.train_dataset.pseudo = labels.stores
         self.records.note(pseudo_labels=labels.summary, labeling_seconds=labels.seconds)
         if begun:
             alarms = self.records.alarms(phase.index)

@@ -40,7 +40,7 @@ class RunWeights:
         self.best: BestMembers | None = None
         self.away: str | None = None
 
-    def keep_what_is_asked_for(self, knobs: Knobs, *, members_in_turn: bool) -> None:
+    def start_tracking(self, knobs: Knobs, *, members_in_turn: bool) -> None:
         """Start averaging and tracking best weights, if the settings ask for it."""
         if knobs.ema_decay:
             official, spare = knobs.official, torch.device("cpu") if members_in_turn else None
@@ -74,9 +74,9 @@ class RunWeights:
             DivergedError: a weight is infinite or NaN, so every prediction would be the first class.
         """
         with self.averaged():
-            self._check_what_is_carried(together)
+            self._check_current(together)
 
-    def _check_what_is_carried(self, together: bool = True) -> None:
+    def _check_current(self, together: bool = True) -> None:
         found = nonfinite_tensors(self.pair)
         count = torch.tensor(len(found), device=self.accelerator.device)
         if together and self.accelerator.num_processes > 1:
@@ -90,7 +90,7 @@ class RunWeights:
             )
 
     @contextmanager
-    def judging(self, *, averaged: bool = True) -> Iterator[None]:
+    def for_inference(self, *, averaged: bool = True) -> Iterator[None]:
         """The pair as it labels and is evaluated, on every process: the averaged weights, if there are any and they are
         requested, and the main process's BatchNorm statistics, which differ between processes after a step.
 
@@ -101,7 +101,7 @@ class RunWeights:
         broadcast_buffers(self.pair, self.accelerator)
         with self.averaged() if averaged else nullcontext():
             broadcast_buffers(self.pair, self.accelerator)  # each process has averaged its own
-            self._check_what_is_carried()
+            self._check_current()
             yield
         self.offload(away)
 
@@ -126,8 +126,8 @@ class RunWeights:
         """
         if self.best is None:
             return False
-        with self.judging():
-            self.best.see(self.pair, dict(scores))
+        with self.for_inference():
+            self.best.update(self.pair, dict(scores))
         if not give_back:
             return False
         changed = self.best.scores != scores

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from hf_dmt import ModelPair
 from hf_dmt.commands.predict import main
 from hf_dmt.data.labels.predictions import PredictionError, PredictionFile
-from hf_dmt.training.labeling.predictions import label_maps, said
+from hf_dmt.training.labeling.predictions import image_predictions, label_maps
 from tests import forked
 from tests.data.small_files import image, save
 from tests.hub_server import HubServer
@@ -204,7 +204,9 @@ def test_bands_of_rows_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> N
 def test_disagreement_is_that_of_the_ensembles_label() -> None:
     """Silent: a number that looks right if both models agree, and is wrong if they do not."""
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.2, 0.8, 0.0]])
-    first, second = said({name: values.clamp(min=1e-9).log() for name, values in zip("ab", probabilities, strict=True)})
+    first, second = image_predictions(
+        {name: values.clamp(min=1e-9).log() for name, values in zip("ab", probabilities, strict=True)}
+    )
     assert (first.labels, second.labels["ensemble"]) == ({"a": 0, "b": 1, "ensemble": 1}, 1)
     assert first.disagreement == pytest.approx(0.6) and second.disagreement == pytest.approx(0.3)
     assert first.confidence["ensemble"] == pytest.approx(0.5)

@@ -42,7 +42,7 @@ def test_each_member_has_its_own_best_look(tmp_path: Path) -> None:
     best, states = BestMembers(), []
     for scores in ({"a": 0.5, "b": 0.9}, {"a": 0.7, "b": 0.2}, {"a": 0.7, "b": 0.3}, {"a": 0.1, "b": 0.1}):
         states.append(state_of(shifted(pair, 0.1)))
-        best.see(pair, scores)
+        best.update(pair, scores)
     best.save(tmp_path)
     again = BestMembers()
     again.load(tmp_path)
@@ -53,7 +53,7 @@ def test_each_member_has_its_own_best_look(tmp_path: Path) -> None:
         assert not kept.scores
     shifted(pair, 1.0)
     later = state_of(pair)
-    best.see(pair, {"a": 0.0, "b": 0.0})
+    best.update(pair, {"a": 0.0, "b": 0.0})
     best.restore(shifted(pair, 5.0))
     assert_same(state_of(pair), later)
 
@@ -90,7 +90,7 @@ def test_a_phase_ends_labels_and_exports_with_the_best(
     begin = DMTTrainer.begin_phase
 
     def spy(trainer: DMTTrainer) -> None:
-        with trainer.weights.judging():
+        with trainer.weights.for_inference():
             used.append(weights_hash(trainer.model))
         begin(trainer)
 

@@ -179,7 +179,7 @@ def test_another_number_of_processes_goes_on_and_is_said(killed: Path) -> None:
     now.checkpoint_to_resume(True)
     assert now.origin.changes == []
     two = RunOrigin(now.origin.identity, world_size=2, accepted=())
-    two.take_up(killed / "checkpoint-4")
+    two.continue_from(killed / "checkpoint-4")
     assert two.changes == [{"step": 4, "setting": "world_size", "before": 1, "now": 2}]
 
 

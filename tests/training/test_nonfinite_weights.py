@@ -30,7 +30,7 @@ def spoil(pair: ModelPair, value: float = torch.nan, *, statistics: bool = False
 
 DOORS: dict[str, Callable[[DMTTrainer, Path], Any]] = {
     "evaluation": lambda trainer, folder: trainer.evaluate(),
-    "labeling": lambda trainer, folder: trainer.weights.judging().__enter__(),
+    "labeling": lambda trainer, folder: trainer.weights.for_inference().__enter__(),
     "export": lambda trainer, folder: trainer.export(folder / "exported"),
     "save_model": lambda trainer, folder: trainer.save_model(str(folder / "saved")),
     "checkpoint": lambda trainer, folder: trainer._save_checkpoint(trainer.model, None),

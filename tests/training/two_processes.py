@@ -253,7 +253,7 @@ def two_only(folder: Path) -> None:
     )
     with trainer.weights.ema.applied():  # type: ignore[union-attr]
         found["averages apart"] = apart(trainer.model.buffers())
-    with trainer.weights.judging():
+    with trainer.weights.for_inference():
         found["averages that judge apart"] = apart(trainer.model.buffers())
 
     trainer = make_trainer(folder / "draws", max_steps=1, augmentation="strong")

@@ -23,7 +23,7 @@ from ..escaping import csv_cell, from_csv_cell
 from ..files import read_json, write_aside, write_json
 
 Record = dict[str, Any]
-"""One image: `id` and what was said of it; texts and numbers."""
+"""One image: its `id` and the predictions for it, as texts and numbers."""
 
 FORMATS = (".csv", ".jsonl")
 

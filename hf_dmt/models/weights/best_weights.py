@@ -26,7 +26,7 @@ class BestMembers:
         self.scores: dict[str, float] = {}
         self.weights: dict[str, dict[str, Tensor]] = {}
 
-    def see(self, pair: ModelPair, scores: dict[str, float]) -> None:
+    def update(self, pair: ModelPair, scores: dict[str, float]) -> None:
         """Keep the weights of members whose score, a fraction, is at least their best."""
         for name, score in scores.items():
             if score >= self.scores.get(name, score):

@@ -99,7 +99,7 @@ def check_inputs(
 
 
 def check_callbacks(callbacks: Any) -> None:
-    """Raises ValueError for what is no list of callbacks, and for one that would stop in the middle of a phase."""
+    """Raises ValueError unless `callbacks` is a list, and for a callback that would stop in the middle of a phase."""
     if not isinstance(callbacks, (list, tuple)):
         raise ValueError(f"callbacks is a {type(callbacks).__name__}, and a list is needed: callbacks=[...].")
     kinds = [one if isinstance(one, type) else type(one) for one in callbacks]

@@ -125,7 +125,7 @@ def warn_of_collapse(
     now = Signs(
         class_counts=_predicted(found.summary),
         # The graph's labels are a single store for both models.
-        same=found.of["a"] is not found.of["b"] and same_labels(found.of["a"], found.of["b"], count),
+        same=found.stores["a"] is not found.stores["b"] and same_labels(found.stores["a"], found.stores["b"], count),
         overruled=past[-1].get("overruled", {}) if past else {},
     )
     signs = alarms(now, Signs(_predicted(first)) if first else None, class_names)

@@ -25,12 +25,12 @@ class PhaseLabels:
     """What the models learn from in a phase.
 
     Attributes:
-        of: the store each model learns from, by the student's name.
+        stores: the store each model learns from, by the student's name.
         summary: for each maker (a, b, possibly the graph), figures of the labels **made by** it.
         seconds: the time it took.
     """
 
-    of: dict[str, PseudoLabels]
+    stores: dict[str, PseudoLabels]
     summary: dict[str, Any]
     seconds: float
 
@@ -116,7 +116,7 @@ def provide(
     store = ImageLabels if pair.task == "image-classification" else PixelLabels
     stores = {name: store.read(folder / name) for name in set(teacher.values())}
     return PhaseLabels(
-        of={student: stores[teacher[student]] for student in MEMBERS},
+        stores={student: stores[teacher[student]] for student in MEMBERS},
         summary=label_pass.read_summary(folder, makers),
         seconds=round(time.monotonic() - start, 3),
     )

@@ -19,7 +19,7 @@ _BAND = 2**24  # logits per band of rows: 64 MiB in float32, whatever the image 
 
 
 @dataclass(frozen=True)
-class Said:
+class ImagePrediction:
     """The prediction of the pair for one image.
 
     Attributes:
@@ -47,7 +47,7 @@ class LabelMaps:
     disagreement: float
 
 
-def said(logits: dict[str, Tensor]) -> list[Said]:
+def image_predictions(logits: dict[str, Tensor]) -> list[ImagePrediction]:
     """For images: logits by model, (N, C)."""
     probabilities = {name: logits[name].float().softmax(dim=1) for name in MEMBERS}
     a, b = (probabilities[name] for name in MEMBERS)
@@ -58,7 +58,9 @@ def said(logits: dict[str, Tensor]) -> list[Said]:
     labels = {name: values.indices.tolist() for name, values in best.items()}
     confidence = {name: values.values.tolist() for name, values in best.items()}
     return [
-        Said({name: labels[name][n] for name in labels}, {name: confidence[name][n] for name in labels}, apart[n])
+        ImagePrediction(
+            {name: labels[name][n] for name in labels}, {name: confidence[name][n] for name in labels}, apart[n]
+        )
         for n in range(len(apart))
     ]
 

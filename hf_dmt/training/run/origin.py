@@ -34,7 +34,7 @@ class RunOrigin:
         self.identity, self.world_size, self.accepted = now, world_size, tuple(accepted)
         self.changes: list[dict[str, Any]] = []
 
-    def take_up(self, checkpoint: str | Path) -> None:
+    def continue_from(self, checkpoint: str | Path) -> None:
         """Compare this start with the run that wrote a checkpoint, and record accepted changes.
 
         Raises:

@@ -38,8 +38,8 @@ class RunRecords:
         ends with the same records as an uninterrupted one. At a phase boundary (not `in_the_middle`), this includes
         what the next phase had already logged at the checkpoint's step.
 
-        On disk that happens with the first thing that is logged or recorded: a start that fails before, for want of its
-        labels perhaps, leaves the records of the phases that were finished.
+        The files are cut back with the first new event or record. A start that fails before that, for example because
+        its labels are missing, leaves the records of the finished phases as they were.
 
         Raises:
             RunError: the earlier results are damaged, or updates were counted differently.

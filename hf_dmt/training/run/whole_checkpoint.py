@@ -21,8 +21,8 @@ from ...data.files import read_json
 from ...data.pair_file import PAIR_FILE, PEER_FOLDER, CheckpointError, read_pair_file
 
 CHECKPOINT_RECORD = "run.json"
-"""What a checkpoint says of its run: what fixes it (`identity.py`), how many processes wrote it, and the checksums of
-its weights."""
+"""Describes the run that a checkpoint belongs to: its identity (`identity.py`), the number of processes that wrote it,
+and the checksums of its weights."""
 
 _SHARDED_OPTIMIZER = "optimizer.bin"  # what accelerate writes in the place of the Trainer's file under FSDP
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")

@@ -344,12 +344,12 @@ def _check_models(model: ModelArguments) -> None:
 
 
 _NAMED = re.compile(r"`([\w.]+)(?:=([^`]+))?`")
-# What a message for a Python caller names, where the flag is called otherwise.
+# Names in messages for Python callers whose flags have other names.
 _FLAG_OF = {"unlabeled_dataset": "unlabeled_dir", "ModelPair.from_pretrained": "pair"}
 
 
 def as_flags(message: str) -> str:
-    """A message as it is said in a terminal: `` `learning_rate` `` becomes `--learning_rate`, and `` `train='head'` ``
+    """A message for a terminal: `` `learning_rate` `` becomes `--learning_rate`, and `` `train='head'` ``
     becomes `--train head`.
 
     Messages name a setting once, as a Python caller writes it: the same errors are raised by `DMTTrainer(...)` and by

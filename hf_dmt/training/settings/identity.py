@@ -159,7 +159,7 @@ def _compare_plans(
 def _member(pair: ModelPair, name: str) -> dict[str, Any]:
     """The architecture of a model and what it was made from. Its weights come from the checkpoint."""
     config = pair.member(name).config.to_diff_dict()
-    # What a file says of itself, and what saving the member writes into its configuration.
+    # These describe a file rather than an architecture, or are added when the model is saved.
     for about_a_file in (
         "_name_or_path",
         "transformers_version",

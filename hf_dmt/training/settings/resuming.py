@@ -24,10 +24,10 @@ _WORDS = {
     "check json freeze_backbone",
 }
 HARMLESS: dict[str, str] = {name: group for group, names in _WORDS.items() for name in names.split()}
-"""Settings that a resume may change, by kind: they do not reach the weights, or what they come to is compared."""
+"""Settings that a resume may change, by kind: they cannot affect the weights, or their effect is compared instead."""
 
 PLAN_SETTINGS = ("max_steps", "label_ratios", "supervised_epochs", "phase_epochs")
-"""They matter by the plan that follows from them, and are named where that differs."""
+"""They only matter through the plan of phases, which is compared; if it differs, the error names them."""
 
 ACCEPTABLE: dict[str, str] = {
     "phases": "later phases may be longer, or there may be more of them",
@@ -38,7 +38,7 @@ ACCEPTABLE: dict[str, str] = {
     "tf32": "another precision",
     "torch_compile": "other kernels",
 }
-"""What a resume may change where `--accept_changes` names it."""
+"""What a resume may change if `--accept_changes` names it."""
 
 # Which weights of a phase are kept, or which model is exported, depends on when the eval split is scored.
 CADENCE = ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps")
