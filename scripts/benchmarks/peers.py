@@ -1,27 +1,28 @@
 """Ours against what others write: one training sample, one update, the labels of an image.
 
-    python scripts/benchmarks/peers.py --threads 1 --cpu_time [--semilearn PYTHON] [--quick] [--json FILE]
+    python scripts/benchmarks/peers.py [--only samples official semilearn] [--semilearn PYTHON] [--quick] [--threads N]
 
-Samples: the usual torchvision example. Both sides decode the same JPEG; the photos are smooth shapes with grain. The
+samples: the usual torchvision example. Both sides decode the same JPEG; the photos are smooth shapes with grain. The
 example for photos: decode, RandomResizedCrop, flip, (strong: RandAugment, RandomErasing,) tensor, normalize. For 32
 pixels: pad by 4 and crop, flip, RandAugment, Cutout, tensor, normalize. Ours normalizes later, on the device.
 
-Updates, on WRN-28-2 at 32 px: the step of the official code for DMT with mixup, and its labels, made in two passes,
-both written down from the description of the method; with `--semilearn`, FixMatch in semilearn 0.3.2 against
-`--strategy online`, also on ViT-tiny. Ours trains two models in an update, theirs one, so times are per trained image:
-a labeled or strong view of one model.
+official: on WRN-28-2 at 32 px, an update of the official code with mixup, and its labels, made in two passes, both
+written down from the description of the method. Ours trains two models in an update, theirs one, so times are per
+trained image: a labeled or strong view of one model.
 
-semilearn needs an environment of its own. Its list of requirements cannot be met by this torch, so leave it out:
+semilearn: FixMatch in semilearn 0.3.2 against `--strategy online`, on WRN-28-2 and ViT-tiny, per trained image. It
+needs an environment of its own. Its list of requirements cannot be met by this torch, so leave it out:
 
     python -m venv semilearn-env
     semilearn-env/bin/pip install torch torchvision torchaudio transformers timm scikit-learn scikit-image scipy \
         matplotlib tensorboard ruamel.yaml progress aim wandb
     semilearn-env/bin/pip install --no-deps semilearn==0.3.2
-    python scripts/benchmarks/peers.py --threads 1 --cpu_time --semilearn semilearn-env/bin/python
+    python scripts/benchmarks/peers.py --only semilearn --threads 1 --cpu_time --semilearn semilearn-env/bin/python
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import pickle
@@ -57,7 +58,7 @@ from hf_dmt.models.networks.wide_resnet import WideResNetConfig, WideResNetForIm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.labeling import RATIO, our_pass
-from scripts.benchmarks.measure import Row, finish, in_turns, medians, options, ratios
+from scripts.benchmarks.measure import Row, in_turns, medians, ratios, run
 from scripts.benchmarks.step import Clock, pair_step
 from scripts.benchmarks.subjects import IMAGES, Pictures, decoded
 
@@ -105,7 +106,7 @@ def sample(size: tuple[int, int], side: int, *, strong: bool, count: int, rounds
     return Row(what, "the usual example", ratios(seconds, "ours", "example"), "of its time", "<= 1.1", details)
 
 
-def samples(args: Any) -> list[Row]:
+def samples(args: argparse.Namespace) -> list[Row]:
     rows = []
     for size, side, count in (((32, 32), 32, 400), ((500, 375), 224, 60), ((4000, 3000), 224, 5)):
         for strong in (False, True):
@@ -225,7 +226,7 @@ def official_labels(model: nn.Module, items: Sequence[dict[str, Any]], batch: in
     return list(kept)
 
 
-def official(args: Any) -> list[Row]:
+def official(args: argparse.Namespace) -> list[Row]:
     """An update and the labels of an image, against the official procedures."""
     logits, labels, confidence = torch.randn(64, CLASSES), torch.arange(64) % CLASSES, torch.rand(64)
     pseudo = torch.arange(64) % 2 == 0
@@ -274,7 +275,7 @@ def official(args: Any) -> list[Row]:
     return rows
 
 
-def against_semilearn(args: Any, network: str) -> list[Row]:
+def against_semilearn(args: argparse.Namespace, network: str) -> list[Row]:
     """An online update against FixMatch in its two modes: all views in one pass, or the weak ones alone."""
     batch, steps, rounds = ((2, 2), 3, 1) if args.quick else ((8, 24), 8, 5) if "wrn" in network else ((4, 4), 5, 5)
     pair, items = pair_of(network), decoded(Pictures(64, SIDE, IMAGES))
@@ -325,16 +326,18 @@ def against_semilearn(args: Any, network: str) -> list[Row]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> list[Row]:
-    semilearn = {"metavar": "PYTHON", "help": "that of an environment with semilearn 0.3.2"}
-    args = options(__doc__, argv, semilearn=semilearn)
-    rows = [*samples(args), *official(args)]
-    if args.semilearn:
-        rows += against_semilearn(args, "wrn_28_2")
-        rows += [] if args.quick else against_semilearn(args, "vit_tiny_patch2_32")
-    else:
+def semilearn(args: argparse.Namespace) -> list[Row]:
+    if not args.semilearn:
         print("FixMatch in semilearn is left out: name an environment's Python with --semilearn (see --help).")
-    return finish(rows, args)
+        return []
+    networks = ["wrn_28_2"] if args.quick else ["wrn_28_2", "vit_tiny_patch2_32"]
+    return [row for network in networks for row in against_semilearn(args, network)]
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    python = {"metavar": "PYTHON", "help": "that of an environment with semilearn 0.3.2"}
+    parts = {"samples": samples, "official": official, "semilearn": semilearn}
+    return run(__doc__, argv, parts, semilearn=python)
 
 
 if __name__ == "__main__":
