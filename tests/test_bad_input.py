@@ -846,7 +846,19 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
         lambda use: use.trainer(load_best_model_at_end=True),
         r"`load_best_model_at_end`",
         r"no eval_dataset",
-        r"Give one, or omit it",
+        r"Give one, or omit the setting",
+    ),
+    "checkpoints by no scores": (
+        lambda use: use.trainer(save_strategy="best"),
+        r"`save_strategy='best'`",
+        r"no eval_dataset",
+        r"Give one, or omit the setting",
+    ),
+    "evaluations of nothing": (
+        lambda use: use.trainer(eval_strategy="steps"),
+        r"`eval_strategy='steps'`",
+        r"no eval_dataset",
+        r"Give one, or omit the setting",
     ),
     "metric that does not exist": (
         lambda use: use.trainer(metric_for_best_model="f1", eval_dataset=use.items),

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from ...models.pair import ModelPair
 from ...models.weights.sharding import is_sharded
@@ -46,11 +47,8 @@ def check_inputs(
             f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it on. "
             "Give one, or omit the metric."
         )
-    if eval_dataset is None and args.load_best_model_at_end:
-        raise ValueError(
-            "`load_best_model_at_end` chooses a checkpoint by its scores, but there is no eval_dataset to measure them "
-            "on (of fewer than 10 labeled images, `hf-dmt train` holds none out). Give one, or omit it."
-        )
+    if eval_dataset is None:
+        _check_needs_no_scores(args)
     if isinstance(eval_dataset, Mapping) and not eval_dataset:
         raise ValueError(
             "eval_dataset is an empty dictionary. Give {name: images}, a single set of images, or omit it."
@@ -95,6 +93,20 @@ def check_inputs(
     if args.deepspeed:
         raise ValueError(
             "DeepSpeed cannot restart its optimizer within a process, but each phase needs a new one. Use DDP or FSDP."
+        )
+
+
+def _check_needs_no_scores(args: DMTTrainingArguments) -> None:
+    """Raises ValueError for a setting that depends on evaluations."""
+    needs_them = {
+        "`load_best_model_at_end`": args.load_best_model_at_end,
+        "`save_strategy='best'`": args.save_strategy == SaveStrategy.BEST,
+        f"`eval_strategy='{args.eval_strategy.value}'`": args.eval_strategy != IntervalStrategy.NO,
+    }
+    if asked := [name for name, given in needs_them.items() if given]:
+        raise ValueError(
+            f"{asked[0]} needs scores, but there is no eval_dataset to measure them on. (`hf-dmt train` holds none out "
+            "of fewer than 10 labeled images.) Give one, or omit the setting."
         )
 
 
