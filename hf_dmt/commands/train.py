@@ -6,6 +6,7 @@ Without arguments it trains on the embedded digits.
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from ..method.selection import DivergedError
 from ..models.pair import ModelPair
 from ..models.timm_members import architecture
 from ..report import print_summary
+from ..training.run.checkpoints import last_complete_checkpoint
 from ..training.run.folder import check_output_folder, check_split, locked
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
@@ -48,7 +50,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         `--check` found a problem; 2 for invalid arguments.
 
     Raises:
-        SystemExit: 143 after SIGTERM, with a checkpoint saved.
+        SystemExit: 143 after SIGTERM and 130 after Ctrl-C, with a checkpoint saved.
+        KeyboardInterrupt: after a second Ctrl-C, or one that is not during training.
     """
     given = sys.argv[1:] if argv is None else argv
     if asked := {"-h", "--help", "--help_all"} & set(given):
@@ -77,6 +80,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         trainer.start.split, trainer.start.digests = images.split, images.split["contents"]
         trainer.start.settings = {**vars(model_args), **vars(data_args)}
         checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
+        if args.world_size == 1:  # a launcher handles it otherwise
+            trainer.preemption.signals.add(signal.SIGINT)
         hold = ExitStack()
         hold.enter_context(locked(args.output_dir, writes=args.should_save))
     except (ValueError, OSError) as problem:
@@ -95,6 +100,11 @@ def run(argv: Sequence[str] | None = None) -> int:
             print_error(f"{problem} Everything is in {args.output_dir}. To push it later: {push_command(trainer)}")
         except (RunError, DivergedError, OSError) as problem:
             print_error(str(problem))
+        except KeyboardInterrupt:
+            if args.should_save and (last := last_complete_checkpoint(args.output_dir)):
+                command = f"--output_dir {shlex.quote(args.output_dir)} --resume_from_checkpoint true"
+                print(f"\nTo continue from {last.name}, repeat the command with {command}", file=sys.stderr)
+            raise
         finally:
             trainer.accelerator.end_training()
     return code

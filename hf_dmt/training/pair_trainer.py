@@ -124,7 +124,7 @@ class PairTrainer(Trainer):
             finally:
                 self.weights.offload(None)
         if self.preemption.stopped:
-            raise SystemExit(StopOnSigterm.EXIT_CODE)
+            raise SystemExit(128 + self.preemption.received)
         return output
 
     # ---- updates ---------------------------------------------------------------------------------------------------

@@ -73,6 +73,19 @@ def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(tmp_path: Path) ->
     wait_until_empty(process.pid, seconds=5)
 
 
+def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    """Silent: a run that somebody interrupts on purpose loses everything since the last phase."""
+    data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
+    process = forked.start(main, flags(data, out), log=log)
+    wait_for("step 4/", log, process.is_alive)
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    said = log.read_text()
+    assert process.exitcode == 128 + signal.SIGINT, said[-2000:]
+    assert "Ctrl-C again stops at once" in said and "SIGINT: saving a checkpoint" in said
+    assert f"--output_dir {out} --resume_from_checkpoint true" in said and len(checkpoints(out)) == 1
+
+
 def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> None:
     """Silent: the launcher is gone, the scheduler calls the job ended, and the run goes on as nobody's process."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"

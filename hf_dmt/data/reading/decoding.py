@@ -38,7 +38,18 @@ _TIFF_BANDS, _TIFF_BITS, _TIFF_GEO = 277, 258, 34735
 
 
 class CorruptImage(ValueError):
-    """A file that cannot be read as an image: missing, truncated, not an image, or too large. Names the file."""
+    """A file that cannot be read as an image: missing, truncated, not an image, or too large. Names the file.
+
+    Attributes:
+        what: the message without its advice, for lists of such files.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what + advice)
+        self.what = what
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it is raised in data-loading workers
+        return type(self), (self.what, str(self).removeprefix(self.what))
 
 
 class WithoutMeaning(ValueError):
@@ -220,8 +231,8 @@ def _unidentified(image: Any) -> str:
 
 def _corrupt(name: str, reason: str) -> CorruptImage:
     return CorruptImage(
-        f"{name} cannot be read as an image: {reason}. Replace or remove it, or "
-        "leave such images out (`skip_corrupt_images` of hf-dmt train)."
+        f"{name} cannot be read as an image: {reason}.",
+        " Replace or remove it, or leave such images out (`skip_corrupt_images` of hf-dmt train).",
     )
 
 

@@ -128,8 +128,8 @@ def _notes_on_classes(
         above, below = next(iter(deep))
         repeated = {name for _, name in deep if len({top for top, inner in deep if inner == name}) > 1}
         notes.append(
-            f"{'Warning: ' if len(repeated) > 1 else ''}{sum(deep.values())} images are in folders inside class "
-            f"folders and get the class of the outer folder: those in {above}/{below} are {above!r}."
+            f"{'Warning: ' if len(repeated) > 1 else ''}Images in folders inside class folders get the class of the "
+            f"outer folder ({sum(deep.values())} in all): those in {above}/{below} are {above!r}."
             + (
                 f" If {', '.join(sorted(repeated)[:3])} are the classes, make them the outer folders."
                 if len(repeated) > 1

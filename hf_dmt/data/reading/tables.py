@@ -92,7 +92,9 @@ def open_file_tables(
     for file in tables.values():
         found.uncount(file)
     notes += found.notes()
-    if others := [path for path in found.images if path not in listed]:
+    aside = [root / name for name in with_role((path.name for path in root.iterdir() if path.is_dir()), "unlabeled")]
+    unlisted = [path for path in found.images if path not in listed]
+    if others := [path for path in unlisted if not any(path.is_relative_to(folder) for folder in aside)]:
         notes.append(
             f"Warning: skipped {len(others)} images in {str(root)!r} that are in no table, such as "
             f"{others[0].relative_to(root).as_posix()!r}. To use one as an unlabeled image, add a row with an empty "
@@ -192,7 +194,10 @@ def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequen
     found = asked if asked else _usual(columns, usual)
     if found not in columns:
         given = f"no column {asked!r}" if asked else f"no column with {what}"
-        raise DataError(f"{str(file)!r} has {given}; it has: {', '.join(columns)}. Name it with {flag}.")
+        raise DataError(
+            f"{str(file)!r} has {given}; its first row names the columns: {', '.join(columns)}. Name one of them with "
+            f"{flag}, or add a first row: file_name,label."
+        )
     assert found is not None
     return found
 

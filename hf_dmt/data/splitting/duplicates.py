@@ -29,7 +29,8 @@ def without_copies(
         is_copy = np.isin(unlabeled.contents, found.contents)
         if is_copy.any() and not is_copy.all():
             shown = listing(unlabeled.images, np.flatnonzero(is_copy))
-            notes.append(f"Skipped {is_copy.sum()} unlabeled images that are copies of {role} images: {shown}.")
+            copies = f"{is_copy.sum()} unlabeled images that are copies" if is_copy.sum() > 1 else "1 unlabeled copy"
+            notes.append(f"Skipped {copies} of {role} images: {shown}.")
             unlabeled = unlabeled.subset(np.flatnonzero(~is_copy))
     return unlabeled
 

@@ -156,7 +156,7 @@ def _look(images: ImageSet, position: int, looks: LookCache | CachedLooks) -> tu
             )
         return "fine", found
     except CorruptImage as problem:
-        return "unreadable", str(problem)
+        return "unreadable", problem.what
     except TypeError as problem:
         return "wrong", f"{problem} Name the column with the images: `image_column`."
     except ValueError as problem:

@@ -1,4 +1,5 @@
-"""Handle SIGTERM, which a cluster sends before it reclaims a machine: finish the update, save a checkpoint, stop.
+"""Handle SIGTERM, which a cluster sends before it reclaims a machine: finish the update, save a checkpoint, stop. On
+the command line, the first Ctrl-C does the same.
 
 If a launcher dies without forwarding the signal, its processes do the same.
 """
@@ -30,34 +31,41 @@ class StopOnSigterm(TrainerCallback):
     A second SIGTERM acts as if there were no handler.
 
     Attributes:
+        signals: those that stop the run.
+        received: the signal that did.
         stopped: the run ended before its last phase did, with a checkpoint of its state.
     """
 
-    EXIT_CODE = 128 + signal.SIGTERM
-
     def __init__(self) -> None:
+        self.signals = {signal.SIGTERM}
+        self.received = signal.SIGTERM
         self.asked = self.stopped = False
         self._launcher: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle SIGTERM inside the block; only possible in the main thread."""
+        """Handle the signals inside the block; only possible in the main thread."""
         self.asked = self.stopped = False
         self._launcher = _launcher()
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.getsignal(signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in self.signals}
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self.asked = True
-            signal.signal(signal.SIGTERM, before)
+            self.asked, self.received = True, signal.Signals(number)
+            signal.signal(number, before[self.received])
+            if number == signal.SIGINT:  # print() in a handler fails if it interrupts another print()
+                os.write(2, b"\nStopping after this update, with a checkpoint. Ctrl-C again stops at once.\n")
 
-        signal.signal(signal.SIGTERM, ask)
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # as with nohup
+                signal.signal(number, ask)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         orphaned = self._launcher is not None and os.getppid() != self._launcher
@@ -70,8 +78,9 @@ class StopOnSigterm(TrainerCallback):
             self.asked = bool(anyone)
         if self.asked and state.global_step < state.max_steps:
             logger.warning(
-                f"{'The launcher has died' if orphaned else 'Received SIGTERM'}: saving a checkpoint at update "
-                f"{state.global_step} and stopping. Continue with `resume_from_checkpoint=True`."
+                f"{'The launcher has died' if orphaned else f'Received {self.received.name}'}: saving a checkpoint at "
+                f"update {state.global_step} and stopping. Continue with `output_dir={args.output_dir!r}` "
+                "`resume_from_checkpoint=True`."
             )
             self.stopped = control.should_save = control.should_log = control.should_training_stop = True
 

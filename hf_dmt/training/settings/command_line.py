@@ -54,9 +54,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("lr", "rate"), "Use --learning_rate."),
     **dict.fromkeys(("model", "model_name_or_path"), "Use --model_a and --model_b."),
     **dict.fromkeys(("data", "data_dir", "dataset", "train_dir"), "Use --dataset_name."),
-    **dict.fromkeys(("output", "out", "save_dir"), "Use --output_dir."),
-    **dict.fromkeys(("img_size", "size", "resolution"), "Use --image_size."),
-    **dict.fromkeys(("workers", "num_workers"), "Use --dataloader_num_workers."),
+    **{"output": "Use --output_dir.", "num_workers": "Use --dataloader_num_workers."},
 }
 # Flags of earlier versions, and their replacements.
 REPLACED_FLAGS = {
@@ -167,7 +165,8 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
         first = _namespace(parser, flags)
     _check_text(first)
     if first.output_dir is None:
-        parser.set_defaults(output_dir=fresh_folder(first.dataset_name, first.use_cpu))
+        again = str(first.resume_from_checkpoint).lower() == "true"
+        parser.set_defaults(output_dir=own_folder(first.dataset_name, first.use_cpu, again=again))
     try:
         model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
     except ImportError as problem:  # a missing dependency of DeepSpeed, a tracker or an optimizer
@@ -181,11 +180,12 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     return model, data, training
 
 
-def fresh_folder(dataset_name: str, use_cpu: bool) -> str:
-    """`runs/<data>-<n>`, the same on every process."""
-    stem = Path(dataset_name).name or "data"
+def own_folder(dataset_name: str, use_cpu: bool, *, again: bool = False) -> str:
+    """`runs/<data>-<n>`, the same on every process: a new folder, or the last one to continue in it."""
+    stem = (Path(dataset_name).stem if Path(dataset_name).is_file() else Path(dataset_name).name) or "data"
     taken = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{stem}-*")]
-    folder = [str(Path("runs") / f"{stem}-{max([int(n) for n in taken if n.isdigit()], default=0) + 1}")]
+    last = max([int(number) for number in taken if number.isdigit()], default=0)
+    folder = [str(Path("runs") / f"{stem}-{last if again and last else last + 1}")]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
         from accelerate.utils import broadcast_object_list
