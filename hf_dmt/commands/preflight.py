@@ -35,7 +35,7 @@ from ..training import phases
 from ..training.run.folder import check_output_folder
 from ..training.run.progress import PhaseLines
 from ..training.run.protocol import peak_memory
-from ..training.run.runtime_errors import RunError
+from ..training.run.runtime_errors import RunError, too_large_for_this_machine
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments, as_flags
 from ..training.settings.late_settings import check_late_settings
@@ -157,6 +157,9 @@ class Preflight:
         Raises:
             ValueError, RunError: as the run itself would raise, most likely for memory.
         """
+        if warning := too_large_for_this_machine(pair, args, args.knobs(pair.task)):
+            self.warnings.append(warning)
+            return
         folder = [tempfile.TemporaryDirectory() if args.should_save else None]
         name = broadcast_object_list([folder[0].name if folder[0] else None])[0]
         try:

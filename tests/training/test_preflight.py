@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from PIL import Image
 
 from hf_dmt.commands import preflight
 from hf_dmt.commands.preflight import class_line, duration
+from hf_dmt.training.run.runtime_errors import activation_bytes
 from scripts.run_dmt import main
 from tests.data import small_files as files
 
@@ -126,6 +129,32 @@ def test_problems_without_images_end_in_a_verdict_too(tmp_path: Path, capsys: py
     code, found = check(tmp_path / "nowhere", capsys)
     assert code == 1 and found["verdict"] == "not ready"
     assert "nowhere" in found["problems"][0] and found["estimate"] is None
+
+
+def test_an_update_that_does_not_fit_is_not_tried(
+    animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unclear: a check with the default batches took all memory of a laptop, which then swapped and did not answer."""
+    free = psutil.virtual_memory()._replace(available=2**17)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    code, found = check(animals, capsys, "--use_cpu", "--output_dir", str(tmp_path / "run"))
+    assert code == 0 and found["estimate"] is None and "An update needs about" in found["warnings"][-1]
+    assert "gradient_accumulation_steps" in found["warnings"][-1]
+
+
+def test_activations_of_an_image() -> None:
+    """Silent: an estimate that counts weights, or one tensor twice, or forgets that a batch has many images."""
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5), torch.nn.Tanh())
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.layers(pixel_values)
+
+    assert activation_bytes(Model(), 8) == 4 * (3 * 8 * 8 + 5)  # the linear layer's input, and the output of tanh
 
 
 def test_many_classes_are_summed_up() -> None:

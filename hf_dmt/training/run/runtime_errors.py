@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
+from torch import nn
 from transformers import TrainerCallback, TrainerControl
 from transformers.trainer_callback import CallbackHandler
 from transformers.utils import logging
 
 from ...data.labels.pseudo_labels import StoreError
+from ...data.members import MEMBERS
 from ...data.reading.decoding import CorruptImage
 from ...data.reading.rows import DataError
 from ...method.selection import DivergedError
 from ...models.loading import CheckpointError
+from ...models.pair import ModelPair
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import Knobs
 
@@ -79,6 +84,51 @@ def out_of_memory(args: DMTTrainingArguments, knobs: Knobs, reason: str) -> str:
         "if labeling ran out of memory. Updates cannot be divided further: for smaller ones start a new run with "
         f"`labeled_batch_size={fewer[0]}` and `pseudo_batch_size={fewer[1]}`, or a smaller `image_size`."
     )
+
+
+def too_large_for_this_machine(pair: ModelPair, args: DMTTrainingArguments, knobs: Knobs) -> str | None:
+    """A warning if an update on the CPU needs more memory than there is. A GPU would say so; a CPU swaps until the
+    machine no longer answers."""
+    if args.device.type != "cpu":
+        return None
+    parts = args.world_size * args.gradient_accumulation_steps
+    images = (knobs.labeled_batch_size + knobs.pseudo_batch_size) // parts
+    # One model runs after the other.
+    needed = images * max(activation_bytes(pair.member(name), pair.image_size) for name in MEMBERS)
+    available = psutil.virtual_memory().available // args.world_size
+    if needed <= available:
+        return None
+    smaller = 2 ** math.ceil(math.log2(needed / available))
+    return (
+        f"An update needs about {needed / 2**30:.0f} GiB of memory for the activations of {images} images of "
+        f"{pair.image_size} pixels, and {available / 2**30:.0f} GiB are available. Nothing was tried, because the "
+        f"machine would stop responding. `gradient_accumulation_steps={args.gradient_accumulation_steps * smaller}` "
+        "computes the same updates in smaller parts, if they can be divided. Or lower `labeled_batch_size`, "
+        "`pseudo_batch_size` or `image_size`, or train less of the models: `train='head'`."
+    )
+
+
+def activation_bytes(model: nn.Module, side: int) -> int:
+    """What a forward pass in training keeps for the backward pass, in bytes per image of `side` pixels. Changes the
+    running statistics of BatchNorm layers.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    count = 2  # BatchNorm cannot train on one
+    images = torch.zeros(count, 3, side, side, device=next(model.parameters()).device)
+    was_training = model.training
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(pixel_values=images)
+    model.train(was_training)
+    return sum(storage.nbytes() for storage in kept.values()) // count
 
 
 class TrackersMayFail(CallbackHandler):
