@@ -280,6 +280,7 @@ def test_flags_that_pages_name_exist() -> None:
     for program in (*ROOT.glob("scripts/**/*.py"), *ROOT.glob("hf_dmt/commands/*.py")):
         ours |= set(re.findall(r"add_argument\(\s*\"(--[a-z_]+)\"", program.read_text(encoding="utf-8")))
     ours |= {f"--{name}" for name in launch.PASSED_ON} | {"--help", "--help_all"}
+    ours.add("--only")  # of the benchmarks, which name their parts
     accelerate = {"--multi_gpu", "--mixed_precision", "--dynamo_backend", "--cpu"}
     for page, path in PAGES.items():
         text = re.sub(

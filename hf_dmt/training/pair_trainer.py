@@ -133,11 +133,11 @@ class PairTrainer(Trainer):
         """The stock version calls backward once, when the activations of both models are in memory. Their losses are
         independent, so in one process each model's backward pass follows its own forward pass. DDP, FSDP and DeepSpeed
         support one pass per step."""
-        step = super().training_step
-        if self.accelerator.distributed_type != DistributedType.NO:
-            return step(model, inputs, num_items_in_batch)
-        losses = [step(model, {name: batch}, num_items_in_batch) for name, batch in inputs.items()]
-        return torch.stack(losses).sum()
+        step, together = super().training_step, self.accelerator.distributed_type != DistributedType.NO
+        parts = [inputs] if together else [{name: batch} for name, batch in inputs.items()]
+        losses = torch.stack([step(model, part, num_items_in_batch) for part in parts])
+        # An update with a non-finite loss is skipped and must not hide the others in the logs.
+        return losses.sum().nan_to_num(0, 0, 0)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimizer with its groups divided by model and by learning rate."""

@@ -86,12 +86,19 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
 
     Knobs of the method default to None, which means the value of the `--method` preset, or else the task's default
     (see docs/settings.md). Other defaults that differ from `TrainingArguments`: `logging_steps` is 10,
-    `per_device_eval_batch_size` is 16 (also used for labeling), and `metric_for_best_model` is the mean of a and b.
+    `per_device_eval_batch_size` is 16 (also used for labeling), `logging_nan_inf_filter` is off, and
+    `metric_for_best_model` is the mean of a and b.
     """
 
     method: str = field(default="dmt", metadata={"help": f"Preset of the knobs below: {', '.join(PRESETS)}."})
     logging_steps: float = field(
         default=10, metadata={"help": "Updates between log entries (below 1: fraction of the run)."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Off: it waits for the device at every update, and non-finite losses are counted as skipped."
+        },
     )
     per_device_eval_batch_size: int = field(
         default=16, metadata={"help": "Images per batch and process for evaluation and labeling."}
