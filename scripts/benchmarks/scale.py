@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def phase(pair: ModelPair, labeled: Any, unlabeled: Any, *, cpu_time: bool) -> f
 def times(args: argparse.Namespace) -> list[Row]:
     """Seconds per image of a phase with ever more images."""
     rounds, unit, size = (1, 4, "toy") if args.quick else (3, 32, "demo")
+    factors = (1, 2) if args.quick else (1, 2, 4, 8)
     rows = []
     for task in (IMAGES, PIXELS):
         side = 32
@@ -98,11 +99,11 @@ def times(args: argparse.Namespace) -> list[Row]:
         labeled = decoded(Pictures(16, side, task))
         jobs = {
             f"x{factor}": partial(phase, pair, labeled, decoded(Pictures(factor * unit, side)), cpu_time=args.cpu_time)
-            for factor in (1, 2, 4, 8)
+            for factor in factors
         }
         seconds = in_turns(jobs, rounds, warm_up=not args.quick)
         per_image = {f"{name} ms/image": 1e3 * statistics.median(values) for name, values in seconds.items()}
-        for fewer, more in (("x1", "x2"), ("x2", "x4"), ("x4", "x8")):
+        for fewer, more in pairwise(jobs):
             what, against = f"time per image of a phase, {task}, {more} images", f"{fewer} (x1 is {unit})"
             details = {name: per_image[name] for name in (f"{fewer} ms/image", f"{more} ms/image")}
             rows.append(Row(what, against, ratios(seconds, more, fewer), "of it", "<= 1.1", details))
