@@ -156,9 +156,9 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
                 "`trust_remote_code=True`, or choose an architecture that transformers supports."
             ) from problem
         raise CheckpointError(
-            f"Cannot load a model from {source!r} ({first_line(problem)}). Give a folder with config.json and "
-            "model.safetensors, or a model id on the Hub: check the spelling, the network and, for a private model, "
-            f"your token (`hf auth login`).{timm_members.id_of_architecture(source)}"
+            f"Cannot load a model from {source!r} ({first_line(problem).rstrip('.')}). Give a folder with config.json "
+            "and model.safetensors, or a model id on the Hub: check the spelling, the network and, for a private "
+            f"model, your token (`hf auth login`).{timm_members.id_of_architecture(source)}"
         ) from problem
     raise CheckpointError(
         f"{source!r} contains a PEFT adapter, but a member must be a complete model. Merge the adapter into its base "

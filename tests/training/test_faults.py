@@ -17,6 +17,7 @@ from small_runs import KillAt, assert_same, images, make_pair, make_trainer, res
 from torch.utils.data import get_worker_info
 from transformers import TrainerCallback
 
+from hf_dmt import DMTTrainingArguments
 from hf_dmt.data.reading.rows import FileRows
 from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.training.run.folder import check_output_folder
@@ -171,6 +172,14 @@ def test_a_failed_start_leaves_its_folder_free(tmp_path: Path) -> None:
     check_output_folder(second.args)
     second.train()
     assert len(results(tmp_path)["phases"]) == 3
+
+
+def test_a_folder_without_permission_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unclear: "[Errno 13]" after all images were read, by the stock constructor."""
+    args = DMTTrainingArguments(str(tmp_path / "no" / "run"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ValueError, match=f"cannot be written: there is no permission to write to '{tmp_path}'"):
+        check_output_folder(args)
 
 
 def test_a_clock_that_is_set_back_deletes_no_new_checkpoint(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
     if not nearest.is_dir():
         where = "is" if nearest == folder else f"cannot be created: {str(nearest)!r} is"
         raise ValueError(f"`output_dir` {str(folder)!r} {where} a file, but a run needs a folder. Choose another name.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} cannot be written: there is no permission to write to {str(nearest)!r}. "
+            "Change its permissions, or choose another folder."
+        )
     if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
         return
     if not any((folder / name).is_file() for name in (SPLIT_FILE, IDENTITY_FILE, PAIR_FILE)):
