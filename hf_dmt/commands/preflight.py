@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import statistics
+import sys
 import tempfile
 import textwrap
 import time
@@ -160,6 +161,8 @@ class Preflight:
         if warning := too_large_for_this_machine(pair, args, args.knobs(pair.task)):
             self.warnings.append(warning)
             return
+        if args.should_save and sys.stderr.isatty():
+            print("trying a few updates, to estimate time and memory ...", file=sys.stderr)
         folder = [tempfile.TemporaryDirectory() if args.should_save else None]
         name = broadcast_object_list([folder[0].name if folder[0] else None])[0]
         try:
@@ -358,7 +361,7 @@ def _tried(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folde
 
 def _estimate_lines(found: dict[str, Any]) -> list[str]:
     updates, seconds = found["updates"], found["seconds_per_update"]
-    each = dict.fromkeys(f"{took:.2g}" for took in (min(seconds), max(seconds)))
+    each = dict.fromkeys(f"{took:.2g}" if took < 10 else f"{took:.0f}" for took in (min(seconds), max(seconds)))
     memory = f", {found['memory_bytes'] / 2**30:.1f} GiB of memory" if found["memory_bytes"] else ""
     if found["memory_available_bytes"]:
         memory += f" of {found['memory_available_bytes'] / 2**30:.1f} GiB"

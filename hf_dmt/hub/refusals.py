@@ -86,7 +86,7 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
     reasons = {
         401: f"the Hub rejects the token (it may be expired or incomplete). {log_in}.",
         403: (
-            "the token has no write access. Choose a repository under your own name with `hub_model_id`, or use a "
+            "the token has no write access. Choose a repository under your own name, or use a "
             "token with write access from the owner."
         )
         if writes
