@@ -112,10 +112,12 @@ _DEEP = [*_TRASHNET, "--image_size", "96", "--augmentation", "weak", "--train", 
          "0.5", "--supervised_epochs", "9", "--phase_epochs", "0.22", "--per_device_eval_batch_size", "16",
          "--logging_steps", "10"]  # fmt: skip
 _CAMVID_PRETRAINED = ["--task", "semantic-segmentation", "--dataset_name", "{camvid}", "--label_column", "annotation",
-                      "--model_a", "{deeplab}", "--model_b", "{deeplab_half}", "--image_size", "192", "--num_labeled",
-                      "58", "--learning_rate", "1e-4", "--labeled_batch_size", "4", "--pseudo_batch_size", "12",
-                      "--supervised_epochs", "60", "--phase_epochs", "1", "--label_ratios", "0.2", "0.4", "0.6",
-                      "--test_split", "validation", *_SMALL]  # fmt: skip
+                      "--model_a", "{deeplab}", "--model_b", "{deeplab_half}", "--image_size", "128", "--num_labeled",
+                      "58", "--test_split", "validation", "--train", "last:6", "--layer_decay", "0.6",
+                      "--freeze_batch_norm", "true", "--supervised_learning_rate", "2e-3", "--learning_rate", "5e-4",
+                      "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--supervised_epochs", "30",
+                      "--phase_epochs", "1", "--label_ratios", "0.3", "0.6", "--warmup_steps", "0.05",
+                      "--per_device_eval_batch_size", "8", "--logging_steps", "10"]  # fmt: skip
 
 # The flags of `hf-dmt train` per suite and data set; {name} is the folder given as --data name=FOLDER.
 SUITES: dict[str, dict[str, list[str]]] = {
