@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
@@ -44,6 +45,7 @@ def _begin(run: Callable[..., int | None], arguments: tuple[Any, ...], log: str,
 
     gc.freeze()  # every training ends in gc.collect(), which need not walk through the libraries
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(output, number)
