@@ -24,7 +24,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     val = [f"2008_{number:06d}" for number in range(6)]
     for number, name in enumerate(NAMES + val):
         shade = number % 21
-        Image.new("RGB", (48, 40), (shade * 10, 60, 90)).save(root / "JPEGImages" / f"{name}.jpg")
+        Image.new("RGB", (48, 40), (shade * 10, 60, number)).save(root / "JPEGImages" / f"{name}.jpg")
         mask = np.full((40, 48), shade, dtype=np.uint8)
         mask[0] = 255
         Image.fromarray(mask).save(root / "SegmentationClassAug" / f"{name}.png")
