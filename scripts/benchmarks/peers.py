@@ -1,10 +1,15 @@
-"""Ours against what others write: one training sample, one update, the labels of an image.
+"""Ours against what others write: one training sample, a whole run, one update, the labels of an image.
 
-    python scripts/benchmarks/peers.py [--only samples official semilearn] [--semilearn PYTHON] [--quick] [--threads N]
+    python scripts/benchmarks/peers.py [--only samples run official semilearn] [--semilearn PYTHON] [--quick]
+        [--threads N]
 
 samples: the usual torchvision example. Both sides decode the same JPEG; the photos are smooth shapes with grain. The
 example for photos: decode, RandomResizedCrop, flip, (strong: RandAugment, RandomErasing,) tensor, normalize. For 32
 pixels: pad by 4 and crop, flip, RandAugment, Cutout, tensor, normalize. Ours normalizes later, on the device.
+
+run: `hf-dmt train` of a pair, from the command to the report, against `plain_trainer.py` once for each model: as many
+updates, images, evaluations and checkpoints, from the same JPEG files. Ours also looks at every file, labels the
+unlabeled images and reports. CPU seconds of the processes, whatever `--cpu_time` says.
 
 official: on WRN-28-2 at 32 px, an update of the official code with mixup, and its labels, made in two passes, both
 written down from the description of the method. Ours trains two models in an update, theirs one, so times are per
@@ -59,6 +64,7 @@ from hf_dmt.models.networks.wide_resnet import WideResNetConfig, WideResNetForIm
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from scripts.benchmarks.labeling import RATIO, our_pass
 from scripts.benchmarks.measure import Row, in_turns, medians, ratios, run
+from scripts.benchmarks.plain_trainer import whole_run
 from scripts.benchmarks.step import Clock, pair_step
 from scripts.benchmarks.subjects import IMAGES, Pictures, decoded
 
@@ -336,7 +342,7 @@ def semilearn(args: argparse.Namespace) -> list[Row]:
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     python = {"metavar": "PYTHON", "help": "that of an environment with semilearn 0.3.2"}
-    parts = {"samples": samples, "official": official, "semilearn": semilearn}
+    parts = {"samples": samples, "run": whole_run, "official": official, "semilearn": semilearn}
     return run(__doc__, argv, parts, semilearn=python)
 
 
