@@ -467,6 +467,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "shortened flag": ("--learning_ra 1", r"'--learning_ra'", r"", r"Did you mean --learning_rate"),
     "flag without a value": ("--learning_rate", r"--learning_rate", r"expected one argument", r"--help"),
     "word for a number": ("--max_steps many", r"--max_steps", r"invalid int value: 'many'", r"--help"),
+    "commas between values": ("--label_ratios 0.2,0.4", r"'0.2,0.4'", r"invalid float value", r"by spaces"),
     "unknown task": ("--task detection", r"--task", r"invalid choice: 'detection'", r"semantic-segmentation"),
     "file after the flags": (
         "--seed 1 {}/empty.yaml",

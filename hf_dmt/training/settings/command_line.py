@@ -122,13 +122,13 @@ class Parser(HfArgumentParser):
             description="Two models learn from few labels, many unlabeled images and each other. Flags override the "
             "config file (YAML or JSON, or the name of an embedded recipe: digits, digit-scenes).",
         )
-
         for action in self._actions:  # `auto` means that a knob is not set
             if action.type is string_to_bool and action.default is None:
                 action.type = _true_false_or_auto
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. All flags: hf-dmt train --help")
+        hint = " Separate several values by spaces." if re.search(r"invalid \w+ value: '[^']*,", message) else ""
+        raise UsageError(f"{message}.{hint} All flags: hf-dmt train --help")
 
 
 def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArguments, DMTTrainingArguments]:
