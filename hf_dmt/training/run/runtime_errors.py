@@ -93,8 +93,9 @@ def too_large_for_this_machine(pair: ModelPair, args: DMTTrainingArguments, knob
         return None
     parts = args.world_size * args.gradient_accumulation_steps
     images = (knobs.labeled_batch_size + knobs.pseudo_batch_size) // parts
-    # One model runs after the other.
-    needed = images * max(activation_bytes(pair.member(name), pair.image_size) for name in MEMBERS)
+    each = [activation_bytes(pair.member(name), pair.image_size) for name in MEMBERS]
+    # As in `PairTrainer.training_step`: in one process, one model runs after the other.
+    needed = images * (max(each) if args.world_size == 1 else sum(each))
     available = psutil.virtual_memory().available // args.world_size
     if needed <= available:
         return None
