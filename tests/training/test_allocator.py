@@ -33,7 +33,7 @@ print(usual, kept)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: numbers of mallopt that do nothing, so that every update takes its memory from the system again."""
+    """Guards against mallopt settings without effect: every update would request its memory from the system again."""
     for name in allocator._SET_BY_USER:
         monkeypatch.delenv(name, raising=False)
     done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True, check=True)
@@ -44,7 +44,7 @@ def test_freed_memory_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent no more: on macOS or musl a call that is not there would end the run."""
+    """Guards against a run that ends on macOS or with musl because their C library lacks the function."""
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
     with allocator.freed_memory_is_kept():
         assert torch.ones(1).item() == 1

@@ -36,8 +36,8 @@ def shifted(pair: ModelPair, by: float) -> ModelPair:
 
 
 def test_each_member_has_its_own_best_look(tmp_path: Path) -> None:
-    """Silent: one update chosen for both, of equal scores the least trained, or a best of an earlier phase that no
-    later look can reach; and all of that after a file on disk too."""
+    """Guards against choosing one update for both models, the least trained of equal scores, or comparing with the best
+    score of an earlier phase, which no later evaluation may reach; also after saving and loading."""
     pair = make_pair("vit", "resnet")
     best, states = BestMembers(), []
     for scores in ({"a": 0.5, "b": 0.9}, {"a": 0.7, "b": 0.2}, {"a": 0.7, "b": 0.3}, {"a": 0.1, "b": 0.1}):
@@ -60,7 +60,7 @@ def test_each_member_has_its_own_best_look(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x" * 64])
 def test_a_damaged_file_is_an_error(tmp_path: Path, content: bytes) -> None:
-    """Silent: a resumed phase that has forgotten its best and ends with worse weights."""
+    """A damaged file must be an error; otherwise a resumed phase loses its best weights and ends with worse ones."""
     (tmp_path / BEST_FILE).write_bytes(content)
     with pytest.raises(CheckpointError, match="Resume from another checkpoint"):
         BestMembers().load(tmp_path)
@@ -78,8 +78,8 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, content: bytes) -> None:
 def test_a_phase_ends_labels_and_exports_with_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, ema_decay: float
 ) -> None:
-    """Silent: the last weights in the record, the export, the next phase's labels or the checkpoint, while the setting
-    says best; with averages, the live weights instead of those that were scored."""
+    """Guards against the last weights in the results, the export, the next phase's labels or the checkpoint although
+    the setting says best; with EMA, against the live weights instead of the averaged ones that were scored."""
     pixels = task == "semantic-segmentation"
     metric = "mean_iou" if pixels else "accuracy"
     evaluation = (scenes if pixels else images)(24, seed=3)
@@ -136,7 +136,7 @@ def test_a_phase_ends_labels_and_exports_with_the_best(
     ids=["no eval", "one look"],
 )
 def test_what_leaves_nothing_to_choose_is_refused(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
-    """Silent: `best` that is always the last."""
+    """Guards against `best` always keeping the last weights."""
     given = {"evaluation": images(6, seed=3), **LOOKS, **settings}
     with pytest.raises(ValueError, match=says):
         make_trainer(tmp_path, **given)

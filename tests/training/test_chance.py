@@ -19,7 +19,7 @@ CLASSIFY, SEGMENT = "image-classification", "semantic-segmentation"
 
 
 def images(truth: list[int], said: list[int], num_classes: int = 3) -> ImageCounts:
-    """All three predict the same."""
+    """Counts of images for which a, b and the ensemble all predict the same."""
     ids = torch.tensor(said)
     return ImageCounts.of_images(torch.tensor(truth), dict.fromkeys(SCORED, ids), num_classes)
 
@@ -30,7 +30,8 @@ def logits_of(ids: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("changed", "passes"), [(5, False), (6, True), (8, True)])
 def test_a_few_images_prove_nothing(changed: int, passes: bool) -> None:
-    """Five images that all became right happen by chance in 1 of 16 cases; by a normal interval they would pass."""
+    """Five images that all became correct happen by chance in 1 of 16 cases; a normal interval would accept them as a
+    gain."""
     truth, before = [0, 1] * 20, [0, 1] * 20
     for row in range(changed):
         before[row] = 2
@@ -42,7 +43,7 @@ def test_a_few_images_prove_nothing(changed: int, passes: bool) -> None:
 
 @pytest.mark.parametrize(("better", "worse"), [(9, 1), (12, 4), (20, 9), (30, 20), (60, 35)])
 def test_on_accuracy_it_is_mcnemars_test(better: int, worse: int) -> None:
-    """Guards against a test that lets more through than its level says."""
+    """Guards against a significance test that accepts more differences than its level allows."""
     truth = [0] * 200
     before, after = np.zeros(200, int), np.zeros(200, int)
     before[:better], after[better : better + worse] = 1, 1
@@ -53,7 +54,8 @@ def test_on_accuracy_it_is_mcnemars_test(better: int, worse: int) -> None:
 
 
 def test_the_majority_does_not_pass_for_the_mean_of_classes() -> None:
-    """Silent: 72 of 100 right by one class, up from 18, headlined as a gain of 54 points."""
+    """Guards against reporting a gain of 54 points when every prediction changes from one class (18 of 100 correct) to
+    another (72 correct): the mean over the classes gains nothing."""
     truth = [0] * 72 + [1] * 18 + [2] * 10
     before, after = images(truth, [1] * 100), images(truth, [0] * 100)
     found = chance_of(CLASSIFY, before, after)
@@ -62,7 +64,7 @@ def test_the_majority_does_not_pass_for_the_mean_of_classes() -> None:
 
 
 def test_masks_are_exchanged_image_by_image() -> None:
-    """Silent: pixels taken for independent: one image of 4,096 pixels would prove a gain of a point."""
+    """Guards against treating pixels as independent: one image of 4,096 pixels would prove a gain of one point."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 3, (8, 64, 64), generator=generator)
     counts = []
@@ -79,7 +81,7 @@ def test_masks_are_exchanged_image_by_image() -> None:
 
 
 def test_counts_of_images_add_up_to_the_scores() -> None:
-    """Guards against images in another order than their rows, and against a block of another member's columns."""
+    """Guards against images in another order than their rows, and against reading the columns of another model."""
     generator = torch.Generator().manual_seed(1)
     for task, shape in ((CLASSIFY, ()), (SEGMENT, (6, 5))):
         logits = {name: 3 * torch.randn(9, 4, *shape, generator=generator) for name in "ab"}
@@ -105,7 +107,8 @@ def test_counts_of_images_add_up_to_the_scores() -> None:
 
 
 def test_phase_0_is_kept_and_compared_with(tmp_path: Path) -> None:
-    """Silent: a gain without its chance after a resume, because what phase 0 scored was in memory only."""
+    """Guards against a gain without its chance level after a resume because the scores of phase 0 were kept in memory
+    only."""
     truth = [0, 1, 2] * 10
     first = images(truth, [0] * 30)
     plain = {name: {"accuracy": 0.5, "loss": 1.0} for name in SCORED}

@@ -16,8 +16,8 @@ from hf_dmt.training.settings.command_line import ModelArguments
 
 
 def test_classes_of_ones_own_are_not_the_first_ones_of_the_checkpoints(tmp_path: Path) -> None:
-    """Silent: six unnamed classes of one's own and two ImageNet checkpoints became a pair of 1,000 classes, whose
-    report called glass "tench" and paper "goldfish"."""
+    """Guards against giving a user's six unnamed classes the names of two ImageNet checkpoints: the pair got 1,000
+    classes, and the report called glass "tench" and paper "goldfish"."""
     args = DMTTrainingArguments(output_dir=str(tmp_path / "run"))
     names = ["tench", "goldfish", "great white shark", "tiger shark"]
     for name in "ab":
@@ -31,7 +31,8 @@ def test_classes_of_ones_own_are_not_the_first_ones_of_the_checkpoints(tmp_path:
 
 
 def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> None:
-    """Silent: a class without a new label this time would be dropped, and the head with it."""
+    """When a pair is trained further, a class without new labels must be kept; otherwise it would be dropped and the
+    head with it."""
     pair = make_pair()
     pair.save_pretrained(tmp_path / "pair")
     args = DMTTrainingArguments(output_dir=str(tmp_path / "run"))
@@ -47,7 +48,8 @@ def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> Non
 def test_a_mistyped_model_is_reported_before_the_images_are_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: minutes of reading a large folder, for an id with a typing error. The check names both faults at once."""
+    """Guards against reading a large folder for minutes before a mistyped model id is reported. `--check` must report
+    both faults at once."""
     out, images = str(tmp_path / "run"), str(tmp_path / "no images")
     for flags in (["--model_a", "me/mistyped", "--model_b", "tiny:resnet"], ["--model_a", "tiny:vitt"]):
         given = ["--model_b", "tiny:resnet", *flags, "--dataset_name", images, "--output_dir", out]

@@ -1,7 +1,8 @@
 """Two processes do the same as one, on CPUs with gloo.
 
-Two processes are started once, with what a launcher tells them; almost all tests below read what they left. Launchers
-themselves are used here by the slow tests, and by test_signals.py and tests/commands/test_predict.py.
+Two processes are started once, with the environment variables that a launcher sets; almost all tests below read what
+they wrote. Launchers themselves are used here by the slow tests, and by test_signals.py and
+tests/commands/test_predict.py.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def run_on_two(target: Path) -> None:
 
 
 def launch(*arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`--cpu --num_processes 2` would start one process without a word; `--multi_gpu` with `use_cpu` starts two."""
+    """`--cpu --num_processes 2` would start one process without a warning; `--multi_gpu` with `use_cpu` starts two."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     command += ["--config_file", str(config)] if config else ["--multi_gpu"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
@@ -82,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (target / "files" / "5.png").write_bytes(b"cut")
     two_processes.run(target, 1)
     for file in (target / "files").iterdir():
-        file.touch()  # otherwise what the first run saw in it is remembered, and nobody reads it again
+        file.touch()  # otherwise the result of the first run is cached and the file is not read again
     run_on_two(target)
     return target
 
@@ -101,14 +102,15 @@ def two_only(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [*EXACT, "online", "sequential", "frozen"])
 def test_weights_equal_those_of_one_process(found: Any, name: str) -> None:
-    """Silent: training without DDP (evaluate() came first), a loss divided by each rank's own count, other images."""
+    """Guards against training without DDP (after evaluate() was called first), a loss divided by each rank's own count,
+    and other images than on one process."""
     one, two = found
     assert_same(two[name]["weights"], one[name]["weights"], tolerance=1e-6)
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_a_second_train_is_distributed_too(found: Any, name: str) -> None:
-    """Silent: the second train() of a process goes on without DDP, or reduces every gradient twice."""
+    """Guards against a second train() in the same process that runs without DDP or reduces every gradient twice."""
     one, two = (part[name] for part in found)
     assert two["second_apart"] == 0
     assert_same(two["second"], one["second"], tolerance=2e-6)
@@ -118,7 +120,7 @@ def test_a_second_train_is_distributed_too(found: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*EXACT, "online", "sequential", "frozen"])
 def test_parameters_are_equal_on_all_ranks_after_every_phase(found: Any, name: str) -> None:
-    """Silent: each process trains a pair of its own."""
+    """Guards against each process training its own pair."""
     apart = found[1][name]["apart"]
     assert len([event for event, *_ in apart if event == "trained"]) >= 2
     assert all(parameters == 0 for _, parameters, _ in apart)
@@ -126,7 +128,7 @@ def test_parameters_are_equal_on_all_ranks_after_every_phase(found: Any, name: s
 
 @pytest.mark.parametrize("name", EXACT)
 def test_figures_equal_those_of_one_process(folder: Path, found: Any, name: str) -> None:
-    """Silent: images scored twice or left out (7 of them on two processes), telemetry of one rank only."""
+    """Guards against images scored twice or left out (7 of them on two processes), and telemetry of one rank only."""
     one, two = (part[name] for part in found)
     for key in ("first", "last"):
         for figure, value in one[key].items():
@@ -146,7 +148,7 @@ def test_figures_equal_those_of_one_process(folder: Path, found: Any, name: str)
 @pytest.mark.parametrize("phase", [1, 2])
 @pytest.mark.parametrize("name", EXACT)
 def test_labels_equal_those_of_one_process(folder: Path, name: str, phase: int) -> None:
-    """Silent: images labeled twice or not at all (13 on two processes), thresholds of one rank's share."""
+    """Guards against images labeled twice or not at all (13 on two processes), and thresholds from one rank's share."""
     for member in ("a", "b"):
         one, two = (folder / f"{name}-{world}" / "pseudo_labels" / f"phase-{phase}" / member for world in (1, 2))
         if name.startswith("image"):
@@ -168,7 +170,8 @@ def test_labels_equal_those_of_one_process(folder: Path, name: str, phase: int) 
 
 
 def test_the_store_of_two_processes_is_that_of_one(folder: Path) -> None:
-    """Silent: labels, codes or thresholds that depend on the number of processes. Of one pair, byte by byte."""
+    """Guards against labels, confidence codes or thresholds that depend on the number of processes. The files of one
+    pair are compared byte by byte."""
     one, two = (folder / f"store-{world}" for world in (1, 2))
     names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
@@ -177,7 +180,8 @@ def test_the_store_of_two_processes_is_that_of_one(folder: Path) -> None:
 
 
 def test_files_are_looked_at_once_over_all_processes(found: Any) -> None:
-    """Silent: start-up that takes as long on eight processes as eight times the files would; findings of one share."""
+    """Guards against every process reading every file, so that start-up on eight processes costs eight times the
+    reading, and against a process that knows only the findings in its own share."""
     one, two = (part["files"] for part in found)
     assert one["reads"] == [7] and sorted(two["reads"]) == [3, 4]
     assert two["known"] == one["known"] * 2 and len(one["known"][0][0]) == 6
@@ -185,7 +189,8 @@ def test_files_are_looked_at_once_over_all_processes(found: Any) -> None:
 
 
 def test_batch_statistics_agree_before_they_label_and_score(two_only: Any) -> None:
-    """Silent: BatchNorm's running statistics differ between ranks after a step, so each would label with its own."""
+    """BatchNorm's running statistics differ between ranks after a step. They must agree before labeling and scoring;
+    otherwise each rank would label with its own."""
     apart = two_only["batch statistics"]["apart"]
     assert any(buffers > 1e-4 for event, _, buffers in apart if event == "trained"), "they must differ before"
     assert all(buffers == 0 for event, _, buffers in apart if event == "scored")
@@ -195,7 +200,7 @@ def test_batch_statistics_agree_before_they_label_and_score(two_only: Any) -> No
 
 
 def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
-    """Silent in the stock Trainer: without workers all ranks draw identical augmentations."""
+    """Guards against ranks that draw identical augmentations, as the stock Trainer does without workers."""
     draws = two_only["draws"]
     assert len(draws) == 2 and len(draws[0]) == len(draws[1]) == 8
     assert not {draw.seed for draw in draws[0]} & {draw.seed for draw in draws[1]}
@@ -203,13 +208,13 @@ def test_ranks_draw_and_augment_differently(two_only: Any) -> None:
 
 
 def test_resume_on_two_processes_is_exact(two_only: Any) -> None:
-    """Silent: one rank's random state restored on both, or a draw replayed."""
+    """Guards against restoring one rank's random state on both ranks, and against drawing the same images again."""
     assert_same(*two_only["resumed"])
 
 
 def test_another_number_of_processes_takes_a_run_up(folder: Path, found: Any, two_only: dict[str, Any]) -> None:
-    """Silent: a run that starts over, or draws other images, where a machine with another number of GPUs goes on with
-    it. Without dropout, mixup and BatchNorm nothing but rounding may differ."""
+    """Guards against a run that starts over or draws other images when it resumes on another number of GPUs. Without
+    dropout, mixup and BatchNorm, the weights may differ only by rounding."""
     taken = {2: two_only["taken up"], 1: two_processes.taken_up(folder, by_before=2)}
     for now, before in ((2, 1), (1, 2)):
         assert_same(taken[now]["weights"], found[0]["unchanged"], tolerance=1e-6)
@@ -221,13 +226,14 @@ def test_another_number_of_processes_takes_a_run_up(folder: Path, found: Any, tw
 
 
 def test_only_the_main_process_saves(folder: Path, two_only: dict[str, Any]) -> None:
-    """Both write one checkpoint: mixed files or, now and then, a rename that finds its file gone and ends the run."""
+    """Guards against both processes writing one checkpoint: its files would be mixed, or now and then a rename would
+    not find its file and end the run."""
     assert (folder / "whole" / "checkpoint-8" / "dmt_config.json").is_file()
     assert not (folder / "saved by another process").exists()
 
 
 def test_predictions_are_gathered_in_order(two_only: Any) -> None:
-    """Silent: rows in the order of the shards, or padded ones."""
+    """Guards against rows in the order of the shards, and against padded rows."""
     together, alone = two_only["predicted"]
     for name in ("a", "b"):
         assert together[name].shape == alone[name].shape == (5, 3)
@@ -235,7 +241,8 @@ def test_predictions_are_gathered_in_order(two_only: Any) -> None:
 
 
 def test_divided_parameters_label_and_score_as_whole_ones(folder: Path, two_only: dict[str, Any]) -> None:
-    """Under FSDP a pass over uneven shares hangs, or reads a part of the weights; a divided pair is saved in parts."""
+    """Under FSDP, a pass over uneven shares must not hang or read only part of the weights, and a pair must be saved
+    whole."""
     found = two_only["sharded"]
     assert found["units"] > 3 and found["divided gradients"]
     for name in ("divided", "again"):
@@ -251,7 +258,8 @@ def test_divided_parameters_label_and_score_as_whole_ones(folder: Path, two_only
     torch.cuda.device_count() < 2, reason="FSDP needs two GPUs: accelerate leaves it out on processors, silently"
 )
 def test_fsdp_trains_what_one_process_trains(tmp_path: Path) -> None:
-    """Parameters divided over two GPUs train to other weights, or are written so that no pair opens."""
+    """Guards against parameters sharded over two GPUs that train to other weights, or are saved so that no pair can be
+    loaded."""
     done = launch("fsdp", str(tmp_path / "two"), config=RECIPES / "eight_gpus_fsdp.yaml")
     assert done.returncode == 0, errors_of(done)
     assert results(tmp_path / "two")["world_size"] == 2
@@ -262,7 +270,7 @@ def test_fsdp_trains_what_one_process_trains(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # the same with task and number of micro-batches crossed, and from the launcher
 def test_weights_equal_those_of_one_process_crossed(tmp_path: Path) -> None:
-    """Silent: as above."""
+    """Guards against the same faults as the tests of the weights after the first and the second train() above."""
     two_processes.keep(two_processes.exact(tmp_path, 1, two_processes.CROSSED), tmp_path, 1)
     done = launch("crossed", str(tmp_path))
     assert done.returncode == 0, errors_of(done)
@@ -274,7 +282,8 @@ def test_weights_equal_those_of_one_process_crossed(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # test_signals.py has two processes, one of which fails, in the usual tests
 def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path: Path) -> None:
-    """Silent: the others wait for it until a timeout of half an hour."""
+    """When one process fails, the job must end with its error; otherwise the others wait until a timeout of half an
+    hour."""
     done = launch("die", str(tmp_path))
     assert done.returncode != 0
     assert "MemoryError: this process ran out of something" in done.stderr

@@ -112,8 +112,9 @@ def assert_close(trained: nn.Module, plain: nn.Module) -> None:
 
 @pytest.mark.parametrize("members", [("vit", "resnet"), pytest.param(("resnet", "vit"), marks=pytest.mark.slow)])
 def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> None:
-    """Guards the whole official classification phase: threshold by index, ramp with its first step, weights in a pass
-    of its own that moves BatchNorm, one mixture of all samples, mixed weights, division by the batch, the average."""
+    """Guards against any difference from the official classification phase: the threshold by index, the ramp and its
+    first step, weights from a separate pass that updates BatchNorm, one mixup of all samples, mixed weights, division
+    by the batch size, and EMA."""
     gamma, ratio, alpha = 2.0, 0.6, 0.75
     labeled, unlabeled = images(12), images(40, seed=1)
     pair = make_pair(*members)
@@ -182,8 +183,9 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
 
 @pytest.mark.parametrize("method", ["dmt", "flip", "naive", pytest.param("mutual", marks=pytest.mark.slow)])
 def test_segmentation(tmp_path: Path, method: str) -> None:
-    """Guards the official segmentation phase and its ablations: per-class selection, the weights of each case, the sum
-    over valid pixels of labeled and pseudo-labeled crops together divided by their number, poly schedule."""
+    """Guards against any difference from the official segmentation phase and its ablations: per-class selection, the
+    weights of each case, the poly schedule, and the loss summed over the valid pixels of labeled and pseudo-labeled
+    crops together and divided by their number."""
     gamma, ratio = (0.0 if method == "mutual" else 1.0), 0.6
     labeled, unlabeled = scenes(12), scenes(16, seed=1)
     pair = make_pair("segformer", "segformer")
@@ -233,8 +235,8 @@ def test_segmentation(tmp_path: Path, method: str) -> None:
 
 
 def taught(pair: ModelPair, name: str, labeled: Any) -> None:
-    """A few steps on labels: an untrained member is equally unsure of every pixel, and ties select nothing. Each learns
-    other classes wrongly, so that they disagree."""
+    """Trains a model a few steps on labels: an untrained one is equally unsure of every pixel, and ties select nothing.
+    Each model learns other classes wrongly, so that they disagree."""
     model = pair.member(name).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     pixels = normalized(pair, name, torch.stack([in_0_1(item["image"]) for item in labeled]))

@@ -33,7 +33,7 @@ KINDS = {IMAGES: ("vit", "resnet"), PIXELS: ("segformer", "segformer")}
 
 
 class Autocast:
-    """What labeling asks of an accelerator."""
+    """The part of an accelerator that labeling uses."""
 
     @staticmethod
     def autocast() -> Any:
@@ -42,7 +42,7 @@ class Autocast:
 
 @pytest.fixture(params=[IMAGES, PIXELS])
 def pair(request: pytest.FixtureRequest) -> Iterator[ModelPair]:
-    """A pair on a GPU that is not there; the test runs inside the fake mode."""
+    """A pair on a GPU that does not exist; the test runs inside the fake mode."""
     made = make_pair(*KINDS[request.param])
     with FakeTensorMode():
         for module in made.modules():
@@ -87,8 +87,8 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 def test_a_step_stays_on_the_device(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: a step that waits for the device several times, or computes a part of the loss on the CPU."""
-    # The ratio and the order are drawn on the CPU, as numbers, and brought over once.
+    """Guards against a step that waits for the device several times, or computes part of the loss on the CPU."""
+    # The mixup ratio and order are drawn on the CPU and copied to the device once.
     monkeypatch.setattr(step, "draw_mixup", lambda n, alpha, generator: (0.7, torch.arange(n)))
     for amp, settings in product((False, True), SETTINGS):
         knobs, inputs, telemetry = Knobs(**settings), batch(pair), Telemetry(CUDA)
@@ -109,7 +109,7 @@ def test_a_step_stays_on_the_device(pair: ModelPair, monkeypatch: pytest.MonkeyP
 
 
 def test_after_the_gradients_nothing_waits(pair: ModelPair) -> None:
-    """Silent: clipping and averaging that read a norm for every parameter."""
+    """Guards against gradient clipping and averaging that read a norm from the device for every parameter."""
     for parameter in pair.parameters():
         parameter.grad = torch.empty_like(parameter)
     norms = clip_by_member(pair, MEMBERS, 1.0)
@@ -120,7 +120,7 @@ def test_after_the_gradients_nothing_waits(pair: ModelPair) -> None:
 
 
 def test_labels_are_made_and_judged_on_the_device(pair: ModelPair) -> None:
-    """Silent: full-size logits copied to the CPU, where a label and a code an image would do."""
+    """Guards against copying full-size logits to the CPU where labels and confidence codes are enough."""
     side = 8 if pair.task == IMAGES else 16
     pixels = torch.rand(4, 3, side, side, device=CUDA)
     with torch.no_grad(), Autocast.autocast():
@@ -137,7 +137,7 @@ def test_labels_are_made_and_judged_on_the_device(pair: ModelPair) -> None:
 
 @torch.no_grad()
 def test_labels_at_every_step_stay_on_the_device(pair: ModelPair) -> None:
-    """Silent: online training that waits for the teacher's labels."""
+    """Guards against online training that waits for the teacher's labels."""
     accelerator: Any = Autocast()
     found = label_online(pair, batch(pair, weak=True), Knobs(strategy="online", online_threshold=0.5), accelerator)
     assert all(value.device == CUDA for sample in found.values() for value in sample.values())
@@ -145,7 +145,7 @@ def test_labels_at_every_step_stay_on_the_device(pair: ModelPair) -> None:
 
 
 def test_scores_are_counted_on_the_device(pair: ModelPair) -> None:
-    """Silent: an evaluation that copies every mask and every map of logits."""
+    """Guards against an evaluation that copies every mask and all logits from the device."""
     units = (4,) if pair.task == IMAGES else (4, 16, 16)
     scores = MemberScores(CLASSES, pair.task, pair.class_names, device=CUDA)
     logits = {name: torch.rand(4, CLASSES, *units[1:], device=CUDA) for name in MEMBERS}
@@ -155,7 +155,7 @@ def test_scores_are_counted_on_the_device(pair: ModelPair) -> None:
 
 
 def test_the_fake_device_does_refuse() -> None:
-    """Silent: tests above that could not fail."""
+    """The fake device must raise on mixed devices and on reading a value; otherwise the tests above could not fail."""
     with FakeTensorMode():
         there, here = torch.ones(2, device=CUDA), torch.ones(2)
         with pytest.raises(DataDependentOutputException):

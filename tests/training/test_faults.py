@@ -47,7 +47,8 @@ def unlabeled_files(folder: Path) -> ImageSet:
 
 
 def test_images_deleted_between_labeling_and_training(tmp_path: Path) -> None:
-    """Guards hours of training that end in a traceback from Pillow; with the file back the run goes on where it was."""
+    """Guards against hours of training that end in a traceback from Pillow. When the file is back, the run continues
+    where it stopped."""
     source = unlabeled_files(tmp_path / "more")
     whole = make_pair()
     make_trainer(tmp_path / "whole", whole, unlabeled=source, **SAVING).train()
@@ -61,7 +62,7 @@ def test_images_deleted_between_labeling_and_training(tmp_path: Path) -> None:
 
 
 def test_the_output_folder_may_be_moved(tmp_path: Path) -> None:
-    """Guards a run that was copied to another disk: paths of the old one must not be needed."""
+    """Guards against a run that needs paths of its old disk after its folder was moved to another one."""
     whole = make_pair()
     make_trainer(tmp_path / "whole", whole, **SAVING).train()
     with pytest.raises(RuntimeError, match="at step 5"):
@@ -81,7 +82,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the checkpoint before, which half of a new one must not replace."""
+    """Guards against replacing the previous checkpoint with half of a new one."""
 
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -96,7 +97,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_memory_on_the_device(tmp_path: Path) -> None:
-    """Guards the advice: the flags that the message gives are all that a resume needs, and the updates are the same."""
+    """The flags in the error message must be all that a resume needs, and the updates must stay the same."""
     whole, pair, saved = make_pair(), make_pair(), {"per_device_eval_batch_size": 2, "optim": "sgd", **SAVING}
     make_trainer(tmp_path / "whole", whole, gradient_accumulation_steps=2, **saved).train()
 
@@ -118,7 +119,7 @@ def test_no_memory_on_the_device(tmp_path: Path) -> None:
 
 
 def test_no_memory_and_nothing_to_divide(tmp_path: Path) -> None:
-    """Guards against advice that a resume refuses: smaller updates are another run."""
+    """Guards against advice that a resume refuses: smaller updates need a new run."""
     args = make_trainer(tmp_path, labeled_batch_size=3, pseudo_batch_size=5).args
     said = out_of_memory(args, args.knobs("image-classification"), "CUDA out of memory")
     assert "`accept_changes=['per_device_eval_batch_size']`, if labeling ran out" in said
@@ -126,7 +127,7 @@ def test_no_memory_and_nothing_to_divide(tmp_path: Path) -> None:
 
 
 class Deadly(list[dict[str, Any]]):
-    """Images whose reading ends the worker process, as the kernel does where memory is short."""
+    """Images that kill the worker process that reads them, as the kernel does when memory runs out."""
 
     def __getitem__(self, index: Any) -> Any:
         if get_worker_info() is not None:
@@ -135,7 +136,7 @@ class Deadly(list[dict[str, Any]]):
 
 
 def test_a_worker_process_that_is_killed(tmp_path: Path) -> None:
-    """Guards against `DataLoader worker (pid 123) exited unexpectedly` and nothing else."""
+    """Guards against an error that says only `DataLoader worker (pid 123) exited unexpectedly`."""
     trainer = make_trainer(tmp_path, labeled=Deadly(images(12)), dataloader_num_workers=1)
     with pytest.raises(RunError, match=r"data-loading worker was killed.*`dataloader_num_workers`"):
         trainer.train()
@@ -152,7 +153,7 @@ def tracker(event: str) -> TrainerCallback:
 
 
 def test_a_tracker_that_goes_down_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards days of training against a failing dashboard; every figure is in the telemetry."""
+    """Guards against a failing dashboard that ends days of training; the telemetry has every value."""
     pair = make_pair()
     make_trainer(tmp_path / "run", pair, callbacks=[tracker("on_log")]).train()
     assert len(results(tmp_path / "run")["phases"]) == 3 and any("loss" in line for line in telemetry(tmp_path / "run"))
@@ -164,7 +165,7 @@ def test_a_tracker_that_goes_down_is_left_out(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_failed_start_leaves_its_folder_free(tmp_path: Path) -> None:
-    """Unclear: "already holds a run", of which nothing was trained."""
+    """Guards against the message that a folder "already holds a run" when nothing was trained in it."""
     with pytest.raises(RunError, match=r"DashboardCallback cannot be started"):
         make_trainer(tmp_path, callbacks=[tracker("on_train_begin")]).train()
     assert (tmp_path / ".run.json").is_file(), "this test needs a start that has written something"
@@ -175,7 +176,7 @@ def test_a_failed_start_leaves_its_folder_free(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_permission_is_refused_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unclear: "[Errno 13]" after all images were read, by the stock constructor."""
+    """Guards against "[Errno 13]" from the stock constructor after all images were read."""
     args = DMTTrainingArguments(str(tmp_path / "no" / "run"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(ValueError, match=f"cannot be written: there is no permission to write to '{tmp_path}'"):
@@ -183,7 +184,7 @@ def test_a_folder_without_permission_is_refused_early(tmp_path: Path, monkeypatc
 
 
 def test_a_clock_that_is_set_back_deletes_no_new_checkpoint(tmp_path: Path) -> None:
-    """Guards the newest checkpoint, which an order by time takes for the oldest."""
+    """Guards against deleting the newest checkpoint because it looks like the oldest by file time."""
 
     def set_back() -> None:
         for number, folder in enumerate(sorted(tmp_path.glob("checkpoint-*"))):
@@ -199,8 +200,8 @@ def test_a_clock_that_is_set_back_deletes_no_new_checkpoint(tmp_path: Path) -> N
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
-    """Guards checkpoints and records of two runs that would overwrite each other."""
+    """Guards against two runs that overwrite each other's checkpoints and records."""
     with FileLock(tmp_path / ".run.lock"), pytest.raises(ValueError, match=r"Another run is training in .*Wait"):
         make_trainer(tmp_path).train()
     assert not any(tmp_path.glob("**/*.safetensors"))
-    make_trainer(tmp_path).train()  # a lock that nobody holds is none
+    make_trainer(tmp_path).train()  # a lock file that no process holds does not block

@@ -51,8 +51,8 @@ def parts(state: dict[str, torch.Tensor], members: tuple[str, str], *, backbone:
 def test_the_backbone_does_not_move_and_the_head_does(
     tmp_path: Path, members: tuple[str, str], settings: dict[str, Any]
 ) -> None:
-    """Silent: weight decay or BatchNorm that moves a frozen backbone, a head that rests with it, an average or a saved
-    file that holds something else."""
+    """Guards against weight decay or BatchNorm that changes a frozen backbone, a head that is frozen with it, and an
+    EMA or a saved file that holds another backbone."""
     pair = make_pair(*members, dropout=0.3)
     first = state_of(pair)
     evaluation = (scenes if pair.task == PIXELS else images)(6, seed=3)
@@ -72,7 +72,8 @@ def test_the_backbone_does_not_move_and_the_head_does(
 
 
 def test_initial_restart_redraws_the_head_of_a_loaded_member(tmp_path: Path) -> None:
-    """Silent: a restart that brings the optimizer other tensors than those that learn."""
+    """After a restart, the frozen backbone must be unchanged, and the head must differ from that of the previous
+    phase."""
     for kind in ("vit", "swin"):
         AutoModelForImageClassification.from_config(config(kind)).save_pretrained(tmp_path / kind)
         processor(kind).save_pretrained(tmp_path / kind)
@@ -87,7 +88,7 @@ def test_initial_restart_redraws_the_head_of_a_loaded_member(tmp_path: Path) -> 
 
 
 def test_no_activations_are_kept_for_a_frozen_backbone(tmp_path: Path) -> None:
-    """Silent: a graph through the backbone, which costs the memory that freezing is chosen for."""
+    """Guards against an autograd graph through the backbone, which needs the memory that freezing should save."""
     kept: dict[bool, int] = {}
     for frozen in (False, True):
         pair = make_pair("vit", "resnet")
@@ -103,14 +104,15 @@ def test_no_activations_are_kept_for_a_frozen_backbone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 def test_off_is_off(tmp_path: Path, task: str) -> None:
-    """Silent: a default that freezes."""
+    """Guards against freezing by default."""
     pair = make_pair(*(("segformer", "segformer") if task == PIXELS else ("vit", "resnet")))
     make_trainer(tmp_path, pair)
     assert all(parameter.requires_grad for parameter in pair.parameters()) and not pair.resting
 
 
 def test_layers_learn_at_their_own_rates_and_parts_rest(tmp_path: Path) -> None:
-    """Silent: a decay that one optimizer group swallows, or a part of b that learns although only a's was meant to."""
+    """Guards against a single optimizer group that ignores the layer decay, and against training the backbone of b
+    although only that of a should be trained."""
     pair = make_pair("vit", "swin")
     first = state_of(pair)
     trainer = make_trainer(tmp_path, pair, layer_decay=0.5, train_b="head", learning_rate=1e-3, learning_rate_b=2e-3)

@@ -1,4 +1,4 @@
-"""The galleries of a run: which unlabeled images are kept for people to look at, and what is said of them."""
+"""The galleries of a run: which unlabeled images are kept for people to look at, and what is recorded about them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOP = CleanPass(7)
 
 
 def gallery_of(folder: Path, pair: Any, unlabeled: Any) -> dict[str, Any]:
-    """The labels of phase 1 are made and a gallery of them; what its file says."""
+    """Makes the labels of phase 1 and their gallery; returns the content of its file."""
     label = label_pass.label_images if pair.task == "image-classification" else label_pass.label_pixels
     accelerator, knobs = Accelerator(cpu=True), Knobs()
     store = label_pass.phase_folder(folder, 1)
@@ -37,7 +37,8 @@ def gallery_of(folder: Path, pair: Any, unlabeled: Any) -> dict[str, Any]:
 
 
 def test_images_are_the_strongest_contradictions_with_what_was_said_of_them(tmp_path: Path) -> None:
-    """Silent: words beside the picture of another image, those of the other member, a true label lost."""
+    """Guards against showing the labels of another image or swapping those of a and b, and against losing a true
+    label."""
     pair, unlabeled = make_pair("vit", "resnet"), images(90)
     found = gallery_of(tmp_path, pair, unlabeled)
     stored = {name: ImageLabels.read(label_pass.phase_folder(tmp_path, 1) / name) for name in "ab"}
@@ -58,14 +59,15 @@ def test_images_are_the_strongest_contradictions_with_what_was_said_of_them(tmp_
 
 
 def weights_of(logits: dict[str, torch.Tensor], maker: str, row: int) -> np.ndarray:
-    """What the student gives to the labels of `maker`."""
+    """The weights that the student gives to the labels of `maker`."""
     labels, confidence, _ = pseudo_label(logits[maker][row : row + 1])
     student = logits["b" if maker == "a" else "a"][row : row + 1]
     return dynamic_weights(student, labels, confidence, gamma1=5, gamma2=5)[0].numpy()
 
 
 def test_maps_are_those_of_the_store(tmp_path: Path) -> None:
-    """Silent: a map of the other member or of another image, the weight that a maker gives itself, other colors."""
+    """Guards against a map of the other model or of another image, the weights that a model gives its own labels, and
+    other colors."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(12, seed=1)
     found = gallery_of(tmp_path, pair, unlabeled)
     stored = {name: PixelLabels.read(label_pass.phase_folder(tmp_path, 1) / name) for name in "ab"}
@@ -89,7 +91,7 @@ def test_maps_are_those_of_the_store(tmp_path: Path) -> None:
 
 
 def test_without_truth_none_is_shown(tmp_path: Path) -> None:
-    """Silent: an image without a label shown as one of class 0, or as void everywhere."""
+    """Guards against showing an image without a label as one of class 0, or as void everywhere."""
     for folder, pair, unlabeled in (
         (tmp_path / "images", make_pair("vit", "resnet"), images(20)),
         (tmp_path / "pixels", make_pair("segformer", "segformer"), scenes(4)),
@@ -99,7 +101,7 @@ def test_without_truth_none_is_shown(tmp_path: Path) -> None:
 
 
 def test_large_images_become_thumbnails(tmp_path: Path) -> None:
-    """Silent: a gallery of full photographs makes the report hundreds of megabytes, and the page never opens."""
+    """Guards against a gallery of full-size photos: the report would have hundreds of megabytes and never open."""
     unlabeled = images(20)
     for item in unlabeled:
         item["image"] = item["image"].resize((1200, 800))
@@ -111,6 +113,6 @@ def test_large_images_become_thumbnails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 150])
 def test_every_class_has_a_color_of_its_own(count: int) -> None:
-    """Silent: two classes of one color, or one of the color of void, cannot be told apart in any map."""
+    """Guards against two classes of one color, or a class in the color of void, which no map can tell apart."""
     colors = {tuple(color) for color in class_colors(count).tolist()}
     assert len(colors) == count and VOID not in colors

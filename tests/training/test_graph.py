@@ -1,4 +1,4 @@
-"""`--labeler graph`: true labels spread over images that look alike, as a third maker of labels beside a and b."""
+"""`--labeler graph`: true labels spread over images that look alike, as a third source of labels beside a and b."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def two_moons(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("most_nodes", [10_000, 600], ids=["all are nodes", "half of them ask their neighbors"])
 def test_labels_follow_the_shape_of_the_data(most_nodes: int) -> None:
-    """Silent: labels that go to the nearest labeled image, which a graph is there to do better than."""
+    """Guards against labels copied from the nearest labeled image; the graph must do better."""
     points, truth = two_moons(600)
     labeled = np.array([20, 1180])  # at far ends of the two
     nearest = np.linalg.norm(points[:, None] - points[labeled], axis=2).argmin(axis=1)
@@ -40,7 +40,7 @@ def test_labels_follow_the_shape_of_the_data(most_nodes: int) -> None:
 
 
 def test_a_class_without_labels_gets_none() -> None:
-    """Silent: columns of the classes that are there, taken for classes 0, 1, ..."""
+    """Guards against reading the columns of the classes that have labels as classes 0, 1, ..."""
     points, truth = two_moons(400)
     spread = graph.spread_labels(points[[200, 600]], np.array([1, 3]), points, 5)
     assert spread.shape == (800, 5) and not spread[:, [0, 2, 4]].any()
@@ -48,7 +48,7 @@ def test_a_class_without_labels_gets_none() -> None:
 
 
 def test_images_that_no_label_reaches_are_the_last_to_be_selected() -> None:
-    """Silent: an island without labels, all taken for class 0 and, by 0 / 0, with a confidence that is NaN."""
+    """Guards against labeling all images that no label reaches as class 0, with a confidence of NaN from 0 / 0."""
     near, far = np.random.default_rng(0).normal(size=(2, 60, 4)).astype(np.float32)
     far += 100
     spread = graph.spread_labels(near[:2], np.array([0, 1]), np.concatenate([near, far]), 3)
@@ -57,7 +57,7 @@ def test_images_that_no_label_reaches_are_the_last_to_be_selected() -> None:
 
 
 def test_every_member_counts_alike() -> None:
-    """Silent: the member whose features are larger numbers decides alone which images look alike."""
+    """Guards against the model with the larger feature values deciding alone which images look alike."""
     one, other = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     joined = graph.joined([one, 1000 * other])
     assert np.allclose(np.linalg.norm(joined[:, :3], axis=1), 1) and np.allclose(
@@ -68,7 +68,7 @@ def test_every_member_counts_alike() -> None:
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "swin"])
 def test_features_are_what_the_head_makes_logits_of(kind: str) -> None:
-    """Silent: features from another layer, or written over by a layer that works in place."""
+    """Guards against features from another layer, or features overwritten by an in-place layer."""
     model = make_pair(kind, "vit").member("a").eval()
     head = next(module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear))
     with torch.no_grad(), recorded_head_inputs(model) as seen:
@@ -78,8 +78,8 @@ def test_features_are_what_the_head_makes_logits_of(kind: str) -> None:
 
 
 def test_the_graph_labels_for_both(tmp_path: Path) -> None:
-    """Silent: a graph whose labels are stored while the members learn from each other's as before; a summary under a's
-    name that is the graph's; a resumed run that has lost them."""
+    """Guards against storing the graph's labels while the models still learn from each other's, and against a summary
+    of other labels under the graph's name."""
     labeled, unlabeled = images(9, seed=0), images(40, seed=1)
     pair = make_pair("vit", "resnet")
     trainer = make_trainer(
@@ -108,7 +108,7 @@ def test_the_graph_labels_for_both(tmp_path: Path) -> None:
 
 
 def test_a_run_on_a_graph_resumes_bit_by_bit(tmp_path: Path) -> None:
-    """Silent: a resumed run that labels again, with features of other weights."""
+    """Guards against a resumed run that labels again, with features of other weights."""
     labeled, unlabeled = images(9, seed=0), images(40, seed=1)
     settings: dict[str, Any] = {
         "labeler": "graph",
@@ -136,13 +136,13 @@ def test_a_run_on_a_graph_resumes_bit_by_bit(tmp_path: Path) -> None:
     ],
 )
 def test_where_there_is_no_graph(task: str, given: dict[str, Any], message: str) -> None:
-    """Silent: a graph that was asked for and left out."""
+    """Guards against silently ignoring `labeler="graph"`."""
     with pytest.raises(ValueError, match=message):
         resolve("dmt", task, {"labeler": "graph", **given})
 
 
 def test_too_many_images_are_refused_before_training(tmp_path: Path) -> None:
-    """Silent: phase 0 trained for hours, and then no memory for the graph."""
+    """Guards against training phase 0 for hours before memory runs out for the graph."""
     with pytest.raises(ValueError, match="up to 200,000 images, got 200,001"):
         graph.check_size(200_001)
     graph.check_size(200_000)
