@@ -1,7 +1,7 @@
 """Tiny checkpoints of many architectures, built from configurations and saved as a user's would be.
 
-Members are stock architectures with small configurations: what fails for a renamed tensor, a channel order or a stride
-of one of them fails for its pretrained checkpoints in the same way.
+The models are stock architectures with small configurations. A renamed tensor, a channel order or a stride that breaks
+one of them breaks its pretrained checkpoints in the same way.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def build_member(
                 member = BeitForSemanticSegmentation(config), processor
             case _:
                 raise AssertionError(family)
-        # Statistics of real activations: with the initial ones, a deep random network scores every image alike.
+        # BatchNorm statistics of real activations: with the initial ones, a deep random network gives every image the
+        # same scores.
         norms = [module for module in member[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = 1.0
@@ -179,7 +180,7 @@ def photographs() -> list[Image.Image]:
 
 @pytest.fixture
 def make_pair() -> Callable[..., ModelPair]:
-    """A pair of two families, a with weights from seed 1 and b from seed 2, unless given another first seed."""
+    """A pair of two architectures: model a has weights from `seed` (1 if not given), model b from `seed + 1`."""
 
     def make(family_a: str, family_b: str, *, task: str = "image-classification", seed: int = 1) -> ModelPair:
         (model_a, processor_a), (model_b, processor_b) = (

@@ -1,4 +1,4 @@
-"""Averaged weights: the formula, what must not be averaged, and the swap that may not leave a trace."""
+"""Averaged weights (EMA): the formula, what must not be averaged, and the temporary swap with the live weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def set_all(module: Numbers, value: float) -> None:
 
 @pytest.mark.parametrize(("official", "expected"), [(False, 0.001), (True, 0.999)])
 def test_one_step_from_zero_to_one(official, expected):
-    """The official code swaps the factors: its average of 0 and 1 is 0.999, and averages nothing."""
+    """One step from 0 to 1 gives 0.001. The official code swaps the factors: its average is 0.999, so it averages
+    nothing."""
     module = Numbers(0.0)
     average = ExponentialAverage(module, 0.999, official=official)
     set_all(module, 1.0)
@@ -41,7 +42,8 @@ def test_one_step_from_zero_to_one(official, expected):
 
 
 def test_many_steps_follow_the_formula():
-    """A step that starts from the live weights instead of the average looks right once and never again."""
+    """Guards against an update that starts from the live weights instead of the average: only its first step is
+    right."""
     module, generator = Numbers(0.0), torch.Generator().manual_seed(0)
     average, expected = ExponentialAverage(module, 0.9), torch.zeros(2, 2, dtype=torch.float64)
     for _ in range(20):
@@ -53,7 +55,7 @@ def test_many_steps_follow_the_formula():
 
 
 def test_decay_zero_is_the_last_weights():
-    """The lower end of the range: no averaging at all."""
+    """A decay of 0, the lower end of the range, means no averaging: the average equals the last weights."""
     module = Numbers(0.0)
     average = ExponentialAverage(module, 0.0)
     set_all(module, 0.3)
@@ -62,7 +64,8 @@ def test_decay_zero_is_the_last_weights():
 
 
 def test_integers_are_copied():
-    """A rounded average of a counter stands still, and one of an index table points to wrong rows."""
+    """Integers must be copied: a rounded average of a counter never changes, and one of an index table points to wrong
+    rows."""
     module = Numbers()
     average = ExponentialAverage(module, 0.999)
     module.steps.fill_(7)
@@ -74,7 +77,8 @@ def test_integers_are_copied():
 
 
 def test_relative_position_index_survives(build):
-    """The index is not trained, and whether it is part of the state changed between releases; it must not move."""
+    """Averaging must not change Swin's relative position index. It is not trained, and whether it is part of the state
+    changed between releases."""
     model, _ = build("swin")
     index = {name: value.clone() for name, value in model.named_buffers() if "relative_position_index" in name}
     assert index
@@ -87,7 +91,8 @@ def test_relative_position_index_survives(build):
 
 
 def test_applied_restores_every_bit_even_after_an_error(build):
-    """Weights that come back changed in the last digit end bit-identical resume; averages that stay end training."""
+    """Weights that come back changed in the last digit break bit-identical resume, and averages left in the model ruin
+    training. Both must not happen after an error either."""
     model, _ = build("resnet")
     average = ExponentialAverage(model, 0.5)
     with torch.no_grad():
@@ -106,7 +111,7 @@ def test_applied_restores_every_bit_even_after_an_error(build):
 
 
 def test_average_is_not_the_live_tensors():
-    """Without a copy the average follows every optimizer step at once."""
+    """Guards against an average that shares its tensors with the model and so follows every optimizer step at once."""
     module = Numbers(0.0)
     average = ExponentialAverage(module, 0.9)
     set_all(module, 5.0)
@@ -118,7 +123,8 @@ def test_average_is_not_the_live_tensors():
 
 
 def test_two_precisions_in_one_module():
-    """The fused update takes lists of tensors; a frozen half-precision part must not break or change it."""
+    """The fused update takes lists of tensors: a bfloat16 layer beside a float32 one must be averaged too and stay
+    bfloat16."""
     module = nn.ModuleDict({"single": nn.Linear(2, 2), "small": nn.Linear(2, 2).to(torch.bfloat16)})
     average = ExponentialAverage(module, 0.5)
     start = average.state["small.weight"].clone()
@@ -130,7 +136,7 @@ def test_two_precisions_in_one_module():
 
 
 def test_tied_weights_stay_averaged():
-    """Two names of one tensor: loading a live copy under the second name would undo the average."""
+    """Guards against tied weights that lose their average: loading a live copy under the second name would undo it."""
     module = nn.ModuleDict({"one": nn.Linear(2, 2, bias=False), "two": nn.Linear(2, 2, bias=False)})
     module["two"].weight = module["one"].weight
     nn.init.zeros_(module["one"].weight)
@@ -142,7 +148,8 @@ def test_tied_weights_stay_averaged():
 
 
 def test_save_and_load_go_on_exactly(tmp_path):
-    """A resumed average that starts again from the live weights labels other images."""
+    """A resumed run must continue the saved average; restarted from the live weights, it would give other pseudo
+    labels."""
     module = Numbers(0.0)
     average = ExponentialAverage(module, 0.9)
     set_all(module, 1.0)
@@ -158,7 +165,8 @@ def test_save_and_load_go_on_exactly(tmp_path):
 
 
 def test_average_of_another_pair_is_refused(tmp_path):
-    """A tensor of shape (1,) would be broadcast into a larger one without a word."""
+    """Guards against loading the average of another pair: a tensor of shape (1,) would be broadcast without an
+    error."""
     average = ExponentialAverage(Numbers(), 0.9)
     average.save(tmp_path)
     saved = load_file(tmp_path / EMA_FILE)
@@ -169,7 +177,7 @@ def test_average_of_another_pair_is_refused(tmp_path):
 
 
 def test_damaged_or_missing_average_is_a_clear_error(tmp_path):
-    """A cut file must name itself, not end in a traceback of the tensor library."""
+    """A truncated or missing file must be named in the error, instead of a traceback from the tensor library."""
     average = ExponentialAverage(Numbers(), 0.9)
     for content in (None, b"", b"12345678 not tensors"):
         if content is not None:

@@ -1,4 +1,5 @@
-"""`pair.pipeline()` against the standard pipelines: what goes in, what comes out, and what it adds."""
+"""`pair.pipeline()` compared with the standard pipelines: the inputs it takes, its answers, and the disagreement it
+adds."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def noise(seed: int, size: tuple[int, int] = (20, 30)) -> Image.Image:
 
 
 def plain(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Entries whose masks and figures can be compared."""
+    """Entries in a form that can be compared: masks as bytes, numbers with a tolerance, no disagreement."""
     return [
         {
             key: value.tobytes()
@@ -47,7 +48,8 @@ def plain(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_two_equal_members_answer_as_the_standard_pipeline_does(pair: ModelPair) -> None:
-    """Guards the format, the geometry and the order of the entries: an ensemble of one model is that model."""
+    """Guards against entries of another format, geometry or order: an ensemble of two copies of a model must answer as
+    that model does."""
     twins = ModelPair(
         pair.model_a, copy.deepcopy(pair.model_a), pair.processor_a, copy.deepcopy(pair.processor_a), task=pair.task
     )
@@ -63,7 +65,7 @@ def test_two_equal_members_answer_as_the_standard_pipeline_does(pair: ModelPair)
 
 
 def test_it_takes_what_the_standard_pipelines_take(pair: ModelPair, hub: HubServer, tmp_path: Path) -> None:
-    """Guards paths, addresses, images, lists and streams, in batches and one by one: all the same answers."""
+    """Paths, URLs, images, lists and streams must all give the same answers, in batches and one by one."""
     shown = [noise(seed, (20, 30 + seed % 2)) for seed in range(4)]
     shown[0].save(tmp_path / "0.png")
     api = HfApi(token="hf_mine")
@@ -90,7 +92,7 @@ def test_it_takes_what_the_standard_pipelines_take(pair: ModelPair, hub: HubServ
 
 
 def test_arrays_and_tensors_are_images_as_for_the_standard_pipeline() -> None:
-    """Guards an array that is read as a list of its rows."""
+    """Guards against an array that is read as a list of its rows."""
     pair, image = make_pair("vit", "resnet"), noise(0)
     expected = plain(pair.pipeline()(image))
     array = np.asarray(image)
@@ -101,7 +103,7 @@ def test_arrays_and_tensors_are_images_as_for_the_standard_pipeline() -> None:
 
 
 def test_labels_are_the_mean_and_disagreement_is_the_difference() -> None:
-    """Guards an ensemble of logits, and a disagreement that is not of the label beside it."""
+    """Guards against averaging logits instead of probabilities, and against the disagreement of another label."""
     pair, image = make_pair("vit", "resnet"), noise(0)
     probabilities = {}
     for name in "ab":
@@ -119,7 +121,8 @@ def test_labels_are_the_mean_and_disagreement_is_the_difference() -> None:
 
 
 def test_masks_divide_the_image_and_disagreement_is_counted_in_them() -> None:
-    """Guards pixels that are in two masks or in none, and a disagreement over the whole image instead of the mask."""
+    """Guards against pixels that are in two masks or in none, and against a disagreement measured over the whole image
+    instead of the mask."""
     pair, image = make_pair("segformer", "segformer"), noise(0)
     found = pair.pipeline()(image)
     masks = np.stack([np.asarray(entry["mask"]) for entry in found])
@@ -138,7 +141,8 @@ def test_masks_divide_the_image_and_disagreement_is_counted_in_them() -> None:
 
 
 def test_predicting_leaves_training_mode_and_random_state_alone(pair: ModelPair) -> None:
-    """Guards a look at predictions in the middle of training, which must not change what training draws."""
+    """Guards against predictions in the middle of training that change the training mode or the random numbers drawn
+    later."""
     pair.train()
     before = torch.get_rng_state()
     pair.pipeline()(noise(0))

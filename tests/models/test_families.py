@@ -1,4 +1,4 @@
-"""Members of further families, one tiny checkpoint each: built, tried, frozen, saved, opened by transformers alone."""
+"""Further architectures, one tiny checkpoint each: built, tried, frozen, saved, and opened with transformers alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def crop() -> hf.BaseImageProcessor:
     return hf.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=SQUARE)
 
 
-# What each is saved as: as on the Hub, mostly the model with its text side or without any head.
+# Each is saved as on the Hub: mostly as the model with its text tower, or without any head.
 IMAGES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "clip": lambda: (hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=16)), crop()),
     "metaclip-2": lambda: (
@@ -87,8 +87,8 @@ def save(tmp_path: Path) -> Callable[[str, tuple[Any, Any]], str]:
 
 @pytest.mark.parametrize("family", IMAGES)
 def test_image_families(family: str, save: Any, tmp_path: Path) -> None:
-    """Silent: a vision tower that stays random, a backbone that is not found and trains under --train head, or scores
-    of `pipeline()` that are not the pair's."""
+    """Guards against a vision tower that stays random, a backbone that is not found and so trains under `--train head`,
+    and scores of `pipeline()` that differ from the pair's."""
     torch.manual_seed(0)
     model, processor = IMAGES[family]()
     pair = ModelPair.from_models(save(family, (model, processor)), "tiny:resnet", id2label=NAMES)
@@ -117,8 +117,8 @@ def test_image_families(family: str, save: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", BACKBONES)
 def test_upernet_on_a_backbone(family: str, save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: a backbone that stays random under the new head, or a checkpoint that transformers alone reads
-    otherwise."""
+    """Guards against a backbone that stays random under the new head, and against a checkpoint that transformers alone
+    reads differently."""
     monkeypatch.setattr(upernet, "UperNetConfig", partial(hf.UperNetConfig, hidden_size=16))  # 512: seconds per head
     torch.manual_seed(0)
     source = save(family, BACKBONES[family]())
@@ -143,7 +143,8 @@ def test_upernet_on_a_backbone(family: str, save: Any, tmp_path: Path, monkeypat
 
 
 def test_a_backbone_for_images_gets_a_new_head_of_its_own_class(save: Any, tmp_path: Path) -> None:
-    """`backbone:` of a model with classes is that model with another head, so transformers opens it."""
+    """For images, `backbone:` gives the model's own classification class with a new head, so that transformers can open
+    it."""
     source = save("dinov2", BACKBONES["dinov2"]())
     pair = ModelPair.from_models(f"backbone:{source}", "tiny:resnet", id2label=NAMES)
     pair.save_pretrained(tmp_path / "pair")
@@ -152,7 +153,8 @@ def test_a_backbone_for_images_gets_a_new_head_of_its_own_class(save: Any, tmp_p
 
 
 def test_dinov3_for_images_names_the_checkpoint_of_timm(save: Any) -> None:
-    """transformers has no classifier for it; a list of supported classes would be no help."""
+    """transformers has no classifier for DINOv3, so the error must name timm's; a list of supported classes would not
+    help."""
     source = save("dinov3-vitb16-pretrain-lvd1689m", BACKBONES["dinov3"]())
     for given in (source, f"backbone:{source}"):
         with pytest.raises(CheckpointError, match=r"timm/vit_base_patch16_dinov3\.lvd1689m"):
@@ -166,7 +168,7 @@ def test_what_is_no_backbone_says_what_is(save: Any) -> None:
 
 
 def test_patches_of_any_number_are_refused(save: Any) -> None:
-    """Guards against the traceback of a foreign module, for SigLIP 2 with NaFlex patches, from disk and in memory."""
+    """Guards against a traceback from inside transformers for SigLIP 2 with NaFlex patches, from disk and in memory."""
     small = {**SMALL, "intermediate_size": 24, "num_patches": 16, "patch_size": 8}
     model = hf.Siglip2ForImageClassification(hf.Siglip2Config(text_config=TEXT, vision_config=small, id2label=NAMES))
     patches = hf.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
@@ -179,7 +181,8 @@ def test_patches_of_any_number_are_refused(save: Any) -> None:
 
 
 def test_a_lost_tensor_of_a_vision_tower_is_an_error(save: Any, tmp_path: Path) -> None:
-    """Silent: CLIP's prefix is not the name of its vision tower, so a random layer was taken for part of the head."""
+    """Guards against a layer that stays random: CLIP's prefix is not the name of its vision tower, so a missing layer
+    was taken for part of the head."""
     from safetensors.torch import load_file, save_file
 
     file = Path(save("clip", IMAGES["clip"]())) / "model.safetensors"
@@ -192,7 +195,8 @@ def test_a_lost_tensor_of_a_vision_tower_is_an_error(save: Any, tmp_path: Path) 
 
 class TestOneImageIsTried:
     def test_a_size_that_the_model_does_not_take(self, save: Any) -> None:
-        """Before, the traceback came after phase 0: the square training view suits the model, and a photo does not."""
+        """The error must come before training. The square training view suits this model but a photo does not, so it
+        used to fail only after phase 0."""
         vit = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
         source = save("vit", (vit, hf.ViTImageProcessor(size={"shortest_edge": SIDE}, do_center_crop=False)))
         with pytest.raises(
@@ -201,7 +205,7 @@ class TestOneImageIsTried:
             ModelPair.from_models(source, "tiny:resnet", id2label=NAMES)
 
     def test_a_model_without_logits(self, save: Any) -> None:
-        """PP-LCNet of transformers returns scores under another name, which neither training nor `pipeline()` reads."""
+        """PP-LCNet in transformers returns scores under another name, which neither training nor `pipeline()` reads."""
         source = save("lcnet", (hf.PPLCNetForImageClassification(hf.PPLCNetConfig()), crop()))
         with pytest.raises(
             ValueError, match=r"PPLCNetForImageClassification\) returns last_hidden_state and no logits"
@@ -209,14 +213,15 @@ class TestOneImageIsTried:
             ModelPair.from_models(source, "tiny:resnet", id2label=NAMES)
 
     def test_a_headless_model(self) -> None:
-        """The likeliest mistake in Python: AutoModel where AutoModelForImageClassification was meant."""
+        """The most likely mistake in Python must be explained: AutoModel instead of AutoModelForImageClassification."""
         model, processor = hf.ViTModel(hf.ViTConfig(**VISION)), hf.ViTImageProcessor(size=SQUARE)
         model.config.id2label = NAMES
         with pytest.raises(ValueError, match=r"no logits.*AutoModelForImageClassification"):
             ModelPair(model, model, processor, processor)
 
     def test_logits_of_another_count(self) -> None:
-        """Silent: a configuration edited after the head was built; labels beyond its end fail on a GPU only."""
+        """Guards against a configuration edited after the head was built; labels beyond the head's end would fail on a
+        GPU only."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5))
         model.config.id2label = NAMES
         processor = hf.ViTImageProcessor(size=SQUARE)
@@ -226,7 +231,8 @@ class TestOneImageIsTried:
 
 class TestInMemory:
     def test_models_become_the_members(self, tmp_path: Path) -> None:
-        """Silent: a trained head drawn anew, or the caller's model changed behind its back."""
+        """A model passed in memory becomes the member itself, or a copy with the same backbone if it needs a head of
+        another size. Guards against changing the caller's model."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
         processor = hf.ViTImageProcessor(size=SQUARE)
         pair = ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label=NAMES)
@@ -240,7 +246,7 @@ class TestInMemory:
         assert ModelPair.from_pretrained(tmp_path).class_names == ["p", "q"]
 
     def test_the_processor_is_found_and_no_path_is_saved(self, save: Any, tmp_path: Path) -> None:
-        """Silent: the name of a user and of a machine in a folder that is published."""
+        """Guards against a published folder that contains the name of a user or a path of a machine."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, id2label=NAMES))
         source = save("vit", (model, hf.ViTImageProcessor(size=SQUARE)))
         models = [AutoModelForImageClassification.from_pretrained(source) for _ in "ab"]
@@ -265,7 +271,7 @@ class TestInMemory:
         ids=["wrapped", "meta", "quantized", "class", "tuple"],
     )
     def test_what_cannot_be_trained_is_refused(self, change: Any, message: str) -> None:
-        """Guards against the traceback of a foreign module in the middle of a run."""
+        """Guards against another library's traceback in the middle of a run."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
         with pytest.raises(ValueError, match=message):
             ModelPair.from_models(
@@ -273,7 +279,8 @@ class TestInMemory:
             )
 
     def test_members_share_no_weights(self) -> None:
-        """Silent: two members on one backbone, whose gradients add up, so that neither is taught by the other."""
+        """Guards against two models with one shared backbone: the gradients add up, and neither model is taught by the
+        other."""
         models = [hf.ViTForImageClassification(hf.ViTConfig(**VISION, id2label=NAMES)) for _ in "ab"]
         models[1].vit = models[0].vit
         processor = hf.ViTImageProcessor(size=SQUARE)
@@ -294,20 +301,22 @@ class TestInMemory:
         ids=["id", "class", "size"],
     )
     def test_another_image_processor(self, processor: Any, message: str) -> None:
-        """Guards against advice on sizes where the processor itself is the mistake, and against a foreign traceback."""
+        """Guards against advice about sizes when the processor itself is the mistake, and against another library's
+        traceback."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
         with pytest.raises(ValueError, match=message):
             ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label=NAMES)
 
     def test_classes_as_people_have_them(self) -> None:
-        """Guards against a map of a JSON file, whose keys are words, that is refused for being in no order."""
+        """Guards against refusing a class map from a JSON file, whose keys are strings, or one whose ids are not in
+        order."""
         for given in (["p", "q"], {"0": "p", "1": "q"}, {1: "q", 0: "p"}):
             assert ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=given).class_names == ["p", "q"]
         with pytest.raises(ValueError, match=r"id2label is a int\. Give a map"):
             ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=3)  # type: ignore[arg-type]
 
     def test_what_cannot_be_a_member(self) -> None:
-        """One sentence each, in Python's terms."""
+        """Each mistake must be explained in one sentence, in terms of the Python arguments."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
         with pytest.raises(ValueError, match=r"Model a has no image processor.*processor_a="):
             ModelPair.from_models(model, "tiny:resnet", id2label=NAMES)
@@ -317,7 +326,7 @@ class TestInMemory:
             ModelPair.from_models("tiny:resnet", torch.nn.Linear(2, 2), id2label=NAMES)
 
     def test_adapters_are_refused_and_merged_ones_are_not(self, save: Any, tmp_path: Path) -> None:
-        """Silent: a saved pair whose member is an adapter that points at a folder of another machine."""
+        """Guards against a saved pair in which one model is an adapter that points to a folder on another machine."""
         peft = pytest.importorskip("peft")
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, id2label=NAMES))
         processor = hf.ViTImageProcessor(size=SQUARE)

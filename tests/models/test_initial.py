@@ -1,4 +1,4 @@
-"""Phases that start from the first weights again: backbone unchanged, head redrawn from its seed."""
+"""Phases that start from the initial weights again: the backbone is restored, the head is drawn again from its seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def states(pair: ModelPair) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def train(pair: ModelPair) -> None:
-    """Move every floating-point tensor, statistics too."""
+    """Change every floating-point tensor, BatchNorm statistics too."""
     with torch.no_grad():
         for value in pair.state_dict().values():
             if value.is_floating_point():
@@ -31,7 +31,8 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 
 
 def test_pretrained_backbone_comes_back_and_the_head_is_new(checkpoint, tmp_path):
-    """A head kept over the restart carries the previous phase's labels on; a redrawn backbone loses pretraining."""
+    """Guards against a head kept over the restart, which carries the previous phase's labels on, and against a redrawn
+    backbone, which loses its pretraining."""
     pair = ModelPair.from_models(checkpoint("vit", seed=3), checkpoint("resnet", seed=4), id2label=NAMES)
     first = states(pair)
     initial = InitialWeights(pair, tmp_path / "initial", resumed=False, writes=True)
@@ -47,7 +48,8 @@ def test_pretrained_backbone_comes_back_and_the_head_is_new(checkpoint, tmp_path
 
 
 def test_from_scratch_weights_are_all_redrawn(tmp_path):
-    """From scratch, every phase is a new network: one that starts from phase 0's draw is not independent of it."""
+    """Without pretraining, every phase is a new network. Guards against one that starts from phase 0's weights and so
+    is not independent of it."""
     pair = ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES)
     first = states(pair)
     initial = InitialWeights(pair, tmp_path / "initial", resumed=False, writes=True)
@@ -59,7 +61,7 @@ def test_from_scratch_weights_are_all_redrawn(tmp_path):
 
 
 def test_draws_depend_on_the_seeds_alone(tmp_path):
-    """Phase k's weights must be the same after a resume, whatever was drawn before."""
+    """The initial weights of a phase must be the same after a resume, whatever was drawn before."""
     pair = ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES)
     initial = InitialWeights(pair, tmp_path / "initial", resumed=False, writes=True)
     seen = []
@@ -75,7 +77,7 @@ def test_draws_depend_on_the_seeds_alone(tmp_path):
 
 
 def test_resumed_run_has_the_first_weights_not_its_own(checkpoint, tmp_path):
-    """A resumed process holds trained weights; saving those as the initial ones would go unnoticed."""
+    """Guards against a resumed process that saves its trained weights as the initial ones."""
     sources = checkpoint("vit", seed=3), checkpoint("resnet", seed=4)
     pair = ModelPair.from_models(*sources, id2label=NAMES)
     initial = InitialWeights(pair, tmp_path / "initial", resumed=False, writes=True)
@@ -89,7 +91,8 @@ def test_resumed_run_has_the_first_weights_not_its_own(checkpoint, tmp_path):
 
 
 def test_opened_pair_keeps_what_it_has_learned(tmp_path):
-    """A pair opened from disk is pretrained, even if it once began from scratch: only its heads are drawn anew."""
+    """A pair opened from disk counts as pretrained, even if it was once trained from scratch: only its heads are drawn
+    again."""
     ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES).save_pretrained(tmp_path / "pair")
     pair = ModelPair.from_pretrained(tmp_path / "pair")
     first = states(pair)
@@ -99,14 +102,14 @@ def test_opened_pair_keeps_what_it_has_learned(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path):
-    """Two processes that write one file tear it."""
+    """Only the main process may write: two processes that write one file corrupt it."""
     pair = ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES)
     InitialWeights(pair, tmp_path / "initial", resumed=False, writes=False)
     assert not (tmp_path / "initial").exists()
 
 
 def test_resume_without_the_folder_says_so(tmp_path):
-    """Found before training, not at the next phase hours later."""
+    """A missing folder of initial weights must be reported before training, not at the next phase hours later."""
     pair = ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES)
     with pytest.raises(CheckpointError, match="every phase of this run starts from"):
         InitialWeights(pair, tmp_path / "initial", resumed=True, writes=True)

@@ -1,4 +1,4 @@
-"""One member: every weight arrives or is drawn on purpose; what cannot serve as a member says why."""
+"""Loading one model: every weight is loaded or drawn on purpose, and an unusable checkpoint says why."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def edit_weights(folder: str | Path, change: Callable[[dict[str, torch.Tensor]],
 
 
 def backbone_tensor(weights: dict[str, torch.Tensor]) -> str:
-    """The largest tensor that no head can explain."""
+    """The name of the largest tensor that is certainly not part of a head."""
     body = {name: value for name, value in weights.items() if "head" not in name and "classifier" not in name}
     return max(body, key=lambda name: (body[name].ndim, body[name].numel()))
 
@@ -49,7 +49,7 @@ def backbone_tensor(weights: dict[str, torch.Tensor]) -> str:
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES + PIXEL_FAMILIES)
 def test_every_weight_of_a_checkpoint_arrives(family, build, checkpoint):
-    """Tensors renamed between disk and memory stay at their random values with a warning at most."""
+    """Guards against tensors that have other names on disk than in memory and stay random, with a warning at most."""
     saved = build(family, seed=5)[0].state_dict()
     model, fresh = load(checkpoint(family, seed=5), task=task_of(family))
     loaded = model.state_dict()
@@ -59,7 +59,8 @@ def test_every_weight_of_a_checkpoint_arrives(family, build, checkpoint):
 
 
 def test_half_precision_checkpoint_trains_in_float32(build, checkpoint):
-    """`from_pretrained` keeps the checkpoint's float16, and small updates then vanish in rounding."""
+    """`from_pretrained` keeps the checkpoint's float16, in which small updates vanish in rounding; training needs
+    float32."""
     model, _ = build("resnet", seed=5)
     folder = checkpoint("resnet")
     model.half().save_pretrained(folder)
@@ -69,7 +70,7 @@ def test_half_precision_checkpoint_trains_in_float32(build, checkpoint):
 
 
 def test_backbone_without_a_head_keeps_every_weight_and_draws_the_head(tmp_path, caplog):
-    """A pretrained backbone names its tensors without the prefix `vit.`; all of it could stay random."""
+    """A pretrained backbone names its tensors without the prefix `vit.`. Guards against all of them staying random."""
     config = ViTConfig(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
     )
@@ -84,7 +85,7 @@ def test_backbone_without_a_head_keeps_every_weight_and_draws_the_head(tmp_path,
 
 
 def test_segmentation_from_a_classifier_draws_its_decoder_only(build, tmp_path):
-    """MiT backbones come as classifiers: the decoder is new, the encoder must not be."""
+    """MiT backbones are published as classifiers: only the decoder may be new, not the encoder."""
     config = build("segformer")[0].config
     classifier = SegformerForImageClassification(config)
     classifier.save_pretrained(tmp_path)
@@ -95,7 +96,7 @@ def test_segmentation_from_a_classifier_draws_its_decoder_only(build, tmp_path):
 
 
 def test_old_checkpoint_without_batchnorm_counters_is_complete(checkpoint):
-    """Files written before the counter existed would be refused as damaged."""
+    """Guards against refusing, as damaged, files written before BatchNorm had its batch counter."""
     folder = checkpoint("resnet")
 
     def drop(weights):
@@ -112,7 +113,8 @@ def test_old_checkpoint_without_batchnorm_counters_is_complete(checkpoint):
 @pytest.mark.parametrize("family", ["vit", "resnet", "upernet"])
 @pytest.mark.parametrize("names", [["ant", "bee", "cat", "dog"], ["x", "y", "z"], ["bee", "ant", "cat"]])
 def test_head_of_other_classes_is_drawn_anew_with_a_warning(family, names, checkpoint, caplog):
-    """A head of the same size for other classes, or the same in another order, would be kept, and wrong."""
+    """Guards against keeping a head of the same size that was trained for other classes, or for the same ones in
+    another order."""
     folder = checkpoint(family, seed=3)
     kept, _ = load(folder, task=task_of(family))
     with caplog.at_level(logging.WARNING):
@@ -129,14 +131,16 @@ def test_head_of_other_classes_is_drawn_anew_with_a_warning(family, names, check
 
 
 def test_head_without_class_names_is_not_taken_for_the_users(checkpoint):
-    """`LABEL_0, LABEL_1` on both sides says nothing about what a head was trained for."""
+    """Guards against keeping a head because both sides say `LABEL_0, LABEL_1`: that says nothing about what it was
+    trained for."""
     placeholders = [f"LABEL_{index}" for index in range(3)]
     _, fresh = load(checkpoint("vit", names=placeholders), placeholders)
     assert fresh == {"classifier.weight", "classifier.bias"}
 
 
 def test_head_is_drawn_from_the_seed_and_moves_no_random_state(checkpoint):
-    """A head from the global state differs between processes, and drawing it there shifts what training draws."""
+    """Guards against a head drawn from the global random state: it differs between processes and changes what training
+    draws later."""
     folder, names = checkpoint("resnet"), ["x", "y"]
     before = torch.get_rng_state()
     first, again, other = (load(folder, names, seed=seed)[0].classifier[1].weight for seed in (1, 1, 2))
@@ -147,7 +151,8 @@ def test_head_is_drawn_from_the_seed_and_moves_no_random_state(checkpoint):
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES + PIXEL_FAMILIES)
 def test_class_tensors_are_the_last_layers(family, build):
-    """A head found too small keeps the old classes' bias; one found too large loses pretrained weights."""
+    """Guards against a head found too small, which keeps the old classes' bias, and one found too large, which loses
+    pretrained weights."""
     model, _ = build(family)
     names = loading.class_tensors(model)
     kinds = {name.rpartition(".")[2] for name in names}
@@ -158,7 +163,7 @@ def test_class_tensors_are_the_last_layers(family, build):
 
 
 def test_redraw_changes_the_named_tensors_only(build):
-    """Restarting a phase with a new head must not touch the pretrained backbone."""
+    """A phase that restarts with a new head must not change the pretrained backbone."""
     model, _ = build("swin")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     loading.redraw(model, 3, {"classifier.weight"})
@@ -172,7 +177,7 @@ def test_redraw_changes_the_named_tensors_only(build):
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES + PIXEL_FAMILIES)
 def test_missing_backbone_tensor_is_an_error(family, checkpoint):
-    """transformers warns and trains on with random weights, UperNet's too, which has no base model prefix."""
+    """transformers only warns and trains on with random weights, even in UperNet, which has no base model prefix."""
     folder = checkpoint(family)
     edit_weights(folder, lambda weights: weights.pop(backbone_tensor(weights)))
     with pytest.raises(CheckpointError, match="1 tensors are not loaded"):
@@ -181,7 +186,7 @@ def test_missing_backbone_tensor_is_an_error(family, checkpoint):
 
 @pytest.mark.parametrize("family", ["vit", "resnet", "upernet", "segformer"])
 def test_misshapen_backbone_tensor_is_an_error(family, checkpoint):
-    """`ignore_mismatched_sizes`, meant for the head, would also draw a backbone tensor anew."""
+    """Guards against `ignore_mismatched_sizes`, which is meant for the head, also re-initializing a backbone tensor."""
     folder = checkpoint(family)
 
     def grow(weights):
@@ -194,7 +199,7 @@ def test_misshapen_backbone_tensor_is_an_error(family, checkpoint):
 
 
 def test_truncated_weights_are_an_error_that_names_the_source(checkpoint):
-    """A cut download must not surface as a traceback of the tensor library."""
+    """A truncated download must be an error that names the checkpoint, not a traceback from the tensor library."""
     folder = checkpoint("vit")
     file = Path(folder) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -203,7 +208,7 @@ def test_truncated_weights_are_an_error_that_names_the_source(checkpoint):
 
 
 def test_pickled_weights_are_refused(build, checkpoint):
-    """Reading a pickle runs whatever code its author put in."""
+    """Pickled weights must be refused: reading a pickle runs any code that its author put in."""
     folder = Path(checkpoint("vit"))
     (folder / "model.safetensors").unlink()
     torch.save(build("vit")[0].state_dict(), folder / "pytorch_model.bin")
@@ -213,21 +218,22 @@ def test_pickled_weights_are_refused(build, checkpoint):
 
 @pytest.mark.parametrize(("family", "task"), [("vit", "semantic-segmentation"), ("upernet", "image-classification")])
 def test_model_of_another_task_says_which(family, task, checkpoint):
-    """The error of transformers lists 60 configuration classes and not the model."""
+    """The error must say which task is not supported; that of transformers lists 60 configuration classes but not the
+    model."""
     with pytest.raises(CheckpointError, match=f"which transformers does not support for {task}"):
         load(checkpoint(family), task=task)
 
 
 @pytest.mark.parametrize("source", ["nobody/no-such-model", "no/such/folder/here", "vit-bsae"])
 def test_unknown_model_repeats_what_was_given(source):
-    """A mistyped id must end in one line that shows it."""
+    """A mistyped id must end in an error that repeats it."""
     with pytest.raises(CheckpointError, match=f"Cannot load a model from '{source}'"):
         load(source)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "no-such-type"}'])
 def test_damaged_configuration_is_a_clear_error(text, checkpoint):
-    """A half-written config.json raises anything from JSONDecodeError to AttributeError."""
+    """Guards against a half-written config.json that raises anything from JSONDecodeError to AttributeError."""
     folder = checkpoint("vit")
     (Path(folder) / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"Cannot load a model from|cannot be used: its config\.json"):
@@ -249,7 +255,7 @@ def test_modeling_code_is_not_run_unless_asked(checkpoint):
 
 
 def test_checkpoint_without_image_processor_says_how_to_add_one(checkpoint):
-    """Training on images normalized by a guess lowers every score without a word."""
+    """Guards against guessing how images are normalized, which lowers every score without an error."""
     folder = Path(checkpoint("vit"))
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="no usable image processor"):
@@ -257,7 +263,7 @@ def test_checkpoint_without_image_processor_says_how_to_add_one(checkpoint):
 
 
 def test_sharded_checkpoint_with_a_missing_shard_is_an_error(build, tmp_path):
-    """Large checkpoints come in several files; one that is missing leaves its layers random."""
+    """Large checkpoints come in several files. Guards against a missing one that leaves its layers random."""
     model, _ = build("vit")
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
@@ -270,18 +276,19 @@ def test_sharded_checkpoint_with_a_missing_shard_is_an_error(build, tmp_path):
 
 @pytest.mark.parametrize("ids", [{}, {1: "a", 2: "b"}, {0: "a", 2: "b"}, {"cat": 0}])
 def test_class_ids_must_count_from_zero(ids):
-    """Other ids would be renumbered by position, and every logit would stand for another class than its mask value."""
+    """Guards against renumbering other class ids by position: every logit would stand for another class than its mask
+    value."""
     with pytest.raises(ValueError, match="Class ids must be the integers 0, 1, 2"):
         loading.in_order(ids)
 
 
 def test_class_ids_are_sorted_not_taken_as_written():
-    """A map written in another order than its ids would swap the classes' names."""
+    """Guards against a map written in another order than its ids, which would swap the classes' names."""
     assert list(loading.in_order({1: "b", 0: "a"}.copy()).items()) == [(0, "a"), (1, "b")]
 
 
 def test_restore_brings_back_every_tensor_and_leaves_the_configuration(build, checkpoint):
-    """Resume into a live member: strict, in place, in the member's own dtype and settings."""
+    """Resuming loads every tensor into the model in memory: strictly, in place, and without changing its settings."""
     member, _ = build("dinov2", seed=1)
     parameters = list(member.parameters())
     settings = member.config.to_dict()
@@ -293,6 +300,6 @@ def test_restore_brings_back_every_tensor_and_leaves_the_configuration(build, ch
 
 
 def test_copied_folder_loads_alike(checkpoint, tmp_path):
-    """A checkpoint that only opens where it was written is not one."""
+    """Guards against a checkpoint that only opens in the folder where it was written."""
     shutil.copytree(checkpoint("vit"), tmp_path / "elsewhere")
     assert load(str(tmp_path / "elsewhere"))[1] == set()

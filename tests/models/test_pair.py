@@ -47,7 +47,7 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[st
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
 def test_every_weight_comes_back(family, make_pair, tmp_path):
-    """A tensor that stays unloaded is random: scores drop, and nothing else tells."""
+    """Guards against a tensor that is not loaded and stays random: scores drop, and nothing else shows it."""
     pair = make_pair(family, "resnet")
     pair.save_pretrained(tmp_path)
     opened, live = ModelPair.from_pretrained(tmp_path), make_pair(family, "resnet", seed=8)
@@ -59,7 +59,7 @@ def test_every_weight_comes_back(family, make_pair, tmp_path):
 
 @pytest.mark.parametrize("family", PIXEL_FAMILIES)
 def test_every_weight_of_a_segmentation_pair_comes_back(family, make_pair, tmp_path):
-    """Decoders and auxiliary heads have renamed tensors of their own."""
+    """Guards against unloaded weights in decoders and auxiliary heads, which have renamed tensors of their own."""
     pair = make_pair(family, "segformer", task=SEGMENTATION)
     pair.save_pretrained(tmp_path)
     opened, live = ModelPair.from_pretrained(tmp_path), make_pair(family, "segformer", task=SEGMENTATION, seed=8)
@@ -71,7 +71,7 @@ def test_every_weight_of_a_segmentation_pair_comes_back(family, make_pair, tmp_p
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_loading_the_file_as_the_stock_trainer_does_leaves_weights_behind(family, build, make_pair, tmp_path):
-    """The reason for `load_weights`: stock resume reads the raw file with strict=False and only warns."""
+    """Shows why `load_weights` is needed: the stock resume reads the raw file with strict=False and only warns."""
     make_pair(family, "resnet").save_pretrained(tmp_path)
     expected = make_pair(family, "resnet").model_a.state_dict()
     model, _ = build(family, seed=8)
@@ -81,7 +81,7 @@ def test_loading_the_file_as_the_stock_trainer_does_leaves_weights_behind(family
 
 
 def test_stock_classes_open_both_members(make_pair, tmp_path):
-    """The root and `peer/` are standard checkpoints: no code of ours is needed to use them."""
+    """The root and `peer/` are standard checkpoints, which must open without any of our code."""
     pair = make_pair("vit", "resnet")
     pair.save_pretrained(tmp_path)
     root = AutoModelForImageClassification.from_pretrained(tmp_path)
@@ -93,7 +93,8 @@ def test_stock_classes_open_both_members(make_pair, tmp_path):
 
 @pytest.mark.parametrize("primary", MEMBERS)
 def test_members_are_found_by_name_not_by_position(primary, make_pair, tmp_path):
-    """With b at the root, loading by position swaps the members; two of one architecture would not even fail."""
+    """Guards against loading by position: with b at the root it swaps the models, and two of one architecture would not
+    even fail."""
     pair = make_pair("vit", "vit")
     pair.save_pretrained(tmp_path, primary=primary)
     live = make_pair("vit", "vit", seed=8)
@@ -108,14 +109,14 @@ def test_members_are_found_by_name_not_by_position(primary, make_pair, tmp_path)
 
 @pytest.mark.parametrize("primary", ["c", "../b", "peer", "A"])
 def test_primary_is_a_or_b(primary, make_pair, tmp_path):
-    """Any other name would write both members into `peer/`, one over the other."""
+    """Guards against any other name than a or b, which would write both models into `peer/`, one over the other."""
     with pytest.raises(ValueError, match="primary must be 'a' or 'b'"):
         make_pair("vit", "resnet").save_pretrained(tmp_path, primary=primary)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_pair_is_survives_saving(make_pair, tmp_path):
-    """The report and a resumed run read phase and base models back."""
+    """Guards against losing the phase and the base models, which the report and a resumed run read back."""
     pair = make_pair("vit", "resnet")
     pair.metadata |= {"base_models": {"a": "x", "b": "y"}, "phase": 3}
     pair.save_pretrained(tmp_path)
@@ -127,7 +128,7 @@ def test_what_a_pair_is_survives_saving(make_pair, tmp_path):
 
 
 def test_gathered_weights_are_split_by_member(make_pair, tmp_path):
-    """Under FSDP the state arrives as one dictionary; the live shards must not be saved instead."""
+    """Under FSDP the state arrives as one dictionary. Guards against saving the live shards instead."""
     pair, gathered = make_pair("vit", "resnet"), make_pair("vit", "resnet", seed=8).state_dict()
     pair.save_pretrained(tmp_path, state_dict=gathered)
     assert differing(state(ModelPair.from_pretrained(tmp_path)), gathered) == []
@@ -135,7 +136,8 @@ def test_gathered_weights_are_split_by_member(make_pair, tmp_path):
 
 
 def test_save_over_an_older_pair_cut_short_is_no_pair(make_pair, tmp_path):
-    """Killed between the two members, the folder would hold one new and one old member under the old description."""
+    """Guards against a save killed between the two models: one new and one old model would open under the old
+    description."""
     make_pair("vit", "resnet").save_pretrained(tmp_path)
     newer = make_pair("vit", "resnet", seed=8)
 
@@ -150,20 +152,20 @@ def test_save_over_an_older_pair_cut_short_is_no_pair(make_pair, tmp_path):
 
 
 def test_other_processes_write_nothing(make_pair, tmp_path):
-    """Every process calls `save_pretrained`; two writers tear a file."""
+    """Every process calls `save_pretrained`, but only the main one may write: two writers corrupt a file."""
     make_pair("vit", "resnet").save_pretrained(tmp_path / "pair", is_main_process=False)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_saving_to_a_file_is_refused(make_pair, tmp_path):
-    """transformers logs this as an error and returns: the weights of a long run would be gone."""
+    """transformers only logs this as an error and returns, so the weights of a long run would be lost."""
     (tmp_path / "pair").write_text("")
     with pytest.raises(ValueError, match="is a file, but a pair needs a folder"):
         make_pair("vit", "resnet").save_pretrained(tmp_path / "pair")
 
 
 def test_half_precision_pair_opens_in_float32(make_pair, tmp_path):
-    """A pair saved in float16 goes on training in float16, where small updates vanish."""
+    """Guards against a pair saved in float16 that goes on training in float16, where small updates vanish."""
     pair = make_pair("vit", "resnet")
     copy.deepcopy(pair).half().save_pretrained(tmp_path)
     opened = ModelPair.from_pretrained(tmp_path)
@@ -274,7 +276,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_pair_is_refused(damage, make_pair, tmp_path):
-    """A pair is whole or refused: half a pair trains on, or is published, without a word."""
+    """A pair is loaded whole or refused: half a pair would be trained or published without an error."""
     pair = make_pair("vit", "resnet")
     pair.save_pretrained(tmp_path)
     before = state(pair)
@@ -299,7 +301,8 @@ def test_damaged_pair_is_refused(damage, make_pair, tmp_path):
     ],
 )
 def test_a_configuration_that_would_fill_the_memory_is_not_built(make_pair, tmp_path, spoiled, says):
-    """A stranger's config.json with a billion classes makes a table of them as soon as it is read."""
+    """Guards against a stranger's config.json with a billion classes, which fills a table of that size as soon as it is
+    read."""
     pair = make_pair("vit", "resnet")
     pair.save_pretrained(tmp_path)
     file = tmp_path / PEER_FOLDER / "config.json"
@@ -312,14 +315,15 @@ def test_a_configuration_that_would_fill_the_memory_is_not_built(make_pair, tmp_
 
 
 def test_weights_of_other_architectures_are_refused(make_pair, tmp_path):
-    """Resume with the two models exchanged on the command line must not load what happens to fit."""
+    """A resume with the two models swapped on the command line must fail, not load whatever happens to fit."""
     make_pair("vit", "resnet").save_pretrained(tmp_path)
     with pytest.raises(CheckpointError):
         make_pair("resnet", "vit").load_weights(tmp_path)
 
 
 def test_missing_processor_is_refused(make_pair, tmp_path):
-    """`subfolder=` must not fall back to the processor of the root: the peer would see other colors."""
+    """Guards against `subfolder=` falling back to the processor of the root, with which the peer would see other
+    colors."""
     make_pair("vit", "resnet").save_pretrained(tmp_path)
     (tmp_path / PEER_FOLDER / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="no usable image processor"):
@@ -330,7 +334,8 @@ def test_missing_processor_is_refused(make_pair, tmp_path):
 
 
 def test_label_maps_that_differ_are_refused(build, checkpoint):
-    """Class 1 of a is class 0 of b: each would teach the other the wrong names."""
+    """Guards against models with different class ids: if class 1 of a is class 0 of b, each teaches the other wrong
+    labels."""
     (vit, vit_processor), (resnet, resnet_processor) = build("vit"), build("resnet", ["bee", "ant", "cat"])
     with pytest.raises(ValueError, match="class 0 is 'ant' in a and 'bee' in b"):
         ModelPair(vit, resnet, vit_processor, resnet_processor)
@@ -340,7 +345,7 @@ def test_label_maps_that_differ_are_refused(build, checkpoint):
 
 
 def test_agreeing_label_maps_need_no_classes(checkpoint, build):
-    """Two fine-tuned models of the same classes go on from their heads."""
+    """Two models fine-tuned on the same classes must keep their heads."""
     pair = ModelPair.from_models(checkpoint("vit", seed=3), checkpoint("resnet", seed=4))
     assert pair.class_names == CLASSES
     assert torch.equal(pair.model_a.classifier.weight, build("vit", seed=3)[0].classifier.weight)
@@ -348,14 +353,14 @@ def test_agreeing_label_maps_need_no_classes(checkpoint, build):
 
 
 def test_class_ids_in_any_order_keep_their_names(checkpoint):
-    """A map written as {1: ..., 0: ...} would otherwise be renumbered by position."""
+    """Guards against renumbering a map such as {1: ..., 0: ...} by position."""
     pair = ModelPair.from_models(checkpoint("vit"), "tiny:resnet", id2label={2: "z", 0: "x", 1: "y"})
     assert pair.class_names == ["x", "y", "z"]
     assert pair.model_b.config.label2id == {"x": 0, "y": 1, "z": 2}
 
 
 def test_members_from_one_checkpoint_get_different_heads(checkpoint):
-    """Two equal members agree on everything and teach each other nothing."""
+    """Guards against two equal models, which agree on everything and teach each other nothing."""
     folder = checkpoint("resnet")
     pair = ModelPair.from_models(folder, folder, id2label={0: "x", 1: "y"})
     a, b = pair.model_a.state_dict(), pair.model_b.state_dict()
@@ -364,7 +369,7 @@ def test_members_from_one_checkpoint_get_different_heads(checkpoint):
 
 
 def test_builtin_members_need_classes():
-    """A builtin has no classes to agree on."""
+    """A built-in model has no classes, so `id2label` must be asked for."""
     with pytest.raises(ValueError, match="give id2label="):
         ModelPair.from_models("tiny:vit", "tiny:resnet")
 
@@ -380,14 +385,15 @@ def test_builtin_members_need_classes():
     ],
 )
 def test_unusable_models_are_named(a, task, message):
-    """The message repeats what was given: of two models a user must see which one is meant."""
+    """The error must repeat what was given, so that a user sees which of the two models is meant."""
     with pytest.raises(ValueError, match=message):
         ModelPair.from_models(a, "tiny:resnet", task=task, id2label={0: "x", 1: "y"})
 
 
 @pytest.mark.parametrize("size", [None, 48])
 def test_image_size_reaches_the_views_and_the_saved_processors(size, checkpoint, tmp_path):
-    """A size that only training knows is lost on disk: `pipeline()` would then score another pair."""
+    """Guards against an image size that only training uses and that is not saved: `pipeline()` would give other
+    scores."""
     pair = ModelPair.from_models(checkpoint("vit"), checkpoint("convnext"), id2label={0: "x"}, image_size=size)
     pair.save_pretrained(tmp_path)
     for one in (pair, ModelPair.from_pretrained(tmp_path)):
@@ -403,7 +409,8 @@ def test_image_size_reaches_the_views_and_the_saved_processors(size, checkpoint,
 
 @pytest.mark.parametrize("family", IMAGE_FAMILIES)
 def test_scores_are_those_of_the_standard_pipeline(family, make_pair, photographs, tmp_path):
-    """The card's figures must be what a user gets: 32 images of eight sizes through both, root and peer."""
+    """The scores on a model card must be those a user gets: 32 images of eight sizes go through the pair and
+    `pipeline()`, for root and peer."""
     pair = make_pair(family, "resnet")
     pair.save_pretrained(tmp_path)
     for name, folder in (("a", tmp_path), ("b", tmp_path / PEER_FOLDER)):
@@ -417,7 +424,8 @@ def test_scores_are_those_of_the_standard_pipeline(family, make_pair, photograph
 
 
 def test_calling_the_pair_does_the_full_geometry(make_pair, photographs):
-    """`pair(pixel_values)` is for clean images: resize and crop of each member's processor, not the training view."""
+    """`pair(pixel_values)` is for clean images: each is resized and cropped by the model's processor, not as a training
+    view."""
     pair = make_pair("dinov2", "convnext")
     image = photographs[4]
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
@@ -431,7 +439,7 @@ def test_calling_the_pair_does_the_full_geometry(make_pair, photographs):
 
 
 def test_each_member_sees_its_own_view(make_pair):
-    """Views exchanged between the members would train each on the other's labels and crops."""
+    """Guards against swapped views: each model would be trained on the other's labels and crops."""
     pair = make_pair("vit", "resnet")
     a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -441,7 +449,8 @@ def test_each_member_sees_its_own_view(make_pair):
 
 
 def test_wrong_calls_say_what_is_missing(make_pair):
-    """Integer images would all be clamped to white; no images would be no logits, without a word."""
+    """Guards against integer images, which would all be clamped to white, and against a call without images that
+    returns no logits and no error."""
     pair = make_pair("vit", "resnet")
     with pytest.raises(ValueError, match=r"float in \[0, 1\]"):
         pair(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
@@ -452,7 +461,8 @@ def test_wrong_calls_say_what_is_missing(make_pair):
 @pytest.mark.parametrize("way", ["autocast", "weights"])
 @pytest.mark.parametrize("task", ["image-classification", SEGMENTATION])
 def test_bfloat16_stays_near_float32(way, task, make_pair):
-    """`--bf16` (weights in float32) and a pair moved to bfloat16: no dtype error and nearly the same scores."""
+    """`--bf16` (weights in float32) and a pair moved to bfloat16 must give no dtype error and nearly the same
+    scores."""
     families = ("vit", "resnet") if task == "image-classification" else ("segformer", "upernet")
     pair = make_pair(*families, task=task)
     view = torch.rand(2, 3, 32, 32)
@@ -474,7 +484,8 @@ def test_bfloat16_stays_near_float32(way, task, make_pair):
 
 @pytest.mark.parametrize("families", [(family, family) for family in PIXEL_FAMILIES] + [("upernet", "mobilenet")])
 def test_logits_of_any_stride_come_at_the_label_resolution(families, make_pair):
-    """Logits at stride 2, 4, 8 or 1, and an auxiliary head beside them: the loss needs one shape."""
+    """Logits at stride 2, 4, 8 or 1, some beside an auxiliary head, must get the label resolution: the loss needs one
+    shape."""
     pair = make_pair(*families, task=SEGMENTATION)
     view, wide = torch.rand(2, 3, 32, 32), torch.rand(1, 3, 40, 72)
     with torch.no_grad():
@@ -486,7 +497,8 @@ def test_logits_of_any_stride_come_at_the_label_resolution(families, make_pair):
 
 @pytest.mark.parametrize("family", PIXEL_FAMILIES)
 def test_logits_lie_where_the_image_does(family, make_pair):
-    """Rows and columns exchanged, or patches folded into a square, keep every shape and lose every pixel."""
+    """Guards against swapped rows and columns, or patches folded into a square: the shapes stay right, every pixel is
+    wrong."""
     pair = make_pair(family, family, task=SEGMENTATION)
     base = torch.full((1, 3, 48, 144), 0.5)
     patch = torch.rand(1, 3, 16, 20, generator=torch.Generator().manual_seed(0))
@@ -498,13 +510,14 @@ def test_logits_lie_where_the_image_does(family, make_pair):
             change = (pair(touched)["a"] - pair(base)["a"]).abs().sum(dim=(0, 1, 2))
         return float(change @ torch.arange(144.0) / change.sum())
 
-    # Along the longer side only: a random network smears the few patches of the shorter one over all of it. DeepLab's
-    # pooled branch changes every pixel, which pulls both centers to the middle: they stay 4 pixels apart there.
+    # Only along the longer side: a random network spreads a change over the few patches of the shorter side. The pooled
+    # branch of DeepLab changes every pixel and so pulls both centers to the middle; they are still 4 pixels apart.
     assert center_of_change(slice(4, 24)) + 2 < center_of_change(slice(120, 140))
 
 
 def test_enlarged_logits_are_float32_under_autocast(make_pair):
-    """Interpolated in bfloat16, neighboring pixels tie and the arg-max depends on the order of the classes."""
+    """Guards against interpolating in bfloat16: neighboring pixels tie, and the argmax depends on the order of the
+    classes."""
     pair = make_pair("segformer", "mobilenet", task=SEGMENTATION)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         logits = pair(a=torch.rand(1, 3, 32, 32), b=torch.rand(1, 3, 32, 32))
@@ -512,7 +525,8 @@ def test_enlarged_logits_are_float32_under_autocast(make_pair):
 
 
 def test_cropping_processor_is_refused_for_pixels_only(build):
-    """Pixel labels of a cropped image lie beside their pixels; one label an image may be cropped."""
+    """A cropping processor must be refused for masks, whose labels would no longer match the pixels. For one label per
+    image it may crop."""
     model, _ = build("segformer")
     crop = BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
     with pytest.raises(ValueError, match="BitImageProcessor crops or pads images"):
@@ -521,7 +535,7 @@ def test_cropping_processor_is_refused_for_pixels_only(build):
 
 @pytest.mark.parametrize("family", PIXEL_FAMILIES)
 def test_segmentation_checkpoints_become_a_pair(family, checkpoint):
-    """From a checkpoint, each processor is brought to whole images at the shared size, cropping ones too."""
+    """Each processor of a checkpoint, even a cropping one, must be changed to give whole images at the shared size."""
     pair = ModelPair.from_models(
         checkpoint(family), "tiny:segformer", task=SEGMENTATION, id2label={0: "x", 1: "y"}, image_size=48
     )
@@ -534,14 +548,15 @@ def test_segmentation_checkpoints_become_a_pair(family, checkpoint):
 
 
 def test_state_has_the_members_tensors_and_no_more(make_pair):
-    """Keys of normalizers or other helpers would change with them and make old optimizer states unreadable."""
+    """Guards against keys of normalizers or other helpers in the state: when these change, old optimizer states become
+    unreadable."""
     pair = make_pair("vit", "resnet")
     expected = {f"model_{name}.{key}" for name in MEMBERS for key in pair.member(name).state_dict()}
     assert set(pair.state_dict()) == expected
 
 
 def test_copy_is_independent(make_pair):
-    """A shallow copy shares weights: an average or a second run would train the first pair."""
+    """Guards against a shallow copy that shares weights: an average or a second run would train the first pair."""
     pair = make_pair("vit", "resnet")
     before, twin = state(pair), copy.deepcopy(pair)
     assert differing(state(twin), before) == []
@@ -554,7 +569,7 @@ def test_copy_is_independent(make_pair):
 
 
 def test_new_pair_is_in_eval_mode(build):
-    """As `from_pretrained` leaves a model: with dropout on, the first prediction would be noise."""
+    """A new pair is in eval mode, as after `from_pretrained`: with dropout on, the first predictions would be noise."""
     (vit, vit_processor), (resnet, resnet_processor) = build("vit"), build("resnet")
     pair = ModelPair(vit.train(), resnet.train(), vit_processor, resnet_processor)
     assert not any(module.training for module in pair.modules())
@@ -578,7 +593,8 @@ def test_trainer_reads_what_it_needs(make_pair, tmp_path):
 
 
 def test_activation_checkpointing_reaches_both_members(make_pair):
-    """Flagged on one member only, the other keeps its activations; changed gradients would be worse."""
+    """Guards against activation checkpointing that reaches one model only, so that the other keeps its activations, and
+    against changed gradients."""
     pair = make_pair("vit", "swin").train()
     view = torch.rand(2, 3, 32, 32)
 
@@ -601,7 +617,7 @@ def test_activation_checkpointing_reaches_both_members(make_pair):
 
 
 def test_redraw_takes_the_head_of_a_pretrained_member(checkpoint):
-    """A kept head belongs to the head all the same: `restart=initial` draws it anew."""
+    """A head that was kept from the checkpoint is still a head: `restart=initial` must draw it again."""
     pair = ModelPair.from_models(checkpoint("vit", seed=3), checkpoint("resnet", seed=4))
     before = state(pair)
     pair.redraw("b", 7)
@@ -610,7 +626,8 @@ def test_redraw_takes_the_head_of_a_pretrained_member(checkpoint):
 
 
 def test_a_pair_describes_the_run_and_not_its_base(build, tmp_path):
-    """Silent: scores of `pipeline` that sum to 1.5, and masks of a further training shifted by one class."""
+    """Guards against `pipeline()` scores that sum to 1.5 after a multi-label base model, and against masks shifted by
+    one class when the pair is trained further."""
     vit, processor = build("vit")
     vit.config.problem_type = "multi_label_classification"
     folder = tmp_path / "vit"
@@ -633,7 +650,8 @@ def test_a_pair_describes_the_run_and_not_its_base(build, tmp_path):
 
 
 def test_names_that_a_base_has_twice(build, tmp_path):
-    """Silent: ImageNet's two cranes, of which the second could be neither chosen nor told apart in a report."""
+    """Guards against duplicate class names, such as ImageNet's two cranes: the second could be neither chosen nor told
+    apart in a report."""
     vit, processor = build("vit")
     names = ["hen", "crane", "crane"]
     vit.config.id2label, vit.config.label2id = dict(enumerate(names)), {name: at for at, name in enumerate(names)}

@@ -49,13 +49,13 @@ def tiny_deeplab(**changes) -> DeepLabV2ForSemanticSegmentation:
 
 
 def full_deeplab(**changes) -> DeepLabV2ForSemanticSegmentation:
-    """The paper's size without its memory: shapes only."""
+    """A network of the paper's size on the meta device, which needs no memory: for shapes only."""
     with torch.device("meta"):
         return DeepLabV2ForSemanticSegmentation(DeepLabV2Config(**changes))
 
 
 def scatter_statistics(model: nn.Module) -> None:
-    """Nothing may keep the value that a fresh model has anyway."""
+    """Give every tensor a value that a fresh model does not have."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -68,7 +68,8 @@ def scatter_statistics(model: nn.Module) -> None:
 
 @pytest.mark.parametrize(("num_labels", "parameters"), [(10, 1_467_610), (100, 1_467_610 + 90 * 129)])
 def test_wide_resnet_has_the_papers_parameters(num_labels, parameters):
-    """A missing shortcut, a biased convolution or a wrong width would train, and compare with nothing."""
+    """Guards against a missing shortcut, a biased convolution or a wrong width: it would train, but not be comparable
+    with published results."""
     with torch.device("meta"):
         model = WideResNetForImageClassification(WideResNetConfig(num_labels=num_labels))
     assert model.num_parameters() == parameters
@@ -80,7 +81,8 @@ def test_wide_resnet_has_the_papers_parameters(num_labels, parameters):
     [(21, 4, 44_048_532), (19, 4, 43_901_068), (21, 2, 44_048_532 - 1_548_372 // 2)],
 )
 def test_deeplab_has_the_papers_parameters(num_labels, branches, parameters):
-    """Two branches must not register the two that are dead officially, four must equal the official count."""
+    """With two branches, the two that are unused in the official code must not be registered; with four, the count must
+    be the official one."""
     assert full_deeplab(num_labels=num_labels, aspp_branches=branches).num_parameters() == parameters
 
 
@@ -88,13 +90,14 @@ def test_deeplab_has_the_papers_parameters(num_labels, branches, parameters):
     ("height", "width", "rows", "columns"), [(321, 321, 41, 41), (505, 505, 64, 64), (256, 512, 32, 64)]
 )
 def test_deeplab_logits_are_an_eighth(height, width, rows, columns):
-    """Output stride 16 or 32 (dilation not applied) gives a plausible but much coarser segmentation."""
+    """Guards against output stride 16 or 32 (dilation not applied), which gives a plausible but much coarser
+    segmentation."""
     logits = full_deeplab(num_labels=21)(torch.empty(1, 3, height, width, device="meta")).logits
     assert logits.shape == (1, 21, rows, columns)
 
 
 def test_wide_resnet_takes_other_channels_and_sizes():
-    """The configuration's channels reach the stem, and no image size is built in."""
+    """The number of channels in the configuration must reach the stem, and no image size may be built in."""
     model = tiny_wide_resnet(num_channels=1)
     assert model(torch.rand(2, 1, 28, 20)).logits.shape == (2, 5)
 
@@ -108,14 +111,16 @@ def test_wide_resnet_takes_other_channels_and_sizes():
     ],
 )
 def test_impossible_structures_are_refused(config, wrong, named):
-    """A rounded depth or an ignored branch count would build another network than the card names."""
+    """Guards against a rounded depth or an ignored branch count, which would build another network than the model card
+    names."""
     with pytest.raises(ValueError, match=named):
         config(**wrong)
 
 
 @pytest.mark.parametrize("branches", [2, 4])
 def test_deeplab_equals_torchvisions_dilated_resnet(branches):
-    """Independent reference: stride and dilation leave no trace in names or shapes, so a wrong one loads."""
+    """Compares with an independent reference: stride and dilation do not show in names or shapes, so weights load into
+    a wrong network."""
     depths = [1, 1, 2, 3]
     torch.manual_seed(0)
     config = DeepLabV2Config(depths=depths, num_labels=3, aspp_branches=branches)
@@ -154,7 +159,8 @@ def test_deeplab_equals_torchvisions_dilated_resnet(branches):
 
 
 def test_wide_resnet_equals_a_plain_reading_of_the_paper():
-    """Independent reference: the start of a shortcut and the activations leave no trace in the shapes."""
+    """Compares with an independent reference: where a shortcut starts and which activation is used do not show in the
+    shapes."""
     model = tiny_wide_resnet(depth=16, negative_slope=0.2).double().eval()
     scatter_statistics(model)
     state = model.state_dict()
@@ -177,13 +183,15 @@ def test_wide_resnet_equals_a_plain_reading_of_the_paper():
 
 
 def test_momentum_of_the_configuration_reaches_every_normalization():
-    """Running statistics that move at another speed show only in evaluation, after training."""
+    """Guards against running statistics that are updated at another rate, which shows only in evaluation, after
+    training."""
     model = tiny_wide_resnet(batch_norm_momentum=0.25)
     assert {module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.25}
 
 
 def test_first_wide_shortcut_sees_the_activated_input():
-    """With widen_factor > 1 the first block widens too, and only its shortcut comes after the activation."""
+    """With widen_factor > 1 the first block widens too, and its shortcut is the only one that takes the activated
+    input."""
     model = tiny_wide_resnet(widen_factor=2)
     assert [block.activate_shortcut for block in model.blocks] == [True, False, False]
     first = model.blocks[0].eval()
@@ -194,7 +202,8 @@ def test_first_wide_shortcut_sees_the_activated_input():
 
 
 def test_wide_resnet_starts_with_he_fan_out():
-    """The base class of transformers would give every layer std 0.02, from which 28 layers hardly learn."""
+    """Guards against the initialization of the base class of transformers: std 0.02 in every layer, from which 28
+    layers hardly learn."""
     torch.manual_seed(0)
     model = WideResNetForImageClassification(WideResNetConfig(num_labels=10))
     for name, module in model.named_modules():
@@ -210,7 +219,8 @@ def test_wide_resnet_starts_with_he_fan_out():
 
 
 def test_deeplab_starts_like_its_parts():
-    """Backbone: He fan-out as in ResNet; head: PyTorch's default, uniform in +-1 / sqrt(fan-in)."""
+    """The backbone must start with He fan-out as in ResNet, the head with PyTorch's default, uniform in +-1 /
+    sqrt(fan-in)."""
     torch.manual_seed(0)
     model = DeepLabV2ForSemanticSegmentation(DeepLabV2Config(depths=[1, 1, 1, 1], num_labels=21))
     conv = model.backbone.encoder.stages[3].layers[0].layer[1].convolution
@@ -223,7 +233,8 @@ def test_deeplab_starts_like_its_parts():
 
 @pytest.mark.parametrize("model", [tiny_wide_resnet(), tiny_deeplab(), tiny_deeplab(aspp_branches=2)])
 def test_gradient_reaches_every_parameter(model):
-    """The official dead branches get none: DistributedDataParallel then fails on its second step."""
+    """Guards against parameters without a gradient, such as the official dead branches: DistributedDataParallel then
+    fails on its second step."""
     model.train()
     labels = torch.randint(0, 5, (2,) if isinstance(model, WideResNetForImageClassification) else (2, 65, 65))
     model(torch.randn(2, 3, 65, 65), labels=labels).loss.backward()
@@ -232,7 +243,8 @@ def test_gradient_reaches_every_parameter(model):
 
 
 def test_ignored_pixels_have_no_loss():
-    """A crop of nothing but border gives 0 and no NaN; ignored pixels never move the mean of the others."""
+    """A crop of only ignored pixels must give a loss of 0 and no NaN, and ignored pixels must not change the mean over
+    the others."""
     model = tiny_deeplab().eval()
     pixel_values = torch.randn(1, 3, 33, 33)
     nothing = torch.full((1, 33, 33), 255)
@@ -249,7 +261,8 @@ def test_ignored_pixels_have_no_loss():
 
 @pytest.mark.parametrize("model", [tiny_wide_resnet(), tiny_deeplab()])
 def test_trainer_divides_the_loss_by_the_accumulation_steps(model, tmp_path):
-    """**kwargs in forward makes the Trainer believe otherwise, and gradients come out k times too large."""
+    """Guards against **kwargs in `forward`: the Trainer then does not divide the loss, and with k accumulation steps
+    gradients are k times too large."""
     trainer = Trainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
     assert trainer.model_accepts_loss_kwargs is False
 
@@ -263,7 +276,8 @@ def test_trainer_divides_the_loss_by_the_accumulation_steps(model, tmp_path):
     ],
 )
 def test_saved_folder_loads_bit_identical_through_the_auto_class(model, auto, tmp_path):
-    """A renamed or re-initialized tensor, or a forgotten configuration field, gives a model that runs."""
+    """Guards against a renamed or re-initialized tensor, or a missing configuration field: the loaded model would run
+    all the same."""
     scatter_statistics(model)
     model.save_pretrained(tmp_path)
     loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
@@ -285,7 +299,8 @@ def test_saved_folder_loads_bit_identical_through_the_auto_class(model, auto, tm
 
 @pytest.mark.parametrize(("model", "head"), [(tiny_wide_resnet(), "classifier."), (tiny_deeplab(), "branches.")])
 def test_another_number_of_classes_replaces_the_head_only(model, head, tmp_path):
-    """Fine-tuning on other classes: the head restarts with its own initialization and nothing else moves."""
+    """For fine-tuning on other classes, the head must restart with its own initialization, and nothing else may
+    change."""
     scatter_statistics(model)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
@@ -299,7 +314,8 @@ def test_another_number_of_classes_replaces_the_head_only(model, head, tmp_path)
 
 
 def test_pipelines_open_the_folders(tmp_path):
-    """The published folder is used through pipeline(): it needs the processor's post-processing as well."""
+    """A published folder is used through `pipeline()`, which needs the post-processing of the image processor as
+    well."""
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     tiny_wide_resnet().save_pretrained(tmp_path / "wrn")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "wrn")
@@ -319,7 +335,8 @@ def tiny_resnet(**changes) -> ResNetForImageClassification:
 
 @pytest.mark.parametrize("given", ["classifier", "base", "classifier folder", "base folder"])
 def test_imagenet_backbone_sets_every_tensor(given, tmp_path):
-    """Stock loading would leave unmatched tensors random with a warning only; the head stays as it was."""
+    """Guards against stock loading, which leaves unmatched tensors random with only a warning. The head must not
+    change."""
     resnet = tiny_resnet()
     source: PreTrainedModel | Path = resnet.resnet if "base" in given else resnet
     if "folder" in given:
@@ -344,13 +361,13 @@ def test_imagenet_backbone_sets_every_tensor(given, tmp_path):
     ],
 )
 def test_other_backbones_are_refused(source, named):
-    """V1 and V1.5 have the same tensors: the weights would load and compute something else."""
+    """Guards against weights that load but compute something else: ResNet V1 and V1.5 have the same tensors."""
     with pytest.raises(ValueError, match=named):
         load_imagenet_backbone(tiny_deeplab(), source)
 
 
 def test_incomplete_backbone_checkpoint_is_refused(tmp_path):
-    """A half-written or renamed checkpoint leaves random layers behind a warning."""
+    """Guards against a half-written or renamed checkpoint that leaves layers random and only warns."""
     resnet = tiny_resnet().resnet
     state = resnet.state_dict()
     state["another.weight"] = state.pop("encoder.stages.0.layers.0.layer.1.convolution.weight")
@@ -360,14 +377,15 @@ def test_incomplete_backbone_checkpoint_is_refused(tmp_path):
 
 
 def saved_and_loaded(processor, folder: Path):
-    """As a user gets it: beside a model, through the Auto class, without remote code."""
+    """The processor as a user gets it: saved beside a model, opened through the Auto class, without remote code."""
     tiny_deeplab().save_pretrained(folder)
     processor.save_pretrained(folder)
     return AutoImageProcessor.from_pretrained(folder)
 
 
 def test_caffe_processor_is_bgr_minus_the_mean(tmp_path):
-    """RGB, a 0-1 range or a swapped mean costs a Caffe backbone its weights and raises no error."""
+    """Guards against RGB, a 0-1 range or a swapped mean, which make the weights of a Caffe backbone useless without an
+    error."""
     processor = saved_and_loaded(caffe_bgr_processor(33), tmp_path)
     assert type(processor) is CaffeImageProcessor
     colors = np.zeros((4, 2, 2, 3), dtype=np.uint8)
@@ -388,7 +406,7 @@ def test_caffe_processor_is_bgr_minus_the_mean(tmp_path):
 
 
 def test_caffe_processor_keeps_class_ids():
-    """Masks go through the same code: their ids must be neither flipped, shifted nor blended."""
+    """Masks go through the same code as images: their class ids must not be flipped, shifted or blended."""
     image = np.zeros((10, 12, 3), dtype=np.uint8)
     mask = np.random.default_rng(0).integers(0, 21, (10, 12)).astype(np.uint8)
     labels = caffe_bgr_processor(10)(image, mask, do_resize=False, return_tensors="pt")["labels"]
@@ -396,5 +414,6 @@ def test_caffe_processor_keeps_class_ids():
 
 
 def test_deeplab_folder_keeps_its_own_processor(tmp_path):
-    """ImageNet weights want RGB: registering the Caffe processor must not capture every DeepLab folder."""
+    """ImageNet weights need RGB, so registering the Caffe processor must not make it the processor of every DeepLab
+    folder."""
     assert type(saved_and_loaded(SegformerImageProcessor(), tmp_path)) is SegformerImageProcessor

@@ -1,4 +1,5 @@
-"""What a processor does to colors and geometry, found by asking it; where that is wrong, members see other images."""
+"""What a processor does to colors and geometry, measured by running it: if this is wrong, the models see other
+images."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from transformers import AutoImageProcessor, BeitImageProcessor, DPTImageProcess
 from hf_dmt.models import preprocessing
 from hf_dmt.models.preprocessing import ViewNormalizer
 
-# Builds without arguments: plain, cropping, shifted (EfficientNet normalizes twice), BGR (MobileViT says so in an
+# Can be built without arguments: plain, cropping, shifted (EfficientNet normalizes twice), BGR (MobileViT says so in an
 # attribute, PPLCNet does not), and unnormalized ones.
 AFFINE = [
     "BeitImageProcessor", "BitImageProcessor", "CLIPImageProcessor", "ConvNextImageProcessor", "DPTImageProcessor",
@@ -33,10 +34,11 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", AFFINE)
 def test_normalized_view_equals_the_processors_output(name):
-    """Mean and std alone leave out double normalization and swapped channels; accuracy then drops without a word."""
+    """Guards against reading mean and std alone: double normalization and swapped channels are missed, and accuracy
+    drops without an error."""
     asked = processor(name)
     image = noise(3, 24, 40)
-    # The geometry off: what remains is what the device has to do.
+    # Without resizing, cropping and padding, what remains is the normalization that runs on the device.
     off = {flag: False for flag in ("do_resize", "do_center_crop", "do_pad") if getattr(asked, flag, None) is not None}
     expected = asked([image], return_tensors="pt", **off)["pixel_values"]
     view = ViewNormalizer(*preprocessing.color_map(asked), (24, 40))(image[None] / 255)
@@ -45,13 +47,14 @@ def test_normalized_view_equals_the_processors_output(name):
 
 @pytest.mark.parametrize("name", ["MobileViTImageProcessor", "PPLCNetImageProcessor"])
 def test_swapped_channels_are_found(name):
-    """PPLCNet swaps red and blue with no attribute that says so."""
+    """Guards against missing swapped channels: PPLCNet swaps red and blue without an attribute that says so."""
     matrix, _ = preprocessing.color_map(processor(name))
     assert matrix.argmax(dim=1).tolist() == [2, 1, 0]
 
 
 def test_matrix_is_not_transposed():
-    """A swap of two channels is its own transpose and would hide it: three channels turned round are not."""
+    """Guards against a transposed color matrix. Swapping two channels would hide it, being its own transpose, so three
+    channels are rotated."""
     turned = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]])
     normalizer = ViewNormalizer(turned, torch.tensor([0.1, 0.2, 0.3]), (1, 1))
     red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
@@ -67,14 +70,16 @@ def test_matrix_is_not_transposed():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_image_processor_in_our_sense_is_refused_by_name(name):
-    """Patches, tiles and color clusters are no images; each class fails with another exception of its own."""
+    """Patches, tiles and color clusters are not images. Each of these classes fails with another exception, so it is
+    refused by name."""
     for question in (preprocessing.color_map, preprocessing.native_size, preprocessing.shows_whole_image):
         with pytest.raises(ValueError, match=f"{name} (cannot be applied to a batch|cuts an image into patches)"):
             question(processor(name))
 
 
 def test_processor_that_is_not_affine_is_refused():
-    """Equalisation or gamma looks affine on pure colors; only a random image tells."""
+    """Guards against taking equalization or gamma for affine: on pure colors they look so, only a random image shows
+    it."""
 
     class Gamma(transformers.ViTImageProcessor):
         def rescale_and_normalize(self, images, *args, **kwargs):
@@ -86,13 +91,14 @@ def test_processor_that_is_not_affine_is_refused():
 
 @pytest.mark.parametrize("view", [torch.zeros(3, 8, 8), torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8).byte()])
 def test_view_of_another_form_is_refused(view):
-    """A gray or 0..255 view would broadcast or saturate instead of failing."""
+    """Guards against a gray or 0..255 view, which would broadcast or saturate instead of failing."""
     with pytest.raises(ValueError, match="float in"):
         ViewNormalizer(torch.eye(3), torch.zeros(3), (8, 8))(view)
 
 
 def test_view_is_resized_to_the_members_size_with_antialiasing():
-    """Without antialiasing, the smaller member sees other textures in training than in evaluation."""
+    """Guards against resizing without antialiasing: the model with the smaller input would see other textures in
+    training than in evaluation."""
     checkerboard = torch.ones(1, 3, 32, 32)
     checkerboard[..., ::2, 1::2] = checkerboard[..., 1::2, ::2] = 0
     small = ViewNormalizer(torch.eye(3), torch.zeros(3), (8, 8))(checkerboard)
@@ -101,7 +107,8 @@ def test_view_is_resized_to_the_members_size_with_antialiasing():
 
 
 def test_normalizing_is_exact_under_autocast():
-    """bfloat16 keeps 8 bits: views would be normalized by another mean and std than clean images."""
+    """Guards against normalizing in bfloat16, which keeps 8 bits: views would get another mean and std than clean
+    images."""
     normalizer = ViewNormalizer(*preprocessing.color_map(processor("ViTImageProcessor")), (8, 8))
     view = torch.rand(2, 3, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -111,7 +118,7 @@ def test_normalizing_is_exact_under_autocast():
 
 
 def test_normalizer_adds_nothing_to_a_checkpoint():
-    """Buffers in the state would be tensors that no member's checkpoint has."""
+    """Guards against buffers of the normalizer in the state dict, as no model's checkpoint has such tensors."""
     assert not ViewNormalizer(torch.eye(3), torch.zeros(3), (8, 8)).state_dict()
 
 
@@ -140,12 +147,13 @@ def test_normalizer_adds_nothing_to_a_checkpoint():
     ],
 )
 def test_crops_and_paddings_are_measured(name, settings, whole):
-    """A processor that cuts edges off shifts every pixel label of every wide image."""
+    """Guards against a processor that cuts edges off, which would shift every pixel label of every wide image."""
     assert preprocessing.shows_whole_image(processor(name, **settings)) is whole
 
 
 def test_pixels_keep_their_shape_where_the_model_takes_wide_images(build):
-    """A squeezed street scene has other proportions than the crops that the member was trained on."""
+    """Guards against squeezing wide images: a street scene would have other proportions than the crops that the model
+    was trained on."""
     for family in ("segformer", "upernet", "mobilenet", "beit"):
         model, asked = build(family)
         fitted = preprocessing.fitted(asked, model, 48, pixels=True)
@@ -156,7 +164,8 @@ def test_pixels_keep_their_shape_where_the_model_takes_wide_images(build):
 
 @pytest.mark.parametrize("settings", [{}, {"keep_aspect_ratio": True, "ensure_multiple_of": 8}])
 def test_model_for_squares_only_gets_the_whole_image_as_a_square(settings, build):
-    """DPT folds the patches of a wide image into a square, silently where their number allows it (4 x 9 into 6 x 6)."""
+    """DPT folds the patches of a wide image into a square, without an error if their number allows it (4 x 9 into 6 x
+    6). So it must get the whole image as a square."""
     model, _ = build("dpt")
     assert model(torch.zeros(1, 3, 32, 72)).logits.shape[-2:] == (96, 96)
     asked = DPTImageProcessor(size={"height": 32, "width": 32}, **settings)
@@ -167,14 +176,15 @@ def test_model_for_squares_only_gets_the_whole_image_as_a_square(settings, build
 
 
 def test_member_of_a_fixed_size_keeps_it(build):
-    """A ViT cannot take another size; a processor changed anyway would fail at the first batch."""
+    """A ViT cannot take another size: if its processor were changed anyway, the first batch would fail."""
     model, asked = build("vit")
     assert preprocessing.fitted(asked, model, 64, pixels=False) is asked
 
 
 @pytest.mark.parametrize("family", ["swin", "dinov2", "resnet", "convnext"])
 def test_member_of_any_size_takes_the_wanted_one(family, build):
-    """With the view at N and clean images at the old size, evaluation sees objects of another scale than training."""
+    """Guards against clean images at the old size beside views at the new one: evaluation would see objects at another
+    scale than training."""
     model, asked = build(family)
     fitted = preprocessing.fitted(asked, model, 48, pixels=False)
     assert preprocessing.output_size(fitted, 100, 70) == (48, 48)
@@ -182,7 +192,8 @@ def test_member_of_any_size_takes_the_wanted_one(family, build):
 
 
 def test_convnext_does_not_crop_a_square(build):
-    """Below 384 it resizes to size / crop_pct, then crops: at a size of one's own, clean images would be zoomed in."""
+    """Below 384, ConvNeXt's processor resizes to size / crop_pct and then crops. At a size that the user chose, clean
+    images would be zoomed in."""
     model, asked = build("convnext")
     ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(3, 64, 64)
 
@@ -195,7 +206,7 @@ def test_convnext_does_not_crop_a_square(build):
 
 
 def test_fitted_processor_survives_saving(build, tmp_path):
-    """A size that is not written to preprocessor_config.json is lost for `pipeline()`."""
+    """Guards against a size that is not written to preprocessor_config.json and so is lost for `pipeline()`."""
     for family in ("mobilenet", "beit", "convnext", "dpt"):
         model, asked = build(family)
         fitted = preprocessing.fitted(asked, model, 48, pixels=family != "convnext")
@@ -208,7 +219,7 @@ def test_fitted_processor_survives_saving(build, tmp_path):
 
 
 def test_training_mode_is_left_as_it_was(build):
-    """A probe that leaves the model in eval mode freezes BatchNorm for the whole run."""
+    """Guards against a probe that leaves the model in eval mode, which freezes BatchNorm for the whole run."""
     model, asked = build("resnet")
     model.train()
     statistics = model.resnet.embedder.embedder.normalization.running_mean.clone()
@@ -222,7 +233,8 @@ def test_training_mode_is_left_as_it_was(build):
 
 @pytest.mark.parametrize("name", ["ViTImageProcessor", "ConvNextImageProcessor", "SegformerImageProcessor"])
 def test_clean_inputs_of_a_mixed_batch_equal_one_by_one(name, photographs):
-    """Batching groups images by size: an order lost there gives images each other's labels."""
+    """A batch is grouped by image size. Guards against losing the order, which would give images each other's
+    labels."""
     asked = processor(name, size={"shortest_edge": 32} if name.startswith("Conv") else {"height": 32, "width": 32})
     together = preprocessing.clean_inputs(asked, photographs)
     assert len(together) == len(photographs)
@@ -231,7 +243,7 @@ def test_clean_inputs_of_a_mixed_batch_equal_one_by_one(name, photographs):
 
 
 def test_clean_inputs_keep_different_sizes():
-    """Images that keep their shape cannot be stacked; they must come back as they are."""
+    """Images that keep their shape cannot be stacked, so they must be returned as they are."""
     asked = BeitImageProcessor(size={"shortest_edge": 32})
     images = [Image.fromarray(noise(40, width, 3).numpy()) for width in (40, 80, 40)]
     assert [tuple(values.shape) for values in preprocessing.clean_inputs(asked, images)] == [
@@ -242,7 +254,7 @@ def test_clean_inputs_keep_different_sizes():
 
 
 def test_pil_and_tensor_images_give_the_same_inputs():
-    """`pair(pixel_values)` hands tensors over and the labeling pass PIL images; their scores must not differ."""
+    """`pair(pixel_values)` passes tensors and the labeling pass PIL images; their scores must not differ."""
     array = noise(40, 60, 3).numpy()
     asked = processor("ViTImageProcessor", size={"height": 32, "width": 32})
     tensor = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)

@@ -36,13 +36,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_clean_logits_are_those_of_the_wrapper_after_a_round_trip(
     family: str, saved: dict[str, str], photographs: list[Image.Image], tmp_path: Path
 ) -> None:
-    """Silent: another crop, interpolation, mean or std than the checkpoint's; weights or class names lost on disk."""
+    """Guards against another crop, interpolation, mean or std than the checkpoint's, and against weights or class names
+    lost on disk."""
     pair = ModelPair.from_models(saved[family], saved["resnet"])
     assert pair.class_names == ["ant", "bee", "cat"] and pair.fresh["a"] == set(), "its own head is kept"
     pair.save_pretrained(tmp_path, primary="b")
     with torch.no_grad():
         ours = pair.clean_logits("a", torch.stack(clean_inputs(pair.processor_a, photographs)))
-        # What the model was at first cannot be asked: timm writes a num_classes that transformers does not take.
+        # transformers cannot open the first checkpoint for comparison: it does not take the num_classes of timm.
         expected = timm.create_model(f"local-dir:{saved[family]}", pretrained=True).eval()(
             AutoImageProcessor.from_pretrained(saved[family], backend="pil")(photographs)["pixel_values"]
         )
@@ -58,7 +59,7 @@ def test_clean_logits_are_those_of_the_wrapper_after_a_round_trip(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_new_head_is_the_only_thing_drawn(family: str, saved: dict[str, str]) -> None:
-    """Silent: a backbone that stays random because the wrapper's prefix covers the head too."""
+    """Guards against a backbone that stays random because the wrapper's prefix covers the head too."""
     pair = ModelPair.from_models(saved[family], "tiny:resnet", id2label=NAMES)
     head = pair.fresh["a"]
     assert head == class_tensors(pair.model_a) and 1 <= len(head) <= 2
@@ -71,14 +72,15 @@ def test_a_new_head_is_the_only_thing_drawn(family: str, saved: dict[str, str]) 
 
 
 def test_a_checkpoint_without_a_head_gets_one(tmp_path: Path) -> None:
-    """DINOv3 of timm has no classes at all: its missing head must not look like a damaged file."""
+    """timm's DINOv3 has no classes at all: its missing head must not look like a damaged file."""
     folder = save_timm("dinov3", tmp_path / "features", names=())
     pair = ModelPair.from_models(folder, "tiny:resnet", id2label=NAMES)
     assert pair.fresh["a"] == {"timm_model.head.weight", "timm_model.head.bias"}
 
 
 def test_names_as_timm_has_them(saved: dict[str, str]) -> None:
-    """Guards against an id copied from a script of timm that is looked for as it stands."""
+    """Guards against looking up an id from a timm script unchanged: prefixes must be understood, and a bare name must
+    be answered with the full id."""
     pair = ModelPair.from_models(f"hf-hub:{saved['resnet']}", f"local-dir:{saved['vit']}", id2label=NAMES)
     assert pair.metadata["base_models"] == {"a": "resnet", "b": "vit"}
     with pytest.raises(CheckpointError, match=r"has its owner in its id: timm/resnet50\.a1_in1k"):
@@ -86,7 +88,7 @@ def test_names_as_timm_has_them(saved: dict[str, str]) -> None:
 
 
 def test_a_model_for_other_channels_is_refused(tmp_path: Path) -> None:
-    """Guards against advice on sizes for a model of one channel."""
+    """Guards against advice about sizes for a model whose problem is that it takes one channel."""
     model = timm.create_model("test_resnet", num_classes=2, in_chans=1)
     save_for_hf(model, tmp_path, model_config={"model_args": {"in_chans": 1}}, safe_serialization=True)
     with pytest.raises(ValueError, match=r"takes images of 1 channel\(s\), but a pair sees RGB"):
@@ -94,7 +96,7 @@ def test_a_model_for_other_channels_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lost_tensor_is_an_error(saved: dict[str, str], tmp_path: Path) -> None:
-    """Silent: a layer that stays random."""
+    """Guards against a layer that stays random because its tensor is missing."""
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "damaged"
@@ -108,7 +110,7 @@ def test_a_lost_tensor_is_an_error(saved: dict[str, str], tmp_path: Path) -> Non
 
 
 def test_image_size_is_saved_where_timm_reads_it(saved: dict[str, str], tmp_path: Path) -> None:
-    """Silent: `pipeline()` scores at the old size, because timm's processor has no file of its own."""
+    """Guards against `pipeline()` scoring at the old size because timm's processor has no file of its own."""
     pair = ModelPair.from_models(saved["convnext"], saved["vit"], id2label=NAMES, image_size=48)
     assert pair.view_a.size == (48, 48)
     pair.save_pretrained(tmp_path)
@@ -118,7 +120,7 @@ def test_image_size_is_saved_where_timm_reads_it(saved: dict[str, str], tmp_path
 
 
 def test_from_the_hub_to_the_hub(hub: HubServer, saved: dict[str, str], tmp_path: Path) -> None:
-    """Silent: a repository that opens with the processor of the model that stood at its root before."""
+    """Guards against a repository that opens with the processor of the model that was at its root before."""
     api = HfApi(token="hf_mine")
     api.create_repo("me/resnet10t.a1_in1k")
     ModelCard("---\nlicense: mit\n---\n").save(tmp_path / "README.md")
@@ -143,7 +145,7 @@ def test_from_the_hub_to_the_hub(hub: HubServer, saved: dict[str, str], tmp_path
 
 
 def test_another_models_processor_is_refused(saved: dict[str, str]) -> None:
-    """Silent: a processor that training used and that `pipeline()` does not find."""
+    """Guards against a processor that training uses but `pipeline()` does not find."""
     pair = ModelPair.from_models(saved["resnet"], "tiny:vit", id2label=NAMES)
     for processor_a, processor_b in (
         (ViTImageProcessor(), pair.processor_b),
@@ -154,7 +156,7 @@ def test_another_models_processor_is_refused(saved: dict[str, str]) -> None:
 
 
 def test_without_timm_one_sentence_says_what_to_install(saved: dict[str, str]) -> None:
-    """Silent it is not, but a traceback of a foreign package is no help."""
+    """If timm is missing, one sentence must say what to install; another package's traceback does not help."""
     code = (
         "import sys; sys.modules['timm'] = None\n"
         "import importlib.util as u; find = u.find_spec\n"
@@ -168,7 +170,8 @@ def test_without_timm_one_sentence_says_what_to_install(saved: dict[str, str]) -
 
 
 def test_the_saved_configuration_has_one_set_of_class_names(saved: dict[str, str], tmp_path: Path) -> None:
-    """Silent: the names of the first checkpoint beside the count of the new classes; opened, they are `LABEL_0`."""
+    """Guards against a configuration with the first checkpoint's names and the new number of classes: opened, the
+    classes are called `LABEL_0` and so on."""
     pair = ModelPair.from_models(saved["efficientnet"], "tiny:resnet", id2label=NAMES)
     pair.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The builtin members: stock architectures that run at every size a user may ask for."""
+"""The built-in models: stock architectures that run at every size a user may ask for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def member(name: str, *, side: int = tiny.DEFAULT_SIDE, seed: int = 0):
 @pytest.mark.parametrize("side", [16, 32, 50, 64, 96])
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_and_learns_at_any_side(name, side):
-    """A stride too many leaves no pixel, or a training batch that BatchNorm refuses, after minutes of data loading."""
+    """Guards against one stride too many: no pixel is left, or BatchNorm refuses the training batch, after minutes of
+    data loading."""
     model, processor = member(name, side=side)
     model.train()
     inputs = processor([torch.zeros(3, side, side, dtype=torch.uint8)] * 2, return_tensors="pt")["pixel_values"]
@@ -34,7 +35,8 @@ def test_runs_and_learns_at_any_side(name, side):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_come_from_the_seed_alone(name):
-    """Weights from the global state differ between processes; equal ones for a and b make the method pointless."""
+    """Guards against weights from the global random state, which differ between processes, and against equal weights
+    for a and b, which make the method pointless."""
     before = torch.get_rng_state()
     first, again, other = (member(name, seed=seed)[0].state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -44,12 +46,12 @@ def test_weights_come_from_the_seed_alone(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("tiny:")])
 def test_is_small(name):
-    """A demo that takes minutes more than it says is not tried again."""
+    """Guards against a demo that takes minutes longer than it says: nobody would try it again."""
     assert member(name)[0].num_parameters() < 2_000_000
 
 
 def test_opens_as_any_checkpoint(tmp_path):
-    """A configuration without the classes would come back from `pipeline()` as LABEL_0."""
+    """Guards against a configuration without the classes: `pipeline()` would answer LABEL_0."""
     model, processor = member("tiny:resnet")
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -71,6 +73,6 @@ def test_opens_as_any_checkpoint(tmp_path):
     ],
 )
 def test_unknown_name_or_other_task_lists_what_there_is(name, task, message):
-    """A typo must show the names that exist, of this task only."""
+    """A typo must be answered with the names that exist for this task."""
     with pytest.raises(CheckpointError, match=message):
         tiny.tiny_member(name, task, CLASSES, side=32, seed=0)

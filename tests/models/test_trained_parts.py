@@ -1,4 +1,4 @@
-"""What learns and how fast: which tensors rest, what stays in eval mode, and what is refused."""
+"""Which parameters are trained and how fast, what stays in eval mode, and what is refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def pair_of(checkpoint, tmp_path):
     "families", [("vit", "resnet"), ("dinov2", "swin"), ("segformer", "upernet"), ("timm:efficientnet", "timm:vit")]
 )
 def test_backbone_rests_and_head_learns(pair_of, families):
-    """Silent: a head that rests with its backbone, or a backbone that moves because its name was not found."""
+    """Guards against a head that is frozen with its backbone, and against a backbone that trains because its name was
+    not found."""
     pair = pair_of(*families, task=PIXELS if "segformer" in families else "image-classification")
     choose_trained(pair, HEADS)
     for name in MEMBERS:
@@ -57,7 +58,8 @@ def test_backbone_rests_and_head_learns(pair_of, families):
 
 
 def test_train_leaves_the_backbone_in_eval_mode(pair_of):
-    """Silent: BatchNorm statistics of a frozen backbone drift, or dropout makes its features noisy."""
+    """Guards against drifting BatchNorm statistics in a frozen backbone, and against dropout that makes its features
+    noisy."""
     pair = pair_of("vit", "resnet")
     choose_trained(pair, HEADS)
     assert not pair.training, "freezing alone does not set a pair to train"
@@ -73,7 +75,7 @@ def test_train_leaves_the_backbone_in_eval_mode(pair_of):
 
 
 def test_a_copied_pair_freezes_its_own_backbone(pair_of):
-    """Silent: the copy sets the original's backbone to eval mode and leaves its own in training."""
+    """Guards against a copy that sets the original's backbone to eval mode and leaves its own in training mode."""
     pair = pair_of("vit", "resnet")
     choose_trained(pair, HEADS)
     twin = copy.deepcopy(pair).train()
@@ -81,8 +83,8 @@ def test_a_copied_pair_freezes_its_own_backbone(pair_of):
 
 
 def test_another_choice_gives_back_what_the_first_one_took(pair_of):
-    """Silent: a pair of a run with --train head that a second trainer was to train whole, and whose heads alone
-    learned; or a part that its owner froze and that is trained."""
+    """Guards against a second trainer that trains only the heads because the pair's first run had `--train head`, and
+    against training a part that its owner froze."""
     pair = pair_of("vit", "resnet")
     pair.model_b.resnet.embedder.requires_grad_(False)
     choose_trained(pair, HEADS)
@@ -97,7 +99,7 @@ def test_another_choice_gives_back_what_the_first_one_took(pair_of):
 
 
 def test_members_are_chosen_one_by_one(pair_of):
-    """Silent: --train_b that reaches a, or all that means head."""
+    """Guards against `--train_b` that also changes model a, and against `all` that means `head`."""
     pair = pair_of("vit", "resnet")
     choose_trained(pair, {"a": "all", "b": "norms"})
     assert not resting(pair, "a")
@@ -122,7 +124,7 @@ def test_members_are_chosen_one_by_one(pair_of):
     ],
 )
 def test_blocks_are_counted_as_people_count_them(pair_of, family, blocks, in_last):
-    """Silent: `last:2` that means two stages, two convolutions or the first two blocks."""
+    """Guards against `last:N` that counts stages or convolutions instead of blocks, or takes the first blocks."""
     pair = pair_of(family, "resnet")
     stem, *found = _blocks(pair, "a")
     assert len(found) == blocks and stem
@@ -134,7 +136,7 @@ def test_blocks_are_counted_as_people_count_them(pair_of, family, blocks, in_las
 
 
 def test_layers_learn_the_slower_the_earlier_they_are(pair_of):
-    """Silent: a decay that runs from the head to the stem, or a head that decays too."""
+    """Guards against a decay in the wrong direction, from the head to the stem, and against a head that decays too."""
     pair = pair_of("vit", "timm:efficientnet")
     scales = learning_rate_scales(pair, 0.5)
     (stem, first, last), of_a = _blocks(pair, "a"), scales["a"]
@@ -145,7 +147,8 @@ def test_layers_learn_the_slower_the_earlier_they_are(pair_of):
 
 
 def test_batch_norm_at_rest_keeps_its_statistics_and_learns_its_weights(pair_of):
-    """Silent: statistics of four images a batch; or a new norm held at statistics that it never had."""
+    """Guards against BatchNorm statistics of batches of four images, and against a new layer frozen at statistics that
+    it never had."""
     pair = pair_of("resnet", "timm:efficientnet")
     choose_trained(pair, {"a": "all", "b": "all"}, freeze_batch_norm=True)
     pair.train()
@@ -162,8 +165,8 @@ def test_batch_norm_at_rest_keeps_its_statistics_and_learns_its_weights(pair_of)
 
 
 def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_path, caplog):
-    """Silent: transformers' MobileNets label with the statistics of the last batch, 10 points worse, and their heads
-    learn from a thousandth of the features; a dropout that another model is meant to have is changed."""
+    """Guards against MobileNets of transformers that label with the statistics of the last batch, 10 points worse, and
+    whose heads learn from a thousandth of the features. Other models must not be changed."""
     model = MobileNetV1ForImageClassification(MobileNetV1Config(depth_multiplier=0.25, num_labels=3))
     model.save_pretrained(tmp_path / "mobilenet")
     processor = MobileNetV1ImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -187,7 +190,7 @@ def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_pa
     ],
 )
 def test_what_cannot_rest_is_refused_before_anything_does(checkpoint, choice, message):
-    """Silent: training a head on random features, or a flag without effect."""
+    """Guards against training a head on random features, and against a flag without effect."""
     pair = ModelPair.from_models(checkpoint("vit"), "tiny:vit", id2label=NAMES)
     with pytest.raises(ValueError, match=message):
         choose_trained(pair, {"a": choice, "b": choice})
@@ -197,6 +200,6 @@ def test_what_cannot_rest_is_refused_before_anything_does(checkpoint, choice, me
 
 
 def test_nothing_pretrained_has_no_layers_to_slow_down():
-    """Silent: a flag without effect."""
+    """Guards against `layer_decay` without effect: both models are randomly initialized."""
     with pytest.raises(ValueError, match="`layer_decay`: both models are randomly initialized"):
         learning_rate_scales(ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=NAMES), 0.5)

@@ -21,7 +21,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def save_timm(family: str, folder: Path, names: Sequence[str] = ("ant", "bee", "cat"), seed: int = 0) -> Path:
-    """A checkpoint with weights from `seed` for images of 64 pixels; without names it has no head, as DINOv3's."""
+    """Save a checkpoint with weights from `seed` for images of 64 pixels; without names it has no head, like
+    DINOv3's."""
     architecture, arguments = FAMILIES[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
