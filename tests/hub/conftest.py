@@ -1,4 +1,4 @@
-"""The clients of the Hub try again after seconds. Here they wait a twentieth of that."""
+"""Clients of the Hub wait seconds before they retry; in these tests they wait a twentieth of that."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The finished cards in `model_cards/`, and the cards of runs with facts that break a careless template."""
+"""The finished model cards in `model_cards/`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPES = Path(__file__).parents[2] / "hf_dmt" / "commands" / "recipes"
 
 
 def figures_in(value: Any) -> set[str]:
-    """All numbers of a results file, as a card rounds them to percent."""
+    """All numbers of a results file, in percent and rounded as on a card."""
     if isinstance(value, dict):
         return set().union(*map(figures_in, value.values())) if value else set()
     if isinstance(value, list):
@@ -30,13 +30,14 @@ def figures_in(value: Any) -> set[str]:
 
 
 def test_every_embedded_recipe_has_its_card() -> None:
-    """Guards a recipe that is published without one."""
+    """Guards against a built-in recipe that is published without a model card."""
     assert {path.stem for path in RECIPES.glob("*.yaml")} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None:
-    """Guards a figure that was not measured, a card older than the template, and metadata that the Hub refuses."""
+    """Guards against a number that was not measured, a card older than the template, and metadata that the Hub
+    refuses."""
     folder = tmp_path / name
     shutil.copytree(CARDS / name, folder)
     written = (folder / "README.md").read_text(encoding="utf-8")

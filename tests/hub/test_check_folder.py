@@ -1,4 +1,4 @@
-"""A folder that is to be pushed: what nobody could load is refused before a repository is created."""
+"""Checks of a folder before a push: what nobody could load is refused before a repository is created."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def folder(tmp_path: Path) -> Path:
 def test_damaged_descriptions(
     file: str, entry: str, value: Any, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Guards against a push and a card of a pair that no one can open, and against a KeyError instead of advice."""
+    """Guards against pushing a pair that no one can open, or writing its card, and against a KeyError instead of
+    advice."""
     content = json.loads((folder / file).read_text()) | {entry: value}
     (folder / file).write_text(json.dumps({key: each for key, each in content.items() if each is not None}))
     for flags in ([str(folder), "me/pair"], [str(folder), "--card"]):
@@ -68,7 +69,7 @@ def test_damaged_descriptions(
 @pytest.mark.parametrize("file", ["dmt_config.json", "config.json", "peer/config.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"null", b"[]", b"\xff\x00", b'{"a": 1, "a": 2}'])
 def test_what_is_no_description(file: str, content: bytes, folder: Path) -> None:
-    """Guards against a traceback of the JSON parser, and against the second of two values for one key."""
+    """Guards against a traceback from the JSON parser, and against taking the second of two values for one key."""
     (folder / file).write_bytes(content)
     for check in (check_folder, write_card):
         with pytest.raises(ValueError, match=r"is damaged") as caught:
@@ -77,7 +78,7 @@ def test_what_is_no_description(file: str, content: bytes, folder: Path) -> None
 
 
 def test_truncated_weights(folder: Path) -> None:
-    """Guards against the push of a copy that was cut off, which everyone who downloads it would find."""
+    """Guards against pushing a truncated copy of the weights, which would fail for everyone who downloads it."""
     weights = folder / "peer" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"peer/model\.safetensors' is damaged"):
@@ -85,7 +86,7 @@ def test_truncated_weights(folder: Path) -> None:
 
 
 def test_damaged_results(folder: Path) -> None:
-    """Guards against published results that no reader could use, or that were edited."""
+    """Guards against publishing results that no reader could use, or that were edited."""
     (folder / "dmt_results.json").write_text('{"task": "image-classification", "num_labels": 2, "phases": [1]}')
     with pytest.raises(ValueError, match=r"phases\[0\] is 1"):
         check_folder(folder)

@@ -1,4 +1,4 @@
-"""The test Hub against the real clients: a wrong answer here would hide what the real Hub does.
+"""The test Hub against the real clients: if it answered wrongly, the other tests would not show what the real Hub does.
 
 All calls run in this process, each with the `endpoint` of its own server.
 """
@@ -50,7 +50,7 @@ def api(hub: HubServer) -> HfApi:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Files of a pair: some travel as LFS, some inside of the commit."""
+    """Files of a pair: some are uploaded as LFS objects, some inside the commit."""
     root = tmp_path / "pair"
     (root / "peer").mkdir(parents=True)
     for place, value in ((root, 1.0), (root / "peer", 2.0)):
@@ -65,13 +65,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def push(api: HfApi, folder: Path, **more: Any) -> str:
-    """One commit to me/pair, which is made if it is missing; the oid."""
+    """Make one commit to me/pair, creating it if it is missing; returns the commit's oid."""
     api.create_repo("me/pair", exist_ok=True)
     return api.upload_folder(repo_id="me/pair", folder_path=folder, **more).oid
 
 
 def test_folder_arrives_whole_in_one_commit(hub: HubServer, api: HfApi, folder: Path) -> None:
-    """A push in several commits would leave half a pair on the Hub for a while."""
+    """Guards against a push in several commits, which would leave half a pair on the Hub for a while."""
     oid = push(api, folder, commit_message="A pair", commit_description="of two")
     repo = hub.repo("me/pair")
     head = repo.at("main")
@@ -86,7 +86,8 @@ def test_folder_arrives_whole_in_one_commit(hub: HubServer, api: HfApi, folder: 
 
 
 def test_names_of_files_are_those_of_git_and_lfs(hub: HubServer, api: HfApi, folder: Path) -> None:
-    """Wrong names make every client send unchanged files again, or keep outdated ones from its cache."""
+    """Guards against wrong file hashes: clients would upload unchanged files again, or keep outdated ones from their
+    cache."""
     (folder / "hello.txt").write_bytes(b"hello\n")
     push(api, folder)
     info = {f.path: f for f in api.list_repo_tree("me/pair", recursive=True) if isinstance(f, RepoFile)}
@@ -109,7 +110,7 @@ def test_only_changed_files_travel(hub: HubServer, api: HfApi, folder: Path) -> 
 
 @pytest.mark.parametrize("size", [2**20, 2**20 + 1, 3 * 2**20])
 def test_large_objects_travel_in_parts(hub: HubServer, api: HfApi, tmp_path: Path, size: int) -> None:
-    """The border between one part and several must lose no byte."""
+    """No byte may be lost where an upload changes from one part to several."""
     content = os.urandom(size)
     api.create_repo("me/pair")
     api.upload_file(path_or_fileobj=content, path_in_repo="model.safetensors", repo_id="me/pair")
@@ -118,7 +119,8 @@ def test_large_objects_travel_in_parts(hub: HubServer, api: HfApi, tmp_path: Pat
 
 
 def test_older_revisions_stay_loadable(hub: HubServer, api: HfApi, folder: Path, tmp_path: Path) -> None:
-    """A server that keeps only the newest files would pass every test of a pinned revision by chance."""
+    """Guards against a server that keeps only the newest files: every test of a pinned revision would pass by
+    chance."""
     old = push(api, folder)
     api.create_tag("me/pair", tag="v1")
     before = contents(folder)
@@ -173,7 +175,7 @@ def test_commit_on_an_outdated_parent_is_refused(hub: HubServer, api: HfApi, fol
 
 
 def test_repositories_by_name_and_kind(hub: HubServer, api: HfApi) -> None:
-    """A model and a dataset of one name are two repositories; a second one of the same kind is refused."""
+    """A model and a dataset of the same name are two repositories; a second one of the same kind is refused."""
     url = api.create_repo("me/x")
     assert (url.repo_id, url.repo_type) == ("me/x", "model")
     with pytest.raises(HfHubHTTPError) as refused:
@@ -229,7 +231,7 @@ def test_private_repository_is_hidden(hub: HubServer, api: HfApi, tmp_path: Path
 
 @pytest.mark.parametrize("status", [401, 403, 409, 429, 500, "cut"])
 def test_failed_commit_changes_nothing(hub: HubServer, api: HfApi, folder: Path, status: Any) -> None:
-    """Half an upload leaves the previous revision, and the next push sends only what is missing."""
+    """A failed upload must leave the previous revision, and the next push must send only what is missing."""
     old = push(api, folder)
     save_file({"weight": torch.zeros(100)}, folder / "model.safetensors")
     hub.fail("/commit/", status)
@@ -246,7 +248,8 @@ def test_failed_commit_changes_nothing(hub: HubServer, api: HfApi, folder: Path,
 
 
 def test_lost_answer_leaves_the_commit(hub: HubServer, api: HfApi, folder: Path) -> None:
-    """What a client must expect: an error does not prove that nothing was done."""
+    """The answer is lost but the commit is made: clients must expect that an error does not prove that nothing was
+    done."""
     old = push(api, folder)
     (folder / "config.json").write_text("{}")
     hub.fail("/commit/", "lost")
@@ -257,7 +260,7 @@ def test_lost_answer_leaves_the_commit(hub: HubServer, api: HfApi, folder: Path)
 
 
 def test_faults_hit_the_requests_they_name(hub: HubServer, api: HfApi, folder: Path) -> None:
-    """The n-th request and no other; an upload that is cut or refused for a while is tried again."""
+    """A fault must hit the n-th request and no other. An upload that is cut or refused for a while is tried again."""
     hub.fail("/preupload/", 429, method="POST")
     hub.fail("lfs-upload", 500, method="PUT", nth=2)
     hub.fail("lfs-upload", "cut", method="PUT", nth=3)
@@ -275,7 +278,7 @@ def test_faults_hit_the_requests_they_name(hub: HubServer, api: HfApi, folder: P
 
 
 def test_hub_that_is_away(hub: HubServer, api: HfApi) -> None:
-    """Every connection breaks, as with the network down, until it is back."""
+    """Every connection must break, as with the network down, until the faults are removed."""
     hub.fail("", "cut", times=math.inf)
     for _ in range(3):
         with pytest.raises(Exception, match=r"(?i)disconnect|reset|closed"):
@@ -286,7 +289,8 @@ def test_hub_that_is_away(hub: HubServer, api: HfApi) -> None:
 
 
 def test_cut_download_goes_on_where_it_stopped(hub: HubServer, api: HfApi, tmp_path: Path) -> None:
-    """Clients write 10 MiB at a time; the file is larger, so that something was kept to go on from."""
+    """A download must continue where it was cut. Clients write 10 MiB at a time, so the file is larger: some of it must
+    be on disk to continue from."""
     content = os.urandom(2**20) * 24
     api.create_repo("me/pair")
     api.upload_file(path_or_fileobj=content, path_in_repo="model.safetensors", repo_id="me/pair")
@@ -299,7 +303,7 @@ def test_cut_download_goes_on_where_it_stopped(hub: HubServer, api: HfApi, tmp_p
 
 
 def test_ranges_of_a_file(hub: HubServer, api: HfApi) -> None:
-    """Readers of parquet and safetensors ask for ends and pieces of a file."""
+    """Readers of parquet and safetensors request only the end or pieces of a file."""
     api.create_repo("me/data", repo_type="dataset")
     api.upload_file(path_or_fileobj=bytes(range(100)), path_in_repo="a/b.bin", repo_id="me/data", repo_type="dataset")
     files = HfFileSystem(endpoint=hub.endpoint, token=TOKEN)
@@ -313,7 +317,7 @@ def test_ranges_of_a_file(hub: HubServer, api: HfApi) -> None:
 
 
 def test_secrets_are_found_wherever_they_went(hub: HubServer, api: HfApi, folder: Path) -> None:
-    """A search that overlooks encoded files would let a token pass."""
+    """Guards against a search that overlooks encoded files and so lets a token pass."""
     push(api, folder)
     assert hub.find(TOKEN) == []
     places = {"a.txt": "/commit/", "b.bin": "lfs-upload"}
@@ -346,7 +350,7 @@ def test_cards_are_checked_and_read(hub: HubServer, api: HfApi) -> None:
 
 
 def test_unspoken_calls_are_named(hub: HubServer, api: HfApi) -> None:
-    """A call that is missing here must not look like a repository that is missing."""
+    """A call that the test Hub does not support must not look like a missing repository."""
     api.create_repo("me/pair")
     with pytest.raises(HfHubHTTPError, match=r"super-squash") as refused:
         api.super_squash_history("me/pair")

@@ -1,6 +1,6 @@
-"""The Hub of the tests against `transformers` and `datasets`, with nothing of this package in between.
+"""The test Hub against `transformers` and `datasets`, without any code of this package in between.
 
-They know the address from the environment only, so each script runs in a process of its own.
+These libraries take the address from the environment only, so each script runs in a process of its own.
 """
 
 import json
@@ -16,7 +16,7 @@ import pytest
 
 from tests.hub_server import HubServer
 
-# It is the server that is tested: when it, transformers or datasets change.
+# These tests check the test Hub itself. Run them when it, transformers or datasets change.
 pytestmark = pytest.mark.slow
 
 TOKEN = "hf_mine"
@@ -29,7 +29,7 @@ def hub() -> Iterator[HubServer]:
 
 
 def run(hub: HubServer, home: Path, script: str, **environment: str) -> Any:
-    """What the script prints last, as JSON, from a process whose Hub is this server."""
+    """Run the script in a process whose Hub is this server; returns the last line that it prints, read as JSON."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
@@ -45,7 +45,8 @@ def run(hub: HubServer, home: Path, script: str, **environment: str) -> Any:
 
 
 def test_transformers_push_load_and_reload_offline(hub: HubServer, tmp_path: Path) -> None:
-    """Both members, the pipelines and the card through the calls that users make, then without the Hub."""
+    """Both models, the pipelines and the card must work through the calls that users make, and again without the
+    Hub."""
     pushed = run(
         hub,
         tmp_path,
@@ -98,7 +99,7 @@ def test_transformers_push_load_and_reload_offline(hub: HubServer, tmp_path: Pat
 
 
 def test_datasets_push_and_load(hub: HubServer, tmp_path: Path) -> None:
-    """Images as files and as parquet, by the loader that users call."""
+    """Images as files and a table as parquet must load with `load_dataset`, as users call it."""
     loaded = run(
         hub,
         tmp_path,

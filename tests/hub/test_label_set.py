@@ -52,7 +52,7 @@ def text_of_card(hub: HubServer) -> str:
 
 
 def test_labels_of_images_come_back_as_they_were_made(hub: HubServer, image_run: Path, tmp_path: Path) -> None:
-    """Guards labels of one member under the name of the other, and classes that have lost their names."""
+    """Guards against labels of one model under the name of the other, and against classes that lose their names."""
     push_labels(image_run, "me/labels", token=MINE, pair="me/pair", license="mit", private=True, tag="v1")
     repo = hub.repo("me/labels", "dataset")
     assert repo.private and len(repo.commits) == 2 and repo.tags["v1"].oid == repo.at("main").oid
@@ -68,7 +68,8 @@ def test_labels_of_images_come_back_as_they_were_made(hub: HubServer, image_run:
 
 
 def test_labels_of_pixels_come_back_as_they_were_made(hub: HubServer, pixel_run: Path, tmp_path: Path) -> None:
-    """Guards class ids that an image format rounds, and the choice of pixels by the thresholds of the store."""
+    """Guards against class ids that an image format changes, and against a choice of pixels that ignores the stored
+    thresholds."""
     push_labels(pixel_run, "me/labels", token=MINE, phase=1)
     for name in "ab":
         store = PixelLabels.read(pixel_run / "pseudo_labels" / "phase-1" / name)
@@ -86,8 +87,8 @@ def test_labels_of_pixels_come_back_as_they_were_made(hub: HubServer, pixel_run:
 def test_labels_of_a_graph_are_published_with_the_run_that_learned_from_them(
     hub: HubServer, graph_run: Path, image_run: Path, tmp_path: Path
 ) -> None:
-    """Silent: of a run with `--labeler graph` the labels that the members did not learn from are published as those
-    they did; and the graph's stay beside the labels of a later run without one."""
+    """Guards against publishing, for a run with `--labeler graph`, the labels that the models did not learn from as
+    those they did, and against the graph's labels staying beside the labels of a later run without one."""
     push_labels(graph_run, "me/labels", token=MINE)
     rows = loaded("graph", tmp_path)
     stored = ImageLabels.read(graph_run / "pseudo_labels" / "phase-1" / "graph")
@@ -105,7 +106,8 @@ def test_labels_of_a_graph_are_published_with_the_run_that_learned_from_them(
 def test_the_card_says_what_they_are_and_shows_figures_of_this_run_only(
     hub: HubServer, image_run: Path, pixel_run: Path, kind: str
 ) -> None:
-    """Guards machine-made labels that are taken for checked ones, and a share of right ones that nobody measured."""
+    """Guards against machine-made labels that are taken for checked ones, and against an accuracy that nobody
+    measured."""
     run = image_run if kind == "images" else pixel_run
     push_labels(run, "me/labels", token=MINE, phase=1, pair="me/pair")
     card = DatasetCard(text_of_card(hub))
@@ -134,7 +136,7 @@ def test_the_card_says_what_they_are_and_shows_figures_of_this_run_only(
 def test_one_command_does_it_and_a_second_one_replaces_the_first(
     hub: HubServer, image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Guards labels of two phases beside each other in one repository, which would be read as one set."""
+    """Guards against labels of two phases side by side in one repository, which would be read as one set."""
     monkeypatch.setenv("HF_TOKEN", MINE)
     for phase in ("1", "2"):
         where = ["--labels", "--phase", phase, "--tag", f"phase-{phase}"]
@@ -151,7 +153,8 @@ def test_what_cannot_be_published_is_said(
     hub: HubServer, image_run: Path, pixel_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Guards labels under the ids of other images, half a store, and somebody's data set of the same name."""
+    """Guards against labels under the ids of other images, half a label store, and overwriting somebody's data set of
+    the same name."""
     with pytest.raises(HubError, match="no labels of phase 7; the folder contains those of 1, 2"):
         push_labels(image_run, "me/labels", token=MINE, phase=7)
     with pytest.raises(HubError, match="made from other images than the 9 ids"):
@@ -175,7 +178,7 @@ def test_what_cannot_be_published_is_said(
 def test_a_large_set_is_written_in_shards(
     hub: HubServer, image_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards rows that are lost or doubled at the borders."""
+    """Guards against rows that are lost or doubled between two shards."""
     monkeypatch.setattr("hf_dmt.hub.label_set._SHARD_BYTES", 100)
     push_labels(image_run, "me/labels", token=MINE)
     shards = [name for name in hub.repo("me/labels", "dataset").files() if name.startswith("a/")]

@@ -52,7 +52,7 @@ def files(hub: HubServer, revision: str = "main") -> set[str]:
 
 
 def replace(contents: dict[str, bytes | None]) -> None:
-    """Put other files into `me/pair`, as somebody else's tool would; None deletes one."""
+    """Put other files into `me/pair`, as another tool would; None deletes a file."""
     operations = [
         CommitOperationDelete(path_in_repo=path)
         if content is None
@@ -64,13 +64,13 @@ def replace(contents: dict[str, bytes | None]) -> None:
 
 class TestPush:
     def test_one_commit_of_the_listed_files(self, hub: HubServer, published: ModelPair) -> None:
-        """Guards that nobody ever sees half a pair, and that nothing but the pair leaves the machine."""
+        """Guards against half a pair being visible on the Hub, and against uploading anything but the pair."""
         repo = hub.repo("me/pair")
         assert len(repo.commits) == 2 and repo.at("main").changed == sorted(FILES)
         assert files(hub) == FILES
 
     def test_only_changed_files_travel(self, hub: HubServer, published: ModelPair) -> None:
-        """Guards a gigabyte of unchanged weights with every push."""
+        """Guards against uploading a gigabyte of unchanged weights with every push."""
         first = hub.repo("me/pair").at("main").oid
         hub.requests.clear()
         published.push_to_hub("me/pair", token=MINE)
@@ -83,7 +83,8 @@ class TestPush:
     def test_files_of_an_earlier_push_do_not_stay_beside_the_new_ones(
         self, hub: HubServer, published: ModelPair
     ) -> None:
-        """Guards results and shards of another pair: `from_pretrained` would even prefer a stale weights file."""
+        """Guards against leftover results and shards of another pair: `from_pretrained` would even prefer a stale
+        weights file."""
         described = json.loads(hub.repo("me/pair").files("main")["dmt_config.json"])
         earlier = ["dmt_results.json", "model.safetensors.index.json", "figures/gain.png"]
         described["published"] += earlier
@@ -95,7 +96,8 @@ class TestPush:
     def test_what_no_push_of_ours_brought_stays_and_is_not_overwritten(
         self, hub: HubServer, published: ModelPair, tmp_path: Path
     ) -> None:
-        """Silent: a figure or a half-precision copy that somebody added by hand is gone after the next push."""
+        """Guards against a push that deletes or overwrites a figure or a half-precision copy that somebody added by
+        hand."""
         theirs = {"figures/mine.png": b"png", "model_fp16.safetensors": b"half", "notes.txt": b"mine"}
         replace({**theirs, "split.json": b"{}"})
         published.push_to_hub("me/pair", token=MINE)
@@ -115,7 +117,7 @@ class TestPush:
     def test_a_repository_of_somebody_else_is_left_alone(
         self, hub: HubServer, pair: ModelPair, file: str, says: str
     ) -> None:
-        """Silent: the card of a GGUF repository replaced by one of a pair."""
+        """Guards against replacing the card of somebody's GGUF repository by one of a pair."""
         api = HfApi(token=MINE)
         api.create_repo("me/other")
         api.upload_file(path_or_fileobj=b"theirs", path_in_repo=file, repo_id="me/other")
@@ -127,7 +129,7 @@ class TestPush:
     def test_a_busy_hub_and_a_lost_answer_are_asked_again(
         self, hub: HubServer, published: ModelPair, fault: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Guards the push at the end of a long run against a brief outage."""
+        """Guards against losing the push at the end of a long run to a brief outage."""
         monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
         published.metadata["phase"] = 4
         hub.fail("/commit/", fault, method="POST")
@@ -145,7 +147,7 @@ class TestPush:
         assert "reached" not in str(refusal.value) and "write" not in str(refusal.value)
 
     def test_branches_tags_and_private_repositories(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
-        """Guards that a named revision is what is opened, and that private means private."""
+        """Guards against opening another revision than the named one, and against a private pair that is public."""
         old = state_of(pair)
         pair.push_to_hub("me/pair", token=MINE, private=True, tag="v1")
         with torch.no_grad():
@@ -168,7 +170,8 @@ class TestPush:
     def test_a_push_cut_in_the_middle_leaves_the_older_revision_and_can_be_repeated(
         self, hub: HubServer, published: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Guards a repository that cannot be opened after a lost connection, and weights that are sent twice."""
+        """Guards against a repository that cannot be opened after a lost connection, and against uploading weights
+        twice."""
         monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
         old = state_of(published)
         with torch.no_grad():
@@ -228,7 +231,7 @@ class TestPush:
         says: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Guards the commit at the end of a long run: each error has its own advice."""
+        """The commit at the end of a long run may be refused: each error must come with its own advice."""
         monkeypatch.setattr(refusals, "_WAITS", (0.0, 0.0))
         pair.push_to_hub("me/pair", token=MINE)
         pair.metadata["phase"] = 3
@@ -238,7 +241,7 @@ class TestPush:
         assert ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path)).metadata.get("phase") is None
 
     def test_another_model_under_this_name_is_not_overwritten(self, hub: HubServer, pair: ModelPair) -> None:
-        """Guards somebody's single model against a mistyped name."""
+        """Guards against a mistyped name that overwrites somebody's single model."""
         api = HfApi(token=MINE)
         api.create_repo("me/single")
         api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="me/single")
@@ -246,12 +249,14 @@ class TestPush:
             pair.push_to_hub("me/single", token=MINE)
 
     def test_private_asked_for_and_public_found(self, hub: HubServer, published: ModelPair) -> None:
-        """Guards against publishing what was meant to be private: `create_repo` ignores the wish for a known name."""
+        """Guards against publishing what was meant to be private: `create_repo` ignores `private` for an existing
+        repository."""
         with pytest.raises(HubError, match="is public"):
             published.push_to_hub("me/pair", token=MINE, private=True)
 
     def test_a_folder_can_be_pushed_later(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
-        """Guards what a person is left with after a run without a network; checkpoints and stores stay at home."""
+        """After a run without a network, its folder can be pushed later. Guards against uploading its checkpoints and
+        label stores."""
         pair.save_pretrained(tmp_path / "run")
         for name in ("checkpoint-3/model.safetensors", "pseudo_labels/x.zst", "telemetry.jsonl", "training_args.bin"):
             (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
@@ -267,7 +272,7 @@ class TestWithoutOurPackage:
     def test_the_better_member_opens_at_the_root_and_the_other_by_subfolder(
         self, hub: HubServer, published: ModelPair, tmp_path: Path
     ) -> None:
-        """Guards the promise that transformers alone opens both members, each with its own image processor."""
+        """transformers alone must open both models, each with its own image processor."""
         image = Image.new("RGB", (30, 20), (200, 10, 10))
         for place, member in ((".", "b"), ("peer", "a")):
             at = {} if place == "." else {"subfolder": place}
@@ -286,8 +291,8 @@ class TestWithoutOurPackage:
     def test_both_tasks_in_a_process_that_cannot_import_this_package(
         self, hub: HubServer, published: ModelPair, tmp_path: Path
     ) -> None:
-        """Guards a repository that works only because this package has registered something (a process of its own),
-        and the way to the peer that the card and the documentation show."""
+        """Guards against a repository that works only because this package has registered something (so this is a
+        process of its own), and against a broken way to the peer, which the card and the documentation show."""
         pixels = make_pair("segformer", "segformer")
         pixels.push_to_hub("me/pixels", token=MINE)
         program = """
@@ -331,13 +336,13 @@ for task, auto, repo in (
 
 class TestOpen:
     def test_a_pair_is_opened_as_it_was_pushed(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
-        """Guards weights, names of a and b, and which of them is at the root."""
+        """Guards against other weights, swapped names of a and b, and the wrong model at the root."""
         opened = ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
         assert_same(state_of(opened), state_of(published))
         assert opened.primary == "b" and opened.class_names == published.class_names
 
     def test_both_members_come_from_one_commit(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
-        """Guards against members from two different pairs, if there is a push during a download."""
+        """Guards against opening models of two different pairs when there is a push during the download."""
         old = state_of(pair)
         pair.push_to_hub("me/pair", token=MINE)
         repo, first = hub.repo("me/pair"), hub.repo("me/pair").at("main")
@@ -348,7 +353,7 @@ class TestOpen:
         newer, repo.branches["main"] = repo.at("main"), first
 
         class Moving(dict):  # type: ignore[type-arg]
-            """A branch that moves on when it has been read once."""
+            """A branch that points to a newer commit once it has been read."""
 
             def get(self, name: str, default: object = None) -> object:
                 found = super().get(name, default)
@@ -361,7 +366,7 @@ class TestOpen:
         assert_same(state_of(opened), old)
 
     def test_offline_from_the_cache(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
-        """Guards a pair that has been opened once on a machine that has no network now (a process of its own)."""
+        """A pair that was opened once must open again on a machine without a network (a process of its own)."""
         ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
         program = """
 import sys
@@ -387,7 +392,7 @@ except ValueError as problem:
         assert not hub.requests
 
     def test_the_hub_goes_away_and_the_cache_serves(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
-        """Guards a run that starts from a published pair while the Hub is unstable."""
+        """Guards against a run that cannot start from a cached pair while the Hub is unstable."""
         ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
         hub.fail("", 500, times=99)
         assert_same(state_of(ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))), state_of(published))
@@ -395,7 +400,7 @@ except ValueError as problem:
     def test_a_download_cut_in_the_middle_is_taken_up(
         self, hub: HubServer, published: ModelPair, tmp_path: Path
     ) -> None:
-        """Guards half a weights file that is taken for a whole one."""
+        """Guards against taking half a weights file for a whole one."""
         hub.fail("/resolve/.*model.safetensors", "cut", method="GET")
         assert_same(state_of(ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))), state_of(published))
 
@@ -428,7 +433,8 @@ except ValueError as problem:
     def test_what_is_not_a_whole_pair_is_named(
         self, hub: HubServer, published: ModelPair, tmp_path: Path, change: dict[str, bytes | None], says: str
     ) -> None:
-        """Guards a library's traceback, or a pair with a random member; messages name the id, not a cache folder."""
+        """Guards against another library's traceback, and against a pair with a random model. Messages name the id, not
+        a cache folder."""
         replace(change)
         with pytest.raises((HubError, CheckpointError), match=says) as refusal:
             ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
@@ -438,7 +444,7 @@ except ValueError as problem:
     def test_code_of_a_repository_is_refused_unless_asked_for(
         self, hub: HubServer, published: ModelPair, tmp_path: Path
     ) -> None:
-        """Guards code from the Hub that runs when a pair is opened."""
+        """Guards against code from the Hub that runs when a pair is opened."""
         config = json.loads(hub.repo("me/pair").files()["peer/config.json"])
         config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MyConfig"}}
         replace({"peer/config.json": json.dumps(config).encode(), "mine.py": b"raise SystemExit('ran')"})
@@ -447,13 +453,13 @@ except ValueError as problem:
         assert "me/pair" in str(refusal.value) and not list(tmp_path.rglob("*.py"))
 
     def test_a_data_set_is_called_a_data_set(self, hub: HubServer, tmp_path: Path) -> None:
-        """Guards `--pair` with the id of the data."""
+        """Covers a common mistake: `--pair` with the id of the data."""
         HfApi(token=MINE).create_repo("me/images", repo_type="dataset")
         with pytest.raises(HubError, match="is a data set"):
             ModelPair.from_pretrained("me/images", token=MINE, cache_dir=str(tmp_path))
 
     def test_a_folder_that_is_not_there_and_an_unknown_name(self, hub: HubServer, tmp_path: Path) -> None:
-        """Guards a mistyped folder, which looks like an id."""
+        """A mistyped folder looks like an id, so the error must cover both."""
         with pytest.raises(HubError, match=r"is not a folder.*not a valid name"):
             ModelPair.from_pretrained(tmp_path / "nothing")
         with pytest.raises(HubError, match=r"is not a folder.*no such repository"):
@@ -462,7 +468,7 @@ except ValueError as problem:
 
 class TestCardOfABarePair:
     def test_it_claims_nothing_and_passes_the_validation(self, hub: HubServer, published: ModelPair) -> None:
-        """Guards figures in a card of a pair whose training nobody recorded."""
+        """Guards against scores in the card of a pair whose training nobody recorded."""
         text = hub.repo("me/pair").files()["README.md"].decode()
         card = ModelCard(text)
         assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
@@ -475,7 +481,7 @@ class TestCardOfABarePair:
 
 
 def test_the_ensemble_needs_no_checkpoint_of_its_own(hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
-    """Guards the pair's own pipeline after a way over the Hub."""
+    """The pair's own pipeline must work after a push to the Hub and a download."""
     opened = ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
     entries = opened.pipeline()(Image.new("RGB", (30, 20), (200, 10, 10)))
     assert sum(entry["score"] for entry in entries) == pytest.approx(1)

@@ -67,7 +67,7 @@ def published_run(data: list[str], out: Path, *more: str) -> None:
 
 
 def pushing_trainer(folder: Path, **settings: Any) -> DMTTrainer:
-    """Phases of 3, 2 and 3 updates that save every second update, and so within phases too."""
+    """Phases of 3, 2 and 3 updates; every second update is saved, so also within a phase."""
     given = {
         "hub_strategy": "checkpoint",
         "save_strategy": "steps",
@@ -94,7 +94,8 @@ class TestAfterTraining:
     def test_a_run_ends_as_a_repository_that_transformers_opens_with_a_card_of_its_figures(
         self, hub: HubServer, data: list[str], tmp_path: Path, one_figure: None
     ) -> None:
-        """Guards what a person gets for --push_to_hub: the better member, every listed file, and no other's figures."""
+        """What a user gets for `--push_to_hub`: the better model at the root, every listed file, and a card with scores
+        of this run only."""
         published_run(data, tmp_path / "run")
         repo = hub.repo("me/run")
         found = set(repo.files()) - {".gitattributes"}
@@ -126,9 +127,9 @@ class TestAfterTraining:
     def test_a_private_pair_on_a_branch_is_trained_further(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards --pair on another machine (a process of its own, the cache empty again): the downloaded weights, both
-        members' names, and a card, report and terminal that do not call the first phase of a pair that was trained
-        before one on labels alone."""
+        """`--pair` on another machine (a process of its own, with an empty cache) must use the downloaded weights and
+        both models' names. Card, report and terminal must not describe the first phase of an already trained pair as
+        trained on labels alone."""
         published_run(data, tmp_path / "first", "--hub_model_id", "me/private", "--hub_private_repo", "True")
         assert hub.repo("me/private").private
         assert main([*data, "--pair", "me/private", *SHORT, "--output_dir", str(tmp_path / "second")]) == 2
@@ -166,7 +167,8 @@ class TestAfterTraining:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Guards a long run: everything is on disk, the exit code informs scripts, and the named command works."""
+        """A long run must not be lost: everything is on disk, the exit code tells scripts, and the command in the
+        message works."""
         out = tmp_path / "my run"
         hub.fail("/commit/", "cut", times=math.inf)  # the one call that the client does not try again for 23 seconds
         given = [*data, *TINY, *SHORT, *PUSH, "--hub_private_repo", "True", "--hub_strategy", "end"]
@@ -186,7 +188,8 @@ class TestAfterTraining:
     def test_neither_the_token_nor_a_path_of_this_machine_is_written_or_sent(
         self, hub: HubServer, data: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards the stock training_args.bin, tracker settings, states of checkpoints, and whatever is added later."""
+        """Guards against a token or path in the stock training_args.bin, tracker settings, checkpoints, or whatever is
+        added later."""
         out = tmp_path / "run"
         published_run(data, out, "--hub_strategy", "all_checkpoints", "--report_to", "tensorboard", "--save_steps", "1")
         assert hub.calls("/commit/") and list(out.rglob("events.out.*"))
@@ -224,7 +227,7 @@ class TestRefusedBeforeTraining:
         given: dict[str, str],
         says: str,
     ) -> None:
-        """Guards hours of training whose result cannot be published, and tokens in messages."""
+        """Guards against hours of training whose result cannot be published, and against tokens in messages."""
         api = HfApi(token=MINE)
         for name in ("me/single", "me/open"):
             api.create_repo(name)
@@ -241,7 +244,7 @@ class TestRefusedBeforeTraining:
     def test_the_hub_is_away_when_a_run_starts(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards the same when nothing answers at all."""
+        """Guards against hours of training whose result cannot be published because the Hub does not answer at all."""
         hub.fail("", "cut", times=math.inf)
         assert main([*data, *TINY, *SHORT, *PUSH, "--output_dir", str(tmp_path / "run")]) == 2
         assert "cannot be reached" in capsys.readouterr().err
@@ -249,8 +252,8 @@ class TestRefusedBeforeTraining:
     def test_the_download_of_a_base_model_breaks_off(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards half a base model that is trained as if it were whole; the next start takes the download up.
-        (The client tries five times before it gives up, which takes 10 seconds.)"""
+        """Guards against training half a base model as if it were whole; the next start continues the download. (The
+        client tries five times before it gives up, which takes 10 seconds.)"""
         make_pair("vit", "resnet").push_to_hub("me/base", token=MINE)
         hub.fail("/resolve/.*model.safetensors", "cut", method="GET", times=math.inf)
         given = [*data, "--model_a", "me/base", "--model_b", "tiny:resnet", "--image_size", "16", *SHORT]
@@ -264,7 +267,7 @@ class TestRefusedBeforeTraining:
     def test_a_repository_without_a_checkpoint_is_not_resumed_from(
         self, hub: HubServer, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards a run that silently starts over."""
+        """Guards against a resume that silently starts over."""
         make_pair("vit", "resnet").push_to_hub("me/pair", token=MINE)
         resume = ["--resume_from_checkpoint", "me/pair", "--output_dir", str(tmp_path / "run")]
         assert main([*data, *TINY, *SHORT, *resume]) == 2
@@ -289,8 +292,8 @@ class TestDuringTraining:
     def test_every_push_is_one_commit_of_a_whole_pair(
         self, hub: HubServer, tmp_path: Path, strategy: str, pushes: list[int], checkpoints: set[str]
     ) -> None:
-        """Guards stock pushes, which leave `peer/` out, and a last-checkpoint from the middle of a phase, whose labels
-        nobody could make again."""
+        """Guards against stock pushes, which leave out `peer/`, and against a last-checkpoint from the middle of a
+        phase, whose labels nobody could make again."""
         trainer = pushing_trainer(tmp_path / "run", hub_strategy=strategy)
         trainer.train()
         trainer.push_to_hub(tag="done")
@@ -316,7 +319,8 @@ class TestDuringTraining:
         assert not list((tmp_path / "run").glob("_push-*")), "what was staged stays behind"
 
     def test_averaged_weights_are_what_is_pushed(self, hub: HubServer, tmp_path: Path) -> None:
-        """Guards a pushed pair that is not the one whose figures the card shows; the checkpoint keeps both."""
+        """Guards against pushing another pair than the one whose scores the card shows. The checkpoint must keep both
+        the live and the averaged weights."""
         trainer = pushing_trainer(tmp_path / "run", ema_decay=0.9, save_strategy="epoch")
         trainer.train()
         trainer._finish_current_push()
@@ -331,7 +335,7 @@ class TestDuringTraining:
     def test_a_failed_push_is_reported_and_the_next_one_brings_everything(
         self, hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Guards the stock trainer's silence: its failures stay in a future that nobody reads."""
+        """Guards against the silence of the stock Trainer, which leaves its failures in a future that nobody reads."""
         hub.fail("/commit/", 500, method="POST")
         hub.fail("lfs-upload", "cut", method="PUT", nth=2)
         trainer = pushing_trainer(tmp_path / "run")
@@ -352,8 +356,8 @@ class TestTakenUpElsewhere:
     def test_a_run_resumed_from_the_hub_ends_as_one_that_never_stopped(
         self, hub: HubServer, tmp_path: Path, knobs: dict[str, Any]
     ) -> None:
-        """Guards optimizer, random states, first weights and records on their way over the Hub, with the labels made
-        again where the run goes on: they do not travel."""
+        """Optimizer, random states, initial weights and records must survive the way over the Hub. The pseudo labels
+        are not uploaded and are made again where the run continues."""
         reference = make_trainer(
             tmp_path / "reference", make_pair("vit", "resnet"), evaluation=images(9, seed=3), save_strategy="steps",
             save_steps=2, **knobs,
