@@ -28,13 +28,14 @@ IMAGES, PIXELS = "image-classification", "semantic-segmentation"
     ],
 )
 def test_tables_as_spreadsheets_write_them(tmp_path: Path, content: bytes) -> None:
-    """Silent: questions without an answer read as class 0."""
+    """Guards against reading questions without an answer as class 0."""
     (tmp_path / "mine.csv").write_bytes(content)
     assert read_answers(tmp_path / "mine.csv", IMAGES, NAMES) == {"x.jpg": 0, "z.jpg": 2}
 
 
 def test_images_moved_into_the_folder_of_their_class(tmp_path: Path) -> None:
-    """Silent: an image assigned to the class `images`, or moved files that are not answers."""
+    """Guards against images that stay in `images/` getting a class of that name, and against images moved into a class
+    folder not counting as answers."""
     (tmp_path / "queue.csv").write_text("file,id,label\n1.png,x.jpg,\n2.png,y.jpg,\n3.png,z.jpg,owl\n")
     for place in ("dog/found/1.png", "images/2.png", "owl/3.png", "cat/stranger.png"):
         save(image(0), tmp_path / place)
@@ -113,7 +114,7 @@ def coco(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_answers_that_cannot_be_used(tmp_path: Path, task: str, files: dict[str, Any], reason: str) -> None:
-    """Silent: a misspelled class, or a file of another kind, that is ignored."""
+    """Guards against silently ignoring a misspelled class or a file of the wrong kind."""
     if task == PIXELS:
         (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
         (tmp_path / "annotations.json").write_text(json.dumps(coco()))
@@ -141,7 +142,8 @@ ROWS = {"size": [3, 4], "counts": [0, 2, 1, 2, 7]}  # column by column
 )
 @pytest.mark.parametrize("file_name", ["1.png", "images\\1.png", "C:\\queue\\images\\1.png", "upload/90fbb0c7-1.png"])
 def test_regions_as_programs_write_them(tmp_path: Path, changes: dict[str, Any], file_name: str) -> None:
-    """Silent: a rectangle without a polygon was ignored, although its image left the unlabeled set."""
+    """Guards against ignoring a rectangle without a polygon although its image was already removed from the unlabeled
+    set."""
     (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n2.png,y.jpg,2,\n")
     answers = coco(**changes)
     answers["images"][0]["file_name"] = file_name
@@ -152,7 +154,7 @@ def test_regions_as_programs_write_them(tmp_path: Path, changes: dict[str, Any],
 
 
 def test_renumbered_regions_are_found_by_their_place(tmp_path: Path) -> None:
-    """Silent: the answer to region 1 assigned to another region, which a tool has renumbered to 1."""
+    """Guards against assigning the answer for region 1 to another region that the annotation tool renumbered to 1."""
     (tmp_path / "queue.csv").write_text(
         "file,id,annotation,label,x,y,width,height\n1.png,x.jpg,1,dog,0,0,2,2\n1.png,x.jpg,2,owl,2,0,2,2\n"
     )
@@ -168,7 +170,8 @@ def test_renumbered_regions_are_found_by_their_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "refused"), [(2, True), (4, False)])
 def test_regions_on_each_other(tmp_path: Path, width: int, refused: bool) -> None:
-    """Silent: of two answers for the same region the later one won; of overlapping neighbors, too."""
+    """Guards against the later annotation silently winning, for two answers to the same region and for overlapping
+    neighbors."""
     (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
     answers = coco()
     answers["categories"].append({"id": 9, "name": "owl"})
@@ -185,7 +188,7 @@ def test_regions_on_each_other(tmp_path: Path, width: int, refused: bool) -> Non
 
 
 def test_answers_given_twice(tmp_path: Path) -> None:
-    """Silent: two people answered, and the last one listed won."""
+    """Guards against silently using the answer listed last when two people answered differently."""
     data = class_folder(tmp_path / "data", each=8)
     save(image(9), tmp_path / "more" / "x.jpg")
     for name, label in (("one.csv", "cat"), ("two.csv", "dog"), ("three.csv", "cat")):
@@ -199,7 +202,8 @@ def test_answers_given_twice(tmp_path: Path) -> None:
 
 
 def test_a_region_map_of_another_size_is_refused(tmp_path: Path) -> None:
-    """Silent: answers for a smaller copy of the image, an error only in the middle of training."""
+    """Answers drawn on a smaller copy of the image must be refused at once, not end the run in the middle of
+    training."""
     data = scene_folder(tmp_path / "data", [(0, 1, 2)] * 4)
     save(image(9), tmp_path / "more" / "x.jpg")
     (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
@@ -212,7 +216,8 @@ def test_a_region_map_of_another_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_answered_images_are_labeled_and_no_longer_unlabeled(tmp_path: Path) -> None:
-    """Silent: an image in both sets, a label of the image beside it, or an eval split that changes under the pair."""
+    """Guards against an answered image that is also unlabeled or has the label of another image, and against new
+    answers changing the eval split of an existing pair."""
     data = class_folder(tmp_path / "data", each=8)
     for index in range(5):
         save(image(200 + index), tmp_path / "more" / f"{index}.jpg")
@@ -241,7 +246,8 @@ def test_answered_images_are_labeled_and_no_longer_unlabeled(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("reduce_labels", [False, True])
 def test_answered_regions_are_masks_of_the_runs_own_kind(tmp_path: Path, reduce_labels: bool) -> None:
-    """Silent: classes shifted by one if masks start at 1, or background where nobody answered."""
+    """Guards against classes shifted by one when mask values start at 1, and against pixels without an answer counting
+    as background."""
     data = scene_folder(tmp_path / "data", [(1, 2, 3)] * 4 if reduce_labels else [(0, 1, 2)] * 4)
     save(image(9), tmp_path / "more" / "x.jpg")
     queue = tmp_path / "queue"

@@ -41,7 +41,8 @@ def label_table(folder: Path, labels: list[Any], feature: Any = None, **splits: 
 
 
 def test_every_training_image_has_one_role(animals: Path) -> None:
-    """Guards the scores: an image that is both trained on and scored, or both labeled and unlabeled, inflates them."""
+    """Guards against an image that is both trained on and scored, or both labeled and unlabeled, which inflates the
+    scores."""
     found = run(animals, num_labeled=12, split_seed=3)
     assert found.unlabeled is not None and found.evaluation is not None and found.test is None
     parts = [set(part.ids) for part in (found.labeled, found.unlabeled, found.evaluation)]
@@ -53,7 +54,8 @@ def test_every_training_image_has_one_role(animals: Path) -> None:
 
 
 def test_a_split_file_repeats_the_split(animals: Path, tmp_path: Path) -> None:
-    """Guards `--labeled_ids split.json`: carving again would train on fewer and score others."""
+    """Guards against holding out an eval split again with `--labeled_ids split.json`: the run would train on fewer
+    images and score different ones."""
     first = run(animals, num_labeled=12)
     (tmp_path / "split.json").write_text(json.dumps(first.split))
     again = run(animals, labeled_ids=str(tmp_path / "split.json"), split_seed=9)
@@ -64,7 +66,7 @@ def test_a_split_file_repeats_the_split(animals: Path, tmp_path: Path) -> None:
 
 
 def test_images_without_labels_are_the_unlabeled_ones(tmp_path: Path) -> None:
-    """Guards null and -1 in a label column: they became a class called None, or were chosen as labeled images."""
+    """Guards against null and -1 in a label column becoming a class called None, or being chosen as labeled images."""
     for name, labels in (("words", ["owl", None, "cat", "cat", None, "owl"]), ("numbers", [1, -1, 0, 0, -1, 1])):
         root = label_table(tmp_path / name, labels)
         found = run(root)
@@ -77,8 +79,7 @@ def test_images_without_labels_are_the_unlabeled_ones(tmp_path: Path) -> None:
 
 
 def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
-    """Guards tables in which only some rows have a mask: the first row without one would end the run with a
-    KeyError."""
+    """Guards against a KeyError at the first row without a mask in a table where only some rows have one."""
     pictures = [files.encoded(files.image(3 + number)) for number in range(4)]
     masks = [files.encoded(files.mask([0, 1])), None, files.encoded(files.mask([1, 2])), None]
     features = {"image": datasets.Value("binary"), "mask": datasets.Image()}
@@ -91,28 +92,32 @@ def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
 
 
 def test_a_test_split_without_labels_is_not_used(tmp_path: Path) -> None:
-    """Guards benchmark test splits, whose labels are all -1: scoring them would say 0 %, or end the run."""
+    """Guards against scoring a benchmark's test split whose labels are all -1: the score would be 0 %, or the run would
+    end."""
     found = run(label_table(tmp_path / "data", [0, 1] * 8, test=[-1, -1]), num_labeled=4)
     assert found.test is None and any("The test split has no labels and is not used" in note for note in found.notes)
 
 
 class TestUnlabeled:
     def test_exactly_the_folder_is_unlabeled(self, animals: Path, tmp_path: Path) -> None:
-        """Guards that what --num_labeled leaves over is not trained on as well."""
+        """Guards against also training on the images that --num_labeled leaves over when an unlabeled folder is
+        given."""
         files.save(files.image(5), tmp_path / "deep" / "a.png")
         found = run(animals, num_labeled=9, unlabeled_dir=str(tmp_path))
         assert found.unlabeled is not None and found.unlabeled.ids == ["deep/a.png"]
         assert set(found.unlabeled[0]) == {"image"} and len(found.labeled) == 9
 
     def test_a_label_column_in_it_is_scored(self, animals: Path, tmp_path: Path) -> None:
-        """Guards that truth is kept by class name, and never mistaken for a label to train on."""
+        """True labels of unlabeled images must be matched by class name, not by number, and their images must stay
+        unlabeled."""
         root = label_table(tmp_path / "more", ["owl", "emu", "cat"])
         found = run(animals, unlabeled_dataset_name=str(root))
         assert found.unlabeled is not None and found.unlabeled.labels.tolist() == [2, -1, 0]
         assert [item.get("label") for item in found.unlabeled] == [2, None, 0]
 
     def test_masks_in_it_are_scored(self, tmp_path: Path) -> None:
-        """Guards the accuracy of pixel labels where the unlabeled set happens to have masks."""
+        """Guards against dropping the masks of an unlabeled set that happens to have some: the accuracy of its pixel
+        labels needs them."""
         rows = files.table(
             {"image": [files.encoded(files.image(1))] * 2, "mask": [files.encoded(files.mask([0, 255]))] * 2}
         )
@@ -122,11 +127,12 @@ class TestUnlabeled:
         assert found.unlabeled is not None and np.unique(found.unlabeled[1]["mask"]).tolist() == [-100, 0]
 
     def test_a_split_of_the_data_set_itself(self, tmp_path: Path) -> None:
-        """Guards data sets with their own unlabeled images: --unlabeled_split alone was silently ignored."""
+        """Guards against silently ignoring --unlabeled_split, without a second data set, when the data set has its own
+        unlabeled images."""
         root = label_table(tmp_path / "data", [0, 1] * 3, unlabeled=[-1] * 4)
         found = run(root, unlabeled_split="unlabeled")
         assert found.unlabeled is not None and len(found.unlabeled) == 4 and found.unlabeled.labels is None
-        alone = run(root)  # nothing else is unlabeled, so it is the one that is meant
+        alone = run(root)  # no other images are unlabeled, so this split is used
         assert alone.unlabeled is not None and alone.unlabeled.ids == found.unlabeled.ids
         assert any("The unlabeled images are those in 'unlabeled'" in note for note in alone.notes)
         more = run(root, num_labeled=2)
@@ -134,7 +140,7 @@ class TestUnlabeled:
 
     @pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "pool"])
     def test_a_folder_among_the_classes(self, name: str, tmp_path: Path) -> None:
-        """Silent: the unlabeled images became a class of their own, which every model learned to predict."""
+        """Guards against unlabeled images becoming a class of their own, which every model learns to predict."""
         root = files.class_folder(tmp_path / "data", ("cat", "dog"))
         for number in range(3):
             files.save(files.image(200 + number), root / name / "new" / f"{number}.jpg")
@@ -152,7 +158,7 @@ class TestUnlabeled:
         assert any(f"`unlabeled_split={name!r}` would select it" in note for note in few.notes)
 
     def test_copies_of_scored_images_are_left_out(self, tmp_path: Path) -> None:
-        """Silent: images that this program holds out at random are trained on with pseudo labels, because the labeled
+        """Guards against training with pseudo labels on images that were held out at random for scoring: the labeled
         images are usually copies of some in the unlabeled folder."""
         root = files.class_folder(tmp_path / "data", ("cat", "dog"))
         for number, file in enumerate(sorted(root.rglob("*.jpg"))):
@@ -168,7 +174,8 @@ class TestUnlabeled:
 
     @pytest.mark.parametrize("name", ["digits", "digit-scenes"])
     def test_a_builtin_set_beside_ones_own_images(self, name: str, tmp_path: Path) -> None:
-        """Guards trying one's own unlabeled images on the embedded set; its own leftover is then not used."""
+        """A user's own unlabeled images must work with an embedded data set, whose leftover images are then not
+        used."""
         files.save(files.image(5), tmp_path / "a.png")
         task = IMAGES if name == "digits" else PIXELS
         found = run(name, task, num_labeled=20, unlabeled_dir=str(tmp_path))
@@ -179,7 +186,8 @@ class TestUnlabeled:
 
 class TestClassNames:
     def test_where_they_come_from(self, tmp_path: Path) -> None:
-        """Guards the order of precedence: --id2label, the data set, the two models, the values found."""
+        """Class names must come from the first of these that has them: --id2label, the data set, the two models, the
+        values found."""
         named = datasets.ClassLabel(names=["x", "y", "z"])
         with_names = label_table(tmp_path / "named", [0, 1, 2] * 2, named)
         without = label_table(tmp_path / "plain", [0, 1, 2] * 2)
@@ -194,7 +202,7 @@ class TestClassNames:
         assert any("0 to 2. Name them with `id2label=FILE`" in note for note in run(without).notes)
 
     def test_words_keep_the_order_of_the_map(self, tmp_path: Path) -> None:
-        """Guards words sorted on their own although --id2label says which number each has."""
+        """Guards against sorting class words alphabetically although --id2label says which number each of them has."""
         root = label_table(tmp_path / "words", ["owl", "cat", "owl", "dog"])
         (tmp_path / "map.json").write_text('["owl", "dog", "cat", "emu"]')
         found = run(root, id2label=str(tmp_path / "map.json"))
@@ -202,7 +210,8 @@ class TestClassNames:
         assert run(root).class_names == ["cat", "dog", "owl"]
 
     def test_of_masks(self, tmp_path: Path) -> None:
-        """Guards classes by value, and a void value that would silently become the last class."""
+        """Guards against classes that do not follow the mask values, and against a void value that silently becomes the
+        last class."""
         root = files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2, 30), (255, 0)])
         with pytest.raises(DataError, match=r"4 values up to 30 .*would make 31 classes.*pass `ignore_index=30`"):
             run(root, PIXELS)
@@ -214,7 +223,7 @@ class TestClassNames:
 
 
 def test_the_only_other_split_as_the_test_split(tmp_path: Path) -> None:
-    """Guards a reported score on the very images that the better member was chosen on."""
+    """Guards against reporting a score on the very images that the better model was chosen on."""
     labels = [row % 2 for row in range(20)]
     name = str(label_table(tmp_path / "data", labels, validation=[0, 1, 1]))
     assert len(run(name).evaluation or ()) == 3 and run(name).test is None
@@ -227,7 +236,8 @@ def test_the_only_other_split_as_the_test_split(tmp_path: Path) -> None:
 
 
 def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Path) -> None:
-    """Guards against training on padding: a 20x16 image in a view of 64 is nine tenths void, without a warning."""
+    """Guards against training on padding without a warning: a 20x16 image leaves nine tenths of a view of 64 pixels
+    void."""
     found = run(files.scene_folder(tmp_path / "scenes"), PIXELS)
     assert found.view_notes(16) == []
     (note,) = found.view_notes(64)
@@ -236,8 +246,8 @@ def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Pat
 
 
 def test_images_exchanged_under_their_names_are_other_images(tmp_path: Path) -> None:
-    """Silent: a resume with a table of as many rows but other images, or with two class folders whose names were
-    swapped."""
+    """Guards against resuming with a table that has the same number of rows but other images: the ids are equal, so the
+    hash of the contents must differ."""
 
     def table(order: list[int]) -> dict[str, Any]:
         folder = tmp_path / "table"

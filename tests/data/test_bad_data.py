@@ -23,28 +23,31 @@ class TestWarnings:
     """Problems that do not stop a run, but must be reported before it starts."""
 
     def test_a_class_without_labeled_pixels(self, tmp_path: Path) -> None:
-        """Guards a class that is never learned, and scored 0 in every table."""
+        """Guards against a class without labeled pixels going unreported: it is never learned and scores 0 in every
+        table."""
         given = files.scene_flags(tmp_path, (0, 1), (0, 2), labeled_ids=files.text_file(tmp_path, "images/00.jpg"))
         assert "1 of 3 classes have no labeled image and cannot be learned: 2" in notes_of(given, PIXELS)
 
     def test_some_masks_are_void_all_over(self, tmp_path: Path) -> None:
-        """Guards labels that cost work and teach nothing."""
+        """Guards against entirely void masks going unreported: they cost labeling work and teach nothing."""
         notes = notes_of(files.scene_flags(tmp_path, (0, 1), (255,), (0, 1)), PIXELS)
         assert "1 of 3 labeled masks are entirely void: images/01.jpg" in notes
 
     def test_skipped_images_are_listed(self, tmp_path: Path) -> None:
-        """Guards images that are skipped without a message."""
+        """Guards against images that are skipped without a message."""
         found = assemble(DataArguments(**files.truncated_flags(tmp_path, skip_corrupt_images=True)), IMAGES)
         assert "Skipped 1 of 18 training images" in found.notes[0] and "dog/03.jpg" in found.notes[0]
         assert "dog/03.jpg" not in found.labeled.ids + found.split["eval"]
 
     def test_no_unlabeled_images_is_left_to_the_method(self, tmp_path: Path) -> None:
-        """Guards `supervised`, which needs none; the others refuse it (tests/scripts)."""
+        """Reading the data must accept a set without unlabeled images, because `supervised` needs none; the other
+        methods refuse it (tests/scripts)."""
         assert assemble(DataArguments(**files.animal_flags(tmp_path)), IMAGES).unlabeled is None
 
 
 def test_a_hub_set_that_asks_for_code_or_a_token_is_named(hub: Any) -> None:
-    """Guards private sets: the message must not say that the set does not exist and leave it there."""
+    """Guards against an unclear error for a private data set: without a token it is named as a set that cannot be
+    opened, with the token it opens."""
     rows = files.table({"image": [files.encoded(files.image(shade)) for shade in (1, 99)], "label": [0, 1]})
     datasets.DatasetDict({"train": rows}).push_to_hub("me/private", token="hf_mine", private=True)
     with pytest.raises(ValueError, match=r"Cannot open the data set 'me/private'"):

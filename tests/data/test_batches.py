@@ -1,4 +1,4 @@
-"""Batches: what is drawn is a function of seed, phase, member and position, however many draw it."""
+"""Batches: what is drawn depends only on seed, phase, model and position, on any number of processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def updates(made: list[PhaseBatchSampler]) -> list[set[tuple[Draw, Draw]]]:
 @settings(max_examples=30, deadline=None)
 @given(world=st.sampled_from([1, 2, 4]), accumulation=st.sampled_from([1, 2]), labeled=st.integers(1, 9))
 def test_an_update_has_the_same_images_however_it_is_divided(world: int, accumulation: int, labeled: int) -> None:
-    """Guards runs on other hardware: two processes with two micro-batches must train on what one process does."""
+    """Guards against different training on other hardware: several processes with several micro-batches must train on
+    the same images per update as one process does."""
     one = updates([sampler(BatchShape(8, 16), labeled=labeled)])
     parts = [sampler(BatchShape(8, 16, world, accumulation), rank, labeled=labeled) for rank in range(world)]
     assert parts[0].batch_size == 24 // world // accumulation
@@ -66,7 +67,8 @@ def test_an_update_has_the_same_images_however_it_is_divided(world: int, accumul
 
 
 def test_streams_are_endless_and_fair() -> None:
-    """Guards few labels: 3 images in batches of 8 must come again and again, each as often as the others."""
+    """Guards against running out of labeled images, or drawing some more often: 3 images in batches of 8 must come
+    again and again, each as often as the others."""
     made = sampler(BatchShape(8, 8), labeled=3, pseudo=5, steps=30)
     for member in (0, 1):
         draws = [pair[member] for batch in made for pair in batch]
@@ -78,7 +80,8 @@ def test_streams_are_endless_and_fair() -> None:
 
 
 def test_members_phases_and_seeds_are_independent() -> None:
-    """Guards streams in lockstep: models that see the same images in the same order make the same mistakes."""
+    """Models, phases and seeds must draw independently: two models that see the same images in the same order make the
+    same mistakes."""
     shape = BatchShape(4, 4)
     first = [pair for batch in sampler(shape) for pair in batch]
     assert [pair[0].row for pair in first] != [pair[1].row for pair in first]
@@ -91,7 +94,8 @@ def test_members_phases_and_seeds_are_independent() -> None:
 
 
 def test_members_may_learn_from_different_rows() -> None:
-    """Guards difference-maximized labeled halves, and the subset that each member's own teacher selected."""
+    """Guards against models sharing rows when each has its own labeled images (difference-maximized subsets) and its
+    own pseudo labels, selected by its teacher."""
     made = PhaseBatchSampler(BatchShape(2, 2))
     made.begin(1, 20, {"a": np.arange(3), "b": np.arange(3, 6)}, {"a": np.arange(2), "b": np.arange(5, 9)})
     for position, (labeled, pseudo) in enumerate((({0, 1, 2}, {0, 1}), ({3, 4, 5}, {5, 6, 7, 8}))):
@@ -103,8 +107,8 @@ def test_members_may_learn_from_different_rows() -> None:
 @settings(max_examples=30, deadline=None)
 @given(done=st.integers(0, 9), accumulation=st.sampled_from([1, 2]), rank=st.sampled_from([0, 1]))
 def test_a_resumed_phase_draws_on_from_its_update(done: int, accumulation: int, rank: int) -> None:
-    """Guards a resume that draws other images than the run it goes on with. The batches before it are thrown away by
-    the Trainer, so they stay empty: drawing them took up to 40 ms each."""
+    """Guards against a resumed phase drawing other images than the original run. The batches before the resume point
+    stay empty, because the Trainer discards them and drawing them took up to 40 ms each."""
     shape = BatchShape(4, 8, 2, accumulation)
     whole, resumed = (sampler(shape, rank, steps=9, labeled=3) for _ in range(2))
     resumed.begin(1, 9, *({m: rows[kind] for m, rows in whole.rows.items()} for kind in (0, 1)), done=done)
@@ -115,7 +119,8 @@ def test_a_resumed_phase_draws_on_from_its_update(done: int, accumulation: int, 
 
 
 def test_draws_are_the_same_everywhere() -> None:
-    """Guards a library's or our own change of what is drawn: a run could no longer be repeated, nor resumed."""
+    """Guards against a change in a library or in this code that alters what is drawn: a run could no longer be repeated
+    or resumed."""
     (batch,) = sampler(BatchShape(2, 3), steps=1)
     assert [(draw.row, draw.seed) for pair in batch for draw in pair] == [
         (2, 1906561180548351634),
@@ -132,7 +137,7 @@ def test_draws_are_the_same_everywhere() -> None:
 
 
 def test_without_pseudo_labels_the_whole_batch_is_labeled() -> None:
-    """Guards phase 0, which must see as many images an update as the others."""
+    """Guards against smaller batches in phase 0, which must see as many images per update as the other phases."""
     made = sampler(BatchShape(2, 6), pseudo=0, steps=3)
     assert [len(batch) for batch in made] == [8, 8, 8]
     assert not any(draw.is_pseudo for batch in made for pair in batch for draw in pair)
@@ -142,7 +147,8 @@ def test_without_pseudo_labels_the_whole_batch_is_labeled() -> None:
     ("size", "world", "accumulation", "nearest"), [(5, 2, 1, "4 or 6"), (3, 2, 2, "4"), (7, 3, 1, "6 or 9")]
 )
 def test_batches_that_cannot_be_divided_are_refused(size: int, world: int, accumulation: int, nearest: str) -> None:
-    """Guards silently rounded batches: fewer images per update than requested, on some hardware only."""
+    """Guards against silently rounded batch sizes, which train on fewer images per update than requested, on some
+    hardware only."""
     with pytest.raises(ValueError, match=rf"labeled_batch_size {size} cannot be divided.*use {nearest}\."):
         BatchShape(size, 12, world, accumulation)
 
@@ -160,7 +166,7 @@ def image_samples(**settings: Any) -> PairDataset:
 
 
 def pixel_samples(folder: Path, masks: Any = None) -> PairDataset:
-    """Scenes of 30x24 pixels, whose stored labels are of the size that images are trained at, 15x12."""
+    """Scenes of 30x24 pixels. Their stored labels have the size that images are trained at, 15x12."""
     labeled = [
         {"image": files.image(9, (30, 24)), "mask": masks if masks is not None else files.mask([0, 1], (30, 24))}
     ]
@@ -180,7 +186,7 @@ def pixel_samples(folder: Path, masks: Any = None) -> PairDataset:
 
 
 def test_a_sample_is_for_two_members_and_labels_are_the_teachers() -> None:
-    """Guards the fields that the loss reads, and labels of the wrong row."""
+    """Guards against missing fields that the loss reads, and against labels of the wrong row."""
     samples = image_samples()
     stored = ImageLabels(np.array([2, 1, 0, 2, 1]), np.linspace(0.5, 0.9, 5, dtype=np.float32), np.ones(5, dtype=bool))
     samples.pseudo = {"a": stored, "b": stored}
@@ -193,7 +199,8 @@ def test_a_sample_is_for_two_members_and_labels_are_the_teachers() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_samples_do_not_depend_on_the_workers(workers: int, tmp_path: Path) -> None:
-    """Guards augmentation from a worker's own generator: other workers, other run."""
+    """Guards against augmentation that uses a worker's own random generator: another number of workers would give
+    another run."""
     for samples in (image_samples(), pixel_samples(tmp_path)):
         if samples.task == IMAGES:
             samples.pseudo = dict.fromkeys(
@@ -207,7 +214,8 @@ def test_samples_do_not_depend_on_the_workers(workers: int, tmp_path: Path) -> N
 
 
 def test_pixels_are_trained_at_the_size_they_were_labeled_at(tmp_path: Path) -> None:
-    """Guards pseudo labels beside their pixels: images are brought to the shorter side before both."""
+    """Guards against pseudo labels that do not match their pixels: images must be resized to the same shorter side
+    before labeling and before training."""
     samples = pixel_samples(tmp_path)
     found = samples[Draw("a", True, 0, 1), Draw("b", False, 0, 2)]
     assert set(found["a"]["labels"].flatten().tolist()) == {2} and found["a"]["labels"].shape == (8, 8)
@@ -216,7 +224,8 @@ def test_pixels_are_trained_at_the_size_they_were_labeled_at(tmp_path: Path) -> 
 
 
 def test_the_truth_of_unlabeled_images_is_never_read(tmp_path: Path) -> None:
-    """Guards the time of decoding masks that no sample uses, and truth that leaks into training."""
+    """Guards against time lost decoding masks that no sample uses, and against true labels of unlabeled images leaking
+    into training."""
     files.save(files.image(3), tmp_path / "a.png")
     rows = FileRows([tmp_path / "a.png"], tmp_path, masks=[tmp_path / "no such mask.png"])
     source = ImageSet(rows, np.arange(1), PIXELS)
@@ -235,13 +244,15 @@ def test_the_truth_of_unlabeled_images_is_never_read(tmp_path: Path) -> None:
     ],
 )
 def test_masks_given_from_python_are_checked_when_read(masks: Any, message: str, tmp_path: Path) -> None:
-    """Guards runs without the command line: on a GPU the same mistake ends the process without a name."""
+    """Guards against wrong masks in runs started from Python, without the checks of the command line: on a GPU the
+    process would end without naming the image."""
     with pytest.raises(ValueError, match=message):
         pixel_samples(tmp_path, masks)[Draw("a", False, 0, 1), Draw("b", False, 0, 2)]
 
 
 def test_labels_given_from_python_are_checked_when_read() -> None:
-    """Silent: of a set that decodes its images, not every label was looked at before training; 1.5 would be class 1."""
+    """Guards against wrong labels in a data set that decodes its images, because not all of its labels are checked
+    before training; 1.5 would become class 1."""
     for label, message in ((7, "Labeled image 0 has label 7, but the pair has 3 classes"), (1.5, "whole number")):
         samples = PairDataset(
             [{"image": files.image(1), "label": label}],
@@ -259,7 +270,7 @@ def test_labels_given_from_python_are_checked_when_read() -> None:
 
 
 def test_clean_items_and_their_collation() -> None:
-    """Guards rows that lose their number: labels would be stored under another image."""
+    """Guards against images that lose their row number: their pseudo labels would be stored under another image."""
     source = [
         {"image": files.image(9, (30, 24)), "mask": files.mask([0, 1], (30, 24))},
         {"image": files.image(1, (9, 30))},
@@ -288,12 +299,12 @@ def test_clean_items_and_their_collation() -> None:
     [((30, 24), 12, (15, 12)), ((24, 30), 12, (12, 15)), ((9, 30), 12, (9, 30)), ((1000, 10), 3, (300, 3))],
 )
 def test_shorter_side(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
-    """Guards images that change their shape, or are enlarged for nothing."""
+    """Guards against images whose aspect ratio changes, or that are enlarged for no reason."""
     assert fit_shorter_side(Image.new("RGB", size), side).size == expected
 
 
 def test_a_resized_mask_takes_the_class_at_the_center_of_each_pixel() -> None:
-    """Guards masks shifted by half a pixel against the image at each change of size."""
+    """Guards against masks that shift by half a pixel against the image at every change of size."""
     mask = np.arange(36).reshape(6, 6)
     assert resize_mask(mask, (6, 6)) is mask
     assert resize_mask(mask, (2, 3)).tolist() == [[7, 9, 11], [25, 27, 29]]

@@ -1,4 +1,4 @@
-"""Tests of the embedded data sets: fixed, disjoint, and what their items promise."""
+"""The embedded data sets: fixed, with disjoint splits, and with items of the promised form."""
 
 import hashlib
 
@@ -16,7 +16,8 @@ def digest(array: np.ndarray) -> str:
 
 
 def test_digits_items() -> None:
-    """Items must fit the trainer's contract and use the range: the original 0..16 is nearly black."""
+    """Items must have the fields that the trainer expects and use the whole range of pixel values: the original 0 to 16
+    is nearly black."""
     train = load_builtin("digits")["train"]
     item = train[3]
     assert isinstance(item["image"], Image.Image) and item["image"].size == (8, 8)
@@ -28,7 +29,7 @@ def test_digits_items() -> None:
 
 
 def test_digits_splits_are_fixed_balanced_and_disjoint() -> None:
-    """A moved or leaked test image silently spoils the comparison with published figures."""
+    """Guards against a moved or leaked test image, which silently spoils the comparison with published figures."""
     splits = load_builtin("digits")
     assert {name: len(part) for name, part in splits.items()} == {
         "train": 1197,
@@ -44,7 +45,7 @@ def test_digits_splits_are_fixed_balanced_and_disjoint() -> None:
 
 
 def test_scene_items() -> None:
-    """Image and mask must have one size, the mask ids that are classes, and every class must occur."""
+    """Image and mask must have the same size, mask values must be class ids, and every class must occur."""
     splits = load_builtin("digit-scenes")
     assert {name: len(part) for name, part in splits.items()} == {"train": 600, "validation": 60, "test": 200}
     for part in splits.values():
@@ -57,7 +58,8 @@ def test_scene_items() -> None:
 
 
 def test_scenes_are_a_function_of_the_seed() -> None:
-    """Every process makes its own copy: differing copies would give images the masks of others."""
+    """Every process generates its own copy of the scenes; if copies differed, images would get the masks of other
+    images."""
     first, again, other = (digit_scenes(seed, counts=(4, 2, 2)) for seed in (1, 1, 2))
     for split in first:
         assert np.array_equal(first[split].images, again[split].images)
@@ -67,7 +69,7 @@ def test_scenes_are_a_function_of_the_seed() -> None:
 
 
 def test_scene_parameters() -> None:
-    """Other sizes and classes must reach the scenes: class ids follow the order of `classes`."""
+    """Other sizes and classes must have an effect on the scenes, and class ids must follow the order of `classes`."""
     scenes = digit_scenes(0, size=32, classes=(7, 1), digits_per_scene=(1, 1), counts=(20, 1, 1))["train"]
     assert scenes.images.shape == (20, 32, 32, 3) and scenes.class_names == ("background", "7", "1")
     assert all(len(np.unique(mask)) == 2 for mask in masks(scenes)) and set(np.unique(masks(scenes))) == {

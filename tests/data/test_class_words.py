@@ -1,4 +1,4 @@
-"""Labels that are words: what is most likely one class under two spellings is said."""
+"""Labels that are words: two spellings of what is most likely one class give a warning."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from hf_dmt.data.splitting.classes import look_alikes
 
 @pytest.mark.parametrize("other", ["Cat", "cat ", " CAT", "\uff43at", "cat\u00a0"])
 def test_two_spellings_of_a_class_are_said(other: str) -> None:
-    """Silent: one typed 'Cat' among a thousand 'cat' became a class of its own, never learned and never predicted."""
+    """Guards against one mistyped 'Cat' among a thousand 'cat' becoming a class of its own, never learned and never
+    predicted, without a warning."""
     (warning,) = look_alikes(["cat", other, "dog"])
     assert repr("cat") in warning and repr(other) in warning and "separate classes" in warning
 
 
 def test_different_words_are_no_spellings() -> None:
-    """Guards against warnings about numbers with zeros in front, and about ordinary names."""
+    """Guards against warnings about numbers with leading zeros, and about ordinary names."""
     assert look_alikes(["cat", "cats", "1", "01", "1.0", "sea cat", "seacat"]) == []

@@ -46,7 +46,8 @@ def two_sets(tmp_path: Path) -> tuple[ImageSet, ImageSet]:
     ids=["same", "larger", "smaller", "fewer colors"],
 )
 def test_copies_are_found_however_they_were_saved(two_sets: tuple[ImageSet, ImageSet], tmp_path: Path, change) -> None:
-    """Guards scores on pictures that were trained on: their files differ in every byte."""
+    """Guards against scores on images that were trained on: copies must be found although their files differ in every
+    byte."""
     change(picture(3)).save(tmp_path / "other" / "copy.jpg", quality=90)
     one, other = signatures(two_sets[0], "one"), signatures(image_set(tmp_path / "other"), "other")
     assert in_both(one, other) == [("3.png", "copy.jpg")]
@@ -55,14 +56,15 @@ def test_copies_are_found_however_they_were_saved(two_sets: tuple[ImageSet, Imag
 
 
 def test_other_pictures_are_no_copies(two_sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
-    """Guards against a warning that cries wolf, the same shapes in other colors included."""
+    """Guards against false warnings about images that are not copies, including the same shapes in other colors."""
     recolored = Image.fromarray(255 - np.asarray(picture(3))[..., ::-1])
     files.save(recolored, tmp_path / "other" / "recolored.png")
     assert overlaps({"a": signatures(two_sets[0], "a"), "b": signatures(image_set(tmp_path / "other"), "b")}) == {}
 
 
 def test_modes_and_sizes_are_those_of_the_files(tmp_path: Path) -> None:
-    """Guards a set that is half grayscale, which nobody sees once everything is RGB."""
+    """Guards against losing the modes of the files: a data set that is half grayscale is not noticed once every image
+    is RGB."""
     files.save(files.image(1, (20, 10)), tmp_path / "a.png")
     files.save(files.image(1, (30, 10)).convert("L"), tmp_path / "b.png")
     files.save(files.image(1, (10, 50)).convert("RGBA"), tmp_path / "c.png")

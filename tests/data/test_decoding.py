@@ -56,7 +56,8 @@ def test_sixteen_bit_does_not_depend_on_the_rest_of_the_image() -> None:
 
 
 def test_transparent_pixels_become_white_whatever_is_stored_under_them() -> None:
-    """Dropping alpha shows colors that nobody sees: black boxes, or noise, learned as a feature."""
+    """Guards against dropping the alpha channel, which reveals colors that no viewer shows: models learn the black
+    boxes or noise as features."""
     rgba = Image.new("RGBA", (2, 1), (255, 0, 255, 0))
     rgba.putpixel((1, 0), (10, 20, 30, 255))
     gray = Image.new("LA", (2, 1), (7, 0))
@@ -90,7 +91,7 @@ def test_exif_orientation_is_applied_once() -> None:
 
 
 def test_arrays_and_tensors() -> None:
-    """Channels are last in arrays and first in tensors; floats are fractions of white."""
+    """Channels are last in arrays and first in tensors; floats range from 0 (black) to 1 (white)."""
     array = np.random.RandomState(0).randint(0, 256, (6, 5, 3), dtype=np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     for source in (array, tensor, tensor.float() / 255, array / 255, Image.fromarray(array)):
@@ -188,7 +189,8 @@ def test_broken_files_are_named(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_files_and_other_objects() -> None:
-    """A missing file is listed with the broken ones; what is no image at all is a mistake in the caller."""
+    """A missing file must be reported like a broken one; an object that is not an image at all is a mistake of the
+    caller."""
     with pytest.raises(CorruptImage, match=r"nowhere.png.*No such file"):
         to_rgb({"bytes": None, "path": "nowhere.png"})
     with pytest.raises(TypeError, match="NoneType"):
@@ -197,7 +199,8 @@ def test_missing_files_and_other_objects() -> None:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bombs_are_an_error_that_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between once and twice its limit Pillow only warns, and fills the memory of every worker."""
+    """Guards against images between one and two times Pillow's limit: Pillow only warns, and they fill the memory of
+    every worker."""
     source = encoded(Image.new("L", (12, 10)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(CorruptImage, match=r"some/file.png.*12 x 10 pixels.*100"):
@@ -208,7 +211,8 @@ def test_decompression_bombs_are_an_error_that_names_the_file(monkeypatch: pytes
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:
-    """Pillow opens files lazily: a folder of many images then runs out of file handles."""
+    """Guards against files left open: Pillow opens them lazily, so a folder of many images would use up all file
+    handles."""
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
@@ -220,7 +224,8 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
 
 
 def test_find_images(tmp_path: Path) -> None:
-    """Text, hidden files and macOS droppings are no images; the order is not the file system's."""
+    """Text files, hidden files and files that macOS or Windows adds are not images, and the order must not depend on
+    the file system."""
     names = ["b/2.PNG", "b/10.jpg", "a.jpeg", "c/d/e/x.webp", "a b/ü.tif"]
     others = ["notes.txt", ".hidden.png", ".cache/y.png", "b/._2.png", "b/Thumbs.db", "png"]
     for name in names + others:
@@ -231,7 +236,8 @@ def test_find_images(tmp_path: Path) -> None:
 
 
 def test_find_images_follows_links_and_survives_loops(tmp_path: Path) -> None:
-    """A link to a parent would be walked until the path is too long; a linked disk must still be found."""
+    """Guards against following a link to a parent folder until the path is too long; images on a linked disk must still
+    be found."""
     root, disk = tmp_path / "root", tmp_path / "disk"
     root.mkdir()
     disk.mkdir()

@@ -1,4 +1,5 @@
-"""Names of strangers in terminals, pages, cards and spreadsheets. What a browser makes of them: tests/report."""
+"""Names written by other people in terminals, web pages, model cards and spreadsheets. How a browser shows them is
+tested in tests/report."""
 
 from __future__ import annotations
 
@@ -47,14 +48,15 @@ anything = st.text(alphabet=st.characters(codec=None), max_size=20)
 
 @given(anything)
 def test_printable_holds_no_code_for_a_terminal(text: str) -> None:
-    """Silent: a class name that clears the screen, sets the window's title, or writes a line of its own."""
+    """Guards against a class name that clears the screen, sets the window's title, or adds a line of its own to the
+    output."""
     shown = printable(text)
     assert len(shown.splitlines()) <= 1 and not [c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160]
     shown.encode("utf-8")
 
 
 def test_printable_keeps_what_people_write() -> None:
-    """Silent: names in other scripts, or emoji of several parts, that come out as escapes."""
+    """Guards against names in other scripts, or emoji made of several code points, being shown as escape sequences."""
     for name in ("犬", "café", "می\u200cخواهم", "👩\u200d🌾", "a b", "-", "O'Brien"):
         assert printable(name) == name
     assert printable("a\x1b[31m\nb\u202e\xa0c") == "a\\x1b[31m\\nb\\u202e c"
@@ -62,14 +64,14 @@ def test_printable_keeps_what_people_write() -> None:
 
 @given(anything)
 def test_html_shows_the_text_and_nothing_else(text: str) -> None:
-    """Silent: markup of a stranger on a page of ours."""
+    """Guards against a name written by someone else adding markup to one of our pages."""
     written = html_text(text)
     assert not set(written) & set("<>\"'") and html.unescape(written) == printable(text)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_markdown_shows_the_text_and_nothing_else(name: str) -> None:
-    """Silent: a name that loads a remote image, or ends its code span, in a card on the Hub."""
+    """Guards against a name that loads a remote image, or ends its code span, in a model card on the Hub."""
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     (inline,) = [token for token in parser.parse(f"# x {markdown_text(name)} y") if token.type == "inline"]
     assert {child.type for child in inline.children or ()} <= {"text", "text_special"}
@@ -89,7 +91,8 @@ def test_markdown_shows_the_text_and_nothing_else(name: str) -> None:
 
 @given(anything)
 def test_a_cell_comes_back_and_is_no_formula(text: str) -> None:
-    """Silent: `=HYPERLINK(...)` that runs in a spreadsheet, and an id that no longer names its image afterwards."""
+    """Guards against a cell such as `=HYPERLINK(...)` that runs in a spreadsheet, and against an escaped id that no
+    longer names its image."""
     cell = csv_cell(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert from_csv_cell(cell) == text
@@ -112,7 +115,8 @@ def test_a_cell_comes_back_and_is_no_formula(text: str) -> None:
     ],
 )
 def test_what_may_be_a_token_is_not_quoted(message: str) -> None:
-    """Silent: a token in the log of a cluster, which others read, because of a missing quote in a config."""
+    """Guards against writing a token to the log of a cluster, which others can read, because of a missing quote in a
+    config file."""
     assert "SECRET" not in without_tokens(message) and "***" in without_tokens(message)
 
 
@@ -126,12 +130,12 @@ def test_what_may_be_a_token_is_not_quoted(message: str) -> None:
     ],
 )
 def test_words_about_tokens_stay(message: str) -> None:
-    """Silent: advice with stars in the place of its words."""
+    """Guards against asterisks replacing words in advice about tokens."""
     assert without_tokens(message) == message
 
 
 def test_what_needs_no_mark_has_none() -> None:
-    """Silent: every name with an apostrophe in front, and numbers that became text."""
+    """Guards against an apostrophe in front of every name, and against numbers that become text."""
     for value in ("cat", "O'Brien", "'quoted'", "", 3, -0.5, None):
         assert csv_cell(value) == value
     assert csv_cell("-1 class") == "'-1 class" and from_csv_cell("'quoted'") == "'quoted'"

@@ -1,4 +1,4 @@
-"""Image sets given from Python: what is no label is refused before phase 0, not trained as another class."""
+"""Image sets given from Python: invalid labels are refused before phase 0 and not trained as another class."""
 
 from __future__ import annotations
 
@@ -38,19 +38,20 @@ def items(*labels: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_what_is_no_label(label: Any, message: str) -> None:
-    """Silent: 1.5 was trained as class 1."""
+    """Guards against training on invalid labels, such as 1.5 as class 1."""
     with pytest.raises(ValueError, match=message):
         check_item_labels(items(0, label), "train", NAMES)
 
 
 def test_what_is_one() -> None:
-    """Guards against refusing the numbers of other libraries."""
+    """Guards against refusing the number types of other libraries."""
     labels = [0, True, 2.0, np.int64(1), np.float32(2), torch.tensor(1), np.array(2)]
     check_item_labels(items(*labels), "train", NAMES)
 
 
 def test_a_bad_label_far_behind_is_found_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: label 7 of item 5 of the eval set stopped the run after phase 0."""
+    """Guards against a bad label far back in the eval set, such as 7 of 3 classes, that stops the run only after phase
+    0."""
     with pytest.raises(ValueError, match="Item 40 of eval_dataset has label 7"):
         check_item_labels(items(*[0] * 40, 7), "eval_dataset", NAMES)
     rows = {"image": [{"bytes": b"no image", "path": None}] * 50, "label": [0] * 49 + [7]}
@@ -62,7 +63,7 @@ def test_a_bad_label_far_behind_is_found_without_decoding(monkeypatch: pytest.Mo
 
 
 def test_a_hole_in_a_list_is_found_before_training() -> None:
-    """Guards a run that ended in phase 1 at the first draw of an item that is None."""
+    """Guards against a run that ends in phase 1, when an item that is None is drawn for the first time."""
     pair = SimpleNamespace(task="image-classification", class_names=NAMES)
     good = items(0, 1)
     for bad, message in ((None, "Item 2 of train is a NoneType"), ({"label": 1}, r"Item 2 of train has the keys")):
@@ -75,7 +76,7 @@ def test_a_hole_in_a_list_is_found_before_training() -> None:
     [(5, r"Item 0 of train is not an image: .* got int"), ([[1]], "got list"), ("/no/such.png", "No such file")],
 )
 def test_an_image_that_is_none_fails_before_training(image: Any, message: str) -> None:
-    """Guards a folder in which a run was begun, for want of a look at the first image."""
+    """Guards against starting a run in its output folder without checking that the first image can be read."""
     pair = SimpleNamespace(task="image-classification", class_names=NAMES)
     with pytest.raises(ValueError, match=message):
         check_image_set([{"image": image, "label": 0}], "train", pair)  # type: ignore[arg-type]
@@ -90,14 +91,15 @@ def test_an_image_that_is_none_fails_before_training(image: Any, message: str) -
     ],
 )
 def test_a_mask_that_is_none_fails_before_training(mask: Any, message: str) -> None:
-    """The same for masks of another size, of fractions, or that are not there."""
+    """Guards against masks that are missing, have another size or contain fractions, and fail only during training."""
     pair = SimpleNamespace(task="semantic-segmentation", class_names=NAMES)
     with pytest.raises(ValueError, match=message):
         check_image_set([{"image": files.image(1), "mask": mask}], "train", pair)  # type: ignore[arg-type]
 
 
 def test_a_label_behind_items_without_one_is_checked() -> None:
-    """Guards a run that ended at the first labeling, at the name of a class among unlabeled images."""
+    """Guards against a run that ends at the first labeling because one of the unlabeled images has a class name as its
+    label."""
     pair = SimpleNamespace(task="image-classification", class_names=NAMES)
     unlabeled = [{"image": files.image(1)}, {"image": files.image(2), "label": "cat"}]
     with pytest.raises(ValueError, match=r"Item 1 of unlabeled has the label 'cat'"):
@@ -105,7 +107,7 @@ def test_a_label_behind_items_without_one_is_checked() -> None:
 
 
 class Photos:
-    """A set of a user's own class, which decodes an image to give its label."""
+    """A data set of a user's own class, which decodes the image to return its label."""
 
     def __init__(self, *items: Any, length: int | None = None) -> None:
         self.items, self.length = items, length or len(items)
@@ -128,13 +130,14 @@ class Photos:
     ],
 )
 def test_sets_of_any_class_fail_before_training(source: Any, message: str) -> None:
-    """Guards a run that ended at the first draw of a missing photo, far behind the first."""
+    """Guards against a run that ends when a missing photo, far back in the data set, is drawn for the first time."""
     with pytest.raises(ValueError, match=message):
         check_item_labels(source, "train", NAMES)
 
 
 def test_an_unlabeled_image_may_be_of_any_class() -> None:
-    """Guards against refusing unlabeled images of a class that the pair does not know; a word is still an error."""
+    """Guards against refusing unlabeled images of a class that the pair does not know; a word as a label is still an
+    error."""
     assert check_label(7, "Image x", None) == 7
     with pytest.raises(ValueError, match=r"Image x has the label 'cat', but .* number of a class: 0, 1, 2"):
         check_label("cat", "Image x", None)
@@ -142,7 +145,8 @@ def test_an_unlabeled_image_may_be_of_any_class() -> None:
 
 
 def test_classes_in_another_order_are_refused() -> None:
-    """Silent: with ClassLabel(dog, cat, owl), every dog was trained, scored and exported under the name cat."""
+    """Guards against classes in another order: with ClassLabel(dog, cat, owl), every dog was trained, scored and
+    exported under the name cat."""
     pair = SimpleNamespace(task="image-classification", class_names=NAMES)
     rows = {"image": [files.image(1)] * 3, "label": [0, 1, 2]}
 
@@ -153,5 +157,5 @@ def test_classes_in_another_order_are_refused() -> None:
     for source in (table("dog", "cat", "owl"), torch.utils.data.Subset(table("dog", "cat", "owl"), [0, 1])):
         with pytest.raises(ValueError, match=r"eval calls class 0 'dog', but in the pair 'dog' is class 1"):
             check_image_set(source, "eval", pair)  # type: ignore[arg-type]
-    for names in (NAMES, ["chat", "chien", "hibou"]):  # other names for the same numbers are no contradiction
+    for names in (NAMES, ["chat", "chien", "hibou"]):  # other names for the same numbers are allowed
         check_image_set(table(*names), "eval", pair)  # type: ignore[arg-type]
