@@ -25,7 +25,8 @@ IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 
 @pytest.fixture
 def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The names of the files that are read, with an empty memory, and no waiting for files to settle."""
+    """The names of the files that are read, starting with an empty cache in which even files that just changed are
+    stored."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(reading_rows, "_SETTLED", 0)
     found: list[str] = []
@@ -42,7 +43,8 @@ def look(folder: Path, task: str = PIXELS, **settings: object) -> ScannedImages:
 
 
 def test_the_second_start_reads_nothing(tmp_path: Path, reads: list[str]) -> None:
-    """Silent: every start and every resume of a run reads every file again: 82 minutes for a million."""
+    """Guards against reading every file again at every start and every resume of a run: 82 minutes for a million
+    files."""
     files.scene_folder(tmp_path, [(0, 1), (1, 255), (2,)])
     first = look(tmp_path)
     assert len(reads) == 6
@@ -57,7 +59,7 @@ def test_the_second_start_reads_nothing(tmp_path: Path, reads: list[str]) -> Non
 
 @pytest.mark.parametrize("how", ["new content", "same size and time"])
 def test_a_changed_file_is_read_again(how: str, tmp_path: Path, reads: list[str]) -> None:
-    """Silent: a corrected mask, but training uses the old one."""
+    """Guards against training on the old version of a mask that was corrected."""
     files.scene_folder(tmp_path, [(0, 1), (1, 2)])
     path = tmp_path / "masks" / "01.png"
     files.mask([1, 2]).save(path, compress_level=0)
@@ -75,8 +77,8 @@ def test_a_changed_file_is_read_again(how: str, tmp_path: Path, reads: list[str]
 def test_only_what_must_be_read_goes_to_threads(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silent: threads that wait for each other over 100,000 cached results take longer than one thread; and results
-    that end up at other images when only some are cached."""
+    """Guards against using threads for 100,000 cached results, which takes longer than one thread, and against
+    assigning results to the wrong images when only some are cached."""
     root = files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2), (0, 2), (1, 0)])
     first = look(root)
     changed = sorted((root / "images").iterdir())[2]
@@ -98,7 +100,8 @@ def test_only_what_must_be_read_goes_to_threads(
 def test_a_file_that_changed_just_now_is_not_remembered(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silent: two versions within one tick of the file system's clock look the same."""
+    """Guards against caching the result of a file that has just changed: two versions within one tick of the file
+    system's clock look the same."""
     monkeypatch.setattr(reading_rows, "_SETTLED", 60)
     files.scene_folder(tmp_path, [(0, 1)])
     look(tmp_path)
@@ -107,7 +110,8 @@ def test_a_file_that_changed_just_now_is_not_remembered(
 
 
 def test_failures_are_not_remembered(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: a photo that could not be read stays left out after `pip install pillow-heif`."""
+    """Guards against caching failures: a photo that could not be read would stay left out after `pip install
+    pillow-heif`."""
     files.scene_folder(tmp_path, [(0, 1)])
     whole = (tmp_path / "images" / "00.jpg").read_bytes()
     files.cut(tmp_path / "images" / "00.jpg")
@@ -121,7 +125,7 @@ def test_failures_are_not_remembered(tmp_path: Path, reads: list[str], monkeypat
 
 
 def test_masks_read_in_another_way_are_looked_at_anew(tmp_path: Path, reads: list[str]) -> None:
-    """Silent: class ids from an outdated color table."""
+    """Guards against reusing cached class ids that come from an outdated color table."""
     files.scene_folder(tmp_path, [(0, 1)])
     look(tmp_path)
     reads.clear()
@@ -132,7 +136,7 @@ def test_masks_read_in_another_way_are_looked_at_anew(tmp_path: Path, reads: lis
 
 
 def test_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: of two runs that start together, one loses the other's results, or waits forever."""
+    """Guards against two runs that start together losing each other's results or waiting forever."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
 
     def work(number: int) -> None:
@@ -174,7 +178,7 @@ def test_a_broken_memory_stops_nothing(
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Silent: a cache in a home folder with a quota, although the other caches were moved."""
+    """Guards against a cache in a home folder with a quota although the user moved the other Hugging Face caches."""
     for name in ("HF_HOME", "HF_ASSETS_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -189,7 +193,7 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_tables_are_remembered_too(tmp_path: Path, reads: list[str]) -> None:
-    """Silent: images inside parquet files decoded at every start."""
+    """Guards against decoding the images inside parquet files at every start."""
     import datasets
 
     from hf_dmt.data.reading.rows import TableRows

@@ -1,8 +1,9 @@
-"""The official splits, against the published lists: a split that is almost the official one gives numbers that compare
-to nothing, and nobody would notice.
+"""The official splits, compared with the published lists: a split that is almost the official one gives numbers that
+cannot be compared with published ones, and nobody would notice.
 
-The sorted lists of VOC and Cityscapes are not shipped. What a shuffle does depends on the length alone, so the order is
-checked by position: the published lists of the smallest splits (100 names each) must be sorted as their positions are.
+The sorted lists of VOC and Cityscapes are not shipped. A shuffle's order depends only on the length of the list, so it
+is checked by position: the names in the published lists of the smallest splits (100 each) must be sorted as their
+positions are.
 """
 
 import json
@@ -51,33 +52,34 @@ def voc_names() -> list[str]:
 
 class TestAgainstThePublishedLists:
     def test_the_hashes_are_of_one_name_a_line(self) -> None:
-        """Guards that a published list of hashes and a list made here are hashed alike."""
+        """Guards against hashing our lists differently from the published ones: one name per line, in the published
+        order."""
         for published, digest in zip(PUBLISHED["voc_106"], VOC_LABELED_SHA256["106"], strict=True):
             assert is_published(published, digest)
         assert is_published(PUBLISHED["cityscapes_30"][0], CITYSCAPES_LABELED_SHA256["30"][0])
         assert not is_published(sorted(PUBLISHED["voc_106"][0]), VOC_LABELED_SHA256["106"][0])
 
     def test_the_constants_are_those_of_the_golden_file(self) -> None:
-        """Guards against a digit lost in copying, which would call a right list wrong."""
+        """Guards against a digit lost when a hash was copied, which would call a correct list wrong."""
         for name, table in (("PASCAL_VOC_2012", VOC_LABELED_SHA256), ("Cityscapes", CITYSCAPES_LABELED_SHA256)):
             for split, digests in table.items():
                 for number, digest in enumerate(digests):
                     assert GOLDEN["split_sha256_16"][f"{name}/{split}_labeled_{number}"] == digest
 
     def test_all_three_voc_orders_put_the_published_names_in_sorted_positions(self, voc_names: list[str]) -> None:
-        """Guards the shuffle: 300 names at random positions would be sorted by chance once in 10^600."""
+        """Guards against a wrong shuffle: 300 names at random positions would be sorted by chance once in 10^600."""
         known = [name for name in voc_names if name]
         assert len(known) == len(set(known)) > 290 and known == sorted(known)
 
     def test_the_cityscapes_order_does_too(self) -> None:
-        """Guards the same for the other list length."""
+        """Guards against a wrong shuffle of a list with the length of Cityscapes."""
         positions = official_orders(range(CITYSCAPES_TRAIN))[0][:100]
         published = PUBLISHED["cityscapes_30"][0]
         assert [name for _, name in sorted(zip(positions, published, strict=True))] == sorted(published)
 
     def test_the_difference_maximized_subsets_are_the_published_ones(self, voc_names: list[str]) -> None:
-        """Guards the order of the draws: one generator runs through 8, 20, 50 and 106 of every order, so one draw too
-        many changes all later lists."""
+        """Guards against a wrong order of draws: one generator runs through the splits 8, 20, 50 and 106 of every
+        order, so one draw too many changes all later lists."""
         subsets = voc_difference_maximized(voc_names)
         for number in range(3):
             left, right = subsets["106", number]
@@ -96,24 +98,25 @@ class TestSizes:
         ("split", "size"), [("106", 100), ("50", 211), ("20", 530), ("8", 1322), ("4", 2645), ("2", 5291)]
     )
     def test_voc(self, split: str, size: int) -> None:
-        """Guards the % 8 rule, which makes 1/20 of VOC 530 images and not 529."""
+        """Guards against breaking the % 8 rule, which gives 1/20 of VOC 530 images and not 529."""
         labeled, unlabeled = official_split(range(VOC_TRAINAUG), VOC_DIVISORS[split], 2)
         assert len(labeled) == size and len(unlabeled) == VOC_TRAINAUG - size
         assert not set(labeled) & set(unlabeled)
 
     @pytest.mark.parametrize(("split", "size"), [("30", 100), ("8", 371), ("4", 743)])
     def test_cityscapes(self, split: str, size: int) -> None:
-        """Guards the published sizes."""
+        """Guards against sizes that differ from the published ones."""
         assert labeled_count(CITYSCAPES_TRAIN, CITYSCAPES_DIVISORS[split]) == size
 
     def test_smaller_labeled_sets_begin_larger_ones(self) -> None:
-        """Guards nesting, without which label counts are compared on unrelated images."""
+        """Larger labeled sets must begin with the smaller ones; otherwise label counts are compared on unrelated
+        images."""
         lists = [official_split(range(VOC_TRAINAUG), divisor, 1)[0] for divisor in VOC_DIVISORS.values()]
         for smaller, larger in pairwise(lists):
             assert larger[: len(smaller)] == smaller
 
     def test_sbd(self) -> None:
-        """Guards that the labeled images never come back among the unlabeled ones."""
+        """Guards against labeled images that appear again among the unlabeled ones."""
         labeled, unlabeled = sbd_split(["d", "c", "b", "a"], ["b", "d"])
         assert labeled == ["b", "d"] and unlabeled == ["c", "a"]
 
@@ -128,13 +131,14 @@ class TestCifar:
         assert sorted([*train, *held]) == list(range(400))
 
     def test_labeled_sets_are_balanced_nested_and_differ_by_seed(self) -> None:
-        """Guards that 25 labels a class hold the 4 of the smaller set, as published results assume."""
+        """The set with 25 labels per class must contain the set with 4 per class, as published results assume."""
         small, large = cifar_labeled(self.labels, 4, seed=1), cifar_labeled(self.labels, 25, seed=1)
         assert np.bincount(self.labels[large]).tolist() == [25] * 5
         assert set(small) <= set(large) and set(small) != set(cifar_labeled(self.labels, 4, seed=2))
 
     def test_a_shuffle_of_rows_is_a_shuffle_of_images(self) -> None:
-        """Guards the shortcut: the official script shuffles the images themselves, here only their rows move."""
+        """The official script shuffles the images themselves; shuffling only their row numbers, as done here, must give
+        the same order."""
         images = np.arange(30 * 7).reshape(30, 7)
         rows = np.arange(30)
         np.random.RandomState(3).shuffle(rows)
@@ -146,12 +150,12 @@ class TestMemberRows:
     ids: tuple[str, ...] = tuple(f"{number}.jpg" for number in range(20))
 
     def test_off_gives_everything_to_both(self) -> None:
-        """Guards the default."""
+        """Guards against a default that withholds labeled images from one of the two models."""
         rows = member_rows("false", self.ids, 0)
         assert rows["a"].tolist() == rows["b"].tolist() == list(range(20))
 
     def test_on_gives_each_its_own_80_percent(self) -> None:
-        """Guards size, overlap and that the draw is the seed's."""
+        """Guards against subsets of the wrong size or overlap, and against a draw that does not follow the seed."""
         rows = member_rows("true", self.ids, 5)
         assert len(rows["a"]) == len(rows["b"]) == 16 and len({*rows["a"]} & {*rows["b"]}) == 12
         assert {*rows["a"]} | {*rows["b"]} == set(range(20))
@@ -159,7 +163,7 @@ class TestMemberRows:
         assert rows["a"].tolist() == sorted(left)
 
     def test_a_file_names_the_images(self, tmp_path: Path) -> None:
-        """Guards that official subsets reach the members they were drawn for."""
+        """Guards against official subsets that reach the wrong one of the two models."""
         file = tmp_path / "subsets.json"
         file.write_text(json.dumps({"a": ["3.jpg", "1.jpg"], "b": ["3.jpg", "19.jpg"]}))
         rows = member_rows(str(file), self.ids, 0)

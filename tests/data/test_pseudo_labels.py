@@ -1,4 +1,5 @@
-"""The store: what is written is what is read, sharp confidences keep their order, half a store is never a store."""
+"""The store of pseudo labels: it returns what was written, keeps the order of confidences close to 1, and is never read
+when only half of it was written."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ CLASSES = 4
 
 
 def maps(count: int = 6, margin: float = 12.0, size: tuple[int, int] = (40, 50)) -> list[tuple[np.ndarray, ...]]:
-    """Labels, codes and doubts of a member; a margin of 25 is a sharp one, most of whose confidences exceed 0.999."""
+    """Labels, codes and doubts of a model. With a margin of 25, most of its confidences exceed 0.999."""
     torch.manual_seed(0)
     found = []
     for _ in range(count):
@@ -50,7 +51,8 @@ def written(folder: Path, made: list[tuple[np.ndarray, ...]], ratio: float = 0.5
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.9, 1.0])
 @pytest.mark.parametrize("margin", [3.0, 25.0, 60.0])
 def test_every_class_keeps_its_ratio_however_sharp_the_model(margin: float, ratio: float, tmp_path: Path) -> None:
-    """Guards codes that call everything above 0.999 equal: the surest fifth is then a coin toss, or everything."""
+    """Guards against codes that treat all confidences above 0.999 as equal: the most confident fifth would be chosen at
+    random, or everything would be kept."""
     made = maps(margin=margin)
     store = written(tmp_path, made, ratio)
     labels, doubt = (np.concatenate([image[part].ravel() for image in made]) for part in (0, 2))
@@ -62,7 +64,7 @@ def test_every_class_keeps_its_ratio_however_sharp_the_model(margin: float, rati
     kept = selected != -100
     for label in range(CLASSES):
         mine = labels == label
-        # Whole bins are kept, of 1/512 of a power of two in doubt: the ratio, and hardly more than that.
+        # Only whole bins are kept, each 1/512 of a power of two in doubt, so slightly more than the ratio is kept.
         assert ratio - 1 / mine.sum() <= kept[mine].mean() <= ratio + 0.02
         if ratio < 1:
             assert doubt[kept & mine].max() <= doubt[mine & ~kept].min() * (1 + 1 / 256)
@@ -71,7 +73,8 @@ def test_every_class_keeps_its_ratio_however_sharp_the_model(margin: float, rati
 
 
 def test_one_store_serves_any_ratio(tmp_path: Path) -> None:
-    """Guards that nothing is filtered when written: the networks need not run again for another ratio."""
+    """Guards against filtering labels when they are written: another label ratio would require running the models
+    again."""
     made = maps(2)
     few, many = written(tmp_path / "few", made, 0.1), written(tmp_path / "many", made, 0.9)
     for row in range(2):
@@ -82,7 +85,7 @@ def test_one_store_serves_any_ratio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("highest", [0, 255, 256, 65_535])
 def test_class_ids_of_8_and_16_bit(highest: int, tmp_path: Path) -> None:
-    """Guards class 256, which is class 0 in 8 bit."""
+    """Guards against storing class 256 in 8 bits, which turns it into class 0."""
     labels = np.array([[0, highest], [highest, 0]])
     PixelLabels(tmp_path).write(0, labels, np.array([[1, 2], [65_535, 0]]))
     read, codes = PixelLabels(tmp_path).codes(0)
@@ -106,7 +109,7 @@ class Selected(Dataset[Any]):
 
 
 def test_workers_read_what_the_process_reads(tmp_path: Path) -> None:
-    """Guards open files shared between processes, which hand each other parts of files."""
+    """Guards against sharing open files between processes, which makes them read parts of the wrong files."""
     store = written(tmp_path, maps())
     alone, workers = (list(DataLoader(Selected(store), num_workers=count)) for count in (0, 2))
     assert all(
@@ -116,7 +119,8 @@ def test_workers_read_what_the_process_reads(tmp_path: Path) -> None:
 
 class TestHalfAStore:
     def test_without_a_manifest_it_is_none(self, tmp_path: Path) -> None:
-        """Guards a phase that trains on the labels of the images that came first."""
+        """Guards against a phase that trains on an unfinished store, with labels only for the images that came
+        first."""
         PixelLabels(tmp_path).write(0, *maps(1)[0][:2])
         assert not is_complete(tmp_path)
         with pytest.raises(ValueError, match=r"not complete.*Resume from the last checkpoint"):
@@ -127,7 +131,8 @@ class TestHalfAStore:
             ImageLabels.read(tmp_path)
 
     def test_writing_again_takes_the_manifest_away_first(self, tmp_path: Path) -> None:
-        """Guards a store of two models, complete by the manifest of the first."""
+        """Guards against a store with labels of two models that counts as complete because of the first one's
+        manifest."""
         written(tmp_path, maps(2))
         PixelLabels(tmp_path).write(0, *maps(1)[0][:2])
         assert not is_complete(tmp_path)
@@ -137,7 +142,8 @@ class TestHalfAStore:
 
     @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "empty"])
     def test_a_damaged_file_is_named(self, damage: str, tmp_path: Path) -> None:
-        """Guards labels of another image: zstd decodes many damaged files to something."""
+        """Guards against training on wrong labels from a damaged file: zstd decodes many damaged files without an
+        error."""
         store = written(tmp_path, maps(2))
         path = next(path for path in tmp_path.rglob("*.zst") if path.stem.endswith("1"))
         content = path.read_bytes()
@@ -154,7 +160,8 @@ class TestHalfAStore:
             store.selected(1)
 
     def test_killed_while_writing(self, tmp_path: Path) -> None:
-        """Guards kill -9 at any instant: whole files only, and the same store once it is written again."""
+        """A process killed at any instant (kill -9) must leave only whole files, and writing again must give the same
+        store."""
 
         def write_again_and_again() -> None:
             while True:
@@ -180,7 +187,7 @@ class TestHalfAStore:
 
 
 def test_images(tmp_path: Path) -> None:
-    """Guards the table of image labels: rows keep their ids, and the selected ones are those that train."""
+    """Guards against a table of image labels whose rows lose their ids, or whose unselected rows are trained on."""
     labels = ImageLabels(
         np.array([2, 0, 1]), np.array([0.5, 1.0, 0.25], dtype=np.float32), np.array([True, False, True])
     )
@@ -223,7 +230,7 @@ def _rewrite(folder: Path, rows: list[int]) -> None:
     ],
 )
 def test_a_table_that_was_changed_is_not_read(tmp_path: Path, damage: Any) -> None:
-    """Silent: images are trained on the labels of others, and the run looks like any other."""
+    """Guards against training images on the labels of other images in a run that looks like any other."""
     folder, other = tmp_path / "phase-1", tmp_path / "phase-2"
     written_labels = table_of(folder)
     table_of(other, phase=2)
@@ -239,7 +246,8 @@ def edit_json(file: Path, **values: Any) -> None:
 
 @pytest.mark.parametrize("where", [0, 3, 4, 7, 8, 11, 12, 20, -1])
 def test_no_byte_of_an_image_can_change(tmp_path: Path, where: int) -> None:
-    """Silent: a height taken for a width turns the labels by a quarter; a high bit in it asks for gigabytes."""
+    """Guards against a changed byte in a stored label map: a wrong height or width would rotate the labels or allocate
+    gigabytes."""
     store = written(tmp_path, maps(1))
     file = tmp_path / "00000" / "00000000.zst"
     content = bytearray(file.read_bytes())
@@ -250,7 +258,8 @@ def test_no_byte_of_an_image_can_change(tmp_path: Path, where: int) -> None:
 
 
 def test_height_and_width_cannot_be_exchanged_nor_images_or_stores(tmp_path: Path) -> None:
-    """Silent: label maps lie on other images, or were made by another member in another phase."""
+    """Guards against a label map whose height and width are swapped, or that belongs to another image or to the other
+    model's store."""
     for name in ("phase 1 a", "phase 1 b"):
         store = PixelLabels(tmp_path / name, key=name)
         for row, (labels, codes, _) in enumerate(maps(2)):
@@ -267,7 +276,8 @@ def test_height_and_width_cannot_be_exchanged_nor_images_or_stores(tmp_path: Pat
 
 
 def test_a_person_can_open_and_publish_it(hub: HubServer, tmp_path: Path) -> None:
-    """Guards the way out of the store: images of class ids, confidence and selection, in the order of the ids."""
+    """The store must be publishable as a data set with maps of class ids, confidence and selection, in the order of the
+    ids."""
     made = maps(3)
     store = written(tmp_path, made)
     table = store.as_dataset([f"{row}.jpg" for row in range(3)])
@@ -283,7 +293,7 @@ def test_a_person_can_open_and_publish_it(hub: HubServer, tmp_path: Path) -> Non
 
 class TestFiles:
     def test_an_error_leaves_the_old_file(self, tmp_path: Path) -> None:
-        """Guards results that are lost because the new ones could not be written."""
+        """Guards against losing the old results because the new ones could not be written."""
         write_json(tmp_path / "deep" / "a.json", {"x": 1})
         assert json.loads((tmp_path / "deep" / "a.json").read_text()) == {"x": 1}
         (tmp_path / "deep" / ".a.json.partial").mkdir()

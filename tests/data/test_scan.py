@@ -1,4 +1,4 @@
-"""The check of every file: cheap, complete, and the same on any number of processes."""
+"""The check of every file before training: cheap and complete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def scenes(folder: Path, values: Any) -> ImageSet:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("keep", [1.0, 0.97, 0.5, 0.1, 0.0])
 def test_the_cheap_check_finds_what_decoding_finds(format: str, keep: float, tmp_path: Path) -> None:
-    """Guards the shortcut for JPEG: a file cut anywhere must be found before training, not in its third hour."""
+    """Guards against a fast check of JPEG files that misses damage: a file cut anywhere must be found before training,
+    not in its third hour."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 130, 3), dtype=np.uint8))
     content = files.encoded(noise, format)
     path = tmp_path / "image.bin"
@@ -53,7 +54,8 @@ def test_the_cheap_check_finds_what_decoding_finds(format: str, keep: float, tmp
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_the_size_is_that_of_the_upright_image(orientation: int) -> None:
-    """Guards photographs of phones, whose masks would be refused as of another size, or worse, be accepted."""
+    """Guards against taking the size of a phone's photo before its EXIF rotation: a correct mask would be refused, or
+    worse, a wrong one accepted."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -63,7 +65,7 @@ def test_the_size_is_that_of_the_upright_image(orientation: int) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_small_and_odd_jpegs(mode: str) -> None:
-    """Guards images smaller than the eighth that is decoded of them."""
+    """Guards against errors on images smaller than the eighth of a JPEG that the check decodes."""
     for size in ((1, 1), (3, 9), (8, 8), (17, 5)):
         buffer = io.BytesIO()
         Image.new(mode, size).save(buffer, "JPEG")
@@ -71,7 +73,8 @@ def test_small_and_odd_jpegs(mode: str) -> None:
 
 
 def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards start-up: masks were decoded three times, for corruption, for class names and for their range."""
+    """Guards against slow starts: masks were once decoded three times, for corruption, for class names and for their
+    range of values."""
     images = scenes(tmp_path, [(0, 1), (1, 2), (2,)])
     read: list[Path] = []
     read_bytes = Path.read_bytes
@@ -84,7 +87,8 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_corrupt_files_are_listed_or_left_out(tmp_path: Path) -> None:
-    """Guards the positions: leaving out number 1 must not shift what is known of number 2."""
+    """Guards against mixing up images after a corrupt one was left out: without number 1, the facts about number 2 must
+    stay with number 2."""
     for index in range(4):
         files.save(files.image(50, (20 + index, 30)), tmp_path / f"{index}.jpg")
     files.cut(tmp_path / "1.jpg")
@@ -98,7 +102,8 @@ def test_corrupt_files_are_listed_or_left_out(tmp_path: Path) -> None:
 
 
 def test_all_corrupt_is_an_error_whatever_is_asked(tmp_path: Path) -> None:
-    """Guards against a run on nothing; and a thousand bad files are ten lines and a count."""
+    """Guards against a run on an empty data set, and against an error that lists a thousand bad files instead of ten
+    and a count."""
     for index in range(13):
         files.cut(files.save(files.image(1), tmp_path / f"{index:02d}.png"), 60)
     with pytest.raises(DataError, match=r"None of the 13 images? .*|None of the 13 training images") as caught:
@@ -107,7 +112,7 @@ def test_all_corrupt_is_an_error_whatever_is_asked(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_mask_counts_as_a_corrupt_image(tmp_path: Path) -> None:
-    """Guards truncated masks: the image alone looks fine."""
+    """Guards against overlooking truncated masks because the images alone look fine."""
     images = scenes(tmp_path, [(0, 1), (1, 2)])
     files.cut(tmp_path / "masks" / "01.png", 50)
     with pytest.raises(DataError, match=r"1 of 2 training images cannot be read:\n.*masks/01.png"):
@@ -116,7 +121,8 @@ def test_a_corrupt_mask_counts_as_a_corrupt_image(tmp_path: Path) -> None:
 
 
 def test_masks_that_are_only_scored_stop_nothing(tmp_path: Path) -> None:
-    """Guards an unlabeled set whose masks are color images: it is not trained on them, so it must not need them."""
+    """Guards against refusing an unlabeled set because its masks are color images: training does not use them, so it
+    must not need them."""
     images = scenes(tmp_path, [(0, 1), (1, 2)])
     files.save(files.image(9), tmp_path / "masks" / "00.png")
     with pytest.raises(DataError, match="color image"):
@@ -128,7 +134,7 @@ def test_masks_that_are_only_scored_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_a_mistake_that_many_files_share_is_counted(tmp_path: Path) -> None:
-    """Guards against fixing one file after another, waiting for the next message each time."""
+    """Guards against reporting one bad file at a time, so that a user fixes one file and waits for the next message."""
     images = scenes(tmp_path, [(0, 1), (1, 2), (0, 2)])
     for index in (0, 2):
         files.save(files.mask([0, 1], (10, 16)), tmp_path / "masks" / f"{index:02d}.png")
@@ -137,7 +143,8 @@ def test_a_mistake_that_many_files_share_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_strip_that_resizing_makes_enormous_is_left_out(tmp_path: Path) -> None:
-    """Silent until after phase 0: a file of 2 kB, 100000 pixels wide and one high, asks for gigabytes in labeling."""
+    """Guards against an extreme shape that passes unnoticed until after phase 0: a file of 2 kB, 100000 pixels wide and
+    one high, needs gigabytes in labeling."""
     files.save(files.image(90, (30, 20)), tmp_path / "fine.png")
     Image.new("RGB", (100_000, 1)).save(tmp_path / "strip.png")
     with pytest.raises(DataError, match=r"strip\.png is 100000 x 1 pixels.*at most 200 to 1"):

@@ -1,4 +1,5 @@
-"""Images decoded no larger than needed: the same picture, its full size remembered, nobody's file changed."""
+"""Images decoded no larger than needed: the same content, the full size is kept, and no image object of the user is
+changed."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def encoded(format: str, **options: object) -> bytes:
         ("JPEG", 76, FULL),  # half of it would be less than twice the side
         ("JPEG", 75, (200, 150)),
         ("JPEG", 37, (100, 75)),
-        ("JPEG", 10, (50, 38)),  # an eighth is the least a JPEG decodes to
+        ("JPEG", 10, (50, 38)),  # a JPEG decodes to no less than an eighth
         ("JPEG", 3, (9, 7)),
         ("MPO", 75, (200, 150)),
         ("PNG", 75, (200, 150)),
@@ -51,7 +52,8 @@ def encoded(format: str, **options: object) -> bytes:
     ],
 )
 def test_twice_the_side_is_left(format: str, side: int | None, expected: tuple[int, int]) -> None:
-    """Guards views that are blown up from fewer pixels than they have."""
+    """Guards against views that are enlarged from too few pixels: a small decode must keep at least twice the requested
+    side."""
     small, full = to_small_rgb(encoded(format), side)
     assert full == FULL and small.mode == "RGB"
     assert all(abs(found - wanted) <= 1 for found, wanted in zip(small.size, expected, strict=True))
@@ -60,7 +62,7 @@ def test_twice_the_side_is_left(format: str, side: int | None, expected: tuple[i
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_the_picture_is_the_same(format: str) -> None:
-    """Guards another picture than the one that is scored: shifted, in other colors, or aliased."""
+    """Guards against training on another image than the one that is scored: shifted, in other colors, or aliased."""
     whole, (small, _) = to_rgb(encoded(format)), to_small_rgb(encoded(format), 37)
     one, two = (np.asarray(image.resize((50, 37), Image.Resampling.BILINEAR), dtype=int) for image in (whole, small))
     assert np.abs(one - two).mean() < 1.5 and np.abs(one - two).max() < 12
@@ -68,7 +70,7 @@ def test_the_picture_is_the_same(format: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_upright_and_so_is_its_size(orientation: int) -> None:
-    """Guards masks beside images that lie on their side, and shapes exchanged."""
+    """Guards against images that lie on their side next to upright masks, and against swapped width and height."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded("JPEG", exif=exif.tobytes())
@@ -79,14 +81,14 @@ def test_an_image_is_turned_upright_and_so_is_its_size(orientation: int) -> None
 
 
 def test_an_opened_image_stays_as_its_owner_has_it() -> None:
-    """Guards images given from Python: decoded small once, they would be small for their scores too."""
+    """Guards against changing an image given from Python: once decoded small, it would be small for scoring, too."""
     opened = Image.open(io.BytesIO(encoded("JPEG")))
     small, full = to_small_rgb(opened, 37)
     assert opened.size == full == FULL and small.size == (100, 75)
 
 
 def test_a_damaged_file_is_named() -> None:
-    """Guards a run that ends in Pillow's words, without the name of the file."""
+    """Guards against a run that ends with Pillow's message, without the name of the file."""
     with pytest.raises(CorruptImage, match=r"cat\.jpg cannot be read"):
         to_small_rgb(encoded("JPEG")[:3000], 37, "cat.jpg")
     with pytest.raises(CorruptImage, match=r"nowhere\.jpg"):
@@ -94,7 +96,7 @@ def test_a_damaged_file_is_named() -> None:
 
 
 def test_the_guard_against_bombs_looks_at_the_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards a file of a billion pixels that passes because an eighth of it is decoded."""
+    """Guards against a file of a billion pixels that passes the size limit because only an eighth of it is decoded."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
     with pytest.raises(CorruptImage, match="decompression bombs"):
         to_small_rgb(encoded("JPEG"), 10, "bomb.jpg")
@@ -107,7 +109,8 @@ def scenes(folder: Path, mask: tuple[int, int] = FULL) -> ImageSet:
 
 
 def test_a_mask_is_compared_with_the_full_image(tmp_path: Path) -> None:
-    """Guards masks refused because their image was decoded small, and wrong ones that pass for the same reason."""
+    """Guards against refusing a mask because its image was decoded small, and against accepting a wrong mask for the
+    same reason."""
     item = at_side(scenes(tmp_path), 37)[0]
     assert item["image"].size == (100, 75) and item["size"] == FULL and item["mask"].shape == FULL[::-1]
     with pytest.raises(DataError, match="is 400x300, but its mask is 100x75"):
@@ -116,7 +119,8 @@ def test_a_mask_is_compared_with_the_full_image(tmp_path: Path) -> None:
 
 
 def test_training_and_labels_share_the_shape_of_the_full_image(tmp_path: Path) -> None:
-    """Guards pseudo labels of another shape than the image they are trained on: 375 x 500 decodes to 47 x 63."""
+    """Guards against pseudo labels of another shape than the image they are trained on: an image of 375 x 500 decodes
+    to 47 x 63."""
     source = scenes(tmp_path)
     photo((497, 373)).save(tmp_path / "scene.jpg", quality=95)
     Image.fromarray(np.ones((373, 497), dtype=np.uint8)).save(tmp_path / "scene.png")

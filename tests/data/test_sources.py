@@ -29,7 +29,7 @@ def whole(rows: Rows, task: str = IMAGES, **settings: Any) -> ImageSet:
 
 class TestClassFolders:
     def test_names_ids_and_labels(self, tmp_path: Path) -> None:
-        """Guards the order of classes and the ids that `--labeled_ids` files hold."""
+        """Guards against another order of classes, and against other ids than those in `--labeled_ids` files."""
         root = files.class_folder(tmp_path / "animals")
         splits, names = open_splits(str(root), task=IMAGES)
         assert names == ["cat", "dog", "owl"] and list(splits) == ["train"]
@@ -40,7 +40,8 @@ class TestClassFolders:
         assert images.subset(np.array([7, 2])).ids == ["dog/01.jpg", "cat/02.jpg"]
 
     def test_splits_by_folder_with_unlabeled_and_other_files_beside(self, tmp_path: Path) -> None:
-        """Guards `datasets`' silence about `unlabeled/`, and that a text file is no image."""
+        """Guards against silently ignoring `unlabeled/`, as `datasets` does, and against taking a text file for an
+        image."""
         root = tmp_path / "data"
         for split in ("train", "val", "testing"):
             files.class_folder(root / split, each=2)
@@ -53,7 +54,8 @@ class TestClassFolders:
         assert list(open_unlabeled_table(str(root), None, task=IMAGES).ids) == ["unlabeled/deep/a.png"]
 
     def test_it_says_what_datasets_says(self, tmp_path: Path) -> None:
-        """Guards that reading class folders ourselves changes nothing but the time it takes."""
+        """Our own reader of class folders must give the same ids and labels as `datasets`, whose reader only takes
+        longer."""
         root = files.class_folder(tmp_path / "data", classes=("b", "A", "10", "9"), each=3)
         found = class_folders(root, [])
         assert found is not None
@@ -65,13 +67,13 @@ class TestClassFolders:
         assert dict(zip(rows["train"].ids, rows["train"].targets() or (), strict=True)) == theirs
 
     def test_images_without_class_folders_have_no_labels(self, tmp_path: Path) -> None:
-        """Guards against the folder's own name, which `datasets` takes for a class."""
+        """Guards against taking the folder's own name for a class, as `datasets` does."""
         files.save(files.image(1), tmp_path / "data" / "a.png")
         splits, names = open_splits(str(tmp_path / "data"), task=IMAGES)
         assert names is None and splits["train"].targets() is None
 
     def test_folders_inside_class_folders_count_for_the_class(self, tmp_path: Path) -> None:
-        """Guards against a class called 2024: `datasets` names it after the last folder."""
+        """Guards against a class called 2024: `datasets` names the class after the innermost folder."""
         root = files.class_folder(tmp_path / "data", each=1)
         files.save(files.image(1), root / "cat" / "2024" / "a.png")
         notes: list[str] = []
@@ -80,7 +82,7 @@ class TestClassFolders:
         assert any("those in cat/2024 are 'cat'" in note for note in notes)
 
     def test_a_class_in_two_places_is_refused(self, tmp_path: Path) -> None:
-        """Guards against a class called fold1, and against two cats."""
+        """Guards against a class called fold1, and against two classes called cat."""
         root = files.class_folder(tmp_path / "data", each=1)
         files.class_folder(root / "fold1", each=1)
         with pytest.raises(DataError, match="'cat' and another one in 'fold1'"):
@@ -107,21 +109,22 @@ class TestTables:
         return None if labels is None else labels.tolist()
 
     def test_null_and_minus_one_are_no_labels(self) -> None:
-        """Guards -1, the Hub's mark for 'no label', against becoming the last class by negative indexing."""
+        """Guards against -1 (the Hub's mark for "no label") becoming the last class by negative indexing."""
         assert self.labels_of([0, None, 2, -1]) == [0, -1, 2, -1]
         assert self.labels_of([1.0, None, float("nan"), 0.0]) == [1, -1, -1, 0], "pandas writes gaps as floats"
         assert self.labels_of([-1, -1]) is None
         assert self.labels_of([1, 0], datasets.ClassLabel(names=["x", "y"])) == [1, 0]
 
     def test_an_image_without_a_label_is_an_item_without_one(self) -> None:
-        """Guards scoring against labels that nobody gave."""
+        """Guards against scoring images against labels that nobody gave."""
         rows = files.table({"image": [files.encoded(files.image(shade)) for shade in (1, 2)], "label": [None, 1]})
         images = whole(TableRows(rows, "image", "label"))
         assert "label" not in images[0] and images[1]["label"] == 1
         assert set(images.without_targets()[1]) == {"image"} and images.without_targets().labels is None
 
     def test_parquet_of_plain_bytes(self, tmp_path: Path) -> None:
-        """Guards tables that were not written by `datasets`: image and mask are bytes, in no known feature."""
+        """Guards against failing on tables not written by `datasets`, in which image and mask are bytes without a known
+        feature."""
         rows = files.table({"image": [files.encoded(files.image(9), "JPEG")] * 3,
                             "mask": [files.encoded(files.mask([0, 1]))] * 3, "label": [0, 1, 0]})  # fmt: skip
         root = files.parquet(tmp_path / "data", train=rows, val=rows)
@@ -132,14 +135,14 @@ class TestTables:
         assert whole(open_splits(str(root), task=IMAGES)[0]["train"]).labels.tolist() == [0, 1, 0]
 
     def test_masks_as_numbers(self) -> None:
-        """Guards masks in columns of lists, which are neither images nor labels."""
+        """Guards against failing on masks in columns of lists, which are neither images nor labels."""
         rows = files.table({"image": [files.encoded(files.image(1, (3, 2)))], "mask": [[[0, 1, 255], [1, 1, 0]]]})
         images = whole(TableRows(rows, "image", "mask"), PIXELS)
         assert images.rows.targets() is None
         assert images[0]["mask"].tolist() == [[0, 1, -100], [1, 1, 0]]
 
     def test_columns_are_found_and_named(self, tmp_path: Path) -> None:
-        """Guards the columns of data sets on the Hub, which have many names."""
+        """Guards against failing to find the columns of data sets on the Hub, which have many names."""
         picture = [{"bytes": files.encoded(files.image(5)), "path": "x.png"}] * 2
         features = {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["x", "y"]),
                     "coarse": datasets.Value("string"), "annotation": datasets.Image()}  # fmt: skip
@@ -162,7 +165,7 @@ class TestTables:
 
 class TestHub:
     def test_a_data_set_by_its_id(self, hub: HubServer) -> None:
-        """Guards the most common case: a Hub id, with class names from the features and a split called test."""
+        """The most common case must work: a Hub id, with class names from the features and a split called test."""
         features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
         picture = {"bytes": files.encoded(files.image(5)), "path": None}
         rows = files.table({"image": [picture] * 4, "label": [0, 1, 0, 1]}, features)
@@ -184,7 +187,8 @@ class TestHub:
 
 class TestMasks:
     def test_images_beside_masks(self, tmp_path: Path) -> None:
-        """Guards pairing by name: sorted lists of different suffixes pair the wrong files."""
+        """Guards against pairing images and masks by position: sorted lists with different suffixes pair the wrong
+        files."""
         root = files.scene_folder(tmp_path / "scenes")
         files.scene_folder(root / "val", [(2,)])
         files.save(files.mask([7]), root / "masks" / "zz_without_image.png")
@@ -205,7 +209,7 @@ class TestMasks:
         ],
     )
     def test_void_and_reduced_labels(self, settings: dict[str, Any], expected: list[int], tmp_path: Path) -> None:
-        """Guards 0 - 1 in 8 bit, which is 255, and void that turns into class 254 where labels are reduced."""
+        """Guards against 0 - 1 becoming 255 in 8 bits, and against void becoming class 254 when labels are reduced."""
         for kind in (files.mask, files.palette):
             files.save(files.image(1), tmp_path / "images" / "a.png")
             files.save(kind([0, 1, 2, 254, 255]), tmp_path / "masks" / "a.png")
@@ -216,7 +220,7 @@ class TestMasks:
             assert image.size == files.SIZE and mask is not None and mask.values == (0, 1, 2, 254, 255)
 
     def test_images_without_any_mask_are_refused(self, tmp_path: Path) -> None:
-        """Guards against training on the few images that happen to have a mask."""
+        """Guards against training on only the few images that happen to have a mask."""
         root = files.scene_folder(tmp_path / "scenes")
         (root / "masks" / "02.png").unlink()
         with pytest.raises(DataError, match=r"1 of 4 images in .* '02'. Add the masks, or move .*`unlabeled_dir`"):
@@ -225,7 +229,7 @@ class TestMasks:
 
 class TestUnlabeled:
     def test_flat_nested_and_with_foreign_files(self, tmp_path: Path) -> None:
-        """Guards that an unlabeled folder needs no structure at all."""
+        """Guards against requiring any structure of an unlabeled folder."""
         for name in ("b.JPG", "a.png", "deep/er/c.webp", ".hidden/d.png"):
             files.save(files.image(3), tmp_path / name)
         (tmp_path / "deep" / "list.txt").write_text("x")
@@ -234,7 +238,7 @@ class TestUnlabeled:
         assert set(whole(rows, PIXELS)[0]) == {"image"}
 
     def test_labels_are_kept_by_name(self, tmp_path: Path) -> None:
-        """Guards scoring pseudo labels against the same number of another class list."""
+        """Guards against scoring pseudo labels against the same number of another class list."""
         names = ["dog", "cat"]
         root = files.class_folder(tmp_path / "folder", classes=("cat", "dog", "emu"), each=1)
         assert whole(open_unlabeled_table(str(root), None, task=IMAGES, class_names=names)).labels.tolist() == [
@@ -252,7 +256,7 @@ class TestUnlabeled:
         ]
 
     def test_which_split(self, tmp_path: Path) -> None:
-        """Guards against a labeled split taken for the unlabeled one."""
+        """Guards against taking a labeled split for the unlabeled one."""
         rows = files.table({"image": [files.encoded(files.image(1))] * 2})
         root = files.parquet(tmp_path / "two", train=rows, test=rows.select([0]))
         with pytest.raises(DataError, match=r"several splits; it has: train, test. .*`unlabeled_split`"):
@@ -262,7 +266,7 @@ class TestUnlabeled:
             open_unlabeled_table(str(root), "more", task=IMAGES)
 
     def test_a_builtin_set(self) -> None:
-        """Guards a split name that one flag accepts and another refuses."""
+        """Guards against a split name that one flag accepts and another refuses."""
         names = [str(digit) for digit in range(10)]
         rows = open_unlabeled_table("digits", "train", task=IMAGES, class_names=names)
         assert len(rows.ids) == 1197 and rows.targets() is not None
@@ -273,6 +277,6 @@ class TestUnlabeled:
 
 
 def test_file_rows_read_nothing_before_they_are_asked(tmp_path: Path) -> None:
-    """Guards start-up: listing 100,000 files must not open them."""
+    """Guards against slow starts: listing 100,000 files must not open them."""
     rows = FileRows([tmp_path / "missing.png"], tmp_path, labels=["x"])
     assert rows.ids == ["missing.png"] and rows.targets() == ["x"] and rows.raw(0)[1] == "x"

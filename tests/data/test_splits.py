@@ -25,7 +25,8 @@ seeds = st.integers(0, 2**31)
 
 @given(label_lists, seeds, st.data())
 def test_a_smaller_labeled_set_is_part_of_a_larger_one(labels: np.ndarray, seed: int, data: st.DataObject) -> None:
-    """Otherwise curves over the number of labels compare different images."""
+    """A smaller labeled set must be part of a larger one; otherwise curves over the number of labels compare different
+    images."""
     small = data.draw(st.integers(1, len(labels)))
     large = data.draw(st.integers(small, len(labels)))
     for strata in (labels, None):
@@ -48,7 +49,7 @@ def test_every_class_is_labeled_as_soon_as_there_are_labels_enough(
 
 @pytest.mark.parametrize("count", [10, 13, 40, 99])
 def test_equal_classes_get_equal_shares(count: int) -> None:
-    """Stratified means in proportion, not only present."""
+    """Guards against unequal shares for classes of equal size: stratified means in proportion, not only present."""
     labels = np.arange(200) % 10
     counts = np.bincount(labels[choose_labeled(count, 200, seed=3, labels=labels)], minlength=10)
     assert counts.sum() == count and counts.max() - counts.min() <= 1
@@ -62,7 +63,8 @@ def test_unequal_classes_keep_their_proportions() -> None:
 
 
 def test_a_split_seed_names_the_same_images_in_every_release() -> None:
-    """Published figures name a split seed; another order behind it would change them without a word."""
+    """Guards against a split seed that selects other images in a later release: published figures name a split seed and
+    would silently change."""
     labels = np.arange(20) % 4
     assert choose_labeled(5, 20, seed=0, labels=labels).tolist() == [2, 5, 8, 15, 17]
     assert choose_labeled(5, 20, seed=0, labels=None).tolist() == [2, 4, 6, 13, 19]

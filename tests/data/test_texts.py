@@ -1,4 +1,4 @@
-"""Ids and paths in one block of memory are the ids and paths that went in."""
+"""Ids and paths that are stored in one block of memory come back unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ NAMES = ["a/ä é.jpg", "", "x" * 300, "2.jpg", "日本/写真.png", "2.jpg"]
 
 
 def test_strings_come_back_as_they_were() -> None:
-    """Guards names with accents, long ones and empty ones; and workers that are started and not forked."""
+    """Guards against changing names with accents, long or empty names, also when they are pickled for workers that are
+    spawned instead of forked."""
     texts = Texts(iter(NAMES))
     assert list(texts) == NAMES and texts == NAMES and NAMES[1:] != texts and len(texts) == 6
     assert [texts[row] for row in range(6)] == NAMES and type(texts[0]) is str and type(texts[np.int64(3)]) is str
@@ -24,7 +25,7 @@ def test_strings_come_back_as_they_were() -> None:
 
 
 def test_paths_are_those_of_the_folder(tmp_path: Path) -> None:
-    """Guards ids that no longer lead to their files."""
+    """Guards against ids that no longer lead to their files."""
     files = [tmp_path / "cat" / "1.jpg", tmp_path / "dog" / "2.jpg"]
     masks = [tmp_path.parent / "masks" / "1.png", tmp_path.parent / "masks" / "2.png"]
     rows = FileRows(files, tmp_path, masks=masks)

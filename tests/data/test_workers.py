@@ -1,4 +1,4 @@
-"""Processes that load images: which signals they obey."""
+"""Worker processes that load images: which signals they obey."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 
 @pytest.mark.skipif(not hasattr(__import__("signal"), "sigwaitinfo"), reason="the sender of a signal is not known")
 def test_an_error_ends_the_run_although_workers_are_left() -> None:
-    """Silent: an error in a callback, or a worker killed for lack of memory, and the run never ends: Python sends
-    SIGTERM to the workers that are left and waits for them, but they ignored it. The same signal from outside, such as
-    one to the whole group, must not end them.
-    """
+    """Guards against a run that never ends after an error: Python sends SIGTERM to the remaining workers and waits for
+    them, but they ignored it. The same signal from outside, such as one to the whole process group, must not end
+    them."""
     script = textwrap.dedent("""
         import os, signal, subprocess, time
         from torch.utils.data import DataLoader
