@@ -1,9 +1,9 @@
 """Runs of the whole command line in separate processes that are killed at a chosen instant.
 
-An instant is a system call for a file of the run (opening, renaming, removing, making a folder, for output and images),
-an update, or a batch without a gradient. They are counted by an audit hook, so instant 137 of a run is always the same
-one, and a seeded choice can be repeated. The faults are real: SIGKILL; or a limit on the size of files with SIGXFSZ at
-its default, which ends the process in the middle of a write, also in libraries written in C++ and Rust.
+An instant is a file operation of the run (opening, renaming, removing, making a folder, for output and images), an
+update, or a batch without gradients. They are counted by an audit hook, so instant 137 of a run is always the same one,
+and a seeded choice can be repeated. The faults are real: SIGKILL; or a limit on the size of files with SIGXFSZ at its
+default, which ends the process in the middle of a write, also in libraries written in C++ and Rust.
 
 A plain module, because the processes import it. They are forked from a server that has imported everything once.
 """
@@ -102,10 +102,10 @@ def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: 
     from hf_dmt.commands.train import run as main
     from hf_dmt.report import figures
 
-    figures.PANELS = figures.PANELS[:1]  # the others are drawn and written as this one is
+    figures.PANELS = figures.PANELS[:1]  # the other panels are drawn and written in the same way
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # data workers start as in a run of the command line
-    # Looks of an earlier run at the same images would leave instants out, and the numbers would mean others.
+    # Image checks cached by an earlier run would leave out instants and shift the numbers of the others.
     os.environ["HF_ASSETS_CACHE"] = f"{output}.looks"
     sys.stdout = sys.stderr = open(output, "a", buffering=1)  # noqa: SIM115  (until the process ends)
     instants = Instants(folders, how.get("kill_at"), how.get("half_written"))
@@ -131,7 +131,7 @@ def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: 
     clean_logits: Callable[..., Any] = ModelPair.clean_logits
 
     def clean_logits_at_an_instant(pair: Any, *given: Any, **named: Any) -> Any:
-        # With data workers, nothing else of labeling happens in this process: they open the images.
+        # With data workers, labeling has no other instant in this process: the workers open the images.
         instants.reach(sys._getframe(0))
         return clean_logits(pair, *given, **named)
 

@@ -29,7 +29,8 @@ from hf_dmt.training.run.runtime_errors import RunError
 
 
 def poison(pair: ModelPair, name: str, trainer: Any, updates: set[int]) -> None:
-    """A member's first layer gives NaN in some updates (counted from 0), as an overflow does; BatchNorm sees it."""
+    """Makes a model's first layer return NaN in some updates (counted from 0), as an overflow does; BatchNorm sees
+    it."""
     layer = next(module for module in pair.member(name).modules() if isinstance(module, nn.Conv2d))
 
     def overflow(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
@@ -51,9 +52,10 @@ class States(TrainerCallback):
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch", "sgd"])
 @pytest.mark.parametrize("clipped", [1.0, 0.0])
 def test_an_overflow_in_one_member_changes_neither(tmp_path: Path, optim: str, clipped: float) -> None:
-    """Silent: NaN in one member's weights, moments or BatchNorm statistics, which the next labels spread to the other.
+    """Guards against NaN in one model's weights, moments or BatchNorm statistics, which its next labels spread to the
+    other.
 
-    With and without clipping, which is where the norms usually come from; fused optimizers are told on the device.
+    With and without clipping, which usually computes the norms; fused optimizers read the overflow flag on the device.
     """
     pair = make_pair("resnet", "vit")
     seen = States(pair)
@@ -81,7 +83,7 @@ def test_an_overflow_in_one_member_changes_neither(tmp_path: Path, optim: str, c
 
 
 def test_too_many_in_a_row_end_the_run_and_name_the_images(tmp_path: Path) -> None:
-    """Silent: a run that skips everything to its end and exports what it started with."""
+    """Guards against a run that skips every update to its end and exports the weights it started with."""
     pair = make_pair("resnet", "vit")
     trainer = make_trainer(tmp_path, pair, max_skipped_updates=2, logging_steps=1)
     poison(pair, "a", trainer, {5, 6, 7})
@@ -120,14 +122,16 @@ def counts(**of: list[int]) -> dict[str, list[int]]:
     ],
 )
 def test_alarms(now: Signs, first: Signs | None, said: list[str]) -> None:
-    """Silent: classes that vanish phase by phase while confidences rise; and alarms at every imbalanced set."""
+    """Guards against classes that vanish phase by phase while confidences rise, and against alarms for every imbalanced
+    data set."""
     found = [" ".join(pair) for pair in alarms(now, first, ["road", "tree", "sky", "car"])]
     assert len(found) == len(said) and all(text in line for text, line in zip(said, found, strict=True))
     assert all("`" in line for line in found), "an alarm says what to try"
 
 
 def test_same_labels() -> None:
-    """Silent: two copies of one model train each other; and good models that agree are taken for copies."""
+    """Guards against two copies of one model that train each other, and against taking good models that agree for
+    copies."""
     labels, selected = np.arange(50) % 3, np.ones(50, dtype=bool)
     sure = np.linspace(0.9, 0.9999, 50).astype(np.float32)
     one = ImageLabels(labels, sure, selected)
@@ -140,7 +144,7 @@ def test_same_labels() -> None:
 
 @pytest.mark.parametrize("kind", ["vit", "segformer"])
 def test_two_copies_of_one_model_are_noticed(tmp_path: Path, kind: str) -> None:
-    """Silent: one checkpoint given twice with one head, in a run that looks like any other."""
+    """Guards against giving one checkpoint with one head twice, in a run that looks like any other."""
     pair = without_batch_statistics(make_pair(kind, kind))
     pair.model_b.load_state_dict(pair.model_a.state_dict())
     trainer = make_trainer(
@@ -156,7 +160,7 @@ def test_two_copies_of_one_model_are_noticed(tmp_path: Path, kind: str) -> None:
 
 
 class Break(TrainerCallback):
-    """Spoils a's head at the end of a phase: it calls everything class 0."""
+    """Breaks the head of a at the end of a phase: it predicts class 0 for everything."""
 
     def __init__(self, pair: ModelPair, update: int) -> None:
         self.pair, self.update = pair, update
@@ -168,7 +172,8 @@ class Break(TrainerCallback):
 
 
 def test_alarms_are_recorded_and_kept_over_a_resume(tmp_path: Path) -> None:
-    """Silent: a run that ends with a pair that knows one class, and after a resume nothing says when it began."""
+    """Guards against a run that ends with a pair that predicts only one class and does not record, after a resume, when
+    that began."""
     settings: dict[str, Any] = {"supervised_epochs": 20, "save_strategy": "steps", "save_steps": 1}
     ends = np.cumsum([phase.steps for phase in make_trainer(tmp_path / "probe", **settings).phases])
     pair = make_pair()

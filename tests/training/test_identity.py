@@ -21,7 +21,7 @@ from hf_dmt.training.settings.resuming import ACCEPTABLE, HARMLESS, PLAN_SETTING
 ALL_SETTINGS = sorted(
     {field.name for kind in (DMTTrainingArguments, DataArguments, ModelArguments) for field in dataclasses.fields(kind)}
 )
-# Compared by what follows from it, and refused where that differs: the rows of phase 0.
+# Compared by its effect, the rows of phase 0; a resume is refused if they differ.
 BY_EFFECT = {"difference_maximized_sampling"}
 
 
@@ -62,22 +62,23 @@ class Other:
 
 @pytest.mark.parametrize("name", ALL_SETTINGS)
 def test_every_setting_is_compared_or_listed(trainer: Any, name: str) -> None:
-    """Silent: a flag that somebody adds changes the weights, and a resume with another value goes on as if it were the
-    same run."""
+    """Guards against a new flag that changes the weights and is not compared: a resume with another value would
+    continue as if it were the same run."""
     found = identity.differences(identity_of(trainer), identity_of(trainer, **{name: Other()}), step=1, accepted=())
     listed = name in HARMLESS or name in PLAN_SETTINGS or name in BY_EFFECT
     assert [change.name for change in found.refused] == ([] if listed else [name])
 
 
 def test_what_is_listed_is_listed_once_and_nothing_private_is_kept(trainer: Any) -> None:
-    """Silent: a token or a path of this machine in a checkpoint that is pushed."""
+    """Guards against a token or a path of this machine in a checkpoint that is pushed to the Hub."""
     secret = identity_of(trainer, hub_token="hf_SECRET", output_dir="/home/user", dataset_name="/home/user/images")
     assert "SECRET" not in str(secret) and "/home/user" not in str(secret)
     assert not HARMLESS.keys() & ACCEPTABLE.keys() and not HARMLESS.keys() & set(PLAN_SETTINGS)
 
 
 def test_the_look_at_the_eval_split_counts_where_weights_depend_on_it(trainer: Any) -> None:
-    """Silent: with phase_weights best, other evaluations keep other weights."""
+    """With phase_weights best, evaluations at other steps keep other weights, so that a resume must compare
+    `eval_steps`."""
     often = {"eval_steps": 3}
     assert not identity.differences(identity_of(trainer), identity_of(trainer, **often), step=1, accepted=()).refused
     best = {"phase_weights": "best"}
@@ -115,7 +116,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_another_run_is_refused_with_both_values(killed: Path, changed: dict[str, Any], says: str) -> None:
-    """Silent: a dmt run that goes on as `supervised` ends as the baseline that others are compared with."""
+    """Guards against a dmt run that continues as `supervised` and ends as the baseline that others are compared
+    with."""
     trainer = make_trainer(killed, **changed)
     with pytest.raises(ValueError, match=rf"(?s)differs from the run in .*checkpoint-4.*{says}"):
         trainer.checkpoint_to_resume(True)
@@ -130,7 +132,7 @@ def test_another_run_is_refused_with_both_values(killed: Path, changed: dict[str
     ],
 )
 def test_what_may_change_is_recorded(killed: Path, changed: dict[str, Any]) -> None:
-    """Silent: nobody can tell any more from which update a run was another one."""
+    """Guards against a run that does not record from which update its settings differed."""
     trainer = make_trainer(killed, **{"save_strategy": "steps", "save_steps": 2, **changed})
     trainer.checkpoint_to_resume(True)
     name = next(iter(changed))
@@ -140,7 +142,7 @@ def test_what_may_change_is_recorded(killed: Path, changed: dict[str, Any]) -> N
 
 
 def test_later_phases_can_be_made_longer_where_that_is_said(trainer: Any) -> None:
-    """Silent: longer phases put a run back into phase 0 with weights that have seen pseudo labels."""
+    """Guards against longer phases that put a run back into phase 0 with weights that were trained on pseudo labels."""
     now = identity_of(trainer)
     begun = {**now, "plan": [[0, None, 3, None], [1, 0.5, 2, None], [2, 1.0, 3, None]]}
     longer = {**now, "plan": [[0, None, 3, None], [1, 0.5, 2, None], [2, 1.0, 9, None], [3, 1.0, 9, None]]}
@@ -155,7 +157,7 @@ def test_later_phases_can_be_made_longer_where_that_is_said(trainer: Any) -> Non
 
 
 def test_an_accepted_precision_is_accepted(trainer: Any) -> None:
-    """Unclear: `--bf16 true --accept_changes bf16` was refused for the mixed precision that follows from it."""
+    """Guards against refusing `--bf16 true --accept_changes bf16` for the mixed precision that follows from it."""
     now, changed = identity_of(trainer), identity_of(trainer, bf16=True)
     changed["settings"]["mixed_precision"] = "bf16"
     assert not identity.differences(now, changed, step=1, accepted=("bf16",)).refused
@@ -163,8 +165,8 @@ def test_an_accepted_precision_is_accepted(trainer: Any) -> None:
 
 
 def test_a_resume_that_fails_leaves_the_records(tmp_path: Path) -> None:
-    """Silent: a checkpoint from the middle of a phase is named whose labels are gone, the resume fails, and the figures
-    of the phases that had been finished are gone with it."""
+    """Guards against a failed resume that deletes the results of finished phases, here from a checkpoint in the middle
+    of a phase whose labels are gone."""
     saving = {"save_strategy": "steps", "save_steps": 1}
     make_trainer(tmp_path, **saving).train()
     before = [(tmp_path / name).read_bytes() for name in ("dmt_results.json", "telemetry.jsonl")]
@@ -174,7 +176,7 @@ def test_a_resume_that_fails_leaves_the_records(tmp_path: Path) -> None:
 
 
 def test_another_number_of_processes_goes_on_and_is_said(killed: Path) -> None:
-    """Silent in both ways: starting over with the results cut to nothing, or a difference that nobody is told."""
+    """Guards against starting over with all results deleted, and against a difference that is not reported."""
     now = make_trainer(killed, save_strategy="steps", save_steps=2)
     now.checkpoint_to_resume(True)
     assert now.origin.changes == []
@@ -184,7 +186,8 @@ def test_another_number_of_processes_goes_on_and_is_said(killed: Path) -> None:
 
 
 def test_nothing_finished_is_overwritten_unless_that_is_said(tmp_path: Path) -> None:
-    """Silent: a second `train()`, or a resume that finds no whole checkpoint, replaces days of work."""
+    """Guards against a second `train()`, or a resume that finds no complete checkpoint, that overwrites days of
+    work."""
     make_trainer(tmp_path, max_steps=1).train()
     before = (tmp_path / "dmt_results.json").read_bytes()
     for resume in (None, True):
@@ -196,8 +199,8 @@ def test_nothing_finished_is_overwritten_unless_that_is_said(tmp_path: Path) -> 
 
 
 def test_finish_leaves_what_the_command_line_leaves(tmp_path: Path, one_figure: None) -> None:
-    """Silent: from Python there was no report, no split and no total time; `save_model` wrote weights that nobody had
-    scored."""
+    """Guards against a run from Python without report, split and total time, and against `save_model` writing weights
+    that were never scored."""
     few = images(6, seed=3)
     trainer = make_trainer(tmp_path, evaluation=few, test=few, max_steps=1, ema_decay=0.5, learning_rate=0.05)
     trainer.train()
@@ -215,9 +218,8 @@ def test_finish_leaves_what_the_command_line_leaves(tmp_path: Path, one_figure: 
 def test_a_checkpoint_is_read_and_announced_once(
     killed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Silent: the command line checks a checkpoint before training. If `train()` checks it again, all its weights are
-    read twice, which takes minutes for large models on a network disk; what changed is said twice, too.
-    """
+    """The command line checks a checkpoint before training. `train()` must not check it again: all weights would be
+    read twice, which takes minutes for large models on a network disk, and changes would be reported twice."""
     read: list[Path] = []
     faults = checkpoints.faults
     monkeypatch.setattr(checkpoints, "faults", lambda folder: read.append(Path(folder)) or faults(folder))

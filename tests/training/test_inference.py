@@ -1,4 +1,4 @@
-"""Clean images through both members: every image once, nothing moved, whatever the batches are."""
+"""Clean images through both models: every image once, no state changed, whatever the batches are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parts(pair: Any, source: Any, loop: CleanPass, **settings: Any) -> list[Any]
 
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_logits_do_not_depend_on_the_batches(size: int) -> None:
-    """Silent: BatchNorm over the batch while labeling, or rows that change places."""
+    """Guards against BatchNorm over the batch while labeling, and against rows in another order."""
     pair, source = make_pair("vit", "resnet"), images(7)
     rows = {row: part.logits["b"][position] for part in parts(pair, source, CleanPass(size))
             for position, row in enumerate(part.index)}  # fmt: skip
@@ -38,7 +38,7 @@ def test_logits_do_not_depend_on_the_batches(size: int) -> None:
 
 
 def test_shares_of_several_processes_are_one_pass() -> None:
-    """Silent: an image labeled by two processes or by none."""
+    """Guards against an image labeled by two processes or by none."""
     pair, source = make_pair(), images(7)
     found = [
         row
@@ -53,7 +53,8 @@ def test_shares_of_several_processes_are_one_pass() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("training", [True, False])
 def test_nothing_moves(workers: int, training: bool) -> None:
-    """Silent: labeling that shifts the random state, the statistics or the mode, so that a resumed run drifts."""
+    """Guards against labeling that changes the random state, the BatchNorm statistics or the mode, so that a resumed
+    run differs."""
     pair = make_pair("vit", "resnet", dropout=0.5).train(training)
     before, state = state_of(pair), torch.get_rng_state()
     first = parts(pair, images(5), CleanPass(2, num_workers=workers))
@@ -65,7 +66,7 @@ def test_nothing_moves(workers: int, training: bool) -> None:
 
 
 def test_the_mode_is_restored_after_an_error() -> None:
-    """Silent: a run that goes on in eval mode because one image could not be read."""
+    """Guards against a run that continues in eval mode because one image could not be read."""
     pair = make_pair().train()
     with pytest.raises(TypeError):
         parts(pair, [{"image": None}], CleanPass(1))
@@ -73,7 +74,7 @@ def test_the_mode_is_restored_after_an_error() -> None:
 
 
 def test_evaluation_is_at_the_size_of_each_mask() -> None:
-    """Silent: scores at the training resolution, which are better than those at the mask's own."""
+    """Guards against scores at the training resolution, which are better than those at the mask's own resolution."""
     pair, source = make_pair("segformer", "segformer"), scenes(4)
     source[2] = {"image": source[2]["image"].resize((40, 20)), "mask": np.zeros((20, 40), dtype=np.int64)}
     for part in parts(pair, source, CleanPass(4), at_mask_size=True):
@@ -86,7 +87,7 @@ def test_evaluation_is_at_the_size_of_each_mask() -> None:
 
 
 def test_labels_are_at_the_training_size_and_never_larger_than_the_image() -> None:
-    """Silent: labels at another size than the images that are trained on them."""
+    """Guards against labels at another size than the images that are trained with them."""
     pair, source = make_pair("segformer", "segformer"), scenes(2)
     source[1] = {"image": source[1]["image"].resize((40, 20))}
     sizes = {row: part.sizes[position] for part in parts(pair, source, CleanPass(2), shorter_side=10)
@@ -95,7 +96,7 @@ def test_labels_are_at_the_training_size_and_never_larger_than_the_image() -> No
 
 
 def test_labels_of_whole_images_may_be_missing() -> None:
-    """Silent: a missing label read as class 0."""
+    """Guards against reading a missing label as class 0."""
     source = images(3)
     del source[1]["label"]
     (part,) = parts(make_pair(), source, CleanPass(3))
@@ -103,7 +104,7 @@ def test_labels_of_whole_images_may_be_missing() -> None:
 
 
 def photos(folder: Path, count: int = 3) -> ImageSet:
-    """JPEG files of 40 times the members' side."""
+    """JPEG files that are much larger than the input of the models."""
     rng = np.random.default_rng(1)
     for row in range(count):
         colors = rng.integers(0, 255, (9, 12, 3)).astype(np.uint8)
@@ -113,8 +114,8 @@ def photos(folder: Path, count: int = 3) -> ImageSet:
 
 
 def test_scores_are_those_of_the_pipeline_and_labels_may_be_approximate(tmp_path: Path) -> None:
-    """Silent: a card whose scores nobody can repeat, because photos were decoded small; or labels that take the time
-    of every pixel. Exact decoding labels what is scored."""
+    """Guards against scores on a card that nobody can reproduce because photos were decoded small, and against labeling
+    slowly by decoding every pixel. With exact decoding, labels and scores come from the same logits."""
     pair, source = make_pair("vit", "resnet"), photos(tmp_path)
     (scored,) = parts(pair, source, CleanPass(3))
     (labeled,) = parts(pair, source, CleanPass(3), approximate=True)
@@ -133,7 +134,8 @@ def test_scores_are_those_of_the_pipeline_and_labels_may_be_approximate(tmp_path
 
 @pytest.mark.parametrize("equal", [True, False])
 def test_equal_processors_run_once(equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: twice the time for the same pixels; or one member that is given what the other one's processor makes."""
+    """Guards against preprocessing the same pixels twice, and against giving one model the output of the other's
+    processor."""
     pair, source = make_pair("vit", "swin"), images(4)
     pair.processor_b = copy.deepcopy(pair.processor_a)
     if not equal:
@@ -151,7 +153,7 @@ def test_equal_processors_run_once(equal: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_process_has_nothing_to_broadcast() -> None:
-    """Silent: a collective call that waits for nobody."""
+    """Guards against a collective call that waits for other processes when there are none."""
     pair = make_pair("vit", "resnet")
     before = state_of(pair)
     broadcast_buffers(pair, Accelerator(cpu=True))
@@ -159,9 +161,8 @@ def test_one_process_has_nothing_to_broadcast() -> None:
 
 
 def test_a_pass_starts_its_workers_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: a progress bar of `tqdm.auto` asks a loader for two iterators. Both started workers, and those of one
-    decoded images that nobody used.
-    """
+    """A progress bar of `tqdm.auto` asks a loader for two iterators. Both would start workers, and those of one would
+    decode images that nobody uses."""
     started: list[DataLoader[Any]] = []
     iterate = DataLoader.__iter__
     monkeypatch.setattr(DataLoader, "__iter__", lambda loader: (started.append(loader), iterate(loader))[1])

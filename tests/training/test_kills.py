@@ -80,7 +80,7 @@ def kill_and_resume(runs: Runs, instant: int, half_written: int | None) -> None:
     code = runs.run(folder, kill_at=instant, half_written=half_written)
     if half_written is None:
         assert code == -signal.SIGKILL, runs.output(folder)
-    else:  # 0 where nothing longer was written after it
+    else:  # 0 if no longer file was written after that instant
         assert code in (-signal.SIGXFSZ, 0), runs.output(folder)
     assert runs.run(folder, resume=True) == 0, runs.output(folder)
     assert_nothing_was_lost(folder, runs.expected)
@@ -92,12 +92,13 @@ def kill_and_resume(runs: Runs, instant: int, half_written: int | None) -> None:
     [
         ("image-classification", "saving a checkpoint", 20_000),
         ("image-classification", "final export", None),
-        pytest.param("image-classification", "updates of a later phase", None, marks=pytest.mark.slow),  # as SIGTERM is
+        pytest.param("image-classification", "updates of a later phase", None, marks=pytest.mark.slow),  # see SIGTERM
         ("image-classification", "writing the store", None),
     ],
 )
 def test_killed_at_a_drawn_instant(runs: Any, task: str, stage: str, half_written: int | None) -> None:
-    """Silent: a half-written checkpoint or store that is taken for whole, an export of mixed weights, lost records."""
+    """Guards against a half-written checkpoint or label store that counts as complete, an export of mixed weights, and
+    lost records."""
     of_task = runs(task)
     kill_and_resume(of_task, of_task.draw(stage, seed=SEED + 1)[0], half_written)
 
@@ -106,7 +107,7 @@ def test_killed_at_a_drawn_instant(runs: Any, task: str, stage: str, half_writte
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("task", MEMBERS)
 def test_killed_at_a_hundred_instants(runs: Any, task: str) -> None:
-    """Silent: as above, in the stages and for the task that the few instants do not reach."""
+    """Guards against the same faults in the stages and the task that the few instants above do not cover."""
     of_task = runs(task, workers=2)
     drawn = {stage: of_task.draw(stage, seed=SEED) for stage in STAGES}
     assert all(drawn.values()), "a stage of the run has no instant"
@@ -123,7 +124,8 @@ def test_killed_at_a_hundred_instants(runs: Any, task: str) -> None:
 
 @pytest.mark.parametrize("update", [pytest.param(2, marks=pytest.mark.slow), 3, 5])
 def test_sigterm_saves_and_a_resumed_run_ends_the_same(runs: Any, update: int) -> None:
-    """Silent: a preempted job loses everything since its last checkpoint, or exports a half-trained pair as finished.
+    """Guards against a preempted job that loses everything since its last checkpoint, or exports a half-trained pair as
+    finished.
 
     In the middle of phase 0, at its last update (whose checkpoint needs the phase's record), and in a later phase.
     """
@@ -138,7 +140,8 @@ def test_sigterm_saves_and_a_resumed_run_ends_the_same(runs: Any, update: int) -
 
 
 def test_a_data_set_that_changed_is_refused_on_resume(runs: Any, tmp_path: Path) -> None:
-    """Silent: labels and stream positions that belong to other images train a finished-looking pair."""
+    """Guards against a pair that looks finished but was trained on labels and stream positions that belong to other
+    images."""
     of_task = runs("image-classification")
     folder = tmp_path / "run"
     shutil.copytree(of_task.expected, folder)

@@ -36,12 +36,13 @@ def labels_of(trained: dict[str, Any]) -> list[dict[str, Any] | None]:
     ],
 )
 def test_auroc_of_counts(right: list[int], wrong: list[int], expected: float | None) -> None:
-    """Silent: ties counted as wins, which makes a score of few values look good; a figure where there is none."""
+    """Guards against counting ties as wins, which makes a score with few values look good, and against a value where
+    AUROC is undefined."""
     assert label_quality.auroc(np.array(right), np.array(wrong)) == expected
 
 
 def test_image_figures_are_those_of_scikit_learn() -> None:
-    """Silent: counts and values in different orders, a score turned around, calibration of the wrong column."""
+    """Guards against counts and values in different orders, an inverted score, and calibration of the wrong column."""
     rng = np.random.default_rng(0)
     hit = rng.random(500) < 0.7
     confidence = np.round(np.clip(rng.normal(0.7 + 0.1 * hit, 0.1), 0, 1), 2).astype(np.float32)  # with ties
@@ -61,13 +62,15 @@ def test_image_figures_are_those_of_scikit_learn() -> None:
 
 
 def test_calibration_of_one_confidence_is_one_bin() -> None:
-    """Silent: bins that divide equal confidences at random, or empty ones with a mean of 0/0 in the file."""
+    """Guards against bins that split equal confidences at random, and against empty bins with a mean of 0/0 in the
+    file."""
     [only] = label_quality.calibration(np.array([0.5, 1.0]), np.array([0, 7]), np.array([0, 3]))
     assert only == {"confidence": 1.0, "accuracy": 0.7, "count": 10}
 
 
 def test_codes_keep_the_order_at_both_ends() -> None:
-    """Silent: a code made for confidences calls all weights below 0.002 equal, where most wrong labels are."""
+    """Guards against a code made for confidences: it maps all weights below 0.002, where most wrong labels are, to one
+    value."""
     weight = torch.cat([torch.logspace(-30, -0.31, 800), 1 - torch.logspace(-0.31, -6, 200), torch.tensor([1.0])])
     codes = label_quality._code(torch.cat([torch.zeros(1), weight]))
     assert codes[0] == 0 and codes[-1] == 65535
@@ -76,7 +79,7 @@ def test_codes_keep_the_order_at_both_ends() -> None:
 
 @pytest.mark.parametrize("labeler", ["peer", "self"])
 def test_the_student_judges_its_makers_labels(tmp_path: Path, labeler: str) -> None:
-    """Silent: the weight of the maker on its own labels, which is its confidence again."""
+    """Guards against the weight that a model gives its own labels, which only repeats its confidence."""
     pair, unlabeled = make_pair("vit", "resnet"), images(40)
     knobs = Knobs(labeler=labeler)
     facts = {"phase": 1, "ratio": 0.5}
@@ -98,7 +101,8 @@ def test_the_student_judges_its_makers_labels(tmp_path: Path, labeler: str) -> N
 
 
 def test_pixel_figures_are_those_of_all_pixels_at_once(tmp_path: Path) -> None:
-    """Silent: void pixels counted as wrong; figures of the selected pixels alone; weights of another image."""
+    """Guards against counting void pixels as wrong, values of the selected pixels alone, and weights of another
+    image."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(6, seed=1)
     for name in "ab":  # as sharp as trained models: new ones give every class nearly 1/3, within one step of the codes
         pair.member(name).decode_head.classifier.weight.data *= 100
@@ -127,7 +131,8 @@ def test_pixel_figures_are_those_of_all_pixels_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["images", "pixels"])
 def test_truth_changes_no_weight_of_the_models(tmp_path: Path, task: str) -> None:
-    """Silent: figures that leak the truth into training, or move the random state; figures made up without truth."""
+    """Guards against true labels that leak into training or change the random state, and against values made up without
+    true labels."""
     made = (images if task == "images" else scenes)(12, seed=1)
     states, figures = [], []
     for name, unlabeled in (("known", made), ("unknown", made.without_truth())):

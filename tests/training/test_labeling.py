@@ -28,7 +28,8 @@ def outputs(count: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.5, 0.77, 1.0])
 def test_selection_keeps_the_count(ratio: float, balanced: bool) -> None:
-    """Silent: step counts that depend on predictions, because a class rounds to other numbers of images."""
+    """Guards against a number of updates that depends on predictions because each class is rounded to another number of
+    images."""
     labels, confidence, doubt = outputs()
     chosen = label_pass.select_images(labels, confidence, doubt, ratio, Knobs(class_balanced=balanced))
     assert chosen.sum() == round(ratio * 40)
@@ -42,7 +43,7 @@ def test_selection_keeps_the_count(ratio: float, balanced: bool) -> None:
 
 
 def test_balanced_selection_gives_every_class_its_share() -> None:
-    """Silent: the large class fills the whole ratio although balance was asked for."""
+    """Guards against the large class filling the whole ratio although class balance was requested."""
     labels = np.array([0] * 30 + [1] * 10)
     doubt = np.concatenate([np.linspace(0, 0.1, 30), np.linspace(0.5, 0.9, 10)])
     confidence = (1 - doubt).astype(np.float32)
@@ -54,7 +55,7 @@ def test_balanced_selection_gives_every_class_its_share() -> None:
 
 
 def test_sharp_models_are_still_ranked() -> None:
-    """Silent: confidences that round to 1 make the choice of the surest images a coin toss."""
+    """Guards against a random choice among the most confident images because their confidences round to 1."""
     doubt = np.array([3e-9, 1e-9, 2e-9, 4e-9])
     confidence = np.ones(4, dtype=np.float32)
     chosen = label_pass.select_images(np.zeros(4, dtype=np.int64), confidence, doubt, 0.5, Knobs())
@@ -62,7 +63,7 @@ def test_sharp_models_are_still_ranked() -> None:
 
 
 def test_official_selection_that_selects_nothing_is_an_error() -> None:
-    """Silent: the official index arithmetic keeps nothing of tied confidences, and the phase has no pseudo labels."""
+    """Guards against a phase without pseudo labels: the official index arithmetic selects none of tied confidences."""
     labels, confidence, doubt = outputs()
     chosen = label_pass.select_images(labels, confidence, doubt, 0.5, Knobs(official=True))
     assert 0 < chosen.sum() <= 20
@@ -72,14 +73,14 @@ def test_official_selection_that_selects_nothing_is_an_error() -> None:
 
 @pytest.mark.parametrize(("count", "world"), [(13, 2), (13, 4), (3, 4), (8, 1)])
 def test_shares_cover_every_image_once(count: int, world: int) -> None:
-    """Silent: padded shards, which accelerate makes by default, count images twice."""
+    """Guards against padded shards, the default of accelerate, which count images twice."""
     shares = [CleanPass(batch_size=2, rank=rank, world_size=world).share(count) for rank in range(world)]
     assert sorted(np.concatenate(shares).tolist()) == list(range(count))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_of_images_of_different_sizes(tmp_path: Path, workers: int) -> None:
-    """Silent: rows that change places where a batch is divided by size; labels that are another image's."""
+    """Guards against rows that change places when a batch is divided by size, and against labels of another image."""
     pair, made = make_pair("segformer", "segformer"), scenes(5)
     for row in (1, 3):
         made[row] = {"image": made[row]["image"].resize((24, 16)), "mask": None}
@@ -98,7 +99,8 @@ def test_batches_of_images_of_different_sizes(tmp_path: Path, workers: int) -> N
 
 
 def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
-    """Silent: thresholds over all classes together; a summary that counts something else than what is trained on."""
+    """Guards against thresholds over all classes together, and a summary that counts other labels than those trained
+    on."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(6, seed=1)
     facts = {"phase": 1, "ratio": 0.5}
     label_pass.label_pixels(pair, unlabeled, CleanPass(4), Accelerator(cpu=True), tmp_path, knobs=Knobs(), facts=facts)
@@ -119,7 +121,8 @@ def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
 
 
 def test_images_without_a_label_are_not_scored(tmp_path: Path) -> None:
-    """Silent: -1, the Hub's mark for "no label", counted as a wrong label in the format of NumPy or torch."""
+    """Guards against -1 (the Hub's mark for "no label") counting as a wrong label when it is a NumPy or torch
+    scalar."""
     unlabeled = [
         {**item, "label": kind(-1)} for item, kind in zip(images(3), (int, np.array, torch.tensor), strict=True)
     ]
@@ -129,7 +132,7 @@ def test_images_without_a_label_are_not_scored(tmp_path: Path) -> None:
 
 
 def test_a_run_that_overwrites_another_labels_anew(tmp_path: Path) -> None:
-    """Silent: a second run in the folder, with another selection, trains on the first one's."""
+    """Guards against a second run in the folder, with another selection, that trains on the labels of the first."""
 
     def written(**settings: Any) -> tuple[int, bool]:
         settings = {"label_ratios": [0.3], "supervised_epochs": 0, "max_steps": 1, **settings}
@@ -142,7 +145,7 @@ def test_a_run_that_overwrites_another_labels_anew(tmp_path: Path) -> None:
 
 
 def test_another_pair_labels_again(tmp_path: Path) -> None:
-    """Silent: labels of other weights, left in the folder by an earlier run."""
+    """Guards against labels of other weights that an earlier run left in the folder."""
     stores = []
     for seed in (0, 1):
         settings = {"label_ratios": [1.0], "supervised_epochs": 0, "max_steps": 1, "overwrite_output_dir": True}
@@ -154,7 +157,7 @@ def test_another_pair_labels_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", ["last", "all"])
 @pytest.mark.parametrize("kind", ["vit", "segformer"])
 def test_labels_of_finished_phases_go(keep: str, kind: str, tmp_path: Path) -> None:
-    """Silent: a disk that fills up by gigabytes a phase; or labels deleted that were asked to stay."""
+    """Guards against a disk that fills up by gigabytes per phase, and against deleting labels that should be kept."""
     make_trainer(tmp_path, make_pair(kind, kind), max_steps=1, keep_pseudo_labels=keep).train()
     left = [1, 2] if keep == "all" else [2]
     assert sorted(path.name for path in (tmp_path / "pseudo_labels").iterdir()) == [f"phase-{n}" for n in left]
@@ -163,7 +166,7 @@ def test_labels_of_finished_phases_go(keep: str, kind: str, tmp_path: Path) -> N
 
 
 def test_killed_while_labeling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: half a store taken for a whole one. a's labels are written, b's are not."""
+    """Guards against half a label store that counts as complete: the labels of a are written, those of b are not."""
     whole = tmp_path / "whole"
     make_trainer(whole, save_strategy="epoch").train()
 
@@ -187,7 +190,8 @@ def test_killed_while_labeling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_labels_are_made_by_the_weights_before_they_are_trained_on(tmp_path: Path) -> None:
-    """Silent: BatchNorm in training mode while labeling; then labels depend on the batch and the statistics move."""
+    """Guards against BatchNorm in training mode while labeling: labels would depend on the batch, and the statistics
+    would change."""
     pair = make_pair("vit", "resnet")
     before = state_of(pair)
     knobs, facts = Knobs(), {"phase": 1, "ratio": 1.0}
@@ -208,7 +212,7 @@ def test_labels_are_made_by_the_weights_before_they_are_trained_on(tmp_path: Pat
 
 
 def test_partial_truth_is_scored_where_it_is(tmp_path: Path) -> None:
-    """Silent: unknown labels counted as wrong."""
+    """Guards against counting unknown labels as wrong."""
     made = images(6)
     for row in (0, 1, 2):
         del made[row]["label"]
@@ -220,7 +224,7 @@ def test_partial_truth_is_scored_where_it_is(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_between_phases_labels_once(tmp_path: Path) -> None:
-    """Silent: what was logged of the labels before the kill is there twice after the resume."""
+    """Guards against log entries about the labels that appear twice after a kill and a resume."""
     with pytest.raises(Kill):
         make_trainer(tmp_path, save_strategy="epoch", callbacks=[KillAt(4)]).train()
     make_trainer(tmp_path, save_strategy="epoch").train(resume_from_checkpoint=True)

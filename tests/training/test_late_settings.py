@@ -1,4 +1,4 @@
-"""Settings that the libraries below read when training begins: refused before anything is written."""
+"""Settings that the underlying libraries read when training begins: refused before anything is written."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_half_precision_without_a_gpu(name: str, tmp_path: Path) -> None:
-    """Unclear: "Your setup doesn't support bf16/gpu", and a traceback during training for fp16."""
+    """Guards against the message "Your setup doesn't support bf16/gpu", and a traceback during training for fp16."""
     with pytest.raises(ValueError, match=f"`{name}` needs a GPU, and there is none"):
         DMTTrainingArguments(str(tmp_path), **{name: True})
     assert DMTTrainingArguments(str(tmp_path), bf16=True, use_cpu=True).bf16
@@ -76,7 +76,8 @@ def test_half_precision_without_a_gpu(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_fail_late_is_refused_at_once(pair: ModelPair, tmp_path: Path, name: str) -> None:
-    """Unclear: a traceback when training begins, in a folder that is taken from then on; `--check` said Ready."""
+    """Guards against a traceback when training begins, in a folder that then counts as used, after `--check` said
+    Ready."""
     settings, says = REFUSED[name]
     with pytest.raises(ValueError) as caught:
         checked(pair, tmp_path / "run", **settings)
@@ -96,6 +97,6 @@ def test_what_would_fail_late_is_refused_at_once(pair: ModelPair, tmp_path: Path
     ],
 )
 def test_what_works_passes(pair: ModelPair, tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Guards settings that work from being refused by the trial of two updates; and the folder, which stays empty."""
+    """Guards against refusing valid settings in the trial of two updates, and against writing to the folder."""
     checked(pair, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ IMAGES, MASKS = "image-classification", "semantic-segmentation"
 
 
 def test_a_metric_is_written_with_its_arguments() -> None:
-    """Guards against `average=macro` that is read as part of a name, and against `None` that stays a word."""
+    """Guards against reading `average=macro` as part of the name, and against `None` as a string."""
     read = MetricSpec.parse("f1:average=macro,labels=None,beta=2")
     assert read == MetricSpec("f1", {"average": "macro", "labels": None, "beta": 2})
     assert str(MetricSpec.parse("f1:average=macro")) == "f1:average=macro"
@@ -30,7 +30,7 @@ def test_a_metric_is_written_with_its_arguments() -> None:
 
 @pytest.fixture(scope="module")
 def classified() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Logits of 60 images in 3 classes, and the truth, which ten of them lack."""
+    """Logits of 60 images in 3 classes, and their labels; ten images have none."""
     generator = torch.Generator().manual_seed(0)
     logits = {name: torch.randn(60, 3, generator=generator) for name in "ab"}
     truth = torch.randint(0, 3, (60,), generator=generator)
@@ -39,7 +39,7 @@ def classified() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 
 def figures(metrics: LibraryMetrics, logits: dict[str, torch.Tensor], truth: torch.Tensor) -> dict[str, dict[str, Any]]:
-    """Two batches through a collection, beside a figure that the run has already."""
+    """Scores two batches, and adds the result to a score that the run already has."""
     collected = metrics.start()
     for part in (slice(0, 25), slice(25, None)):
         collected.add({name: values[part] for name, values in logits.items()}, truth[part])
@@ -49,7 +49,7 @@ def figures(metrics: LibraryMetrics, logits: dict[str, torch.Tensor], truth: tor
 
 
 def test_figures_are_those_of_scikit_learn(classified: Any, tmp_path: Path) -> None:
-    """Guards against images without a label in a score, an ensemble of votes, and a figure that hides another."""
+    """Guards against scoring images without a label, an ensemble by votes, and a metric that overwrites another."""
     logits, truth = classified
     f1 = write_metric(tmp_path, "f1")
     metrics = LibraryMetrics(
@@ -67,7 +67,7 @@ def test_figures_are_those_of_scikit_learn(classified: Any, tmp_path: Path) -> N
 
 
 def test_an_average_that_is_missing_is_chosen_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards against `--metrics f1` on three classes, which scikit-learn refuses after phase 0."""
+    """Guards against `--metrics f1` failing on three classes after phase 0, because scikit-learn needs an average."""
     f1 = write_metric(tmp_path, "f1")
     with caplog.at_level(logging.WARNING):
         chosen = LibraryMetrics([f1], 3, IMAGES)
@@ -79,7 +79,7 @@ def test_an_average_that_is_missing_is_chosen_and_said(tmp_path: Path, caplog: p
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_metrics_of_scores_get_probabilities(num_classes: int, tmp_path: Path) -> None:
-    """Guards against an AUROC of class ids, which looks like one."""
+    """Guards against an AUROC that is computed from class ids and looks valid."""
     generator = torch.Generator().manual_seed(1)
     logits = {name: torch.randn(40, num_classes, generator=generator) for name in "ab"}
     truth = torch.arange(40) % num_classes
@@ -90,7 +90,7 @@ def test_metrics_of_scores_get_probabilities(num_classes: int, tmp_path: Path) -
 
 
 def test_masks_are_scored_by_pixel_or_whole(tmp_path: Path) -> None:
-    """Guards against void pixels in a score, and against masks that a metric of masks gets as one long row."""
+    """Guards against void pixels in a score, and against flattening masks for a metric that compares whole masks."""
     generator = torch.Generator().manual_seed(2)
     logits = {name: torch.randn(30, 3, 4, 5, generator=generator) for name in "ab"}
     truth = torch.randint(0, 3, (30, 4, 5), generator=generator)
@@ -117,7 +117,7 @@ def test_masks_are_scored_by_pixel_or_whole(tmp_path: Path) -> None:
 def test_a_metric_that_cannot_work_is_refused_at_once(
     name: str, task: str, arguments: str, message: str, tmp_path: Path
 ) -> None:
-    """Guards against a run that ends in its first evaluation, in somebody else's traceback."""
+    """Guards against a run that ends at its first evaluation with a traceback from another library."""
     with pytest.raises(ValueError, match=message):
         LibraryMetrics([write_metric(tmp_path, name) + arguments], 3, task)
     with pytest.raises(ValueError, match=r"a float\. Give names"):

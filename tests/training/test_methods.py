@@ -34,7 +34,7 @@ OFF = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
 )
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 def test_presets_are_settings_of_one_method(method: str, expected: dict[str, Any], task: str) -> None:
-    """Silent: a baseline that drops positive disagreements because gamma 0 alone was thought to switch the rule off."""
+    """Guards against a baseline that still drops positive disagreements because only gamma was set to 0."""
     found = as_results(resolve(method, task, {}))
     expected = {key: list(value) if isinstance(value, tuple) else value for key, value in expected.items()}
     assert {key: found[key] for key in expected} == expected
@@ -43,7 +43,7 @@ def test_presets_are_settings_of_one_method(method: str, expected: dict[str, Any
 
 
 def test_every_preset_is_covered() -> None:
-    """Silent: a preset that nobody looked at."""
+    """Guards against a preset that no test covers."""
     assert set(PRESETS) == {
         "dmt",
         "supervised",
@@ -59,7 +59,7 @@ def test_every_preset_is_covered() -> None:
 
 
 def test_explicit_beats_preset_beats_default(tmp_path: Path) -> None:
-    """Silent: a flag on the command line that the preset overrules, or 0 taken for not given."""
+    """Guards against a preset that overrides a flag from the command line, and against treating 0 as not given."""
     args = DMTTrainingArguments(str(tmp_path), method="cbst", gamma1=2.0, labeler="peer", supervised_epochs=0.0)
     knobs = args.knobs(IMAGES)
     assert (knobs.gamma1, knobs.gamma2, knobs.labeler, knobs.supervised_epochs) == (2.0, 0.0, "peer", 0.0)
@@ -92,7 +92,7 @@ def test_explicit_beats_preset_beats_default(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 def test_values_that_cannot_work_are_refused(knobs: dict[str, Any], message: str, task: str) -> None:
-    """Silent: a typed value that trains something else than meant."""
+    """Guards against a mistyped value that trains something other than intended."""
     with pytest.raises(ValueError, match=message):
         resolve("dmt", task, knobs)
 
@@ -105,14 +105,14 @@ def test_values_that_cannot_work_are_refused(knobs: dict[str, Any], message: str
     ],
 )
 def test_what_masks_do_not_allow(knobs: dict[str, Any], message: str) -> None:
-    """Silent: settings of images that pixels would pass over."""
+    """Guards against settings for image classification that segmentation would ignore."""
     with pytest.raises(ValueError, match=message):
         resolve("dmt", PIXELS, knobs)
     resolve("dmt", IMAGES, knobs)
 
 
 def test_the_official_selection_is_over_all_classes() -> None:
-    """Silent: results that say "selected per class" of images that were selected over all classes."""
+    """Guards against results that say "selected per class" although images were selected over all classes."""
     assert resolve("dmt", IMAGES, {"official": True}).class_balanced is False
     assert resolve("dmt", PIXELS, {"official": True}).class_balanced is True
     with pytest.raises(ValueError, match="class_balanced true and official true exclude each other"):
@@ -120,7 +120,7 @@ def test_the_official_selection_is_over_all_classes() -> None:
 
 
 def test_unknown_method_lists_the_others() -> None:
-    """Silent: none; the message must help."""
+    """The error message must list the methods that exist."""
     with pytest.raises(ValueError, match=r"Unknown method 'dtm'; choose one of: dmt, supervised"):
         resolve("dtm", IMAGES, {})
 
@@ -142,7 +142,7 @@ def test_unknown_method_lists_the_others() -> None:
 def test_replaced_settings_are_refused_with_what_replaces_them(
     tmp_path: Path, settings: dict[str, Any], instead: str
 ) -> None:
-    """Silent: a stock setting that is accepted and has no effect."""
+    """Guards against a stock setting that is accepted and has no effect."""
     name, value = next(iter(settings.items()))
     if name not in DMTTrainingArguments.__dataclass_fields__:
         pytest.skip(f"this transformers has no {name}")
@@ -165,27 +165,27 @@ def test_replaced_settings_are_refused_with_what_replaces_them(
     ],
 )
 def test_values_of_another_type_are_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
-    """Guards against a TypeError of the first place that computes with a value, and a list read letter by letter."""
+    """Guards against a TypeError where a value is first used, and against reading a string as a list of letters."""
     with pytest.raises(ValueError, match=message):
         DMTTrainingArguments(str(tmp_path), **given)
 
 
 def test_our_defaults(tmp_path: Path) -> None:
-    """Silent: the stock default drops the columns that a pair needs."""
+    """Guards against the stock default, which drops columns that a pair needs."""
     args = DMTTrainingArguments(str(tmp_path), remove_unused_columns=True)
     assert not args.remove_unused_columns and args.logging_steps == 10 and args.per_device_eval_batch_size == 16
 
 
 def test_the_page_of_settings_is_what_is_declared() -> None:
-    """Silent: a default, a range or a flag on the page that is another one in the code."""
+    """Guards against a default, a range or a flag in the documentation that differs from the code."""
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
     assert with_table(page) == page, "run: python -m hf_dmt.training.settings.table docs/settings.md"
 
 
 def test_a_setting_is_declared_once(tmp_path: Path) -> None:
-    """Silent: a setting that the command line, the resolved values or the results pass over.
+    """Guards against a setting that is missing from the command line, the resolved values or the results.
 
-    The stock parser reads the arguments too, and says the default of each task.
+    The stock parser must also accept the arguments and show the default of each task.
     """
     args = DMTTrainingArguments(str(tmp_path))
     actions = {action.dest: action for action in HfArgumentParser(DMTTrainingArguments)._actions}
@@ -214,6 +214,6 @@ def test_a_setting_is_declared_once(tmp_path: Path) -> None:
     ],
 )
 def test_booleans_and_their_words_mean_the_same(tmp_path: Path, given: Any, resolved: dict[str, Any]) -> None:
-    """Silent: `class_balanced="false"` from Python, which is a true string."""
+    """Guards against a setting that means one thing as a boolean and another as a string such as "true"."""
     knobs = DMTTrainingArguments(str(tmp_path), **given).knobs(IMAGES)
     assert {name: getattr(knobs, name) for name in resolved} == resolved

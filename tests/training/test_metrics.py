@@ -76,7 +76,7 @@ def test_scores_of_the_official_code_on_its_own_kind_of_input() -> None:
 @pytest.mark.parametrize("label_dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("num_classes", [1, 2, 21, 150])
 def test_mean_iou_is_exact(num_classes: int, label_dtype: torch.dtype) -> None:
-    """Guards against wrapped small integers and against losing units at the borders of the chunks."""
+    """Guards against overflow of small integer types, and against losing units at the borders of the chunks."""
     ignore_index = 255
     predictions, labels = random_masks(num_classes, (3, 160, 150), num_classes, ignore_index)
     confusion = filled(predictions, labels.to(label_dtype), num_classes, ignore_index)
@@ -88,7 +88,7 @@ def test_mean_iou_is_exact(num_classes: int, label_dtype: torch.dtype) -> None:
 
 
 def test_few_units_of_many_classes_count_like_many() -> None:
-    """Guards the way without bincount (accelerators, large heads), which must fill the same cells."""
+    """The code path without bincount (accelerators, large heads) must fill the same cells."""
     predictions, labels = random_masks(7, (64,), 1000, -100)
     matrix = filled(predictions, labels, 1000).matrix
     expected = torch.zeros(1000, 1000, dtype=torch.int64)
@@ -99,7 +99,7 @@ def test_few_units_of_many_classes_count_like_many() -> None:
 
 
 def test_rows_are_the_truth() -> None:
-    """Guards against a transposed matrix, which leaves IoU alone and spoils the mean accuracy silently."""
+    """Guards against a transposed matrix: IoU would stay correct, and the mean accuracy would be silently wrong."""
     matrix = filled(torch.tensor([1, 1, 1, 0]), torch.tensor([0, 0, 1, 0]), 2).matrix
     assert matrix.tolist() == [[1, 2], [0, 1]]
     assert mean_accuracy(matrix).item() == pytest.approx((1 / 3 + 1) / 2)
@@ -112,7 +112,7 @@ def test_rows_are_the_truth() -> None:
 
 
 def test_one_class_for_everything_is_no_better_than_guessing() -> None:
-    """Silent: a model that answers with the majority class looks good by accuracy alone."""
+    """Guards against scoring by accuracy alone, where a model that always predicts the majority class looks good."""
     labels = torch.tensor([0] * 72 + [1] * 18 + [2] * 10)
     scores = classification_scores(filled(torch.zeros_like(labels), labels, 4).matrix)
     assert scores["accuracy"] == pytest.approx(0.72) and scores["mean_accuracy"] == pytest.approx(1 / 3)

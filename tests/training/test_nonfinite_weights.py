@@ -1,4 +1,4 @@
-"""Weights that are no numbers go through no door: labels, scores, checkpoints, exports, and pairs that are opened."""
+"""Infinite or NaN weights are refused in labeling, scoring, checkpoints and exports, and when a pair is opened."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = {"images": ("vit", "resnet"), "pixels": ("segformer", "segformer")}
 
 
 def spoil(pair: ModelPair, value: float = torch.nan, *, statistics: bool = False) -> ModelPair:
-    """One number of member b, which its peer's scores do not show."""
+    """Changes one number of model b, which the scores of a do not show."""
     named = pair.model_b.named_buffers() if statistics else pair.model_b.named_parameters()
     with torch.no_grad():
         next(tensor for _, tensor in named if tensor.is_floating_point()).view(-1)[0] = value
@@ -44,7 +44,8 @@ DOORS: dict[str, Callable[[DMTTrainer, Path], Any]] = {
     [("images", torch.nan, False), ("images", torch.inf, True), ("pixels", -torch.inf, False)],
 )
 def test_no_door_lets_them_through(tmp_path: Path, door: str, kind: str, value: float, statistics: bool) -> None:
-    """Silent: "accuracy 33 %" of a member whose every prediction is the first class, and its weights in an export."""
+    """Guards against "accuracy 33 %" for a model that always predicts the first class, and against exporting its
+    weights."""
     pixels = kind == "pixels"
     trainer = make_trainer(tmp_path / "run", make_pair(*KINDS[kind]), evaluation=(scenes if pixels else images)(3))
     spoil(trainer.model, value, statistics=statistics)
@@ -55,7 +56,7 @@ def test_no_door_lets_them_through(tmp_path: Path, door: str, kind: str, value: 
 
 @pytest.mark.parametrize("further", [{"ema_decay": 0.9}, {"method": "supervised", "save_strategy": "no"}])
 def test_a_rate_that_is_far_too_large_ends_the_run(tmp_path: Path, further: dict[str, Any]) -> None:
-    """Silent: exit code 0 and a published pair of weights that are all infinite."""
+    """Guards against exit code 0 and a published pair whose weights are all infinite."""
     trainer = make_trainer(tmp_path, learning_rate=1e38, evaluation=images(6), **{"save_strategy": "epoch", **further})
     with pytest.raises(RunError, match=r"(?s)diverged.*infinite or NaN.*learning_rate"):
         trainer.train()
@@ -63,7 +64,7 @@ def test_a_rate_that_is_far_too_large_ends_the_run(tmp_path: Path, further: dict
 
 
 def test_a_pair_on_disk_is_not_believed(tmp_path: Path) -> None:
-    """Silent: a diverged pair from the Hub is opened, labels images and is trained further."""
+    """Guards against a diverged pair from the Hub that is opened, labels images and is trained further."""
     make_pair("vit", "resnet").save_pretrained(tmp_path, primary="a")
     file = tmp_path / "peer" / "model.safetensors"
     tensors = load_file(file)
@@ -76,7 +77,7 @@ def test_a_pair_on_disk_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_large_sums_are_no_infinities() -> None:
-    """Guards weights from a refusal where only their sum is too large for its type."""
+    """Guards against refusing finite weights because their sum is too large for its type."""
     layer = nn.Linear(2, 2)
     with torch.no_grad():
         layer.weight.fill_(torch.finfo(torch.float32).max)

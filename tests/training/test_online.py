@@ -48,7 +48,7 @@ def teach(pair: Any, made: dict[str, Any], knobs: Knobs) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("labeler", "teacher"), [("peer", {"a": "b", "b": "a"}), ("self", {"a": "a", "b": "b"})])
 def test_labels_are_the_teachers_of_the_same_weak_view(labeler: str, teacher: dict[str, str]) -> None:
-    """Silent: the teacher labels another image of the batch, the strong view, or in training mode."""
+    """Guards against a teacher that labels another image of the batch or the strong view, or runs in training mode."""
     pair, made = make_pair("vit", "resnet"), batch()
     pair.train()
     labeled = teach(pair, made, Knobs(strategy="online", labeler=labeler))
@@ -67,7 +67,8 @@ def test_labels_are_the_teachers_of_the_same_weak_view(labeler: str, teacher: di
 
 
 def test_the_teachers_statistics_and_mode_do_not_move() -> None:
-    """Silent: BatchNorm's running statistics of the teacher learn from weak views; a student left in eval mode."""
+    """Guards against updating the teacher's BatchNorm statistics with weak views, and against a student left in eval
+    mode."""
     pair = make_pair("vit", "resnet")
     before = state_of(pair)
     pair.train()
@@ -78,8 +79,8 @@ def test_the_teachers_statistics_and_mode_do_not_move() -> None:
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_threshold_and_padding(pixels: bool) -> None:
-    """Silent: labels below the threshold or of padding that count as valid units, and shrink every other one's
-    share."""
+    """Guards against counting labels below the threshold or in the padding as valid, which reduces the share of all
+    others."""
     pair = make_pair("segformer", "segformer") if pixels else make_pair()
     made = batch(pixels=pixels)
     everything = teach(pair, made, KNOBS)
@@ -94,7 +95,8 @@ def test_threshold_and_padding(pixels: bool) -> None:
 
 
 def test_the_loss_is_divided_by_the_labels_that_were_made(tmp_path: Path) -> None:
-    """Silent: ignored online labels in the denominator, or counts taken before the teacher spoke."""
+    """Guards against ignored online labels in the denominator, and against counts taken before the teacher has
+    labeled."""
     trainer = make_trainer(
         tmp_path, strategy="online", label_ratios=[1.0], supervised_epochs=0, online_threshold=0.4, max_steps=1
     )
@@ -114,7 +116,8 @@ def test_the_loss_is_divided_by_the_labels_that_were_made(tmp_path: Path) -> Non
 
 
 def test_weight_of_online_labels_rises_within_the_phase() -> None:
-    """Silent: labels of an untrained teacher at full weight from the first step, or a ramp that never ends."""
+    """Guards against labels of an untrained teacher at full weight from the first step, and against a ramp that never
+    ends."""
     knobs = resolve("dmt", "image-classification", {"strategy": "online"})
     assert knobs.unlabeled_ramp == 0.3
     weights = [pseudo_weight(knobs, step, 20) for step in range(20)]
@@ -126,7 +129,7 @@ def test_weight_of_online_labels_rises_within_the_phase() -> None:
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_views_for_teacher_and_student(tmp_path: Path, pixels: bool) -> None:
-    """Silent: a teacher that sees the strong view, or labeled images that are drawn twice."""
+    """Guards against a teacher that sees the strong view, and against drawing labeled images twice."""
     pair = make_pair("segformer", "segformer") if pixels else make_pair()
     trainer = make_trainer(tmp_path, pair, strategy="online", label_ratios=[1.0], augmentation="strong", max_steps=1)
     trainer.train()
@@ -144,7 +147,8 @@ def test_views_for_teacher_and_student(tmp_path: Path, pixels: bool) -> None:
 
 
 def test_pixel_views_differ_in_colors_only(tmp_path: Path) -> None:
-    """Silent: geometry drawn again for the teacher. An image that shows each pixel's place makes it visible."""
+    """Guards against drawing the geometry again for the teacher. The test images encode each pixel's position to show
+    it."""
     made = scenes(4, void=False)
     for item in made:
         place = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -175,7 +179,7 @@ def test_pixel_views_differ_in_colors_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("members", [("vit", "resnet"), ("segformer", "segformer")])
 def test_an_online_run(tmp_path: Path, members: tuple[str, str]) -> None:
-    """Silent: a store that nobody reads, phases that are reported although there is one."""
+    """Guards against storing labels that nobody reads, and against reporting several phases although there is one."""
     evaluation = (scenes if members[0] == "segformer" else images)(5, seed=3)
     trainer = make_trainer(
         tmp_path,

@@ -24,7 +24,8 @@ def labeled() -> Dataset:
 
 
 def test_classes_come_from_the_data_set(tmp_path: Path) -> None:
-    """Silent: heads for the classes of a checkpoint, or names in another order than the labels."""
+    """Guards against heads for the classes of a checkpoint, and against class names in another order than the
+    labels."""
     trainer = DMTTrainer(("tiny:vit", "tiny:resnet"), arguments(tmp_path), labeled(), unlabeled_dataset=images(4))
     assert isinstance(trainer.model, ModelPair) and trainer.model.class_names == ["owl", "ant"]
     assert trainer.model.task == "image-classification"
@@ -34,7 +35,7 @@ def test_classes_come_from_the_data_set(tmp_path: Path) -> None:
 
 
 def test_what_names_cannot_say(tmp_path: Path) -> None:
-    """A list of dictionaries has no class names; three models are no pair; masks need no flag."""
+    """Images or masks without class names, and three models instead of two, must be refused."""
     with pytest.raises(ValueError, match="give id2label="):
         DMTTrainer(("tiny:vit", "tiny:resnet"), arguments(tmp_path), images(4), unlabeled_dataset=images(4))
     with pytest.raises(ValueError, match="3 were given"):
