@@ -115,7 +115,7 @@ def make_pair(a: str = "vit", b: str = "swin", *, dropout: float = 0.0, seed: in
 
 
 def without_batch_statistics(pair: ModelPair) -> ModelPair:
-    """BatchNorm out: with it, a batch's loss depends on how the batch is divided, whatever the Trainer does."""
+    """Removes BatchNorm: with it, a batch's loss depends on how the batch is divided, whatever the Trainer does."""
     for name in ("a", "b"):
         head = getattr(pair.member(name), "decode_head", None)
         if head is not None:
@@ -210,7 +210,7 @@ def make_trainer(
 
 
 class Kill(RuntimeError):
-    """Stands for the process's end."""
+    """Stands for the end of the process."""
 
 
 class KillAt(TrainerCallback):
@@ -237,7 +237,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 def without_times(value: Any) -> Any:
-    """JSON without what a clock says."""
+    """JSON without measured times."""
     if isinstance(value, dict):
         return {
             key: without_times(inner)

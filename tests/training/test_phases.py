@@ -48,8 +48,8 @@ def phases(method: str, task: str = IMAGES, *, unlabeled: int = 100, max_steps: 
 
 
 def test_steps_follow_from_counts() -> None:
-    """Silent: a budget other than the documented one. ceil(10 * 20 / 32) = 7, ceil(3 * 20 / 24) = 3, ..., pixels:
-    all."""
+    """Guards against a budget other than the documented one: ceil(10 * 20 / 32) = 7, ceil(3 * 20 / 24) = 3, ... With
+    masks, every phase counts all images."""
     found = phases("dmt")
     assert [phase.steps for phase in found] == [7, 3, 5, 8, 10, 13]
     assert [phase.label_ratio for phase in found] == [None, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -57,7 +57,7 @@ def test_steps_follow_from_counts() -> None:
 
 
 def test_baselines_get_the_same_budget() -> None:
-    """Silent: a baseline that trains less than what it is compared with."""
+    """Guards against a baseline that trains less than the method that it is compared with."""
     total = sum(phase.steps for phase in phases("dmt"))
     assert phases("supervised") == [Phase(0, None, total)]
     assert phases("online-st") == [Phase(0, None, 7), Phase(1, None, total - 7)]
@@ -67,12 +67,12 @@ def test_baselines_get_the_same_budget() -> None:
 
 @pytest.mark.parametrize("method", ["dmt", "supervised", "cps"])
 def test_max_steps_caps_every_phase(method: str) -> None:
-    """Silent: a smoke run of N updates that takes the whole budget because its budget is one phase."""
+    """Guards against a smoke run of N updates that takes its whole budget because the budget is one phase."""
     assert all(phase.steps == 2 for phase in phases(method, max_steps=2))
 
 
 def test_position_counts_updates_of_unequal_phases() -> None:
-    """Silent: a resumed run that starts a phase again or leaves one out."""
+    """Guards against a resumed run that starts a phase again or leaves one out."""
     plan_of = [Phase(0, None, 3), Phase(1, 0.5, 1), Phase(2, 1.0, 2)]
     assert [position(plan_of, step) for step in range(7)] == [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (3, 0)]
 
@@ -82,7 +82,7 @@ def test_position_counts_updates_of_unequal_phases() -> None:
 
 
 class Diary(TrainerCallback):
-    """What an onlooker sees: learning rates and optimizer ages per update, and the order of events."""
+    """Records learning rates and optimizer steps at each update, and the order of events."""
 
     def __init__(self) -> None:
         self.rates: list[list[float]] = []
@@ -108,7 +108,7 @@ class Diary(TrainerCallback):
 
 
 def test_each_phase_starts_anew_on_one_axis(tmp_path: Path) -> None:
-    """Silent: Adam's memory and a finished schedule carried into the next phase, which then hardly trains."""
+    """Guards against carrying Adam's moments and a finished schedule into the next phase, which then hardly trains."""
     diary = Diary()
     trainer = make_trainer(tmp_path, learning_rate_b=4e-2, callbacks=[diary])
     trainer.train()
@@ -124,7 +124,7 @@ def test_each_phase_starts_anew_on_one_axis(tmp_path: Path) -> None:
 
 
 def test_learning_rate_b_reaches_every_tensor_of_b_alone(tmp_path: Path) -> None:
-    """Silent: a rate for b that also drives a, or leaves out the tensors without weight decay."""
+    """Guards against a rate for b that also applies to a, or not to the tensors without weight decay."""
     trainer = make_trainer(tmp_path, learning_rate_b=4e-2, weight_decay=0.1)
     optimizer = trainer.create_optimizer()
     rates = {id(tensor): group["lr"] for group in optimizer.param_groups for tensor in group["params"]}
@@ -136,9 +136,10 @@ def test_learning_rate_b_reaches_every_tensor_of_b_alone(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("save_strategy", ["steps", "epoch", "best"])
 def test_every_phase_ends_with_one_evaluation_and_one_checkpoint(tmp_path: Path, save_strategy: str) -> None:
-    """Silent: a phase without a checkpoint (save_strategy best), or one evaluated or saved twice at the same step.
+    """Guards against a phase without a checkpoint (save_strategy best), or one evaluated or saved twice at the same
+    step.
 
-    save_steps coincides with the first phase's end at 3 and with none of the others'.
+    save_steps coincides with the end of the first phase at 3 and with no other end.
     """
     diary = Diary()
     trainer = make_trainer(
@@ -155,14 +156,14 @@ def test_every_phase_ends_with_one_evaluation_and_one_checkpoint(tmp_path: Path,
     assert saved == ([3, 5, 6, 8] if save_strategy == "steps" else [3, 5, 8])
     for step in saved:
         assert faults(tmp_path / f"checkpoint-{step}") == []
-        # What has been summed since the last log is not in a checkpoint, so nothing may be left over.
+        # A checkpoint does not contain the sums since the last log, so each checkpoint needs a log.
         assert ("log", step) in diary.events
     assert [entry["phase"] for entry in results(tmp_path)["phases"]] == [0, 1, 2]
     assert len({(event, step) for event, step in diary.events}) == len(diary.events)
 
 
 def test_save_strategy_no_saves_nothing_but_records_every_phase(tmp_path: Path) -> None:
-    """Silent: checkpoints against the user's wish, or phases that count only where one was saved."""
+    """Guards against checkpoints that the user does not want, and against counting only phases with a checkpoint."""
     make_trainer(tmp_path, save_strategy="no").train()
     assert not list(tmp_path.glob("checkpoint-*"))
     recorded = results(tmp_path)["phases"]
@@ -175,13 +176,13 @@ def test_save_strategy_no_saves_nothing_but_records_every_phase(tmp_path: Path) 
 
 
 def test_save_total_limit_holds_over_phases(tmp_path: Path) -> None:
-    """Silent: a disk filled by the checkpoints of finished phases."""
+    """Guards against a disk filled by the checkpoints of finished phases."""
     make_trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-7", "checkpoint-8"]
 
 
 def test_a_stop_asked_for_at_the_end_of_a_phase_is_obeyed(tmp_path: Path) -> None:
-    """Silent: a callback's stop (a cluster's preemption) dropped because a phase ended at that step."""
+    """Guards against ignoring a callback's stop (a cluster's preemption) because a phase ended at that step."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -197,7 +198,7 @@ def test_a_stop_asked_for_at_the_end_of_a_phase_is_obeyed(tmp_path: Path) -> Non
 
 
 def test_test_split_is_scored_after_the_first_and_the_last_phase(tmp_path: Path) -> None:
-    """Silent: a published gain measured against another phase than phase 0."""
+    """Guards against a published gain that is measured against another phase than phase 0."""
     make_trainer(tmp_path, test=images(6, seed=4), evaluation=images(6, seed=3)).train()
     tests = [entry["test"] for entry in results(tmp_path)["phases"]]
     assert tests[1] is None
@@ -207,7 +208,7 @@ def test_test_split_is_scored_after_the_first_and_the_last_phase(tmp_path: Path)
 
 @pytest.mark.parametrize("members", [("vit", "resnet"), ("segformer", "segformer")])
 def test_labeling_and_evaluation_move_no_random_state(tmp_path: Path, members: tuple[str, str]) -> None:
-    """Silent: training that depends on how often it is evaluated; then no resumed run ends like the first."""
+    """Guards against training that depends on how often it is evaluated; then no resumed run ends like the first."""
 
     class Watch(TrainerCallback):
         def states(self) -> list[Any]:
@@ -237,7 +238,7 @@ def test_labeling_and_evaluation_move_no_random_state(tmp_path: Path, members: t
 
 
 def test_preserved_rng_gives_back_all_three_states_after_an_error() -> None:
-    """Silent: random numbers that go another way once something failed inside."""
+    """Guards against other random numbers after something failed inside."""
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
     with pytest.raises(Kill), preserved_rng():
         random.random(), np.random.rand(), torch.rand(1)
@@ -248,7 +249,7 @@ def test_preserved_rng_gives_back_all_three_states_after_an_error() -> None:
 
 
 def test_sequential_exchange_leaves_the_idle_member_alone(tmp_path: Path) -> None:
-    """Silent: weight decay, momentum or batch statistics that move the member that is not in training."""
+    """Guards against weight decay, momentum or batch statistics that change the model that is not in training."""
 
     class Ends(TrainerCallback):
         def __init__(self) -> None:
@@ -276,7 +277,8 @@ def test_sequential_exchange_leaves_the_idle_member_alone(tmp_path: Path) -> Non
 
 
 def test_rate_of_phase_0_holds_in_phase_0_alone(tmp_path: Path) -> None:
-    """Silent: a rate for the labels alone that stays, reaches one member only, or is missing from the results."""
+    """Guards against a rate of phase 0 that stays in later phases, reaches only one model, or is missing from the
+    results."""
     diary = Diary()
     trainer = make_trainer(tmp_path, supervised_learning_rate=0.1, learning_rate_b=4e-2, callbacks=[diary])
     trainer.train()
@@ -308,7 +310,7 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit: everything about the file still fits."""
+    """Flips one bit; the size of the file stays the same."""
     content = bytearray(path.read_bytes())
     content[2 * len(content) // 3] ^= 64
     path.write_bytes(content)
@@ -341,7 +343,8 @@ def flip(path: Path) -> None:
     ],
 )
 def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path, damage: Any) -> None:
-    """Silent: the stock Trainer takes the highest number, and without optimizer.pt resumes without optimizer state."""
+    """Guards against resuming like the stock Trainer: from the highest number, and without optimizer state if
+    optimizer.pt is missing."""
     import shutil
 
     shutil.copytree(finished, tmp_path / "run")
@@ -354,7 +357,7 @@ def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path
 
 
 def test_highest_number_is_not_the_last_word(tmp_path: Path) -> None:
-    """Silent: checkpoint-10 sorted before checkpoint-9, or a folder of another name taken for a checkpoint."""
+    """Empty checkpoint folders and folders of another name must not count as checkpoints."""
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-"):
         (tmp_path / name).mkdir()
     assert last_complete_checkpoint(tmp_path) is None
@@ -362,8 +365,8 @@ def test_highest_number_is_not_the_last_word(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", [True, "True", "true"])
 def test_resume_as_a_word(tmp_path: Path, asked: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Silent in the stock Trainer: the word 'True' from a command line is taken for a folder. Without any checkpoint
-    the run starts from the beginning and says so; one that a kill cut off while it was the first blocks nothing."""
+    """The stock Trainer takes the word 'True' from a command line for a folder. Without any checkpoint, the run must
+    start from the beginning and say so, even if a kill left its first checkpoint incomplete."""
     logging.getLogger("transformers").propagate = True
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "config.json").write_text("{}")
@@ -376,14 +379,14 @@ def test_resume_as_a_word(tmp_path: Path, asked: Any, caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("asked", [False, "False", None, ""])
 def test_no_resume_as_a_word(tmp_path: Path, finished: Path, asked: Any) -> None:
-    """Silent: the word 'False' is true."""
+    """Guards against the word 'False' counting as true."""
     trainer = make_trainer(finished)
     assert trainer.checkpoint_to_resume(asked) is None
 
 
 def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -> None:
-    """Silent: killed while an older checkpoint of the same step is overwritten, the old mark vouches for mixed
-    files."""
+    """Guards against an interrupted overwrite of an older checkpoint of the same step: the old completion mark would
+    confirm mixed files."""
     make_trainer(tmp_path, save_strategy="epoch", max_steps=1).train()
     again = {"save_strategy": "epoch", "max_steps": 1, "overwrite_output_dir": True}
     trainer = make_trainer(tmp_path, make_pair(seed=4), **again)
@@ -398,7 +401,7 @@ def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -
 
 
 def test_labels_deleted_in_the_middle_of_a_phase_are_an_error(tmp_path: Path) -> None:
-    """Silent: weights from the middle of a phase label again, and the run goes another way."""
+    """Guards against labeling again with weights from the middle of a phase, after which the run differs."""
     import shutil
 
     with pytest.raises(Kill):
@@ -411,7 +414,8 @@ def test_labels_deleted_in_the_middle_of_a_phase_are_an_error(tmp_path: Path) ->
 
 
 def test_records_cut_what_is_later_than_the_checkpoint(tmp_path: Path) -> None:
-    """Silent: events and phases counted twice after a resume; a line cut by a kill that breaks every reader."""
+    """Guards against events and phases counted twice after a resume, and against a line cut by a kill that breaks every
+    reader."""
     records, facts = RunRecords(tmp_path, writes=True), {"seed": 1, "task": "image-classification", "num_labels": 3}
     records.begin(facts, step=0, phase=0)
     for step in (2, 4, 6):
@@ -433,7 +437,7 @@ def test_records_cut_what_is_later_than_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_second_run_in_one_folder_starts_new_records(tmp_path: Path) -> None:
-    """Silent: telemetry of two runs in one file."""
+    """Guards against the telemetry of two runs in one file."""
     make_trainer(tmp_path, max_steps=1).train()
     first = telemetry(tmp_path)
     make_trainer(tmp_path, max_steps=1, overwrite_output_dir=True).train()
@@ -441,7 +445,7 @@ def test_a_second_run_in_one_folder_starts_new_records(tmp_path: Path) -> None:
 
 
 def test_train_twice_on_one_trainer(tmp_path: Path) -> None:
-    """Silent: a second train() with the first one's finished schedule trains nothing."""
+    """Guards against a second train() that trains nothing because the schedule of the first one is finished."""
     trainer = make_trainer(tmp_path, max_steps=1)
     trainer.train()
     before = state_of(trainer.model)

@@ -1,4 +1,4 @@
-"""What is nearer to the person wins: a flag over a config file, both over the embedded default of the task."""
+"""Which setting counts: a flag before a config file, and both before the embedded default of the task."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def settings(*argv: str) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("by", ["flag", "config"])
 def test_a_person_beats_the_embedded_default(tmp_path: Path, given: str, instead_of: str, by: str) -> None:
-    """Silent: a run of the default's settings beside the one that was asked for; or a refusal of two settings of which
-    the person gave one."""
+    """Guards against default settings that apply beside the requested ones, and against refusing two settings of which
+    the user gave only one."""
     name, value = given.removeprefix("--").split()
     argv = given.split()
     if by == "config":
@@ -57,7 +57,7 @@ def test_a_person_beats_the_embedded_default(tmp_path: Path, given: str, instead
     ],
 )
 def test_a_flag_beats_the_config_file(tmp_path: Path, written: str, flags: str, expected: dict[str, Any]) -> None:
-    """Silent as above; what does not exclude each other stays."""
+    """Guards against the same faults as above; settings that do not exclude each other must stay."""
     models = "" if "model_a" in written or "pair" in written + flags else "model_a: tiny:vit\nmodel_b: tiny:vit\n"
     (tmp_path / "mine.yaml").write_text(f"dataset_name: d\n{models}{written}\n")
     found = settings(str(tmp_path / "mine.yaml"), *flags.split())
@@ -65,19 +65,19 @@ def test_a_flag_beats_the_config_file(tmp_path: Path, written: str, flags: str, 
 
 
 def test_a_named_recipe_is_a_config_file() -> None:
-    """Unclear: `hf-dmt train digits --labeled_ids split.json` was refused because the recipe says `num_labeled`."""
+    """Guards against refusing `hf-dmt train digits --labeled_ids split.json` because the recipe sets `num_labeled`."""
     found = settings("digits", "--labeled_ids", "split.json")
     assert found["num_labeled"] is None and found["dataset_name"] == "digits"
 
 
 def test_what_was_switched_off_takes_no_place() -> None:
-    """Silent: `--freeze_backbone false` would undo the config file's `train`."""
+    """Guards against `--freeze_backbone false` undoing the config file's `train`."""
     assert replaced({"train"}, {"freeze_backbone": False}) == set()
     assert replaced({"train"}, {"freeze_backbone": True}) == {"train"}
     assert replaced({"num_labeled"}, {"num_labeled": 3, "labeled_ids": "x"}) == set()
 
 
 def test_a_path_that_is_no_text_is_named() -> None:
-    """Unclear: "surrogates not allowed", after every image was read."""
+    """Guards against the message "surrogates not allowed" after every image was read."""
     with pytest.raises(ValueError, match=r"--unlabeled_dir caf\\xe9 is not UTF-8. Rename"):
         settings("--unlabeled_dir", "caf\udce9")

@@ -43,7 +43,8 @@ def check(data: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[
 def test_a_good_start_is_called_ready_and_its_plan_is_the_runs(
     animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Guards an estimate of another run than the one that follows, and a check that leaves a folder or a weight."""
+    """Guards against an estimate of another run than the one that follows, and a check that leaves a folder or weights
+    behind."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "run"
     code, found = check(animals, capsys, "--output_dir", str(out))
@@ -90,7 +91,7 @@ def test_a_good_start_is_called_ready_and_its_plan_is_the_runs(
 def test_what_is_wrong_is_said_together_with_what_is_not(
     animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Guards against repairing one thing after the other, each time waiting for the next message."""
+    """Guards against users having to fix one problem at a time, waiting for the next message each time."""
     data = shutil.copytree(animals, tmp_path / "animals")
     shutil.copytree(animals.parent / "more", tmp_path / "more")
     files.cut(data / "train" / "dog" / "03.jpg")
@@ -109,7 +110,7 @@ def test_what_is_wrong_is_said_together_with_what_is_not(
 
 
 def test_masks_are_shown_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Guards a class map that is one off, and an ignore value that was taken for a class."""
+    """Guards against a class map that is off by one, and an ignore value that is taken for a class."""
     files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2), (0, 9)])
     for number in range(4):
         files.save(files.image(50 * number, (24, 24)), tmp_path / "more" / f"{number}.jpg")
@@ -125,7 +126,7 @@ def test_masks_are_shown_with_their_values(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_problems_without_images_end_in_a_verdict_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Guards against a traceback, or `ready`, where there was nothing to look at."""
+    """Guards against a traceback, or `ready`, when there are no images to check."""
     code, found = check(tmp_path / "nowhere", capsys)
     assert code == 1 and found["verdict"] == "not ready"
     assert "nowhere" in found["problems"][0] and found["estimate"] is None
@@ -134,7 +135,8 @@ def test_problems_without_images_end_in_a_verdict_too(tmp_path: Path, capsys: py
 def test_an_update_that_does_not_fit_is_not_tried(
     animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unclear: a check with the default batches took all memory of a laptop, which then swapped and did not answer."""
+    """Guards against a check with the default batches that takes all memory of a laptop, which then swaps and stops
+    responding."""
     free = psutil.virtual_memory()._replace(available=2**17)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     code, found = check(animals, capsys, "--use_cpu", "--output_dir", str(tmp_path / "run"))
@@ -143,7 +145,8 @@ def test_an_update_that_does_not_fit_is_not_tried(
 
 
 def test_activations_of_an_image() -> None:
-    """Silent: an estimate that counts weights, or one tensor twice, or forgets that a batch has many images."""
+    """Guards against an estimate that counts weights, counts one tensor twice, or is not divided by the number of
+    images."""
     layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5), torch.nn.Tanh())
 
     class Model(torch.nn.Module):
@@ -158,12 +161,12 @@ def test_activations_of_an_image() -> None:
 
 
 def test_many_classes_are_summed_up() -> None:
-    """Guards a screen of a thousand class names."""
+    """Guards against a screen full of a thousand class names."""
     many = [{"name": f"c{number}", "labeled_images": number} for number in range(1000)]
     assert class_line(many).startswith("1000 classes, 0 to 999 images each, median 499.5; rarest: c0: 0, c1: 1")
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(3.2, "about 3 s"), (600, "about 10 min"), (40_000, "about 11.1 h")])
 def test_durations_are_for_people(seconds: float, said: str) -> None:
-    """Guards 0.0 hours and 40000 seconds."""
+    """Guards against durations such as 0.0 hours and 40000 seconds."""
     assert duration(seconds) == said

@@ -1,4 +1,4 @@
-"""What is seen while a run goes on: the real callbacks, given the states and logs of a run."""
+"""The output during a run: the real callbacks, given the states and logs of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state_at(step: int, *, of: int = 358) -> TrainerState:
 
 
 def test_lines_of_a_log_file(args: TrainingArguments, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file of bars and control codes, or of raw dicts, is not read by anybody."""
+    """Guards against a log file of bars and control codes, or of raw dicts, which nobody can read."""
     lines, control = PhaseLines(last_phase=5), TrainerControl()
     lines.on_train_begin(args, state_at(0), control)
     lines.on_log(args, state_at(80), control, logs=LOGS)
@@ -52,7 +52,7 @@ def test_lines_of_a_log_file(args: TrainingArguments, capsys: pytest.CaptureFixt
 def test_time_left_counts_from_where_a_run_was_taken_up(
     args: TrainingArguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run resumed at step 300 did not do 300 steps in its first second: 50 steps in 100 s leave 16 s for 8."""
+    """Guards against a speed that counts the 300 steps before a resume: 50 steps in 100 s leave 16 s for the last 8."""
     lines, control, clock = PhaseLines(last_phase=5), TrainerControl(), [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     lines.on_train_begin(args, state_at(300), control)
@@ -64,7 +64,7 @@ def test_time_left_counts_from_where_a_run_was_taken_up(
 def test_the_bar_names_phase_and_time_left_and_scores_stay_above_it(
     args: TrainingArguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Figures wider than the terminal break the bar into a new line at every update."""
+    """Guards against values wider than the terminal, which break the bar into a new line at every update."""
     bar, control = PhaseProgress(last_phase=5), TrainerControl()
     bar.on_train_begin(args, state_at(300), control)
     bar.on_log(args, state_at(340), control, logs=LOGS)
@@ -80,7 +80,7 @@ def test_the_bar_names_phase_and_time_left_and_scores_stay_above_it(
 
 
 def test_only_the_first_process_talks(args: TrainingArguments, capsys: pytest.CaptureFixture[str]) -> None:
-    """Eight processes on two machines would write every line eight times, or twice."""
+    """Guards against eight processes on two machines that write every line eight times, or twice."""
     other = state_at(10)
     other.is_world_process_zero = False
     for callback in (PhaseLines(5), PhaseProgress(5)):
@@ -91,7 +91,8 @@ def test_only_the_first_process_talks(args: TrainingArguments, capsys: pytest.Ca
 
 
 def test_tensorboard_has_one_step_axis_through_phases_and_a_resume(tmp_path: Path) -> None:
-    """Curves that start again at 0 with every phase lie on top of each other; so do those of a and b under one name."""
+    """Guards against curves that start again at 0 in every phase and overlap, and against curves of a and b under one
+    name."""
     settings = {"report_to": ["tensorboard"], "logging_steps": 1, "save_strategy": "epoch"}
     with pytest.raises(Kill):
         make_trainer(tmp_path, evaluation=images(6), callbacks=[KillAt(4)], **settings).train()
@@ -108,5 +109,5 @@ def test_tensorboard_has_one_step_axis_through_phases_and_a_resume(tmp_path: Pat
         assert all(sorted(set(found[f"train/{name}/{share}"])) == [4, 5, 6, 7, 8] for share in shares)
         assert sorted(set(found[f"eval/{name}_accuracy"])) == [3, 5, 8]
     assert sorted(set(found["eval/ensemble_accuracy"])) == [3, 5, 8]
-    # What is in no group stands above them all as one of its own: none may.
+    # TensorBoard shows a tag without a group as a group of its own, above all others: there must be none.
     assert {tag.partition("/")[0] for tag in found} == {"train", "eval"}

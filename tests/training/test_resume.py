@@ -89,7 +89,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def run(folder: Path, settings: dict[str, Any], kill_at: int | None = None, resume: Any = None) -> DMTTrainer:
-    """Train as a new process would: a new pair, a new trainer, random numbers from elsewhere; then export."""
+    """Train as a new process would: a new pair, a new trainer, another random state; then export."""
     settings = dict(settings)
     members, dropout = settings.pop("members", ("vit", "swin")), settings.pop("dropout", 0.0)
     evaluation = (scenes if members[0] == "segformer" else images)(6, seed=3)
@@ -101,7 +101,7 @@ def run(folder: Path, settings: dict[str, Any], kill_at: int | None = None, resu
         evaluation=evaluation,
         test=evaluation,
         callbacks=[KillAt(kill_at)] if kill_at else None,
-        # Logs at other steps than checkpoints: what is summed up between two logs must survive too.
+        # Logs at other steps than checkpoints: the sums between two logs must survive too.
         **{"save_strategy": "steps", "save_steps": 2, "logging_steps": 5, **settings},
     )
     trainer.train(resume_from_checkpoint=resume)
@@ -138,13 +138,14 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 # Phases end at steps 3, 5 and 8; checkpoints are at 2, 3, 4, 5, 6 and 8.
-# What is slow is killed there in other runs below: "rate-of-phase-0" at 3, the others at 7.
+# Other runs below are killed at the steps marked slow: "rate-of-phase-0" at 3, the others at 7.
 @pytest.mark.parametrize("kill_at", [1, 4, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5, 6, 7))])
 def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
-    """Silent: weights that stay unloaded, dropout that goes another way, a phase begun twice, records counted twice.
+    """Guards against weights that stay unloaded, dropout that draws differently, a phase begun twice, and records
+    counted twice.
 
-    Killed before any checkpoint, in phase 0 after one, right after a phase's end, in the middle of later phases, and
-    at the last step before its checkpoint.
+    Killed before any checkpoint, in phase 0 after one, right after a phase's end, in the middle of later phases, and at
+    the last step before its checkpoint.
     """
     with pytest.raises(Kill):
         run(tmp_path, RUNS["dropout"], kill_at=kill_at)
@@ -152,7 +153,7 @@ def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) ->
     assert_same_run(tmp_path, uninterrupted("dropout"))
 
 
-# Their parts are in other runs: "pixels-ema", "parts-in-turn", the weak views that are drawn alike, the warm-up of
+# Other runs cover their parts: "pixels-ema", "parts-in-turn", weak views (drawn in the same way), the warm-up of
 # "sequential", the averages of "frozen", and the four kills of "alternate" below.
 TOGETHER_ELSEWHERE = ("pixels", "parts", "strong", "warm-up", "ema", "alternate")
 
@@ -166,8 +167,9 @@ TOGETHER_ELSEWHERE = ("pixels", "parts", "strong", "warm-up", "ema", "alternate"
     ],
 )
 def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, name: str) -> None:
-    """Silent, in the middle of a phase: averages restarted, mixup drawn again, a warm-up's rate of 0 for one update,
-    backbones restored twice, a ramp that begins again, labels made by weights of the middle of the phase."""
+    """Guards against faults in the middle of a phase: averages restarted, mixup drawn again, a warm-up's rate of 0 for
+    one update, backbones restored twice, a ramp that starts again, and labels made by weights from the middle of the
+    phase."""
     # Between two checkpoints of a phase, the first of which is in its middle. Phases: 3, 2, 3; two of 3.
     kill_at = {"online": 6, "workers": 6, "rate-of-phase-0": 3}.get(name, 7)
     with pytest.raises(Kill):
@@ -179,7 +181,8 @@ def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, n
 # Turns end at steps 3, 6, 8, 10, 13 and 16, phases at every second of these.
 @pytest.mark.parametrize("kill_at", [5, 9, 10, 12])
 def test_killed_in_either_turn(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
-    """Silent: the second turn begun on labels of the first one's weights, or the first one repeated.
+    """Guards against a second turn that begins on labels of the first turn's weights, and against repeating the first
+    turn.
 
     Killed in the second turn of phase 0, right after the end of a first turn and of a second one, and in a first one.
     """
@@ -191,7 +194,7 @@ def test_killed_in_either_turn(tmp_path: Path, uninterrupted: Any, kill_at: int)
 
 @pytest.mark.parametrize("name", ["ema", "initial", "pixels", "best"])
 def test_resume_where_a_phase_ended(tmp_path: Path, uninterrupted: Any, name: str) -> None:
-    """Silent: labels of the next phase made by other weights (live instead of averaged, restored instead of
+    """Guards against labels of the next phase made by other weights (live instead of averaged, restored instead of
     trained)."""
     ends = 6 if name == "pixels" else 5
     with pytest.raises(Kill):
@@ -204,7 +207,8 @@ def test_resume_where_a_phase_ended(tmp_path: Path, uninterrupted: Any, name: st
 def test_killed_between_the_labels_and_their_gallery(
     tmp_path: Path, uninterrupted: Any, name: str, phase: int, begins: int
 ) -> None:
-    """Silent: a resumed run finds its labels whole, makes none, and the report shows no picture of the phase."""
+    """Guards against a report without images of a phase: the resumed run finds complete labels and makes none, but
+    their gallery is missing."""
     with pytest.raises(Kill):
         run(tmp_path, RUNS[name], kill_at=begins + 1)
     shown, expected = (folder / f"gallery/phase-{phase}/gallery.json" for folder in (tmp_path, uninterrupted(name)))
@@ -215,7 +219,8 @@ def test_killed_between_the_labels_and_their_gallery(
 
 
 def test_finished_run_resumed_exports_the_same_root(tmp_path: Path) -> None:
-    """Silent: killed in the final export, the resumed run does not evaluate again and would put a at the root."""
+    """Guards against exporting a to the root after a kill in the final export, because the resumed run does not
+    evaluate again."""
     settings = {"members": ("vit", "resnet"), "learning_rate": 1e-5, "learning_rate_b": 2e-2, "supervised_epochs": 8}
     first = run(tmp_path, settings)
     before = json.loads((tmp_path / "dmt_config.json").read_text())
@@ -228,7 +233,7 @@ def test_finished_run_resumed_exports_the_same_root(tmp_path: Path) -> None:
 
 
 def test_killed_twice(tmp_path: Path, uninterrupted: Any) -> None:
-    """Silent: what a resumed run writes cannot be resumed again (ranks of optimizer state, phase, averages)."""
+    """Guards against a resumed run that cannot be resumed again (order of the optimizer state, phase, averages)."""
     for kill_at, resume in ((4, None), (7, True)):
         with pytest.raises(Kill):
             run(tmp_path, RUNS["ema"], kill_at=kill_at, resume=resume)
@@ -237,7 +242,7 @@ def test_killed_twice(tmp_path: Path, uninterrupted: Any) -> None:
 
 
 def test_stock_loading_would_fail_this(tmp_path: Path) -> None:
-    """The reason for our own loading is still there: if this fails, the stock Trainer was mended and ours can go."""
+    """Our own loading is still needed: if this test fails, the stock Trainer was fixed and ours can be removed."""
     trainer = run(tmp_path, {})
     saved = state_of(trainer.model)
     other = make_trainer(tmp_path / "other", make_pair(seed=5))
@@ -248,7 +253,8 @@ def test_stock_loading_would_fail_this(tmp_path: Path) -> None:
 
 
 def test_best_pair_is_loaded_whole(tmp_path: Path) -> None:
-    """Silent: stock load_best_model_at_end returns a mixture of the best and the last weights for ViT and Swin."""
+    """Guards against a mixture of the best and the last weights, which the stock load_best_model_at_end returns for ViT
+    and Swin."""
     evaluation = images(9, seed=3)
     trainer = make_trainer(
         tmp_path,

@@ -59,8 +59,8 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
-    """Silent: the image loaders die of the signal, the run calls it lack of memory, and hours since the last
-    checkpoint are lost."""
+    """Guards against image loaders that die of the signal, a run that reports a lack of memory, and losing hours since
+    the last checkpoint."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
     process = forked.start(main, flags(data, out, "--dataloader_num_workers", "2"), log=log)
     wait_for("step 4/", log, process.is_alive)
@@ -74,7 +74,7 @@ def test_a_signal_to_the_group_ends_the_run_with_a_checkpoint(tmp_path: Path) ->
 
 
 def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
-    """Silent: a run that somebody interrupts on purpose loses everything since the last phase."""
+    """Guards against losing everything since the last phase when a user interrupts a run."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
     process = forked.start(main, flags(data, out), log=log)
     wait_for("step 4/", log, process.is_alive)
@@ -88,7 +88,7 @@ def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> None:
-    """Silent: the launcher is gone, the scheduler calls the job ended, and the run goes on as nobody's process."""
+    """Guards against a run that continues without its launcher while the scheduler reports that the job has ended."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
     process = start([*ONE, SCRIPT, *flags(data, out)], log)
     wait_for("step 4/", log, lambda: process.poll() is None)
@@ -118,7 +118,8 @@ sys.exit(run(sys.argv[1:]))
 
 
 def test_an_error_of_one_process_alone_is_said(tmp_path: Path) -> None:
-    """Silent: the second of two processes meets a bad file, and all that is left is `exitcode: 1` and a signal."""
+    """Guards against an output with only `exitcode: 1` and a signal when the second of two processes meets a bad
+    file."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
     (tmp_path / "fails.py").write_text(RANK_1_FAILS)
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "fails.py")]

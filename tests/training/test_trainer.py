@@ -1,4 +1,4 @@
-"""`DMTTrainer` on tiny pairs: what the stock Trainer would do wrong without a word."""
+"""`DMTTrainer` on tiny pairs: what the stock Trainer would do wrong without a message."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ MEMBERS_OF = {IMAGES: ("vit", "swin"), PIXELS: ("segformer", "segformer")}
 
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path, task: str) -> None:
-    """Silent: a mean per micro-batch. It is off where pixels have uneven void or fewer pseudo labels are kept, and 4
-    times too large where the stock Trainer believes that the model scales by itself."""
+    """Guards against a mean per micro-batch: it is wrong where void is uneven or fewer pseudo labels are kept, and 4
+    times too large where the stock Trainer assumes that the model scales the loss itself."""
     weights, losses = [], []
     for steps in (1, 4):
         trainer = make_trainer(
@@ -84,7 +84,8 @@ class GradientNorms(TrainerCallback):
 
 
 def test_each_member_is_clipped_by_its_own_norm(tmp_path: Path) -> None:
-    """Silent: one joint norm, by which a member with large gradients stops the other from learning."""
+    """Guards against clipping by one joint norm, by which a model with large gradients stops the other from
+    learning."""
     norms = GradientNorms()
     trainer = make_trainer(tmp_path, max_grad_norm=0.05, callbacks=[norms], logging_steps=1)
     trainer.train()
@@ -97,7 +98,8 @@ def test_each_member_is_clipped_by_its_own_norm(tmp_path: Path) -> None:
 
 
 def test_no_gradient_flows_between_the_members(tmp_path: Path) -> None:
-    """Silent: members that train each other's weights. a's are the same whatever b is, as long as nobody labels."""
+    """Guards against models that train each other's weights: without pseudo labels, a must end the same whatever b
+    is."""
     weights = []
     for b in ("swin", "resnet"):
         trainer = make_trainer(
@@ -124,8 +126,8 @@ def assert_trained(pair: ModelPair, before: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 @pytest.mark.parametrize("method", PRESETS)
 def test_every_method_trains_every_tensor_of_both_members(tmp_path: Path, method: str, task: str) -> None:
-    """Silent: a run that trains nothing, one member only, or a head only. No phase 0, so it is the pseudo labels'
-    phase."""
+    """Guards against a run that trains nothing, only one model, or only a head. Except for `supervised`, there is no
+    phase 0, so the trained phase has pseudo labels."""
     pair = make_pair(*MEMBERS_OF[task])
     before = state_of(pair)
     how = {"supervised_epochs": 1, "label_ratios": None} if method == "supervised" else {"supervised_epochs": 0}
@@ -152,7 +154,7 @@ def test_every_method_trains_every_tensor_of_both_members(tmp_path: Path, method
     ids=lambda settings: "-".join(settings),
 )
 def test_other_settings_train_every_tensor_too(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Silent: a setting that switches training off or yields NaN."""
+    """Guards against a setting that turns training off or yields NaN."""
     pair = make_pair("vit", "swin" if "activation_checkpointing" in settings else "resnet")
     before = state_of(pair)
     if "activation_checkpointing" in settings and not hasattr(DMTTrainingArguments, "activation_checkpointing"):
@@ -169,7 +171,8 @@ def test_other_settings_train_every_tensor_too(tmp_path: Path, settings: dict[st
 
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 def test_hidden_truth_never_reaches_training(tmp_path: Path, task: str) -> None:
-    """Silent: labels that an unlabeled set happens to carry are trained on, and the result is worth nothing."""
+    """Guards against training on true labels that an unlabeled set happens to contain, which makes the result
+    worthless."""
     made = (scenes if task == PIXELS else images)(9, seed=1)
     weights = []
     for name, unlabeled in (("known", made), ("hidden", made.without_truth())):
@@ -189,7 +192,8 @@ def test_hidden_truth_never_reaches_training(tmp_path: Path, task: str) -> None:
 
 @pytest.mark.parametrize(("labeler", "teacher"), [("peer", {"a": "b", "b": "a"}), ("self", {"a": "a", "b": "b"})])
 def test_who_labels_for_whom(tmp_path: Path, labeler: str, teacher: dict[str, str]) -> None:
-    """Silent: mutual training that is self-training, or a results file that names the student instead of the maker."""
+    """Guards against mutual training that is really self-training, and against results that name the student instead of
+    the model that made the labels."""
     pair, unlabeled = make_pair("vit", "resnet"), images(12, seed=1)
     made: dict[str, np.ndarray] = {}
     pair.eval()
@@ -216,7 +220,7 @@ def test_who_labels_for_whom(tmp_path: Path, labeler: str, teacher: dict[str, st
 
 
 class Recount(DMTTrainer):
-    """Keeps what went into the loss, and what came out of the networks."""
+    """Keeps the inputs of the loss and the logits of the models."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -230,7 +234,7 @@ class Recount(DMTTrainer):
 
 
 class OneAfterTheOther(DMTTrainer):
-    """Notes, whenever a model is run, which models have gradients of this update already."""
+    """Records, whenever a model is run, which models already have gradients of this update."""
 
     def compute_loss(self, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
         ready = [name for name in "ab" if any(weight.grad is not None for weight in model.member(name).parameters())]
@@ -239,7 +243,7 @@ class OneAfterTheOther(DMTTrainer):
 
 
 def test_the_activations_of_one_model_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: both models run before the first backward pass, which takes twice the memory of an update."""
+    """Guards against running both models before the first backward pass, which takes twice the memory of an update."""
     monkeypatch.setattr("small_runs.DMTTrainer", OneAfterTheOther)
     trainer = make_trainer(tmp_path)
     trainer.train()
@@ -249,7 +253,7 @@ def test_the_activations_of_one_model_are_in_memory(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 def test_telemetry_is_what_the_loss_saw(tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: figures of the other member, of another step, of labeled units, or of padding."""
+    """Guards against telemetry of the other model, of another step, of labeled units, or of padding."""
     monkeypatch.setattr("small_runs.DMTTrainer", Recount)
     trainer = make_trainer(
         tmp_path,
@@ -295,8 +299,8 @@ class AtFirstStep(TrainerCallback):
 
 
 def test_initial_restart_keeps_the_backbone_and_redraws_the_head(tmp_path: Path) -> None:
-    """Silent: a phase that starts from the trained weights, from a new random backbone, or from one and the same
-    head."""
+    """Guards against a phase that starts from the trained weights, from a new random backbone, or from the same head
+    again."""
     for kind in ("vit", "swin"):
         AutoModelForImageClassification.from_config(config(kind)).save_pretrained(tmp_path / kind)
         processor(kind).save_pretrained(tmp_path / kind)
@@ -317,8 +321,8 @@ def test_initial_restart_keeps_the_backbone_and_redraws_the_head(tmp_path: Path)
 
 
 def test_continue_goes_on_from_the_trained_weights(tmp_path: Path) -> None:
-    """Silent: labels made in between change the weights (BatchNorm's statistics, averages swapped in and left
-    there)."""
+    """Guards against labeling that changes the weights (BatchNorm statistics, or averages swapped in and not swapped
+    back)."""
     watch = AtFirstStep()
     pair = make_pair("vit", "resnet")
     trainer = make_trainer(tmp_path, pair, ema_decay=0.9, callbacks=[watch], save_strategy="epoch")
@@ -341,8 +345,7 @@ def test_continue_goes_on_from_the_trained_weights(tmp_path: Path) -> None:
 
 
 def test_averaged_weights_label_and_are_scored_and_exported(tmp_path: Path) -> None:
-    """Silent: averages that are kept but never used, or saved as if they were the weights that training goes on
-    from."""
+    """Guards against averages that are kept but never used, or saved as the weights from which training continues."""
     unlabeled, evaluation = images(12, seed=1), images(9, seed=3)
     trainer = make_trainer(
         tmp_path, unlabeled=unlabeled, evaluation=evaluation, ema_decay=0.7, save_strategy="epoch", learning_rate=3e-2
@@ -381,7 +384,7 @@ def test_averaged_weights_label_and_are_scored_and_exported(tmp_path: Path) -> N
 
 
 def test_evaluation_of_a_pair_has_figures(tmp_path: Path) -> None:
-    """Silent in the stock Trainer: nested batches have no labels that it can see, and no metric is ever called."""
+    """Guards against an evaluation without metrics: the stock Trainer finds no labels in nested batches."""
     calls: list[tuple[int, ...]] = []
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -410,7 +413,7 @@ def test_evaluation_of_a_pair_has_figures(tmp_path: Path) -> None:
 
 
 def test_evaluation_of_pixels_is_at_the_masks_size(tmp_path: Path) -> None:
-    """Silent: scores on shrunken masks, or void counted as a class."""
+    """Guards against scores on downscaled masks, and against counting void as a class."""
     evaluation = scenes(5, seed=3)
     pair = make_pair("segformer", "segformer")
     found = make_trainer(tmp_path, pair, evaluation=evaluation).evaluate()
@@ -431,7 +434,7 @@ def test_evaluation_of_pixels_is_at_the_masks_size(tmp_path: Path) -> None:
 
 
 def test_evaluate_leaves_weights_and_mode_alone(tmp_path: Path) -> None:
-    """Silent: BatchNorm statistics that move while scoring, a pair left in eval mode."""
+    """Guards against BatchNorm statistics that change while scoring, and against a pair left in eval mode."""
     pair = make_pair("vit", "resnet")
     trainer = make_trainer(tmp_path, pair, evaluation=images(6, seed=3))
     before = state_of(pair)
@@ -442,7 +445,7 @@ def test_evaluate_leaves_weights_and_mode_alone(tmp_path: Path) -> None:
 
 
 def test_evaluation_before_training_changes_nothing(tmp_path: Path) -> None:
-    """Silent: a random state that moved, or a module marked as prepared."""
+    """Guards against an evaluation that changes the random state or leaves a module marked as prepared."""
     weights = []
     for name, early in (("plain", False), ("early", True)):
         trainer = make_trainer(tmp_path / name, make_pair(dropout=0.2), evaluation=images(6, seed=3))
@@ -459,7 +462,7 @@ def test_evaluation_before_training_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_no_token_on_disk(tmp_path: Path) -> None:
-    """Silent: the stock training_args.bin holds the Hub token in clear, and is pushed with the model."""
+    """Guards against the Hub token in plain text in the stock training_args.bin, which is pushed with the model."""
     trainer = make_trainer(tmp_path, hub_token="hf_verysecret", save_strategy="epoch")
     trainer.train()
     trainer.export()
@@ -470,7 +473,7 @@ def test_no_token_on_disk(tmp_path: Path) -> None:
 
 
 def test_better_member_is_exported_at_the_root(tmp_path: Path) -> None:
-    """Silent: the weaker member at the root, which is what `pipeline()` opens; or a resume that takes the root for
+    """Guards against the weaker model at the root, which `pipeline()` opens, and against loading the root as model
     a."""
     trainer = make_trainer(tmp_path, make_pair("vit", "resnet"), save_strategy="epoch")
     trainer.train()
@@ -487,7 +490,7 @@ def test_better_member_is_exported_at_the_root(tmp_path: Path) -> None:
 
 
 def test_results_say_what_ran(tmp_path: Path) -> None:
-    """Silent: a results file with the settings that were given instead of those that ran."""
+    """Guards against a results file with the settings that were given instead of those that were used."""
     make_trainer(tmp_path, method="naive", evaluation=images(5, seed=3), test=images(4, seed=4)).train()
     found = results(tmp_path)
     expected = {
@@ -508,7 +511,7 @@ def test_results_say_what_ran(tmp_path: Path) -> None:
 
 
 def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> None:
-    """Silent: an hour of training that ends in an error, or trains something else than asked for."""
+    """Guards against an hour of training that ends in an error, or trains something other than requested."""
     with pytest.raises(ValueError, match=r"trains a ModelPair, got ViTForImageClassification\. Build one"):
         DMTTrainer(make_pair().model_a, DMTTrainingArguments(str(tmp_path)), images(3), images(3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="contains no labeled images"):
@@ -535,7 +538,8 @@ def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> 
     ],
 )
 def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, value: Any, message: str) -> None:
-    """Silent: DataParallel trains with wrong losses; DeepSpeed keeps one optimizer for the whole process."""
+    """Guards against DataParallel, which trains with wrong losses, and DeepSpeed, which keeps one optimizer for the
+    whole process."""
     trainer = make_trainer(tmp_path)
     setattr(trainer.args, attribute, value)
     with pytest.raises(ValueError, match=message):
@@ -555,7 +559,7 @@ def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, v
 def test_what_divided_parameters_cannot_do_is_refused(
     tmp_path: Path, knobs: dict[str, Any], plugin: dict[str, Any], message: str
 ) -> None:
-    """Silent until the first labels, hours into a run, or until a checkpoint is opened."""
+    """Guards against settings that fail only at the first labels, hours into a run, or when a checkpoint is opened."""
     trainer = make_trainer(tmp_path)
     fsdp = FullyShardedDataParallelPlugin(**{"state_dict_type": "FULL_STATE_DICT", **plugin})
     with pytest.raises(ValueError, match=message):
@@ -563,14 +567,15 @@ def test_what_divided_parameters_cannot_do_is_refused(
 
 
 def test_fsdp_that_would_be_left_out_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: on processors accelerate leaves FSDP out, and the pair is held whole by every process."""
+    """Guards against accelerate omitting FSDP on CPUs: every process would hold the whole pair."""
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match=r"FSDP was requested.*omit FSDP"):
         make_trainer(tmp_path)
 
 
 def test_fewer_processes_than_asked_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: `accelerate launch --cpu --num_processes 2` trains on one, twice as long, with no word about it."""
+    """Guards against `accelerate launch --cpu --num_processes 2` training on one process, twice as long, without a
+    message."""
     arguments = launch_command_parser().parse_args(["--cpu", "--num_processes", "2", "run_dmt.py"])
     arguments, *_ = _validate_launch_command(arguments)
     _, environment = prepare_simple_launcher_cmd_env(arguments)
@@ -587,7 +592,7 @@ def test_fewer_processes_than_asked_for_are_refused(tmp_path: Path, monkeypatch:
 
 
 def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
-    """Silent on a GPU: a device assertion without a name."""
+    """Guards against a device assertion that does not name the image, which is all that a GPU reports."""
     labeled = images(12)
     labeled[5]["label"] = 3
     with pytest.raises(ValueError, match=r"Item 5 of train_dataset has label 3, but the pair has 3 classes"):

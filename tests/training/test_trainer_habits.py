@@ -63,7 +63,8 @@ from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer,
     ],
 )
 def test_a_habit_that_cannot_work_is_one_message(tmp_path: Path, given: dict[str, Any], message: str) -> None:
-    """Guards against a foreign traceback after phase 0, and against an argument that is taken and does nothing."""
+    """Guards against a traceback from another library after phase 0, and against an argument that is accepted and
+    ignored."""
     usual: dict[str, Any] = {
         "model": make_pair(),
         "args": DMTTrainingArguments(str(tmp_path), **SETTINGS),
@@ -77,7 +78,8 @@ def test_a_habit_that_cannot_work_is_one_message(tmp_path: Path, given: dict[str
 
 
 def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
-    """Guards against a foreign traceback in the first evaluation, and against early stopping by the back door."""
+    """Guards against a traceback from another library in the first evaluation, and against early stopping added
+    later."""
     trainer = make_trainer(tmp_path, evaluation=images(3), compute_metrics=lambda predicted: {"f1": np.zeros(3)})
     with pytest.raises(ValueError, match=r"compute_metrics returned .*a dictionary of numbers is needed"):
         trainer.evaluate()
@@ -110,7 +112,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 @pytest.mark.parametrize("kind", ["torch", "datasets"])
 def test_a_stream_of_unlabeled_images_is_saved_once(tmp_path: Path, kind: str) -> None:
-    """Guards against `len()` of a stream in the middle of a run, and against other pictures than the stream had."""
+    """Guards against `len()` of a stream in the middle of a run, and against other images than the stream had."""
     stream: Any = (
         Stream() if kind == "torch" else datasets.Dataset.from_list(list(images(12, seed=1))).to_iterable_dataset()
     )
@@ -127,7 +129,7 @@ def test_a_stream_of_unlabeled_images_is_saved_once(tmp_path: Path, kind: str) -
 
 
 def test_several_eval_sets_and_library_metrics_are_in_the_results(tmp_path: Path) -> None:
-    """Guards against a second eval set, or a metric, that is scored at one place and lost at the others."""
+    """Guards against a second eval set, or a metric, that is scored in one place and missing in the others."""
     sets = {"easy": images(9, seed=2), "hard": images(6, seed=3)}
     f1 = write_metric(tmp_path, "f1")
     trainer = make_trainer(tmp_path / "run", evaluation=sets, metrics=[f"{f1}:average=macro"])
@@ -146,7 +148,8 @@ def test_several_eval_sets_and_library_metrics_are_in_the_results(tmp_path: Path
 
 
 def test_predictions_are_scored_without_a_second_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against images labeled -1 that count as wrong, and against a network pass for figures known already."""
+    """Guards against counting images labeled -1 as wrong, and against a second forward pass for scores already
+    known."""
     trainer = make_trainer(tmp_path, metrics=[write_metric(tmp_path, "f1") + ":average=macro"])
     asked = images(9, seed=4)
     asked[2]["label"], asked[5]["label"] = -1, None
@@ -163,8 +166,8 @@ def test_predictions_are_scored_without_a_second_pass(tmp_path: Path, monkeypatc
 
 
 def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against trials that all train with the knobs of the first, overwrite each other's results, or go through
-    the eval set once more for figures that are known."""
+    """Guards against trials that all train with the settings of the first, overwrite each other's results, or score the
+    eval set again although the scores are known."""
     scored: list[str] = []
     evaluate = DMTTrainer.evaluate
     monkeypatch.setattr(
@@ -204,7 +207,7 @@ def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypat
 
 
 def test_a_trial_has_the_settings_that_follow_from_its_own(tmp_path: Path) -> None:
-    """Silent: `freeze_backbone` was set on the arguments after `train` was derived from it, and changed nothing."""
+    """Guards against setting `freeze_backbone` after `train` was derived from it, where it has no effect."""
     args = DMTTrainingArguments(str(tmp_path), **SETTINGS)
     trial = search.trial_arguments(args, {"freeze_backbone": True, "label_ratios": [0.5]}, 3)
     assert trial.train == "head" and trial.label_ratios == (0.5,) and trial.output_dir == str(tmp_path / "run-3")
@@ -223,7 +226,7 @@ def test_a_trial_has_the_settings_that_follow_from_its_own(tmp_path: Path) -> No
 def test_a_search_that_cannot_work_is_refused(
     tmp_path: Path, change: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
-    """Guards against a search over the stock space, whose num_train_epochs changes nothing here."""
+    """Guards against a search over the stock space, whose num_train_epochs has no effect here."""
     given: dict[str, Any] = {
         "args": DMTTrainingArguments(str(tmp_path), **SETTINGS),
         "train_dataset": images(3),
@@ -246,7 +249,7 @@ def test_a_search_that_cannot_work_is_refused(
     ],
 )
 def test_the_best_pair_can_be_asked_for_alone(tmp_path: Path, given: dict[str, Any], expected: Any) -> None:
-    """Guards against the stock message that evaluation and saving differ, to someone who named neither."""
+    """Guards against the stock error that evaluation and saving differ, shown to a user who set neither."""
     args = DMTTrainingArguments(str(tmp_path), use_cpu=True, load_best_model_at_end=True, **given)
     assert (args.eval_strategy, args.eval_steps, args.save_strategy, args.save_steps) == expected
     with pytest.raises(ValueError, match="`save_strategy='no'` turns them off"):
@@ -254,7 +257,7 @@ def test_the_best_pair_can_be_asked_for_alone(tmp_path: Path, given: dict[str, A
 
 
 def test_masks_have_library_metrics_too(tmp_path: Path) -> None:
-    """Guards against `--metrics` that works for labels of images only."""
+    """Guards against `--metrics` that works only for image labels."""
     metrics = [write_metric(tmp_path, "f1") + ":average=micro"]
     trainer = make_trainer(tmp_path, make_pair("segformer", "segformer"), evaluation=scenes(4, seed=2), metrics=metrics)
     figures = trainer.evaluate()
@@ -263,7 +266,8 @@ def test_masks_have_library_metrics_too(tmp_path: Path) -> None:
 
 
 def test_both_forms_of_a_pair_are_one(tmp_path: Path) -> None:
-    """Silent: the stock `train()` makes a second pair with `model_init`, trains that, and the first one is saved."""
+    """Guards against the stock `train()` making a second pair with `model_init` and training that, while the first one
+    is saved."""
     given = {"train_dataset": images(6), "unlabeled_dataset": images(6, seed=1)}
     args = [DMTTrainingArguments(str(tmp_path / name), **SETTINGS, max_steps=1) for name in ("one", "two")]
     one = DMTTrainer(make_pair(), args[0], **given)
@@ -288,8 +292,8 @@ PUBLIC = {"create_model_card", "hyperparameter_search", "predict", "train", "pus
 
 
 def test_every_override_replaces_what_the_stock_trainer_calls() -> None:
-    """Silent: after a renaming in transformers an override is never called again, and the models are clipped by their
-    joint norm, or a resume leaves most weights unloaded."""
+    """Guards against an override that is never called again after a renaming in transformers: the models would be
+    clipped by their joint norm, or a resume would leave most weights unloaded."""
     source = inspect.getsource(inspect.getmodule(Trainer))  # type: ignore[arg-type]
     ours = {name: method for kind in (PairTrainer, DMTTrainer) for name, method in vars(kind).items()}
     ours = {name: method for name, method in ours.items() if inspect.isfunction(method)}

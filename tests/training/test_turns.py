@@ -60,8 +60,8 @@ def run(folder: Path, schedule: str, **settings: Any) -> DMTTrainer:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_turns_end_where_training_together_ends(tmp_path: Path, name: str) -> None:
-    """Silent: a mode that saves memory and trains something else: labels of half-trained members, averages or initial
-    weights that come back in the second turn, other images, a schedule that runs over both turns."""
+    """Guards against a memory-saving mode that trains something else: labels of half-trained models, averages or
+    initial weights that return in the second turn, other images, or a schedule over both turns."""
     together, alternate = (run(tmp_path / schedule, schedule, **RUNS[name]) for schedule in ("together", "alternate"))
     assert_same(state_of(alternate.model), state_of(together.model))
     if together.weights.ema is not None:
@@ -78,10 +78,10 @@ def test_turns_end_where_training_together_ends(tmp_path: Path, name: str) -> No
 
 
 def test_one_member_trains_while_the_other_one_waits(tmp_path: Path) -> None:
-    """Silent: a turn that loads, augments and computes the other member too, keeps Adam's moments of it, or leaves it
-    where it waits when both are to label and to be scored.
+    """Guards against a turn that also trains the other model, keeps its Adam moments, or leaves it offloaded when both
+    are to label and to be scored.
 
-    A CPU has no second device: the trainer's own word for who is away is looked at.
+    A CPU has no second device, so the test reads which model the trainer reports as offloaded.
     """
     trained: list[str] = []
     away: dict[str, set[str | None]] = {"trained": set(), "judged": set()}
@@ -121,8 +121,8 @@ def test_one_member_trains_while_the_other_one_waits(tmp_path: Path) -> None:
 
 
 def test_the_waiting_member_is_moved_with_its_averages(tmp_path: Path) -> None:
-    """Silent: a mode that changes the order of training and saves no memory. Tensors on the device `meta` hold nothing,
-    but show where they would be."""
+    """Guards against a mode that changes the order of training and saves no memory. Tensors on the device `meta` hold
+    no data, but show where they would be."""
     trainer = make_trainer(tmp_path, member_schedule="alternate")
     trainer.weights.ema = ExponentialAverage(trainer.model, 0.9)
     trainer.weights.device = torch.device("meta")
@@ -140,7 +140,7 @@ def test_the_waiting_member_is_moved_with_its_averages(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="moves between two devices need a GPU")
 @pytest.mark.parametrize("name", ["batch statistics, averages", "mixup, accumulation"])
 def test_turns_on_a_gpu(tmp_path: Path, name: str) -> None:
-    """Silent: an optimizer that lost its hold on the weights of a member that was moved away and back."""
+    """Guards against an optimizer that no longer updates a model after the model was moved to the CPU and back."""
     together, alternate = (
         run(tmp_path / schedule, schedule, use_cpu=False, **RUNS[name]) for schedule in ("together", "alternate")
     )
@@ -148,7 +148,8 @@ def test_turns_on_a_gpu(tmp_path: Path, name: str) -> None:
 
 
 def test_a_run_is_resumed_with_the_schedule_it_began_with(tmp_path: Path) -> None:
-    """Silent: the other schedule counts other updates, so a phase is trained twice, or one is left out."""
+    """Guards against a resume with the other schedule, which counts other updates: a phase would be trained twice or
+    left out."""
     run(tmp_path, "together")
     before = (tmp_path / "dmt_results.json").read_bytes()
     trainer = make_trainer(tmp_path, evaluation=images(6, seed=3), member_schedule="alternate", save_strategy="epoch")
@@ -158,7 +159,7 @@ def test_a_run_is_resumed_with_the_schedule_it_began_with(tmp_path: Path) -> Non
 
 
 def test_an_interrupted_turn_leaves_the_pair_in_one_place(tmp_path: Path) -> None:
-    """Silent in a notebook: after Ctrl-C, half of the pair is on the CPU, and the next call fails for its device."""
+    """Guards against half of the pair staying on the CPU after Ctrl-C in a notebook, so that the next call fails."""
     trainer = make_trainer(tmp_path, member_schedule="alternate", callbacks=[KillAt(4)])
     with pytest.raises(Kill):
         trainer.train()
@@ -166,7 +167,7 @@ def test_an_interrupted_turn_leaves_the_pair_in_one_place(tmp_path: Path) -> Non
 
 
 def test_failed_updates_at_the_end_of_a_turn_are_listed(tmp_path: Path) -> None:
-    """Silent: the images of the next turn, or none, where the error sends people to look at the ones that failed."""
+    """Guards against listing the images of the next turn, or none, in the file that the error message refers to."""
     pair = make_pair()
     with torch.no_grad():
         next(pair.model_a.parameters()).fill_(float("nan"))
@@ -178,7 +179,7 @@ def test_failed_updates_at_the_end_of_a_turn_are_listed(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_turns() -> None:
-    """Silent: a phase that only one member goes through, or that b begins with a's new labels."""
+    """Guards against a phase that trains only one model, or in which b already learns from a's new labels."""
     sizes = {"labeled_batch_size": 8, "pseudo_batch_size": 24, "supervised_epochs": 10, "phase_epochs": 3}
     counts = {"num_labeled": 20, "num_unlabeled": 100, "max_steps": None}
 
@@ -191,8 +192,8 @@ def test_the_plan_of_turns() -> None:
 
 
 def test_where_a_run_stands() -> None:
-    """Silent: a phase that ends after its first turn, or a checkpoint between two turns that counts as its end: the
-    weights of half a phase would label."""
+    """Guards against a phase that ends after its first turn, or a checkpoint between two turns that counts as its end:
+    the weights of half a phase would label."""
     course = Course([Phase(0, None, 2, "a"), Phase(0, None, 2, "b"), Phase(1, 0.5, 1)])
     seen = []
     for step in range(6):
@@ -209,7 +210,7 @@ def test_where_a_run_stands() -> None:
 
 
 def test_what_turns_cannot_do(tmp_path: Path) -> None:
-    """Silent: labels of a member that is away, a pair that DDP holds whole all the same, a flag misspelled."""
+    """Guards against labels of an offloaded model, a pair that DDP still holds whole, and a misspelled value."""
     with pytest.raises(ValueError, match="strategy online needs both at every update"):
         make_trainer(tmp_path, member_schedule="alternate", strategy="online", label_ratios=[1.0])
     with pytest.raises(ValueError, match="'in turn' does not exist; choose one of: together, alternate"):
@@ -219,7 +220,7 @@ def test_what_turns_cannot_do(tmp_path: Path) -> None:
 
 
 def test_a_member_left_out_of_a_forward_is_not_run() -> None:
-    """Silent: logits of images that were not given."""
+    """Guards against logits of images that were not given."""
     pair, views = make_pair(), torch.rand(2, 3, 8, 8)
     assert pair(b=views).keys() == {"b"}
     assert torch.equal(pair(b=views)["b"], pair(a=views, b=views)["b"])

@@ -1,6 +1,6 @@
-"""Runs that must not depend on the number of processes. Called in one process by the tests, started in two by them.
+"""Runs that must not depend on the number of processes. The tests call them in one process and start them in two.
 
-What they found is in `<folder>/found-<world size>.pt` and `<folder>/two-only.pt`, written by the main process.
+The results are in `<folder>/found-<world size>.pt` and `<folder>/two-only.pt`, written by the main process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from hf_dmt.training.labeling.label_pass import label_pixels, weights_hash
 from hf_dmt.training.scoring.evaluation import evaluate_pair
 from hf_dmt.training.settings.knobs import Knobs
 
-# 13 images on two processes: uneven shards. 3 + 4 + 7 updates of SGD, in which nothing hides a wrong scale.
+# 13 images on two processes: uneven shards. 3 + 4 + 7 updates of SGD, which does not hide a wrong scale.
 PLAIN: dict[str, Any] = {
     "optim": "sgd",
     # At 0.1 rounding alone grows to 7e-6 in 50 updates, as one process with two micro-batches shows; here to 3e-7.
@@ -56,7 +56,8 @@ PLAIN: dict[str, Any] = {
 
 
 class Agreement(TrainerCallback):
-    """How far parameters and buffers of the processes are apart, at the end of every phase and once it is scored."""
+    """Records how far parameters and buffers of the processes differ, at the end of every phase and after it is
+    scored."""
 
     def __init__(self) -> None:
         self.apart: list[tuple[str, float, float]] = []
@@ -92,7 +93,7 @@ def gathered(value: Any) -> list[Any]:
 
 
 def case(folder: Path, name: str, pair: Any, world: int, **settings: Any) -> tuple[DMTTrainer, dict[str, Any]]:
-    """Evaluate, train, and what can be compared afterwards."""
+    """Evaluates, trains, and returns what can be compared afterwards."""
     pixels = pair.task == PIXELS
     make = scenes if pixels else images
     agreement = Agreement()
@@ -107,7 +108,7 @@ def case(folder: Path, name: str, pair: Any, world: int, **settings: Any) -> tup
     )
     assert trainer.args.world_size == world == trainer.accelerator.num_processes, "fewer processes than asked for"
     first = trainer.evaluate()
-    # What the stock evaluation loop, if anything calls it, leaves behind: train() then goes without DDP.
+    # The stock evaluation loop, if anything calls it, leaves this behind, and train() then runs without DDP.
     trainer.model._is_accelerate_prepared = True
     trainer.train()
     wrapped = isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
@@ -141,7 +142,7 @@ CHANGED: dict[str, Any] = {
 
 
 def begun(folder: Path, world: int) -> dict[str, Tensor]:
-    """The weights of a whole run, and the same run killed in phase 1, for other processes to take up."""
+    """Returns the weights of a whole run, and leaves the same run killed in phase 1 for other processes to resume."""
     whole = make_trainer(folder / f"unchanged-{world}", **CHANGED)
     whole.train()
     with suppress(Kill):
@@ -150,14 +151,14 @@ def begun(folder: Path, world: int) -> dict[str, Tensor]:
 
 
 def taken_up(folder: Path, by_before: int) -> dict[str, Any]:
-    """What other processes make of a run that was `begun`."""
+    """Resumes a run that was `begun` with another number of processes."""
     trainer = make_trainer(folder / f"begun-by-{by_before}", **CHANGED)
     trainer.train(resume_from_checkpoint=True)
     return {"weights": state_of(trainer.model), "changes": trainer.origin.changes}
 
 
 class CountedRows(FileRows):
-    """Files, and how often this process read one."""
+    """Files, and how many times this process read one."""
 
     reads = 0
 
@@ -167,7 +168,7 @@ class CountedRows(FileRows):
 
 
 def look_at_files(folder: Path) -> dict[str, Any]:
-    """What every process knows of 7 files, one of them cut, and how many of them it read."""
+    """What every process knows about 7 files, one of them truncated, and how many of them it read."""
     files = sorted((folder / "files").iterdir())
     rows = CountedRows(files, folder, masks=[files[0]] * len(files))
     notes: list[str] = []
@@ -184,7 +185,7 @@ CROSSED = {"image-classification-accumulation-2": (IMAGES, 2), "semantic-segment
 
 
 def exact(folder: Path, world: int, cases: dict[str, tuple[str, int]]) -> dict[str, Any]:
-    """What two train() calls of one trainer made, by case."""
+    """The results of two train() calls of one trainer, by case."""
     found = {}
     for name, (task, accumulation) in cases.items():
         trainer, made = case(folder, name, same_weights_on(task), world, gradient_accumulation_steps=accumulation)
@@ -214,8 +215,8 @@ def run(folder: Path, world: int) -> None:
 
 
 def sharded(folder: Path) -> dict[str, Any]:
-    """A pair whose parameters are divided as Accelerate divides them, which it does on GPUs alone: the same calls, for
-    processors. 7 images one by one on two processes: not the same number of forward passes."""
+    """A pair whose parameters are sharded as Accelerate does, which it does only on GPUs: the same calls, on CPUs. 7
+    images one by one on two processes: not the same number of forward passes."""
     accelerator = Accelerator(cpu=True)
     loop = CleanPass(1, rank=accelerator.process_index, world_size=2)
     pair = make_pair()
