@@ -1,4 +1,4 @@
-"""Folders as a run leaves them, in the exact format of the trainer, with figures from a seeded generator."""
+"""Folders as a run leaves them, in the exact format of the trainer, with numbers from a seeded generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a real browser, at the width of a phone and of a desk, light and dark."""
+"""The report in a real browser, at the width of a phone and of a desktop screen, light and dark."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ window.onload = () => {{
 
 
 def look(reports: Sequence[Path], width: int, *, dark: bool, folder: Path) -> list[dict]:
-    """What a browser says of each page; fails on anything in its console."""
+    """What a browser measures on each page; fails if anything appears in its console."""
     page = folder / f"page-{width}.html"
     page.write_text(PAGE.format(frames="\n".join(FRAME.format(report=file.as_uri(), width=width) for file in reports)))
     command = [
@@ -79,7 +79,8 @@ CLASSES = (2, 150)
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict]:
-    """By number of classes and width. A start of the browser takes longer than its look at a page."""
+    """Measurements by number of classes and width. All pages of a width share one start of the browser, which takes
+    longer than a page."""
     reports = []
     for count in CLASSES:
         names = [f"a rather long class name, number {number}" for number in range(count)]
@@ -96,7 +97,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("classes", CLASSES)
 def test_nothing_is_cut_off_empty_or_invisible(seen: dict[tuple[int, int], dict], classes: int, width: int) -> None:
-    """A page wider than the screen, a figure of no height or black letters on black pass every check of the text."""
+    """Guards against a page wider than the screen, a figure of no height, and black letters on black: checks of the
+    text miss these."""
     dark, found = width == 390, seen[classes, width]
     assert found["overflow"] <= 0
     assert len(found["figures"]) == 13
@@ -110,6 +112,6 @@ def test_nothing_is_cut_off_empty_or_invisible(seen: dict[tuple[int, int], dict]
 
 
 def test_hostile_names_stay_silent(tmp_path: Path) -> None:
-    """Whatever a name holds, the browser runs and loads nothing: either would show in its console."""
+    """Whatever a name contains, the browser must run and load nothing from it; either would show in its console."""
     names = ["<script>console.log('run')</script>", '"><img src="http://127.0.0.1:9/x" onerror="console.log(1)">']
     look([write_report(write_run(tmp_path, classes=names))], 1440, dark=False, folder=tmp_path)

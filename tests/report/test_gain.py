@@ -1,4 +1,4 @@
-"""The gain, the figure that people quote from a run."""
+"""The gain over training on labels alone, the number that people quote from a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def ended_at(
 
 
 def test_gain_is_test_minus_phase_0s_test(tmp_path: Path) -> None:
-    """On eval, which chooses among phases, the gain would look larger than it is."""
+    """The gain must come from the test split: on eval, which is used to choose among phases, it would look larger than
+    it is."""
     run = read_run(write_run(tmp_path))
     gain = gain_of(run)
     assert gain is not None and (gain.split, gain.images) == ("test", 400)
@@ -51,7 +52,7 @@ def test_gain_is_test_minus_phase_0s_test(tmp_path: Path) -> None:
 
 
 def test_exported_pair_is_scored_not_the_last_phase(tmp_path: Path) -> None:
-    """With load_best_model_at_end the published pair is an earlier one: its test score is the published one."""
+    """With load_best_model_at_end the exported pair is that of an earlier phase. The gain must use its test score."""
     run = read_run(ended_at(tmp_path, dict.fromkeys(NAMES, 0.5)))
     gain = gain_of(run)
     assert gain is not None and [gain.changes["accuracy"][name].after for name in NAMES] == [0.5, 0.5, 0.5]
@@ -77,13 +78,13 @@ def test_exported_pair_is_scored_not_the_last_phase(tmp_path: Path) -> None:
 def test_only_what_chance_does_not_explain_is_claimed(
     tmp_path: Path, accuracy: tuple, mean: tuple | None, chance: float | None, said: str
 ) -> None:
-    """Half a point in a headline is noise that people publish."""
+    """Guards against half a point in a headline: it is noise, and people would publish it."""
     scores = [dict(zip(NAMES, values, strict=True)) for values in (accuracy, mean or accuracy)]
     assert said in headline(read_run(ended_at(tmp_path, *scores, chance=chance)))
 
 
 def test_the_majority_class_is_no_gain(tmp_path: Path) -> None:
-    """Silent: a model that answers with a class of 72 % for every image, headlined as +19."""
+    """Guards against a headline of +19 for a model that reaches 72 % by predicting one class for every image."""
     run = read_run(ended_at(tmp_path, dict.fromkeys(NAMES, 0.72), dict.fromkeys(NAMES, 0.5)))
     gain = gain_of(run)
     assert gain is not None and not gain.having("gain")
@@ -94,7 +95,8 @@ def test_the_majority_class_is_no_gain(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_figure")
 def test_no_gain_is_claimed_where_labels_collapsed(tmp_path: Path) -> None:
-    """Silent: figures of a run whose members taught each other nonsense, quoted like any others."""
+    """Guards against quoting the scores of a run whose models taught each other nonsense like those of any other
+    run."""
     write_run(tmp_path)
     phases = read_run(tmp_path).phases
     phases[3]["alarms"] = ["Class 'cat' takes over."]
@@ -107,7 +109,7 @@ def test_no_gain_is_claimed_where_labels_collapsed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_figure")
 def test_harm_is_said_with_what_to_try(tmp_path: Path) -> None:
-    """Guards against a pair that lost everything, but whose summary looks like a gain."""
+    """Guards against a summary that looks like a gain although the pair became much worse."""
     run = read_run(ended_at(tmp_path, dict.fromkeys(NAMES, 0.3)))
     first, second, *_ = next_steps(run, "here")
     assert "--supervised_epochs" in str(first.command) and "--method supervised" in str(second.command)
@@ -133,14 +135,14 @@ def test_without_test_split_the_gain_is_on_eval_and_says_so(tmp_path: Path) -> N
     ],
 )
 def test_no_gain_is_claimed_where_nothing_can_be_compared(tmp_path: Path, settings: dict, reason: str) -> None:
-    """A zero or an invented figure would read as a result."""
+    """Guards against a zero or an invented number, which would read as a result."""
     run = read_run(write_run(tmp_path, **settings))
     assert gain_of(run) is None
     assert reason in why_no_gain(run) and headline(run) == why_no_gain(run)
 
 
 def test_no_gain_without_phase_0(tmp_path: Path) -> None:
-    """Phase 1 is no labeled-only baseline."""
+    """Without phase 0 there is no gain: phase 1 is not a baseline trained on labels alone."""
     write_run(tmp_path)
     change_results(tmp_path, {"phases": read_run(tmp_path).phases[1:]})
     assert gain_of(read_run(tmp_path)) is None
@@ -148,7 +150,7 @@ def test_no_gain_without_phase_0(tmp_path: Path) -> None:
 
 
 def test_scores_that_are_null_or_nan_are_no_scores(tmp_path: Path) -> None:
-    """A split without valid pixels has null scores; NaN would spread into the headline."""
+    """A split without valid pixels has null scores. Guards against NaN that spreads into the headline."""
     write_run(tmp_path)
     phases = read_run(tmp_path).phases
     phases[0]["test"] = {"a": {"accuracy": None}, "b": {"accuracy": float("nan")}, "ensemble": {"accuracy": 0.5}}
@@ -158,7 +160,7 @@ def test_scores_that_are_null_or_nan_are_no_scores(tmp_path: Path) -> None:
 
 
 def test_classes_by_hand(tmp_path: Path) -> None:
-    """The weak classes must be visible without scrolling through 150 classes."""
+    """The weak classes must come first, so that nobody has to scroll through 150 classes to see them."""
     write_run(tmp_path, classes=["x", "y", "z"])
     test = read_run(tmp_path).results["test"]
     test["ensemble"] |= {
@@ -180,7 +182,7 @@ def test_classes_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"method": "supervised"}, {"phases": 1}, {"pixels": True}, {"has_test": 0}])
 def test_steps_are_three_at_most_and_are_commands_that_exist(tmp_path: Path, settings: dict) -> None:
-    """Silent: advice with a command or a flag that was renamed."""
+    """Guards against advice with a command that was renamed."""
     from hf_dmt.__main__ import COMMANDS
 
     steps = next_steps(read_run(write_run(tmp_path, **settings)), "runs/here")
@@ -191,7 +193,7 @@ def test_steps_are_three_at_most_and_are_commands_that_exist(tmp_path: Path, set
 
 @pytest.mark.parametrize(("points", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (-0.3, "−0.3"), (12.34, "+12.3")])
 def test_a_rounded_zero_has_no_sign(points: float, text: str) -> None:
-    """'-0.0 points' reads as a loss."""
+    """Guards against '-0.0 points', which reads as a loss."""
     assert signed(points) == text
 
 

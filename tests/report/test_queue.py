@@ -1,4 +1,4 @@
-"""The labeling queue: which questions it asks, and that the shapes in it are those that the members gave."""
+"""The labeling queue: which questions it asks, and that its regions have the shapes that the models predicted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ["sky", "tree", "a/b"]
 
 
 class Unlabeled(list[dict[str, Any]]):
-    """Images of one shade each, so that a file tells which one it is."""
+    """Images of one shade each, so that a file shows which image it is."""
 
     def __init__(self, ids: list[str], size: tuple[int, int] = (40, 30)) -> None:
         super().__init__({"image": Image.new("RGB", size, (10 * row, 0, 0))} for row in range(len(ids)))
@@ -35,7 +35,7 @@ def blob(seed: int, shape: tuple[int, int] = (30, 40)) -> np.ndarray:
 
 
 def drawn(outline: list[list[float]], size: tuple[int, int]) -> np.ndarray:
-    """What the reader of answers makes of polygons: `(H, W)` bool."""
+    """The mask that the reader of answers makes of polygons: `(H, W)` bool."""
     coco = {
         "images": [{"id": 1, "file_name": "1.png", "width": size[0], "height": size[1]}],
         "categories": [{"id": 1, "name": "thing"}],
@@ -48,7 +48,8 @@ def drawn(outline: list[list[float]], size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("times", [1, 3])
 def test_polygons_hold_exactly_the_pixels_of_their_region(tmp_path: Path, seed: int, times: int) -> None:
-    """Silent: outlines half a pixel off, filled holes, or shapes of the small label map on the large image."""
+    """Guards against outlines half a pixel off, filled holes, and shapes at the scale of the small label map on the
+    large image."""
     labels_a = blob(seed).astype(np.uint8)
     stores = {}
     for name, labels in (("a", labels_a), ("b", 1 - labels_a)):
@@ -70,13 +71,15 @@ def test_polygons_hold_exactly_the_pixels_of_their_region(tmp_path: Path, seed: 
 
 
 def test_a_polygon_that_leaves_the_image_is_cut() -> None:
-    """Silent: annotation programs let outlines leave the image; a negative index would paint the other side."""
+    """Annotation programs let outlines leave the image. Guards against a negative index that would paint the opposite
+    side."""
     mask = drawn([[-5, -5, 3, -5, 3, 3, -5, 3], [20, 20, 30, 20, 30, 30]], (10, 10))
     assert mask.sum() == 9 and mask[:3, :3].all()
 
 
 def test_no_cell_is_a_formula_and_every_id_comes_back(tmp_path: Path) -> None:
-    """Silent: a spreadsheet that runs `=HYPERLINK(...)` out of a file's name, or answers that find no image."""
+    """Guards against a spreadsheet that runs `=HYPERLINK(...)` from a file name, and against answers that match no
+    image."""
     ids = ["=1+1.jpg", "@SUM(A1).jpg", "'-2.jpg", "-3.jpg", "plain.jpg", "+4.jpg"]
     run = write_run(tmp_path / "run", classes=["=cmd", "tree"], ids=ids, phases=2)
     for name, label in (("a", 0), ("b", 1)):
@@ -94,7 +97,8 @@ def test_no_cell_is_a_formula_and_every_id_comes_back(tmp_path: Path) -> None:
 
 
 def test_images_come_strongest_first_with_both_opinions(tmp_path: Path) -> None:
-    """Silent: the picture of another image beside the id, or a queue that begins with what both only guess."""
+    """Guards against another image's picture beside an id, and against a queue that begins where both models only
+    guess."""
     ids = [f"img/{row}.jpg" for row in range(6)]
     run = write_run(tmp_path / "run", classes=NAMES, ids=ids, phases=2)
     said = {
@@ -118,7 +122,8 @@ def test_images_come_strongest_first_with_both_opinions(tmp_path: Path) -> None:
 
 
 def test_regions_come_as_coco_that_reads_back(tmp_path: Path) -> None:
-    """Silent: an annotation file that programs refuse, or answers that land on another image or place."""
+    """Guards against an annotation file that programs refuse, and against answers that end up on another image or
+    place."""
     ids = ["x.jpg", "y.jpg"]
     run = write_run(tmp_path / "run", classes=NAMES, ids=ids, phases=2, pixels=True, store=False)
     base = np.zeros((2, 15, 20), dtype=np.uint8)
@@ -161,7 +166,8 @@ def test_regions_come_as_coco_that_reads_back(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
-    """Silent: questions about other images of the same number, or answers that somebody gave overwritten."""
+    """Guards against questions about other images that happen to be as many, and against overwriting somebody's
+    answers."""
     run = write_run(tmp_path / "run", store=change.get("store", True))
     ids = change.get("ids") or json.loads((run / "split.json").read_text())["unlabeled"]
     if change.get("full"):

@@ -100,7 +100,7 @@ def figure_names(page: Page) -> set[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_kind_of_run_has_a_clean_report(html_of: Callable[[str], str], case: str) -> None:
-    """A value that is not there must read as a dash or be left out, never as None or nan; nothing may be loaded."""
+    """A missing value must be a dash or be left out, never None or nan, and the page must load nothing."""
     page = Page(html_of(case))
     assert not re.search(r"\b(None|nan|inf|undefined)\b", page.text)
     assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
@@ -116,7 +116,8 @@ def test_every_kind_of_run_has_a_clean_report(html_of: Callable[[str], str], cas
 
 @pytest.mark.parametrize("case", CASES)
 def test_svg_references_resolve_within_their_own_figure(html_of: Callable[[str], str], case: str) -> None:
-    """Matplotlib's ids repeat from figure to figure: a clip path of another one cuts the curve off."""
+    """Matplotlib's ids repeat from figure to figure. Guards against the clip path of another figure, which cuts the
+    curve off."""
     for svg in re.findall(r"<svg.*?</svg>", html_of(case), flags=re.DOTALL):
         ids = set(re.findall(r'\bid="([^"]+)"', svg))
         used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
@@ -145,7 +146,7 @@ def test_a_full_run_has_every_figure_and_each_has_curves(html_of: Callable[[str]
 
 
 def test_figures_without_data_are_left_out(html_of: Callable[[str], str]) -> None:
-    """An empty frame looks like a result of zero."""
+    """Guards against an empty frame, which looks like a result of zero."""
     assert figure_names(Page(html_of("labels alone"))) == {
         "scores",
         "loss",
@@ -159,7 +160,7 @@ def test_figures_without_data_are_left_out(html_of: Callable[[str], str]) -> Non
 
 
 def test_headline_tiles_and_phases_show_the_results(html_of: Callable[[str], str]) -> None:
-    """Figures of the wrong split, phase or member would look just as plausible."""
+    """Guards against numbers of the wrong split, phase or model, which would look just as plausible."""
     text = Page(html_of("2 classes")).text
     assert "The unlabeled images were worth +25.0 (a), +25.0 (b) and +25.0 (ensemble) points of test accuracy." in text
     assert "53.0 → 78.0" in text and "56.0 → 81.0" in text and "59.0 → 84.0" in text
@@ -169,7 +170,7 @@ def test_headline_tiles_and_phases_show_the_results(html_of: Callable[[str], str
 
 @pytest.mark.usefixtures("one_figure")
 def test_a_gain_within_chance_is_marked(tmp_path: Path) -> None:
-    """Half a point in green on 400 images invites people to publish noise."""
+    """Guards against half a point in green on 400 images, which invites people to publish noise."""
     write_run(tmp_path)
     file = tmp_path / "dmt_results.json"
     results = json.loads(file.read_text())
@@ -221,7 +222,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_names_from_data_are_text_and_nothing_else(tmp_path: Path, pixels: bool) -> None:
-    """Class names and file names come from strangers, and reports are opened from the Hub."""
+    """Class names and file names come from strangers, and reports are opened from the Hub. Guards against names that
+    run as HTML, scripts or templates."""
     ids = [f"<img src=x onerror=alert({row})>.png" for row in range(200)]
     page = page_of(write_run(tmp_path, classes=HOSTILE, pixels=pixels, ids=ids, has_test=False))
     assert "script" not in page.tags and "img" not in page.tags and page.tags["b"] == 3  # the tiles
@@ -234,7 +236,7 @@ def test_names_from_data_are_text_and_nothing_else(tmp_path: Path, pixels: bool)
 
 
 def test_a_number_that_is_not_there_is_left_out(tmp_path: Path) -> None:
-    """Silent: none; a traceback of the template engine for an edited results file is no report."""
+    """Guards against a traceback from the template engine instead of a report when a results file was edited."""
     write_run(tmp_path)
     results = json.loads((tmp_path / "dmt_results.json").read_text())
     left = {key: value for key, value in results.items() if key not in ("num_unlabeled", "num_labeled")}
@@ -243,13 +245,13 @@ def test_a_number_that_is_not_there_is_left_out(tmp_path: Path) -> None:
 
 
 def test_dollar_names_stay_as_written_in_figures(tmp_path: Path) -> None:
-    """Matplotlib takes text between dollar signs for a formula."""
+    """Guards against class names that Matplotlib takes for a formula, as it does with text between dollar signs."""
     page = page_of(write_run(tmp_path, classes=["$5 bill$", "$10 bill$"], store=False, split=False))
     assert page.text.count("$5 bill$") >= 2  # in the figure and in the table
 
 
 def test_telemetry_of_a_killed_or_diverged_run(tmp_path: Path) -> None:
-    """The last line may be half written, losses may be NaN, gradients infinite."""
+    """There must be a report even if the last line is half written, losses are NaN, or gradients are infinite."""
     write_run(tmp_path)
     lines = (tmp_path / "telemetry.jsonl").read_text().splitlines()
     broken = json.loads(lines[3]) | {"a/loss": float("nan"), "a/grad_norm": float("inf"), "b/grad_norm": 0.0}
@@ -261,14 +263,15 @@ def test_telemetry_of_a_killed_or_diverged_run(tmp_path: Path) -> None:
 
 
 def test_a_long_run_makes_no_huge_file(tmp_path: Path) -> None:
-    """Ten thousand log events as curves of ten thousand points make a page that a phone cannot scroll."""
+    """Guards against drawing ten thousand log events as curves of ten thousand points: a phone could not scroll such a
+    page."""
     write_run(tmp_path, classes=MANY, pixels=True, steps=20_000, log_every=12)
     assert write_report(tmp_path).stat().st_size < 600_000
 
 
 @pytest.mark.usefixtures("one_figure")
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
-    """Random ids or a date would make every push of an unchanged run a change."""
+    """Guards against random ids or a date, which would make every push of an unchanged run a change."""
     write_run(tmp_path)
     assert write_report(tmp_path).read_bytes() == write_report(tmp_path).read_bytes()
     first = [path.read_bytes() for path in write_figures(tmp_path)]
@@ -276,7 +279,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_png_figures_are_there_and_not_blank(tmp_path: Path) -> None:
-    """The card links to these by name."""
+    """The model card links to these figures by name, so they must exist and not be blank."""
     paths = write_figures(write_run(tmp_path, classes=MANY))
     assert {path.parent for path in paths} == {tmp_path / "figures"} and len(paths) == 4
     for path in paths:
@@ -286,7 +289,7 @@ def test_png_figures_are_there_and_not_blank(tmp_path: Path) -> None:
 
 
 def test_classes_without_labels_are_named(html_of: Callable[[str], str]) -> None:
-    """A class that a model never predicts is the most important fact about a failed run."""
+    """A class that a model never predicts is the most important fact about a failed run, so the report must name it."""
     text = Page(html_of("2 classes")).text
     assert "1 of the 2 classes is missing from the labels by a kept in the last phase: dog." in text
     assert "labels by b kept" not in text
@@ -294,7 +297,7 @@ def test_classes_without_labels_are_named(html_of: Callable[[str], str]) -> None
 
 @pytest.mark.usefixtures("one_figure")
 def test_worst_class_stands_first_and_absent_ones_last(tmp_path: Path) -> None:
-    """Where the models fail must be seen without scrolling through 150 classes."""
+    """The classes on which the models fail must be visible without scrolling through 150 classes."""
     html = write_report(write_run(tmp_path, classes=TEN, pixels=True)).read_text(encoding="utf-8")
     table = re.search(r'<table id="all-classes".*?</table>', html, flags=re.DOTALL)
     assert table is not None
@@ -304,7 +307,8 @@ def test_worst_class_stands_first_and_absent_ones_last(tmp_path: Path) -> None:
 
 
 def test_members_that_trained_in_turn_are_not_drawn_through_the_others_turn(tmp_path: Path) -> None:
-    """Silent: the shares of b's first updates painted over all updates of a, as if b had trained all the while."""
+    """Guards against drawing the shares of b's first updates over all updates of a, as if b had been trained all the
+    time."""
     run = read_run(write_run(tmp_path, phases=2, steps=40))
     shares = {"agree": 0.5, "negative_disagree": 0.25, "positive_disagree": 0.25}
     turns = [("a", 50), ("a", 60), ("b", 70), ("b", 80)]
@@ -320,7 +324,8 @@ def test_members_that_trained_in_turn_are_not_drawn_through_the_others_turn(tmp_
 
 @pytest.mark.usefixtures("one_figure")
 def test_disagreement_by_hand(tmp_path: Path) -> None:
-    """Ordered by the less sure member: where one only guesses, nothing contradicts."""
+    """Disagreements are ordered by the confidence of the less certain model: if one model only guesses, there is no
+    real contradiction."""
     write_run(tmp_path, ids=[f"{row}.png" for row in range(4)])
     place = tmp_path / "pseudo_labels" / "phase-5"
     selected = np.ones(4, dtype=bool)
@@ -339,7 +344,8 @@ def test_disagreement_by_hand(tmp_path: Path) -> None:
 
 
 def test_galleries_show_every_picture_with_what_was_said_of_it(html_of: Callable[[str], str]) -> None:
-    """A picture beside the words of another one, or a tile that was forgotten, looks like any other."""
+    """Guards against a picture beside the labels of another one, and against a missing tile: neither would be
+    noticed."""
     images, masks = Page(html_of("pictures")), Page(html_of("masks with pictures"))
     assert images.tags["img"] == 5 and masks.tags["img"] == 5 * 6
     said = "a predicts cat {}90.0 % confident b predicts dog {}90.0 % confident "
@@ -362,7 +368,7 @@ def test_galleries_show_every_picture_with_what_was_said_of_it(html_of: Callable
 
 @pytest.mark.usefixtures("one_figure")
 def test_a_report_for_others_shows_no_pictures(tmp_path: Path) -> None:
-    """A push of the report would otherwise publish the owner's unlabeled images, and nobody would notice."""
+    """Guards against a push of the report that publishes the owner's unlabeled images without anyone noticing."""
     run = write_run(tmp_path / "run", gallery=True)
     public = write_report(run, to=tmp_path, pictures=False)
     assert "data:image" not in public.read_text(encoding="utf-8") and public.parent == tmp_path
@@ -371,14 +377,15 @@ def test_a_report_for_others_shows_no_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_figure")
 def test_a_gallery_that_lost_a_file_is_passed_over(tmp_path: Path) -> None:
-    """A page that cannot be made because of one thumbnail is worse than one without it."""
+    """A missing thumbnail must not prevent the page: a page without the gallery is better than none."""
     run = write_run(tmp_path, gallery=True)
     (run / "gallery" / "phase-5" / "03-image.png").unlink()
     assert page_of(run).tags["img"] == 0
 
 
 def test_separation_is_told_for_both_members(html_of: Callable[[str], str]) -> None:
-    """The claim that the method rests on; where truth is unknown nothing may be said of it."""
+    """How well right and wrong labels are separated is the claim that the method rests on. Where the truth is unknown,
+    the report must say nothing about it."""
     text = Page(html_of("2 classes")).text
     for member in "ab":
         told = f"labels by {member} better than {member}'s own confidence (AUROC 0.80 vs 0.70)"
@@ -390,12 +397,14 @@ def test_separation_is_told_for_both_members(html_of: Callable[[str], str]) -> N
     ("confidence", "shown"), [(0.5, "50.0"), (0.99987, "99.99"), (0.999996, "99.9996"), (1, "100.0")]
 )
 def test_only_certainty_is_100_percent(confidence: float, shown: str) -> None:
-    """Thresholds of trained models are all above 99.9: rounded to 100.0 they look like one that nothing passes."""
+    """Thresholds of trained models are all above 99.9 %. Guards against rounding them to 100.0, which looks like a
+    threshold that no label passes."""
     assert _sure(confidence) == shown
 
 
 def test_an_incomplete_store_is_passed_over(tmp_path: Path) -> None:
-    """A run killed while labeling leaves one member's table: comparing it with an older one would invent errors."""
+    """A run killed while labeling leaves labels of one model only. Guards against comparing them with older ones, which
+    would show errors that are not there."""
     write_run(tmp_path)
     (tmp_path / "pseudo_labels" / "phase-5" / "b" / "manifest.json").unlink()
     found = last_disagreement(read_run(tmp_path))
@@ -403,7 +412,7 @@ def test_an_incomplete_store_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_pixel_thresholds_are_shown_as_confidence(html_of: Callable[[str], str]) -> None:
-    """Codes such as 30000 mean nothing to a reader."""
+    """Guards against showing codes such as 30000, which mean nothing to a reader."""
     page = Page(html_of("masks, 11 classes"))
     assert "threshold, confidence %" in page.text
     assert not [text for text in page.texts if text.strip().startswith("300")]
@@ -411,7 +420,7 @@ def test_pixel_thresholds_are_shown_as_confidence(html_of: Callable[[str], str])
 
 @pytest.mark.usefixtures("one_figure")
 def test_what_went_wrong_in_a_phase_is_on_the_page(tmp_path: Path) -> None:
-    """Silent: a run that collapsed or skipped half of its updates, and a report that looks like any other."""
+    """Guards against a report that looks like any other although the run collapsed or skipped many of its updates."""
     file = write_run(tmp_path) / "dmt_results.json"
     results = json.loads(file.read_text())
     results["phases"][2] |= {"alarms": ["a predicts 3 of the 10 classes."]}

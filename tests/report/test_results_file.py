@@ -77,7 +77,8 @@ def damaged(place: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("place", "value", "message"), DAMAGE, ids=[f"{d[0]}={str(d[1])[:20]}" for d in DAMAGE])
 def test_damaged_results_name_the_entry(place: str, value: Any, message: str, tmp_path: Path) -> None:
-    """Guards against a card with 93.5 as a fraction, and against a KeyError in a page half a second later."""
+    """Guards against a model card that shows 93.5 as a fraction, and against a KeyError later, when the page is
+    written."""
     (tmp_path / "dmt_results.json").write_text(json.dumps(damaged(place, value)))
     with pytest.raises(ValueError) as caught:
         read_run(tmp_path)
@@ -87,14 +88,15 @@ def test_damaged_results_name_the_entry(place: str, value: Any, message: str, tm
 
 @pytest.mark.parametrize("content", [b"", b"[", b"[" * 100_000, b"\xff\x00", b'{"task": 1, "task": 2}', b"null", b"5"])
 def test_what_is_no_results_file(content: bytes, tmp_path: Path) -> None:
-    """Guards against a traceback of the JSON parser, and against the second of two values for one key."""
+    """Guards against a traceback from the JSON parser, and against taking the second of two values for one key."""
     (tmp_path / "dmt_results.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"dmt_results\.json' is damaged"):
         read_results(tmp_path / "dmt_results.json")
 
 
 def test_whole_files_are_accepted(tmp_path: Path) -> None:
-    """Guards runs of today, and those of a later version with more entries, against a check that refuses too much."""
+    """Guards against a check that refuses valid runs: those of today, and those of a later version with more
+    entries."""
     later = {**WHOLE, "new_entry": {"x": [1]}, "environment": {"python": "3.13"}, "total_seconds": 3}
     for whole in (WHOLE, later):
         (tmp_path / "dmt_results.json").write_text("\ufeff" + json.dumps(whole), encoding="utf-8")
@@ -113,7 +115,8 @@ def test_whole_files_are_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_split_is_not_an_absent_one(content: str, message: str, tmp_path: Path) -> None:
-    """Guards `hf-dmt queue`, to which a damaged split looked like a run without unlabeled images."""
+    """Guards against taking a damaged split for an absent one: `hf-dmt queue` took it for a run without unlabeled
+    images."""
     (tmp_path / "split.json").write_text(content)
     with pytest.raises(ValueError) as caught:
         read_split(tmp_path / "split.json")
@@ -123,13 +126,14 @@ def test_a_damaged_split_is_not_an_absent_one(content: str, message: str, tmp_pa
 
 @pytest.mark.parametrize("line", ["5", "[]", "null", '{"step": 1}', '{"step": "1", "phase": 0}', "{", '"a/loss"'])
 def test_telemetry_is_read_up_to_the_first_damaged_line(line: str, tmp_path: Path) -> None:
-    """Guards against a TypeError from a number in the place of an event, and against figures from the rest."""
+    """Guards against a TypeError when a line holds a number instead of an event, and against figures drawn from the
+    lines after it."""
     good = '{"step": 1, "phase": 0, "a/loss": NaN}'
     (tmp_path / "telemetry.jsonl").write_text("\n".join([good, line, good]))
     assert [event["step"] for event in read_events(tmp_path / "telemetry.jsonl")] == [1]
 
 
 def test_forms_describe_what_runs_write() -> None:
-    """Guards against a check of an entry that nothing writes: a misspelled key would check nothing."""
+    """Guards against a check of an entry that no run writes: a misspelled key would check nothing."""
     assert fault_of({"step": 1, "phase": 0, "b/agree": []}, EVENT) == "b/agree is [], but must be a number, or null"
     assert {"task", "phases", "num_labels", "class_names"} < set(RESULTS) and "labeled" in SPLIT

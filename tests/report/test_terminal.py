@@ -14,7 +14,7 @@ from tests.report.runs import write_run
 
 
 def test_what_a_log_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a figure of another column, an escape code, a line that a terminal of 80 columns breaks."""
+    """Guards against a number in the wrong column, an escape code, and a line that a terminal of 80 columns breaks."""
     print_summary(write_run(tmp_path))
     text = capsys.readouterr().out
     assert text.isascii() and "\x1b" not in text
@@ -30,7 +30,7 @@ def test_what_a_log_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_headings_say_what_is_below_them(tmp_path: Path) -> None:
-    """`eval eval eval` over `a b a+b` is not a useful heading."""
+    """Each heading must stand over its columns: `eval eval eval` over `a b a+b` is of no use."""
     groups, names, *_ = phase_table(read_run(write_run(tmp_path))).splitlines()
     assert names.split() == [*("phase", "ratio", "updates", "by", "a", "by", "b"), *("a", "b", "ensemble") * 2]
     for title in ("right labels, %", "eval accuracy, %", "test accuracy, %"):
@@ -39,7 +39,7 @@ def test_headings_say_what_is_below_them(tmp_path: Path) -> None:
 
 
 def test_names_of_strangers_stay_in_their_line(tmp_path: Path) -> None:
-    """Silent: a class name that clears the screen or writes a line of its own at the end of a run."""
+    """Guards against a class name that clears the screen, or writes a line of its own, at the end of a run."""
     run = read_run(write_run(tmp_path, classes=["\x1b[2Jcat\nGAIN +99", "b" * 90]))
     text = summary(run)
     assert "\x1b" not in text and "\\x1b[2Jcat\\nGAIN +99" in text
