@@ -46,7 +46,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Imported here, where tests run: the process that only hands them out to others would load it for nothing."""
+    """torch is imported here, where tests run: the process that only distributes them would load it for nothing."""
     import torch
 
     torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def figures_drawn() -> Iterator[None]:
 
 @pytest.fixture
 def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw the first figure: every panel is drawn and written as this one is."""
+    """Runs draw only the first figure: every other panel is drawn and written in the same way."""
     from hf_dmt.report import figures, panels
 
     monkeypatch.setattr(figures, "PANELS", panels.PANELS[:1])

@@ -1,7 +1,7 @@
 """Processes that start with everything imported, forked from a server that has imported it once.
 
-Importing takes six seconds of a processor, more than most runs of the tests. What a process reads while it imports
-(`HF_HOME`, `HF_HUB_OFFLINE`, whether a package is there) needs a start of its own instead.
+Importing takes six seconds of CPU time, more than most runs of the tests. Whatever is read during import (`HF_HOME`,
+`HF_HUB_OFFLINE`, whether a package is installed) can only be tested in a process that is started from scratch.
 """
 
 from __future__ import annotations

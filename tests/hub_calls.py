@@ -1,4 +1,4 @@
-"""The calls that the Hub of the tests answers, without HTTP: a request's parts in, a `Reply` out."""
+"""The calls that the Hub of the tests answers, without HTTP: the parts of a request go in, a `Reply` comes out."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ _REVISION = r"/(?P<revision>[^/]+)"
 
 @dataclass
 class Hub:
-    """What one Hub knows."""
+    """The state of one Hub."""
 
     endpoint: str
     tokens: dict[str, tuple[str, str]]  # token to the user's name and "read" or "write"
@@ -62,7 +62,7 @@ class Calls:
     def _repo(self, kind: str, id: str, write: bool = False) -> Repo:
         repo = self.hub.repos.get((kind.rstrip("s/") or "model", id))
         if repo is None or (repo.private and self.user != repo.owner):
-            # Whether it exists is not told; the status is what the Hub answers to the unknown and to the known.
+            # The answer does not reveal whether it exists. The status is 401 without a token, as on the real Hub.
             raise HubError(404 if self.user else 401, "Repository not found", "RepoNotFound")
         if write:
             self._may_write(repo.owner)
@@ -231,7 +231,7 @@ class Calls:
         return answer
 
     def _create_ref(self, kind: str, id: str, ref: str, name: str) -> Any:
-        """A tag's revision stands in the address and its name in the body; a branch is the other way round."""
+        """A tag's revision is in the URL and its name in the body; for a branch it is the other way round."""
         repo, asked = self._repo(kind, id, write=True), json.loads(self.body or b"{}")
         refs, start = repo.branches, asked.get("startingPoint", "main")
         if ref == "tag":

@@ -1,4 +1,4 @@
-"""What the Hub of the tests keeps: repositories with their revisions, uploads, and its reading of cards."""
+"""What the Hub of the tests stores (repositories with their revisions, uploads) and how it reads cards."""
 
 import hashlib
 import json
@@ -120,7 +120,7 @@ class Repo:
 
 @dataclass
 class Upload:
-    """The promise of an LFS object, under an address that nobody can guess (as pre-signed ones are)."""
+    """An LFS object that was announced, under an address that nobody can guess (like a pre-signed URL)."""
 
     repo: Repo
     oid: str

@@ -90,7 +90,8 @@ def test_every_room_exists_and_every_folder_is_a_room() -> None:
 
 
 def test_imports_point_down_the_room_list() -> None:
-    """An import upwards merges two packages: neither can be read, tested or reused alone."""
+    """Guards against an import upwards in the list: it merges two packages, and neither can be read, tested or reused
+    alone."""
     wrong = []
     for path in MODULES:
         room = room_of(path)
@@ -118,7 +119,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("room", NESTED_ROOMS)
 def test_imports_point_down_the_rooms_inside_a_room(room: str) -> None:
-    """As between the big rooms: an import upwards, and two folders can only be understood together."""
+    """As between the big rooms: after an import upwards, two folders can only be understood together."""
     order = NESTED_ROOMS[room]
 
     def nested(path: Path) -> str:
@@ -143,7 +144,8 @@ def test_no_folder_has_too_many_modules() -> None:
 
 
 def test_method_imports_torch_and_the_standard_library_only() -> None:
-    """`method/` is what a reader compares with the paper and what other projects may lift out."""
+    """`method/` is what readers compare with the paper and what other projects may copy, so it must need nothing but
+    torch."""
     allowed = {"torch", "hf_dmt", *sys.stdlib_module_names}
     wrong = [
         describe(path, line, f"imports {module}")
@@ -163,7 +165,8 @@ def test_method_imports_torch_and_the_standard_library_only() -> None:
     ],
 )
 def test_libraries_stay_in_their_places(library: str, allowed: list[str]) -> None:
-    """Two places that download can resolve two revisions of one repository: a pair of strangers."""
+    """Guards against downloads in two places: they can get two revisions of one repository, whose models do not belong
+    together."""
     wrong = [
         describe(path, line, f"imports {module}")
         for path in MODULES
@@ -175,7 +178,8 @@ def test_libraries_stay_in_their_places(library: str, allowed: list[str]) -> Non
 
 
 def test_every_imported_distribution_is_declared() -> None:
-    """A package that another one happens to bring works here and is missing on the user's machine."""
+    """Guards against a package that is here only because another one installs it, and that is missing on the user's
+    machine."""
     extras = PYPROJECT["project"]["optional-dependencies"]
     lines = PYPROJECT["project"]["dependencies"] + [line for name in extras if name != "test" for line in extras[name]]
     declared = {re.split(r"[<>=~!\[; ]", line)[0].lower() for line in lines}
@@ -191,7 +195,8 @@ def test_every_imported_distribution_is_declared() -> None:
 
 
 def test_every_data_file_is_shipped() -> None:
-    """A template outside the package-data patterns works in a checkout but is missing from the wheel."""
+    """Guards against a template outside the package-data patterns: it works in a checkout but is missing from the
+    wheel."""
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["hf_dmt"]
     inside = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file()]
     left_out = [
@@ -203,7 +208,7 @@ def test_every_data_file_is_shipped() -> None:
 
 
 def test_no_file_is_called_utils() -> None:
-    """A module without a subject collects helpers that nobody finds and that are written twice."""
+    """Guards against a module without a subject: it collects helpers that nobody finds and that are written twice."""
     drawers = {"utils", "helpers", "common", "misc"}
     assert not [path.relative_to(ROOT).as_posix() for path in MODULES if path.stem.strip("_") in drawers]
 
@@ -216,7 +221,8 @@ def test_no_file_is_longer_than_400_lines() -> None:
 
 
 def test_importing_the_package_imports_nothing_slow() -> None:
-    """`hf-dmt --help` would wait seconds for torch, and a run for libraries that only some runs use."""
+    """Guards against `hf-dmt --help` waiting seconds for torch, and a run waiting for libraries that only some runs
+    use."""
     command = [
         sys.executable,
         "-c",
@@ -237,7 +243,7 @@ def test_importing_the_package_imports_nothing_slow() -> None:
 
 
 def test_no_text_names_a_folder_of_one_machine() -> None:
-    """A path from the author's disk in an example or a default works for nobody else."""
+    """Guards against a path from the author's disk in an example or a default, which works for nobody else."""
     folders = [ROOT / name for name in ("hf_dmt", "scripts", "tests", "docs", "model_cards", ".ci")]
     texts = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     texts += [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a worktree's

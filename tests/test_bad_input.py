@@ -39,7 +39,7 @@ def assert_three_parts(message: str, given: str, why: str, remedy: str) -> None:
 
 
 def refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The message of a command line that is refused with exit code 2 and nothing else on stderr's last lines."""
+    """The error message of a command line that is refused: exit code 2, a single error, no traceback."""
     assert main(flags) == 2
     error = capsys.readouterr().err
     assert error.count("hf-dmt: error: ") == 1 and "Traceback" not in error
@@ -394,7 +394,7 @@ def test_images_and_labels(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Guards against a traceback in the third hour, and against a message that does not help."""
+    """Guards against a traceback in the third hour of training, and against a message that does not help."""
     flags = [str(word) for flag, value in make(tmp_path).items() for word in (f"--{flag}", value)]
     out = tmp_path / "run"
     message = refused(["--task", task, *TINY[task], *flags, "--output_dir", str(out)], capsys)
@@ -407,7 +407,7 @@ def test_images_and_labels(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images, a saved pair, and files that are none of what they are given for."""
+    """A folder with images, a saved pair, and files that are not what the commands below take them for."""
     root = tmp_path_factory.mktemp("place")
     files.class_folder(root / "animals")
     files.scene_folder(root / "scenes", [(0, 1)] * 12)
@@ -912,7 +912,8 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
 
 @pytest.mark.parametrize("name", PYTHON)
 def test_python(name: str, place: Path, tmp_path: Path) -> None:
-    """Guards the same in Python: a ValueError with all three parts, and nothing trained."""
+    """The same in Python: a ValueError with all three parts that names arguments instead of flags, and nothing is
+    trained."""
     call, given, why, remedy = PYTHON[name]
     use = Python(place, tmp_path / "run")
     with pytest.raises(ValueError) as caught:
@@ -927,7 +928,8 @@ COMMANDS_ONLY = ("commands/", "data/splitting/prepare_masks.py", "data/labels/pr
 
 
 def test_errors_of_the_library_name_arguments() -> None:
-    """Guards against an error from `DMTTrainer(...)` or `ModelPair...` that tells a script of flags."""
+    """Guards against an error from `DMTTrainer(...)` or `ModelPair...` that speaks of flags to the author of a
+    script."""
     root, flags = Path(hf_dmt.__file__).parent, re.compile(r"--[a-z]\w+")
     found = []
     for file in root.rglob("*.py"):
@@ -941,8 +943,8 @@ def test_errors_of_the_library_name_arguments() -> None:
 
 
 def test_the_command_line_says_flags() -> None:
-    """Guards against a terminal in which a setting is named as in Python, and against words in backticks that become
-    flags although there is none of that name."""
+    """Guards against a terminal message that names a setting as in Python, and against words in backticks that become
+    flags although there is no flag of that name."""
     said = "Use `train='head'`, `class_balanced=True`, `label_ratios=[0.5, 1.0]` or `seed`; `pip install x`, `name=3`."
     assert as_flags(said) == (
         "Use --train head, --class_balanced true, --label_ratios 0.5 1.0 or --seed; `pip install x`, `name=3`."
@@ -962,7 +964,7 @@ HUB: dict[str, tuple[str, str, str, str]] = {
 def test_hub_commands(
     name: str, place: Path, hub: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards against a traceback after hours of training if only the push was wrong."""
+    """Guards against a traceback after hours of training when only the push was wrong."""
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     command, given, why, remedy = HUB[name]
     assert push_main([word.replace("{}", str(place)) for word in command.split()]) != 0

@@ -56,7 +56,7 @@ NOT_RUN = {
     "docs/trainer.md": ["trains for an hour"],
 }
 
-# Parameters that the task never uses: DINOv2's stand-in for hidden patches, a pretraining's.
+# Parameters that the task never uses: DINOv2's token for hidden patches, which only pretraining needs.
 OUT_OF_USE = ("mask_token",)
 
 # The fewest updates that a run can have; batch sizes and ratios that a page gives hold. At 32 pixels the last stage of
@@ -227,8 +227,8 @@ def names_of_a_page() -> dict[str, Any]:
 def test_every_block_runs(
     page: str, desk: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silent: a flag, file or call in the documents that no longer exists, a message that reads otherwise now, and a
-    documented run that trains nothing or one member only."""
+    """Guards against a flag, file or call in the documents that no longer exists, a message that reads differently now,
+    and a documented run that trains nothing or only one model."""
     if page != "README.md":  # once is enough: drawing takes longer than such a run does
         monkeypatch.setattr(finishing, "write_report", lambda folder: folder / "report.html")
         monkeypatch.setattr(finishing, "write_figures", lambda folder: None)
@@ -267,14 +267,14 @@ def test_what_is_not_run_says_why() -> None:
 
 
 def test_every_fence_is_seen() -> None:
-    """Guards against a block that is indented or marked in a way that `blocks` passes over."""
+    """Guards against a block that `blocks` overlooks because it is indented or marked in another way."""
     for page, path in PAGES.items():
         fences = [line for line in path.read_text(encoding="utf-8").splitlines() if "```" in line]
         assert len(fences) == 2 * len(blocks(page)), page
 
 
 def test_flags_that_pages_name_exist() -> None:
-    """Guards against a flag that was renamed everywhere but in a sentence."""
+    """Guards against a flag that was renamed everywhere except in a sentence of a page."""
     ours = {option for action in Parser()._actions for option in action.option_strings}
     ours |= {f"--{flag.name}" for flag in dataclasses.fields(queue.QueueArguments)}
     for program in (*ROOT.glob("scripts/**/*.py"), *ROOT.glob("hf_dmt/commands/*.py")):
@@ -306,7 +306,7 @@ def test_links_lead_to_files() -> None:
 
 
 def test_the_notebook_runs(desk: Path) -> None:
-    """Guards against a cell that no longer runs; the networks learn for one update a phase here."""
+    """Guards against a cell that no longer runs; here each phase has a single update."""
     names: dict[str, Any] = {}
     with warnings.catch_warnings():
         for number, cell in enumerate(cells()):
@@ -319,7 +319,7 @@ def test_the_notebook_runs(desk: Path) -> None:
 
 
 def test_what_the_notebook_shows_is_one_whole_run() -> None:
-    """Guards against pictures of an older run, of cells that were run out of order, or of an error."""
+    """Guards against pictures from an older run, from cells that were run out of order, or of an error."""
     assert [cell["execution_count"] for cell in cells()] == list(range(1, len(cells()) + 1))
     kinds = [output["output_type"] for cell in cells() for output in cell["outputs"]]
     assert kinds.count("display_data") == 3 and "error" not in kinds
@@ -331,7 +331,7 @@ def cells() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("module", re.findall(r"\bhf_dmt[\w.]*", re.findall(r"pdoc .*\\\n(.*)", MAKEFILE)[0]))
 def test_docstrings_become_pages_of_the_api(module: str) -> None:
-    """Guards against a section that the converter does not know, which would stand there as running text."""
+    """Guards against a docstring section that the converter does not know: it would appear as plain text."""
     pdoc.render.configure(docformat="google", show_source=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -84,7 +84,8 @@ def test_pair_metadata(folder: Path, content: bytes) -> None:
 @given(damaged(SPLIT))
 @example(b"[" * 100_000)
 def test_split_and_id_files(folder: Path, content: bytes) -> None:
-    """Guards a split that is taken for another, and a run that goes on with images it did not begin with."""
+    """Guards against a split that is taken for another one, and against a run that continues with other images than it
+    began with."""
     (folder / "split.json").write_bytes(content)
     (folder / "ids.txt").write_bytes(content)
     for name in ("split.json", "ids.txt"):
@@ -106,7 +107,7 @@ def test_split_and_id_files(folder: Path, content: bytes) -> None:
 @given(damaged({"a": ["x"], "b": ["y"]}))
 @example(b"[" * 100_000)
 def test_class_maps_and_lists_of_members(folder: Path, content: bytes) -> None:
-    """Guards classes in another order than the file says, and members without a list."""
+    """Guards against a class map with missing or duplicate names, and against a list of ids that leaves out a model."""
     (folder / "map.json").write_bytes(content)
     try:
         names = read_class_map(str(folder / "map.json")).names
@@ -126,7 +127,7 @@ def test_class_maps_and_lists_of_members(folder: Path, content: bytes) -> None:
 @given(damaged(RESULTS), st.binary(max_size=60) | anything.map(lambda value: json.dumps(value).encode()))
 @example(json.dumps(RESULTS).encode(), b'{"step": 1, "phase": 0}\n{"step": [], "phase": 0}\n')
 def test_results_and_telemetry(folder: Path, results: bytes, telemetry: bytes) -> None:
-    """Guards the figures of finished phases, which a resumed run would replace by nothing without a word."""
+    """Guards against a resumed run that silently discards the scores of finished phases."""
     (folder / "dmt_results.json").write_bytes(results)
     (folder / "telemetry.jsonl").write_bytes(telemetry)
     records = RunRecords(folder, writes=True)
@@ -166,7 +167,7 @@ KEYS = [
 @example(b"a: &a [*a]", "run.yaml")
 @example(b"learning_rate: 1_0\nseed: 0x10", "run.yaml")
 def test_config_files(folder: Path, content: bytes, name: str) -> None:
-    """Guards against a traceback, and against a setting that silently means something else."""
+    """A damaged config file must end in an error with a message, not in a traceback, and create no output folder."""
     (folder / name).write_bytes(content)
     try:
         parse([str(folder / name), "--output_dir", str(folder / "out"), "--use_cpu"], RECIPES)
@@ -189,7 +190,7 @@ FILES = [encoded((7, 9), kind, form) for kind in ("L", "P", "RGB") for form in (
 @settings(quick, max_examples=200)
 @given(st.sampled_from(FILES), st.integers(0, 400), st.binary(min_size=1, max_size=6), st.booleans())
 def test_masks_and_images(content: bytes, at: int, noise: bytes, cut: bool) -> None:
-    """Guards the scan of a million files, which one broken file must not end with Pillow's own errors."""
+    """Guards against one broken file ending the scan of a million files with one of Pillow's own errors."""
     content = content[:at] if cut else content[:at] + noise + content[at + len(noise) :]
     for read in (partial(look_at_image, name="x"), to_mask):
         try:
@@ -205,7 +206,7 @@ def test_masks_and_images(content: bytes, at: int, noise: bytes, cut: bool) -> N
 @given(anything)
 @settings(quick, max_examples=30)
 def test_a_write_that_fails_leaves_the_old_file(folder: Path, value: Any) -> None:
-    """Guards split and results, of which half a file is none."""
+    """Guards against a failed write that leaves half a split or results file; the old file must stay."""
     file = folder / "split.json"
     write_json(file, {"old": 1})
     try:

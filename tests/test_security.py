@@ -20,7 +20,7 @@ RUNS_CODE = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loa
 
 
 def test_nothing_read_from_a_file_is_run() -> None:
-    """Guards the promise of safetensors, JSON and safe YAML against a convenient line somewhere."""
+    """Guards against a convenient line somewhere that breaks the promise of safetensors, JSON and safe YAML."""
     found = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -36,7 +36,8 @@ def test_nothing_read_from_a_file_is_run() -> None:
 )
 @pytest.mark.parametrize("kind", ["ids.txt", "split.json"])
 def test_ids_do_not_reach_outside_the_data(tmp_path: Path, name: str, kind: str) -> None:
-    """Guards files of the machine that trains: an id only ever chooses among the images that the folder has."""
+    """Guards against ids that reach other files of the training machine: an id may only choose among the images of the
+    folder."""
     given = files.animal_flags(tmp_path)
     files.save(files.image(9), tmp_path / "secret.jpg")
     ids = ["cat/00.jpg", name.replace("{outside}", str(tmp_path))]
@@ -46,7 +47,7 @@ def test_ids_do_not_reach_outside_the_data(tmp_path: Path, name: str, kind: str)
 
 
 def test_pair_metadata_does_not_reach_outside_the_pair(tmp_path: Path) -> None:
-    """Guards against a pair whose other member is a folder of the machine that opens it."""
+    """Guards against a pair that takes its other model from a folder of the machine that opens it."""
     pair = ModelPair.from_models("tiny:vit", "tiny:resnet", id2label={0: "x", 1: "y"}, image_size=16)
     pair.save_pretrained(tmp_path / "pair")
     shutil.move(tmp_path / "pair" / "peer", tmp_path / "outside")

@@ -23,7 +23,8 @@ def launched(config: Path) -> Any:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_accelerate_takes_every_setting(config: Path) -> None:
-    """A key that accelerate does not know ends the launch; one that it drops changes what is started, silently."""
+    """Guards against a key that accelerate does not know, which ends the launch, and a key that it drops, which
+    silently changes what is started."""
     written = yaml.safe_load(config.read_text())
     loaded = load_config_from_file(str(config))
     for key, value in written.items():
@@ -38,14 +39,14 @@ def test_accelerate_takes_every_setting(config: Path) -> None:
 
 
 def test_each_says_how_it_is_started() -> None:
-    """A config file without its command, or with another file's, starts something else than is read."""
+    """Guards against a config file without its command or with another file's, which would start something else."""
     assert len(CONFIGS) == 5
     for config in CONFIGS:
         assert f"--config_file {config.relative_to(ROOT).as_posix()}" in config.read_text()
 
 
 def test_fsdp_is_asked_for_as_the_pair_needs_it() -> None:
-    """FSDP 1, or sharded checkpoints, are refused by the trainer: the ready settings must not ask for them."""
+    """The trainer refuses FSDP 1 and sharded checkpoints, so the ready settings must not ask for them."""
     config = RECIPES / "accelerate" / "eight_gpus_fsdp.yaml"
     parsed = launched(config)
     environment = prepare_multi_gpu_env(parsed)
@@ -55,7 +56,7 @@ def test_fsdp_is_asked_for_as_the_pair_needs_it() -> None:
 
 
 def test_two_processes_without_a_gpu_are_two() -> None:
-    """MULTI_CPU, the type that sounds right, and `--cpu` start one process without a word."""
+    """Guards against MULTI_CPU, the type that sounds right, and `--cpu`: both start one process without an error."""
     parsed = launched(RECIPES / "accelerate" / "two_cpu_processes.yaml")
     assert parsed.multi_gpu and not parsed.cpu and not parsed.use_cpu
     assert prepare_multi_gpu_env(parsed)["ACCELERATE_MIXED_PRECISION"] == "no"

@@ -1,4 +1,4 @@
-"""The benchmarks run and compare like with like. Their timings say nothing here and are never asserted."""
+"""The benchmarks must run and compare like with like. Their timings mean nothing here and are never asserted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BENCHMARKS: list[Any] = [
 
 @pytest.fixture(autouse=True)
 def own_threads() -> Any:
-    """A benchmark sets torch's threads for its process, which the other tests share."""
+    """A benchmark sets the number of torch threads for its process, which it shares with the other tests."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -37,9 +37,10 @@ def own_threads() -> Any:
 def test_every_benchmark_runs_and_ends_with_its_table(
     benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A benchmark that no longer fits the code would be noticed by whoever needs its figures, months later.
+    """Guards against a benchmark that no longer fits the code, which would be noticed months later by whoever needs its
+    numbers.
 
-    Each checks in itself that what it compares computes the same.
+    Each one checks by itself that the things it compares compute the same.
     """
     rows = benchmark.main(["--quick", "--threads", "1", "--json", str(tmp_path / "figures.json")])
     printed = capsys.readouterr().out.splitlines()
@@ -52,7 +53,8 @@ def test_every_benchmark_runs_and_ends_with_its_table(
 
 
 def test_a_part_is_measured_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """A part that measures everything, or a wrong name that measures nothing, would cost an afternoon."""
+    """Guards against a part that measures everything, and against a wrong name that measures nothing: either costs an
+    afternoon."""
     rows = step.main(["--only", "loss", "--quick", "--threads", "1"])
     assert [row.what for row in rows] == ["loss and weights, 2x21x129x129", "extra peak memory of it"]
     with pytest.raises(SystemExit):
@@ -60,7 +62,8 @@ def test_a_part_is_measured_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_jobs_take_turns_in_changing_order() -> None:
-    """Measured one after the other, what slows the machine for a while would count against one job alone."""
+    """Guards against measuring jobs one after the other: a temporary slowdown of the machine would count against one of
+    them."""
     called: list[str] = []
 
     def job(name: str, seconds: float) -> float:
@@ -73,14 +76,14 @@ def test_jobs_take_turns_in_changing_order() -> None:
 
 
 def test_goals_are_judged_in_their_direction() -> None:
-    """A goal read the wrong way round would call every miss a success."""
+    """Guards against a goal read the wrong way round, which would call every miss a success."""
     assert [Row("", "", values, "", "<= 1.05").met for values in ([1.0, 9.0, 1.05], [1.0, 1.1, 1.2])] == [True, False]
     assert [Row("", "", [value], "", ">= 8").met for value in (8.0, 7.9)] == [True, False]
     assert Row("", "", [1.0], "").met is None
 
 
 def test_peak_memory_sees_what_was_freed_in_the_job() -> None:
-    """Memory that an earlier job left with the allocator would hide what this one needs."""
+    """Guards against memory that an earlier job left with the allocator hiding what this job needs."""
     size = 64 << 20
 
     def job() -> None:
@@ -92,7 +95,7 @@ def test_peak_memory_sees_what_was_freed_in_the_job() -> None:
 
 
 def test_labels_of_other_images_are_noticed(tmp_path: Path) -> None:
-    """A speed-up that labels something else would be reported as one."""
+    """Guards against reporting a speed-up that in fact labels something else."""
     pair, accelerator = image_pair(32, "toy"), labeling.Accelerator(cpu=True)
     images = decoded(Pictures(16, 32))
     batches = model_ready(pair, images, 8)
@@ -106,7 +109,7 @@ def test_labels_of_other_images_are_noticed(tmp_path: Path) -> None:
 
 
 def test_flags_of_a_gpu_are_only_where_they_do_something() -> None:
-    """A flag that is taken and ignored would put a GPU's name over a CPU's figures."""
+    """Guards against a flag that is accepted and ignored, which would put a GPU's name over a CPU's numbers."""
     assert options("", ["--device", "cpu"], gpu=True).device == "cpu"
     with pytest.raises(SystemExit):
         options("", ["--device", "cpu"])

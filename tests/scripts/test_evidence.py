@@ -16,7 +16,7 @@ from scripts.benchmarks.evidence.heads_on_features import ARMS, Splits, figures,
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, np.ndarray]:
-    """Features of four classes that heads can tell apart, of two members; heads without dropout."""
+    """Features of four classes that heads can tell apart, for both models; the heads have no dropout."""
     rng = np.random.default_rng(0)
     found: dict[str, np.ndarray] = {"dropout_a": np.asarray(0.0), "dropout_b": np.asarray(0.0)}
     centers = {name: rng.normal(size=(4, 12)) for name in "ab"}
@@ -30,7 +30,8 @@ def data() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("arm", ["labels alone", "dmt", "graph", "dmt, one phase"])
 def test_splits_side_by_side_are_splits_alone(data: dict[str, np.ndarray], arm: str) -> None:
-    """Silent: splits that share a gradient, a clipping norm or a batch, and intervals that are too narrow."""
+    """Guards against splits that share a gradient, a clipping norm or a batch when trained together: the intervals
+    would be too narrow."""
     together = Splits(data, 20, [0, 1, 2], 3e-3).run(arm)[1]
     alone = Splits(data, 20, [1], 3e-3).run(arm)[0]
     assert together["seed"] == alone["seed"] == 1
@@ -40,7 +41,7 @@ def test_splits_side_by_side_are_splits_alone(data: dict[str, np.ndarray], arm: 
 
 
 def test_every_arm_has_the_same_image_passes(data: dict[str, np.ndarray]) -> None:
-    """Silent: a method that wins by training longer."""
+    """Guards against a method that wins because it is trained longer."""
     splits = Splits(data, 20, [0], 3e-3)
     unlabeled, passes = 140, {}
     for arm in ("labels alone", "dmt", "mutual", "dmt, one phase"):
@@ -51,7 +52,7 @@ def test_every_arm_has_the_same_image_passes(data: dict[str, np.ndarray]) -> Non
 
 
 def test_tables_and_figures_of_runs(data: dict[str, np.ndarray], tmp_path: Path) -> None:
-    """Silent: a difference against the labels of another split."""
+    """Guards against a gain over the labels-alone run of another split."""
     splits = Splits(data, 20, [3, 4], 3e-3)
     for arm in ("labels alone", "dmt"):
         (tmp_path / f"20-{arm.replace(' ', '-')}.json").write_text(json.dumps(splits.run(arm)))
@@ -63,7 +64,7 @@ def test_tables_and_figures_of_runs(data: dict[str, np.ndarray], tmp_path: Path)
 
 
 def test_the_figure_is_of_the_kept_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: points of another label count taken together, or the gain over the wrong arm."""
+    """Guards against mixing points of different label counts, and against the gain over the wrong method."""
     runs = {(r["labels"], r["seed"], r["arm"]): r
             for r in json.loads((when_weights_pay.EVIDENCE / "heads-TrashNet.json").read_text())}  # fmt: skip
     assert {arm for *_, arm in runs} <= set(ARMS)

@@ -14,7 +14,8 @@ SCRIPT = Path(hf_jobs.__file__)
 
 
 def test_the_header_is_what_the_hubs_client_reads() -> None:
-    """Silent: a table with a misspelled key, or a header that is not found, and the job runs without GPU and token."""
+    """Guards against a misspelled key or a header that is not found: the job would run without a GPU and without a
+    token."""
     header = pytest.importorskip("huggingface_hub.cli._uv_script_header", reason="came with huggingface_hub 2.4")
     with header.load_uv_script(str(SCRIPT)) as script:
         found = script.header
@@ -22,7 +23,7 @@ def test_the_header_is_what_the_hubs_client_reads() -> None:
 
 
 def test_the_dependencies_are_extras_that_exist() -> None:
-    """Silent: an extra that was renamed is a warning of the installer, and the job fails at its first model."""
+    """Guards against a renamed extra: the installer only warns, and the job fails at its first model."""
     (block,) = re.findall(r"(?ms)^# /// script$\n(.*?)^# ///$", SCRIPT.read_text())
     (extras,) = re.findall(r'dependencies = \["hf-dmt\[(.*?)\]"\]', block)
     project = (SCRIPT.parents[1] / "pyproject.toml").read_text()
@@ -33,7 +34,7 @@ def test_the_dependencies_are_extras_that_exist() -> None:
 def test_a_job_that_would_keep_nothing_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: hours of a GPU whose result is thrown away with the container."""
+    """Guards against hours of GPU time whose result is thrown away with the container."""
     called: list[list[str]] = []
     monkeypatch.setattr(train, "main", lambda argv: called.append(list(argv)) or 0)
     assert hf_jobs.main(["--max_steps", "2"], {"JOB_ID": "1"}) == 2

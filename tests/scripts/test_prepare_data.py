@@ -1,4 +1,4 @@
-"""Data as people download it becomes what `run_dmt.py` reads: run on small copies of the real layouts."""
+"""Converting downloaded data to what `run_dmt.py` reads, on small copies of the real layouts."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_voc_is_linked_split_and_trained_on(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Guards the whole way: folders that run_dmt.py opens, ids that it finds, subsets that belong to the split."""
+    """Checks the whole way: folders that run_dmt.py opens, ids that it finds, and subsets that belong to the split."""
     out = tmp_path / "data"
     assert main(["voc", "--source", str(voc), "--output", str(out)]) == 0
     said = capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_voc_is_linked_split_and_trained_on(voc: Path, tmp_path: Path, capsys: p
 
 
 def test_what_is_missing_is_named(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Guards against a folder that is half prepared and trained on."""
+    """Guards against training on a folder that is only half prepared."""
     assert main(["voc", "--source", str(tmp_path), "--output", str(tmp_path / "a")]) == 2
     assert "trainaug.txt" in capsys.readouterr().err
     assert main(["cityscapes", "--source", str(tmp_path), "--output", str(tmp_path / "b")]) == 2
@@ -74,7 +74,7 @@ def test_what_is_missing_is_named(voc: Path, tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize("side", [None, 8])
 def test_cityscapes_ids_become_classes(tmp_path: Path, side: int | None) -> None:
-    """Guards the table of values: road is 7 on disk and 0 in training, and what is not evaluated is void."""
+    """Guards against wrong class ids: road is 7 on disk and 0 in training, and what is not evaluated is void."""
     source, out = tmp_path / "cityscapes", tmp_path / "out"
     for part in ("train", "val"):
         for number in range(4):
@@ -98,7 +98,7 @@ def test_cityscapes_ids_become_classes(tmp_path: Path, side: int | None) -> None
 
 
 def test_cifar_rows_are_those_of_the_training_file(tmp_path: Path) -> None:
-    """Guards against ids that count through another file than the one that is trained on."""
+    """Guards against ids that count the rows of another file than the one used for training."""
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
@@ -116,7 +116,8 @@ def test_cifar_rows_are_those_of_the_training_file(tmp_path: Path) -> None:
 
 
 def test_painted_masks_become_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Guards edges that were smoothed, suffixes and the turn of phone photos; the report says what was moved."""
+    """Guards against class ids spoiled by smoothed edges, file suffixes or the rotation of phone photos. The report
+    must say in which masks colors were moved to the nearest class color."""
     colors = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
     ids = np.repeat(np.arange(3), 4)[None].repeat(6, axis=0)
     painted = colors[ids]
@@ -146,7 +147,8 @@ def test_painted_masks_become_ids(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_values_of_masks_by_a_map(tmp_path: Path) -> None:
-    """Guards 16-bit ids and values that mean the same; a value that the map leaves out is no class by accident."""
+    """16-bit ids and several values of one class must be read. Guards against a value that the map leaves out becoming
+    a class."""
     (tmp_path / "masks").mkdir()
     Image.fromarray(np.array([[0, 100, 300]], np.uint16)).save(tmp_path / "masks" / "a.tif")
     (tmp_path / "map.json").write_text('{"0": "ground", "100": "water", "300": "water"}')

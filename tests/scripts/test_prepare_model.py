@@ -1,4 +1,4 @@
-"""Backbones with new segmentation heads: what is kept, what is drawn, and what cannot be one."""
+"""Backbones with new segmentation heads: what is kept, what is drawn, and what cannot be used as a backbone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASSES = {0: "sky", 1: "road", 2: "tree"}
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny stand-ins for the checkpoints that people name, with colors of their own."""
+    """Tiny stand-ins for commonly used checkpoints, with an image mean of their own."""
     root = tmp_path_factory.mktemp("hub")
     stages = {"depths": [1, 1, 1, 1]}
     vit = {"num_hidden_layers": 4, "num_attention_heads": 2}
@@ -54,7 +54,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pair_of_one_folder_has_one_backbone_and_two_heads(
     backbones: Path, tmp_path: Path, model: str, backbone: str
 ) -> None:
-    """Silent: random backbones, colors of another network, or heads that are equal in a and b."""
+    """Guards against random backbones, the image mean of another network, and equal heads in a and b."""
     out = tmp_path / "model"
     assert main([model, "--backbone", str(backbones / backbone), "--output", str(out)]) == 0
     if model == "upernet":
@@ -74,7 +74,7 @@ def test_a_pair_of_one_folder_has_one_backbone_and_two_heads(
 
 
 def test_branches_are_those_that_were_asked_for(backbones: Path, tmp_path: Path) -> None:
-    """Silent: a network with twice the official head."""
+    """Guards against a network with twice the official head."""
     source = str(backbones / "resnet")
     assert main(["deeplab-v2", "--backbone", source, "--output", str(tmp_path / "two"), "--branches", "2"]) == 0
     pair = ModelPair.from_models(tmp_path / "two", tmp_path / "two", task="semantic-segmentation", id2label=CLASSES)
@@ -82,7 +82,8 @@ def test_branches_are_those_that_were_asked_for(backbones: Path, tmp_path: Path)
 
 
 def test_weights_in_torchvisions_names_fill_the_backbone(backbones: Path, tmp_path: Path) -> None:
-    """Silent: Caffe weights behind RGB colors, or a tensor that kept the value of the other checkpoint."""
+    """Guards against Caffe weights used with RGB images, and against a tensor that keeps the value of the other
+    checkpoint."""
     torch.manual_seed(1)
     theirs = ResNet(Bottleneck, [1, 1, 1, 1])
     for module in theirs.modules():
@@ -111,7 +112,7 @@ def test_weights_in_torchvisions_names_fill_the_backbone(backbones: Path, tmp_pa
 def test_weights_that_do_not_fill_it_are_refused(
     backbones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: a backbone that is half the other checkpoint's."""
+    """Guards against a backbone that is half of one checkpoint and half of another."""
     save_file({"conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "part.safetensors")
     given = ["deeplab-v2", "--backbone", str(backbones / "resnet"), "--output", str(tmp_path / "out")]
     assert main([*given, "--weights", str(tmp_path / "part.safetensors")]) == 2
@@ -134,7 +135,7 @@ def test_weights_that_do_not_fill_it_are_refused(
 def test_what_cannot_be_a_backbone_is_named(
     backbones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
 ) -> None:
-    """Guards against a traceback, and against a folder that is there although nothing was prepared."""
+    """Guards against a traceback, and against an output folder that exists although nothing was prepared."""
     given = [argument.replace("{hub}", str(backbones)) for argument in arguments]
     if "--output" not in given:
         given += ["--output", str(tmp_path / "out")]

@@ -81,7 +81,7 @@ def make_table(root: Path, column: str, train: int, classes: int) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder a person would run the recipes in, everything in it that they name."""
+    """The folder in which a user runs the recipes, with everything in it that they name."""
     root = tmp_path_factory.mktemp("workplace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -115,7 +115,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these runs do, and has tests of its own."""
+    """Drawing takes longer than these runs and has tests of its own."""
     monkeypatch.setattr(finishing, "write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr(finishing, "write_figures", lambda folder: None)
 
@@ -133,7 +133,7 @@ def run(recipe: str, out: Path) -> dict[str, Any]:
     if written.get("train", "").startswith("last:"):
         small["train"] = "last:1"  # the tiny networks have three blocks
     if written.get("official") and written["task"] == "image-classification":
-        # Two updates at the rate of thousands leave a network that is sure of everything: ties, of which it keeps none.
+        # Two updates at a rate meant for thousands make the network certain of everything: all tie, so it keeps none.
         small |= {"image_size": 8, "learning_rate": 1e-4, "supervised_learning_rate": 1e-4}
     if written["method"] not in ("supervised", "online-st"):
         argument = [*flags(small), "--label_ratios", "0.5"]
@@ -146,7 +146,8 @@ def run(recipe: str, out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs(workplace: Path, tmp_path: Path, recipe: str) -> None:
-    """Silent: a setting that is overruled, a folder that our own scripts do not make, a file nobody can run."""
+    """Guards against a setting that is overruled, a folder that our own scripts do not make, and a recipe that nobody
+    can run."""
     written = yaml.safe_load((FOLDER / recipe).read_text(encoding="utf-8"))
     results = run(recipe, tmp_path / "run")
     overridden = {*SMALL, "label_ratios"}
@@ -161,7 +162,8 @@ def test_every_recipe_runs(workplace: Path, tmp_path: Path, recipe: str) -> None
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_headers_say_what_to_expect_and_how_to_run(recipe: str) -> None:
-    """Guards against a recipe without a number to check it by, a cost, or a command that runs another file."""
+    """Guards against a recipe without an expected result, without its cost, or with a command that runs another
+    file."""
     header = [line for line in (FOLDER / recipe).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     text = "\n".join(header)
     for word in ("# Expected: ", "# Cost: ", "# Data: "):
@@ -185,7 +187,7 @@ TASKS = {
 }
 
 
-# tests/training/test_trainer.py trains masks by every method; from the command line only these are usual tests.
+# tests/training/test_trainer.py trains on masks by every method; from the command line, all but these are slow tests.
 OF_MASKS = ("dmt", "dmt online")
 
 
@@ -200,7 +202,8 @@ OF_MASKS = ("dmt", "dmt online")
     ],
 )
 def test_every_method_runs_on_both_tasks(workplace: Path, tmp_path: Path, task: str, method: str) -> None:
-    """Silent: a preset that a task refuses, or results that name a method and hold another one's settings."""
+    """Guards against a preset that a task refuses, and against results that name one method but hold another one's
+    settings."""
     given = ["--task", task, *TASKS[task].split(), *METHODS[method], "--max_steps", "1", "--supervised_epochs", "2"]
     given += ["--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--use_cpu", "true", "--save_strategy", "no"]
     assert train.run([*given, "--output_dir", str(tmp_path / "run")]) == 0
@@ -220,7 +223,7 @@ METHODS_PAGE = (FOLDER.parents[1] / "docs" / "methods.md").read_text(encoding="u
 
 
 def test_the_table_of_peculiarities_is_complete_and_names_what_exists() -> None:
-    """Silent: a row that was forgotten, an option that has another name by now, a recipe that the page leaves out."""
+    """Guards against a forgotten row, an option that has been renamed, and a recipe that the page leaves out."""
     rows = re.findall(r"^\| B(\d+) \|(.*)\|(.*)\|(.*)\|$", TABLE, re.MULTILINE)
     assert [int(number) for number, *_ in rows] == list(range(1, 43))
     assert all(cell.strip() for row in rows for cell in row)
@@ -237,7 +240,7 @@ def test_the_table_of_peculiarities_is_complete_and_names_what_exists() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_methods_page_says_what_the_presets_are(method: str) -> None:
-    """Silent: a table of knobs that the code has left behind."""
+    """Guards against a table of settings that no longer matches the code."""
     name, *online = method.split()
     label = f"`{name} --strategy online`" if online else f"`{name}`"
     found = re.search(rf"^\| {re.escape(label)} \|(.*)\|$", METHODS_PAGE, re.MULTILINE)
