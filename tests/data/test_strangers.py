@@ -51,7 +51,7 @@ def animals(root: Path, each: int = 6) -> Path:
     + [("x.jfif", "JPEG"), ("x.jpe", "JPEG"), ("x.JFIF", "JPEG"), ("x", "PNG"), ("x.HEIC", "HEIF"), ("x.hif", "HEIF")],
 )
 def test_what_pillow_opens_is_read(name: str, format: str, tmp_path: Path) -> None:
-    """Silent: files outside a fixed list vanished, also from the count of `--check`."""
+    """Guards against silently leaving out image files whose extension is not on a fixed list."""
     root = animals(tmp_path / "data")
     picture = files.image(90)
     format = {"jp2": "JPEG2000", "tga": "TGA", "TIF": "TIFF"}.get(format, format.upper())
@@ -62,7 +62,7 @@ def test_what_pillow_opens_is_read(name: str, format: str, tmp_path: Path) -> No
 
 
 def test_every_other_file_is_counted(tmp_path: Path) -> None:
-    """Silent: "labeled 9 ... Ready" where six of 15 files were photos that nobody read."""
+    """Guards against a summary such as "labeled 9 ... Ready" when six of 15 files were photos that nobody read."""
     root = animals(tmp_path / "data")
     for name in ("a.nef", "b.NEF", "notes.txt", "clip.mp4", ".DS_Store", "._00.jpg", "Thumbs.db"):
         (root / "cat" / name).write_bytes(b"x")
@@ -85,7 +85,8 @@ def test_every_other_file_is_counted(tmp_path: Path) -> None:
 
 
 def test_what_of_a_file_is_not_used_is_said(tmp_path: Path) -> None:
-    """Silent: the other frames of an animation, and 12-bit data that is black after division by 257."""
+    """Guards against silently dropping the other frames of an animation, and against 12-bit data that becomes black
+    when divided by 257."""
     root = animals(tmp_path / "data")
     frames = [files.image(shade) for shade in (10, 90)]
     for name in ("a.gif", "b.tiff", "c.webp", "d.png"):
@@ -99,7 +100,7 @@ def test_what_of_a_file_is_not_used_is_said(tmp_path: Path) -> None:
 
 
 def tiff(bands: int, bits: int, *, geo: bool = False, photometric: int = 1) -> bytes:
-    """A TIFF of 2 x 2 pixels, as satellite data comes."""
+    """A TIFF of 2 x 2 pixels, in the form of satellite data."""
     entries = [(256, 3, 1, 2), (257, 3, 1, 2), (259, 3, 1, 1), (262, 3, 1, photometric), (277, 3, 1, bands)]
     entries += [(278, 3, 1, 2), (279, 4, 1, 4 * bands * bits // 8), (284, 3, 1, 1)]
     count = len(entries) + 2 + (photometric == 2 and bands > 3) + geo
@@ -116,7 +117,8 @@ def tiff(bands: int, bits: int, *, geo: bool = False, photometric: int = 1) -> b
 
 
 def test_satellite_images_say_what_they_hold(tmp_path: Path) -> None:
-    """Unclear: "in no image format that Pillow knows" for a file that every viewer opens; silent: a band left out."""
+    """Guards against the message "in no image format that Pillow knows" for a file that every viewer opens, and against
+    leaving out a band without a message."""
     root = animals(tmp_path / "data")
     (root / "cat" / "x.tif").write_bytes(tiff(4, 16, geo=True))
     with pytest.raises(DataError, match=r"cat/x.tif .* a GeoTIFF with 4 bands of 16 bits.*gdal_translate"):
@@ -126,7 +128,8 @@ def test_satellite_images_say_what_they_hold(tmp_path: Path) -> None:
 
 
 def test_notes_of_a_camera_stop_nothing(tmp_path: Path) -> None:
-    """Unclear: an orientation written as text stopped every run, and --skip_corrupt_images did not help."""
+    """Guards against an EXIF orientation written as text, which once stopped every run, even with
+    --skip_corrupt_images."""
     root = animals(tmp_path / "data")
     path = root / "cat" / "00.jpg"
     raw = path.read_bytes()
@@ -137,7 +140,8 @@ def test_notes_of_a_camera_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
-    """Unclear: "surrogates not allowed" when the split is written, after every file was read."""
+    """Guards against the error "surrogates not allowed" when the split is written, after every file was already
+    read."""
     root = animals(tmp_path / "data")
     try:
         os.rename(os.fsencode(root / "cat" / "00.jpg"), os.fsencode(root / "cat") + b"/caf\xe9.jpg")
@@ -159,7 +163,8 @@ def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "eval", "VAL", "val2017"])
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_one_table_of_split_names(name: str, kind: str, tmp_path: Path) -> None:
-    """Silent: `valid` was known for folders and not for tables; a fifth of the labels went to evaluation."""
+    """Guards against knowing `valid` as a split for folders but not for tables, where a fifth of the labels went to
+    evaluation instead."""
     for split, shade in (("train", 0), (name, 7)):
         if kind == "folder":
             for place, animal in enumerate(("cat", "dog")):
@@ -174,7 +179,7 @@ def test_one_table_of_split_names(name: str, kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["unlabeled", "unlabelled", "Unlabelled"])
 def test_unlabeled_images_in_either_spelling(name: str, tmp_path: Path) -> None:
-    """Silent: in a folder with the British name they were a class of their own, or left out."""
+    """Guards against images in a folder with the British spelling becoming a class of their own, or being left out."""
     for root, classes in ((tmp_path / "one", ""), (tmp_path / "two", "train")):
         animals(root / classes, 3)
         files.save(files.image(3), root / name / "x.png")
@@ -193,7 +198,7 @@ def test_unlabeled_images_in_either_spelling(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_splits_below_images(images: str, masks: str, train: str, val: str, tmp_path: Path) -> None:
-    """Silent: in the layout of ADE20K the validation images were trained on."""
+    """Guards against training on the validation images of a data set in the layout of ADE20K."""
     for split, count in ((train, 5), (val, 3)):
         for index in range(count):
             files.save(files.image(10 * index + count), tmp_path / images / split / f"{split[0]}{index}.png")
@@ -207,7 +212,8 @@ def test_splits_below_images(images: str, masks: str, train: str, val: str, tmp_
 
 
 def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
-    """Silent: a class named after the folder above a stray picture; unclear: classes one folder deeper."""
+    """Guards against a class named after the folder above a stray image, and against an unclear error when the class
+    folders are one level deeper."""
     root = animals(tmp_path / "stray")
     files.save(files.image(5), root / "stray.png")
     found = opened(root)
@@ -231,7 +237,7 @@ def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
 
 
 def test_a_saved_data_set_simply_opens(tmp_path: Path) -> None:
-    """Unclear: a folder of `save_to_disk` ended in the advice to use load_from_disk."""
+    """Guards against a folder written by `save_to_disk` being refused with the advice to use load_from_disk."""
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])}
     pictures = [{"bytes": files.encoded(files.image(10 * index)), "path": None} for index in range(12)]
     table = files.table({"image": pictures, "label": [0, 1] * 6}, features)
@@ -253,7 +259,7 @@ def test_a_saved_data_set_simply_opens(tmp_path: Path) -> None:
 
 
 def label_table(root: Path, **orders: Sequence[str]) -> Path:
-    """Parquet files whose numbers 0, 1, 0, 1, ... mean the names given."""
+    """Parquet files whose labels 0, 1, 0, 1, ... stand for the given names."""
     for split, names in orders.items():
         pictures = [{"bytes": files.encoded(files.image(10 * index + len(split))), "path": None} for index in range(6)]
         features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
@@ -263,7 +269,7 @@ def label_table(root: Path, **orders: Sequence[str]) -> Path:
 
 @pytest.mark.parametrize("content", ['["dog", "cat"]', '{"0": "dog", "1": "cat"}', '{"dog": 0, "cat": 1}'])
 def test_another_order_renames_nobody(content: str, tmp_path: Path) -> None:
-    """Silent: --id2label with the classes in another order turned every cat into a dog."""
+    """Guards against turning every cat into a dog when --id2label lists the classes in another order."""
     order = written(tmp_path / "order.json", content)
     found = opened(label_table(tmp_path / "table", train=["cat", "dog"]), id2label=order)
     assert found.class_names == ["dog", "cat"] and found.labeled[0]["label"] == 1
@@ -280,7 +286,7 @@ def test_another_order_renames_nobody(content: str, tmp_path: Path) -> None:
 
 
 def test_names_for_numbers(tmp_path: Path) -> None:
-    """Guards the use that is left: WordNet numbers that get names; names that fit in part are a mistake."""
+    """--id2label must still be able to give names to WordNet numbers; names that fit only in part are a mistake."""
     table = label_table(tmp_path / "table", train=["n01", "n02"])
     found = opened(table, id2label=written(tmp_path / "names.json", '["dog", "cat"]'))
     assert found.class_names == ["dog", "cat"] and found.labeled[0]["label"] == 0
@@ -290,7 +296,8 @@ def test_names_for_numbers(tmp_path: Path) -> None:
 
 
 def test_files_that_count_classes_differently(tmp_path: Path) -> None:
-    """Silent: `datasets` takes the first file's names for the numbers of all."""
+    """Guards against files that number their classes differently: `datasets` uses the first file's class names for the
+    numbers of all."""
     for shards in (
         {"train": ["cat", "dog"], "test": ["dog", "cat"]},
         {"train-0": ["cat", "dog"], "train-1": ["dog", "cat"]},
@@ -324,7 +331,7 @@ def listed(
     ],
 )
 def test_words_that_look_missing(labels: list[str], classes: list[str], unlabeled: int, tmp_path: Path) -> None:
-    """Silent: the class None was no label, and an empty cell was a class."""
+    """Guards against the class None counting as no label, and against an empty cell counting as a class."""
     found = opened(listed(tmp_path, labels))
     assert found.class_names == classes and len(found.unlabeled or ()) == unlabeled
     if "None" in labels:
@@ -343,7 +350,7 @@ def test_words_that_look_missing(labels: list[str], classes: list[str], unlabele
     ],
 )
 def test_tables_of_files(name: str, encoding: str, by: str, tmp_path: Path) -> None:
-    """Guards tables as spreadsheets write them, and names that `datasets` does not know."""
+    """Guards against failing on tables as spreadsheets write them, and on table names that `datasets` does not know."""
     assert opened(listed(tmp_path, ["ä", "b"], name=name, encoding=encoding, by=by)).class_names == ["b", "ä"]
 
 
@@ -353,8 +360,8 @@ def test_tables_of_files(name: str, encoding: str, by: str, tmp_path: Path) -> N
 )
 @pytest.mark.parametrize("named", ["labels.csv", ""])
 def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, tmp_path: Path) -> None:
-    """Unclear: the layout of most downloads, `labels.csv` beside `photos/`, was "not a readable folder" or had "no
-    labels"; names are often relative to the folder, or lack the extension."""
+    """Guards against refusing the layout of most downloads, `labels.csv` beside `photos/`, as "not a readable folder"
+    or with "no labels". The names in the table are often relative to the folder, or lack the extension."""
     listed(tmp_path, ["x", "y"], name="labels.csv")
     files.save(files.image(99), tmp_path / "unlabeled" / "1.png")
     by = "," if "," in header else ";"
@@ -368,14 +375,14 @@ def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, t
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:
-    """Unclear: "not a data set on the Hub or in the local cache" for a photo or an archive."""
+    """Guards against the message "not a data set on the Hub or in the local cache" for a photo."""
     files.save(files.image(1), tmp_path / "a.png")
     with pytest.raises(DataError, match=r"is a file\. Give a folder of images, or a table"):
         opened(tmp_path / "a.png")
 
 
 def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
-    """Guards against images that are lost between a table and its folder."""
+    """Guards against silently losing images that a table lists but its folder lacks, or the other way round."""
     root = listed(tmp_path / "a", ["x", "y"])
     (root / "photos" / "2.png").unlink()
     with pytest.raises(DataError, match=r"1 of 6 files in .*metadata.csv' do not exist: 'photos/2.png'"):
@@ -398,8 +405,8 @@ def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_file_name_does_not_move_the_labels_of_the_others(tmp_path: Path) -> None:
-    """Silent: the row was left out of the images but not of the labels, so each image got the label of the row above
-    it. Rows of spreadsheets that are empty as a whole are no rows."""
+    """Guards against leaving out a row for the images but not for the labels: each image got the label of the row above
+    it. Completely empty rows, as spreadsheets write them, must be ignored."""
     root = listed(tmp_path, ["x", "y"])
     header, *lines = (root / "metadata.csv").read_text().splitlines()
     (root / "metadata.csv").write_text("\n".join([header, ",x", *lines]))
@@ -413,7 +420,7 @@ def test_a_row_without_a_file_name_does_not_move_the_labels_of_the_others(tmp_pa
 
 
 def test_two_spellings_of_one_name(tmp_path: Path) -> None:
-    """Unclear: "'café' is not one of 'café'": macOS writes accents as letters of their own."""
+    """Guards against the error "'café' is not one of 'café'": macOS writes an accent as a separate character."""
     ours, theirs = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     for index in range(3):
         for split, name in (("train", ours), ("val", theirs)):
@@ -427,7 +434,8 @@ def test_two_spellings_of_one_name(tmp_path: Path) -> None:
 
 
 def test_one_picture_twice(tmp_path: Path) -> None:
-    """Silent: a label that must be wrong, and "gain of test accuracy" on images that were trained on."""
+    """Guards against an image with two labels, one of which must be wrong, and against reporting a gain of test
+    accuracy on images that were trained on."""
     root = animals(tmp_path / "a", 4)
     shutil.copy(root / "cat" / "01.jpg", root / "dog" / "copy.jpg")
     assert "1 image is labeled twice, with different labels: cat/01.jpg and dog/copy.jpg" in said(opened(root))
@@ -458,7 +466,7 @@ def values_of(found: RunImages) -> list[int]:
 
 
 def gray_png(values: Sequence[int], bits: int) -> bytes:
-    """Grayscale with fewer than 8 bits, which Pillow cannot write."""
+    """A grayscale PNG with fewer than 8 bits per pixel, which Pillow cannot write."""
     pixels = np.array(files.mask(values))
     rows = b""
     for row in pixels:
@@ -492,7 +500,7 @@ def gray_pgm(values: Sequence[int], largest: int) -> bytes:
     ],
 )
 def test_masks_are_not_stretched(content: bytes, name: str, expected: list[int], tmp_path: Path) -> None:
-    """Silent: 0, 1, 2, 3 of a 2-bit mask became 0, 85, 170 and void."""
+    """Guards against the class ids 0, 1, 2, 3 of a 2-bit mask becoming 0, 85, 170 and void."""
     found = opened(scenes(tmp_path, content, name), PIXELS)
     assert values_of(found) == expected and len(found.class_names) == expected[-1] + 1
 
@@ -515,7 +523,7 @@ def test_masks_are_not_stretched(content: bytes, name: str, expected: list[int],
 def test_kinds_of_masks(
     mask: Image.Image, name: str, options: dict[str, Any], message: str | None, tmp_path: Path
 ) -> None:
-    """Silent: ids of a lossy file, which are others near every edge."""
+    """Guards against using the class ids of a lossy file, which are wrong near every edge."""
     root = scenes(tmp_path, mask, name, **options)
     if message:
         with pytest.raises(DataError, match=message):
@@ -536,7 +544,7 @@ def test_kinds_of_masks(
     ],
 )
 def test_sparse_ids_are_refused_with_the_map(values: tuple[int, ...], message: str, tmp_path: Path) -> None:
-    """Silent: a model of 65,536 classes, of which three have pixels."""
+    """Guards against a model of 65,536 classes, of which only three have pixels."""
     root = scenes(tmp_path, files.mask(values, dtype=np.uint16), "{}.tif")
     with pytest.raises(DataError, match=message):
         opened(root, PIXELS)
@@ -574,7 +582,7 @@ def test_sparse_ids_are_refused_with_the_map(values: tuple[int, ...], message: s
 def test_maps_of_mask_values(
     values: tuple[int, ...], content: str | None, flags: dict[str, Any], classes: Any, expected: Any, tmp_path: Path
 ) -> None:
-    """Silent: a phantom class that nobody shows and every model can predict."""
+    """Guards against an extra class that no image shows and every model can predict."""
     root = scenes(tmp_path / "data", files.mask(values), count=4)
     if content:
         flags = flags | {"id2label": written(tmp_path / "map.json", content)}
@@ -614,7 +622,7 @@ PAINTED = Image.fromarray(COLORS[np.array(files.mask((0, 1, 2)))])
     ],
 )
 def test_masks_of_colors(table: str, classes: Any, expected: Any, tmp_path: Path) -> None:
-    """Guards the masks that most programs draw: a table says which class a color is."""
+    """Color masks, which most programs draw, must be read with a table that says which class a color stands for."""
     name, text = table.split(":", 1)
     flags = {"mask_colors": written(tmp_path / name, text)}
     root = scenes(tmp_path / "data", PAINTED)
@@ -627,7 +635,8 @@ def test_masks_of_colors(table: str, classes: Any, expected: Any, tmp_path: Path
 
 
 def test_suffix_band_and_turn(tmp_path: Path) -> None:
-    """Unclear: masks called `_mask`, ids in one channel of three, masks drawn before the turn of the EXIF data."""
+    """Masks called `_mask`, class ids in one channel of three, and masks drawn before the EXIF rotation must be read
+    with the right flag, or refused with a message that explains the cause."""
     root = scenes(tmp_path / "suffix", files.mask((0, 1, 2)), "{}_mask.png")
     with pytest.raises(DataError, match=r"have no mask of the same name .*end in '_mask': pass `mask_suffix=_mask`"):
         opened(root, PIXELS)
@@ -647,7 +656,7 @@ def test_suffix_band_and_turn(tmp_path: Path) -> None:
 
 
 def test_files_that_could_be_paired_in_two_ways(tmp_path: Path) -> None:
-    """Silent: of two masks of one image the one that came last was taken."""
+    """Guards against silently using the last of two masks of one image."""
     root = scenes(tmp_path / "a", files.mask((0, 1)))
     files.save(files.mask((1, 0)), root / "masks" / "0.tif")
     with pytest.raises(DataError, match=r"are masks for the same image. Remove one"):
@@ -674,7 +683,7 @@ REFUSED: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_three_hundred_files_of_twenty_kinds(tmp_path: Path) -> None:
-    """Silent: a file that is neither trained on, nor refused, nor reported as skipped."""
+    """Guards against a file that is neither trained on, nor refused, nor reported as skipped."""
     root = tmp_path / "data"
     kinds: dict[str, set[str]] = {"read": set(), "left out": set(), "refused": set(), "hidden": set()}
     number = 0

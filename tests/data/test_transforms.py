@@ -24,7 +24,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 def markers(height: int, width: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
-    """An image whose red and green are column and row; class and confidence say the same."""
+    """An image whose red and green channels are column and row; class and confidence encode the same position."""
     rows, columns = np.mgrid[0:height, 0:width]
     image = np.stack([columns, rows, np.zeros_like(rows)], axis=-1).astype(np.uint8)
     return Image.fromarray(image), rows * 1000 + columns, ((rows * 100 + columns) / 20_000).astype(np.float32)
@@ -45,7 +45,8 @@ def draws(view: ImageView, image: Image.Image, count: int) -> list[Tensor]:
 
 @pytest.mark.parametrize(("height", "width"), [(90, 70), (40, 110), (30, 20)])
 def test_image_mask_and_confidence_move_together(height: int, width: int) -> None:
-    """A mask scaled, cropped, flipped or padded unlike its image trains on wrong classes, silently."""
+    """Guards against a mask that is scaled, cropped, flipped or padded differently from its image: training would
+    silently use wrong classes."""
     image, mask, confidence = markers(height, width)
     view = PixelView(48)
     seen_padding = seen_flip = seen_straight = 0
@@ -60,7 +61,7 @@ def test_image_mask_and_confidence_move_together(height: int, width: int) -> Non
         assert ((green - rows).abs()[valid] <= 1.6).all()
         # Class and confidence come from exactly the same source pixel.
         torch.testing.assert_close(scores[valid], ((rows * 100 + columns) / 20_000).float()[valid])
-        # Padding is where the blue channel is gray: never a class, never confident, never elsewhere.
+        # Exactly the padding has a gray blue channel; it never has a class or a confidence.
         assert torch.equal(valid, pixels[2] == 0)
         assert (scores[~valid] == 0).all()
         seen_padding += int((~valid).any())
@@ -70,7 +71,8 @@ def test_image_mask_and_confidence_move_together(height: int, width: int) -> Non
 
 
 def test_mask_is_not_shifted_against_the_image_by_scaling() -> None:
-    """Nearest sampling without half-pixel centers lags the bilinear image by up to half a pixel."""
+    """Guards against nearest sampling without half-pixel centers, which shifts the mask by up to half a pixel against
+    the bilinear image."""
     image, mask, _ = markers(100, 100)
     shifts = []
     for seed in range(40):
@@ -95,7 +97,8 @@ def test_one_factor_scales_both_sides() -> None:
 
 
 def test_ids_confidences_and_types_survive_exactly() -> None:
-    """Ids interpolated or narrowed to 8 bit become other classes; scores narrowed to 16 bit become ties."""
+    """Guards against class ids that become other classes by interpolation or in 8 bits, and against confidences that
+    become ties in 16 bits."""
     mask = np.random.RandomState(1).choice([-100, 0, 7, 255, 65_535], (40, 50))
     confidence = np.random.RandomState(2).uniform(0.999, 1.0, (40, 50)).astype(np.float32)
     with seeded(3):
@@ -108,14 +111,15 @@ def test_ids_confidences_and_types_survive_exactly() -> None:
 
 
 def test_labeled_pixels_have_confidence_one() -> None:
-    """A labeled image without stored confidences must weigh 1, and its padding nothing."""
+    """A labeled image without stored confidences must have confidence 1, and its padding confidence 0."""
     with seeded(0):
         _, labels, scores = PixelView(32)(noise(20, 20), np.zeros((20, 20), dtype=np.int64))
     assert torch.equal(scores, (labels != -100).float())
 
 
 def test_photometric_augmentation_leaves_geometry_and_targets_alone() -> None:
-    """Colors may change, places may not: `strong` must draw the same geometry as `scale-crop-flip`."""
+    """The strong view may change colors but not positions: `strong` must draw the same geometry as
+    `scale-crop-flip`."""
     image, mask, confidence = markers(64, 64)
     changed = 0
     for seed in range(10):
@@ -132,7 +136,8 @@ def test_photometric_augmentation_leaves_geometry_and_targets_alone() -> None:
 @pytest.mark.parametrize("name", ["weak", "strong"])
 @pytest.mark.parametrize("shape", [(8, 8), (32, 32), (20, 47), (47, 20), (64, 80), (1, 1)])
 def test_any_image_becomes_a_view_in_range(name: str, shape: tuple[int, int]) -> None:
-    """Smaller, larger and oblong images: a view outside [0, 1] is normalized to nonsense further on."""
+    """Guards against views of smaller, larger and oblong images with values outside [0, 1], which normalization turns
+    into nonsense."""
     for view in draws(train_view(name, 32, CLASSIFICATION), noise(*shape), 25):
         assert view.shape == (3, 32, 32) and view.dtype == torch.float32 and type(view) is Tensor
         assert view.min() >= 0 and view.max() <= 1
@@ -149,7 +154,7 @@ def test_pixel_views_smaller_and_larger_than_the_image(name: str) -> None:
 
 
 def test_hflip_can_be_switched_off() -> None:
-    """Mirrored digits keep their label and teach nonsense."""
+    """Guards against flips that cannot be switched off: mirrored digits keep their label and teach nonsense."""
     left_bright = np.zeros((16, 16, 3), dtype=np.uint8)
     left_bright[:, :8] = 255
     image = Image.fromarray(left_bright)
@@ -163,7 +168,8 @@ def test_hflip_can_be_switched_off() -> None:
 
 @pytest.mark.parametrize("source", [8, 32])
 def test_strong_views_are_not_flat(source: int) -> None:
-    """B24: shifts in pixels, meant for large images, leave small ones one flat color with a label."""
+    """Guards against shifts by a number of pixels meant for large images (B24 in scripts/recipes/paper): they turn
+    small images into one flat color with a label."""
     view = train_view("strong", 32, CLASSIFICATION)
     flat = sum(bool(v.amax((1, 2)).sub(v.amin((1, 2))).max() < 0.02) for v in draws(view, noise(source, source), 400))
     assert flat == 0
@@ -171,7 +177,7 @@ def test_strong_views_are_not_flat(source: int) -> None:
 
 @pytest.mark.parametrize("size", [31, 48])
 def test_shifts_without_interpolation_are_the_same_shifts(size: int) -> None:
-    """Copying pixels instead of interpolating between them must save time alone, never change a view."""
+    """Copying pixels instead of interpolating between them must only save time and never change a view."""
     ours = ImageView(size, strong=True)
     stock = ImageView(size, strong=True)
     stock.colors = v2.RandAugment(2, 9, interpolation=v2.InterpolationMode.BILINEAR, fill=GRAY)
@@ -179,7 +185,8 @@ def test_shifts_without_interpolation_are_the_same_shifts(size: int) -> None:
 
 
 def test_views_are_pure_functions_of_the_seed() -> None:
-    """Exact resume and independent ranks need: same seed, same view, whatever happened before."""
+    """The same seed must give the same view, whatever was drawn before: exact resume and independent processes depend
+    on it."""
     image, mask, confidence = markers(40, 40)
     for view in (ImageView(24), ImageView(24, strong=True)):
         first = draws(view, image, 12)
@@ -195,7 +202,8 @@ def test_views_are_pure_functions_of_the_seed() -> None:
 
 
 def test_no_other_generator_is_read_and_the_callers_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's and NumPy's are not reseeded per sample; torch.manual_seed would reset the GPU's dropout."""
+    """Guards against reseeding Python's and NumPy's generators for each sample, and against torch.manual_seed, which
+    would reset the GPU's dropout."""
 
     def forbidden(seed: int) -> None:
         raise AssertionError("torch.manual_seed also seeds every accelerator")
@@ -211,7 +219,8 @@ def test_no_other_generator_is_read_and_the_callers_is_given_back(monkeypatch: p
 
 
 def test_the_callers_generator_is_given_back_after_an_error() -> None:
-    """A corrupt image inside the block must not leave the training loop on the sample's stream."""
+    """Guards against the training loop drawing from a sample's random generator after an error, such as a corrupt
+    image."""
     state = torch.get_rng_state()
     with pytest.raises(RuntimeError), seeded(1):
         raise RuntimeError
@@ -219,7 +228,8 @@ def test_the_callers_generator_is_given_back_after_an_error() -> None:
 
 
 def test_seed_for_separates_what_numpy_alone_would_merge() -> None:
-    """SeedSequence([1]) == SeedSequence([1, 0]): members and draws would silently share augmentations."""
+    """Guards against equal seeds for different inputs: SeedSequence([1]) == SeedSequence([1, 0]), so models and draws
+    would silently share augmentations."""
     parts = [(), (0,), (1,), (1, 0), (0, 1), (2**32,), (1, 0, 0), (0, 0, 1), (42, 1, 7), (42, 7, 1)]
     assert len({seed_for(*p) for p in parts}) == len(parts)
     assert len({seed_for(0, member, draw, 3) for member in (0, 1) for draw in range(500)}) == 1000
@@ -228,12 +238,13 @@ def test_seed_for_separates_what_numpy_alone_would_merge() -> None:
 
 
 def test_seed_for_is_the_same_everywhere() -> None:
-    """A seed that depends on process or platform (as hash() does) makes a resumed run draw other views."""
+    """Guards against a seed that depends on the process or platform (as hash() does): a resumed run would draw other
+    views."""
     assert seed_for(42, 1, 2**40) == 1109478786332418209
 
 
 def test_bad_input_is_named() -> None:
-    """Each error says what was given, before the tensors are misread."""
+    """Guards against misreading wrong input: each error must say what was given."""
     with pytest.raises(ValueError, match=r"scale-crop-flip.*image-classification.*weak, strong"):
         train_view("scale-crop-flip", 32, CLASSIFICATION)
     with pytest.raises(ValueError, match="'detection'"):

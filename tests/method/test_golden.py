@@ -1,4 +1,4 @@
-"""The official code's own numbers: a wrong case, denominator, tie rule or index shows here first."""
+"""The official code's own numbers: a wrong case, denominator, tie rule or index fails here first."""
 
 from typing import Any
 
@@ -34,14 +34,14 @@ def first(count: int, total: int) -> Tensor:
 
 
 def online_targets(logits: Tensor, labels: Tensor, is_pseudo: Tensor, threshold: float, ignore_index: int) -> Tensor:
-    """Live self labels where the model is sure enough, for the pseudo-labeled samples."""
+    """The model's own current predictions as labels of the pseudo-labeled samples, where it is confident enough."""
     own, confidence, _ = pseudo_label(logits)
     own = torch.where(confidence > threshold, own, ignore_index)
     return torch.where(is_pseudo.view(-1, 1, 1), own, labels)
 
 
 def settings(name: str, gamma1: float, gamma2: float) -> dict[str, Any]:
-    """The official loss class of this name in our three knobs."""
+    """The official loss class of this name, as three settings of ours."""
     if name.startswith("naive"):
         return {"gamma1": 5.0, "gamma2": 5.0, "positive_disagree": "keep"}
     if name.startswith("online") or gamma1 == gamma2 == 0:
@@ -98,7 +98,7 @@ def test_image_losses(case: str, golden: dict[str, Any], golden_tensors: dict[st
     out = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, **knobs)
     out.loss.backward()
 
-    # With both exponents 0 the official denominator has the number of classes in it; the mean is meant.
+    # With both exponents 0, the official code also divides by the number of classes; the plain mean is expected.
     classes = logits.shape[1] if case == "image_03" else 1
     close(out.loss.detach(), expected["loss"] * classes)
     close(out.unweighted_loss, expected["mean_cross_entropy"])
@@ -158,7 +158,8 @@ def pixel_stream() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     ],
 )
 def test_pixel_stream(case: str, name: str, gamma1: float, gamma2: float, paper_golden: dict[str, Any]) -> None:
-    """G1 to G5, G8 to G10; the norms would show a wrong gradient behind a right loss."""
+    """Guards against a wrong gradient behind a correct loss: the norms of the gradient must match the official code,
+    too."""
     expected = paper_golden[case]
     logits, labels, confidence, is_pseudo = pixel_stream()
     if name == "online":
@@ -176,7 +177,7 @@ def test_pixel_stream(case: str, name: str, gamma1: float, gamma2: float, paper_
 
 
 def test_labels_alone_are_the_plain_mean(paper_golden: dict[str, Any]) -> None:
-    """G5 the other way: no pseudo-labeled sample switches every weight off, whatever the exponents."""
+    """Without a pseudo-labeled sample, the loss must be the plain mean, whatever the exponents."""
     logits, labels, confidence, is_pseudo = pixel_stream()
     out = dynamic_mutual_loss(
         logits, labels, confidence, torch.zeros_like(is_pseudo), gamma1=5, gamma2=5, ignore_index=255
@@ -185,7 +186,8 @@ def test_labels_alone_are_the_plain_mean(paper_golden: dict[str, Any]) -> None:
 
 
 def test_tie_goes_to_negative_disagree(paper_golden: dict[str, Any]) -> None:
-    """G6: equal confidence is not a win; with the other reading the unit would silently be dropped."""
+    """Equal confidence must count as negative disagreement; as positive disagreement, the unit would silently be
+    dropped."""
     logits = torch.tensor([[1.0, 0.0]]).view(1, 2, 1, 1)
     confidence = logits.softmax(1).max(1).values
     labels, is_pseudo = torch.ones(1, 1, 1, dtype=torch.int64), torch.tensor([True])
@@ -205,7 +207,8 @@ def image_stream() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("steps_done", [0, 1, 49, 98, 99])
 def test_image_stream_mixup(steps_done: int, paper_golden: dict[str, Any]) -> None:
-    """G11 to G14: ramp, weights of the clean pass, mixed weight x mixed loss and its gradient."""
+    """The ramp, the weights of the clean pass, and the mixed weight times the mixed loss must match the official code,
+    with its gradient."""
     expected = paper_golden[f"cls_mixup_after_{steps_done}_steps"]
     logits, labels, confidence, is_pseudo, mixed, permutation = image_stream()
     assert labels.tolist() == paper_golden["hard"]
@@ -229,7 +232,8 @@ def test_image_stream_mixup(steps_done: int, paper_golden: dict[str, Any]) -> No
 
 @pytest.mark.parametrize(("case", "gamma"), [("cls_plain_g4", 4.0), ("cls_plain_g0", 0.0)])
 def test_image_stream_plain(case: str, gamma: float, paper_golden: dict[str, Any]) -> None:
-    """G15; at exponent 0 the official figure is divided by the 6 classes once too often."""
+    """The loss must match the official code; at exponent 0, the official figure is divided by the 6 classes once too
+    often."""
     expected = paper_golden[case]
     logits, labels, confidence, is_pseudo, _, _ = image_stream()
     logits.requires_grad_()
@@ -244,7 +248,7 @@ def test_image_stream_plain(case: str, gamma: float, paper_golden: dict[str, Any
 
 
 def test_ramp_of_ten_steps() -> None:
-    """G17: the official code uses the full exponent once, before its ramp begins."""
+    """The official code uses the full exponent once, before its ramp begins."""
     official = [4, 0.16305, 0.34517, 0.6612, 1.14602, 1.79732, 2.55051, 3.27492, 3.80492, 4]
     close(
         torch.tensor([4 * gaussian_ramp(i, 10, official=True) for i in range(10)]),
@@ -263,7 +267,7 @@ def test_image_selection(ratio: str, golden: dict[str, Any], golden_tensors: dic
     confidence = pseudo_label(golden_tensors["rank_01.logits"])[1]
     mask = select_top_ratio(confidence, float(ratio), rule="official")
     assert int(mask.sum()) == expected["num_selected"]
-    # Kept is what is strictly above the official threshold, which is itself one of the values.
+    # Only images strictly above the official threshold, which is itself one of the confidences, are kept.
     assert confidence[mask].min() > expected["threshold"] - 1e-6
     if not mask.all():
         close(confidence[~mask].max(), expected["threshold"])
@@ -285,13 +289,13 @@ def test_image_selection(ratio: str, golden: dict[str, Any], golden_tensors: dic
     ],
 )
 def test_official_image_counts(count: int, ratio: float, kept: int) -> None:
-    """G19: two too few as a rule, almost all for a tiny set."""
+    """The official rule keeps two images too few as a rule, but almost all of a tiny set."""
     confidence = torch.randperm(count, generator=torch.Generator().manual_seed(0)).double() / count
     assert int(select_top_ratio(confidence, ratio, rule="official").sum()) == kept
 
 
 def test_official_selection_of_saturated_confidences() -> None:
-    """Half of 1000 images tie at 1.0: the official rule keeps none, ours exactly the ratio."""
+    """When half of 1000 images tie at 1.0, the official rule keeps none, and ours keeps exactly the label ratio."""
     confidence = torch.cat([torch.ones(500), torch.linspace(0, 0.9, 500)])
     assert int(select_top_ratio(confidence, 0.2, rule="official").sum()) == 0
     assert int(select_top_ratio(confidence, 0.2).sum()) == 200
@@ -321,7 +325,8 @@ def test_pixel_selection(case: str, ratio: str, golden: dict[str, Any], golden_t
 @pytest.mark.parametrize("every", [1, 16])
 @pytest.mark.parametrize("ratio", ["0.2", "0.6", "1.0"])
 def test_pixel_selection_stream(ratio: str, every: int, paper_golden: dict[str, Any]) -> None:
-    """G20: thresholds and kept pixels per class, with the rule that keeps all of a rare class."""
+    """Thresholds and kept pixels per class must match the official code, whose rule keeps all pixels of a rare
+    class."""
     expected = paper_golden[f"cb_r{ratio}_ds{every}"]
     logits = torch.from_numpy((RandomState(20).randn(3, 4, 20, 30) * 3).astype(np.float32))
     logits[:, 3] -= 4

@@ -1,4 +1,5 @@
-"""The dynamic mutual loss against closed forms, a naive reference and what must not change it."""
+"""The dynamic mutual loss, compared with closed forms and a naive reference, and under changes that must not affect
+it."""
 
 import math
 from typing import Any, Literal
@@ -19,7 +20,7 @@ RULES: list[Rule] = ["drop", "keep", "flip"]
 def batch(
     n: int = 4, num_classes: int = 5, size: tuple[int, ...] = (3, 6), seed: int = 0, scale: float = 2.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random units with every case in them; about a tenth is ignored, the last sample is labeled."""
+    """Random units (images or pixels) with every case in them; about a tenth is ignored, the last sample is labeled."""
     g = torch.Generator().manual_seed(seed)
     logits = (torch.randn(n, num_classes, *size, generator=g) * scale).requires_grad_()
     labels = torch.randint(num_classes, (n, *size), generator=g)
@@ -37,7 +38,7 @@ def naive(
     gamma2: float,
     rule: Rule,
 ) -> tuple[Tensor, Tensor]:
-    """The table of the method unit by unit, in float64 and with autograd's own cross-entropy."""
+    """The method's table applied unit by unit, in float64 and with autograd's own cross-entropy."""
     z = logits.double().movedim(1, -1).reshape(-1, logits.shape[1])
     p = z.detach().softmax(1)
     pseudo = is_pseudo.view(-1, *[1] * (labels.dim() - 1)).expand(labels.shape).flatten().tolist()
@@ -63,7 +64,8 @@ def naive(
 @pytest.mark.parametrize("size", [(), (7,), (3, 6)])
 @pytest.mark.parametrize(("gamma1", "gamma2"), [(5.0, 5.0), (0.5, 2.0), (0.0, 0.0), (0.0, 3.0)])
 def test_matches_the_unit_by_unit_reference(rule: Rule, size: tuple[int, ...], gamma1: float, gamma2: float) -> None:
-    """Loss, weights and the hand-made gradient; one rule for images, sequences and pixels."""
+    """Loss, weights and the hand-written gradient must match the reference, by one rule for images, sequences and
+    pixels."""
     logits, labels, confidence, is_pseudo = batch(n=6, size=size)
     out = dynamic_mutual_loss(
         logits, labels, confidence, is_pseudo, gamma1=gamma1, gamma2=gamma2, positive_disagree=rule
@@ -87,7 +89,8 @@ def test_matches_the_unit_by_unit_reference(rule: Rule, size: tuple[int, ...], g
 def test_cases_partition_the_pseudo_units(
     seed: int, num_classes: int, gammas: tuple[float, float], rule: Rule, scale: float
 ) -> None:
-    """A unit counted twice or never would leave every figure of the telemetry plausible."""
+    """Guards against a unit that is counted twice or never: every figure of the telemetry would still look
+    plausible."""
     logits, labels, confidence, is_pseudo = batch(3, num_classes, (4, 2), seed, scale)
     out = dynamic_mutual_loss(
         logits, labels, confidence, is_pseudo, gamma1=gammas[0], gamma2=gammas[1], positive_disagree=rule
@@ -104,7 +107,8 @@ def test_cases_partition_the_pseudo_units(
 
 
 def test_closed_form() -> None:
-    """Two classes with p = (3/4, 1/4): agree, negative and positive disagreement, and a labeled sample."""
+    """Two classes with p = (3/4, 1/4), computed by hand: agreement, negative and positive disagreement, and a labeled
+    sample."""
     logits = torch.tensor([[math.log(3.0), 0.0]] * 4, requires_grad=True)
     labels, confidence = torch.tensor([0, 1, 1, 1]), torch.tensor([0.9, 0.8, 0.6, 0.0])
     out = dynamic_mutual_loss(
@@ -124,7 +128,7 @@ def test_closed_form() -> None:
 
 
 def test_flip_trains_the_own_argmax() -> None:
-    """The flipped unit must pull its new target up; with the old target the gradient's sign is the other."""
+    """Guards against training a flipped unit on its old target: the gradient would have the opposite sign."""
     logits = torch.tensor([[2.0, 0.0, 0.0]], requires_grad=True)
     out = dynamic_mutual_loss(
         logits,
@@ -142,7 +146,7 @@ def test_flip_trains_the_own_argmax() -> None:
 
 
 def test_zero_probability_to_the_power_zero_is_one() -> None:
-    """0 ** 0: computed as exp(0 * -inf) the weight, and then the loss, would be NaN."""
+    """Guards against computing 0 ** 0 as exp(0 * -inf): the weight, and then the loss, would be NaN."""
     logits = torch.tensor([[500.0, 0.0], [float("-inf"), 0.0]], requires_grad=True)
     labels, confidence = torch.tensor([1, 0]), torch.ones(2)
     for gamma in (0.0, torch.tensor(0.0)):
@@ -151,7 +155,8 @@ def test_zero_probability_to_the_power_zero_is_one() -> None:
 
 
 def test_an_impossible_label_of_weight_zero_costs_nothing() -> None:
-    """A class masked with -inf: weight 0 times an infinite cross-entropy is NaN, for the whole batch."""
+    """Guards against NaN for the whole batch when a class is masked with -inf: weight 0 times an infinite
+    cross-entropy."""
     logits = torch.tensor([[float("-inf"), 0.0, 0.0], [1.0, 0.0, 0.0]], requires_grad=True)
     labels, confidence = torch.tensor([0, 0]), torch.tensor([0.9, 0.9])
     out = dynamic_mutual_loss(logits, labels, confidence, torch.ones(2).bool(), gamma1=5.0, gamma2=5.0)
@@ -161,7 +166,8 @@ def test_an_impossible_label_of_weight_zero_costs_nothing() -> None:
 
 
 def test_all_ignored_is_zero_with_zero_gradient() -> None:
-    """G7: 0/0 would make the whole model NaN in one step; a detached 0 would break DDP's reduction."""
+    """Guards against 0/0 when everything is ignored, which makes the whole model NaN in one step, and against a
+    detached 0, which breaks DDP's reduction."""
     logits, labels, confidence, is_pseudo = batch()
     out = dynamic_mutual_loss(logits, torch.full_like(labels, -100), confidence, is_pseudo, gamma1=5.0, gamma2=5.0)
     out.loss.backward()
@@ -170,7 +176,8 @@ def test_all_ignored_is_zero_with_zero_gradient() -> None:
 
 
 def test_ignored_units_do_not_matter() -> None:
-    """Whatever stands under an ignored label, even a padding confidence of 255 or a masked class."""
+    """Whatever is stored under an ignored label must not matter, even a confidence of 255 from padding or a masked
+    class."""
     logits, labels, confidence, is_pseudo = batch()
     a = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, gamma1=1.0, gamma2=1.0)
     ignored = labels == -100
@@ -205,7 +212,8 @@ def figures(out: Any) -> list[float]:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_invariances(rule: Rule) -> None:
-    """Order of the samples, pixels as images, a constant added to the logits, and memory layout."""
+    """The order of the samples, pixels passed as images, a constant added to the logits, and the memory layout must not
+    change the figures."""
     logits, labels, confidence, is_pseudo = batch(n=5, size=(4, 3))
     knobs: dict[str, Any] = {"gamma1": 2.0, "gamma2": 0.7, "positive_disagree": rule}
     expected = pytest.approx(figures(dynamic_mutual_loss(logits, labels, confidence, is_pseudo, **knobs)), rel=1e-5)
@@ -226,7 +234,8 @@ def test_invariances(rule: Rule) -> None:
 
 
 def test_processes_add_up() -> None:
-    """Scaled by its own `valid`, the loss of two shards is the loss of the batch, whatever each ignores."""
+    """The losses of two shards, each multiplied by its own `valid`, must add up to the loss of the batch, whatever each
+    shard ignores."""
     logits, labels, confidence, is_pseudo = batch(n=4)
     labels[0] = -100
     whole = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, gamma1=1.0, gamma2=1.0)
@@ -240,7 +249,8 @@ def test_processes_add_up() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_any_dtype_is_computed_in_float32(dtype: torch.dtype) -> None:
-    """Half-precision sums over pixels would lose most of a batch; the result is that of the upcast logits."""
+    """Guards against half-precision sums over pixels, which lose most of a batch; the result must be the same as for
+    logits cast to float32."""
     logits, labels, confidence, is_pseudo = batch(size=(16, 16))
     rounded = logits.detach().to(dtype).requires_grad_()
     reference = rounded.detach().float().requires_grad_()
@@ -255,7 +265,7 @@ def test_any_dtype_is_computed_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_autocast_changes_nothing() -> None:
-    """Under autocast an op on the half list would round the log-sum-exp."""
+    """Guards against autocast running an operation in half precision, which would round the log-sum-exp."""
     logits, labels, confidence, is_pseudo = batch()
     outside = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, gamma1=5.0, gamma2=1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -265,7 +275,8 @@ def test_autocast_changes_nothing() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_extreme_logits_stay_finite(rule: Rule) -> None:
-    """Logits of +-1e4 overflow an unshifted exp; a cross-entropy of 2e4 times a weight of 0 must be 0."""
+    """Guards against logits of +-1e4 overflowing an unshifted exp; a cross-entropy of 2e4 times a weight of 0 must be
+    0."""
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [-1e4, -1e4, -1e4]], requires_grad=True)
     labels, confidence, is_pseudo = (
         torch.tensor([0, 0, 2]),
@@ -281,7 +292,8 @@ def test_extreme_logits_stay_finite(rule: Rule) -> None:
 
 
 def test_nearly_certain_units_keep_their_gradient() -> None:
-    """p - 1 in float32 is 0 or one rounding step at p = 1 - 1e-9; the true gradient is -1e-9."""
+    """Guards against computing p - 1 in float32: at p = 1 - 1e-9 it is 0 or one rounding step, but the true gradient is
+    -1e-9."""
     logits = torch.tensor([[20.7232658, 0.0]], requires_grad=True)
     one, yes = torch.ones(1), torch.ones(1).bool()
     dynamic_mutual_loss(logits, torch.tensor([0]), one, yes, gamma1=0.0, gamma2=0.0).loss.backward()
@@ -290,7 +302,7 @@ def test_nearly_certain_units_keep_their_gradient() -> None:
 
 
 def test_backward_can_be_repeated() -> None:
-    """A gradient built in place of something saved would be wrong, silently, the second time."""
+    """Guards against overwriting a saved tensor with the gradient: the second backward pass would be silently wrong."""
     logits, labels, confidence, is_pseudo = batch()
     loss = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, gamma1=1.0, gamma2=1.0).loss
     once = torch.autograd.grad(loss, logits, retain_graph=True)[0]
@@ -299,7 +311,8 @@ def test_backward_can_be_repeated() -> None:
 
 
 def test_only_the_loss_carries_gradient() -> None:
-    """Weights with a gradient would be minimized themselves: the model would learn to doubt."""
+    """Guards against weights with a gradient: they would be minimized themselves, so the model would learn to be less
+    confident."""
     logits, labels, confidence, is_pseudo = batch()
     confidence.requires_grad_()
     out = dynamic_mutual_loss(logits, labels, confidence, is_pseudo, gamma1=1.0, gamma2=1.0)
@@ -310,7 +323,8 @@ def test_only_the_loss_carries_gradient() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_never_waits_for_the_device(rule: Rule) -> None:
-    """Meta tensors have no values: an .item(), a boolean-mask index or an `if tensor` raises on them."""
+    """Guards against waiting for the device: meta tensors have no values, so an .item(), a boolean-mask index or an `if
+    tensor` raises on them."""
     logits, labels, confidence, is_pseudo = (x.detach().to("meta").requires_grad_(x.requires_grad) for x in batch())
     for gamma in (5.0, torch.tensor(5.0, device="meta")):
         out = dynamic_mutual_loss(
@@ -321,7 +335,8 @@ def test_never_waits_for_the_device(rule: Rule) -> None:
 
 
 def test_compiles_whole_and_once() -> None:
-    """No graph break, equal figures and gradients, and no new compilation when the exponents ramp."""
+    """The loss must compile without a graph break, with equal figures and gradients, and not be compiled again when the
+    exponents ramp."""
     logits, labels, confidence, is_pseudo = batch()
 
     def step(z: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -360,7 +375,7 @@ WRONG_CALLS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG_CALLS)
 def test_refuses_what_would_broadcast_or_index_silently(change: dict[str, Any], message: str) -> None:
-    """Labels (4, 1) against (4, 3, 6) units would broadcast to a plausible loss."""
+    """Guards against wrong shapes that broadcast: labels (4, 1) against (4, 3, 6) units would give a plausible loss."""
     logits, labels, confidence, is_pseudo = batch()
     call: dict[str, Any] = {
         "logits": logits,

@@ -14,7 +14,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_draws_are_a_function_of_the_generator() -> None:
-    """A draw from a global stream would differ between a resumed run and the one it continues."""
+    """Guards against draws from a global generator, which would differ between a resumed run and the one it
+    continues."""
     lam, permutation = draw_mixup(16, 0.75, generator=generator(3))
     torch.manual_seed(99)
     again, same = draw_mixup(16, 0.75, generator=generator(3))
@@ -26,7 +27,7 @@ def test_draws_are_a_function_of_the_generator() -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 0.75, 4.0])
 def test_ratios_are_beta_distributed(alpha: float) -> None:
-    """Mean 1/2 and variance 1 / (8 alpha + 4); keep_max folds the upper half."""
+    """The ratio must have mean 1/2 and variance 1 / (8 alpha + 4); `keep_max` must fold it into the upper half."""
     g = generator()
     draws = torch.tensor([draw_mixup(1, alpha, generator=g, keep_max=False)[0] for _ in range(4000)])
     assert draws.mean().item() == pytest.approx(0.5, abs=0.03)
@@ -43,7 +44,8 @@ def test_mix_keeps_dtype_and_shape() -> None:
 
 
 def test_rejected_labels_pull_only_when_weights_are_mixed() -> None:
-    """The official form's leak: weights (0, 1), lam 0.7, and row 0 still learns its rejected class."""
+    """With weights (0, 1) and lam 0.7, the official form ("mixed") still trains row 0 on its rejected class; "per_term"
+    must not."""
     labels, weights, permutation = torch.tensor([0, 1]), torch.tensor([0.0, 1.0]), torch.tensor([1, 0])
     gradients = {}
     for weighting in ("mixed", "per_term"):
@@ -88,7 +90,7 @@ def test_ratio_one_is_the_plain_weighted_loss() -> None:
 
 
 def test_ignored_labels_add_no_term() -> None:
-    """Row 0 has no label: only the other row's label counts, in its own row and in row 0's mixture."""
+    """Row 0 has no label, so only the label of row 1 may count: in its own row and in the mixture of row 0."""
     logits = torch.randn(2, 3, generator=generator()).requires_grad_()
     labels, weights, permutation = torch.tensor([-100, 1]), torch.tensor([0.0, 1.0]), torch.tensor([1, 0])
     loss = mixup_loss(logits, labels, weights, 0.7, permutation, weighting="per_term")
@@ -99,7 +101,7 @@ def test_ignored_labels_add_no_term() -> None:
 
 
 def test_never_waits_for_the_device() -> None:
-    """Meta tensors have no values to read."""
+    """Guards against waiting for the device: meta tensors have no values, so reading one raises."""
     logits = torch.zeros(4, 3, device="meta", requires_grad=True)
     labels, weights = torch.zeros(4, dtype=torch.int64, device="meta"), torch.ones(4, device="meta")
     mixup_loss(logits, labels, weights, 0.7, torch.zeros(4, dtype=torch.int64, device="meta")).backward()

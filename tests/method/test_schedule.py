@@ -1,4 +1,4 @@
-"""Phases follow from counts alone; a step too many or few shifts the schedule of every later phase."""
+"""Phases are planned from counts alone; one step too many or too few shifts the schedule of every later phase."""
 
 import math
 from typing import Any
@@ -24,7 +24,8 @@ def plan(**changes: Any) -> list[Phase]:
 
 
 def test_image_phases_grow_with_the_ratio() -> None:
-    """ceil(epochs x max(1, round(r x unlabeled)) / pseudo batch); phase 0 has labeled batches only."""
+    """A phase must have ceil(epochs x max(1, round(ratio x unlabeled)) / pseudo batch) steps; phase 0 has labeled
+    batches only."""
     assert plan() == [
         Phase(0, None, 32),
         Phase(1, 0.2, 17),
@@ -36,7 +37,8 @@ def test_image_phases_grow_with_the_ratio() -> None:
 
 
 def test_pixel_phases_use_every_image() -> None:
-    """The ratio is one of pixels: shortening the phase by it too would train a fifth of the images."""
+    """Guards against also shortening a phase by a label ratio of pixels: it would train on only a fifth of the
+    images."""
     assert [phase.steps for phase in plan(select_units="pixels")] == [32, 84, 84, 84, 84, 84]
 
 
@@ -50,13 +52,14 @@ def test_pixel_phases_use_every_image() -> None:
     ],
 )
 def test_published_sizes(unlabeled: int, epochs: int, ratio: float, batch: int, steps: int) -> None:
-    """Close to the official counts, which round up per epoch and select two images fewer."""
+    """The steps of the published runs are close to the official counts, which round up per epoch and select two images
+    fewer."""
     phases = plan(num_unlabeled=unlabeled, phase_epochs=epochs, label_ratios=[ratio], pseudo_batch_size=batch)
     assert phases[1].steps == steps
 
 
 def test_caps_and_degenerate_runs() -> None:
-    """At least one image is selected, at least one step is made, and a cap holds for every phase."""
+    """At least one image must be selected, at least one step made, and a cap must hold for every phase."""
     assert [phase.steps for phase in plan(max_steps=5)] == [5] * 6
     assert plan(num_unlabeled=1, phase_epochs=0.01)[1] == Phase(1, 0.2, 1)
     assert plan(label_ratios=(), num_unlabeled=0) == [Phase(0, None, 32)]
@@ -65,7 +68,7 @@ def test_caps_and_degenerate_runs() -> None:
 
 
 def test_whole_products_are_not_rounded_up() -> None:
-    """2.2 * 100 is 220.00000000000003 in floats: a naive ceil adds a step."""
+    """Guards against a naive ceil that adds a step: 2.2 * 100 is 220.00000000000003 in floats."""
     assert plan(label_ratios=[1.0], num_unlabeled=100, phase_epochs=2.2, pseudo_batch_size=4)[1].steps == 55
 
 
@@ -91,7 +94,7 @@ def test_refuses_impossible_runs(change: dict[str, Any], message: str) -> None:
 
 
 def test_ramp_rises_to_one_and_stays() -> None:
-    """Ending below 1 would never use the exponents that were asked for."""
+    """Guards against a ramp that ends below 1 and never uses the requested exponents."""
     values = [gaussian_ramp(step, 100) for step in range(100)]
     assert values == sorted(values) and values[-1] == 1.0
     assert values[0] == pytest.approx(math.exp(-5 * 0.99**2)) and values[49] == pytest.approx(math.exp(-1.25))

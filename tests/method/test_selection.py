@@ -24,7 +24,7 @@ RATIOS = st.one_of(st.sampled_from([0.2, 0.4, 0.6, 0.8, 1.0]), st.floats(0.001, 
 
 
 def sharp_logits(margin: float, shape: tuple[int, ...] = (4, 5, 60, 70), seed: int = 0) -> Tensor:
-    """A fine-tuned model's: one class leads by `margin` on average, so most confidences round to 1."""
+    """Logits of a fine-tuned model: one class leads by `margin` on average, so most confidences round to 1."""
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(shape, generator=g)
     winner = torch.randint(shape[1], (shape[0], 1, *shape[2:]), generator=g)
@@ -48,7 +48,8 @@ def test_pseudo_labels_are_the_softmax_winner(shape: tuple[int, ...], dtype: tor
 
 
 def test_doubt_is_exact_where_confidence_is_one() -> None:
-    """1 - confidence is 0 from a margin of 17 on; half of a sharp model's pixels would then tie."""
+    """Guards against computing the doubt as 1 - confidence, which is 0 from a margin of 17 on: half of a confident
+    model's pixels would tie."""
     margins = torch.tensor([5.0, 17.0, 18.0, 40.0, 80.0])
     logits = torch.stack([margins, torch.zeros(5)], dim=1)
     _, confidence, doubt = pseudo_label(logits)
@@ -62,7 +63,8 @@ def test_doubt_is_exact_where_confidence_is_one() -> None:
 @settings(max_examples=100, deadline=None)
 @given(count=st.integers(1, 300), ratio=RATIOS, levels=st.integers(1, 400), seed=st.integers(0, 2**31))
 def test_exact_selection_keeps_exactly_the_ratio(count: int, ratio: float, levels: int, seed: int) -> None:
-    """However many images tie; what is kept is never below what is left out."""
+    """Exactly the label ratio must be kept, however many images tie, and nothing kept may be less confident than
+    anything left out."""
     g = torch.Generator().manual_seed(seed)
     confidence = torch.randint(levels, (count,), generator=g) / levels
     mask = select_top_ratio(confidence, ratio)
@@ -75,7 +77,8 @@ def test_exact_selection_keeps_exactly_the_ratio(count: int, ratio: float, level
 
 
 def test_doubt_ranks_what_confidence_cannot() -> None:
-    """All confidences are 1.0: ranked by them, the first images of the data set (one class) are selected."""
+    """Guards against ranking by confidence when it is mostly 1.0: the first images of the data set (one class)
+    would be selected."""
     _, confidence, doubt = pseudo_label(sharp_logits(40.0, shape=(200, 4)))
     assert (confidence == 1).float().mean() > 0.8
     mask = select_top_ratio(-doubt, 0.2)
@@ -102,7 +105,8 @@ def test_ratios_outside_are_refused(ratio: float) -> None:
 
 
 def test_diverged_models_are_not_ranked() -> None:
-    """NaN sorts above everything: a diverged model's worst images would be selected first."""
+    """Guards against ranking NaN, which sorts above everything: a diverged model's worst images would be selected
+    first."""
     values = torch.tensor([0.5, float("nan"), 0.7])
     with pytest.raises(ValueError, match="1 of 3 confidences are NaN"):
         select_top_ratio(values, 0.5)
@@ -140,7 +144,7 @@ def test_wrong_arguments_are_named() -> None:
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(0, 400), ratio=RATIOS, num_classes=st.integers(1, 6), seed=st.integers(0, 2**31))
 def test_every_class_keeps_its_ratio(count: int, ratio: float, num_classes: int, seed: int) -> None:
-    """Ranked together instead, a hard class would lose all its pixels to an easy one."""
+    """Guards against ranking all classes together: a hard class would lose all its pixels to an easy one."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_classes, (count,), generator=g)
     confidence = (torch.randperm(count, generator=g) + 1) / (count + 1) / (labels + 1)  # distinct within a class
@@ -152,7 +156,8 @@ def test_every_class_keeps_its_ratio(count: int, ratio: float, num_classes: int,
 
 
 def test_unseen_classes_and_ratio_one_keep_all() -> None:
-    """A class the sample missed is rare: a threshold of 1 or inf would ban it for the whole phase."""
+    """Guards against a threshold of 1 or inf for a class that is missing in the sample because it is rare: it would be
+    excluded for the whole phase."""
     values, labels = torch.tensor([0.9, 0.3]), torch.tensor([0, 0])
     assert class_balanced_thresholds(values, labels, 3, 0.5).tolist() == pytest.approx([0.9, 0.0, 0.0])
     assert class_balanced_thresholds(values, labels, 3, 1.0).tolist() == [0.0, 0.0, 0.0]
@@ -170,19 +175,19 @@ def test_codes_keep_the_order(doubts: list[float]) -> None:
     assert (codes.diff() <= 0).all()
     confidence = decode_confidence(codes)
     assert (confidence.diff() <= 0).all() and confidence.min() >= 0 and confidence.max() <= 1
-    # The step is at most 1/512 of the doubt, and the middle is at most half a step away.
+    # A bin is at most 1/512 of the doubt wide, and its middle is at most half of that away.
     assert ((1 - confidence.double()) - doubt.double()).abs().le(doubt / 1000 + 1e-7).all()
 
 
 def test_codes_tell_apart_what_a_linear_code_cannot() -> None:
-    """Linear 16 bit, float16 and 8 bit call all of these 1.0."""
+    """Guards against codes that make all of these confidences 1.0, as linear 16-bit, float16 and 8-bit codes do."""
     doubt = torch.tensor([1e-5, 1e-7, 1e-9, 1e-12, 1e-20, 1e-30])
     assert (encode_confidence(doubt=doubt).diff() > 0).all()
     assert (1 - doubt).half().unique().numel() == 1
 
 
 def test_codes_survive_unsigned_storage() -> None:
-    """The store writes uint16; every code must come back, and encode again to itself."""
+    """The store writes codes as uint16: each must still decode to the same confidence."""
     codes = torch.arange(CONFIDENCE_CODES, dtype=torch.int32)
     assert torch.equal(decode_confidence(codes.to(torch.uint16)), decode_confidence(codes))
     assert encode_confidence(torch.tensor([0.0, 1.0])).tolist() == [511, 65535]
@@ -194,7 +199,7 @@ def test_codes_survive_unsigned_storage() -> None:
 @pytest.mark.parametrize("margin", [2.0, 12.0, 25.0, 60.0])
 @pytest.mark.parametrize("ratio", [0.2, 0.6])
 def test_sharp_models_keep_their_ratio_per_class(margin: float, ratio: float) -> None:
-    """Confidences mostly above 0.999, or all 1.0 in float32: the top 20 % must not be a coin toss."""
+    """Guards against selecting at random when confidences are mostly above 0.999, or all 1.0 in float32."""
     logits = sharp_logits(margin)
     labels, confidence, doubt = pseudo_label(logits)
     if margin >= 25:
@@ -214,7 +219,8 @@ def test_sharp_models_keep_their_ratio_per_class(margin: float, ratio: float) ->
 
 
 def test_histograms_add_up() -> None:
-    """Image by image in place, or process by process and summed: the same thresholds."""
+    """A histogram filled image by image, or summed over processes, must equal the one made at once, so that the
+    thresholds are the same."""
     labels, _, doubt = pseudo_label(sharp_logits(8.0))
     codes = encode_confidence(doubt=doubt)
     whole = confidence_histogram(codes, labels, 5)
@@ -229,7 +235,7 @@ def test_histograms_add_up() -> None:
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 200), ratio=RATIOS, levels=st.integers(1, 40), seed=st.integers(0, 2**31))
 def test_histogram_agrees_with_sorting(count: int, ratio: float, levels: int, seed: int) -> None:
-    """Over codes the two forms are the same rule, ties included."""
+    """Applied to codes, the histogram and sorting must give the same thresholds, ties included."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(2, (count,), generator=g)
     codes = torch.randint(30000, 30000 + levels, (count,), generator=g)
