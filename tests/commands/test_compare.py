@@ -73,9 +73,10 @@ def kept(folder: Path, *records: dict[str, Any]) -> Path:
 
 
 def test_passes_by_hand() -> None:
-    """Silent: a pass for labeling, teachers or mixup weights is not counted, and a method looks cheaper than it is."""
+    """Guards against not counting the passes for labeling, teachers or mixup weights, which makes a method look cheaper
+    than it is."""
     phases = planned("dmt", label_ratios=(0.5, 1.0))
-    # 16 updates, then 63 and 125, of 32 images through two members; each labeling 1000 images through both at 1/3.
+    # 16, then 63 and 125 updates of 32 images through two models; each labeling: 1000 images through both, at 1/3 each.
     assert image_passes(phases) == pytest.approx([16 * 64, 63 * 64 + 2000 / 3, 125 * 64 + 2000 / 3])
     in_turns = [{**entry, "steps": 2 * entry["steps"]} for entry in phases["phases"]]
     alternate = {**phases, "phases": in_turns, "settings": {"member_schedule": "alternate"}}
@@ -88,7 +89,7 @@ def test_passes_by_hand() -> None:
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
 @pytest.mark.parametrize(("method", "knobs"), [("cps", {}), ("dmt", {"label_ratios": (0.3, 1.0)}), ("mutual", {})])
 def test_a_method_gets_the_passes_of_the_reference(task: str, method: str, knobs: dict[str, Any]) -> None:
-    """Silent: a method that is given more or fewer passes than dmt, so that the budget decides the comparison."""
+    """Guards against giving a method more or fewer passes than dmt, so that the budget decides the comparison."""
     reference = planned("dmt", task)
     own = planned(method, task, **knobs)
     asked = at_budget_of(reference, resolve(method, task, {"labeled_batch_size": 8, "pseudo_batch_size": 24, **knobs}))
@@ -99,7 +100,8 @@ def test_a_method_gets_the_passes_of_the_reference(task: str, method: str, knobs
 
 
 def test_labels_alone_spend_the_budget_in_one_phase() -> None:
-    """Silent: labels alone are compared at fewer updates, and the effect of more training is called a gain."""
+    """Guards against training on labels alone for fewer updates, so that the effect of more training is called a
+    gain."""
     reference = planned("dmt")
     knobs = resolve("supervised", IMAGES, {"labeled_batch_size": 8, "pseudo_batch_size": 24, "label_ratios": (0.2,)})
     assert knobs.label_ratios == (), "ratios of a recipe would train labels alone on pseudo labels"
@@ -108,7 +110,8 @@ def test_labels_alone_spend_the_budget_in_one_phase() -> None:
 
 
 def test_differences_are_paired_by_split(tmp_path: Path) -> None:
-    """Silent: the variance between splits, which all methods share, hides or creates a difference; a wrong interval."""
+    """Guards against unpaired differences, in which the variance between splits, shared by all methods, hides or
+    creates a difference, and against a wrong confidence interval."""
     runs = [record("dmt", seed, 0.6 + seed / 10, 0.8 + seed / 10) for seed in (0, 1, 2)]
     runs += [record("labeled-only", seed, 0.5 + seed / 10, 0.7 + seed / 10 - 0.02 * seed) for seed in (0, 1, 2)]
     found = {row["method"]: row for row in comparison.rows(comparison.load(kept(tmp_path, *runs)))}
@@ -124,14 +127,16 @@ def test_differences_are_paired_by_split(tmp_path: Path) -> None:
 
 
 def test_runs_on_other_labels_are_not_compared(tmp_path: Path) -> None:
-    """Silent: a folder that was used with other data yields differences caused by the data."""
+    """Guards against comparing runs in a folder that was also used with other data, which would cause the
+    differences."""
     folder = kept(tmp_path, record("dmt", 0, 0.6, 0.8), record("cps", 0, 0.6, 0.8, labeled="y"))
     with pytest.raises(ValueError, match="cps and dmt with seed 0 have different labeled images"):
         comparison.load(folder)
 
 
 def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: figures under the heading of another method or score; no warning about an unrealistic eval split."""
+    """Guards against figures under the heading of another method or score, and against a missing warning about an
+    unrealistically large eval split."""
     runs = [record("dmt", 0, 0.5, 0.7), record("labeled-only", 0, 0.6, 0.7), record("oracle", 0, 0.9, 0.9, labeled="o")]
     runs.append(record("gamma-0", 0, 0.7, 0.8, alone=0.7))
     comparison.write(kept(tmp_path, *runs), "mine", settings=["gamma-0"])
@@ -163,8 +168,8 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_calibration_of_several_splits(tmp_path: Path) -> None:
-    """Silent: the curve of one split is reported as that of all, or a point with few labels counts as much as one with
-    many."""
+    """Guards against reporting one split's calibration curve as the curve of all, and against giving a point with few
+    labels the same weight as one with many."""
     folder = kept(tmp_path, *(record("dmt", seed, 0.5, 0.7) for seed in (0, 2)))
     (row,) = comparison.separation(comparison.load(folder)["dmt"])
     assert row["calibration"] == [
@@ -185,7 +190,8 @@ def without_gpu(base: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_setting_of_a_suite_is_accepted(suite: str) -> None:
-    """Silent: a flag that the command line no longer knows, found an hour into a suite or on a GPU machine."""
+    """Guards against a flag that the command line no longer knows, noticed only an hour into a suite or on a GPU
+    machine."""
     for name, base in SUITES[suite].items():
         for arm, own in {**ARMS, **SETTINGS}.items():
             flags = without_gpu(base)
@@ -200,14 +206,15 @@ def test_every_setting_of_a_suite_is_accepted(suite: str) -> None:
 
 
 def test_tuned_seeds_are_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: the split that chose the learning rate is reported as if it were new."""
+    """Guards against reporting the split that the learning rate was chosen on as if it were new."""
     with pytest.raises(SystemExit):
         main(["--seeds", "0", "1", "--tuning_seeds", "1"])
     assert "--seeds and --tuning_seeds overlap in [1]" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
-    """Silent: digits and scenes compared in one folder, so that the second table contains the figures of the first."""
+    """Guards against comparing digits and scenes in one folder, so that the second table contains the figures of the
+    first."""
     made = {**record("dmt", 0, 0.6, 0.8), "flags": ["--task", "semantic-segmentation"]}
     write_json(tmp_path / "own" / "data" / "runs" / "dmt-seed-0.json", made)
     with pytest.raises(SystemExit, match="was run with other settings"):
@@ -240,8 +247,8 @@ def smoke(folder: Path, *arms: str) -> dict[str, dict[str, Any]]:
 
 
 def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
-    """Silent: real runs at other budgets than planned; an interrupted comparison that starts over; a folder without its
-    models."""
+    """Guards against real runs with other budgets than planned, an interrupted comparison that starts over, and an
+    output folder without its models."""
     runs = smoke(tmp_path, "labeled-only")
     file = tmp_path / "smoke" / "digits" / "runs" / "labeled-only-seed-0.json"
     before = file.stat().st_mtime_ns
@@ -264,13 +271,13 @@ def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_method_runs(tmp_path: Path) -> None:
-    """Silent: a listed method whose settings the command line now refuses."""
+    """Guards against a listed method whose settings the command line now refuses."""
     assert smoke(tmp_path, *ARMS).keys() == ARMS.keys()
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_builtin_models_of_a_suite_can_be_built(suite: str) -> None:
-    """Silent: a renamed network, noticed only on a rented machine."""
+    """Guards against a renamed network that is noticed only on a rented machine."""
     for base in SUITES[suite].values():
         model, *_ = parse([*without_gpu(base), "--output_dir", "x"], RECIPES)
         named = {source for source in (model.model_a, model.model_b) if source and ":" in source}

@@ -66,7 +66,7 @@ def opened(browser: Any, blocks: Any, size: dict[str, int]) -> Iterator[Any]:
 @needs_browser
 @pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
 def test_an_upload_shows_what_each_member_says(browser: Any, tmp_path: Path, task: str) -> None:
-    """Silent: a page that loads, but answers an upload with an error or not at all."""
+    """Guards against a page that loads, but answers an upload with an error or not at all."""
     pair = make_pair(task)
     picture = image(90, (60, 40))
     file = save(picture, tmp_path / "picture.png")
@@ -94,7 +94,8 @@ def test_an_upload_shows_what_each_member_says(browser: Any, tmp_path: Path, tas
 @needs_browser
 @pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
 def test_names_of_classes_and_pairs_fetch_nothing(browser: Any, tmp_path: Path, task: str) -> None:
-    """Silent: a class name that leaks the address of everyone who opens the page."""
+    """Guards against a class name that loads a remote file and so reveals the address of everyone who opens the
+    page."""
     beacon = "http://127.0.0.1:9/beacon.png"
     names = [f'<img src="{beacon}">', f"![x]({beacon})", f"<style>@import url({beacon})</style>"]
     pair = make_pair(task, names)
@@ -114,7 +115,7 @@ def test_names_of_classes_and_pairs_fetch_nothing(browser: Any, tmp_path: Path, 
 
 
 def test_what_is_shown_is_what_the_members_say() -> None:
-    """Silent: a and b swapped, or an ensemble that equals one of them."""
+    """Guards against swapping models a and b, and against an ensemble that equals one of them."""
     pair, picture = make_pair("image-classification"), image(90, (60, 40))
     a, b, ensemble, _ = see_image(pair, picture)
     for name, found in (("a", a), ("b", b)):
@@ -127,7 +128,7 @@ def test_what_is_shown_is_what_the_members_say() -> None:
 
 
 def test_overlays_are_of_the_size_of_the_picture_and_cover_it_once() -> None:
-    """Silent: masks at the network's size, which the page stretches or refuses."""
+    """Guards against masks at the network's size, which the page stretches or refuses."""
     shown = see_pixels(make_pair("semantic-segmentation"), image(90, (60, 40)))
     for picture, masks in shown[:3]:
         assert picture.size == (60, 40)
@@ -141,7 +142,7 @@ def test_overlays_are_of_the_size_of_the_picture_and_cover_it_once() -> None:
 
 
 def test_a_space_holds_all_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a Space that depends on a folder of the machine that wrote it, or lacks a file."""
+    """Guards against a Space that depends on a folder of the machine that wrote it, or lacks a file."""
     make_pair("image-classification").save_pretrained(tmp_path / "pair")
     space = tmp_path / "space"
     assert main([str(tmp_path / "pair"), "--write_space", str(space)]) == 0
@@ -161,7 +162,7 @@ def test_a_space_holds_all_it_needs(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_a_space_starts_on_its_own(tmp_path: Path) -> None:
-    """Silent: a Space that only works in the place where it was written."""
+    """Guards against a Space that only works in the place where it was written."""
     make_pair("image-classification").save_pretrained(tmp_path / "pair")
     assert main([str(tmp_path / "pair"), "--write_space", str(tmp_path / "space")]) == 0
     (tmp_path / "pair").rename(tmp_path / "moved")

@@ -24,7 +24,7 @@ def named(page: str) -> list[str]:
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_help_is_two_screens(width: int) -> None:
-    """Silent: too many flags, so that the important ones scroll off the screen."""
+    """Guards against so many flags that the important ones scroll off the screen."""
     lines = screens(Parser(), launcher_parser(), width).splitlines()
     assert len(lines) <= 100
     assert max(map(len, lines)) <= width
@@ -32,7 +32,7 @@ def test_help_is_two_screens(width: int) -> None:
 
 
 def test_defaults_in_help_are_those_of_the_tasks() -> None:
-    """Silent: help that states another batch size than the run uses."""
+    """Guards against help that states another batch size than the run uses."""
     page = screens(Parser(), launcher_parser(), 100)
     for name in FIRST["method (see docs/methods.md and docs/settings.md)"]:
         if name in KNOBS:
@@ -46,7 +46,7 @@ def test_defaults_in_help_are_those_of_the_tasks() -> None:
 
 
 def test_every_flag_of_ours_is_listed_and_none_that_is_refused() -> None:
-    """Silent: a flag that the help omits, or one that every run refuses."""
+    """Guards against a flag that the help omits, and against a listed flag that every run refuses."""
     page = named(everything(Parser(), launcher_parser(), 100))
     assert len(page) == len(set(page))
     ours = {*KNOBS, *RUN_SETTINGS}
@@ -57,14 +57,14 @@ def test_every_flag_of_ours_is_listed_and_none_that_is_refused() -> None:
 
 
 def test_help_is_shown_before_anything_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a config file that is read, or processes that are started, just to print help."""
+    """Guards against reading a config file, or starting processes, just to print help."""
     for words in (["train", "nothing.yaml", "--help"], ["train", "--num_processes", "2", "-h"], ["check", "--help"]):
         assert main(words) == 0
         assert "--model_a" in capsys.readouterr().out
 
 
 def test_what_does_not_exist_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a typo without a suggestion."""
+    """Guards against a typo that gets no suggestion."""
     assert main(["trian"]) == 2
     assert "Did you mean `hf-dmt train`?" in capsys.readouterr().err
     assert main(["everything"]) == 2
@@ -76,7 +76,7 @@ def test_what_does_not_exist_names_the_nearest(capsys: pytest.CaptureFixture[str
 
 
 def test_the_start_is_light() -> None:
-    """Silent: `hf-dmt --help` waits seconds for torch, through an import that somebody added at the top of a file."""
+    """Guards against `hf-dmt --help` waiting seconds for torch because of an import at the top of a file."""
     program = (
         "import sys; from hf_dmt.__main__ import main; main(['--help']); main(['--version']); main(['trian'])\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)))"
@@ -89,7 +89,7 @@ def test_the_start_is_light() -> None:
 
 
 def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unclear: UnicodeEncodeError for a class name, in a log file of a system whose encoding is not UTF-8."""
+    """Guards against a UnicodeEncodeError for a class name in a log file on a system whose encoding is not UTF-8."""
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", shown)
     assert called(lambda words: print(*words) or 0, ["\u732b", "caf\udce9"]) == 0

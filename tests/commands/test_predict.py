@@ -67,7 +67,8 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_a_table_says_what_the_pipeline_says(pair: str, folder: Path, tmp_path: Path) -> None:
-    """Silent: a and b swapped, the label of another image, or an ensemble that is not the mean of the probabilities."""
+    """Guards against swapping models a and b, the label of another image, and an ensemble that is not the mean of the
+    probabilities."""
     assert main([pair, str(folder), "--to", str(tmp_path / "out.jsonl"), "--batch_size", "4"]) == 0
     found = lines(tmp_path / "out.jsonl")
     assert [record["id"] for record in found] == sorted(record["id"] for record in found) and len(found) == 10
@@ -84,7 +85,8 @@ def test_a_table_says_what_the_pipeline_says(pair: str, folder: Path, tmp_path: 
 
 
 def test_csv_holds_the_same_and_no_formula(pair: str, folder: Path, tmp_path: Path) -> None:
-    """Silent: a file name or class that a spreadsheet computes; a table that `--extra_labels` cannot read."""
+    """Guards against a file name or class that a spreadsheet evaluates as a formula, and against a table without the
+    columns that `--extra_labels` reads."""
     for kind in ("csv", "jsonl"):
         assert main([pair, str(folder), "--to", str(tmp_path / f"out.{kind}")]) == 0
     rows, records = table(tmp_path / "out.csv"), lines(tmp_path / "out.jsonl")
@@ -97,7 +99,7 @@ def test_csv_holds_the_same_and_no_formula(pair: str, folder: Path, tmp_path: Pa
 def test_new_images_are_added_and_known_ones_kept(
     pair: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: manually corrected labels are overwritten, or images are listed twice."""
+    """Guards against overwriting manually corrected labels, and against listing images twice."""
     out = tmp_path / "out.csv"
     assert main([pair, str(folder), "--to", str(out)]) == 0
     said = table(out)[0]["label"]
@@ -118,8 +120,8 @@ def test_new_images_are_added_and_known_ones_kept(
 def test_what_cannot_be_written_is_said(
     pair: str, scene_pair: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: labels of two pairs in one table, an unrelated file that is replaced, images skipped without a
-    message."""
+    """Guards against mixing labels of two pairs in one table, replacing an unrelated file, and skipping images without
+    a message."""
     out = tmp_path / "out.csv"
     out.write_text("id,label\nmine,cat\n")
     given = [str(folder), "--to", str(out)]
@@ -149,7 +151,8 @@ def test_what_cannot_be_written_is_said(
 def test_masks_are_of_the_images_size_and_named_like_them(
     scene_pair: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Silent: masks at the network's size, colors for ids, one mask over another; masks labeled as if images."""
+    """Guards against masks at the network's size, colors instead of class ids, one mask overwriting another, and
+    labeling the masks in the input folder as if they were images."""
     scenes = tmp_path / "scenes"
     for name, size in (("x.png", (40, 56)), ("x.bmp", (64, 30)), ("deep/y.jpg", (33, 47))):
         save(image(len(name), size), scenes / "images" / name)
@@ -187,7 +190,7 @@ def test_masks_are_of_the_images_size_and_named_like_them(
 
 
 def test_bands_of_rows_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent: a seam between the bands in which large images are processed."""
+    """Guards against a seam between the bands in which large images are processed."""
     logits = {name: torch.randn(5, 7, 9, generator=torch.Generator().manual_seed(n)) for n, name in enumerate("ab")}
     whole = {
         name: F.interpolate(values[None], (50, 23), mode="bilinear", align_corners=False)[0].softmax(dim=0)
@@ -202,7 +205,7 @@ def test_bands_of_rows_are_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_disagreement_is_that_of_the_ensembles_label() -> None:
-    """Silent: a number that looks right if both models agree, and is wrong if they do not."""
+    """Guards against a disagreement that looks right when both models agree, and is wrong when they do not."""
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.2, 0.8, 0.0]])
     first, second = image_predictions(
         {name: values.clamp(min=1e-9).log() for name, values in zip("ab", probabilities, strict=True)}
@@ -213,7 +216,8 @@ def test_disagreement_is_that_of_the_ensembles_label() -> None:
 
 
 def test_half_lines_and_lines_of_two_attempts_count_once(tmp_path: Path) -> None:
-    """Silent: a truncated line that is read as a label, or an image listed twice because two processes labeled it."""
+    """Guards against reading a truncated line as a label, and against listing an image twice because two processes
+    labeled it."""
     file = PredictionFile(tmp_path / "out.jsonl", {"pair_of_weights": "x"})
     assert file.begin() == []
     with file.adding() as add:
@@ -231,7 +235,8 @@ def test_half_lines_and_lines_of_two_attempts_count_once(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("end", ["csv", "jsonl"])
 def test_names_with_other_line_ends_come_back(tmp_path: Path, end: str) -> None:
-    """Unclear: "no longer a table that hf-dmt predict wrote", for a name with a line end that Unicode alone knows."""
+    """Guards against the error "no longer a table that hf-dmt predict wrote" for a name with a line end that only
+    Unicode defines."""
     names = ["a\x85b.png", "a\u2028b.png", "=1+1.png", "a\rb.png"]
     file = PredictionFile(tmp_path / f"out.{end}", {"pair_of_weights": "x"})
     file.begin()
@@ -242,13 +247,13 @@ def test_names_with_other_line_ends_come_back(tmp_path: Path, end: str) -> None:
 
 
 def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path: Path) -> None:
-    """Silent: images skipped or labeled twice after a kill, or by several processes."""
+    """Guards against images that are skipped or labeled twice after a kill, or by several processes."""
     folder = tmp_path / "many"
     for number in range(150):
         save(image(number % 200, (24, 24)), folder / f"{number:03d}.png")
     out = tmp_path / "out.csv"
     command = [pair, str(folder), "--to", str(out), "--batch_size", "1"]
-    begun = multiprocessing.get_context("fork").Process(target=main, args=(command,))  # everything is imported here
+    begun = multiprocessing.get_context("fork").Process(target=main, args=(command,))  # needs no imports again
     begun.start()
     while not any(part.stat().st_size > 1000 for part in tmp_path.glob(".out.csv.parts/part-*")):
         assert begun.is_alive(), "it ended before it could be killed"
@@ -257,7 +262,7 @@ def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path:
     begun.join()
     assert begun.exitcode == -signal.SIGKILL and not out.exists()
     log = tmp_path / "log"
-    two = forked.start(main, [*command, "--num_processes", "2", "--use_cpu"], log=log)  # it starts both by itself
+    two = forked.start(main, [*command, "--num_processes", "2", "--use_cpu"], log=log)  # main starts both processes
     two.join()
     said = log.read_text()
     assert two.exitcode == 0, said[-3000:]
@@ -272,7 +277,7 @@ def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path:
 def test_published_predictions_are_read_with_load_dataset(
     hub: HubServer, pair: str, scene_pair: str, folder: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Silent: classes in another order, masks of another image, or uploaded user images."""
+    """Guards against classes in another order, masks of another image, and uploading the user's images."""
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     out = tmp_path / ("masks" if task == PIXELS else "out.csv")
     given = [scene_pair if task == PIXELS else pair, str(folder), "--to", str(out), "--push_to_hub", "me/labels"]

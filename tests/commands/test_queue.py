@@ -25,7 +25,7 @@ def json_of(file: Path) -> dict[str, Any]:
 
 
 def answer(queue: Path, label: str, count: int) -> list[str]:
-    """Fill in the first questions of the table; the ids of their images."""
+    """Fill in the first questions of the table and return the ids of their images."""
     with open(queue / "queue.csv", encoding="utf-8-sig", newline="") as file:
         lines = list(csv.DictReader(file))
     for line in lines[:count]:
@@ -38,7 +38,7 @@ def answer(queue: Path, label: str, count: int) -> list[str]:
 
 
 def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a queue of images without disagreement, or answers that are read but not trained on."""
+    """Guards against queuing images on which the models agree, and against answers that are read but not trained on."""
     for index in range(12):
         save(image(20 * index), tmp_path / "more" / f"{index:02d}.jpg")
     data = ["--dataset_name", str(class_folder(tmp_path / "data", each=4)), "--unlabeled_dir", str(tmp_path / "more")]
@@ -64,7 +64,7 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
-    """Silent: questions about regions whose answers do not reach the masks."""
+    """Guards against answers about regions that do not reach the labeled images of the next run."""
     for index in range(6):
         save(image(20 * index), tmp_path / "more" / f"{index}.jpg")
     folder = scene_folder(tmp_path / "data", [(0, 1, 2)] * 4)
@@ -81,7 +81,8 @@ def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
 
 
 def test_the_embedded_set_needs_no_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Silent: a demo that asks for flags its run never had; other images under the same ids."""
+    """Guards against requiring flags that the run on the embedded data set never had, and against other images under
+    the same ids."""
     run = str(tmp_path / "run")
     assert train(["--max_steps", "1", "--label_ratios", "1.0", "--output_dir", run]) == 0
     assert queue_command([run, "--to", str(tmp_path / "queue"), "--count", "3"]) == 0

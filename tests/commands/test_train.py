@@ -58,10 +58,10 @@ class TestWholeRun:
     def test_the_default_runs_to_the_end_and_leaves_what_the_contract_lists(
         self, tmp_path: Path, hub: HubServer, one_figure: None
     ) -> None:
-        """Guards the first thing a user tries: no arguments but a folder, with all outputs there afterwards, and
-        nothing asked of the network."""
+        """The first thing a user tries must work: with only an output folder, all outputs must be there afterwards, and
+        the network must not be used."""
         out = tmp_path / "run"
-        hub.requests.clear()  # of tests before this one
+        hub.requests.clear()  # made by earlier tests
         assert main(["--max_steps", "2", "--output_dir", str(out)]) == 0
         assert hub.requests == []
         for name in ("config.json", "model.safetensors", "preprocessor_config.json", "dmt_config.json", "split.json",
@@ -83,7 +83,7 @@ class TestWholeRun:
             assert torch.equal(one, other), "the saved pair takes the place of the recipe's two models"
 
     def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, tmp_path: Path) -> None:
-        """Guards that `pipeline()` opens the result without our code, with the member that dmt_config.json names."""
+        """`pipeline()` must open the result without our code, with the model that dmt_config.json names."""
         out = tmp_path / "run"
         arguments = short_run(class_folders, out)
         assert main(arguments) == 0
@@ -100,7 +100,8 @@ class TestWholeRun:
     def test_an_unlabeled_folder_is_used_and_never_needs_labels(
         self, class_folders: Path, unlabeled_folder: Path, tmp_path: Path
     ) -> None:
-        """Guards that exactly the given folder is unlabeled, nested and with foreign files in it."""
+        """Exactly the images of the given folder must be unlabeled, with its subfolders and without the other files in
+        it."""
         out = tmp_path / "run"
         data = ["--dataset_name", str(class_folders), "--unlabeled_dir", str(unlabeled_folder)]
         assert main([*data, *TINY, *SHORT, "--output_dir", str(out)]) == 0
@@ -110,7 +111,7 @@ class TestWholeRun:
         assert results_of(out)["phases"][1]["pseudo_labels"]["a"]["accuracy"] is None, "there is no truth to score"
 
     def test_resuming_a_finished_run_changes_nothing(self, class_folders: Path, tmp_path: Path) -> None:
-        """Guards that `--resume_from_checkpoint true` finds the last checkpoint and does not train further."""
+        """`--resume_from_checkpoint true` must find the last checkpoint and not train further."""
         out = tmp_path / "run"
         arguments = short_run(class_folders, out)
         assert main(arguments) == 0
@@ -119,7 +120,7 @@ class TestWholeRun:
         assert ((out / "model.safetensors").read_bytes(), results_of(out)["phases"]) == before
 
     def test_a_saved_pair_can_be_trained_further(self, class_folders: Path, tmp_path: Path) -> None:
-        """Guards `--pair`: both members start from the saved weights, not from new ones."""
+        """With `--pair`, both models must start from the saved weights, not from new ones."""
         first, second = tmp_path / "first", tmp_path / "second"
         data = ["--dataset_name", str(class_folders), "--num_labeled", "15"]
         assert main([*data, *TINY, *SHORT, "--output_dir", str(first)]) == 0
@@ -131,7 +132,7 @@ class TestWholeRun:
     def test_without_an_output_folder_every_run_gets_its_own(
         self, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Guards that a second run does not overwrite the first."""
+        """Guards against a second run overwriting the first."""
         monkeypatch.chdir(tmp_path)
         *short, flag, _ = short_run(class_folders, tmp_path)
         assert flag == "--output_dir"
@@ -141,7 +142,8 @@ class TestWholeRun:
 
 class TestConfigFile:
     def test_numbers_and_choices_are_read_as_meant_and_flags_win(self, class_folders: Path, tmp_path: Path) -> None:
-        """Guards YAML's traps: 6e-5 is a string there and `true` a boolean, whatever the field wants."""
+        """Guards against YAML's types, which ignore what a setting expects: 6e-5 is a string there, and `true` a
+        boolean."""
         config, out = tmp_path / "run.yaml", tmp_path / "run"
         config.write_text(
             f"dataset_name: {class_folders}\nmodel_a: tiny:vit\nmodel_b: tiny:resnet\nimage_size: 16\nnum_labeled: 15\n"
@@ -185,7 +187,8 @@ class TestOddData:
     def test_a_class_without_labels_is_named_and_the_run_goes_on(
         self, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Guards against a class that can never be predicted, without a warning."""
+        """Guards against a class that can never be predicted because none of its images is labeled, without a
+        warning."""
         ids = tmp_path / "ids.txt"
         train = [f"{name}/{index:02d}.png" for name in ("cat", "dog") for index in range(4)]
         ids.write_text("\n".join(train) + "\n")
@@ -195,7 +198,8 @@ class TestOddData:
         assert "1 of 3 classes have no labeled image" in output and "owl" in output
 
     def test_three_labels_in_all_still_train(self, class_folders: Path, tmp_path: Path) -> None:
-        """Guards the smallest set: no eval split can be held out, eval is null, and a stays at the root."""
+        """The smallest labeled set must train: no eval split can be held out, eval is null, and model a stays at the
+        root."""
         out = tmp_path / "run"
         data = ["--dataset_name", str(class_folders), "--num_labeled", "3", *TINY, *SHORT]
         assert main([*data, "--output_dir", str(out)]) == 0
