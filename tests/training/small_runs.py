@@ -236,6 +236,21 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     assert not wrong, f"{len(wrong)} of {len(differences)} tensors differ, such as {next(iter(wrong.items()))}"
 
 
+def assert_same_nested(found: Any, expected: Any) -> None:
+    """Like `assert_same`, for the state of an optimizer or scheduler: tensors and plain values in dicts and lists."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same_nested(found[key], value)
+    elif isinstance(expected, list | tuple):
+        for one, other in zip(found, expected, strict=True):
+            assert_same_nested(one, other)
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    else:
+        assert found == expected
+
+
 def without_times(value: Any) -> Any:
     """JSON without measured times."""
     if isinstance(value, dict):

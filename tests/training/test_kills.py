@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from kills import STAGES, Runs, write_images
-from small_runs import telemetry, without_times
+from small_runs import assert_same_nested, telemetry, without_times
 
 from hf_dmt.data.files import write_json
 
@@ -72,7 +72,7 @@ def assert_nothing_was_lost(found: Path, expected: Path, *, same_logs: bool = Tr
     assert not list(found.rglob(".*.partial")), "what a killed process was writing is still there"
     last = max(expected.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])).name
     states = [torch.load(folder / last / "optimizer.pt", weights_only=True) for folder in (found, expected)]
-    assert str(states[0]) == str(states[1])
+    assert_same_nested(*states)
 
 
 def kill_and_resume(runs: Runs, instant: int, half_written: int | None) -> None:
