@@ -73,7 +73,7 @@ def test_the_backbone_does_not_move_and_the_head_does(
 
 def test_initial_restart_redraws_the_head_of_a_loaded_member(tmp_path: Path) -> None:
     """After a restart, the frozen backbone must be unchanged, and the head must differ from that of the previous
-    phase."""
+    phase and be the one that the optimizer updates."""
     for kind in ("vit", "swin"):
         AutoModelForImageClassification.from_config(config(kind)).save_pretrained(tmp_path / kind)
         processor(kind).save_pretrained(tmp_path / kind)
@@ -85,6 +85,8 @@ def test_initial_restart_redraws_the_head_of_a_loaded_member(tmp_path: Path) -> 
     saved = [load_file(tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors") for step in (5, 8)]
     assert not torch.equal(saved[0]["classifier.weight"], saved[1]["classifier.weight"])
     assert torch.equal(state_of(pair)["model_a.classifier.weight"], saved[1]["classifier.weight"])
+    updated = {id(parameter) for parameter in trainer.optimizer.state}
+    assert updated == {id(parameter) for parameter in pair.parameters() if parameter.requires_grad}
 
 
 def test_no_activations_are_kept_for_a_frozen_backbone(tmp_path: Path) -> None:

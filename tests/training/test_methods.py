@@ -207,6 +207,8 @@ def test_a_setting_is_declared_once(tmp_path: Path) -> None:
     [
         ({"class_balanced": True}, {"class_balanced": True}),
         ({"class_balanced": "true"}, {"class_balanced": True}),
+        ({"class_balanced": False}, {"class_balanced": False}),
+        ({"class_balanced": "false"}, {"class_balanced": False}),
         ({"class_balanced": "auto"}, {"class_balanced": True}),
         ({"class_balanced": None}, {"class_balanced": True}),
         ({"difference_maximized_sampling": True}, {"difference_maximized_sampling": "true"}),

@@ -40,5 +40,5 @@ def test_what_names_cannot_say(tmp_path: Path) -> None:
         DMTTrainer(("tiny:vit", "tiny:resnet"), arguments(tmp_path), images(4), unlabeled_dataset=images(4))
     with pytest.raises(ValueError, match="3 were given"):
         DMTTrainer(("tiny:vit",) * 3, arguments(tmp_path), labeled(), unlabeled_dataset=images(4))
-    with pytest.raises(ValueError, match=r"builtin for image-|give id2label"):
+    with pytest.raises(ValueError, match="give id2label="):
         DMTTrainer(("tiny:vit", "tiny:vit"), arguments(tmp_path), scenes(4), unlabeled_dataset=images(4))

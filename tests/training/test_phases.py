@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -356,11 +357,15 @@ def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
 
 
-def test_highest_number_is_not_the_last_word(tmp_path: Path) -> None:
-    """Empty checkpoint folders and folders of another name must not count as checkpoints."""
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", "checkpoint-"):
+def test_the_last_complete_checkpoint_is_taken(tmp_path: Path, finished: Path) -> None:
+    """Guards against empty checkpoint folders or folders of another name counting as checkpoints, and against the order
+    of words, in which 9 comes after 10."""
+    for name in ("checkpoint-11", "checkpoint-best", "checkpoint-"):
         (tmp_path / name).mkdir()
     assert last_complete_checkpoint(tmp_path) is None
+    for name in ("checkpoint-9", "checkpoint-10"):
+        shutil.copytree(finished / "checkpoint-8", tmp_path / name)
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
 @pytest.mark.parametrize("asked", [True, "True", "true"])
