@@ -363,8 +363,10 @@ def test_the_last_complete_checkpoint_is_taken(tmp_path: Path, finished: Path) -
     for name in ("checkpoint-11", "checkpoint-best", "checkpoint-"):
         (tmp_path / name).mkdir()
     assert last_complete_checkpoint(tmp_path) is None
-    for name in ("checkpoint-9", "checkpoint-10"):
-        shutil.copytree(finished / "checkpoint-8", tmp_path / name)
+    for step in (9, 10):
+        shutil.copytree(finished / "checkpoint-8", tmp_path / f"checkpoint-{step}")
+        state = tmp_path / f"checkpoint-{step}" / "trainer_state.json"
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"global_step": step}))
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
