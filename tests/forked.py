@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
@@ -36,6 +37,18 @@ def start(
     process = context.Process(target=_begin, args=(run, arguments, str(log), dict(environment or {})))
     process.start()
     return process
+
+
+def start_two(run: Callable[[list[str]], int | None], arguments: list[str], logs: list[Path]) -> list[BaseProcess]:
+    """Two processes that train together on CPUs, told what a launcher tells them. The first one writes to `logs[0]`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        start(run, arguments, log=log, environment={**told, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, log in enumerate(logs)
+    ]
 
 
 def _begin(run: Callable[..., int | None], arguments: tuple[Any, ...], log: str, environment: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from hf_dmt.commands import train
 from hf_dmt.training import finishing
-from hf_dmt.training.settings.command_line import Parser
+from hf_dmt.training.settings.command_line import Parser, parse
 from hf_dmt.training.settings.knobs import as_results
 from hf_dmt.training.settings.methods import PRESETS, resolve
 from scripts import prepare_data, prepare_model
@@ -144,7 +144,25 @@ def run(recipe: str, out: Path) -> dict[str, Any]:
     return found
 
 
+# They differ from another recipe in numbers or the method alone, and every method has a run below.
+LIKE_ANOTHER = (
+    *(f"paper/voc-50-{method}.yaml" for method in ("naive", "flip", "cbst", "dst")),
+    *("paper/voc-20-dmt.yaml", "paper/voc-106-dmt.yaml", "paper/cifar10-1000-dmt.yaml"),
+    *("paper/cifar10-4000-curriculum.yaml", "modern/trashnet-heads.yaml"),
+)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_accepted(recipe: str) -> None:
+    """Guards against a setting that is misspelled, out of range, or contradicts another one of the recipe."""
+    models, _, args = parse([str(FOLDER / recipe), "--use_cpu", "true", "--fp16", "false"], FOLDER)
+    assert args.knobs(models.task)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_ANOTHER else []) for name in RECIPES],
+)
 def test_every_recipe_runs(workplace: Path, tmp_path: Path, recipe: str) -> None:
     """Guards against a setting that is overruled, a folder that our own scripts do not make, and a recipe that nobody
     can run."""
@@ -187,16 +205,18 @@ TASKS = {
 }
 
 
-# tests/training/test_trainer.py trains on masks by every method; from the command line, all but these are slow tests.
-OF_MASKS = ("dmt", "dmt online")
+# tests/training/test_trainer.py trains on both tasks by every method, and the recipes above use most methods from the
+# command line. The other pairs are slow tests.
+USUAL = {
+    *(("image-classification", method) for method in ("supervised", "mutual", "curriculum", "cps")),
+    ("semantic-segmentation", "dmt online"),
+}
 
 
 @pytest.mark.parametrize(
     ("task", "method"),
     [
-        pytest.param(
-            task, method, marks=[pytest.mark.slow] if task != "image-classification" and method not in OF_MASKS else []
-        )
+        pytest.param(task, method, marks=[] if (task, method) in USUAL else [pytest.mark.slow])
         for task in TASKS
         for method in METHODS
     ],

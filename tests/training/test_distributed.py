@@ -8,7 +8,6 @@ tests/commands/test_predict.py.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,23 +30,10 @@ RECIPES = ROOT / "scripts" / "recipes" / "accelerate"
 EXACT = list(two_processes.EXACT)
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def run_on_two(target: Path) -> None:
     """Run the cases of two_processes.py in two processes; what they print is in `said-<rank>.txt`."""
-    told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     logs = [target / f"said-{rank}.txt" for rank in range(2)]
-    both = [
-        forked.start(
-            two_processes.main, ["run", str(target)], log=log,
-            environment={**told, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank, log in enumerate(logs)
-    ]  # fmt: skip
+    both = forked.start_two(two_processes.main, ["run", str(target)], logs)
     for process in both:
         process.join(280)
         process.kill()
@@ -59,8 +45,7 @@ def launch(*arguments: str, config: Path | None = None) -> subprocess.CompletedP
     """`--cpu --num_processes 2` would start one process without a warning; `--multi_gpu` with `use_cpu` starts two."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     command += ["--config_file", str(config)] if config else ["--multi_gpu"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port"]
-    command += [free_port()]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, str(SCRIPT), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280

@@ -9,10 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kills import write_images
 
+from hf_dmt.data.drawing.sampler import Draw
+from hf_dmt.data.drawing.samples import PairDataset
+from hf_dmt.data.reading.decoding import CorruptImage
+from hf_dmt.training.settings import command_line
 from scripts.run_dmt import main
 from tests import forked
 
@@ -98,31 +103,27 @@ def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> No
     assert len(checkpoints(out)) == 1 and "The launcher has died: saving a checkpoint" in log.read_text()
 
 
-RANK_1_FAILS = """
-import os, sys
-from hf_dmt.data.drawing.samples import PairDataset
-from hf_dmt.data.reading.decoding import CorruptImage
-sample = PairDataset._sample
+def fails_in_the_second_process(arguments: list[str]) -> int:
+    """A run of two processes, of which the second one meets an image that cannot be read."""
+    sample = PairDataset._sample
 
-def broken(self, draw):
-    if os.environ["RANK"] == "1" and draw.row == 3:
-        raise CorruptImage("u/07.png cannot be read as an image: it is gone.")
-    return sample(self, draw)
+    def broken(self: PairDataset, draw: Draw) -> Any:
+        if os.environ["RANK"] == "1" and draw.row == 3:
+            raise CorruptImage("u/07.png cannot be read as an image: it is gone.")
+        return sample(self, draw)
 
-PairDataset._sample = broken
-from hf_dmt.commands.train import run
-from hf_dmt.training.settings import command_line
-command_line._FIRST_SPEAKS_S = 0.5
-sys.exit(run(sys.argv[1:]))
-"""
+    PairDataset._sample = broken  # type: ignore[method-assign]
+    command_line._FIRST_SPEAKS_S = 0.5
+    return main(arguments)
 
 
 def test_an_error_of_one_process_alone_is_said(tmp_path: Path) -> None:
-    """Guards against an output with only `exitcode: 1` and a signal when the second of two processes meets a bad
+    """Guards against an output with only the launcher's `exitcode: 1` when the second of two processes meets a bad
     file."""
-    data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
-    (tmp_path / "fails.py").write_text(RANK_1_FAILS)
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "fails.py")]
-    process = start([sys.executable, *two, *flags(data, out)], log)
-    assert process.wait(120) != 0
+    data, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "log"
+    first, second = forked.start_two(fails_in_the_second_process, flags(data, tmp_path / "run"), [log, log])
+    second.join(60)
+    first.kill()  # as the launcher does: it waits for the other one's gradients
+    first.join()
+    assert second.exitcode == 1, log.read_text()[-2000:]
     assert "error (process 1): u/07.png cannot be read as an image" in log.read_text()
