@@ -219,29 +219,34 @@ class TestOneImageIsTried:
         with pytest.raises(ValueError, match=r"no logits.*AutoModelForImageClassification"):
             ModelPair(model, model, processor, processor)
 
-    def test_logits_of_another_count(self) -> None:
-        """Guards against a configuration edited after the head was built; labels beyond the head's end would fail on a
-        GPU only."""
-        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5))
+    @pytest.mark.parametrize("built", [2, 5])
+    def test_logits_of_another_count(self, built: int) -> None:
+        """Guards against a configuration edited after the head was built. Labels beyond the end of a smaller head would
+        only fail on a GPU, without the name of the image; a larger head would predict classes without a name."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=built))
         model.config.id2label = NAMES
         processor = hf.ViTImageProcessor(size=SQUARE)
-        with pytest.raises(ValueError, match=r"logits of shape \(1, 5\), but \(images, classes\) with 3 classes"):
+        with pytest.raises(ValueError, match=rf"logits of shape \(1, {built}\), but \(images, classes\) with 3 classes"):
             ModelPair(model, model, processor, processor)
 
 
 class TestInMemory:
     def test_models_become_the_members(self, tmp_path: Path) -> None:
         """A model passed in memory becomes the member itself, or a copy with the same backbone if it needs a head of
-        another size. Guards against changing the caller's model."""
+        another size. Guards against changing the caller's model, and against randomly initializing its trained head."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
+        given = {key: value.clone() for key, value in model.state_dict().items()}
         processor = hf.ViTImageProcessor(size=SQUARE)
         pair = ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label=NAMES)
         assert pair.model_a is model and pair.class_names == ["x", "y", "z"]
         assert pair.fresh["a"] == class_tensors(model), "a head without names is as new"
+        named = ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label=NAMES)
+        assert named.model_a is model and not named.fresh["a"], "a head with these names is not"
         other = ModelPair.from_models(model, "tiny:resnet", processor_a=processor, id2label={0: "p", 1: "q"})
         assert other.model_a is not model and model.config.num_labels == 3
+        assert_same(model.state_dict(), given)
         kept = {key: value for key, value in other.model_a.state_dict().items() if key not in other.fresh["a"]}
-        assert_same(kept, {key: model.state_dict()[key] for key in kept})
+        assert_same(kept, {key: given[key] for key in kept})
         other.save_pretrained(tmp_path)
         assert ModelPair.from_pretrained(tmp_path).class_names == ["p", "q"]
 

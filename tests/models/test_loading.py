@@ -288,12 +288,15 @@ def test_class_ids_are_sorted_not_taken_as_written():
 
 
 def test_restore_brings_back_every_tensor_and_leaves_the_configuration(build, checkpoint):
-    """Resuming loads every tensor into the model in memory: strictly, in place, and without changing its settings."""
+    """Resuming loads every tensor into the model in memory: strictly, in place, without changing its settings. Guards
+    against a bfloat16 model that continues in the float32 of the file."""
     member, _ = build("dinov2", seed=1)
+    member.bfloat16()
     parameters = list(member.parameters())
     settings = member.config.to_dict()
     loading.restore(member, Path(checkpoint("dinov2", seed=2)), "image-classification")
-    expected = build("dinov2", seed=2)[0].state_dict()
+    expected = build("dinov2", seed=2)[0].bfloat16().state_dict()
+    assert {value.dtype for value in member.state_dict().values()} == {torch.bfloat16}
     assert all(torch.equal(value, expected[name]) for name, value in member.state_dict().items())
     assert all(old is new for old, new in zip(parameters, member.parameters(), strict=True))
     assert member.config.to_dict() == settings

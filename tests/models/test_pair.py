@@ -526,11 +526,13 @@ def test_enlarged_logits_are_float32_under_autocast(make_pair):
 
 def test_cropping_processor_is_refused_for_pixels_only(build):
     """A cropping processor must be refused for masks, whose labels would no longer match the pixels. For one label per
-    image it may crop."""
+    image it may crop; most pretrained classifiers do."""
     model, _ = build("segformer")
     crop = BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
     with pytest.raises(ValueError, match="BitImageProcessor crops or pads images"):
         ModelPair(model, model, SegformerImageProcessor(), crop, task=SEGMENTATION)
+    (a, own), (b, _) = build("vit"), build("vit", seed=1)
+    assert ModelPair(a, b, own, crop)(torch.rand(1, 3, 40, 60))["b"].shape == (1, len(CLASSES))
 
 
 @pytest.mark.parametrize("family", PIXEL_FAMILIES)

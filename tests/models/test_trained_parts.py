@@ -12,6 +12,7 @@ from transformers import MobileNetV1Config, MobileNetV1ForImageClassification, M
 from hf_dmt import ModelPair
 from hf_dmt.data.members import MEMBERS
 from hf_dmt.models.loading import class_tensors
+from hf_dmt.models.other_conventions import correct_conventions
 from hf_dmt.models.weights.trained_parts import _blocks, backbone, choose_trained, learning_rate_scales
 
 from .timm_checkpoints import save_timm
@@ -124,14 +125,16 @@ def test_members_are_chosen_one_by_one(pair_of):
     ],
 )
 def test_blocks_are_counted_as_people_count_them(pair_of, family, blocks, in_last):
-    """Guards against `last:N` that counts stages or convolutions instead of blocks, or takes the first blocks."""
+    """Guards against `last:N` that counts stages or convolutions instead of blocks, takes the first blocks, or takes one
+    block whatever N is."""
     pair = pair_of(family, "resnet")
     stem, *found = _blocks(pair, "a")
     assert len(found) == blocks and stem
     assert {key for group in (stem, *found) for key in group} == backbone(pair, "a"), "every tensor is in one"
-    choose_trained(pair, {"a": "last:1", "b": "all"})
-    learning = {key for key, parameter in pair.model_a.named_parameters() if parameter.requires_grad}
-    assert learning - pair.fresh["a"] == found[-1]
+    for count in (1, 2):
+        choose_trained(pair, {"a": f"last:{count}", "b": "all"})
+        learning = {key for key, parameter in pair.model_a.named_parameters() if parameter.requires_grad}
+        assert learning - pair.fresh["a"] == set().union(*found[-count:])
     assert all(key.startswith(in_last) for key in found[-1]), found[-1]
 
 
@@ -164,9 +167,9 @@ def test_batch_norm_at_rest_keeps_its_statistics_and_learns_its_weights(pair_of)
     assert new.train().model_a.decode_head.batch_norm.training
 
 
-def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_path, caplog):
+def test_numbers_of_the_other_convention_are_lowered_and_said(build, checkpoint, tmp_path, caplog):
     """Guards against MobileNets of transformers that label with the statistics of the last batch, 10 points worse, and
-    whose heads learn from a thousandth of the features. Other models must not be changed."""
+    whose heads learn from a thousandth of the features. Other models must not be changed, even if they drop 60 %."""
     model = MobileNetV1ForImageClassification(MobileNetV1Config(depth_multiplier=0.25, num_labels=3))
     model.save_pretrained(tmp_path / "mobilenet")
     processor = MobileNetV1ImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -180,6 +183,11 @@ def test_numbers_of_the_other_convention_are_lowered_and_said(checkpoint, tmp_pa
         assert one.model_a.dropout.p == 0.001
     assert caplog.text.count("lowered") == 2, "once: the pair that is opened again is as it was made"
     assert len(_blocks(pair, "a")) > 20, "blocks of one convolution each"
+    vit, _ = build("vit")
+    dropouts = [module for module in vit.modules() if isinstance(module, nn.Dropout)]
+    for module in dropouts:
+        module.p = 0.6
+    assert dropouts and correct_conventions(vit) == [] and {module.p for module in dropouts} == {0.6}
 
 
 @pytest.mark.parametrize(
