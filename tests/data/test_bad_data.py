@@ -7,8 +7,10 @@ from typing import Any
 
 import datasets
 import pytest
+from huggingface_hub import HfApi
 
 from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.reading.rows import DataError
 from hf_dmt.data.splitting.assemble import assemble
 from tests.data import small_files as files
 
@@ -46,10 +48,26 @@ class TestWarnings:
 
 
 def test_a_hub_set_that_asks_for_code_or_a_token_is_named(hub: Any) -> None:
-    """Guards against an unclear error for a private data set: without a token it is named as a set that cannot be
-    opened, with the token it opens."""
+    """Guards against the claim that a data set does not exist when it is private or has several configurations, and
+    against a traceback for one that is made by its own code, which must not run."""
+
+    def refused(name: str) -> str:
+        with pytest.raises(DataError, match=f"'{name}'") as problem:
+            assemble(DataArguments(dataset_name=name), IMAGES)
+        assert "no data set" not in str(problem.value)
+        return str(problem.value)
+
     rows = files.table({"image": [files.encoded(files.image(shade)) for shade in (1, 99)], "label": [0, 1]})
     datasets.DatasetDict({"train": rows}).push_to_hub("me/private", token="hf_mine", private=True)
-    with pytest.raises(ValueError, match=r"Cannot open the data set 'me/private'"):
-        assemble(DataArguments(dataset_name="me/private"), IMAGES)
+    assert "none that can be read on the Hub" in (message := refused("me/private"))
+    assert "your token (`hf auth login`)" in message
     assert len(assemble(DataArguments(dataset_name="me/private"), IMAGES, token="hf_mine").labeled) == 2
+    for config in ("small", "large"):
+        rows.push_to_hub("me/two", config_name=config, token="hf_mine")
+    assert "'small'" in (message := refused("me/two")) and "`dataset_config_name`" in message
+    assert len(assemble(DataArguments(dataset_name="me/two", dataset_config_name="small"), IMAGES).labeled) == 2
+    api = HfApi(token="hf_mine")
+    api.create_repo("me/scripted", repo_type="dataset")
+    script = {"path_or_fileobj": b"raise SystemExit('ran')\n", "path_in_repo": "scripted.py"}
+    api.upload_file(**script, repo_id="me/scripted", repo_type="dataset")
+    assert "revision='refs/convert/parquet'" in (message := refused("me/scripted")) and "scripted.py" in message

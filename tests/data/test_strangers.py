@@ -375,10 +375,19 @@ def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, t
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:
-    """Guards against the message "not a data set on the Hub or in the local cache" for a photo."""
+    """Guards against the message "not a data set on the Hub or in the local cache" for a photo or a downloaded archive,
+    and against "Invalid string class label" for the folder with the archive."""
     files.save(files.image(1), tmp_path / "a.png")
     with pytest.raises(DataError, match=r"is a file\. Give a folder of images, or a table"):
         opened(tmp_path / "a.png")
+    for kind, name in (("zip", "x.zip"), ("gztar", "x.tar.gz")):
+        shutil.make_archive(str(tmp_path / "x"), kind, animals(tmp_path / "data", 1))
+        with pytest.raises(DataError, match=rf"{name}' is an archive\. Unpack it and give the folder"):
+            opened(tmp_path / name)
+    (tmp_path / "downloads").mkdir()
+    shutil.move(tmp_path / "x.zip", tmp_path / "downloads")
+    with pytest.raises(DataError, match=r"downloads'.* Unpack 'x\.zip' and give the folder"):
+        opened(tmp_path / "downloads")
 
 
 def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from .rows import DataError, check_names
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin"}  # of macOS, Synology and Windows; full of small copies
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw")
 _ADVICE = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'hf-dmt[heic]' reads them"),
@@ -27,7 +28,7 @@ _ADVICE = {
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg"), "a video: extract its frames"),
     **dict.fromkeys((".svg", ".pdf", ".xcf", ".kra", ".ai", ".eps", ".ps"), "export PNG files"),
     **dict.fromkeys((".npy", ".npz", ".mat", ".h5", ".hdf", ".hdf5"), "arrays: save them as PNG or TIFF files"),
-    **dict.fromkeys((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack it first"),
+    **dict.fromkeys(PACKED, "unpack it first"),
 }
 _SHOWN = 3
 

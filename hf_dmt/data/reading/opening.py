@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import pyarrow.parquet
 from ..tasks import TASKS
 from ..texts import Texts
 from .builtin import BUILTIN_SETS, load_builtin
-from .finding import find_images
+from .finding import PACKED, find_images
 from .folders import class_folders, mask_folders
 from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
-from .split_names import ROLES, role_of, with_role
+from .split_names import parquet_files, role_of, with_role
 from .tables import is_table, metadata_tables, named_tables, open_file_tables
 
 _ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
@@ -232,6 +231,8 @@ def _table_alone(
     Raises:
         DataError: it is no table.
     """
+    if file.suffix.lower() in PACKED:
+        raise DataError(f"{str(file)!r} is an archive. Unpack it and give the folder of its content.")
     if not is_table(file):
         raise DataError(
             f"{str(file)!r} is a file. Give a folder of images, or a table (.csv, .tsv, .jsonl) with the columns "
@@ -292,59 +293,45 @@ def _load_tables(
         saved = datasets.load_from_disk(str(folder))
         return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
     try:
-        own_files = _parquet_files(folder, notes) if config_name is None and folder.is_dir() else None
+        own_files = parquet_files(folder, notes) if config_name is None and folder.is_dir() else None
         if own_files:
             loaded = datasets.load_dataset("parquet", data_files=own_files)
         else:
             loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
-        # the outer message, "An error occurred while generating the dataset", is not informative
-        reason = problem.__cause__ or problem
-        text = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
-        if folder.exists():
-            raise DataError(
-                f"Cannot open the data set in {name!r}: {text}. Give one folder per class, a table with the columns "
-                "file_name and label, or parquet files."
-            ) from problem
-        raise DataError(
-            f"Cannot open the data set {name!r}: there is no such folder here, no embedded set of this name "
-            f"({', '.join(BUILTIN_SETS)}), and no data set on the Hub or in the local cache ({text}). Check the "
-            "spelling and the network."
-        ) from problem
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as problem:
+        raise _cannot_open(name, folder, problem) from problem
     return dict(loaded), folder if folder.is_dir() else None
 
 
-def _parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None:
-    """The parquet files of a local folder by split, from the words in their paths (`data/val-0.parquet`).
-
-    `datasets` uses an `eval` file as the test split and ignores files without a split in their name. None if there are
-    no such files, or if the folder itself defines the splits.
-    """
-    card = folder / "README.md"
-    if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
-        return None
-    files = sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
-    order = list(ROLES)
-    named: dict[str, list[str]] = {}
-    others = []
-    for file in files:
-        words = re.split(r"[^a-zA-Z0-9]+", file.relative_to(folder).with_suffix("").as_posix())
-        word = next((word for word in words if role_of(word)), None)
-        if word:
-            named.setdefault(word, []).append(str(file))
-        else:
-            others.append(file)
-    named = dict(sorted(named.items(), key=lambda entry: order.index(role_of(entry[0]) or "train")))
-    if not named:
-        return {"train": [str(file) for file in files]} if files else None
-    if others:
-        notes.append(
-            f"Warning: skipped {len(others)} parquet files in {str(folder)!r} without a split in their names: "
-            f"{', '.join(file.relative_to(folder).as_posix() for file in others[:_SHOWN])}."
+def _cannot_open(name: str, folder: Path, problem: Exception) -> DataError:
+    """The error for what `datasets` said, with what to do."""
+    # the outer message, "An error occurred while generating the dataset", is not informative
+    reason = problem.__cause__ or problem
+    lines = str(reason).strip().splitlines() or [type(reason).__name__]
+    text = lines[0].rstrip(".")
+    if folder.exists():
+        packed = min((path.name for path in folder.glob("*") if path.suffix.lower() in PACKED), default=None)
+        advice = "Give one folder per class, a table with the columns file_name and label, or parquet files."
+        return DataError(
+            f"Cannot open the data set in {name!r}: {text}. "
+            + (f"Unpack {packed!r} and give the folder of its content." if packed else advice)
         )
-    roles = [role_of(word) for word in named]
-    names = [role if role and roles.count(role) == 1 else word for word, role in zip(named, roles, strict=True)]
-    return dict(zip(names, named.values(), strict=True))
+    if isinstance(problem, (OSError, datasets.exceptions.DatasetNotFoundError)):
+        return DataError(
+            f"Cannot open the data set {name!r}: there is no such folder here, no embedded set of this name "
+            f"({', '.join(BUILTIN_SETS)}), and none that can be read on the Hub or in the local cache ({text}). Check "
+            "the spelling, the network and, for a private or gated data set, your token (`hf auth login`)."
+        )
+    if "scripts are no longer supported" in text:
+        return DataError(
+            f"The data set {name!r} is made by its own code, which `datasets` does not run ({text}). If its page on "
+            f"the Hub shows the images, save them once: datasets.load_dataset({name!r}, "
+            "revision='refs/convert/parquet').save_to_disk('folder'). Then give that folder."
+        )
+    return DataError(
+        f"Cannot open the data set {name!r}: {' '.join(lines[:2]).rstrip('.')}. `dataset_config_name` selects one of "
+        "several configurations; otherwise choose a data set that datasets.load_dataset can open."
+    )
 
 
 def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) -> str:

@@ -1,9 +1,10 @@
-"""Common names of splits, in folders and tables."""
+"""Common names of splits, in folders, tables and parquet files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 ROLES = {
     "train": ("train", "training", "trainset"),
@@ -13,6 +14,7 @@ ROLES = {
 }
 _ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
 _YEAR = re.compile(r"[-_ ]?(?:19|20)\d\d$")  # train2017, val_2012
+_SHOWN = 10
 
 
 def role_of(name: str) -> str | None:
@@ -24,3 +26,36 @@ def with_role(names: Iterable[str], role: str) -> list[str]:
     """The names that mean a role; the role's own name first, then as in the table above."""
     found = [name for name in names if role_of(name) == role]
     return sorted(found, key=lambda name: (name != role, ROLES[role].index(_YEAR.sub("", name.strip().lower()))))
+
+
+def parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None:
+    """The parquet files of a local folder by split, from the words in their paths (`data/val-0.parquet`).
+
+    `datasets` uses an `eval` file as the test split and ignores files without a split in their name. None if there are
+    no such files, or if the folder itself defines the splits.
+    """
+    card = folder / "README.md"
+    if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
+        return None
+    files = sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+    order = list(ROLES)
+    named: dict[str, list[str]] = {}
+    others = []
+    for file in files:
+        words = re.split(r"[^a-zA-Z0-9]+", file.relative_to(folder).with_suffix("").as_posix())
+        word = next((word for word in words if role_of(word)), None)
+        if word:
+            named.setdefault(word, []).append(str(file))
+        else:
+            others.append(file)
+    named = dict(sorted(named.items(), key=lambda entry: order.index(role_of(entry[0]) or "train")))
+    if not named:
+        return {"train": [str(file) for file in files]} if files else None
+    if others:
+        notes.append(
+            f"Warning: skipped {len(others)} parquet files in {str(folder)!r} without a split in their names: "
+            f"{', '.join(file.relative_to(folder).as_posix() for file in others[:_SHOWN])}."
+        )
+    roles = [role_of(word) for word in named]
+    names = [role if role and roles.count(role) == 1 else word for word, role in zip(named, roles, strict=True)]
+    return dict(zip(names, named.values(), strict=True))
