@@ -103,11 +103,18 @@ def test_split_and_id_files(folder: Path, content: bytes) -> None:
         assert json.loads(content)["sha256"] == SPLIT["sha256"]
 
 
+Y_THEN_X = (b'["y", "x"]', b'{"10": "x", "9": "y"}', b'{"x": 10, "y": 9}')
+
+
 @quick
 @given(damaged({"a": ["x"], "b": ["y"]}))
 @example(b"[" * 100_000)
+@example(Y_THEN_X[0])
+@example(Y_THEN_X[1])
+@example(Y_THEN_X[2])
 def test_class_maps_and_lists_of_members(folder: Path, content: bytes) -> None:
-    """Guards against a class map with missing or duplicate names, and against a list of ids that leaves out a model."""
+    """Guards against a class map with missing or duplicate names, or names in another order than their ids, and against
+    a list of ids that leaves out a model."""
     (folder / "map.json").write_bytes(content)
     try:
         names = read_class_map(str(folder / "map.json")).names
@@ -115,6 +122,7 @@ def test_class_maps_and_lists_of_members(folder: Path, content: bytes) -> None:
         assert "map.json" in str(problem)
     else:
         assert names and len(set(names)) == len(names)
+        assert content not in Y_THEN_X or names == ["y", "x"]
     try:
         rows = member_rows(str(folder / "map.json"), ["x", "y", "z"], 0)
     except ValueError as problem:

@@ -246,8 +246,8 @@ def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Pat
 
 
 def test_images_exchanged_under_their_names_are_other_images(tmp_path: Path) -> None:
-    """Guards against resuming with a table that has the same number of rows but other images: the ids are equal, so the
-    hash of the contents must differ."""
+    """Guards against resuming with other images under the same ids: a table with as many rows, or two class folders
+    that exchanged their names. The hash of the contents must differ."""
 
     def table(order: list[int]) -> dict[str, Any]:
         folder = tmp_path / "table"
@@ -264,3 +264,12 @@ def test_images_exchanged_under_their_names_are_other_images(tmp_path: Path) -> 
     assert first["sha256"] == other["sha256"], "the same ids"
     assert first["contents"] == again["contents"]
     assert all(first["contents"][role] != other["contents"][role] for role in ("labeled", "unlabeled", "eval"))
+    root = files.class_folder(tmp_path / "data", ("cat", "dog"))
+    listed = [f"{name}/{number:02d}.jpg" for name in ("cat", "dog") for number in range(3)]
+    ids = files.text_file(tmp_path, "\n".join(listed))
+    before = run(root, labeled_ids=ids).split
+    for name, new in (("cat", "x"), ("dog", "cat"), ("x", "dog")):
+        (root / name).rename(root / new)
+    after = run(root, labeled_ids=ids).split
+    assert before["sha256"] == after["sha256"], "the same ids"
+    assert all(before["contents"][role] != after["contents"][role] for role in ("labeled", "unlabeled"))

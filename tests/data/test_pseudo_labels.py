@@ -258,16 +258,17 @@ def test_no_byte_of_an_image_can_change(tmp_path: Path, where: int) -> None:
 
 
 def test_height_and_width_cannot_be_exchanged_nor_images_or_stores(tmp_path: Path) -> None:
-    """Guards against a label map whose height and width are swapped, or that belongs to another image or to the other
-    model's store."""
-    for name in ("phase 1 a", "phase 1 b"):
+    """Guards against a label map whose height and width are swapped, or that belongs to another image, the other model
+    or another phase."""
+    names = ("phase 1 a", "phase 1 b", "phase 2 a")
+    for name in names:
         store = PixelLabels(tmp_path / name, key=name)
         for row, (labels, codes, _) in enumerate(maps(2)):
             store.write(row, labels, codes)
         store.finish({}, [0] * CLASSES)
-    files = [tmp_path / name / "00000" / f"0000000{row}.zst" for name in ("phase 1 a", "phase 1 b") for row in (0, 1)]
-    first, second, of_b = (file.read_bytes() for file in files[:3])
-    for wrong in (first[4:8] + first[:4] + first[8:], second, of_b, first[:10], b""):
+    files = [tmp_path / name / "00000" / f"0000000{row}.zst" for name in names for row in (0, 1)]
+    first, second, of_b, _, of_phase_2, _ = (file.read_bytes() for file in files)
+    for wrong in (first[4:8] + first[:4] + first[8:], second, of_b, of_phase_2, first[:10], b""):
         files[0].write_bytes(wrong)
         with pytest.raises(StoreError, match="cannot be read"):
             PixelLabels.read(tmp_path / "phase 1 a").codes(0)

@@ -125,8 +125,8 @@ def test_members_are_chosen_one_by_one(pair_of):
     ],
 )
 def test_blocks_are_counted_as_people_count_them(pair_of, family, blocks, in_last):
-    """Guards against `last:N` that counts stages or convolutions instead of blocks, takes the first blocks, or takes one
-    block whatever N is."""
+    """Guards against `last:N` that counts stages or convolutions instead of blocks, takes the first blocks, or always
+    takes one block."""
     pair = pair_of(family, "resnet")
     stem, *found = _blocks(pair, "a")
     assert len(found) == blocks and stem

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hf_dmt.commands import compare, demo, predict, queue
+from hf_dmt.commands.train import RECIPES
 from hf_dmt.report.by_class import by_class
 from hf_dmt.report.gain import gain_of, headline, signed, why_no_gain
 from hf_dmt.report.html import write_report
 from hf_dmt.report.next_steps import next_steps
 from hf_dmt.report.run import read_run
 from hf_dmt.report.terminal import notes, summary
+from hf_dmt.training.settings.command_line import parse
 from tests.report.runs import write_run
 
 NAMES = ("a", "b", "ensemble")
@@ -22,6 +26,28 @@ NAMES = ("a", "b", "ensemble")
 def change_results(folder: Path, change: dict) -> None:
     file = folder / "dmt_results.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+
+def assert_command_exists(command: str) -> None:
+    """Read a command with its own parser, which refuses unknown flags and choices; `...` stands for the user's
+    flags."""
+    program, name, *words = shlex.split(command)
+    assert program == "hf-dmt"
+    match name:
+        case "train" | "compare":
+            at = words.index("--") if "--" in words else len(words)
+            own, flags = (words[:at], words[at + 1 :]) if name == "compare" else ([], words)
+            compare.parse_own(own)
+            model, _, args = parse([word for word in flags if word != "..."], RECIPES)
+            args.knobs(model.task)
+        case "queue":
+            assert queue.main(words) == 2, "read, but there is no such run"
+        case "predict":
+            predict._parser().parse_args(words)
+        case "demo":
+            demo._parser().parse_args(words)
+        case _:
+            raise AssertionError(command)
 
 
 def ended_at(
@@ -103,7 +129,9 @@ def test_no_gain_is_claimed_where_labels_collapsed(tmp_path: Path) -> None:
     change_results(tmp_path, {"phases": phases})
     run = read_run(tmp_path)
     assert headline(run) == "The pseudo labels show signs of collapse (phase 3), so no gain is claimed."
-    assert "--supervised_epochs" in str(next_steps(run, "here")[0].command)
+    command = next_steps(run, "here")[0].command
+    assert command is not None and "--supervised_epochs" in command
+    assert_command_exists(command)
     assert "no gain is claimed" in summary(run) and "no gain is claimed" in write_report(tmp_path).read_text()
 
 
@@ -114,7 +142,10 @@ def test_harm_is_said_with_what_to_try(tmp_path: Path) -> None:
     first, second, *_ = next_steps(run, "here")
     assert "--supervised_epochs" in str(first.command) and "--method supervised" in str(second.command)
     change_results(tmp_path, {"knobs": run.results["knobs"] | {"strategy": "online"}})
-    assert "--strategy phases" in str(next_steps(read_run(tmp_path), "here")[0].command)
+    third = next_steps(read_run(tmp_path), "here")[0]
+    assert "--strategy phases" in str(third.command)
+    for step in (first, second, third):
+        assert_command_exists(str(step.command))
     assert "did harm" in write_report(tmp_path).read_text()
 
 
@@ -182,13 +213,23 @@ def test_classes_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"method": "supervised"}, {"phases": 1}, {"pixels": True}, {"has_test": 0}])
 def test_steps_are_three_at_most_and_are_commands_that_exist(tmp_path: Path, settings: dict) -> None:
-    """Guards against advice with a command that was renamed."""
-    from hf_dmt.__main__ import COMMANDS
-
+    """Guards against advice with a command, a flag or a method that was renamed."""
     steps = next_steps(read_run(write_run(tmp_path, **settings)), "runs/here")
     assert 1 <= len(steps) <= 3
     for step in steps:
-        assert step.command is None or step.command.split()[:2] in [["hf-dmt", name] for name in COMMANDS]
+        if step.command is not None:
+            assert_command_exists(step.command)
+
+
+def test_right_pseudo_labels_lead_to_full_weight(tmp_path: Path) -> None:
+    """Guards against a method that was renamed in the advice for pseudo labels that are nearly all right."""
+    phases = read_run(write_run(tmp_path)).phases
+    for made in phases[-1]["pseudo_labels"].values():
+        made["accuracy"] = 0.97
+    change_results(tmp_path, {"phases": phases})
+    (command,) = [str(step.command) for step in next_steps(read_run(tmp_path), "here") if "At least 97 %" in step.why]
+    assert "--method mutual" in command
+    assert_command_exists(command)
 
 
 @pytest.mark.parametrize(("points", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (-0.3, "−0.3"), (12.34, "+12.3")])
