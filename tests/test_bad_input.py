@@ -57,6 +57,11 @@ def labels(root: Path, values: list[Any], **flags: Any) -> dict[str, Any]:
     return {"dataset_name": str(files.parquet(root / "table", train=rows)), **flags}
 
 
+def table_of_files(root: Path, text: str) -> dict[str, Any]:
+    files.save(files.image(1), root / "0.png")
+    return {"dataset_name": files.text_file(root, text, "images.csv")}
+
+
 def with_mask(root: Path, mask: Any, **flags: Any) -> dict[str, Any]:
     given = files.scene_flags(root, **flags)
     files.save(mask, root / "masks" / "01.png")
@@ -184,6 +189,12 @@ CLASSIFICATION: dict[str, Case] = {
         r"training images of '.*flat'",
         r"have no labels: no class folders and no label column",
         r"--label_column|one folder per class",
+    ),
+    "table without a label column": (
+        lambda root: table_of_files(root, "file_name,kind\n0.png,cat"),
+        r"training images of '.*'",
+        r"have no labels: .* \(the columns are file_name, kind\)",
+        r"--label_column",
     ),
     "all labels unknown": (
         lambda root: labels(root, [-1, -1]),
@@ -508,8 +519,8 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "model is a text file": (
         f"{ANIMALS} --model_a {{}}/notes.txt --model_b tiny:vit",
         r"notes.txt'",
-        r"\(",
-        r"Give a folder",
+        r"is a file",
+        r"Give the folder",
     ),
     "model is a language model": (
         f"{ANIMALS} --model_a {{}}/bert --model_b tiny:vit",

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
+import shutil
 import statistics
 import sys
-import tempfile
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..data.arguments import DataArguments
 from ..data.members import MEMBERS
@@ -29,24 +21,19 @@ from ..data.splitting.assemble import RunImages, assemble
 from ..data.splitting.classes import ModelClasses
 from ..data.splitting.copies import can_compare, overlaps, signatures
 from ..data.splitting.scan import UNREADABLE
-from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.timm_members import architecture
-from ..training import phases
+from ..training.rehearsal import rehearse
 from ..training.run.folder import check_output_folder
-from ..training.run.progress import PhaseLines
-from ..training.run.protocol import peak_memory
 from ..training.run.runtime_errors import RunError, too_large_for_this_machine
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments, as_flags
 from ..training.settings.late_settings import check_late_settings
-from ..training.trainer import DMTTrainer
 from .opening import build_pair, look_up_models
 
-_UPDATES = (2, 8)  # to try in phase 0 and in a phase with pseudo labels: eight, unless two of each take long
-_LONG_S = 20.0
 _SHOWN = 5
 _CLASSES_SHOWN = 12
+_WIDEST = 100
 
 
 @dataclass
@@ -163,18 +150,12 @@ class Preflight:
             return
         if args.should_save and sys.stderr.isatty():
             print("trying a few updates, to estimate time and memory ...", file=sys.stderr)
-        folder = [tempfile.TemporaryDirectory() if args.should_save else None]
-        name = broadcast_object_list([folder[0].name if folder[0] else None])[0]
-        try:
-            self.estimate = _rehearse(pair, args, images, name)
-        finally:
-            if folder[0]:
-                folder[0].cleanup()
+        self.estimate = rehearse(pair, args, images)
 
     # ---- telling ---------------------------------------------------------------------------------------------------
 
-    def text(self) -> str:
-        """The findings for a terminal, 100 columns wide."""
+    def about_images(self) -> str:
+        """Images, classes and copies, for a terminal."""
         lines = []
         if self.images:
             lines.append("images")
@@ -190,13 +171,21 @@ class Preflight:
         if self.copies is not None:
             lines += ["copies between sets", *(_indented(self._copy_line(copies)) for copies in self.copies)]
             lines += ["  none"] if not self.copies else []
-        if self.models:
-            lines.append("models")
-            for name, model in self.models.items():
-                new = f"{model['new']} newly initialized" if model["new"] else "head kept: it has these classes"
-                lines.append(f"  {name}  {model['architecture']}, {model['parameters'] / 1e6:.1f} M parameters, {new}")
+        return "\n".join(lines)
+
+    def about_models(self) -> str:
+        """Both models, for a terminal."""
+        lines = ["models"] if self.models else []
+        for name, model in self.models.items():
+            new = f"{model['new']} newly initialized" if model["new"] else "head kept: it has these classes"
+            lines.append(f"  {name}  {model['architecture']}, {model['parameters'] / 1e6:.1f} M parameters, {new}")
+        return "\n".join(lines)
+
+    def conclusion(self) -> str:
+        """The estimate, what to know and to mend, and whether the run can start, for a terminal."""
+        lines = []
         if self.estimate:
-            lines += ["estimate", *(f"  {line}" for line in _estimate_lines(self.estimate))]
+            lines += ["estimate", *map(_indented, _estimate_lines(self.estimate))]
         for title in ("notes", "warnings", "problems"):
             found = getattr(self, title)
             lines += [title, *(_indented(text, "- ") for text in found)] if found else []
@@ -238,6 +227,12 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
         The exit code: 0 if the run can start, 1 if there is a problem.
     """
     found = Preflight()
+
+    def tell(text: str) -> None:
+        """At once: opening many images or trying updates may take minutes."""
+        if text and args.should_save and not model_args.json:
+            print(as_flags(text), flush=True)
+
     with found.collecting():
         check_output_folder(args)
     model_classes = None
@@ -247,116 +242,17 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
         images = found.open_images(data_args, model_args.task, token=args.hub_token, model_classes=model_classes)
         if images is not None:
             found.look_at_images(images, data_args)
+            tell(found.about_images())
         if images is not None and model_classes is not None:
             pair = build_pair(model_args, args, images.class_names)
             found.look_at_models(pair, images)
+            tell(found.about_models())
             check_late_settings(args, pair)
             found.rehearse(pair, args, images)
-    if args.should_save:
-        print(as_flags(json.dumps(found.as_json(), indent=1) if model_args.json else found.text()))
+    tell(found.conclusion())
+    if args.should_save and model_args.json:
+        print(as_flags(json.dumps(found.as_json(), indent=1)))
     return 1 if found.problems else 0
-
-
-# ---- the rehearsal ---------------------------------------------------------------------------------------------------
-
-
-class _Stopwatch(TrainerCallback):
-    """Records when each update of each phase, or of a model's turn in it, ended. The first mark is the start, after
-    labeling."""
-
-    def __init__(self, trainer: DMTTrainer) -> None:
-        self.trainer = trainer
-        self.marks: dict[tuple[bool, str | None], list[float]] = {}
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.marks[self._kind(self.trainer.course.current)] = [self._now()]
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.marks[self._kind(self.trainer.course.current)].append(self._now())
-
-    @staticmethod
-    def _kind(phase: Phase) -> tuple[bool, str | None]:
-        return phase.index > 0, phase.trains
-
-    def _now(self) -> float:
-        if self.trainer.args.device.type == "cuda":
-            torch.cuda.synchronize(self.trainer.args.device)
-        return time.monotonic()
-
-    def seconds(self, phase: Phase) -> float:
-        """Seconds of a typical update in such a phase, including data loading; the first quarter is warmup."""
-        marks = self.marks[self._kind(phase)]
-        took = [later - earlier for earlier, later in pairwise(marks)]
-        return statistics.median(took[len(took) // 4 :])
-
-
-def _rehearse(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folder: str) -> dict[str, Any]:
-    """The estimate. It trains `pair` a little."""
-    for updates in _UPDATES:
-        start = time.monotonic()
-        found = _tried(pair, args, images, f"{folder}/{updates}", updates)
-        took = broadcast_object_list([time.monotonic() - start])[0]
-        if took > _LONG_S:
-            break
-    return found
-
-
-def _tried(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folder: str, updates: int) -> dict[str, Any]:
-    """The estimate from a number of updates in each kind of phase."""
-    knobs = args.knobs(pair.task)
-    few = 2 * args.per_device_eval_batch_size * args.world_size
-    trial = copy.copy(args)
-    trial.output_dir, trial.max_steps = folder, updates
-    trial.official, trial.phase_weights = False, "last"
-    trial.label_ratios = [1.0] if knobs.label_ratios else args.label_ratios
-    trial.save_strategy, trial.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
-    trial.load_best_model_at_end = trial.push_to_hub = False
-    trial.report_to, trial.disable_tqdm = [], True
-    trial.metric_is_default, trial.metric_for_best_model = True, None
-    unlabeled = images.unlabeled.subset(np.arange(min(few, len(images.unlabeled)))) if images.unlabeled else None
-    trainer = DMTTrainer(model=pair, args=trial, train_dataset=images.labeled, unlabeled_dataset=unlabeled)
-    trainer.remove_callback(PhaseLines)
-    watch = _Stopwatch(trainer)
-    trainer.add_callback(watch)
-    plan = phases.plan(
-        knobs,
-        pair.task,
-        num_labeled=len(trainer.supervised_rows["a"]),
-        num_unlabeled=len(images.unlabeled or ()),
-        max_steps=args.max_steps if args.max_steps > 0 else None,
-        alternate=args.member_schedule == "alternate",
-    )
-    quiet = logging.getLogger("hf_dmt")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)  # models look collapsed after a few updates
-    try:
-        trainer.train()
-        shown = images.labeled.subset(np.arange(min(few, len(images.labeled))))
-        start = time.monotonic()
-        trainer.scores(shown, title="evaluating")
-        image = (time.monotonic() - start) / len(shown)
-    finally:
-        quiet.setLevel(level)
-    label_ratios = {phase.index: phase.label_ratio for phase in plan}
-    labelings = sum(ratio is not None for ratio in label_ratios.values())
-    passes = labelings * len(images.unlabeled or ()) + len(label_ratios) * len(images.evaluation or ())
-    passes += min(2, len(label_ratios)) * len(images.test or ())
-    update = [watch.seconds(phase) for phase in plan]
-    training = sum(seconds * phase.steps for seconds, phase in zip(update, plan, strict=True))
-    available = torch.cuda.get_device_properties(args.device).total_memory if args.device.type == "cuda" else None
-    return {
-        "device": args.device.type,
-        "tried": updates,
-        "updates": [phase.steps for phase in plan],
-        "seconds_per_update": [round(seconds, 4) for seconds in update],
-        "clean_images": passes,
-        "seconds_per_clean_image": round(image, 5),
-        "total_seconds": round(training + image * passes, 1),
-        "memory_bytes": peak_memory(args.device),
-        "memory_available_bytes": available,
-    }
 
 
 def _estimate_lines(found: dict[str, Any]) -> list[str]:
@@ -385,10 +281,16 @@ def _listed(pairs: list[Any]) -> str:
 
 
 def _indented(text: str, mark: str = "") -> str:
-    """Wrap at 100 columns, indented below the mark; keeps existing line breaks."""
+    """Wrap at the width of the terminal, at most 100 columns, indented below the mark; keeps existing line breaks."""
+    width = min(_WIDEST, shutil.get_terminal_size((_WIDEST, 0)).columns)
     wrapped = [
         textwrap.fill(
-            line, 100, initial_indent="  " + mark, subsequent_indent="  " + " " * len(mark), break_on_hyphens=False
+            line,
+            width,
+            initial_indent="  " + mark,
+            subsequent_indent="  " + " " * len(mark),
+            break_on_hyphens=False,
+            break_long_words=False,
         )
         if number == 0
         else "  " + " " * len(mark) + line

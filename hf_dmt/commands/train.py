@@ -72,8 +72,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         images = assemble(data_args, model_args.task, token=args.hub_token, model_classes=model_classes)
         if args.resume_from_checkpoint:
             check_split(args.output_dir, images.split)
-        if data_args.dataset_name in BUILTIN_SETS:
-            args.horizontal_flip = False  # a flipped digit is a different digit, or none
+        if data_args.dataset_name in BUILTIN_SETS and args.horizontal_flip:
+            args.horizontal_flip = False
+            images.notes.append("Views are not flipped: a flipped digit is a different digit, or none.")
         pair = build_pair(model_args, args, images.class_names)
         describe_masks(pair, data_args.reduce_labels)
         trainer = build_trainer(pair, args, images)

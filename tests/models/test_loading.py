@@ -224,10 +224,29 @@ def test_model_of_another_task_says_which(family, task, checkpoint):
         load(checkpoint(family), task=task)
 
 
-@pytest.mark.parametrize("source", ["nobody/no-such-model", "no/such/folder/here", "vit-bsae"])
+@pytest.mark.parametrize("source", ["nobody/no-such-model", "vit-bsae"])
 def test_unknown_model_repeats_what_was_given(source):
     """A mistyped id must end in an error that repeats it."""
     with pytest.raises(CheckpointError, match=f"Cannot load a model from '{source}'"):
+        load(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("./no-such", r"there is no folder '\./no-such', and this is no model id"),
+        ("/no/such/folder", r"there is no folder '/no/such/folder', and this is no model id"),
+        ("runs/animal", r"there is no folder 'runs/animal', .* Did you mean 'runs/animals'\?"),
+        ("./runs/animal", r"there is no folder '\./runs/animal', .* Did you mean 'runs/animals'\?"),
+        ("runs/animals/model.safetensors", r"'runs/animals/model\.safetensors' is a file\. Give the folder"),
+    ],
+)
+def test_a_mistyped_folder_is_not_looked_up_as_a_model_id(source, said, tmp_path, monkeypatch):
+    """A mistyped folder must be named as such: the Hub's message asks for letters and digits in a repository id."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "animals").mkdir(parents=True)
+    (tmp_path / "runs" / "animals" / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=f"Cannot load a model: {said}"):
         load(source)
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_dmt.commands import preflight
 from hf_dmt.commands.preflight import class_line, duration
+from hf_dmt.training import rehearsal
 from hf_dmt.training.run.runtime_errors import activation_bytes
 from scripts.run_dmt import main
 from tests.data import small_files as files
@@ -81,7 +81,7 @@ def test_a_good_start_is_called_ready_and_its_plan_is_the_runs(
     said = capsys.readouterr().out
     assert "labeled images: cat: 6, dog: 6, owl: 7" in said, "in brief before every run"
 
-    monkeypatch.setattr(preflight, "_LONG_S", 0)
+    monkeypatch.setattr(rehearsal, "_LONG_S", 0)
     code, found = check(animals, capsys, "--member_schedule", "alternate")
     assert found["estimate"]["tried"] == 2, "eight updates of large models on a CPU take many minutes"
     assert code == 0 and found["estimate"]["updates"] == [n for n in estimate["updates"] for _ in "ab"]
@@ -109,8 +109,12 @@ def test_what_is_wrong_is_said_together_with_what_is_not(
     assert "Skipped" not in told, "a run with these flags skips nothing: it stops"
 
 
-def test_masks_are_shown_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Guards against a class map that is off by one, and an ignore value that is taken for a class."""
+def test_masks_are_shown_with_their_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a class map that is off by one, an ignore value that is taken for a class, and lines that the
+    terminal breaks in the middle of a word."""
+    monkeypatch.setenv("COLUMNS", "80")
     files.scene_folder(tmp_path / "scenes", [(0, 1), (1, 2), (0, 9)])
     for number in range(4):
         files.save(files.image(50 * number, (24, 24)), tmp_path / "more" / f"{number}.jpg")
@@ -120,7 +124,9 @@ def test_masks_are_shown_with_their_values(tmp_path: Path, capsys: pytest.Captur
     flags = ["--dataset_name", str(tmp_path / "scenes"), "--unlabeled_dir", str(tmp_path / "more"), *small]
     task = ["--task", "semantic-segmentation", "--id2label", str(names)]
     assert main([*flags, *task, "--check"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    told = " ".join(" ".join(lines).split())
     assert "0 = thing 0: 2, 1 = thing 1: 2, 2 = thing 2: 1" in told and "9 = thing 9: 1" in told
     assert "Ready, with 2 warnings." in told and "6 of 10 classes have no labeled image" in told
 

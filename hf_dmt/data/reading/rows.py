@@ -113,6 +113,7 @@ class TableRows:
         folder: Path | None = None,
         recode: Mapping[Any, Any] | None = None,
     ) -> None:
+        self.columns = table.column_names
         self.table = table.select_columns([image, target] if target else [image])
         for column in self.table.column_names:
             if isinstance(self.table.features[column], datasets.Image):
@@ -156,6 +157,7 @@ class FileRows:
     Args:
         images: files, or their paths inside `root` as text.
         masks, labels: a mask file or a label for each image, or neither.
+        columns: of the table that lists the files.
 
     Raises:
         DataError: a name that is not valid text.
@@ -168,6 +170,7 @@ class FileRows:
         *,
         masks: Sequence[Path] | None = None,
         labels: Sequence[Any] | None = None,
+        columns: Sequence[str] = (),
     ) -> None:
         if not isinstance(images, Texts):
             names = ["/".join(_parts_inside(path, root)) for path in images]
@@ -175,7 +178,7 @@ class FileRows:
             images = Texts(names)
         for targets in (masks, labels):
             assert targets is None or len(targets) == len(images), "a target of another image"
-        self.ids = images
+        self.ids, self.columns = images, columns
         self.images = Paths(root, self.ids)
         self.masks = None if masks is None else Paths(Path(), Texts(str(path) for path in masks))
         self.labels = labels

@@ -134,7 +134,7 @@ def _open(
             f"{str(file)!r} lists {name.name!r} {times} times, but an image can only have one row. Remove the others."
         )
     if target is None:
-        return FileRows(paths, root)
+        return FileRows(paths, root, columns=columns)
     cells = [row.get(target) for row in rows]
     if several := next((cell for cell in cells if isinstance(cell, (list, dict))), None):
         raise DataError(
@@ -167,12 +167,11 @@ def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
     splits = {}
     for found in dict.fromkeys(roles):
         positions = [position for position, other in enumerate(roles) if other == found]
-        chosen = {
-            key: [values[position] for position in positions]
-            for key, values in (("masks", rows.masks), ("labels", rows.labels))
-            if values
-        }
-        splits[str(found)] = FileRows([rows.images[position] for position in positions], root, **chosen)
+        images, masks, labels = (
+            [values[position] for position in positions] if values else None
+            for values in (rows.images, rows.masks, rows.labels)
+        )
+        splits[str(found)] = FileRows(images or [], root, masks=masks, labels=labels, columns=rows.columns)
     return splits
 
 

@@ -223,9 +223,11 @@ def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, no
     rows = _split(splits, args.train_split, "train", args.dataset_name or "", "`train_split`")
     assert rows is not None
     if task == "image-classification" and rows.targets() is None:
+        named = ", ".join(getattr(rows, "columns", ()))  # of a table
+        columns = f" (the columns are {named})" if named else ""
         raise DataError(
-            f"The training images of {args.dataset_name!r} have no labels: no class folders and no label column. Put "
-            "them into one folder per class, give a table with the columns file_name and label "
+            f"The training images of {args.dataset_name!r} have no labels: no class folders and no label column"
+            f"{columns}. Put them into one folder per class, give a table with the columns file_name and label "
             "(`dataset_name=labels.csv`), or name the column with `label_column`."
         )
     images = ImageSet(
