@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from hf_dmt import ModelPair
 from hf_dmt.commands.predict import main
 from hf_dmt.data.labels.predictions import PredictionError, PredictionFile
+from hf_dmt.data.reading.rows import DataError
+from hf_dmt.data.splitting.answers import read_answers
 from hf_dmt.training.labeling.predictions import image_predictions, label_maps
 from tests import forked
 from tests.data.small_files import image, save
@@ -85,8 +87,8 @@ def test_a_table_says_what_the_pipeline_says(pair: str, folder: Path, tmp_path: 
 
 
 def test_csv_holds_the_same_and_no_formula(pair: str, folder: Path, tmp_path: Path) -> None:
-    """Guards against a file name or class that a spreadsheet evaluates as a formula, and against a table without the
-    columns that `--extra_labels` reads."""
+    """Guards against a file name or class that a spreadsheet evaluates as a formula, and against `--extra_labels` not
+    knowing the images or classes of a corrected table, or naming quotes and brackets of a .jsonl as columns."""
     for kind in ("csv", "jsonl"):
         assert main([pair, str(folder), "--to", str(tmp_path / f"out.{kind}")]) == 0
     rows, records = table(tmp_path / "out.csv"), lines(tmp_path / "out.jsonl")
@@ -94,6 +96,16 @@ def test_csv_holds_the_same_and_no_formula(pair: str, folder: Path, tmp_path: Pa
     assert [row["id"].removeprefix("'") for row in rows] == [record["id"] for record in records]
     assert not any(value.startswith(("=", "+", "@")) for row in rows for value in row.values())
     assert [float(row["confidence"]) for row in rows] == [record["confidence"] for record in records]
+    rows[1]["label"] = "'=dog"
+    with open(tmp_path / "corrected.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    records[1]["label"] = "=dog"
+    answers = {record["id"]: NAMES.index(record["label"]) for record in records}
+    assert "=1+1.jpg" in answers and read_answers(tmp_path / "corrected.csv", "image-classification", NAMES) == answers
+    with pytest.raises(DataError, match=r"out\.jsonl is not a CSV table.*--to labels\.csv"):
+        read_answers(tmp_path / "out.jsonl", "image-classification", NAMES)
 
 
 def test_new_images_are_added_and_known_ones_kept(
