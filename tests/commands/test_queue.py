@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hf_dmt.commands.queue import main as queue_command
 from hf_dmt.commands.train import run as train
+from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.splitting.assemble import assemble
 from tests.data.small_files import class_folder, image, save, scene_folder
 
 SHORT = ["--max_steps", "2", "--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--label_ratios", "1.0"]
@@ -64,7 +68,8 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
-    """Guards against answers about regions that do not reach the labeled images of the next run."""
+    """Guards against answers about regions that do not reach the masks of the next run: as another class, in another
+    place, or as labels for the pixels around them."""
     for index in range(6):
         save(image(20 * index), tmp_path / "more" / f"{index}.jpg")
     folder = scene_folder(tmp_path / "data", [(0, 1, 2)] * 4)
@@ -78,6 +83,19 @@ def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:
     assert train(["--pair", run, "--extra_labels", queue, *data, *SHORT, "--output_dir", again]) == 0
     assert set(json_of(Path(again, "split.json"))["extra_labeled"]) == set(answered)
     assert json_of(Path(again, "dmt_results.json"))["num_labeled"] == 4 + len(set(answered))
+    images = DataArguments(str(folder), unlabeled_dir=str(tmp_path / "more"), extra_labels=[queue])
+    found = assemble(images, "semantic-segmentation").labeled
+    with open(Path(queue, "queue.csv"), encoding="utf-8", newline="") as file:
+        regions = [line for line in csv.DictReader(file) if line["label"]]
+    for row in range(4, len(found)):
+        mask, outside = found[row]["mask"], np.ones((16, 20), dtype=bool)
+        for region in regions:
+            if region["id"] == found.ids[row]:
+                x, y, width, height = (float(region[key]) for key in ("x", "y", "width", "height"))
+                box = slice(int(y), math.ceil(y + height)), slice(int(x), math.ceil(x + width))
+                assert (mask[box] == 2).any()
+                outside[box] = False
+        assert set(np.unique(mask)) <= {-100, 2} and (mask[outside] == -100).all()
 
 
 def test_the_embedded_set_needs_no_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from hf_dmt.report.run import read_run
 from hf_dmt.report.terminal import phase_table
 from hf_dmt.training.labeling import graph
 from hf_dmt.training.settings.methods import resolve
-from tests.training.small_runs import images, make_pair, make_trainer, results
+from tests.training.small_runs import CLASSES, images, make_pair, make_trainer, results
 
 
 def two_moons(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +78,8 @@ def test_features_are_what_the_head_makes_logits_of(kind: str) -> None:
 
 
 def test_the_graph_labels_for_both(tmp_path: Path) -> None:
-    """Guards against storing the graph's labels while the models still learn from each other's, and against a summary
-    of other labels under the graph's name."""
+    """Guards against storing the graph's labels while the models still learn from each other's, and against labels or a
+    summary of the graph under the name of a model, or the other way round."""
     labeled, unlabeled = images(9, seed=0), images(40, seed=1)
     pair = make_pair("vit", "resnet")
     trainer = make_trainer(
@@ -97,10 +97,13 @@ def test_the_graph_labels_for_both(tmp_path: Path) -> None:
         }
         if not stored:  # labels of past phases may be deleted
             continue
-        made, summary = stored["graph"], entry["pseudo_labels"]["graph"]
-        assert summary["accuracy"] == pytest.approx((made.labels == truth)[made.selected].mean())
-        assert made.selected.mean() == pytest.approx(entry["label_ratio"])
-        assert {"weight", "confidence", "disagreement"} <= set(summary["separation"])
+        for name, made in stored.items():
+            summary = entry["pseudo_labels"][name]
+            assert summary["accuracy"] == pytest.approx((made.labels == truth)[made.selected].mean())
+            assert summary["predicted"] == np.bincount(made.labels, minlength=CLASSES).tolist()
+            assert made.selected.mean() == pytest.approx(entry["label_ratio"])
+            assert {"weight", "confidence", "disagreement"} <= set(summary["separation"])
+        assert not any(np.array_equal(stored[name].confidence, stored["graph"].confidence) for name in "ab")
     for name in ("a", "b"):
         assert np.array_equal(trainer.train_dataset.pseudo[name].labels, stored["graph"].labels)
         assert np.array_equal(trainer.sampler.rows[name][1], stored["graph"].rows)
