@@ -8,7 +8,7 @@
 
 Without `--suite`, the flags after `--` set the data and models (default: the embedded digits). Every run is a call of
 `hf-dmt train`. Each seed is used as `--split_seed` and `--seed`, so all methods see the same split. A data set needs a
-train and a test split; if it has no validation split, some labeled images are held out.
+train and a test split, or `--test_fraction`; if it has no validation split, some labeled images are held out.
 
 The budget is the number of image passes: one image forward and backward through one model counts 1, forward only 1/3.
 Passes for labels and weights count, evaluation does not. `dmt` runs first, and every other method gets as many passes.
@@ -177,7 +177,10 @@ def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
 
 def parse_own(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="hf-dmt compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        prog="hf-dmt compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--suite", choices=SUITES, help="predefined data sets and sizes (default: the flags after --)")
     parser.add_argument("--sets", nargs="+", help="use only these data sets of the suite")
@@ -287,8 +290,9 @@ class Bench:
         images = assemble(data, model.task)
         if images.test is None:
             raise ValueError(
-                f"{data.dataset_name!r} has no labeled test split, and methods are compared on images that chose "
-                "nothing. Put labeled images into test/ beside train/, or name a split: --test_split."
+                f"{data.dataset_name!r} has no labeled test split, and methods must be compared on images that "
+                "were not used to choose a model. Hold some out (--test_fraction 0.2), put them into test/ beside "
+                "train/, or name a split: --test_split."
             )
         if images.evaluation is None:
             raise ValueError(

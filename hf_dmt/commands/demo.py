@@ -166,7 +166,10 @@ def write_space(source: str, pair: ModelPair, folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hf-dmt demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        prog="hf-dmt demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pair", metavar="PAIR", help="output folder of a run, or a repository on the Hub")
     parser.add_argument(

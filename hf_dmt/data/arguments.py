@@ -24,6 +24,10 @@ class DataArguments:
     test_split: str | None = field(
         default=None, metadata={"help": "Split for final scores, never used to choose anything (test)."}
     )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Without a test split, hold out this fraction of the labeled images for final scores."},
+    )
     image_column: str | None = field(default=None, metadata={"help": "Column with the images (default: detected)."})
     label_column: str | None = field(
         default=None, metadata={"help": "Column with the labels or masks (default: detected)."}

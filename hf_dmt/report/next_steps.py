@@ -60,7 +60,7 @@ def _measure(run: Run, gain: Gain | None) -> list[Step]:
     steps = []
     if gain is not None and gain.split == "eval":
         steps.append(
-            Step("Hold out labeled images as a test split (--test_split): the eval split chose the exported model.")
+            Step("Hold out labeled images as a test split (--test_fraction 0.2): the eval split chose the model.")
         )
     elif gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
         steps.append(Step("Repeat with other splits: a single run on so few images is not conclusive.", _compare(run)))

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -95,3 +96,13 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.Mon
     assert called(lambda words: print(*words) or 0, ["\u732b", "caf\udce9"]) == 0
     shown.flush()
     assert shown.buffer.getvalue() == b"\\u732b caf\\udce9\n"
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_no_flag_may_be_abbreviated(command: str) -> None:
+    """Guards against `--seed 5` counting as `--seeds 5`, and against a new flag that changes what a script means."""
+    try:
+        code: Any = main([command, "--hel"])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2, "0 if it is taken for --help"

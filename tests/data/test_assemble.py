@@ -235,6 +235,41 @@ def test_the_only_other_split_as_the_test_split(tmp_path: Path) -> None:
     assert len(both.evaluation or ()) == 3, "asked for"
 
 
+def test_without_a_test_split_some_labeled_images_are_held_out(tmp_path: Path) -> None:
+    """Guards against training on test images, as labeled or as unlabeled ones, and against other test images for
+    another number of labels, whose scores cannot be compared."""
+    root = str(label_table(tmp_path / "data", [row % 3 for row in range(60)] + [-1] * 5))
+    found = run(root, num_labeled=12, test_fraction=0.2)
+    assert found.test is not None and found.evaluation is not None and found.unlabeled is not None
+    assert np.bincount(found.test.labels).tolist() == [4, 4, 4]
+    sets = [found.test.ids, found.evaluation.ids, found.labeled.ids, found.unlabeled.ids]
+    assert sorted(int(name) for ids in sets for name in ids) == list(range(65)), "every image is in one set"
+    assert found.split["test"] == found.test.ids and any("12 of the training images" in note for note in found.notes)
+    more = run(root, num_labeled=40, test_fraction=0.2)
+    assert more.test is not None and more.test.ids == found.test.ids
+    other = run(root, num_labeled=12, test_fraction=0.2, split_seed=1)
+    assert other.test is not None and other.test.ids != found.test.ids
+
+    (tmp_path / "split.json").write_text(json.dumps(found.split))
+    again = run(root, labeled_ids=str(tmp_path / "split.json"), split_seed=5)
+    assert again.split["sha256"] == found.split["sha256"], "a split.json holds the same images out"
+
+    masks = run(files.scene_folder(tmp_path / "scenes", [(0, 1)] * 20), PIXELS, test_fraction=0.25)
+    assert masks.test is not None and len(masks.test) == 5 and len(masks.labeled) == 12
+
+
+def test_a_test_fraction_that_cannot_be_held_out(tmp_path: Path) -> None:
+    """Guards against a second test set beside the one of the data, and against an empty one."""
+    root = str(label_table(tmp_path / "data", [0, 1] * 10, test=[0, 1, 1]))
+    with pytest.raises(DataError, match=r"`test_fraction` 0\.2 .*has a test split\. Omit it"):
+        run(root, test_fraction=0.2)
+    root = str(label_table(tmp_path / "other", [0, 1] * 4))
+    with pytest.raises(DataError, match=r"`test_fraction` must be above 0 and below 1, got 1.0; try 0\.2"):
+        run(root, test_fraction=1.0)
+    with pytest.raises(DataError, match="8 images with labels are too few"):
+        run(root, test_fraction=0.2)
+
+
 def test_views_larger_than_the_images_are_announced(tmp_path: Path, animals: Path) -> None:
     """Guards against training on padding without a warning: a 20x16 image leaves nine tenths of a view of 64 pixels
     void."""

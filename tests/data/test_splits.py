@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_dmt.data.splitting.splits import (
-    carve_eval,
     choose_labeled,
     describe,
+    hold_out,
     read_ids,
     rows_of,
     sha256_of_ids,
@@ -76,7 +76,7 @@ def test_carving_never_takes_the_last_two_labels_of_a_class(labels: np.ndarray, 
     labeled = np.arange(0, 3 * len(labels), 3)
     everywhere = np.full(3 * len(labels), 9)
     everywhere[labeled] = labels
-    kept, held = carve_eval(labeled, everywhere, seed=seed)
+    kept, held = hold_out(labeled, everywhere, seed=seed)
     assert sorted([*kept.tolist(), *held.tolist()]) == labeled.tolist()
     assert len(held) <= round(0.2 * len(labels))
     if len(labels) < 10:
@@ -88,11 +88,11 @@ def test_carving_never_takes_the_last_two_labels_of_a_class(labels: np.ndarray, 
 
 def test_carving_takes_a_fifth_of_every_class_or_of_all_pixels() -> None:
     labels = np.arange(100) % 5
-    kept, held = carve_eval(np.arange(100), labels, seed=0)
+    kept, held = hold_out(np.arange(100), labels, seed=0)
     assert len(kept) == 80 and np.bincount(labels[held]).tolist() == [4] * 5
-    kept, held = carve_eval(np.arange(100), None, seed=0)
+    kept, held = hold_out(np.arange(100), None, seed=0)
     assert len(kept) == 80 and len(held) == 20 and not set(kept.tolist()) & set(held.tolist())
-    assert not len(carve_eval(np.arange(9), None, seed=0)[1])
+    assert not len(hold_out(np.arange(9), None, seed=0)[1])
 
 
 @pytest.mark.parametrize("count", [0, -1, 21])

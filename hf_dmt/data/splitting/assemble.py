@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..arguments import DataArguments
-from ..files import read_json
 from ..reading.builtin import BUILTIN_SETS
 from ..reading.folders import open_unlabeled_folder
 from ..reading.masks import MaskReading, read_colors
@@ -24,7 +23,7 @@ from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .contents import digest_of
 from .duplicates import duplicate_notes, without_copies
 from .scan import ScannedImages, listing, scan
-from .splits import carve_eval, choose_labeled, describe, read_ids, rows_of
+from .splits import choose_labeled, describe, held_out_before, hold_out, read_ids, rows_of
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,8 @@ def assemble(
     everything = _training_images(splits, task, args, notes)
     everything, names = with_classes(everything, names, args, model_classes, notes)
 
+    test = _split_with_targets(splits, "test", everything, names, args, notes)
+    everything, test = _with_test(everything, test, args, notes)
     labels = everything.images.labels
     labeled_rows = _labeled_rows(everything, labels, args, notes)
     held_out = _split_with_targets(splits, "eval", everything, names, args, notes)
@@ -112,10 +113,11 @@ def assemble(
                 f"No evaluation split, and {len(labeled_rows)} labeled images are too few to hold some out: nothing "
                 "is evaluated during training, and model a is exported as the main checkpoint."
             )
-    test = _split_with_targets(splits, "test", everything, names, args, notes)
     used = np.union1d(labeled_rows, carved)
     scanned = everything.subset(labeled_rows)
-    check_targets(everything.subset(carved), "eval", names, args)
+    for role, found in (("eval", everything.subset(carved)), ("test", test)):
+        if found is not None:
+            check_targets(found, role, names, args)
     args = _with_own_unlabeled(args, splits, len(used) == len(everything), notes)
     rest = _unlabeled(args, everything, used, names, notes, token)
     if rest is not None and args.dataset_name not in BUILTIN_SETS:
@@ -331,14 +333,36 @@ def _carve(
     labeled: np.ndarray, labels: np.ndarray | None, images: ImageSet, args: DataArguments
 ) -> tuple[np.ndarray, np.ndarray]:
     """`(still labeled, evaluation)`: from the given `split.json`, or else a fifth of the labeled rows."""
-    if args.labeled_ids is not None and args.labeled_ids.endswith(".json"):
-        kept = read_json(Path(args.labeled_ids)).get("eval")
-        kept = kept if isinstance(kept, list) else []
-        known = {name: row for row, name in enumerate(images.ids)}
-        rows = np.array(sorted(known[str(name)] for name in kept if str(name) in known), dtype=np.int64)
-        if len(rows) == len(kept) > 0 and not np.intersect1d(rows, labeled).size:
-            return labeled, rows
-    return carve_eval(labeled, labels, seed=args.split_seed)
+    rows = held_out_before("eval", args.labeled_ids, images.ids)
+    if rows is not None and not np.intersect1d(rows, labeled).size:
+        return labeled, rows
+    return hold_out(labeled, labels, seed=args.split_seed)
+
+
+def _with_test(
+    everything: ScannedImages, test: ScannedImages | None, args: DataArguments, notes: list[str]
+) -> tuple[ScannedImages, ScannedImages | None]:
+    """`(the images to train on, the test images)`, which are held out if there is no test split and this was asked."""
+    fraction = args.test_fraction
+    if test is not None:
+        if fraction is not None:
+            raise DataError(
+                f"`test_fraction` {fraction:g} would hold out training images, but {args.dataset_name!r} has a test "
+                "split. Omit it."
+            )
+        return everything, test
+    rows = held_out_before("test", args.labeled_ids, everything.images.ids)
+    if rows is None and fraction is None:
+        return everything, None
+    if rows is None:
+        if fraction is None or not 0 < fraction < 1:
+            raise DataError(f"`test_fraction` must be above 0 and below 1, got {fraction}; try 0.2.")
+        known = np.flatnonzero(everything.has_target)
+        _, rows = hold_out(known, everything.images.labels, seed=args.split_seed, fraction=fraction, draw=2)
+        if not len(rows):
+            raise DataError(f"{len(known)} images with labels are too few to hold out a test split. Label more.")
+    notes.append(f"No test split: {len(rows)} of the training images are held out for the final scores.")
+    return everything.subset(np.setdiff1d(np.arange(len(everything)), rows)), everything.subset(rows)
 
 
 def _unlabeled(

@@ -19,7 +19,7 @@ from ..files import read_json
 SPLIT_FILE = "split.json"
 EVAL_FRACTION = 0.2
 SMALLEST_SET_WITH_EVAL = 10
-_KEPT_PER_CLASS = 2  # holding out an eval split never takes one of a class's last two labels
+_KEPT_PER_CLASS = 2  # holding images out never takes one of a class's last two labels
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -64,20 +64,25 @@ def choose_labeled(
     return np.sort(order[:count])
 
 
-def carve_eval(labeled: np.ndarray, labels: np.ndarray | None, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out 20 % of the labeled rows for evaluation: `(still labeled, evaluation)`, both sorted.
+def hold_out(
+    labeled: np.ndarray, labels: np.ndarray | None, *, seed: int, fraction: float = EVAL_FRACTION, draw: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a fraction of the labeled rows to score on: `(still labeled, held out)`, both sorted.
 
     Stratified, never one of a class's last two labels; with fewer than 10 labeled images, none.
+
+    Args:
+        draw: 1 for the eval images, 2 for the test images, so that they are chosen independently.
     """
     if len(labeled) < SMALLEST_SET_WITH_EVAL:
         return labeled, np.empty(0, dtype=np.int64)
-    wanted = round(EVAL_FRACTION * len(labeled))
+    wanted = round(fraction * len(labeled))
     if labels is None:
-        taken = np.random.default_rng([seed, 1]).permutation(labeled)[:wanted]
+        taken = np.random.default_rng([seed, draw]).permutation(labeled)[:wanted]
         return np.setdiff1d(labeled, taken), np.sort(taken)
     left = {int(label): int((labels[labeled] == label).sum()) for label in np.unique(labels[labeled])}
     chosen: list[int] = []
-    for row in labeled[stratified_order(labels[labeled], seed + 1)]:
+    for row in labeled[stratified_order(labels[labeled], seed + draw)]:
         label = int(labels[row])
         if len(chosen) < wanted and left[label] > _KEPT_PER_CLASS:
             chosen.append(int(row))
@@ -129,6 +134,22 @@ def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
             f"ids look like {known[0]!r}. An id is the row number or the path inside the folder."
         )
     return np.sort(np.asarray([row_of[name] for name in ids], dtype=np.int64))
+
+
+def held_out_before(role: str, labeled_ids: str | None, known: Sequence[str]) -> np.ndarray | None:
+    """Rows of the training images that the `split.json` given as `labeled_ids` holds out for this role; None if it
+    holds out none, or images of another split.
+
+    Raises:
+        ValueError: it is not a split file.
+    """
+    if labeled_ids is None or not labeled_ids.endswith(".json"):
+        return None
+    read_ids(Path(labeled_ids))
+    kept = read_json(Path(labeled_ids)).get(role)
+    kept = {str(name) for name in kept} if isinstance(kept, list) else set()
+    rows = [row for row, name in enumerate(known) if name in kept]
+    return np.array(rows, dtype=np.int64) if kept and len(rows) == len(kept) else None
 
 
 def image_ids(images: Any) -> list[str]:

@@ -37,6 +37,7 @@ FIRST: dict[str, dict[str, str]] = {
         "train_split": "Split to train on [train]",
         "eval_split": "Split to evaluate on [validation, or 20 % of labels]",
         "test_split": "Split for final scores only [test]",
+        "test_fraction": "Without one, hold out this fraction of the labels",
         "label_column": "Column with the labels or masks [detected]",
         "id2label": "JSON file with the class names",
         "skip_corrupt_images": "Skip images that cannot be read",

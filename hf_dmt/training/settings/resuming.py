@@ -18,8 +18,8 @@ _WORDS = {
     "dataloader_pin_memory dataloader_prefetch_factor dataloader_multiprocessing_context torch_empty_cache_steps",
     "this start": "resume_from_checkpoint accept_changes restore_callback_states_from_checkpoint max_skipped_updates",
     # Their results are compared instead: the plan, the images, the two models, the classes.
-    "sources": "dataset_name dataset_config_name train_split eval_split test_split image_column label_column "
-    "num_labeled labeled_fraction labeled_ids extra_labels split_seed id2label skip_corrupt_images "
+    "sources": "dataset_name dataset_config_name train_split eval_split test_split test_fraction image_column "
+    "label_column num_labeled labeled_fraction labeled_ids extra_labels split_seed id2label skip_corrupt_images "
     "unlabeled_dataset_name unlabeled_split unlabeled_dir task model_a model_b pair trust_remote_code image_size "
     "check json freeze_backbone",
 }

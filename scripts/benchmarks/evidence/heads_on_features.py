@@ -36,7 +36,7 @@ from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.files import write_json
 from hf_dmt.data.members import MEMBERS
 from hf_dmt.data.splitting.assemble import assemble
-from hf_dmt.data.splitting.splits import carve_eval, choose_labeled
+from hf_dmt.data.splitting.splits import choose_labeled, hold_out
 from hf_dmt.method import plan_phases, pseudo_label
 from hf_dmt.training.labeling import graph
 from hf_dmt.training.labeling.inference import CleanPass
@@ -185,7 +185,7 @@ class Splits:
         labels = data["train_labels"]
         self.classes = int(labels.max()) + 1
         chosen = [choose_labeled(count, len(labels), seed=seed, labels=labels) for seed in seeds]
-        carved = [carve_eval(rows, labels, seed=seed) for rows, seed in zip(chosen, seeds, strict=True)]
+        carved = [hold_out(rows, labels, seed=seed) for rows, seed in zip(chosen, seeds, strict=True)]
         self.labeled, self.held = ([part[place] for part in carved] for place in range(2))
         self.unlabeled = [np.setdiff1d(np.arange(len(labels)), rows) for rows in chosen]
         assert len({len(rows) for rows in self.labeled}) == 1, "splits of one size have one number of updates"
