@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -53,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"Did you mean `hf-dmt {near[0]}`?" if near else f"Choose one of: {', '.join(COMMANDS)}."
         print(f"hf-dmt: error: Unknown command {name!r}. {hint}", file=sys.stderr)
         return 2
+    if name == "train" and "RANK" not in os.environ:
+        from .hub.model_ids import not_found
+
+        if problem := not_found(rest):
+            print(f"hf-dmt: error: {problem}", file=sys.stderr)
+            return 2
     return called(lambda given: importlib.import_module(f"hf_dmt.commands.{name}").main(given), rest)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from ..data.files import read_json
@@ -37,23 +34,6 @@ def fault_of_config(source: str, *, revision: str | None = None, token: str | No
         return None
     fault = _fault_of_settings(config)
     return fault or (_fault_of_index(Path(source)) if Path(source).is_dir() else None)
-
-
-def no_such_folder(source: str) -> str | None:
-    """What to say of a source that cannot be a Hub id, or is nearly the name of a folder; None for any other source."""
-    path = Path(source)
-    if path.is_dir():
-        return None
-    if path.is_file():
-        return f"{source!r} is a file. Give the folder that contains it."
-    inside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, inside, n=1)
-    meant = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-    try:
-        validate_repo_id(source)
-    except HFValidationError:
-        return f"there is no folder {source!r}, and this is no model id on the Hub either.{meant}"
-    return f"there is no folder {source!r}, and no model of that id can be reached on the Hub.{meant}" if near else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from transformers.utils import cached_file, find_adapter_config_file, is_timm_av
 from ..data.pair_file import CheckpointError
 from ..data.seeds import seeded
 from ..data.tasks import TASKS
-from ..hub.config_file import MOST_CLASSES, fault_of_config, no_such_folder
+from ..hub.config_file import MOST_CLASSES, fault_of_config
+from ..hub.model_ids import cannot_load
 from . import timm_members
 from .finite import described, nonfinite_tensors
 
@@ -155,13 +156,8 @@ def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> Pretrain
                 f"{source!r} contains its own model code, which is not run by default: review that code, then pass "
                 "`trust_remote_code=True`, or choose an architecture that transformers supports."
             ) from problem
-        if missing := no_such_folder(source):
-            raise CheckpointError(f"Cannot load a model: {missing}") from problem
-        raise CheckpointError(
-            f"Cannot load a model from {source!r} ({first_line(problem).rstrip('.')}). Give a folder with config.json "
-            "and model.safetensors, or a model id on the Hub: check the spelling, the network and, for a private "
-            f"model, your token (`hf auth login`).{timm_members.id_of_architecture(source)}"
-        ) from problem
+        said = cannot_load(source, first_line(problem)) + timm_members.id_of_architecture(source)
+        raise CheckpointError(said) from problem
     raise CheckpointError(
         f"{source!r} contains a PEFT adapter, but a member must be a complete model. Merge the adapter into its base "
         "model and use that: `model.merge_and_unload().save_pretrained(folder)`."
