@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..data.pair_file import member_folder, read_pair_file
 from ..data.splitting.classes import ModelClasses
+from ..data.splitting.splits import SPLIT_FILE
 from ..hub.config_file import class_names_of, read_config
 from ..hub.repository import fetch_pair
 from ..models import loading
 from ..models.networks import tiny
 from ..models.pair import ModelPair
 from ..models.sources import config_of
+from ..report.results_file import read_split
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments
 
@@ -32,6 +36,17 @@ def look_up_models(model_args: ModelArguments, args: DMTTrainingArguments) -> Mo
         return lambda count: of_pair if count <= len(of_pair) else None
     of_a, of_b = (_class_names(source or "", model_args, args) for source in (model_args.model_a, model_args.model_b))
     return lambda count: of_a if of_a and of_a == of_b and len(of_a) == count else None
+
+
+def split_of_pair(model_args: ModelArguments, args: DMTTrainingArguments) -> dict[str, Any]:
+    """The `split.json` of the run that left the pair; {} for a new pair, or one without that file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if model_args.pair is None:
+        return {}
+    return read_split(fetch_pair(model_args.pair, token=args.hub_token) / SPLIT_FILE)
 
 
 def _class_names(source: str, model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:

@@ -29,7 +29,7 @@ from ..training.run.runtime_errors import RunError, too_large_for_this_machine
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments, as_flags
 from ..training.settings.late_settings import check_late_settings
-from .opening import build_pair, look_up_models
+from .opening import build_pair, look_up_models, split_of_pair
 
 _SHOWN = 5
 _CLASSES_SHOWN = 12
@@ -78,16 +78,22 @@ class Preflight:
     # ---- looking ---------------------------------------------------------------------------------------------------
 
     def open_images(
-        self, args: DataArguments, task: str, *, token: str | None, model_classes: ModelClasses | None
+        self,
+        args: DataArguments,
+        task: str,
+        *,
+        token: str | None,
+        model_classes: ModelClasses | None,
+        of_pair: dict[str, Any],
     ) -> RunImages | None:
         """Open the image sets as the run would. If some images cannot be read, the others are checked anyway."""
         try:
-            return assemble(args, task, token=token, model_classes=model_classes)
+            return assemble(args, task, token=token, model_classes=model_classes, of_pair=of_pair)
         except DataError as problem:
             self.problems.append(str(problem))
         try:
             lenient = replace(args, skip_corrupt_images=True)
-            images = assemble(lenient, task, token=token, model_classes=model_classes)
+            images = assemble(lenient, task, token=token, model_classes=model_classes, of_pair=of_pair)
         except DataError:
             return None
         # The problem above lists the unreadable images already.
@@ -239,7 +245,13 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
     with found.collecting():
         model_classes = look_up_models(model_args, args)
     with found.collecting():
-        images = found.open_images(data_args, model_args.task, token=args.hub_token, model_classes=model_classes)
+        images = found.open_images(
+            data_args,
+            model_args.task,
+            token=args.hub_token,
+            model_classes=model_classes,
+            of_pair=split_of_pair(model_args, args) if model_classes is not None else {},
+        )
         if images is not None:
             found.look_at_images(images, data_args)
             tell(found.about_images())

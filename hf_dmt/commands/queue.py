@@ -68,7 +68,9 @@ def how_to_go_on(run: Run, to: str, data: DataArguments) -> str:
         if run.is_pixels
         else f"Write labels into {to}/queue.csv, or move the files in {to}/images/ into the folders of their classes."
     )
-    command = ["hf-dmt", "train", "--pair", str(run.folder), "--extra_labels", to]
+    command = ["hf-dmt", "train", "--pair", str(run.folder), "--extra_labels", *(data.extra_labels or ()), to]
+    if run.split.get("unlabeled_from") is None and not _chooses_labeled(data):
+        data = replace(data, labeled_ids=str(run.folder / SPLIT_FILE))  # otherwise, all of them would be labeled
     for flag in fields(data):
         if (value := getattr(data, flag.name)) != flag.default and flag.name != "extra_labels":
             command += [f"--{flag.name}", str(value)]
@@ -89,9 +91,13 @@ def unlabeled_images(run: Run, data: DataArguments) -> ImageSet:
             f"The run in {str(run.folder)!r} was trained on a local folder, and runs do not store paths. Repeat the "
             "data flags that it was started with: --dataset_name, --unlabeled_dir, ..."
         )
-    if data.num_labeled is data.labeled_fraction is data.labeled_ids is None:
+    if not _chooses_labeled(data):
         data = replace(data, labeled_ids=str(run.folder / SPLIT_FILE))
-    images = assemble(data, run.results["task"]).unlabeled
+    images = assemble(data, run.results["task"], of_pair=run.split).unlabeled
     if images is None:
         raise ValueError("With these flags no image is unlabeled. Repeat the data flags that the run was started with.")
     return images
+
+
+def _chooses_labeled(data: DataArguments) -> bool:
+    return not (data.num_labeled is data.labeled_fraction is data.labeled_ids is None)

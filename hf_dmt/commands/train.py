@@ -31,7 +31,7 @@ from ..training.settings.command_line import Parser, as_flags, parse, print_erro
 from ..training.settings.help import everything, screens
 from ..training.trainer import DMTTrainer
 from .launch import launcher_parser, start
-from .opening import build_pair, describe_masks, look_up_models
+from .opening import build_pair, describe_masks, look_up_models, split_of_pair
 from .preflight import check, class_line
 
 RECIPES = Path(__file__).parent / "recipes"  # of the embedded sets
@@ -69,7 +69,13 @@ def run(argv: Sequence[str] | None = None) -> int:
             return check(model_args, data_args, args)
         check_output_folder(args)
         model_classes = look_up_models(model_args, args)
-        images = assemble(data_args, model_args.task, token=args.hub_token, model_classes=model_classes)
+        images = assemble(
+            data_args,
+            model_args.task,
+            token=args.hub_token,
+            model_classes=model_classes,
+            of_pair=split_of_pair(model_args, args),
+        )
         if args.resume_from_checkpoint:
             check_split(args.output_dir, images.split)
         if data_args.dataset_name in BUILTIN_SETS and args.horizontal_flip:

@@ -26,7 +26,9 @@ class DataArguments:
     )
     test_fraction: float | None = field(
         default=None,
-        metadata={"help": "Without a test split, hold out this fraction of the labeled images for final scores."},
+        metadata={
+            "help": "Without a test split, hold out this fraction of the labeled images for final scores (0: none)."
+        },
     )
     image_column: str | None = field(default=None, metadata={"help": "Column with the images (default: detected)."})
     label_column: str | None = field(

@@ -219,8 +219,8 @@ def fetch_pair(
     cache_dir: str | None = None,
     with_code: bool = False,
 ) -> Path:
-    """A local folder with the files of a pair: the source itself, or those of one commit on the Hub; from the cache if
-    the Hub cannot be reached.
+    """A local folder with the files of a pair, and the `split.json` beside them: the source itself, or those of one
+    commit on the Hub; from the cache if the Hub cannot be reached.
 
     Args:
         source: a folder or a Hub id.
@@ -250,7 +250,7 @@ def fetch_pair(
                 f"{_description(source, revision, token)}."
             ) from problem
         # The snapshot folder is named after its commit, so a push between two downloads cannot mix two pairs.
-        patterns = [*PAIR_FILES, *(["*.py"] if with_code else [])]
+        patterns = [*PAIR_FILES, "split.json", *(["*.py"] if with_code else [])]
         return Path(snapshot_download(source, revision=file.parent.name, allow_patterns=patterns, **place))
 
 

@@ -97,7 +97,9 @@ RESULTS: Form = Needs(
 SPLIT: Form = {
     "split_seed": forms.number,
     **dict.fromkeys(("dataset", "dataset_id", "unlabeled_from", "unlabeled_from_id"), forms.text),
-    **dict.fromkeys(("class_names", "labeled", "unlabeled", "eval", "test"), Each(forms.name, list)),
+    **dict.fromkeys(
+        ("class_names", "labeled", "extra_labeled", "unlabeled", "eval", "test", "held_out"), Each(forms.name, list)
+    ),
     "sha256": Each(forms.name, dict),
     "contents": Each(forms.text, dict),
 }

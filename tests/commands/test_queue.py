@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hf_dmt.commands.queue import how_to_go_on
 from hf_dmt.commands.queue import main as queue_command
 from hf_dmt.commands.train import run as train
 from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.splitting.assemble import assemble
+from hf_dmt.report.run import Run
 from tests.data.small_files import class_folder, image, save, scene_folder
 
 SHORT = ["--max_steps", "2", "--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--label_ratios", "1.0"]
@@ -65,6 +67,16 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
     assert set(split["extra_labeled"]) == {first, second, asked[2]["id"]}
     assert not set(split["extra_labeled"]) & set(split["unlabeled"])
     assert split["eval"] == json_of(Path(run, "split.json"))["eval"]
+
+
+def test_the_suggested_command_keeps_earlier_answers_and_the_choice_of_labels() -> None:
+    """Guards against a command that loses the answers of an earlier queue, and against one that uses all labels of a
+    run with --num_labeled, so that no answered image is unlabeled anymore."""
+    run = Run(Path("runs/2"), {"task": "image-classification"}, [], {"unlabeled_from": None}, {})
+    told = how_to_go_on(run, "q2", DataArguments(dataset_name="my", extra_labels=["q1"]))
+    assert "--extra_labels q1 q2 --dataset_name my --labeled_ids runs/2/split.json" in told
+    told = how_to_go_on(run, "q2", DataArguments(dataset_name="my", num_labeled=12, split_seed=1))
+    assert "--extra_labels q2 --dataset_name my --num_labeled 12 --split_seed 1 --output_dir" in told
 
 
 def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:

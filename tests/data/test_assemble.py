@@ -19,8 +19,9 @@ from tests.data import small_files as files
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 
 
-def run(name: Any, task: str = IMAGES, model_classes: Any = None, **flags: Any) -> RunImages:
-    return assemble(DataArguments(dataset_name=str(name), **flags), task, model_classes=model_classes)
+def run(name: Any, task: str = IMAGES, model_classes: Any = None, of_pair: Any = None, **flags: Any) -> RunImages:
+    given = DataArguments(dataset_name=str(name), **flags)
+    return assemble(given, task, model_classes=model_classes, of_pair=of_pair)
 
 
 @pytest.fixture(scope="module")
@@ -258,13 +259,49 @@ def test_without_a_test_split_some_labeled_images_are_held_out(tmp_path: Path) -
     assert masks.test is not None and len(masks.test) == 5 and len(masks.labeled) == 12
 
 
+def test_what_a_pair_never_saw_stays_held_out(tmp_path: Path) -> None:
+    """Guards against training a pair further on the images that its scores come from, because the user did not repeat
+    --test_fraction or added an image, which changes every random choice."""
+    root = files.class_folder(tmp_path / "animals", each=10)
+    before = run(root, test_fraction=0.2).split
+    assert before["held_out"] == ["eval", "test"]
+    for number in range(3):
+        files.save(files.image(9 + number), root / "cat" / f"new{number}.jpg")
+    (root / before["test"][0]).unlink()
+    again = run(root, of_pair=before).split
+    assert again["test"] == before["test"][1:] and again["eval"] == before["eval"]
+    assert len(again["labeled"]) == len(before["labeled"]) + 3 and again["held_out"] == before["held_out"]
+    (tmp_path / "split.json").write_text(json.dumps(before))
+    assert run(root, labeled_ids=str(tmp_path / "split.json")).split["test"] == again["test"], "one of them is gone"
+
+    all_trained = run(root, test_fraction=0, of_pair=before)
+    assert all_trained.test is None and set(all_trained.labeled.ids) >= set(again["test"])
+    warned = run(root, test_fraction=0.3, of_pair={**before, "test": [], "held_out": ["eval"]}).notes
+    assert any("Warning: the pair has been trained on" in note and "held out as test images" in note for note in warned)
+    other = run(files.class_folder(tmp_path / "others", each=10), of_pair=before)
+    assert other.test is None and not any("the pair" in note for note in other.notes), "another data set"
+    # Ids that are row numbers may be those of another split.
+    table = label_table(tmp_path / "table", [0, 1] * 20, test=[0, 1, 1])
+    with_test = run(table).split
+    assert with_test["test"] == ["0", "1", "2"] and with_test["held_out"] == ["eval"]
+    (tmp_path / "table" / "test.parquet").unlink()
+    assert run(table, of_pair=with_test).test is None
+
+
+def test_ids_to_label_that_are_drawn_for_testing(animals: Path, tmp_path: Path) -> None:
+    """Guards against an error that says such ids do not exist."""
+    (tmp_path / "ids.txt").write_text("\n".join(run(animals).labeled.ids))
+    with pytest.raises(DataError, match=r"are held out for testing, such as '.*omit `test_fraction`"):
+        run(animals, labeled_ids=str(tmp_path / "ids.txt"), test_fraction=0.2)
+
+
 def test_a_test_fraction_that_cannot_be_held_out(tmp_path: Path) -> None:
     """Guards against a second test set beside the one of the data, and against an empty one."""
     root = str(label_table(tmp_path / "data", [0, 1] * 10, test=[0, 1, 1]))
     with pytest.raises(DataError, match=r"`test_fraction` 0\.2 .*has a test split\. Omit it"):
         run(root, test_fraction=0.2)
     root = str(label_table(tmp_path / "other", [0, 1] * 4))
-    with pytest.raises(DataError, match=r"`test_fraction` must be above 0 and below 1, got 1.0; try 0\.2"):
+    with pytest.raises(DataError, match=r"`test_fraction` must be at least 0 and below 1, got 1.0; try 0\.2"):
         run(root, test_fraction=1.0)
     with pytest.raises(DataError, match="8 images with labels are too few"):
         run(root, test_fraction=0.2)

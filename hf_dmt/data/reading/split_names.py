@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .rows import DataError, Rows
+
 ROLES = {
     "train": ("train", "training", "trainset"),
     "validation": ("validation", "val", "valid", "dev", "devel", "development", "eval", "evaluation"),
@@ -26,6 +28,25 @@ def with_role(names: Iterable[str], role: str) -> list[str]:
     """The names that mean a role; the role's own name first, then as in the table above."""
     found = [name for name in names if role_of(name) == role]
     return sorted(found, key=lambda name: (name != role, ROLES[role].index(_YEAR.sub("", name.strip().lower()))))
+
+
+def split_for(splits: dict[str, Rows], asked: str | None, role: str, name: str, flag: str) -> Rows | None:
+    """The requested split, by its name or a synonym, or else the one that usually has this role."""
+    if asked is not None:
+        found = [asked] if asked in splits else with_role(splits, role_of(asked) or "")
+        if not found:
+            raise DataError(
+                f"{flag} {asked!r} does not exist in {name!r}, which has: {', '.join(splits)}. Name one of these."
+            )
+        return splits[found[0]]
+    usual = with_role(splits, role)
+    if usual:
+        return splits[usual[0]]
+    if role == "train":
+        if len(splits) == 1:
+            return next(iter(splits.values()))
+        raise DataError(f"{name!r} has no split 'train', but {', '.join(splits)}. Name the training split with {flag}.")
+    return None
 
 
 def parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from ..reading.masks import MaskReading, read_colors
 from ..reading.opening import open_splits, open_unlabeled_table
 from ..reading.rows import DataError, Rows
 from ..reading.sources import ImageSet
-from ..reading.split_names import role_of, with_role
+from ..reading.split_names import role_of, split_for, with_role
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .contents import digest_of
-from .duplicates import duplicate_notes, without_copies
+from .duplicates import duplicate_notes, notes_on_pair, without_copies
 from .scan import ScannedImages, listing, scan
-from .splits import choose_labeled, describe, held_out_before, hold_out, read_ids, rows_of
+from .splits import choose_labeled, describe, earlier_split, held_out_before, hold_out, origin, read_ids, rows_of
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,20 @@ class RunImages:
 
 
 def assemble(
-    args: DataArguments, task: str, *, token: str | None = None, model_classes: ModelClasses | None = None
+    args: DataArguments,
+    task: str,
+    *,
+    token: str | None = None,
+    model_classes: ModelClasses | None = None,
+    of_pair: Mapping[str, Any] | None = None,
 ) -> RunImages:
     """Open everything, choose the labeled images, and check every image before training.
 
     Args:
         model_classes: gives the two models' common class names if they have as many classes as the data; called only
             if the data has no names.
+        of_pair: the `split.json` of the pair that is trained further. If it is of the same data set, the images that
+            it held out stay held out.
 
     Raises:
         DataError, ValueError: invalid input; the message says what was given, why it does not work, and what to do.
@@ -98,13 +105,14 @@ def assemble(
     everything, names = with_classes(everything, names, args, model_classes, notes)
 
     test = _split_with_targets(splits, "test", everything, names, args, notes)
-    everything, test = _with_test(everything, test, args, notes)
+    own_test, earlier = test, earlier_split(args.labeled_ids, of_pair, origin("dataset", args.dataset_name))
+    everything, test = _with_test(everything, test, args, earlier, notes)
     labels = everything.images.labels
     labeled_rows = _labeled_rows(everything, labels, args, notes)
     held_out = _split_with_targets(splits, "eval", everything, names, args, notes)
     carved = np.empty(0, dtype=np.int64)
     if held_out is None:
-        labeled_rows, carved = _carve(labeled_rows, labels, everything.images, args)
+        labeled_rows, carved = _carve(labeled_rows, labels, everything.images, args, earlier)
         if len(carved):
             held_out = everything.subset(carved)
             notes.append(f"No evaluation split: {len(carved)} of the labeled images are held out for evaluation.")
@@ -144,15 +152,18 @@ def assemble(
         "eval": evaluation.ids if evaluation is not None else [],
         "test": test_images.ids if test_images is not None else [],
     }
+    from_training = {"eval": len(carved) > 0, "test": test is not own_test}
     facts = {
+        "held_out": [role for role, is_held in from_training.items() if is_held],
         # Hashes cover contents and labels, so replaced files with the same name count as different images.
         "contents": {
             role: digest_of(found.images, [*found.contents, *found.mask_contents]) for role, found in known.items()
         },
-        **_origin("dataset", args.dataset_name),
-        **_origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
+        **origin("dataset", args.dataset_name),
+        **origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     }
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
+    notes += notes_on_pair(split, of_pair or {})
     return RunImages(labeled, unlabeled, evaluation, test_images, names, split, notes, per_class, sizes, modes)
 
 
@@ -194,35 +205,8 @@ def _is_same(folder: str | None, other: Path) -> bool:
     return folder is not None and Path(folder).expanduser().resolve() == other.resolve()
 
 
-def _origin(key: str, given: str | None) -> dict[str, str | None]:
-    """A source by name and, if it has one, by its id on the Hub. `split.json` is published, so a folder is recorded by
-    its name only."""
-    local = given is not None and Path(given).exists()
-    on_hub = given is not None and not local and given not in BUILTIN_SETS
-    return {key: Path(given).resolve().name if given and local else given, f"{key}_id": given if on_hub else None}
-
-
-def _split(splits: dict[str, Rows], asked: str | None, role: str, name: str, flag: str) -> Rows | None:
-    """The requested split, by its name or a synonym, or else the one that usually has this role."""
-    if asked is not None:
-        found = [asked] if asked in splits else with_role(splits, role_of(asked) or "")
-        if not found:
-            raise DataError(
-                f"{flag} {asked!r} does not exist in {name!r}, which has: {', '.join(splits)}. Name one of these."
-            )
-        return splits[found[0]]
-    usual = with_role(splits, role)
-    if usual:
-        return splits[usual[0]]
-    if role == "train":
-        if len(splits) == 1:
-            return next(iter(splits.values()))
-        raise DataError(f"{name!r} has no split 'train', but {', '.join(splits)}. Name the training split with {flag}.")
-    return None
-
-
 def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, notes: list[str]) -> ScannedImages:
-    rows = _split(splits, args.train_split, "train", args.dataset_name or "", "`train_split`")
+    rows = split_for(splits, args.train_split, "train", args.dataset_name or "", "`train_split`")
     assert rows is not None
     if task == "image-classification" and rows.targets() is None:
         named = ", ".join(getattr(rows, "columns", ()))  # of a table
@@ -257,7 +241,7 @@ def _split_with_targets(
     other = args.test_split if role == "eval" else args.eval_split
     free = {name: rows for name, rows in splits.items() if asked is not None or name != other}
     split_role = "validation" if role == "eval" else "test"
-    rows = _split(free, asked, split_role, args.dataset_name or "", f"`{role}_split`")
+    rows = split_for(free, asked, split_role, args.dataset_name or "", f"`{role}_split`")
     if rows is not None and asked is not None and rows is like.images.rows:
         raise DataError(
             f"`{role}_split` {asked!r} is the training split, and scores on training images are meaningless. Name "
@@ -330,39 +314,49 @@ def _labeled_rows(
 
 
 def _carve(
-    labeled: np.ndarray, labels: np.ndarray | None, images: ImageSet, args: DataArguments
+    labeled: np.ndarray, labels: np.ndarray | None, images: ImageSet, args: DataArguments, earlier: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(still labeled, evaluation)`: from the given `split.json`, or else a fifth of the labeled rows."""
-    rows = held_out_before("eval", args.labeled_ids, images.ids)
-    if rows is not None and not np.intersect1d(rows, labeled).size:
-        return labeled, rows
+    """`(still labeled, evaluation)`: those of the earlier split, or else a fifth of the labeled rows."""
+    rows = held_out_before("eval", earlier, images.ids)
+    if rows is not None and len(left := np.setdiff1d(labeled, rows)):
+        return left, rows
     return hold_out(labeled, labels, seed=args.split_seed)
 
 
 def _with_test(
-    everything: ScannedImages, test: ScannedImages | None, args: DataArguments, notes: list[str]
+    everything: ScannedImages,
+    test: ScannedImages | None,
+    args: DataArguments,
+    earlier: Mapping[str, Any],
+    notes: list[str],
 ) -> tuple[ScannedImages, ScannedImages | None]:
-    """`(the images to train on, the test images)`, which are held out if there is no test split and this was asked."""
+    """`(the images to train on, the test images)`, which are held out if there is no test split and this was asked, now
+    or earlier."""
     fraction = args.test_fraction
-    if test is not None:
-        if fraction is not None:
-            raise DataError(
-                f"`test_fraction` {fraction:g} would hold out training images, but {args.dataset_name!r} has a test "
-                "split. Omit it."
-            )
+    if fraction is not None and not 0 <= fraction < 1:
+        raise DataError(f"`test_fraction` must be at least 0 and below 1, got {fraction}; try 0.2.")
+    if test is not None and fraction:
+        raise DataError(
+            f"`test_fraction` {fraction:g} would hold out training images, but {args.dataset_name!r} has a test "
+            "split. Omit it."
+        )
+    rows = held_out_before("test", earlier, everything.images.ids) if test is None and fraction != 0 else None
+    how = ", the same as before. `test_fraction=0` would train on them" if rows is not None else ""
+    if rows is None and (test is not None or not fraction):
         return everything, test
-    rows = held_out_before("test", args.labeled_ids, everything.images.ids)
-    if rows is None and fraction is None:
-        return everything, None
     if rows is None:
-        if fraction is None or not 0 < fraction < 1:
-            raise DataError(f"`test_fraction` must be above 0 and below 1, got {fraction}; try 0.2.")
         known = np.flatnonzero(everything.has_target)
-        _, rows = hold_out(known, everything.images.labels, seed=args.split_seed, fraction=fraction, draw=2)
+        _, rows = hold_out(known, everything.images.labels, seed=args.split_seed, fraction=fraction or 0, draw=2)
         if not len(rows):
             raise DataError(f"{len(known)} images with labels are too few to hold out a test split. Label more.")
-    notes.append(f"No test split: {len(rows)} of the training images are held out for the final scores.")
-    return everything.subset(np.setdiff1d(np.arange(len(everything)), rows)), everything.subset(rows)
+    found = everything.subset(rows)
+    if args.labeled_ids and (both := sorted(set(read_ids(Path(args.labeled_ids))) & set(found.images.ids))):
+        raise DataError(
+            f"{len(both)} of the images in {args.labeled_ids!r} are held out for testing, such as {both[0]!r}: "
+            "`test_fraction` chooses from all images with labels. Remove these ids, or omit `test_fraction`."
+        )
+    notes.append(f"No test split: {len(rows)} of the training images are held out for the final scores{how}.")
+    return everything.subset(np.setdiff1d(np.arange(len(everything)), rows)), found
 
 
 def _unlabeled(

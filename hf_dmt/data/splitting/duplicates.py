@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,24 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
                     f"{second} are too high. Remove them from one of the two."
                 )
     return notes
+
+
+def notes_on_pair(split: Mapping[str, Any], of_pair: Mapping[str, Any]) -> list[str]:
+    """A warning for each role whose held-out images the pair has been trained on.
+
+    Args:
+        split, of_pair: the `split.json` of this run, and that of the run that left the pair, or {}.
+    """
+    if any(split[key] != of_pair.get(key) for key in ("dataset", "dataset_id")):
+        return []
+    known = {*of_pair.get("labeled", ()), *of_pair.get("extra_labeled", ())}
+    found = {role: len(known & set(split[role])) for role in split["held_out"]}
+    return [
+        f"Warning: the pair has been trained on {count} of the {len(split[role])} images that are held out as {role} "
+        f"images, so scores on {role} are too high. Give images that it has not seen: a split, `{role}_split`."
+        for role, count in found.items()
+        if count
+    ]
 
 
 def _images_are(count: int) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files import read_json
+from ..reading.builtin import BUILTIN_SETS
 
 SPLIT_FILE = "split.json"
 EVAL_FRACTION = 0.2
@@ -136,20 +137,43 @@ def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
     return np.sort(np.asarray([row_of[name] for name in ids], dtype=np.int64))
 
 
-def held_out_before(role: str, labeled_ids: str | None, known: Sequence[str]) -> np.ndarray | None:
-    """Rows of the training images that the `split.json` given as `labeled_ids` holds out for this role; None if it
-    holds out none, or images of another split.
+def origin(key: str, given: str | None) -> dict[str, str | None]:
+    """A source by name and, if it has one, by its id on the Hub. `split.json` is published, so a folder is recorded by
+    its name only."""
+    local = given is not None and Path(given).exists()
+    on_hub = given is not None and not local and given not in BUILTIN_SETS
+    return {key: Path(given).resolve().name if given and local else given, f"{key}_id": given if on_hub else None}
+
+
+def earlier_split(
+    labeled_ids: str | None, of_pair: Mapping[str, Any] | None, here: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The split whose held-out images stay held out: a `split.json` given as `labeled_ids`, or that of the pair that is
+    trained further if it is of the data set `here`; otherwise {}.
 
     Raises:
         ValueError: it is not a split file.
     """
-    if labeled_ids is None or not labeled_ids.endswith(".json"):
-        return None
-    read_ids(Path(labeled_ids))
-    kept = read_json(Path(labeled_ids)).get(role)
-    kept = {str(name) for name in kept} if isinstance(kept, list) else set()
+    if labeled_ids is not None and labeled_ids.endswith(".json"):
+        read_ids(Path(labeled_ids))
+        earlier: Mapping[str, Any] = read_json(Path(labeled_ids))
+        return earlier
+    return of_pair if of_pair and all(of_pair.get(key) == value for key, value in here.items()) else {}
+
+
+def held_out_before(role: str, earlier: Mapping[str, Any], known: Sequence[str]) -> np.ndarray | None:
+    """Rows of the training images that an earlier run held out for this role, as far as they still exist; None if
+    there are none, or if its images for this role were a split of their own.
+
+    Args:
+        earlier: the `split.json` of that run, or {}.
+    """
+    ids = earlier.get(role)
+    kept = {str(name) for name in ids} if isinstance(ids, list) else set()
     rows = [row for row, name in enumerate(known) if name in kept]
-    return np.array(rows, dtype=np.int64) if kept and len(rows) == len(kept) else None
+    taken = earlier.get("held_out")  # without it, row numbers may be those of another split
+    was_training = role in taken if isinstance(taken, list) else len(rows) == len(kept)
+    return np.array(rows, dtype=np.int64) if rows and was_training else None
 
 
 def image_ids(images: Any) -> list[str]:
