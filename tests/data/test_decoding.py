@@ -251,6 +251,27 @@ def test_find_images_follows_links_and_survives_loops(tmp_path: Path) -> None:
     assert [path.relative_to(root).as_posix() for path in find_images(root).images] == ["data/1.png"]
 
 
+def test_a_link_does_not_name_the_images_of_the_folder_beside_it(tmp_path: Path) -> None:
+    """Guards against a class that is called like a link to its folder."""
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").touch()
+    (tmp_path / "a_link").symlink_to(tmp_path / "cat")
+    assert find_images(tmp_path).names == ["cat/1.png"]
+
+
+@pytest.mark.parametrize("marker", ["dmt_results.json", ".run.lock", "queue.csv", "predictions.csv.about.json"])
+def test_what_this_package_wrote_is_not_data(marker: str, tmp_path: Path) -> None:
+    """Guards against figures of a run as a class, and copies in a queue or predicted masks as unlabeled images, if they
+    were written into the folder of the images."""
+    for name in ("cat/1.png", "new/figures/scores.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "new" / marker).write_text("{}")
+    found = find_images(tmp_path)
+    assert found.names == ["cat/1.png"] and any("hf-dmt wrote: new." in note for note in found.notes())
+    assert find_images(tmp_path / "new").names == ["figures/scores.png"], "named by the user"
+
+
 def test_find_images_names_a_wrong_path(tmp_path: Path) -> None:
     """An empty list for a mistyped path would end in "no unlabeled images" much later."""
     (tmp_path / "file.png").write_bytes(b"")

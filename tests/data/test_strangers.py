@@ -323,6 +323,7 @@ def listed(
     [
         (["scratch", "dent", "None"], ["None", "dent", "scratch"], 0),
         (["NA", "null", "nan", "N/A", "-"], ["-", "N/A", "NA", "nan", "null"], 0),
+        (["a", "b", "Unlabelled_data"], ["Unlabelled_data", "a", "b"], 0),
         (["a", "b", "", "-1"], ["a", "b"], 6),
         (["0", "1", ""], ["0", "1"], 3),
         (["0.0", "1.0", "-1"], ["0", "1"], 3),
@@ -336,6 +337,8 @@ def test_words_that_look_missing(labels: list[str], classes: list[str], unlabele
     assert found.class_names == classes and len(found.unlabeled or ()) == unlabeled
     if "None" in labels:
         assert "The label 'None' is used as a class" in said(found)
+    if "Unlabelled_data" in labels:
+        assert "Warning: the label 'Unlabelled_data' is used as a class" in said(found)
     if unlabeled:
         assert f"{unlabeled} of {3 * len(labels)} training images have no label: unlabeled." in said(found)
 
@@ -372,6 +375,36 @@ def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, t
     assert found.labeled.labels.tolist() == [0, 1] * 3 and found.unlabeled is not None
     assert ("The files of 'labels.csv' are those in" in said(found)) == ("photos" not in cell)
     assert "in no table" not in said(found)
+
+
+def test_a_column_that_names_the_split(tmp_path: Path) -> None:
+    """Guards against training on the images that a table marks as test images."""
+    for number in range(12):
+        files.save(files.image(15 * number), tmp_path / f"{number}.png")
+
+    def table(column: str, words: Sequence[str]) -> RunImages:
+        rows = [f"{number}.png,{'cat' if number % 2 else 'dog'},{word}" for number, word in enumerate(words)]
+        return opened(Path(written(tmp_path / "labels.csv", "\n".join([f"file_name,label,{column}", *rows]))))
+
+    found = table("Split", ["train"] * 8 + ["val"] * 2 + ["Test"] * 2)
+    assert found.evaluation is not None and found.evaluation.ids == ["8.png", "9.png"]
+    assert found.test is not None and found.test.ids == ["10.png", "11.png"] and len(found.labeled) == 8
+    assert found.test.labels.tolist() == [1, 0]
+    found = table("subset", ["train"] * 8 + ["holdout"] * 4)
+    assert found.test is None and "Warning: the column 'subset'" in said(found) and "'holdout'" in said(found)
+    assert "The column 'fold'" in said(table("fold", ["0", "1", "2"] * 4))
+
+
+def test_a_table_that_contradicts_the_folders(tmp_path: Path) -> None:
+    """Guards against folders of cameras as classes although a table has the labels."""
+    root = animals(tmp_path / "data")
+    rows = [f"{folder}/0{number}.jpg,{folder}" for folder in ("cat", "dog") for number in range(6)]
+    written(root / "labels.csv", "\n".join(["file_name,label", *rows]))
+    assert "are not used" not in said(opened(root))
+    written(root / "labels.csv", "\n".join(["file_name,label", *rows[:-1], "dog/05.jpg,cat"]))
+    assert "Warning: the labels in 'labels.csv' are not used; the classes are the folders: cat, dog." in said(
+        opened(root)
+    )
 
 
 def test_a_file_that_is_no_table(tmp_path: Path) -> None:

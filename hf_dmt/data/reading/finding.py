@@ -19,6 +19,15 @@ from .rows import DataError, check_names
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin"}  # of macOS, Synology and Windows; full of small copies
+# In the folders of runs, labeling queues and predicted masks.
+_OWN_FILES = {
+    ".run.lock",
+    "dmt_config.json",
+    "dmt_results.json",
+    "queue.csv",
+    "predictions.csv.about.json",
+    ".predictions.csv.parts",
+}
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw")
 _ADVICE = {
@@ -57,6 +66,7 @@ class Folder:
         left_out: number of files of each extension that are not images, and some of their names.
         hidden: number of files that are hidden or belong to an operating system.
         empty: folders without any files, as relative paths.
+        written: folders that this package wrote, which are not searched, as relative paths.
     """
 
     root: Path
@@ -65,6 +75,7 @@ class Folder:
     examples: dict[str, list[str]] = field(default_factory=dict)
     hidden: int = 0
     empty: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
 
     @property
     def images(self) -> Paths:
@@ -89,6 +100,9 @@ class Folder:
             )
         if self.hidden:
             lines.append(f"Skipped {self.hidden} hidden and system files in {str(self.root)!r}.")
+        if self.written:
+            shown = ", ".join(self.written[:_SHOWN]) + (", ..." if len(self.written) > _SHOWN else "")
+            lines.append(f"Skipped folders in {str(self.root)!r} that hf-dmt wrote: {shown}.")
         return lines
 
     def _advice_by_content(self, extension: str) -> str:
@@ -100,8 +114,9 @@ class Folder:
 def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
     """All image files in a folder and its subfolders.
 
-    Extensions are case-insensitive. Hidden files and folders, and those of operating systems, are skipped. Linked
-    folders are followed, each real folder once, so a link to a parent is harmless.
+    Extensions are case-insensitive. Hidden files and folders, and those of operating systems, are skipped, and so are
+    runs, queues and predicted masks in subfolders: their figures and copies are not the user's images. Linked folders
+    are followed, each real folder once, so a link to a parent is harmless.
 
     Args:
         apart: a subfolder that is not searched, because its images have another role.
@@ -119,6 +134,9 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
         found.hidden += hidden
         inside = os.path.relpath(parent, root)
         inside = "" if inside == "." else inside.replace(os.sep, "/") + "/"
+        if files is None:
+            found.written.append(inside.removesuffix("/"))
+            continue
         if not folders and not files and inside:
             found.empty.append(inside.removesuffix("/"))
         for name in files:
@@ -135,13 +153,18 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
     return found
 
 
-def walk(root: Path, apart: Path | None = None) -> Iterator[tuple[str, list[str], list[str], int]]:
+def walk(root: Path, apart: Path | None = None) -> Iterator[tuple[str, list[str], list[str] | None, int]]:
     """`(folder, subfolders, files, number of hidden or system files)`; linked folders are visited once each, and the
-    subfolder `apart` never."""
+    subfolder `apart` never. Files are None for a folder that this package wrote, and nothing in it is visited."""
     seen = {os.path.realpath(root), *([os.path.realpath(apart)] if apart else [])}
     for parent, folders, files in os.walk(root, followlinks=True):
+        if parent != str(root) and not _OWN_FILES.isdisjoint([*files, *folders]):
+            folders[:] = []
+            yield parent, [], None, 0
+            continue
         entered, hidden = [], 0
-        for name in sorted(folders):
+        # A folder before links to it, which would name its images after the link.
+        for name in sorted(folders, key=lambda name: (os.path.islink(os.path.join(parent, name)), name)):
             full = os.path.join(parent, name)
             if name.startswith(".") or name.lower() in _SYSTEM_FOLDERS:
                 hidden += sum(len(names) for _, _, names in os.walk(full))

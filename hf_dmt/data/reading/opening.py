@@ -16,7 +16,7 @@ from .finding import PACKED, find_images
 from .folders import class_folders, mask_folders
 from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
 from .split_names import parquet_files, role_of, with_role
-from .tables import is_table, metadata_tables, named_tables, open_file_tables
+from .tables import is_table, metadata_tables, named_tables, note_on_tables_beside, open_file_tables
 
 _ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
 _SHOWN = 10
@@ -192,7 +192,7 @@ def _local_files(
         if classes and len(classes) == 1 and named_tables(root):
             splits = classes = None  # one folder of images with a table beside it
         else:
-            notes += said
+            notes += [*said, *(note_on_tables_beside(root, classes) if classes else ())]
     tables = metadata or (named_tables(root) if splits is None else {})
     if splits is None and tables:
         splits = open_file_tables(

@@ -32,6 +32,7 @@ MASK_COLUMNS = (
     "mask_path",
     "segmentation_mask",
 )
+SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset_split", "fold")
 _SHOWN = 5
 
 
@@ -60,6 +61,24 @@ def named_tables(root: Path) -> dict[str, Path]:
     return by_role or ({"train": files[0]} if len(files) == 1 else {})
 
 
+def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
+    """A warning if a table in a folder with class folders has other labels than the names of these folders."""
+    for file in named_tables(root).values():
+        try:
+            columns, rows = _read(file)
+        except DataError:
+            continue  # a file for something else
+        image = _usual(columns, FILE_COLUMNS)
+        label = _usual([column for column in columns if column != image], LABEL_COLUMNS)
+        if image and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in rows):
+            return [
+                f"Warning: the labels in {file.name!r} are not used; the classes are the folders: "
+                f"{', '.join(classes[:_SHOWN])}{', ...' if len(classes) > _SHOWN else ''}. To use the table, give it "
+                f"as `dataset_name={file}`."
+            ]
+    return []
+
+
 def open_file_tables(
     root: Path,
     tables: dict[str, Path],
@@ -83,8 +102,8 @@ def open_file_tables(
     """
     splits: dict[str, FileRows] = {}
     for role, file in tables.items():
-        rows = _open(file, root, task, image_column, label_column, notes)
-        splits |= {role: rows} if len(tables) > 1 else _by_folder(rows, root, role)
+        rows, own_splits = _open(file, root, task, image_column, label_column, notes)
+        splits |= {role: rows} if len(tables) > 1 else _by_split(rows, own_splits) or _by_folder(rows, root, role)
     if alone:
         return splits
     listed = {path for rows in splits.values() for path in [*rows.images, *(rows.masks or ())]}
@@ -105,7 +124,8 @@ def open_file_tables(
 
 def _open(
     file: Path, root: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
-) -> FileRows:
+) -> tuple[FileRows, list[str]]:
+    """The rows of a table, and the split of each if a column tells; [] if none does."""
     columns, rows = _read(file)
     image = _column(file, columns, image_column, FILE_COLUMNS, "`image_column`", "file names")
     rows = [row for row in rows if any(not _is_empty(cell) for cell in row.values())]
@@ -133,8 +153,9 @@ def _open(
         raise DataError(
             f"{str(file)!r} lists {name.name!r} {times} times, but an image can only have one row. Remove the others."
         )
+    splits = _splits_in(file, columns, rows, {image, target}, notes)
     if target is None:
-        return FileRows(paths, root, columns=columns)
+        return FileRows(paths, root, columns=columns), splits
     cells = [row.get(target) for row in rows]
     if several := next((cell for cell in cells if isinstance(cell, (list, dict))), None):
         raise DataError(
@@ -142,7 +163,7 @@ def _open(
             "number. Write one per image, or name another column with `label_column`."
         )
     if task == "image-classification":
-        return FileRows(paths, root, labels=_labels(cells))
+        return FileRows(paths, root, labels=_labels(cells)), splits
     masks, gone = _files(file.parent, [cell if is_label(cell) else None for cell in cells])
     if gone or len(masks) < len(paths):
         raise DataError(
@@ -150,7 +171,7 @@ def _open(
             f"{f', such as {gone[0]!r}' if gone else ''}. Correct the column {target!r}; images without a mask go into "
             "a folder of their own: `unlabeled_dir`."
         )
-    return FileRows(paths, root, masks=masks)
+    return FileRows(paths, root, masks=masks), splits
 
 
 def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
@@ -164,14 +185,37 @@ def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
             f"{len(strange)} images of the table in {str(root)!r} are in no split folder, such as "
             f"{str(strange[0])!r}, but the others are. Move them into train/, or all images out of the split folders."
         )
+    return _by_split(rows, [str(role) for role in roles])
+
+
+def _splits_in(
+    file: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], used: set[str | None], notes: list[str]
+) -> list[str]:
+    """The split that each row names in a column called `split` (or `subset`, ...); [] if there is no such column."""
+    column = _usual([name for name in columns if name not in used], SPLIT_COLUMNS)
+    words = [str(row.get(column) or "").strip() for row in rows] if column else []
+    roles = [role_of(word) for word in words]
+    known = [role for role in roles if role is not None]
+    if column and (len(known) < len(rows) or "train" not in known):
+        shown = ", ".join(repr(word) for word in list(dict.fromkeys(words))[:_SHOWN])
+        notes.append(
+            f"{'Warning: t' if known else 'T'}he column {column!r} of {str(file)!r} is not used, because not every row "
+            f"names a split and one of them 'train': {shown}."
+        )
+        return []
+    return known
+
+
+def _by_split(rows: FileRows, names: Sequence[str]) -> dict[str, FileRows]:
+    """The rows of each split; {} if no row names one."""
     splits = {}
-    for found in dict.fromkeys(roles):
-        positions = [position for position, other in enumerate(roles) if other == found]
+    for found in dict.fromkeys(names):
+        positions = [position for position, other in enumerate(names) if other == found]
         images, masks, labels = (
             [values[position] for position in positions] if values else None
             for values in (rows.images, rows.masks, rows.labels)
         )
-        splits[str(found)] = FileRows(images or [], root, masks=masks, labels=labels, columns=rows.columns)
+        splits[found] = FileRows(images or [], rows.images.root, masks=masks, labels=labels, columns=rows.columns)
     return splits
 
 

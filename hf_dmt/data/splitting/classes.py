@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from .scan import SHOWN, ScannedImages, listing
 ModelClasses = Callable[[int], list[str] | None]
 """The class names of the models for data with this number of classes, if they fit."""
 
-_LOOK_MISSING = {"none", "na", "n/a", "nan", "null", "nil", "-", "--", "?"}
+_LOOK_MISSING = re.compile(r"none|n/?a|nan|null|nil|-+|\?+|unlabell?(ed)?( .*)?|no label|not labell?ed|to label|to ?do")
 
 
 def with_classes(
@@ -90,10 +91,11 @@ def _classes_of_words(
     notes: list[str],
 ) -> tuple[dict[Any, int], list[str]]:
     own = names or distinct
-    for word in [word for word in distinct if word.strip().lower() in _LOOK_MISSING]:
+    for word in filter(_looks_missing, distinct):
         notes.append(
-            f"The label {word!r} is used as a class. If it means that an image is not labeled, leave the label empty "
-            "instead."
+            f"{'Warning: t' if 'label' in word.lower() else 'T'}he label {word!r} is used as a class. If it means that "
+            "an image is not labeled, leave the label empty instead, or pass the folder of this name as "
+            "`unlabeled_dir`."
         )
     if given is None:
         notes += look_alikes(own)
@@ -112,6 +114,10 @@ def _classes_of_words(
         f"Labels {unknown[:SHOWN]} of {args.dataset_name!r} are not among the {len(given.names)} classes of "
         f"{args.id2label!r}. Add them there, or correct them in the data."
     )
+
+
+def _looks_missing(word: str) -> bool:
+    return _LOOK_MISSING.fullmatch(re.sub(r"(?<=\w)[\s_-]+", " ", word.strip().lower())) is not None
 
 
 def look_alikes(words: Sequence[str]) -> list[str]:
