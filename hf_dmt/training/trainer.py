@@ -35,7 +35,7 @@ from .labeling.collapse_signs import warn_of_collapse
 from .labeling.online import label_online
 from .pair_trainer import PairTrainer
 from .random_state import preserved_rng
-from .run.checkpoints import check_room
+from .run.checkpoints import best_of, check_room
 from .run.nonfinite_updates import SkipNonFinite
 from .run.preemption import StopOnSigterm
 from .run.progress import PhaseLines, PhaseProgress
@@ -166,7 +166,7 @@ class DMTTrainer(PairTrainer):
         checkpoint, what = super().checkpoint_to_resume(asked), (self.args, self.knobs, self.phases, self.model)
         self.origin = self.start.origin(*what, self.supervised_rows, sharded=self.is_fsdp_enabled)
         if checkpoint is not None:
-            self.origin.continue_from(checkpoint)
+            self.origin.continue_from(checkpoint, self.args.output_dir)
         self._resumed_from = checkpoint
         return checkpoint
 
@@ -215,6 +215,7 @@ class DMTTrainer(PairTrainer):
             folder, resumed = Path(self.args.output_dir) / "initial", self._resumed_from is not None
             self.initial = InitialWeights(self.model, folder, resumed=resumed, writes=self.args.should_save)
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
+        self.state.best_model_checkpoint = best_of(resume) if resume else None
         if self.args.should_save:
             self.start.write_split(self.args.output_dir, self.model.class_names)
         course = self.course
@@ -224,8 +225,7 @@ class DMTTrainer(PairTrainer):
         if finished := self.records.results["phases"]:  # the checkpoint's own weights do not tell
             self.model.metadata["phase"] = finished[-1]["phase"]
             self.last_scores = finished[-1]["eval"]
-        if self.args.world_size > 1:
-            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
         return course.entry, course.done * self.args.gradient_accumulation_steps
 
     @property
@@ -271,11 +271,11 @@ class DMTTrainer(PairTrainer):
         if phase.label_ratio is None:
             return
         made_by = (self.model, self.unlabeled_dataset, self.knobs, self.accelerator, self.clean_pass())
-        how: Any = {"in_the_middle": begun, "keep_earlier": self.args.keep_pseudo_labels == "all"}
-        how["labeled"] = self.train_dataset.labeled
+        how: Any = {"labeled": self.train_dataset.labeled, "keep_earlier": self.args.keep_pseudo_labels == "all"}
+        how |= {"in_the_middle": begun, "made_by": self.origin.labels_made_by}
         with self.weights.for_inference(averaged=not begun):
             labels = phase_labels.provide(phase, *made_by, self.args.output_dir, **how)
-        self.train_dataset.pseudo = labels.stores
+        self.train_dataset.pseudo, self.origin.labels_made_by = labels.stores, labels.made_by
         self.records.note(pseudo_labels=labels.summary, labeling_seconds=labels.seconds)
         if begun:
             alarms = self.records.alarms(phase.index)

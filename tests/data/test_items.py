@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hf_dmt.data.labels.items import check_item_labels, check_label
+from hf_dmt.data.splitting.contents import digest_of
 from hf_dmt.training.inputs.image_sets import check_image_set
 from tests.data import small_files as files
 
@@ -159,3 +160,12 @@ def test_classes_in_another_order_are_refused() -> None:
             check_image_set(source, "eval", pair)  # type: ignore[arg-type]
     for names in (NAMES, ["chat", "chien", "hibou"]):  # other names for the same numbers are allowed
         check_image_set(table(*names), "eval", pair)  # type: ignore[arg-type]
+
+
+def test_one_changed_label_of_many_changes_the_hash_of_a_set() -> None:
+    """Guards against a resume that continues with corrected labels, because the one that changed is none of the few
+    items whose images are read."""
+    changed = [int(row == 301) for row in range(600)]
+    for kind in (list, datasets.Dataset.from_list):
+        before, now = (kind([{"label": label} for label in labels]) for labels in ([0] * 600, changed))
+        assert digest_of(before) != digest_of(now)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ from small_runs import Kill, KillAt, images, make_pair, make_trainer, results
 
 from hf_dmt import DMTTrainingArguments
 from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.files import write_json
+from hf_dmt.data.labels.pseudo_labels import read_manifest
 from hf_dmt.training.run import checkpoints
-from hf_dmt.training.run.origin import RunOrigin
+from hf_dmt.training.run.checkpoints import best_of
+from hf_dmt.training.run.origin import IDENTITY_FILE, RunOrigin
 from hf_dmt.training.run.runtime_errors import RunError
 from hf_dmt.training.settings import identity
 from hf_dmt.training.settings.command_line import ModelArguments
@@ -164,6 +169,42 @@ def test_an_accepted_precision_is_accepted(trainer: Any) -> None:
     assert len(identity.differences(now, changed, step=1, accepted=()).refused) == 2
 
 
+def test_two_runs_with_equal_settings_are_not_mixed(killed: Path, tmp_path: Path) -> None:
+    """Guards against a resume in the folder of a second run with the same settings but other weights: it would continue
+    on labels of the second run's models and report the phases of both runs as one."""
+    checkpoint, other = killed / "checkpoint-4", tmp_path / "other"
+    record = json.loads((killed / IDENTITY_FILE).read_text())
+    write_json(other / IDENTITY_FILE, record | {"run_id": "of the other run"})
+    with pytest.raises(ValueError, match=r"checkpoint-4' is from another run than the results and pseudo labels in .*"):
+        make_trainer(other).checkpoint_to_resume(str(checkpoint))
+    # The same by hand: only the labels are those of other weights.
+    moved = tmp_path / "moved"
+    shutil.copytree(killed, moved)
+    record = json.loads((moved / "checkpoint-4" / "run.json").read_text())
+    assert record["labels_made_by"] == read_manifest(moved / "pseudo_labels" / "phase-1" / "a")["weights"]
+    write_json(moved / "checkpoint-4" / "run.json", record | {"labels_made_by": "other weights"})
+    with pytest.raises(RunError, match=r"belong to other images or to another run"):
+        make_trainer(moved, save_strategy="steps", save_steps=2).train(resume_from_checkpoint=True)
+
+
+def test_the_best_checkpoint_is_found_where_the_run_is_now(tmp_path: Path) -> None:
+    """Guards against a moved run that ends with its last pair instead of its best one, and against a copied run that
+    loads the best pair of the run that is in the old folder by now."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder, run in ((new, "one"), (old, "two")):
+        for step in (2, 4):
+            write_json(
+                folder / f"checkpoint-{step}" / "run.json",
+                {"world_size": 1, "weights": {}, "identity": {}, "run_id": run},
+            )
+    write_json(new / "checkpoint-4" / "trainer_state.json", {"best_model_checkpoint": str(old / "checkpoint-2")})
+    assert best_of(new / "checkpoint-4") == str(new / "checkpoint-2")
+    shutil.rmtree(new / "checkpoint-2")
+    assert best_of(new / "checkpoint-4") is None, "the one in the old folder is of another run"
+    shutil.copytree(new / "checkpoint-4", old / "checkpoint-2", dirs_exist_ok=True)
+    assert best_of(new / "checkpoint-4") == str(old / "checkpoint-2")
+
+
 def test_a_resume_that_fails_leaves_the_records(tmp_path: Path) -> None:
     """Guards against a failed resume that deletes the results of finished phases, here from a checkpoint in the middle
     of a phase whose labels are gone."""
@@ -181,7 +222,7 @@ def test_another_number_of_processes_goes_on_and_is_said(killed: Path) -> None:
     now.checkpoint_to_resume(True)
     assert now.origin.changes == []
     two = RunOrigin(now.origin.identity, world_size=2, accepted=())
-    two.continue_from(killed / "checkpoint-4")
+    two.continue_from(killed / "checkpoint-4", killed)
     assert two.changes == [{"step": 4, "setting": "world_size", "before": 1, "now": 2}]
 
 

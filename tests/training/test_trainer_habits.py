@@ -59,6 +59,12 @@ from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer,
         ),
         ({"unlabeled_dataset": iter(images(3))}, r"is a list_iterator, which can be read once only. Give list\("),
         ({"eval_dataset": {"x": [{"image": 1}]}}, r"Item 0 of eval_dataset\['x'\]"),
+        ({"train_dataset": [(1, 2)]}, r"Item 0 of train_dataset is a tuple, but .* for image, label in dataset\]"),
+        (
+            {"train_dataset": [{"pixel_values": 1, "label": 0}]},
+            "The pair makes pixel_values itself.*omit the transform",
+        ),
+        ({"train_dataset": [{**images(1)[0], "label": None}]}, "has None as its 'label'.*Move images without one to"),
         ({"metrics": [3.5]}, "metrics has 3.5, a float"),
     ],
 )
@@ -75,6 +81,22 @@ def test_a_habit_that_cannot_work_is_one_message(tmp_path: Path, given: dict[str
         DMTTrainer(**{**usual, **given})
     with pytest.raises(TypeError, match="unexpected keyword argument 'trian_dataset'"):
         DMTTrainer(**usual, trian_dataset=images(3))
+
+
+def named(*names: str) -> datasets.Dataset:
+    """Labeled images whose label column has names."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+    return datasets.Dataset.from_list(list(images(3)), features=features)
+
+
+@pytest.mark.parametrize("role", ["evaluation", "test", "unlabeled", "one of several"])
+def test_sets_that_number_their_classes_differently_are_refused(tmp_path: Path, role: str) -> None:
+    """Guards against scoring every image as the wrong class if the names of the pair are only LABEL_0, LABEL_1, ..."""
+    sets: dict[str, Any] = {role: named("z", "y", "x")}
+    if role == "one of several":
+        sets = {"evaluation": {"good": named("x", "y", "z"), "bad": named("z", "y", "x")}}
+    with pytest.raises(ValueError, match=r"calls class 0 'z', but in train_dataset 'z' is class 2.*align_labels_with"):
+        make_trainer(tmp_path, labeled=named("x", "y", "z"), **sets)
 
 
 def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:

@@ -30,13 +30,22 @@ def check_item_labels(source: Any, role: str, class_names: Sequence[str], *, opt
             check_label(label, f"Item {position} of {role}", None if optional else len(class_names), class_names)
 
 
+def labels_at_hand(source: Any) -> list[Any] | None:
+    """The labels of a list or a `datasets.Dataset`, None where there is none; None for a set that has to decode images
+    or run a transform for them."""
+    if isinstance(source, datasets.Dataset):
+        custom = source.format["type"] == "custom" or "label" not in source.column_names
+        return None if custom else list(source.with_format(None).select_columns(["label"])["label"])
+    if isinstance(source, (list, tuple)):
+        return [item.get("label") if isinstance(item, Mapping) else None for item in source]
+    return None
+
+
 def _labels(source: Any, role: str) -> Sequence[tuple[int, Any]]:
     if isinstance(source, ImageSet):
         return []  # checked when the run's image sets were built
-    if isinstance(source, datasets.Dataset) and source.format["type"] != "custom":
-        return list(enumerate(source.with_format(None).select_columns(["label"])["label"]))
-    if isinstance(source, (list, tuple)):
-        return [(position, item.get("label")) for position, item in enumerate(source) if isinstance(item, Mapping)]
+    if (labels := labels_at_hand(source)) is not None:
+        return list(enumerate(labels))
     positions = np.unique(np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).round().astype(int))
     return [(position, _item(source, position, role).get("label")) for position in positions.tolist()]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..labels.items import labels_at_hand
 from .splits import image_ids
 
 _LOOKED_AT = 16  # items of a set that was not hashed completely
@@ -20,8 +21,9 @@ def digest_of(images: Any, hashes: Sequence[bytes] | None = None) -> str:
 
     Args:
         images: map-style, `{'image': ..., 'label' or 'mask': ...}`; ids and labels count if there are any.
-        hashes: a hash of each image's and target's contents, if every file was read. Otherwise 16 items, evenly spread,
-            are read; of items that differ at every access, only the number counts.
+        hashes: a hash of each image's and target's contents, if every file was read. Otherwise the labels of a
+            list or a `datasets.Dataset` count, and 16 items, evenly spread, are read; of items that differ at every
+            access, only the number counts.
     """
     count = len(images)
     digest = hashlib.sha256(f"{count}\n".encode())
@@ -29,6 +31,8 @@ def digest_of(images: Any, hashes: Sequence[bytes] | None = None) -> str:
     labels = getattr(images, "labels", None)
     if isinstance(labels, np.ndarray):
         digest.update(labels.astype(np.int64).tobytes())
+    else:
+        digest.update("".join(f"{label}\n" for label in labels_at_hand(images) or ()).encode())
     if hashes is not None:
         digest.update(b"\n".join(hashes))
         return digest.hexdigest()[:16]

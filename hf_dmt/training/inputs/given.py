@@ -14,7 +14,7 @@ from ..scoring.library_metrics import LibraryMetrics
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.methods import Knobs
 from .checks import check_inputs, check_unlabeled
-from .image_sets import check_image_set
+from .image_sets import check_image_set, check_one_order
 from .opened_pair import opened_pair
 from .search import new_pair
 from .streams import is_stream, saved_stream
@@ -66,6 +66,11 @@ class Inputs:
                 unlabeled_dataset = saved_stream(unlabeled_dataset, "unlabeled_dataset")
         check_inputs(pair, args, **given)
         check_image_set(unlabeled_dataset, "unlabeled_dataset", pair, with_target=False)
+        of_eval = given["eval_dataset"]
+        named = of_eval if isinstance(of_eval, Mapping) else {"": of_eval}
+        sets = {f"eval_dataset[{name!r}]" if name else "eval_dataset": images for name, images in named.items()}
+        sets |= {"test_dataset": given["test_dataset"], "unlabeled_dataset": unlabeled_dataset}
+        check_one_order({"train_dataset": given["train_dataset"], **sets})
         knobs = args.knobs(pair.task)
         inputs = cls(args, unlabeled_dataset=unlabeled_dataset, pair=pair, knobs=knobs, **given)
         check_unlabeled(args.method, knobs, inputs.num_unlabeled)

@@ -43,16 +43,49 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
         keys = list(one) if isinstance(one, Mapping) else None
         missing = [key for key in ("image", target)[: 1 + with_target] if keys is None or one.get(key) is None]
         if missing:
-            what = f"has the keys {keys}" if keys is not None else f"is a {type(one).__name__}"
-            raise ValueError(
-                f"Item {position} of {role} {what}, but no {missing[0]!r}, which {model.task} needs. Give map-style "
-                f"items {form}: dataset.rename_column(...) renames a column."
-            )
+            lack = _lack(one, missing[0], model.task)
+            raise ValueError(f"Item {position} of {role} {lack} Give map-style items {form}.")
     if not isinstance(source, ImageSet):  # whose files were all read before
         _try_to_read(item, f"Item 0 of {role}", with_mask=target == "mask" and item.get("mask") is not None)
     if target == "label" and (isinstance(source, (list, tuple)) or "label" in item):
         _check_class_order(source, role, model.class_names)
         check_item_labels(source, role, model.class_names, optional=not with_target)
+
+
+def _lack(item: Any, key: str, task: str) -> str:
+    """What an item without a key is instead, and where its value comes from, as the end of a sentence."""
+    if not isinstance(item, Mapping):
+        pair = isinstance(item, (list, tuple)) and len(item) == 2
+        how = " Convert it: [{'image': image, 'label': label} for image, label in dataset]." if pair else ""
+        return f"is a {type(item).__name__}, but a dictionary with {key!r} is needed.{how}"
+    if key in item:
+        unlabeled = " Move images without one to unlabeled_dataset." if key != "image" else ""
+        return f"has None as its {key!r}, which {task} needs.{unlabeled}"
+    how = "dataset.rename_column(...) renames a column."
+    if key == "image" and "pixel_values" in item:
+        how = (
+            "The pair makes pixel_values itself, differently for each model: omit the transform (for a "
+            "datasets.Dataset: dataset.reset_format()), and give the images."
+        )
+    return f"has the keys {list(item)}, but no {key!r}, which {task} needs. {how}"
+
+
+def check_one_order(sets: Mapping[str, Any]) -> None:
+    """Raise a ValueError if two sets number their classes differently. The names of the pair do not show it if they are
+    only LABEL_0, LABEL_1, ...
+
+    Args:
+        sets: by the name that the error uses.
+    """
+    named = {role: names for role, images in sets.items() if (names := class_label_names(images))}
+    first, known = next(iter(named.items()), ("", []))
+    for role, names in named.items():
+        for number, name in enumerate(names):
+            if name in known and known.index(name) != number:
+                raise ValueError(
+                    f"{role} calls class {number} {name!r}, but in {first} {name!r} is class {known.index(name)}. "
+                    "Give both the same order: dataset.align_labels_with_mapping({name: number, ...}, 'label')."
+                )
 
 
 def _try_to_read(item: Mapping[str, Any], name: str, *, with_mask: bool) -> None:

@@ -28,11 +28,13 @@ class PhaseLabels:
         stores: the store each model learns from, by the student's name.
         summary: for each maker (a, b, possibly the graph), figures of the labels **made by** it.
         seconds: the time it took.
+        made_by: a hash of the weights that made them; None if a checkpoint of an earlier version did not say.
     """
 
     stores: dict[str, PseudoLabels]
     summary: dict[str, Any]
     seconds: float
+    made_by: str | None = None
 
     def shares(self) -> dict[str, float]:
         """For trackers: the share of its labels that each model selected and, if known, the share of them that is
@@ -56,6 +58,7 @@ def provide(
     output_dir: str,
     *,
     in_the_middle: bool,
+    made_by: str | None = None,
     keep_earlier: bool = False,
     labeled: Any = None,
 ) -> PhaseLabels:
@@ -64,6 +67,8 @@ def provide(
     Args:
         labeled: images with true labels, for `--labeler graph`.
         in_the_middle: the weights are from the middle of the phase, so they did not make its labels.
+        made_by: then, a hash of the weights that did, if it is known. Labels of other weights, such as those of another
+            run or of an earlier start in this folder, are not used.
         keep_earlier: keep the labels of earlier phases on disk; otherwise they are deleted once these are complete.
 
     Raises:
@@ -83,7 +88,9 @@ def provide(
         "exact_decoding": clean_pass.exact_decoding,
     }
     if not in_the_middle:
-        facts["weights"] = label_pass.weights_hash(pair)
+        made_by = label_pass.weights_hash(pair)
+    if made_by is not None:
+        facts["weights"] = made_by
     # Decided once for all processes: a process that is ahead could change the state before a slower one looks.
     makers = label_pass.makers(knobs)
     there = [
@@ -95,10 +102,10 @@ def provide(
     if not reusable:
         if in_the_middle:
             raise StoreError(
-                f"The labels of phase {phase.index} are missing from {folder} or belong to other images, and weights "
-                "from the middle of a phase cannot make them again. Resume from the checkpoint at the end of the "
-                "previous phase. (Labels are deleted when the next phase has its own, unless "
-                "`keep_pseudo_labels='all'`.)"
+                f"The labels of phase {phase.index} are missing from {folder}, or they belong to other images or to "
+                "another run, and weights from the middle of a phase cannot make them again. Resume from the "
+                "checkpoint at the end of the previous phase. (Labels are deleted when the next phase has its own, "
+                "unless `keep_pseudo_labels='all'`.)"
             )
         if pair.task == "image-classification":
             label_pass.label_images(
@@ -119,4 +126,5 @@ def provide(
         stores={student: stores[teacher[student]] for student in MEMBERS},
         summary=label_pass.read_summary(folder, makers),
         seconds=round(time.monotonic() - start, 3),
+        made_by=made_by,
     )

@@ -15,7 +15,7 @@ from ...data.files import read_json
 from ...data.pair_file import PAIR_FILE
 from .origin import IDENTITY_FILE, RunOrigin
 from .results import RESULTS_FILE, TELEMETRY_FILE
-from .whole_checkpoint import faults, step_of
+from .whole_checkpoint import faults, read_record, step_of
 
 logger = logging.get_logger(__name__)
 
@@ -62,6 +62,24 @@ def to_resume(
             "`resume_from_checkpoint=True` for the last complete one."
         )
     return str(asked)
+
+
+def best_of(checkpoint: str | Path) -> str | None:
+    """The best checkpoint according to the state of another one, as a folder of the same run that exists; else None.
+
+    The state contains a path. If the run's folder was moved, nothing is there any more; if it was copied, another run
+    may be there by now. So the folder with that name beside the checkpoint comes first.
+    """
+    if not (recorded := read_json(Path(checkpoint) / TRAINER_STATE_NAME).get("best_model_checkpoint")):
+        return None
+    run = read_record(checkpoint).get("run_id")
+    for folder in (Path(checkpoint).parent / Path(recorded).name, Path(recorded)):
+        try:
+            if read_record(folder).get("run_id") == run:
+                return str(folder)
+        except (OSError, ValueError):  # none there, or not from a run
+            continue
+    return None
 
 
 def not_written(checkpoint: Path, problem: Exception) -> OSError:

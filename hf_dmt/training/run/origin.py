@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
-from ...data.files import write_json
+from ...data.files import read_json, write_json
 from ..settings import identity
 from ..settings.resuming import ACCEPTABLE, HARMLESS
 from .whole_checkpoint import CHECKPOINT_RECORD, checksums, read_record, steps_done
@@ -28,18 +29,22 @@ class RunOrigin:
 
     Attributes:
         changes: what later starts changed, each `{"step", "setting", "before", "now"}`, for the results.
+        run_id: random, drawn at the first start; tells runs with equal settings apart.
+        labels_made_by: a hash of the weights that made the labels of the current phase; None before the first ones.
     """
 
     def __init__(self, now: dict[str, Any], *, world_size: int, accepted: Sequence[str]) -> None:
         self.identity, self.world_size, self.accepted = now, world_size, tuple(accepted)
         self.changes: list[dict[str, Any]] = []
+        self.run_id = uuid.uuid4().hex
+        self.labels_made_by: str | None = None
 
-    def continue_from(self, checkpoint: str | Path) -> None:
+    def continue_from(self, checkpoint: str | Path, output_dir: str | Path) -> None:
         """Compare this start with the run that wrote a checkpoint, and record accepted changes.
 
         Raises:
-            ValueError: it is a different run (all differences are listed), or the checkpoint does not say which run it
-                is from.
+            ValueError: it is a different run (all differences are listed), the output folder contains a different one,
+                or the checkpoint does not say which run it is from.
         """
         try:
             record = read_record(checkpoint)
@@ -52,6 +57,8 @@ class RunOrigin:
             ) from problem
         if found.refused:
             raise ValueError(identity.refusal(found.refused, str(checkpoint)))
+        self._check_folder(record.get("run_id"), checkpoint, Path(output_dir))
+        self.run_id, self.labels_made_by = record.get("run_id", self.run_id), record.get("labels_made_by")
         self.changes = list(record.get("changes") or [])
         noted = [{"setting": change.name, "before": change.before, "now": change.now} for change in found.allowed]
         if record["world_size"] != self.world_size:
@@ -67,6 +74,20 @@ class RunOrigin:
                 logger.warning(f"Changed from update {step} on: {change}.")
         self.changes += [{"step": step, **change} for change in noted]
 
+    def _check_folder(self, run_id: str | None, checkpoint: str | Path, folder: Path) -> None:
+        """Raise a ValueError if the output folder has the records and labels of another run, which would be taken for
+        those of this one."""
+        try:
+            there = read_json(folder / IDENTITY_FILE).get("run_id")
+        except (OSError, ValueError, AttributeError):  # none, or unreadable: nothing to compare
+            return
+        if run_id is not None and there is not None and there != run_id:
+            raise ValueError(
+                f"The checkpoint {str(checkpoint)!r} is from another run than the results and pseudo labels in "
+                f"`output_dir` {str(folder)!r}, so resuming would mix two runs. Resume from a checkpoint of the run in "
+                "this folder, or choose the folder of the checkpoint's own run or an empty one."
+            )
+
     def write(self, folder: str | Path) -> None:
         """Write to the output folder; only the main process does."""
         write_json(Path(folder) / IDENTITY_FILE, self._record({}))
@@ -81,4 +102,6 @@ class RunOrigin:
             "weights": weights,
             "identity": self.identity,
             "changes": self.changes,
+            "run_id": self.run_id,
+            "labels_made_by": self.labels_made_by,
         }
