@@ -13,6 +13,12 @@ from .run.protocol import peak_memory
 def finish(trainer: Any) -> Path:
     """See `DMTTrainer.finish`. The trainer's class imports this file, so it cannot be named in the signature."""
     start = time.monotonic()
+    if "task" not in trainer.records.results:
+        raise ValueError(
+            "finish() writes the report of a run, but this trainer has not trained; in the folder of a finished run it "
+            "would overwrite the models and results. Call train() first, with `resume_from_checkpoint=True` for a run "
+            "that is there already; save_model() writes the pair alone."
+        )
     folder = trainer.export()
     phases = trainer.records.results["phases"]
     final: dict[str, Any] = {"test": phases[-1]["test"] if phases else None}

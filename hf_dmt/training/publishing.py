@@ -23,6 +23,9 @@ from .settings.arguments import DMTTrainingArguments
 
 logger = logging.get_logger(__name__)
 
+# Scripts for the stock Trainer pass these to `push_to_hub` and `create_model_card`.
+_KNOWN = ("finetuned_from", "tasks", "dataset_args")
+
 
 class Publisher:
     """The repository of one run.
@@ -57,7 +60,10 @@ class Publisher:
         return self.repo_id
 
     def write_card(self, folder: Path, *, token: str | None = None, **facts: Any) -> None:
-        """Write the model card into `folder`."""
+        """Write the model card into `folder`. Facts of the stock Trainer's card that the pair knows itself, such as
+        `finetuned_from`, are not taken from the caller."""
+        if known := [name for name in _KNOWN if facts.pop(name, None)]:
+            logger.warning(f"The card takes {', '.join(known)} from the pair and its run, not from what was given.")
         tags = facts.pop("tags", None) or []
         facts["tags"] = [*([tags] if isinstance(tags, str) else tags), *self.pair.model_tags]
         write_card(folder, repo_id=self.repo_id, token=token or self.args.hub_token, **facts)

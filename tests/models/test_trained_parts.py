@@ -99,6 +99,17 @@ def test_another_choice_gives_back_what_the_first_one_took(pair_of):
         choose_trained(pair, {"a": "all", "b": "all"})
 
 
+def test_weights_in_half_precision_are_not_trained(pair_of):
+    """Guards against a run in which most updates are rounded away, because a model was loaded as it is stored."""
+    pair = pair_of("vit", "resnet")
+    pair.model_b.bfloat16()
+    with pytest.raises(ValueError, match=r"Model b has weights in torch.bfloat16.*model\.float\(\)"):
+        choose_trained(pair, {"a": "all", "b": "all"})
+    pair.model_b.requires_grad_(False)
+    pair.model_b.classifier.float().requires_grad_(True)
+    choose_trained(pair, {"a": "all", "b": "all"})
+
+
 def test_members_are_chosen_one_by_one(pair_of):
     """Guards against `--train_b` that also changes model a, and against `all` that means `head`."""
     pair = pair_of("vit", "resnet")

@@ -14,6 +14,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from sklearn.metrics import f1_score
 from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
@@ -21,6 +22,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
 from hf_dmt.training.inputs import search
 from hf_dmt.training.pair_trainer import PairTrainer
+from hf_dmt.training.run.runtime_errors import RunError
 from tests.training.metric_modules import write_metric
 from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer, results, scenes
 
@@ -81,6 +83,43 @@ def test_a_habit_that_cannot_work_is_one_message(tmp_path: Path, given: dict[str
         DMTTrainer(**{**usual, **given})
     with pytest.raises(TypeError, match="unexpected keyword argument 'trian_dataset'"):
         DMTTrainer(**usual, trian_dataset=images(3))
+
+
+def test_ends_that_cannot_work_are_one_message(tmp_path: Path) -> None:
+    """Guards against `finish()` of a new trainer replacing a finished run by untrained models and empty results, and
+    against a traceback of the stock Trainer about a metric that compute_metrics does not return."""
+    (tmp_path / "dmt_results.json").write_text("results of days")
+    trainer = make_trainer(
+        tmp_path,
+        evaluation=images(3),
+        compute_metrics=lambda predicted: {"f1": 1.0},
+        max_steps=1,
+        overwrite_output_dir=True,
+        metric_for_best_model="f2",
+        load_best_model_at_end=True,
+        save_strategy="epoch",
+    )
+    with pytest.raises(ValueError, match="this trainer has not trained"):
+        trainer.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["dmt_results.json"]
+    with pytest.raises(RunError, match=r"is 'f2', which compute_metrics .*There are \['eval_a_accuracy'"):
+        trainer.train()
+    with pytest.raises(ValueError, match="`greater_is_better=False` needs a `metric_for_best_model`"):
+        DMTTrainingArguments(str(tmp_path), greater_is_better=False)
+
+
+def test_the_card_takes_what_scripts_for_the_stock_trainer_pass(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guards against a TypeError at the end of a run whose script passes `finetuned_from` and `tasks`, and against
+    dropping them without a word."""
+    trainer = make_trainer(tmp_path)
+    with caplog.at_level("WARNING"):
+        trainer.create_model_card(finetuned_from="x/y", tasks="image-classification", tags="mine", dataset="Birds")
+    assert "takes finetuned_from, tasks from the pair" in caplog.text
+    assert "mine" in ModelCard.load(tmp_path / "README.md").data.tags
+    with pytest.raises(TypeError, match="licence"):
+        trainer.create_model_card(licence="mit")
 
 
 def named(*names: str) -> datasets.Dataset:

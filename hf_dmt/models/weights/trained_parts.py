@@ -41,7 +41,7 @@ def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_nor
 
     Raises:
         ValueError: a member whose backbone cannot be separated from its head, or was never pretrained; more blocks than
-            there are; no BatchNorm statistics to keep.
+            there are; no BatchNorm statistics to keep; weights to train in half precision.
     """
     learning = {name: _learning(pair, name, choice) for name, choice in choices.items() if choice != "all"}
     norms = [norm for name in MEMBERS for norm in _loaded_batch_norms(pair, name)] if freeze_batch_norm else []
@@ -60,7 +60,13 @@ def choose_trained(pair: ModelPair, choices: dict[str, str], *, freeze_batch_nor
         pair.resting += _without_learning(pair.member(name))
     pair.train(pair.training)
     for name in MEMBERS:
-        if not any(parameter.requires_grad for parameter in pair.member(name).parameters()):
+        learns = [parameter for parameter in pair.member(name).parameters() if parameter.requires_grad]
+        if low := {str(one.dtype) for one in learns if one.dtype in (torch.float16, torch.bfloat16)}:
+            raise ValueError(
+                f"Model {name} has weights in {low.pop()}, where small updates are rounded away. Call "
+                "model.float(), or load it with dtype=torch.float32; `bf16=True` still computes in bfloat16."
+            )
+        if not learns:
             raise ValueError(
                 f"Model {name} has no parameter that requires a gradient, so it cannot be trained. Call "
                 f"model.requires_grad_(True); `train{'_b' if name == 'b' else ''}` freezes parts of it."

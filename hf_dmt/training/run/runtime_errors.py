@@ -39,7 +39,7 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
 
     Raises:
         RunError: the device is out of memory, a data-loading worker died, an image is missing or was damaged after
-            labeling, or the stored labels were.
+            labeling, or the stored labels were; compute_metrics lacks the metric that chooses the best pair.
     """
     try:
         yield
@@ -51,6 +51,14 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
         raise RunError(f"{problem}. Earlier checkpoints are kept.") from problem
     except (CorruptImage, DataError, CheckpointError) as problem:
         raise RunError(f"{_without_worker_traceback(str(problem))} {_GO_ON}") from problem
+    except KeyError as problem:
+        if "`metric_for_best_model`" not in str(problem):
+            raise
+        names = str(problem.args[0]).partition("metrics are: ")[2].partition(". Consider")[0]
+        raise RunError(
+            f"metric_for_best_model is {args.metric_for_best_model!r}, which compute_metrics and the metrics did not "
+            f"return. There are {names or 'others'}. Choose one of them and start again."
+        ) from problem
     except RuntimeError as problem:
         if "DataLoader worker" not in str(problem) or "Caught" in str(problem):
             raise

@@ -117,6 +117,11 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
     def __post_init__(self) -> None:
         # The stock default metric is the loss. Ours is the task's metric, which only the trainer knows.
         self.metric_is_default = self.metric_for_best_model is None
+        if self.metric_is_default and self.greater_is_better is False:
+            raise ValueError(
+                "`greater_is_better=False` needs a `metric_for_best_model`: the default is not the loss, but the "
+                "accuracy or mean IoU, where greater is better. Give `metric_for_best_model='loss'`, or omit it."
+            )
         if self.load_best_model_at_end:
             _save_where_it_is_scored(self)
         for name in _LEAST:
