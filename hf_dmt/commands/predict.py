@@ -10,6 +10,8 @@ After an interruption, the same command continues where it stopped. After images
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 import time
@@ -34,6 +36,7 @@ from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
 from ..data.reading.opening import open_unlabeled_table
 from ..data.reading.rows import DataError, FileRows, Rows
 from ..data.reading.sources import ImageSet
+from ..data.reading.tables import is_table
 from ..data.splitting.scan import scan
 from ..hub.offline import fail_fast_offline
 from ..hub.predictions import push_predictions
@@ -198,8 +201,18 @@ def _identity(given: argparse.Namespace, pair: ModelPair) -> dict[str, Any]:
         "task": pair.task,
         "pair_of_weights": weights_hash(pair),
         "class_names": pair.class_names,
+        "source_of_images": _source(given),
     }
     return identity | ({"overlay": given.overlay} if pair.task == PIXELS else {})
+
+
+def _source(given: argparse.Namespace) -> str:
+    """A hash of what the ids refer to: image 1.jpg of another folder is not labeled yet. An image alone has the id that
+    it has in its folder."""
+    place = Path(given.data).expanduser()
+    folder = place.parent if place.is_file() else place
+    parts = [str(folder.resolve()) if folder.exists() else given.data, given.split, given.dataset_config_name]
+    return hashlib.sha256(json.dumps(parts).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
@@ -210,7 +223,7 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
     """
     place = Path(given.data).expanduser()
     of_table = [given.split, given.dataset_config_name, given.image_column]
-    if place.is_file():
+    if place.is_file() and not is_table(place):
         rows: Rows = FileRows([place], place.parent)
     elif place.is_dir() and not any(of_table) and (found := _images_in(place, task)).images:
         notes += found.notes()

@@ -41,7 +41,7 @@ def push_predictions(
     """
     name = open_target(repo_id, token=token, private=private, repo_type="dataset", own_file=PREDICTIONS_FILE)
     masks = facts["folder"]
-    published = {key: value for key, value in facts.items() if key != "folder"}
+    published = {key: value for key, value in facts.items() if key not in ("folder", "source_of_images")}
     with tempfile.TemporaryDirectory() as staged:
         target = Path(staged)
         write_json(target / PREDICTIONS_FILE, {**published, "images": len(records)})

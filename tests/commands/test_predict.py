@@ -127,6 +127,11 @@ def test_new_images_are_added_and_known_ones_kept(
     assert after[:10] == before and [row["id"] for row in after[10:]] == ["a new one.png"]
     assert json.loads((tmp_path / "out.csv.about.json").read_text())["images"] == 11
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "out.csv", "out.csv.about.json"}
+    # Images of the same name in another folder would keep the labels of these.
+    save(image(9), tmp_path / "other" / "a new one.png")
+    assert main([pair, str(tmp_path / "other"), "--to", str(out)]) == 2
+    assert "made with a different source of images. Choose another name with --to" in capsys.readouterr().err
+    assert table(out) == after
 
 
 def test_what_cannot_be_written_is_said(

@@ -42,6 +42,17 @@ def test_images_moved_into_the_folder_of_their_class(tmp_path: Path) -> None:
     notes: list[str] = []
     assert read_answers(tmp_path, IMAGES, NAMES, notes) == {"x.jpg": 1, "z.jpg": 2}
     assert len(notes) == 1 and "stranger.png" in notes[0]
+    (tmp_path / "images" / "cat").mkdir()
+    (tmp_path / "images" / "2.png").rename(tmp_path / "images" / "cat" / "2.png")
+    assert read_answers(tmp_path, IMAGES, NAMES)["y.jpg"] == 0
+
+
+def test_no_answer_because_all_files_were_renamed(tmp_path: Path) -> None:
+    """Guards against telling a person who has moved images that none was moved."""
+    (tmp_path / "queue.csv").write_text("file,id,label\n1.png,x.jpg,\n")
+    save(image(0), tmp_path / "dog" / "a new name.png")
+    with pytest.raises(DataError, match=r"no answers yet.*not in its queue.csv: a new name.png\. Fill in"):
+        read_answers(tmp_path, IMAGES, NAMES)
 
 
 def coco(**changes: Any) -> dict[str, Any]:

@@ -108,6 +108,14 @@ class TestUnlabeled:
         assert found.unlabeled is not None and found.unlabeled.ids == ["deep/a.png"]
         assert set(found.unlabeled[0]) == {"image"} and len(found.labeled) == 9
 
+    def test_a_table_lists_it(self, animals: Path, tmp_path: Path) -> None:
+        """Guards against an error about paths for a table of unlabeled files."""
+        files.save(files.image(5), tmp_path / "a.png")
+        (tmp_path / "list.csv").write_text("file_name,label\na.png,dog\n")
+        found = run(animals, unlabeled_dataset_name=str(tmp_path / "list.csv"))
+        assert found.unlabeled is not None and found.unlabeled.ids == ["a.png"]
+        assert found.unlabeled.labels.tolist() == [1]
+
     def test_a_label_column_in_it_is_scored(self, animals: Path, tmp_path: Path) -> None:
         """True labels of unlabeled images must be matched by class name, not by number, and their images must stay
         unlabeled."""

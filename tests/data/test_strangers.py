@@ -574,6 +574,16 @@ def test_kinds_of_masks(
         assert values_of(opened(root, PIXELS)) == [0, 1, 2]
 
 
+def test_masks_as_gif(tmp_path: Path) -> None:
+    """Guards against the numbers of a palette that was renumbered while a GIF was written: class 2 became class 1."""
+    assert values_of(opened(scenes(tmp_path / "gray", files.mask((0, 2)), "{}.gif"), PIXELS)) == [0, 2]
+    root = scenes(tmp_path / "colors", files.palette((0, 2)), "{}.gif")
+    with pytest.raises(DataError, match=r"is a GIF file with colors.*`mask_colors`"):
+        opened(root, PIXELS)
+    colors = written(tmp_path / "colors.csv", "name,r,g,b\nsky,0,0,0\nroad,128,0,0\ntree,0,128,0\n")
+    assert values_of(opened(root, PIXELS, mask_colors=colors)) == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

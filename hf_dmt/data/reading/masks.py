@@ -133,7 +133,7 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
                 f"The mask {name} is a {opened.mode} image, but which class a color means is unknown. Give a table of "
                 "colors with `mask_colors`."
             )
-        mask = np.array(opened)
+        mask = _gray_of_gif(opened, name) if stored.format == "GIF" and opened.mode == "P" else np.array(opened)
         if top:
             shown = 255 if opened.mode == "L" else 65535
             mask = np.rint(mask * (top / shown)).astype(np.uint16 if top > 255 else np.uint8)
@@ -151,6 +151,22 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
         raise ValueError(f"The mask {name} has shape {ids.shape}, but must be (height, width) of class ids.")
     # torch.from_numpy refuses the arrays of big-endian 16-bit files.
     return ids.astype(ids.dtype.newbyteorder("="), copy=False)
+
+
+def _gray_of_gif(mask: Image.Image, name: str) -> np.ndarray:
+    """The gray values of a GIF file. Programs that write GIF renumber its palette, so its numbers are not ids.
+
+    Raises:
+        ValueError: it has colors.
+    """
+    colors = np.asarray(mask.convert("RGB"))
+    if (colors != colors[..., :1]).any():
+        raise ValueError(
+            f"The mask {name} is a GIF file with colors, and programs that write GIF renumber its palette, so which "
+            "class a number means is unknown. Give a table of colors with `mask_colors`, or save the masks as PNG in "
+            "the tool where they were drawn."
+        )
+    return colors[..., 0]
 
 
 def check_lossless(mask: Image.Image, content: bytes, name: str) -> None:

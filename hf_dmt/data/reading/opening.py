@@ -124,7 +124,7 @@ def open_unlabeled_table(
             files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
             assert isinstance(files, FileRows)
             labels = [position.get(str(label)) for label in files.labels] if files.labels else None
-            return FileRows(files.images, root, labels=labels, masks=files.masks)
+            return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
     tables, local = _load_tables(name, config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
     image = _image_column(table, name, image_column if image_column in table.column_names else None)

@@ -64,6 +64,8 @@ def named_tables(root: Path) -> dict[str, Path]:
 def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
     """A warning if a table in a folder with class folders has other labels than the names of these folders."""
     for file in named_tables(root).values():
+        if file.with_name(f"{file.name}.about.json").exists():
+            continue  # labels that `hf-dmt predict` wrote
         try:
             columns, rows = _read(file)
         except DataError:

@@ -110,6 +110,7 @@ def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] |
     """
     folder = path if path.is_dir() else path.parent
     notes = [] if notes is None else notes
+    told = len(notes)
     found: dict[str, Any]
     try:
         if task == "image-classification":
@@ -127,9 +128,11 @@ def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] |
             + ("or a CSV with the columns id and label." if task == "image-classification" else "or COCO regions.")
         ) from problem
     if not found:
+        way = ", or move images into the folder of their class" if task == "image-classification" else ""
+        skipped = "".join(f" {note}" for note in notes[told:])
         raise DataError(
-            f"`extra_labels` {str(path)!r} contains no answers yet. Fill in the column 'label' of {QUEUE_FILE}"
-            + (", or move images into the folder of their class." if task == "image-classification" else ".")
+            f"`extra_labels` {str(path)!r} contains no answers yet.{skipped} Fill in the column 'label' of "
+            f"{QUEUE_FILE}{way}."
         )
     return found
 
@@ -153,7 +156,8 @@ def _image_answers(
     moved: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*/**/*") if folder else ()):
         inside = file.relative_to(folder or file).parts
-        if inside[0] != IMAGES and not file.name.startswith(".") and file.is_file():
+        inside = inside[1:] if inside[0] == IMAGES else inside  # images/cat/1.png is an answer, too
+        if len(inside) > 1 and not file.name.startswith(".") and file.is_file():
             moved.setdefault(file.name, []).append(inside[0])
     if strangers := [name for name in moved if name not in {line.get("file", "") for line in lines}]:
         notes.append(
