@@ -156,7 +156,7 @@ def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
     Raises:
         HubError: the final push failed; everything else is done and in the output folder.
     """
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint or False)
     folder = trainer.finish()
     if trainer.args.should_save:
         print_summary(folder)

@@ -327,11 +327,12 @@ class PairTrainer(Trainer):
 
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
         """The folder to resume from, or None for a new run. `asked` is a folder, True for the last complete checkpoint
-        of the output folder, or a repository on the Hub, whose `last-checkpoint` is downloaded.
+        of the output folder, or a repository on the Hub, whose `last-checkpoint` is downloaded. None means the
+        argument `resume_from_checkpoint` of the settings, which the stock Trainer ignores.
 
         Raises ValueError for an incomplete checkpoint, and HubError if the repository contains none.
         """
-        asked = without_word(asked)  # a script may pass on what it read from a command line
+        asked = without_word(self.args.resume_from_checkpoint if asked is None else asked)
         if checkpoints.names_a_repository(asked):
             asked = str(self.publisher.fetch_run(str(asked)))
             self.accelerator.wait_for_everyone()

@@ -172,12 +172,12 @@ class DMTTrainer(PairTrainer):
 
     def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **options: Any) -> Any:
         """The stock search with Optuna; each trial is a full run in `run-<number>`, and by default
-        `metric_for_best_model` is maximized. `hp_space` says what varies, such as `learning_rate`. Raises
-        ValueError without `hp_space`, `model_init` or `eval_dataset`, or with another backend."""
-        options = {"direction": "maximize", "backend": "optuna", **options}
+        `metric_for_best_model` is maximized, or minimized if it is a loss. Raises ValueError without `hp_space` (what
+        varies, such as `learning_rate`), `model_init` or `eval_dataset`, or with another backend."""
+        metric, direction = search.default_objective(self.args, compute_objective)
+        options = {"direction": direction, "backend": "optuna", **options}
         search.check_search(self.args, hp_space, self.model_init, self.eval_dataset, options["backend"])
-        objective = compute_objective or (lambda figures: figures[self.args.metric_for_best_model])
-        return super().hyperparameter_search(hp_space, objective, **options)
+        return super().hyperparameter_search(hp_space, compute_objective or (lambda of: of[metric]), **options)
 
     def call_model_init(self, trial: Any = None) -> ModelPair:
         """The stock version makes a second pair when training begins, of which nothing here would know."""

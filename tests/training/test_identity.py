@@ -216,6 +216,26 @@ def test_a_resume_that_fails_leaves_the_records(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_bytes() for name in ("dmt_results.json", "telemetry.jsonl")] == before
 
 
+def test_the_checkpoint_of_the_arguments_is_used(killed: Path, tmp_path: Path) -> None:
+    """Guards against a run that starts from scratch although `resume_from_checkpoint` was set, in the arguments."""
+    given = {"save_strategy": "steps", "save_steps": 2, "resume_from_checkpoint": str(killed / "checkpoint-4")}
+    assert make_trainer(tmp_path, **given).checkpoint_to_resume(None) == given["resume_from_checkpoint"]
+    assert make_trainer(tmp_path, **given).checkpoint_to_resume(False) is None
+
+
+def test_starting_over_leaves_no_model_of_the_old_run(tmp_path: Path) -> None:
+    """Guards against `overwrite_output_dir` leaving the old models for `pipeline()` until the new run ends, and against
+    deleting files of a folder that was not a run's."""
+    for name in ("model.safetensors", "config.json", "README.md", "peer/model.safetensors"):
+        write_json(tmp_path / name, {})
+    origin = RunOrigin({}, world_size=1, accepted=())
+    checkpoints.begin(tmp_path, origin, anew=True)
+    assert (tmp_path / "README.md").is_file() and (tmp_path / "peer").is_dir()
+    write_json(tmp_path / "dmt_config.json", {})
+    checkpoints.begin(tmp_path, origin, anew=True)
+    assert [path.name for path in tmp_path.iterdir()] == [IDENTITY_FILE]
+
+
 def test_another_number_of_processes_goes_on_and_is_said(killed: Path) -> None:
     """Guards against starting over with all results deleted, and against a difference that is not reported."""
     now = make_trainer(killed, save_strategy="steps", save_steps=2)

@@ -276,6 +276,22 @@ def test_a_trial_has_the_settings_that_follow_from_its_own(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("loss", ("eval_loss", "minimize")),
+        ("eval_a_loss", ("eval_a_loss", "minimize")),
+        ("a_accuracy", ("eval_a_accuracy", "maximize")),
+    ],
+)
+def test_a_search_for_a_loss_looks_for_the_smallest(tmp_path: Path, metric: str, expected: tuple[str, str]) -> None:
+    """Guards against a search that reports the trial with the largest loss as the best, and against a name without
+    `eval_` that ends the search with a KeyError after its first run."""
+    args = DMTTrainingArguments(str(tmp_path), **SETTINGS, metric_for_best_model=metric)
+    assert search.default_objective(args, None) == expected
+    assert search.default_objective(args, len)[1] == "maximize", "the user's own objective"
+
+
+@pytest.mark.parametrize(
     ("change", "options", "message"),
     [
         ({}, {"hp_space": None}, "needs hp_space"),

@@ -44,6 +44,14 @@ def check_search(args: DMTTrainingArguments, hp_space: Any, model_init: Any, eva
         )
 
 
+def default_objective(args: DMTTrainingArguments, compute_objective: Any) -> tuple[str, str]:
+    """The figure that a search compares by default, and in which direction. As in the stock Trainer, the name may lack
+    its `eval_`, and a loss is better if it is smaller."""
+    metric = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
+    smaller = metric.endswith("loss") if args.greater_is_better is None else not args.greater_is_better
+    return metric, "minimize" if smaller and compute_objective is None else "maximize"
+
+
 def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], number: int | str) -> DMTTrainingArguments:
     """The arguments of one trial: those of the search with the trial's values, and a folder `run-<number>`.
 
@@ -60,8 +68,9 @@ def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], numbe
         )
     # Not `setattr` as in the stock search: values must be checked, and some settings follow from others.
     folder = str(Path(args.output_dir) / f"run-{number}")
-    # Pushed trials would overwrite each other in one repository.
-    trial = replace(args, **{**values, "output_dir": folder, "push_to_hub": False})
+    # Pushed trials would overwrite each other in one repository, and none continues another run.
+    own = {"output_dir": folder, "push_to_hub": False, "resume_from_checkpoint": None}
+    trial = replace(args, **{**values, **own})
     trial.metric_is_default = args.metric_is_default  # `args` has the name that the default led to
     return trial
 

@@ -12,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ...data.files import read_json
-from ...data.pair_file import PAIR_FILE
+from ...data.pair_file import PAIR_FILE, PEER_FOLDER
 from .origin import IDENTITY_FILE, RunOrigin
 from .results import RESULTS_FILE, TELEMETRY_FILE
 from .whole_checkpoint import faults, read_record, step_of
@@ -151,6 +151,10 @@ def begin(folder: str | Path, origin: RunOrigin, *, anew: bool) -> None:
 
 def _make_room(folder: Path) -> None:
     old = [*numbered(folder), *(folder / name for name in ("pseudo_labels", "gallery", "initial", "scored"))]
+    if (folder / PAIR_FILE).is_file():  # then these are the models and card of the old run, not other files of a user
+        old += [folder / PEER_FOLDER, folder / "figures"]
+        for path in (*folder.glob("model*.safetensors*"), folder / "config.json", folder / "README.md"):
+            path.unlink(missing_ok=True)
     for path in (folder / name for name in (PAIR_FILE, RESULTS_FILE, TELEMETRY_FILE, IDENTITY_FILE, "report.html")):
         path.unlink(missing_ok=True)
     for path in old:
