@@ -79,6 +79,15 @@ def test_images_without_labels_are_the_unlabeled_ones(tmp_path: Path) -> None:
         assert set(run(root, num_labeled=2).labeled.ids) <= {"0", "2", "3", "5"}
 
 
+def test_a_column_of_splits_in_parquet_is_not_overlooked(tmp_path: Path) -> None:
+    """Guards against training on rows that call themselves test rows, without a word."""
+    rows = {"image": [files.encoded(files.image(number)) for number in range(12)], "label": [0, 1] * 6}
+    for last, warned in (("test", True), ("train", False)):
+        table = files.table({**rows, "split": ["train"] * 8 + [last] * 4})
+        found = run(files.parquet(tmp_path / last, train=table))
+        assert any("Warning: the column 'split'" in note for note in found.notes) == warned
+
+
 def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
     """Guards against a KeyError at the first row without a mask in a table where only some rows have one."""
     pictures = [files.encoded(files.image(3 + number)) for number in range(4)]

@@ -16,7 +16,7 @@ from .finding import PACKED, find_images
 from .folders import class_folders, mask_folders
 from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
 from .split_names import parquet_files, role_of, with_role
-from .tables import is_table, metadata_tables, named_tables, note_on_tables_beside, open_file_tables
+from .tables import SPLIT_COLUMNS, is_table, metadata_tables, named_tables, note_on_tables_beside, open_file_tables
 
 _ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
 _SHOWN = 10
@@ -72,6 +72,7 @@ def open_splits(
             f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with `label_column`, "
             "or put the files into images/ and masks/ under the same names."
         )
+    notes += _note_on_split_column(first, name) if len(tables) == 1 else []
     splits: dict[str, Rows] = {}
     for split, table in tables.items():
         if image not in table.column_names:
@@ -375,6 +376,19 @@ def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | 
     else:
         usual = ["annotation", "mask", "label", "labels", "annotations", "segmentation_mask"]
     return next((key for key in usual if key in fitting and key != image), None)
+
+
+def _note_on_split_column(table: datasets.Dataset, name: str) -> list[str]:
+    """A warning if rows name another split than the only one that the data set has."""
+    for column in table.column_names:
+        if column.lower() in SPLIT_COLUMNS and getattr(table.features[column], "dtype", None) == "string":
+            words = [word for word in table.unique(column) if word]
+            if {role_of(word) for word in words} - {None, "train"}:
+                return [
+                    f"Warning: the column {column!r} of {name!r} ({', '.join(sorted(words)[:_SHOWN])}) is not used; "
+                    "all rows are training images. Save the rows of each split apart: train.parquet, test.parquet."
+                ]
+    return []
 
 
 def _class_names(table: datasets.Dataset, target: str | None) -> list[str] | None:
