@@ -223,6 +223,13 @@ def test_the_checkpoint_of_the_arguments_is_used(killed: Path, tmp_path: Path) -
     assert make_trainer(tmp_path, **given).checkpoint_to_resume(False) is None
 
 
+@pytest.mark.parametrize("asked", ["checkpoint-99", "/nowhere/checkpoint-4", "/nowhere/run", 4])
+def test_a_checkpoint_that_is_not_there_is_no_repository(killed: Path, asked: Any) -> None:
+    """Guards against a mistyped path that is looked up on the Hub, with an error about repository names."""
+    with pytest.raises(ValueError, match=rf"There is no folder '{asked}' to resume from.* has checkpoint-2, .*-4\."):
+        make_trainer(killed).checkpoint_to_resume(asked)
+
+
 def test_starting_over_leaves_no_model_of_the_old_run(tmp_path: Path) -> None:
     """Guards against `overwrite_output_dir` leaving the old models for `pipeline()` until the new run ends, and against
     deleting files of a folder that was not a run's."""

@@ -30,8 +30,10 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def names_a_repository(asked: str | bool | None) -> bool:
-    """Whether `resume_from_checkpoint` is the name of something that is not on this machine."""
-    return isinstance(asked, str) and bool(asked) and not Path(asked).exists()
+    """Whether `resume_from_checkpoint` is the name of something that is not on this machine, and no path to it."""
+    if not isinstance(asked, str) or not asked or Path(asked).exists():
+        return False
+    return not Path(asked).is_absolute() and step_of(asked) is None
 
 
 def to_resume(
@@ -56,6 +58,12 @@ def to_resume(
             check_room(output_dir, overwrite=overwrite)
             logger.warning(f"No complete checkpoint in {output_dir}; starting from the beginning.")
         return str(last) if last else None
+    if not Path(str(asked)).is_dir():
+        there = ", ".join(path.name for path in sorted(numbered(output_dir), key=step_of)) or "no checkpoints"  # type: ignore[arg-type]
+        raise ValueError(
+            f"There is no folder {str(asked)!r} to resume from. `output_dir` {str(output_dir)!r} has {there}. Give the "
+            "path of one, or `resume_from_checkpoint=True` for the last complete one."
+        )
     if found := faults(str(asked)):
         raise ValueError(
             f"{asked!r} is not a complete checkpoint: {', '.join(found)} missing or unreadable. Use "
