@@ -263,8 +263,10 @@ def test_names_with_other_line_ends_come_back(tmp_path: Path, end: str) -> None:
     assert [record["id"] for record in file.begin()] == names
 
 
-def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path: Path) -> None:
-    """Guards against images that are skipped or labeled twice after a kill, or by several processes."""
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path: Path, launched: bool) -> None:
+    """Guards against images that are skipped or labeled twice after a kill, or by several processes. Those that
+    `--num_processes` starts import everything again."""
     folder = tmp_path / "many"
     for number in range(150):
         save(image(number % 200, (24, 24)), folder / f"{number:03d}.png")
@@ -279,10 +281,15 @@ def test_killed_it_goes_on_with_another_number_of_processes(pair: str, tmp_path:
     begun.join()
     assert begun.exitcode == -signal.SIGKILL and not out.exists()
     log = tmp_path / "log"
-    two = forked.start(main, [*command, "--num_processes", "2", "--use_cpu"], log=log)  # main starts both processes
-    two.join()
+    if launched:
+        going_on = [forked.start(main, [*command, "--num_processes", "2", "--use_cpu"], log=log)]
+    else:
+        going_on = forked.start_two(main, [*command, "--use_cpu"], [log, log])
+    for process in going_on:
+        process.join(120)
+        process.kill()
     said = log.read_text()
-    assert two.exitcode == 0, said[-3000:]
+    assert not any(process.exitcode for process in going_on), said[-3000:]
     already = int(said.split("; ")[1].split(" are labeled already")[0])
     assert 0 < already < 150 and said.count("predictions: ") == 1
     found = table(out)

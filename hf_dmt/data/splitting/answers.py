@@ -140,8 +140,8 @@ def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] |
 def _table(file: Path) -> list[dict[str, str]]:
     if file.suffix.lower() in (".json", ".jsonl"):
         raise DataError(
-            f"{file.name} is not a CSV table. Give a CSV with the columns id and label; `hf-dmt predict` writes one "
-            "with --to labels.csv."
+            f"{file.name} is not a CSV table. Give a CSV with the columns id and label, such as "
+            "`hf-dmt predict PAIR FOLDER --to labels.csv` writes."
         )
     columns, lines = read_csv(file)
     if not {"id", "label"} <= set(columns):
