@@ -92,7 +92,9 @@ def test_an_upload_shows_what_each_member_says(browser: Any, tmp_path: Path, tas
 
 
 @needs_browser
-@pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
+@pytest.mark.parametrize(
+    "task", [pytest.param("image-classification", marks=pytest.mark.slow), "semantic-segmentation"]
+)
 def test_names_of_classes_and_pairs_fetch_nothing(browser: Any, tmp_path: Path, task: str) -> None:
     """Guards against a class name that loads a remote file and so reveals the address of everyone who opens the
     page."""

@@ -18,7 +18,7 @@ def member(name: str, *, side: int = tiny.DEFAULT_SIDE, seed: int = 0):
     return tiny.tiny_member(name, tiny.TASK_OF[name], CLASSES, side=side, seed=seed)
 
 
-@pytest.mark.parametrize("side", [16, 32, 50, 64, 96])
+@pytest.mark.parametrize("side", [16, 50, *(pytest.param(side, marks=pytest.mark.slow) for side in (32, 64, 96))])
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_and_learns_at_any_side(name, side):
     """Guards against one stride too many: no pixel is left, or BatchNorm refuses the training batch, after minutes of

@@ -31,7 +31,6 @@ CASES = {
     "2 classes": {},
     "10 classes, no truth, no test": {"classes": TEN, "truth_known": False, "has_test": False},
     "150 classes": {"classes": MANY},
-    "masks, 11 classes": {"classes": [*TEN, "void"], "pixels": True},
     "pictures": {"gallery": True},
     "masks with pictures": {"classes": [*TEN, "void"], "pixels": True, "gallery": True},
     "masks, 150 classes, no store": {"classes": MANY, "pixels": True, "store": False, "has_test": False},
@@ -413,7 +412,7 @@ def test_an_incomplete_store_is_passed_over(tmp_path: Path) -> None:
 
 def test_pixel_thresholds_are_shown_as_confidence(html_of: Callable[[str], str]) -> None:
     """Guards against showing codes such as 30000, which mean nothing to a reader."""
-    page = Page(html_of("masks, 11 classes"))
+    page = Page(html_of("masks with pictures"))
     assert "threshold, confidence %" in page.text
     assert not [text for text in page.texts if text.strip().startswith("300")]
 

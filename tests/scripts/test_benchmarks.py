@@ -16,10 +16,8 @@ from scripts.benchmarks.measure import Row, in_turns, options, peak_memory, rati
 from scripts.benchmarks.subjects import Pictures, decoded, image_pair
 
 BENCHMARKS: list[Any] = [
-    pytest.param(gpu_check, marks=pytest.mark.slow),  # whole runs: half a minute
+    *(pytest.param(module, marks=pytest.mark.slow) for module in (gpu_check, peers, scale)),  # whole runs
     labeling,
-    peers,
-    scale,
     startup,
     step,
 ]

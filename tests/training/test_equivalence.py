@@ -181,7 +181,9 @@ def test_classification_with_mixup(tmp_path: Path, members: tuple[str, str]) -> 
     assert cases == {True, False}, "the run must meet positive disagreements, or the gate is not tested"
 
 
-@pytest.mark.parametrize("method", ["dmt", "flip", "naive", pytest.param("mutual", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["dmt", "flip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("naive", "mutual"))]
+)
 def test_segmentation(tmp_path: Path, method: str) -> None:
     """Guards against any difference from the official segmentation phase and its ablations: per-class selection, the
     weights of each case, the poly schedule, and the loss summed over the valid pixels of labeled and pseudo-labeled
