@@ -54,13 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"Did you mean `hf-dmt {near[0]}`?" if near else f"Choose one of: {', '.join(COMMANDS)}."
         print(f"hf-dmt: error: Unknown command {name!r}. {hint}", file=sys.stderr)
         return 2
-    if name == "train" and "RANK" not in os.environ:
+    return called(lambda given: _run(name, given), rest)
+
+
+def _run(name: str, given: list[str]) -> int:
+    if name == "train" and "RANK" not in os.environ and not {"-h", "--help", "--help_all"} & set(given):
         from .hub.model_ids import not_found
 
-        if problem := not_found(rest):
+        if problem := not_found(given):
             print(f"hf-dmt: error: {problem}", file=sys.stderr)
             return 2
-    return called(lambda given: importlib.import_module(f"hf_dmt.commands.{name}").main(given), rest)
+    code: int = importlib.import_module(f"hf_dmt.commands.{name}").main(given)
+    return code
 
 
 def called(command: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -71,12 +71,15 @@ def _missing(source: str, token: str | None) -> str | None:
     """The error if no such model exists. An id without owner may be a model of timm, which takes a second to import."""
     if ":" in source or Path(source).is_dir():
         return None
-    if _no_such_folder(source):
-        return cannot_load(source, "")
-    if "/" not in source:
-        return None
     try:
+        validate_repo_id(source)
+        if Path(source).is_file():
+            return cannot_load(source, "it is a file")
+        if "/" not in source:
+            return None
         hf_hub_download(source, "config.json", token=token)
+    except HFValidationError:
+        return cannot_load(source, "it is no folder and no model id")
     except RepositoryNotFoundError:
         return cannot_load(source, "the Hub has no such model, or it is private or gated")
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
@@ -93,7 +96,10 @@ def _no_such_folder(source: str) -> str | None:
         return None
     if path.is_file():
         return f"{source!r} is a file. Give the folder that contains it."
-    inside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    try:
+        inside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    except OSError:  # none, or not ours to read
+        inside = []
     near = difflib.get_close_matches(path.name, inside, n=1)
     meant = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
     try:

@@ -22,6 +22,7 @@ def models(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         api.create_repo(name, private=private)
         api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id=name)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "me" / "publi").mkdir(parents=True)  # a copy under nearly the same name makes no id wrong
 
 
 @pytest.mark.usefixtures("models")
