@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import sys
 import textwrap
@@ -28,12 +27,12 @@ from ..training.run.folder import check_output_folder
 from ..training.run.runtime_errors import RunError, too_large_for_this_machine
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments, as_flags
+from ..training.settings.help import terminal_width
 from ..training.settings.late_settings import check_late_settings
 from .opening import build_pair, look_up_models, split_of_pair
 
 _SHOWN = 5
 _CLASSES_SHOWN = 12
-_WIDEST = 100
 
 
 @dataclass
@@ -294,7 +293,7 @@ def _listed(pairs: list[Any]) -> str:
 
 def _indented(text: str, mark: str = "") -> str:
     """Wrap at the width of the terminal, at most 100 columns, indented below the mark; keeps existing line breaks."""
-    width = min(_WIDEST, shutil.get_terminal_size((_WIDEST, 0)).columns)
+    width = terminal_width()
     wrapped = [
         textwrap.fill(
             line,

@@ -123,7 +123,7 @@ def assemble(
             )
     used = np.union1d(labeled_rows, carved)
     scanned = everything.subset(labeled_rows)
-    for role, found in (("eval", everything.subset(carved)), ("test", test)):
+    for role, found in (("eval", everything.subset(carved)), ("test", test if test is not own_test else None)):
         if found is not None:
             check_targets(found, role, names, args)
     args = _with_own_unlabeled(args, splits, len(used) == len(everything), notes)

@@ -109,6 +109,11 @@ _OTHERS = "stock flags of transformers.TrainingArguments"
 _WIDEST = 100
 
 
+def terminal_width() -> int:
+    """Columns of the terminal, at most 100; 100 if there is no terminal."""
+    return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 50)).columns)
+
+
 def screens(parser: argparse.ArgumentParser, launcher: argparse.ArgumentParser, width: int | None = None) -> str:
     """The two screens of `--help`.
 
@@ -146,7 +151,7 @@ def everything(parser: argparse.ArgumentParser, launcher: argparse.ArgumentParse
 
 
 def _page(parser: argparse.ArgumentParser, groups: dict[str, dict[str, str]], width: int | None, last: str) -> str:
-    width = width or min(_WIDEST, shutil.get_terminal_size((_WIDEST, 50)).columns)
+    width = width or terminal_width()
     lines = [f"usage: {parser.prog} [CONFIG.yaml] [--flag VALUE ...]", ""]
     lines += textwrap.wrap(parser.description or "", width)
     for group, entries in groups.items():
