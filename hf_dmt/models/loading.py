@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     BaseImageProcessor,
@@ -49,9 +50,10 @@ def label_names(config: PretrainedConfig) -> list[str]:
     ImageNet has two classes called crane and two called maillot; with equal names, the second one could not be selected
     or read back.
     """
+    given = config.id2label or {index: f"LABEL_{index}" for index in range(config.num_labels)}  # None in a new PVT
     names: list[str] = []
-    for index in sorted(config.id2label):
-        name = str(config.id2label[index])
+    for index in sorted(given):
+        name = str(given[index])
         names.append(name if name not in names else f"{name} ({index})")
     return names
 
@@ -63,9 +65,7 @@ def describe_classes(config: PretrainedConfig) -> None:
     sigmoid to scores that were trained with a softmax.
     """
     config.problem_type = None
-    names = label_names(config)
-    if names != [config.id2label[index] for index in sorted(config.id2label)]:
-        config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
+    set_classes(config, dict(enumerate(label_names(config))))
 
 
 def has_named_classes(config: PretrainedConfig) -> bool:
@@ -75,6 +75,7 @@ def has_named_classes(config: PretrainedConfig) -> bool:
 
 def set_classes(config: PretrainedConfig, id2label: dict[int, str]) -> None:
     """Set the classes of a configuration, in place, wherever they are stored."""
+    config.num_labels = len(id2label)  # PVT stores it; others derive it from the names, which this replaces
     config.id2label, config.label2id = dict(id2label), {name: index for index, name in id2label.items()}
     if config.model_type == timm_members.MODEL_TYPE:
         timm_members.prepare_config(config)
@@ -248,19 +249,9 @@ def load_for_classes(
     except Exception as problem:  # for a missing, damaged or unsuitable file, transformers raises anything
         text = first_line(problem)
         if "Unrecognized configuration class" in str(problem):
-            timm_name = timm_members.name_of(source, config) if task == "image-classification" else None
-            remedy = (
-                f"timm has it with a classifier: give {timm_name} (pip install 'hf-dmt[timm]')."
-                if timm_name
-                else f"Choose a checkpoint that {auto.__name__} can load, or another `task`."
-                if task == "image-classification"
-                else (
-                    f"Choose a checkpoint that {auto.__name__} can load, add UperNet to this one (backbone:{source}), "
-                    "or choose another `task`."
-                )
-            )
             raise CheckpointError(
-                f"{source!r} is a {config.model_type!r} model, which transformers does not support for {task}. {remedy}"
+                f"{source!r} is a {config.model_type!r} model, which transformers does not support for {task}. "
+                + _other_choice(source, config, task)
             ) from problem
         if "safetensors" in text:
             raise CheckpointError(
@@ -288,6 +279,18 @@ def load_for_classes(
     if fresh:
         logger.warning(f"{source}: the head is new ({len(fresh)} tensors, {len(id2label)} classes); phase 0 trains it.")
     return model, fresh
+
+
+def _other_choice(source: str, config: PretrainedConfig, task: str) -> str:
+    """What to choose instead of a model that has no head for the task."""
+    loader = AUTO_CLASSES[task].__name__
+    if task == "image-classification":
+        if timm_name := timm_members.name_of(source, config):
+            return f"timm has it with a classifier: give {timm_name} (pip install 'hf-dmt[timm]')."
+        return f"Choose a checkpoint that {loader} can load, or another `task`."
+    if type(config) in AutoBackbone._model_mapping:
+        return f"Add UperNet to it (backbone:{source}), or choose a checkpoint that {loader} can load."
+    return f"Choose a checkpoint that {loader} can load, such as a SegFormer, or another `task`."
 
 
 def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str, **hub: Any) -> PreTrainedModel:

@@ -52,6 +52,12 @@ IMAGES: dict[str, Callable[[], tuple[Any, Any]]] = {
         hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**SMALL, image_size=SIDE, patch_size=8)),
         hf.BitImageProcessor(size={"shortest_edge": 36}, crop_size=SQUARE),
     ),
+    "pvt": lambda: (
+        hf.PvtModel(
+            hf.PvtConfig(image_size=SIDE, depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2])
+        ),
+        hf.PvtImageProcessor(size=SQUARE),
+    ),
     "hgnet-v2": lambda: (hf.HGNetV2ForImageClassification(hf.HGNetV2Config(**HGNET)), crop()),
 }
 BACKBONES: dict[str, Callable[[], tuple[Any, Any]]] = {

@@ -216,11 +216,18 @@ def test_pickled_weights_are_refused(build, checkpoint):
         load(str(folder))
 
 
-@pytest.mark.parametrize(("family", "task"), [("vit", "semantic-segmentation"), ("upernet", "image-classification")])
-def test_model_of_another_task_says_which(family, task, checkpoint):
+@pytest.mark.parametrize(
+    ("family", "task", "remedy"),
+    [
+        ("vit", "semantic-segmentation", "such as a SegFormer"),
+        ("dinov2", "semantic-segmentation", "Add UperNet to it"),
+        ("upernet", "image-classification", "or another `task`"),
+    ],
+)
+def test_model_of_another_task_says_which(family, task, remedy, checkpoint):
     """The error must say which task is not supported; that of transformers lists 60 configuration classes but not the
-    model."""
-    with pytest.raises(CheckpointError, match=f"which transformers does not support for {task}"):
+    model. UperNet must not be suggested for a ViT, which cannot be a backbone."""
+    with pytest.raises(CheckpointError, match=f"which transformers does not support for {task}.*{remedy}"):
         load(checkpoint(family), task=task)
 
 

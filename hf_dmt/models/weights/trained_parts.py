@@ -152,7 +152,9 @@ def _blocks(pair: ModelPair, name: str) -> list[set[str]]:
     pieces: dict[str, list[str]] = {}
     for key in sorted(names, key=position):
         pieces.setdefault(_list_entry(key) or key, []).append(key)
-    matrices = {piece: sum(model.get_parameter(key).ndim > 1 for key in keys) for piece, keys in pieces.items()}
+    # Not position embeddings, which PVT has in its patch embeddings.
+    weights = {piece: [key for key in keys if key.endswith("weight")] for piece, keys in pieces.items()}
+    matrices = {piece: sum(model.get_parameter(key).ndim > 1 for key in keys) for piece, keys in weights.items()}
     entries = {piece for piece in pieces if piece not in names}
     # A single convolution or norm in a list is part of a block, unless all blocks are like that, as in MobileNetV1.
     starts = {piece for piece in entries if matrices[piece] > 1} or entries
