@@ -703,12 +703,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
         r"per update",
         r"Use --lab",
     ),
-    "package that is missing": (
-        "--deepspeed ds.json",
-        r"A flag needs a package",
-        r"deepspeed",
-        r"Install it, or omit",
-    ),
+    "deepspeed": ("--deepspeed ds.json", r"DeepSpeed is not supported", r"restart its optimizer", r"DDP or FSDP"),
     "setting inside a setting": (
         '--accelerator_config {"foo":1}',
         r"A flag cannot be used",

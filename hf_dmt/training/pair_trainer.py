@@ -6,6 +6,7 @@ Optimizer, clipping, scoring, saving, loading and publishing for two models; `DM
 from __future__ import annotations
 
 import copy
+import math
 import time
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -131,8 +132,8 @@ class PairTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The stock version calls backward once, when the activations of both models are in memory. Their losses are
-        independent, so in one process each model's backward pass follows its own forward pass. DDP, FSDP and DeepSpeed
-        support one pass per step."""
+        independent, so in one process each model's backward pass follows its own forward pass. DDP and FSDP support one
+        pass per step."""
         step, together = super().training_step, self.accelerator.distributed_type != DistributedType.NO
         parts = [inputs] if together else [{name: batch} for name, batch in inputs.items()]
         losses = torch.stack([step(model, part, num_items_in_batch) for part in parts])
@@ -174,12 +175,13 @@ class PairTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
         """The stock version clips both models by their joint norm."""
-        if self.is_deepspeed_enabled:
-            return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()  # only once: under fp16, unscaling the same gradients twice raises
-        norms = clip_by_member(self.model, self.trained_members, self.args.max_grad_norm)
-        self.telemetry.norms(norms)
-        return torch.stack(list(norms.values())).max()
+        self.telemetry.norms = clip_by_member(self.model, self.trained_members, self.args.max_grad_norm or math.inf)
+        return torch.stack(list(self.telemetry.norms.values())).max()
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Without clipping, the stock version returns the joint norm of both models."""
+        return super()._get_grad_norm(model, self._clip_grad_norm(model) if grad_norm is None else grad_norm)
 
     # ---- scores ----------------------------------------------------------------------------------------------------
 
@@ -278,9 +280,8 @@ class PairTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The stock version loads files with strict=False, which silently leaves most weights of ViT, Swin, DINOv2 and
         SegFormer unloaded."""
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
+        if self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.weights.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
@@ -293,9 +294,8 @@ class PairTrainer(Trainer):
                 "the last pair is kept."
             )
             return
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_best_model()
-            return
+        if self.is_fsdp_enabled:
+            return super()._load_best_model()
         logger.info(f"Loading the best pair from {best} ({self.args.metric_for_best_model} {self.state.best_metric}).")
         self.weights.load(best)
         if self.eval_dataset is not None:

@@ -60,6 +60,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "kernels of language models": ({"use_liger_kernel": True}, r"--use_liger_kernel True is not supported.*language"),
     "another seed for data": ({"data_seed": 3}, r"--data_seed 3 is not supported.*--seed"),
     "evaluation in bf16": ({"bf16_full_eval": True}, r"--bf16_full_eval True is not supported.*--bf16"),
+    "inputs for metrics": ({"include_for_metrics": ["inputs"]}, r"include_for_metrics.*logits and labels"),
+    "metrics in pieces": ({"eval_do_concat_batches": False}, r"eval_do_concat_batches False.*one array"),
+    "tokens": ({"include_num_input_tokens_seen": True}, r"include_num_input_tokens_seen all.*language models"),
+    "accumulation of accelerate": (
+        {"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}},
+        r"accelerator_config sets the accumulation steps.*gradient_accumulation_steps",
+    ),
+    "batches of accelerate": (
+        {"accelerator_config": {"split_batches": True}},
+        r"sets 'split_batches' .*no effect",
+    ),
     "loss alone": ({"prediction_loss_only": True}, r"--prediction_loss_only True is not supported"),
     "checkpoints of weights alone": ({"save_only_model": True}, r"--save_only_model True.*--save_total_limit 1"),
 }

@@ -97,6 +97,16 @@ def test_each_member_is_clipped_by_its_own_norm(tmp_path: Path) -> None:
         assert line["a/grad_norm"] != line["b/grad_norm"] and min(line["a/grad_norm"], line["b/grad_norm"]) > 0.05
 
 
+def test_without_clipping_the_norms_are_logged_all_the_same(tmp_path: Path) -> None:
+    """Guards against `max_grad_norm=0` that scales every gradient to zero, or logs the joint norm of both models."""
+    norms = GradientNorms()
+    make_trainer(tmp_path, max_grad_norm=0, callbacks=[norms], logging_steps=1).train()
+    logged = [line for line in telemetry(tmp_path) if "loss" in line]
+    for seen, line in zip(norms.seen, logged, strict=True):
+        assert {name: line[f"{name}/grad_norm"] for name in "ab"} == pytest.approx(seen, rel=1e-3)
+        assert line["grad_norm"] == pytest.approx(max(seen.values()), rel=1e-3)
+
+
 def test_no_gradient_flows_between_the_members(tmp_path: Path) -> None:
     """Guards against models that train each other's weights: without pseudo labels, a must end the same whatever b
     is."""
@@ -530,20 +540,18 @@ def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> 
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("attribute", "value", "message"),
-    [
-        ("_n_gpu", 2, "accelerate launch --num_processes 2 your_script.py"),
-        ("deepspeed", "zero.json", "Use DDP or FSDP"),
-    ],
-)
-def test_launches_that_cannot_work_are_refused(tmp_path: Path, attribute: str, value: Any, message: str) -> None:
+def test_launches_that_cannot_work_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against DataParallel, which trains with wrong losses, and DeepSpeed, which keeps one optimizer for the
-    whole process."""
+    whole process, from the arguments or from `accelerate config`."""
     trainer = make_trainer(tmp_path)
-    setattr(trainer.args, attribute, value)
-    with pytest.raises(ValueError, match=message):
+    trainer.args._n_gpu = 2
+    with pytest.raises(ValueError, match=r"accelerate launch --num_processes 2 your_script\.py"):
         DMTTrainer(make_pair(), trainer.args, images(3), images(3))
+    with pytest.raises(ValueError, match="choose DDP or FSDP"):
+        DMTTrainingArguments(str(tmp_path), deepspeed="zero.json")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="choose DDP or FSDP"):
+        DMTTrainingArguments(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,6 @@ def check_inputs(
             "accuracies and per-class IoU without it; omit compute_metrics."
         )
     check_callbacks(callbacks or ())
-    if args.deepspeed:
-        raise ValueError(
-            "DeepSpeed cannot restart its optimizer within a process, but each phase needs a new one. Use DDP or FSDP."
-        )
 
 
 def _check_needs_no_scores(args: DMTTrainingArguments) -> None:

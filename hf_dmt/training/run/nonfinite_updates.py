@@ -83,14 +83,7 @@ class SkipNonFinite(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        trained = self.trained()
-        norms = self.telemetry.take_norms() or {
-            name: nn.utils.get_total_norm(
-                [value.grad for value in self.pair.member(name).parameters() if value.grad is not None]
-            )
-            for name in trained
-        }
-        finite = torch.stack([norms[name].isfinite() for name in trained]).all()
+        finite = torch.stack([self.telemetry.norms[name].isfinite() for name in self.trained()]).all()
         self._verdicts.append(~finite)
         if self._statistics:
             right = torch.where(finite, torch.cat(self._statistics), self._kept)

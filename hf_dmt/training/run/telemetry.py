@@ -13,13 +13,16 @@ _NAMES = ("loss", "weight", "agree", "negative_disagree", "positive_disagree", "
 
 
 class Telemetry:
-    """Sums since the last log; `a/...` describes the training of a."""
+    """Sums since the last log; `a/...` describes the training of a.
+
+    Attributes:
+        norms: gradient norms of the models in the latest update, before clipping.
+    """
 
     def __init__(self, device: torch.device) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(len(MEMBERS), len(_NAMES), dtype=dtype, device=device)
-        self._norms: dict[str, Tensor] = {}
-        self._fresh = False
+        self.norms: dict[str, Tensor] = {}
 
     def add(self, member: int, outcome: MutualLoss, is_pseudo: Tensor) -> None:
         """Add one model's micro-batch. Nothing is read from the device, which would synchronize at every step."""
@@ -34,15 +37,6 @@ class Telemetry:
                 outcome.valid.to(self._sums.dtype),
             ]
         ).nan_to_num(0, 0, 0)  # values of a skipped update would hide all others until the next log
-
-    def norms(self, norms: dict[str, Tensor]) -> None:
-        """Gradient norms of the latest update, before clipping."""
-        self._norms, self._fresh = norms, True
-
-    def take_norms(self) -> dict[str, Tensor]:
-        """The norms of this update, once; empty if it was not clipped."""
-        fresh, self._fresh = self._fresh, False
-        return self._norms if fresh else {}
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """Log entries over all processes since the last call. A collective operation: every process must call it.
@@ -62,7 +56,7 @@ class Telemetry:
                 logs[f"{member}/mean_weight"] = weight / pseudo
                 logs[f"{member}/pseudo_units"] = pseudo
                 logs |= {f"{member}/{name}": count / pseudo for name, count in zip(_NAMES[2:5], cases, strict=True)}
-            if member in self._norms:
-                logs[f"{member}/grad_norm"] = float(self._norms[member])
+            if member in self.norms:
+                logs[f"{member}/grad_norm"] = float(self.norms[member])
         self._sums.zero_()
         return logs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import IntervalStrategy, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
 from ...models.weights.trained_parts import check_choice
@@ -50,6 +52,10 @@ REPLACED: dict[str, str] = {
     "batch_eval_metrics": "compute_metrics receives the whole evaluation set. Omit it",
     "eval_use_gather_object": "metrics are summed, not gathered. Omit it",
     "eval_accumulation_steps": "metrics are already summed batch by batch. Omit it",
+    "eval_do_concat_batches": "compute_metrics receives the whole evaluation set in one array. Omit it",
+    "include_for_metrics": "compute_metrics receives logits and labels. Omit it",
+    "include_num_input_tokens_seen": "tokens are counted for language models. Omit it",
+    "parallelism_config": "a model is never split over devices. Use DDP or FSDP",
 }
 
 # Numbers that the stock class does not check: the smallest valid value, and a hint.
@@ -132,6 +138,11 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             if getattr(self, name) and not torch.accelerator.is_available() and not (name == "bf16" and self.use_cpu):
                 on_cpu = ", or add `use_cpu=True` to compute in bfloat16 on the CPU" if name == "bf16" else ""
                 raise ValueError(f"`{name}` needs a GPU, and there is none. Pass `{name}=False`{on_cpu}.")
+        if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+            raise ValueError(
+                "DeepSpeed is not supported: it cannot restart its optimizer within a process, but each phase needs a "
+                "new one. Omit `deepspeed` and choose DDP or FSDP in `accelerate config`."
+            )
         super().__post_init__()
         for name, (least, instead) in _LEAST.items():
             value = getattr(self, name)
@@ -144,10 +155,12 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
                 f"`max_steps` must be at least 1, got {self.max_steps}: it limits the updates of every phase. Omit it "
                 "for full phases."
             )
-        defaults = TrainingArguments.__dataclass_fields__
+        stock = TrainingArguments.__dataclass_fields__
         for name, instead in REPLACED.items():
-            if name in defaults and getattr(self, name) != defaults[name].default:
+            # An empty list is the default of a field that has a factory.
+            if name in stock and getattr(self, name) not in (stock[name].default, []):
                 raise ValueError(f"`{name}` {getattr(self, name)} is not supported: {instead}.")
+        _check_accelerator(self.accelerator_config)
         for name, one in (KNOBS | RUN_SETTINGS).items():
             setattr(self, name, without_words(one, getattr(self, name)))
             one.check(getattr(self, name))
@@ -185,6 +198,22 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             ValueError: an unknown method or choice, or an invalid value.
         """
         return resolve(self.method, task, {name: getattr(self, name) for name in KNOBS})
+
+
+def _check_accelerator(given: AcceleratorConfig) -> None:
+    """Raises ValueError for settings of accelerate's own loaders, which are not used, and of what is set elsewhere."""
+    if "num_steps" in (given.gradient_accumulation_kwargs or {}):
+        raise ValueError(
+            "`accelerator_config` sets the accumulation steps, but batches are divided before accelerate is started. "
+            "Use `gradient_accumulation_steps`."
+        )
+    stock = AcceleratorConfig()
+    for name in ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking"):
+        if getattr(given, name) != getattr(stock, name):
+            raise ValueError(
+                f"`accelerator_config` sets {name!r} for accelerate's loaders, but each process draws its own part of "
+                "a batch here, so that would have no effect. Omit it."
+            )
 
 
 def _save_where_it_is_scored(args: Any) -> None:

@@ -169,11 +169,6 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
         parser.set_defaults(output_dir=own_folder(first.dataset_name, first.use_cpu, again=again))
     try:
         model, data, training = parser.parse_args_into_dataclasses(args=flags, look_for_args_file=False)
-    except ImportError as problem:  # a missing dependency of DeepSpeed, a tracker or an optimizer
-        reason = " ".join(str(problem).split())
-        raise UsageError(
-            f"A flag needs a package that is not installed ({reason}). Install it, or omit the flag."
-        ) from problem
     except TypeError as problem:  # of a setting inside of a setting, such as --accelerator_config '{"no_such": 1}'
         raise UsageError(f"A flag cannot be used as it is given ({problem}). Correct it, or leave it out.") from problem
     _check_models(model)

@@ -97,13 +97,10 @@ _STOCK = {
     "warmup_steps": "Warmup updates at the start of each phase; below 1: as a fraction of the phase.",
 }
 
-# Stock flags without effect here.
+# Stock flags without effect here, besides those that are refused.
 _MEANINGLESS = (
-    *("do_train", "do_eval", "do_predict", "prediction_loss_only", "remove_unused_columns", "label_names"),
-    *("length_column_name", "neftune_noise_alpha", "include_num_input_tokens_seen", "include_tokens_per_second"),
-    *("use_liger_kernel", "liger_kernel_config", "include_for_metrics", "batch_eval_metrics", "deepspeed"),
-    *("eval_do_concat_batches", "eval_accumulation_steps", "average_tokens_across_devices", "group_by_length"),
-    *("use_cache", "local_rank"),
+    *("do_train", "do_eval", "do_predict", "remove_unused_columns", "length_column_name", "liger_kernel_config"),
+    *("average_tokens_across_devices", "use_cache", "local_rank", "deepspeed"),
 )
 _OTHERS = "stock flags of transformers.TrainingArguments"
 _WIDEST = 100
