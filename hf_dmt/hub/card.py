@@ -159,13 +159,8 @@ def _dataset(run: Run | None) -> tuple[str, str, str | None]:
 
 def _final_scores(run: Run) -> tuple[str, dict[str, Any]] | None:
     """`(split, scores)` of the exported pair: on the test split, else on eval, else None."""
-    if not run.phases:
-        return None
-    if test := run.results.get("test") or run.phases[-1].get("test"):
-        return "test", test
-    if held_out := run.phases[-1].get("eval"):
-        return "eval", held_out
-    return None
+    scored = [(split, scores) for split in ("test", "eval") if (scores := run.exported(split))]
+    return scored[0] if scored else None
 
 
 def _eval_results(

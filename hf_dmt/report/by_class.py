@@ -65,10 +65,8 @@ def by_class(run: Run) -> ByClass | None:
     if not run.phases:
         return None
     gain = gain_of(run)
-    split = gain.split if gain else "test" if run.phases[-1].get("test") else "eval"
-    last = run.phases[-1].get(split)
-    if split == "test":
-        last = run.results.get("test") or last
+    split = gain.split if gain else "test" if run.exported("test") else "eval"
+    last = run.exported(split)
     first = run.phases[0].get(split) if gain else None
     key = "per_class_iou" if run.is_pixels else "per_class_accuracy"
     units = (run.phases[0].get("classes") or {}).get(split) or {}

@@ -99,9 +99,7 @@ def gain_of(run: Run) -> Gain | None:
     if len(phases) < 2 or phases[0]["phase"] != 0 or run.continued:
         return None
     for split in ("test", "eval"):
-        first, last = phases[0].get(split), phases[-1].get(split)
-        if split == "test":
-            last = run.results.get("test") or last  # of the exported pair, which may not be the last phase's
+        first, last = phases[0].get(split), run.exported(split)
         changes = {key: found for key in run.measures if (found := _changes(first, last, key))}
         if run.metric in changes:
             decisive = tuple(key for key in run.decisive if key in changes)

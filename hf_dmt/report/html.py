@@ -19,7 +19,7 @@ from .gain import gain_of, headline, signed
 from .gallery import last_gallery
 from .next_steps import next_steps
 from .panels import COLORS, PANELS
-from .run import Run, read_run
+from .run import Run, read_run, score_of
 from .terminal import notes
 
 REPORT_FILE = "report.html"
@@ -114,15 +114,10 @@ def _context(run: Run, pictures: bool) -> dict[str, Any]:
     }
 
 
-def _latest_split(run: Run) -> str:
-    last = run.phases[-1] if run.phases else {}
-    return "test" if last.get("test") else "eval"
-
-
 def _latest_scores(run: Run) -> dict[str, Any] | None:
     """Scores to show if there is no gain to show."""
-    split = _latest_split(run)
-    figures = {name: run.score(run.phases[-1], split, name) for name in SCORED} if run.phases else {}
+    split = "test" if run.exported("test") else "eval"
+    figures = {name: score_of(run.exported(split), name, run.metric) for name in SCORED}
     known = {name: value for name, value in figures.items() if value is not None}
     return {"split": split, "scores": known} if known else None
 

@@ -90,6 +90,7 @@ RESULTS: Form = Needs(
     settings={"learning_rate": forms.amount, "image_size": forms.count, "member_schedule": forms.text},
     environment=Each(forms.text, dict),
     phases=Each(_PHASE, list),
+    eval=_SCORES,
     test=_SCORES,
     total_seconds=forms.amount,
     peak_memory_bytes=forms.amount,

@@ -98,6 +98,17 @@ class Run:
         """The main metric of a, b or ensemble on `eval` or `test` in a phase's entry; None if there is none."""
         return score_of((entry or {}).get(split), name, self.metric)
 
+    def exported(self, split: str) -> dict[str, Any] | None:
+        """The scores of the exported pair on `eval` or `test`; None if it was not scored there. They are those of the
+        last phase, unless the best pair was loaded after it or training stopped within a phase."""
+        last = self.phases[-1].get(split) if self.phases else None
+        return self.results.get(split) or last
+
+    @property
+    def going_on(self) -> bool:
+        """Whether the files were read during training, when the latest weights may be later than the latest scores."""
+        return not self.finished and "eval" not in self.results
+
     @property
     def makers(self) -> tuple[str, ...]:
         """The makers of pseudo labels that are scored: both models, and the graph if it labels."""

@@ -1,4 +1,4 @@
-"""The end of a run: export the pair, score it, and write results, report, figures and card."""
+"""The end of a run: score the pair, export it, and write results, report, figures and card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from ..report import write_figures, write_report
+from .inputs.given import first_set
 from .run.protocol import peak_memory
+
+
+def record_scores(trainer: Any) -> None:
+    """Record the scores of the pair that training leaves, which is what `finish` and `push_to_hub` publish. They are
+    those of the last phase, unless the best pair was loaded after it or a callback stopped training within a phase."""
+    phases, within_phase = trainer.records.results["phases"], trainer.course.begun
+    final: dict[str, Any] = {split: phases[-1][split] if phases else None for split in ("eval", "test")}
+    if within_phase and trainer.eval_dataset is not None:
+        trainer.last_scores, trainer.last_counts = trainer.scores(first_set(trainer.eval_dataset), title="evaluating")
+    if within_phase or trainer.args.load_best_model_at_end:
+        trainer.scored.enter(final, "eval", trainer.last_scores, trainer.last_counts)
+        if trainer.test_dataset is not None:
+            trainer.scored.enter(final, "test", *trainer.scores(trainer.test_dataset, title="testing"))
+    trainer.records.save(**final)
 
 
 def finish(trainer: Any) -> Path:
@@ -20,12 +35,8 @@ def finish(trainer: Any) -> Path:
             "that is there already; save_model() writes the pair alone."
         )
     folder = trainer.export()
-    phases = trainer.records.results["phases"]
-    final: dict[str, Any] = {"test": phases[-1]["test"] if phases else None}
-    if trainer.test_dataset is not None and trainer.args.load_best_model_at_end:
-        trainer.scored.enter(final, "test", *trainer.scores(trainer.test_dataset, title="testing"))
     seconds = trainer.train_seconds + time.monotonic() - start
-    trainer.records.save(**final, peak_memory_bytes=peak_memory(trainer.args.device), total_seconds=round(seconds, 3))
+    trainer.records.save(peak_memory_bytes=peak_memory(trainer.args.device), total_seconds=round(seconds, 3))
     if trainer.args.should_save:
         write_report(folder)
         write_figures(folder)

@@ -158,7 +158,12 @@ class PhaseCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self.course.turn_is_over:  # stopped in the middle
+        if not self.course.turn_is_over:
+            if not control.should_training_stop:
+                raise ValueError(
+                    "A callback has set should_epoch_stop, but an epoch is a phase here, and the next one cannot begin "
+                    "in its middle. Set should_training_stop, or give shorter phases (`phase_epochs`)."
+                )
             return
         # Not between two turns, where the other model has not trained in this phase yet.
         control.should_evaluate = self.course.phase_is_over

@@ -26,7 +26,7 @@ from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.weights.initial_weights import InitialWeights
 from . import phases
-from .finishing import finish
+from .finishing import finish, record_scores
 from .inputs import search
 from .inputs.checks import check_callbacks, check_sharding, check_wrapped
 from .inputs.given import Inputs, first_set
@@ -102,7 +102,7 @@ class DMTTrainer(PairTrainer):
             alternate=args.member_schedule == "alternate",
         )
         per_update = (self.knobs.labeled_batch_size, self.knobs.pseudo_batch_size)
-        self.batch_shape = BatchShape(*per_update, args.world_size, args.gradient_accumulation_steps)
+        shape = BatchShape(*per_update, args.world_size, args.gradient_accumulation_steps)
         self.unlabeled_dataset, self.test_dataset = inputs.unlabeled_dataset, test_dataset
         samples, self.weak_views = training_set(model, args, self.knobs, train_dataset, inputs.unlabeled_dataset)
         stock = {"eval_dataset": eval_dataset, "compute_metrics": compute_metrics, "callbacks": callbacks}
@@ -115,7 +115,7 @@ class DMTTrainer(PairTrainer):
         self.preemption = StopOnSigterm()
         self.course = phases.Course(self.phases)
         self.telemetry = Telemetry(args.device)
-        self.sampler = PhaseBatchSampler(self.batch_shape, rank=args.process_index, seed=args.seed)
+        self.sampler = PhaseBatchSampler(shape, rank=args.process_index, seed=args.seed)
         run_phases = phases.PhaseCallback(self.course, model, begin=self.begin_phase, after_update=self.after_update)
         drawn, trained = self._images_of_last_updates, lambda: self.trained_members
         self.nonfinite = SkipNonFinite(model, self.accelerator, self.telemetry, trained=trained, images=drawn)
@@ -151,7 +151,9 @@ class DMTTrainer(PairTrainer):
         self.model_wrapped = self.model
         self.weights.start_tracking(self.knobs, members_in_turn=self.args.member_schedule == "alternate")
         try:
-            return super().train(self._resumed_from, trial, ignore_keys_for_eval)
+            output = super().train(self._resumed_from, trial, ignore_keys_for_eval)
+            record_scores(self)
+            return output
         finally:
             self.train_seconds, self._resumed_from = time.monotonic() - started, None
 
@@ -221,7 +223,9 @@ class DMTTrainer(PairTrainer):
         course = self.course
         course.seek(self.state.global_step)
         number = course.current.index + (course.entry == len(self.phases))  # past the last one if all are done
-        self.records.begin(self._facts(), step=self.state.global_step, phase=number, in_the_middle=course.begun)
+        facts = run_facts(self.args, self.model, self.knobs, **self.start.image_sets)
+        facts |= {"num_phases": self.phases[-1].index + 1, "changes": self.origin.changes}
+        self.records.begin(facts, step=self.state.global_step, phase=number, in_the_middle=course.begun)
         if finished := self.records.results["phases"]:  # the checkpoint's own weights do not tell
             self.model.metadata["phase"] = finished[-1]["phase"]
             self.last_scores = finished[-1]["eval"]
@@ -394,7 +398,3 @@ class DMTTrainer(PairTrainer):
         logs = {**logs, "phase": number}
         super().log(logs, start_time)
         self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})
-
-    def _facts(self) -> dict[str, Any]:
-        more = {"num_phases": self.phases[-1].index + 1, "changes": self.origin.changes}
-        return run_facts(self.args, self.model, self.knobs, **self.start.image_sets) | more

@@ -311,6 +311,9 @@ class TestDuringTraining:
             pair = ModelPair.from_pretrained("me/run", revision=commit.oid, cache_dir=str(tmp_path / "cache"))
             if number < len(pushes) and (kept := tmp_path / "run" / f"checkpoint-{pushes[number]}").is_dir():
                 assert_same(state_of(pair), state_of(ModelPair.from_pretrained(kept)))
+            card = commit.blobs["README.md"].content.decode()
+            within_run = "saved during training" in card or "Nothing has been scored yet" in card
+            assert within_run == (number < len(pushes) - 1), "the weights may be later than the scores"
             if LAST_CHECKPOINT in places:
                 assert step_of(commit.blobs[f"{LAST_CHECKPOINT}/trainer_state.json"].content) in (3, 5, 8)
         last = repo.at("main").blobs

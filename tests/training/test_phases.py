@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from small_runs import (
     IMAGES,
     PIXELS,
@@ -184,18 +185,52 @@ def test_save_total_limit_holds_over_phases(tmp_path: Path) -> None:
 
 def test_a_stop_asked_for_at_the_end_of_a_phase_is_obeyed(tmp_path: Path) -> None:
     """Guards against ignoring a callback's stop (a cluster's preemption) because a phase ended at that step."""
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.global_step == 3
-
-    trainer = make_trainer(tmp_path, callbacks=[Stop()], save_strategy="epoch")
+    trainer = make_trainer(tmp_path, callbacks=[StopAt(3)], save_strategy="epoch")
     trainer.train()
     assert trainer.state.global_step == 3
     assert [entry["phase"] for entry in results(tmp_path)["phases"]] == [0]
     resumed = make_trainer(tmp_path, save_strategy="epoch")
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 8
+
+
+class StopAt(TrainerCallback):
+    """Sets a switch of the Trainer's control after an update."""
+
+    def __init__(self, step: int, switch: str = "should_training_stop") -> None:
+        self.step, self.switch = step, switch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            setattr(control, self.switch, True)
+
+
+@pytest.mark.parametrize(("step", "settings"), [(2, {}), (4, {}), (8, {"load_best_model_at_end": True})])
+def test_what_is_published_has_the_scores_of_the_weights(tmp_path: Path, step: int, settings: dict[str, Any]) -> None:
+    """Guards against a card with the scores of the last phase, and a root chosen by them, if the pair is another one: a
+    callback of the user stopped within a phase, or the best pair was loaded."""
+    if settings:  # the worst is the best: certainly not the last one
+        settings |= {"save_strategy": "epoch", "metric_for_best_model": "loss", "greater_is_better": True}
+    sets = {"evaluation": images(30, seed=2), "test": images(9, seed=3)}
+    trainer = make_trainer(tmp_path, **sets, callbacks=[StopAt(step)], **settings)
+    trainer.train()
+    run, now = results(tmp_path), trainer.evaluate()
+    assert not run["phases"] or run["phases"][-1]["eval"]["a"] != run["eval"]["a"], "this test needs another pair"
+    of_test = trainer.evaluate(sets["test"], metric_key_prefix="test")
+    for split, found in (("eval", now), ("test", of_test)):
+        for name in ("a", "b", "ensemble"):
+            assert run[split][name]["accuracy"] == found[f"{split}_{name}_accuracy"]
+    trainer.finish()
+    shown = [one.metric_value for one in ModelCard.load(tmp_path / "README.md").data.eval_results]
+    assert shown[:3] == [round(of_test[f"test_{name}_accuracy"], 4) for name in ("a", "b", "ensemble")]
+    better = "b" if now["eval_b_accuracy"] > now["eval_a_accuracy"] else "a"
+    assert json.loads((tmp_path / "dmt_config.json").read_text())["primary"] == better
+
+
+def test_an_epoch_cannot_stop_within_its_phase(tmp_path: Path) -> None:
+    """Guards against a traceback about an empty batch."""
+    with pytest.raises(ValueError, match=r"set should_epoch_stop.*phase_epochs"):
+        make_trainer(tmp_path, callbacks=[StopAt(4, "should_epoch_stop")]).train()
 
 
 def test_test_split_is_scored_after_the_first_and_the_last_phase(tmp_path: Path) -> None:
