@@ -79,6 +79,12 @@ def missing_masks(root: Path) -> dict[str, Any]:
     return given
 
 
+def array_mask(root: Path) -> dict[str, Any]:
+    given = files.scene_flags(root)
+    (root / "masks" / "01.png").rename(root / "masks" / "01.npy")
+    return given
+
+
 def no_mask_folder(root: Path) -> dict[str, Any]:
     files.save(files.image(1), root / "images" / "a.png")
     return {"dataset_name": str(root)}
@@ -117,6 +123,20 @@ SEGMENTATION: dict[str, Case] = {
         r"1 eval masks contain",
         r"not among the 3 classes .*\n  val/images/00.jpg: 7",
         r"--ignore_index 7",
+    ),
+    "settings of masks of ids, for masks of colors": (
+        lambda root: files.scene_flags(
+            root, ignore_index=0, mask_colors=files.text_file(root, "name,r,g,b\na,0,0,0\nb,1,1,1\nc,2,2,2", "c.csv")
+        ),
+        r"--ignore_index 0 is for masks of ids",
+        r"--mask_colors reads colors",
+        r"Omit it; a row called void",
+    ),
+    "masks that are arrays": (
+        lambda root: array_mask(root),
+        r"1 of 2 images in .* have no mask",
+        r"skipped 1 .npy .*01.npy",
+        r"save them as PNG or TIFF files",
     ),
     "sizes differ": (
         lambda root: with_mask(root, files.mask([0, 1], (10, 16))),
@@ -227,6 +247,18 @@ CLASSIFICATION: dict[str, Case] = {
         r"Number the classes from 0",
     ),
     "labels below 0": (lambda root: labels(root, [0, 1, -2]), r"label -2", r"below 0", r"Correct the labels"),
+    "several labels per image": (
+        lambda root: labels(root, [[0], [0, 1]]),
+        r"--label_column 'label' of .* contains List",
+        r"image-classification needs one label per image",
+        r"Name another column",
+    ),
+    "settings of masks": (
+        lambda root: files.animal_flags(root, reduce_labels=True),
+        r"--reduce_labels true is for masks",
+        r"classification has one label per image",
+        r"Omit it, or add --task semantic-segmentation",
+    ),
     "label outside the map": (
         lambda root: labels(root, [0, 1, 5], id2label=three_names(root)),
         r"Label 5 of 1 labeled images \(2\)",

@@ -248,15 +248,39 @@ def test_find_images_follows_links_and_survives_loops(tmp_path: Path) -> None:
         (root / "data again").symlink_to(disk, target_is_directory=True)
     except OSError:
         pytest.skip("this file system has no links")
-    assert [path.relative_to(root).as_posix() for path in find_images(root).images] == ["data/1.png"]
+    found = find_images(root)
+    assert [path.relative_to(root).as_posix() for path in found.images] == ["data/1.png"]
+    assert ["skipped 1 links" in note and "already: data again" in note for note in found.notes()] == [True]
 
 
-def test_a_link_does_not_name_the_images_of_the_folder_beside_it(tmp_path: Path) -> None:
-    """Guards against a class that is called like a link to its folder."""
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "1.png").touch()
-    (tmp_path / "a_link").symlink_to(tmp_path / "cat")
-    assert find_images(tmp_path).names == ["cat/1.png"]
+def test_a_link_does_not_name_the_images_of_another_folder(tmp_path: Path) -> None:
+    """Guards against a class that is called like a link to its folder, and against a split without the class to which a
+    link above it leads."""
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "1.png").touch()
+    (tmp_path / "train" / "a_link").symlink_to(tmp_path / "train" / "cat")
+    (tmp_path / "favorites").symlink_to(tmp_path / "train" / "cat")
+    assert find_images(tmp_path).names == ["train/cat/1.png"]
+
+
+def test_folders_that_cannot_be_read_are_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a class that is missing because its disk is not mounted, or its folder belongs to somebody
+    else."""
+    for name in ("cat/1.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "owl").symlink_to(tmp_path / "not mounted")
+    assert "1 links" in (said := " ".join(find_images(tmp_path).notes())) and "do not exist: owl" in said
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(ValueError, match=r"The folder '.*dog' cannot be read \(Permission denied\)"):
+        find_images(tmp_path)
 
 
 @pytest.mark.parametrize("marker", ["dmt_results.json", ".run.lock", "queue.csv", "predictions.csv.about.json"])

@@ -480,7 +480,7 @@ def test_one_picture_twice(tmp_path: Path) -> None:
     accuracy on images that were trained on."""
     root = animals(tmp_path / "a", 4)
     shutil.copy(root / "cat" / "01.jpg", root / "dog" / "copy.jpg")
-    assert "1 image is labeled twice, with different labels: cat/01.jpg and dog/copy.jpg" in said(opened(root))
+    assert "1 image is labeled more than once, with different labels: cat/01.jpg and dog/copy.jpg" in said(opened(root))
     for split in ("train", "val", "test"):
         animals(tmp_path / "b" / split, 3)
     text = said(opened(tmp_path / "b"))
@@ -572,6 +572,24 @@ def test_kinds_of_masks(
             opened(root, PIXELS)
     else:
         assert values_of(opened(root, PIXELS)) == [0, 1, 2]
+
+
+def test_palettes_that_contradict_each_other_are_said(tmp_path: Path) -> None:
+    """Guards against class ids from a program that numbers the colors of every file anew."""
+    root = scenes(tmp_path, files.palette((0, 1, 2)), "{}.png")
+    assert "palettes" not in said(opened(root, PIXELS))
+    other = files.palette((0, 1, 255))
+    other.putpalette([0, 0, 0, 0, 128, 0, 128, 0, 0] + [7] * 759)
+    other.save(root / "masks" / "1.png")
+    assert "different palettes: 1 is #800000 in that of images/0.png and #008000 in" in said(opened(root, PIXELS))
+
+
+def test_pages_of_a_mask_that_are_not_used_are_said(tmp_path: Path) -> None:
+    """Guards against masks with a page for each class, of which only the first page is read."""
+    page = files.mask((0, 1, 2))
+    root = scenes(tmp_path, page, "{}.tif")
+    page.save(root / "masks" / "1.tif", save_all=True, append_images=[page])
+    assert "1 of 3 training masks (images/1.png): each has several frames or pages" in said(opened(root, PIXELS))
 
 
 def test_masks_as_gif(tmp_path: Path) -> None:
@@ -720,6 +738,40 @@ def test_files_that_could_be_paired_in_two_ways(tmp_path: Path) -> None:
         opened(root, PIXELS)
     (root / "images" / "0.jpg").unlink()
     assert "1 masks in" in said(opened(root, PIXELS)) and "stranger.png" in said(opened(root, PIXELS))
+
+
+# ---- data sets in parquet files --------------------------------------------------------------------------------------
+
+
+def pictures(**labels: Sequence[int]) -> datasets.Dataset:
+    """12 images, and columns of class labels."""
+    kinds = {name: datasets.ClassLabel(names=["cat", "dog"]) for name in labels}
+    content = [files.encoded(files.image(number)) for number in range(12)]
+    return files.table({"image": content, **labels}, {"image": datasets.Value("binary"), **kinds})
+
+
+def test_parts_of_a_download_that_are_missing_are_said(tmp_path: Path) -> None:
+    """Guards against training on the part of a data set that had arrived when the download stopped."""
+    for part in (0, 2):
+        pictures(label=[0, 1] * 6).to_parquet(str(tmp_path / f"train-{part:05d}-of-00003.parquet"))
+    assert "Warning: 1 of the 3 parquet files train-*-of-3 are missing" in said(opened(tmp_path))
+
+
+def test_image_files_beside_parquet_files_are_said(tmp_path: Path) -> None:
+    """Guards against class folders that are ignored because of a parquet file beside them."""
+    files.parquet(tmp_path, train=pictures(label=[0, 1] * 6))
+    files.save(files.image(1), tmp_path / "unlabeled" / "1.png")
+    assert "image files" not in said(opened(tmp_path))
+    animals(tmp_path)
+    assert "Warning: skipped 12 image files" in said(opened(tmp_path))
+
+
+def test_a_choice_between_columns_is_said(tmp_path: Path) -> None:
+    """Guards against training on one of two columns of classes without a word."""
+    files.parquet(tmp_path, train=pictures(animal=[0, 1] * 6, mood=[0, 0, 1] * 4))
+    assert "The classes are those in the column 'animal'; 'mood' could also be used (`label_column`)." in said(
+        opened(tmp_path)
+    )
 
 
 # ---- everything at once ----------------------------------------------------------------------------------------------

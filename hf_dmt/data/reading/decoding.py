@@ -193,18 +193,25 @@ def decode_to_the_end(image: Image.Image) -> None:
 
 
 def stored_remark(image: Image.Image) -> str:
-    """What part of an opened file is not used, as the end of a sentence; empty if all of it is."""
-    bands = int(getattr(image, "tag_v2", {}).get(_TIFF_BANDS, 1))
-    if bands > len(image.getbands()):
-        return f"has {bands} bands, of which only the first {len(image.getbands())} are used"
-    if image.format in {"GIF", "WEBP", "PNG", "TIFF", "AVIF"} and getattr(image, "n_frames", 1) > 1:
-        return "has several frames or pages, of which only the first is used"
+    """What part of an opened image file is not used, as the end of a sentence; empty if all of it is."""
+    if unused := unused_part(image):
+        return unused
     if image.mode.startswith("I;16"):
         image.load()
         brightest = int(np.asarray(image).max(initial=0))
         if 255 < brightest < _DARK * SIXTEEN_BIT:
             top = 2 ** brightest.bit_length() - 1
             return f"is 16-bit but uses no value above {top}, so it looks almost black: scale it to 0..65535"
+    return ""
+
+
+def unused_part(image: Image.Image) -> str:
+    """The bands or frames of an opened file that are not used, as the end of a sentence; empty if there are none."""
+    bands = int(getattr(image, "tag_v2", {}).get(_TIFF_BANDS, 1))
+    if bands > len(image.getbands()):
+        return f"has {bands} bands, of which only the first {len(image.getbands())} are used"
+    if image.format in {"GIF", "WEBP", "PNG", "TIFF", "AVIF"} and getattr(image, "n_frames", 1) > 1:
+        return "has several frames or pages, of which only the first is used"
     return ""
 
 

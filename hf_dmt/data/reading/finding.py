@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -65,7 +66,8 @@ class Folder:
         names: the images, sorted, as paths relative to `root` with `/`.
         left_out: number of files of each extension that are not images, and some of their names.
         hidden: number of files that are hidden or belong to an operating system.
-        empty: folders without any files, as relative paths.
+        linked: links that are not followed, as relative paths, each with the reason.
+        folders: all folders that were searched, as relative paths.
         written: folders that this package wrote, which are not searched, as relative paths.
     """
 
@@ -74,12 +76,23 @@ class Folder:
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     hidden: int = 0
-    empty: list[str] = field(default_factory=list)
+    linked: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
 
     @property
     def images(self) -> Paths:
         return Paths(self.root, Texts(self.names))
+
+    @property
+    def without_images(self) -> list[str]:
+        """Folders without an image, at any depth."""
+        full = {""}
+        for folder in {name.rpartition("/")[0] for name in self.names}:
+            while folder not in full:
+                full.add(folder)
+                folder = folder.rpartition("/")[0]
+        return [name for name in self.folders if name not in full]
 
     def uncount(self, file: Path) -> None:
         """Remove a file from the count because it was read in another way."""
@@ -100,6 +113,10 @@ class Folder:
             )
         if self.hidden:
             lines.append(f"Skipped {self.hidden} hidden and system files in {str(self.root)!r}.")
+        for reason in dict.fromkeys(self.linked.values()):
+            names = [name for name, other in self.linked.items() if other == reason]
+            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            lines.append(f"Warning: skipped {len(names)} links in {str(self.root)!r} {reason}: {shown}.")
         if self.written:
             shown = ", ".join(self.written[:_SHOWN]) + (", ..." if len(self.written) > _SHOWN else "")
             lines.append(f"Skipped folders in {str(self.root)!r} that hf-dmt wrote: {shown}.")
@@ -122,7 +139,7 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
         apart: a subfolder that is not searched, because its images have another role.
 
     Raises:
-        DataError: there is no such folder, or the name of an image in it is not valid text.
+        DataError: there is no such folder, a folder in it cannot be read, or the name of an image is not valid text.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -130,19 +147,13 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
         raise DataError(f"No images can be read from {str(folder)!r}: it {what}. Give the path of a folder.")
     found = Folder(root)
     extensions = image_extensions()
-    for parent, folders, files, hidden in walk(root, apart):
-        found.hidden += hidden
-        inside = os.path.relpath(parent, root)
-        inside = "" if inside == "." else inside.replace(os.sep, "/") + "/"
-        if files is None:
-            found.written.append(inside.removesuffix("/"))
-            continue
-        if not folders and not files and inside:
-            found.empty.append(inside.removesuffix("/"))
+    for inside, files in _walk(found, apart):
         for name in files:
             extension = os.path.splitext(name)[1].lower()
-            if extension in extensions or (not extension and _format_inside(Path(parent, name))):
+            if extension in extensions or (not extension and _format_inside(root / inside / name)):
                 found.names.append(inside + name)
+            elif not os.path.exists(root / inside / name):
+                found.linked[inside + name] = "to files or folders that do not exist"
             else:
                 found.left_out[extension] += 1
                 shown = found.examples.setdefault(extension, [])
@@ -153,29 +164,51 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
     return found
 
 
-def walk(root: Path, apart: Path | None = None) -> Iterator[tuple[str, list[str], list[str] | None, int]]:
-    """`(folder, subfolders, files, number of hidden or system files)`; linked folders are visited once each, and the
-    subfolder `apart` never. Files are None for a folder that this package wrote, and nothing in it is visited."""
-    seen = {os.path.realpath(root), *([os.path.realpath(apart)] if apart else [])}
-    for parent, folders, files in os.walk(root, followlinks=True):
-        if parent != str(root) and not _OWN_FILES.isdisjoint([*files, *folders]):
+def _walk(found: Folder, apart: Path | None) -> Iterator[tuple[str, list[str]]]:
+    """`("a/b/", names of the files in it)` for each folder below `found.root`; what is not searched is recorded.
+
+    Links are followed last: a link never names the images of a folder that is below the root anyway.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    not_here = os.path.realpath(apart) if apart else None
+    seen: set[str] = set()
+    starts = [str(found.root)]
+    for start in starts:  # links are appended
+        for parent, folders, files in os.walk(start, onerror=_unreadable):
+            inside = os.path.relpath(parent, found.root).replace(os.sep, "/")
+            real, all_folders = os.path.realpath(parent), sorted(folders)
             folders[:] = []
-            yield parent, [], None, 0
-            continue
-        entered, hidden = [], 0
-        # A folder before links to it, which would name its images after the link.
-        for name in sorted(folders, key=lambda name: (os.path.islink(os.path.join(parent, name)), name)):
-            full = os.path.join(parent, name)
-            if name.startswith(".") or name.lower() in _SYSTEM_FOLDERS:
-                hidden += sum(len(names) for _, _, names in os.walk(full))
+            if real == not_here:
                 continue
-            real = os.path.realpath(full)
-            if real not in seen:
-                seen.add(real)
-                entered.append(name)
-        folders[:] = entered
-        kept = [name for name in files if not name.startswith(".") and name.lower() not in _SYSTEM_FILES]
-        yield parent, entered, kept, hidden + len(files) - len(kept)
+            if real in seen:
+                if not os.path.realpath(os.path.dirname(start)).startswith(real):  # a link to a parent hides nothing
+                    found.linked[inside] = "to folders that are searched already"
+                continue
+            seen.add(real)
+            if inside != "." and not _OWN_FILES.isdisjoint([*files, *all_folders]):
+                found.written.append(inside)
+                continue
+            for name in all_folders:
+                full = os.path.join(parent, name)
+                if name.startswith(".") or name.lower() in _SYSTEM_FOLDERS:
+                    found.hidden += sum(len(names) for _, _, names in os.walk(full))
+                elif os.path.islink(full):
+                    starts.append(full)
+                else:
+                    folders.append(name)
+            kept = [name for name in files if not name.startswith(".") and name.lower() not in _SYSTEM_FILES]
+            found.hidden += len(files) - len(kept)
+            found.folders += [inside] if inside != "." else []
+            yield "" if inside == "." else f"{inside}/", kept
+
+
+def _unreadable(problem: OSError) -> NoReturn:
+    """`os.walk` would skip the folder."""
+    raise DataError(
+        f"The folder {problem.filename!r} cannot be read ({problem.strerror}). Change its permissions, or move it away."
+    ) from problem
 
 
 def _format_inside(file: Path) -> str | None:

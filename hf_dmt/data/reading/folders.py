@@ -63,7 +63,7 @@ def class_folders(
     found = find_images(root, apart)
     parts = {name: name.split("/") for name in found.names}
     tops = {names[0] for names in parts.values() if len(names) > 1}
-    tops |= {name.split("/")[0] for name in found.empty}
+    tops |= {name.split("/")[0] for name in found.without_images}
     folder_of = {role: with_role(tops, role) for role in ROLES}
     in_splits = bool(folder_of["train"])
     split_of = {name: role for role, names in folder_of.items() for name in names} if in_splits else {}
@@ -137,7 +137,7 @@ def _notes_on_classes(
             )
         )
     depth = 2 if in_splits else 1
-    empty = [name for name in found.empty if name.count("/") + 1 == depth]
+    empty = [name for name in found.without_images if name.count("/") + 1 == depth]
     if empty:
         shown = ", ".join(repr(name) for name in empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
         what = f"{len(empty)} class folders" if len(empty) > 1 else "1 class folder"
@@ -257,6 +257,7 @@ def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, note
             f"{str(mask_folder)!r}{f', for example {missing[0]!r}' if missing else ''}. Add the masks, or move images "
             "without one to a separate folder and pass it as `unlabeled_dir`."
             + _other_ending(missing, masks.images, mask_folder)
+            + "".join(f" {note.removeprefix('Warning: ')}" for note in masks.notes())
         )
     known = set(names)
     if alone := [path for name, path in by_name.items() if name not in known]:

@@ -20,15 +20,26 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
-from .decoding import ImageSource, contained, decode_to_the_end, identify, opening, stored_remark, to_rgb, upright_size
-from .masks import MaskReading, mask_ids
+from .decoding import (
+    ImageSource,
+    contained,
+    decode_to_the_end,
+    identify,
+    opening,
+    stored_remark,
+    to_rgb,
+    unused_part,
+    upright_size,
+)
+from .masks import PLAIN, MaskReading, mask_ids
 from .rows import Place
 
 logger = logging.getLogger(__name__)
 
-_TABLE = "looks_1"  # count up when a look finds something else in the same file
+_TABLE = "looks_2"  # count up when a look finds something else in the same file
 _BATCH = 1000  # results per transaction
 _LARGEST = 2**31  # bytes; entries of deleted files are never removed individually
 
@@ -44,6 +55,7 @@ class Look:
         content: 32 hex digits, a hash of the file's bytes (of the pixels if there is no file).
         turned: whether the EXIF data of the file swaps its width and height.
         values: for a mask, its distinct values in ascending order, including void; None for images.
+        colors: of a mask with a palette, the color of each of these values, as six hex digits; otherwise empty.
     """
 
     width: int
@@ -53,6 +65,7 @@ class Look:
     content: str
     turned: bool = False
     values: tuple[int, ...] | None = None
+    colors: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,7 +113,19 @@ def look_at_mask(mask: Any, name: str, reading: MaskReading) -> Look:
     narrow = ids.dtype.kind == "u" and ids.dtype.itemsize <= 2
     values = np.flatnonzero(np.bincount(ids.ravel())) if narrow else np.unique(ids)
     height, width = ids.shape
-    return Look(width, height, str(ids.dtype), "", _digest(content), values=tuple(values.tolist()))
+    stored = identify(source) if isinstance(source, bytes) else source
+    remark = unused_part(stored) if isinstance(stored, Image.Image) else ""
+    colors = _palette_colors(stored, values) if reading == PLAIN and getattr(stored, "mode", "") == "P" else ()
+    known = tuple(values.tolist())
+    return Look(width, height, str(ids.dtype), remark, _digest(content), values=known, colors=colors)
+
+
+def _palette_colors(mask: Image.Image, values: np.ndarray) -> tuple[str, ...]:
+    """The color of each value, black if the palette has no color for it; () for GIF files, of which gray values
+    count."""
+    palette = bytes(mask.getpalette("RGB") or ())
+    found = (palette[3 * value : 3 * value + 3].hex() or "000000" for value in values.tolist())
+    return () if mask.format == "GIF" else tuple(found)
 
 
 def _digest(content: bytes) -> str:
@@ -159,7 +184,8 @@ class LookCache:
             return found
         fresh = look()
         text = None if fresh.values is None else " ".join(map(str, fresh.values))
-        facts = (fresh.width, fresh.height, fresh.mode, fresh.remark, fresh.content, int(fresh.turned), text)
+        colors = " ".join(fresh.colors)
+        facts = (fresh.width, fresh.height, fresh.mode, fresh.remark, fresh.content, int(fresh.turned), text, colors)
         row = (place.folder, place.name, kind, place.stamp, *facts)
         with self._lock:
             self._new.append(row)
@@ -173,14 +199,14 @@ class LookCache:
             found = self._in_folder(place.folder).get((place.name, kind))
         if found is None or found[0] != place.stamp:
             return None
-        _, width, height, mode, remark, content, turned, values = found
-        return Look(width, height, mode, remark, content, bool(turned), _numbers(values))
+        _, width, height, mode, remark, content, turned, values, colors = found
+        return Look(width, height, mode, remark, content, bool(turned), _numbers(values), tuple(colors.split()))
 
     @staticmethod
     def _open(file: Path) -> sqlite3.Connection:
         create = (
             f"CREATE TABLE IF NOT EXISTS {_TABLE} (folder TEXT, name TEXT, kind TEXT, stamp TEXT, width INT, "
-            "height INT, mode TEXT, remark TEXT, content TEXT, turned INT, mask_values TEXT, "
+            "height INT, mode TEXT, remark TEXT, content TEXT, turned INT, mask_values TEXT, colors TEXT, "
             "PRIMARY KEY (folder, name, kind)) WITHOUT ROWID"
         )
         for attempt in (1, 2):
@@ -203,7 +229,7 @@ class LookCache:
         if folder not in self._known:
             rows: list[tuple[Any, ...]] = []
             if self._database is not None:
-                facts = "name, kind, stamp, width, height, mode, remark, content, turned, mask_values"
+                facts = "name, kind, stamp, width, height, mode, remark, content, turned, mask_values, colors"
                 try:
                     rows = self._database.execute(
                         f"SELECT {facts} FROM {_TABLE} WHERE folder = ?", (folder,)
@@ -220,7 +246,7 @@ class LookCache:
             return
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+            self._database.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
             self._database.execute("COMMIT")
         except (sqlite3.Error, UnicodeError) as problem:
             self._give_up(problem)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
-import pyarrow.parquet
 
 from ..tasks import TASKS
 from ..texts import Texts
@@ -15,7 +13,7 @@ from .builtin import BUILTIN_SETS, load_builtin
 from .finding import PACKED, find_images
 from .folders import class_folders, mask_folders
 from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
-from .split_names import parquet_files, role_of, with_role
+from .split_names import check_class_orders, parquet_files, role_of, with_role
 from .tables import SPLIT_COLUMNS, is_table, metadata_tables, named_tables, note_on_tables_beside, open_file_tables
 
 _ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
@@ -59,13 +57,15 @@ def open_splits(
         return found
     tables, folder = _load_tables(name, config_name, token, notes)
     first = tables[(with_role(tables, "train") or list(tables))[0]]
-    image = _image_column(first, name, image_column)
+    image = _image_column(first, name, image_column, notes)
     if image == label_column:
         raise DataError(
             f"`image_column` and `label_column` are both {image!r}, but they must be different columns. Name two of: "
             f"{', '.join(first.column_names)}."
         )
-    target = _target_column(first, name, image, label_column, task)
+    target = _target_column(first, name, image, label_column, task, notes)
+    if target is None and "label" in first.column_names and image != "label":
+        _target_column(first, name, image, "label", task, notes)  # says what it contains instead
     classes = _class_names(first, target)
     if task == "semantic-segmentation" and target is None:
         raise DataError(
@@ -74,12 +74,17 @@ def open_splits(
         )
     notes += _note_on_split_column(first, name) if len(tables) == 1 else []
     splits: dict[str, Rows] = {}
+    embedded = True
     for split, table in tables.items():
         if image not in table.column_names:
             raise DataError(
                 f"Split {split!r} of {name!r} has no column {image!r}; it has: {', '.join(table.column_names)}."
             )
-        splits[split] = TableRows(table, image, target if target in table.column_names else None, folder=folder)
+        rows = TableRows(table, image, target if target in table.column_names else None, folder=folder)
+        splits[split] = rows
+        embedded &= rows.images.paths is None
+    if folder and embedded and not _is_saved(folder):
+        notes += _note_on_images_beside(folder, elsewhere)
     return splits, classes
 
 
@@ -128,9 +133,9 @@ def open_unlabeled_table(
             return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
     tables, local = _load_tables(name, config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
-    image = _image_column(table, name, image_column if image_column in table.column_names else None)
+    image = _image_column(table, name, image_column if image_column in table.column_names else None, notes)
     fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == _has_labels(task)
-    target = _target_column(table, name, image, label_column if fitting else None, task)
+    target = _target_column(table, name, image, label_column if fitting else None, task, notes)
     recode = None
     if target and _has_labels(task):
         own = _class_names(table, target)
@@ -185,7 +190,7 @@ def _local_files(
             if not unlabeled:
                 raise
     if splits is None and not metadata and any(root.glob("*.parquet")) + any(root.glob("*/*.parquet")):
-        _check_class_orders(root)
+        check_class_orders(root)
         return None
     if splits is None and not metadata and not masks:
         said: list[str] = []
@@ -256,29 +261,6 @@ def _is_saved(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
-def _check_class_orders(root: Path) -> None:
-    """Raises DataError if the files of one set number their classes in different orders: `datasets` uses the first
-    order for all, so that numbers in the other files would mean other classes."""
-    first: dict[str, tuple[Path, list[str]]] = {}
-    for file in sorted(root.rglob("*.parquet")):
-        try:
-            written = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
-        except (OSError, pyarrow.ArrowException):
-            continue  # a damaged file, which `datasets` reports
-        features = (json.loads(written).get("info") or {}).get("features") or {}
-        for column, feature in features.items():
-            if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
-                continue
-            other, names = first.setdefault(column, (file, feature["names"]))
-            if names != feature["names"]:
-                raise DataError(
-                    f"The column {column!r} numbers its classes in a different order in {str(file)!r} "
-                    f"({', '.join(feature['names'][:_SHOWN])}) than in {str(other)!r} ({', '.join(names[:_SHOWN])}). "
-                    "Write both with the same order, for example with `dataset.cast_column(...)` after "
-                    "`dataset.align_labels_with_mapping(...)`."
-                )
-
-
 def _has_labels(task: str) -> bool:
     return task == "image-classification"
 
@@ -343,7 +325,7 @@ def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) ->
     return column
 
 
-def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
+def _image_column(table: datasets.Dataset, name: str, asked: str | None, notes: list[str]) -> str:
     if asked is not None:
         return _named_column(table, name, asked, "`image_column`")
     images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -352,13 +334,15 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None) -> str:
         if column in images or (column in table.column_names and not (images and holds_labels(table.features[column]))):
             return column
     if images:
-        return images[0]
+        return _first_of(images, "images", "`image_column`", notes)
     raise DataError(
         f"{name!r} has no image column; it has: {', '.join(table.column_names)}. Name it with `image_column`."
     )
 
 
-def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | None, task: str) -> str | None:
+def _target_column(
+    table: datasets.Dataset, name: str, image: str, asked: str | None, task: str, notes: list[str]
+) -> str | None:
     """The column of labels (one value per image) or of masks."""
     labels = [key for key, kind in table.features.items() if holds_labels(kind)]
     fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
@@ -370,12 +354,35 @@ def _target_column(table: datasets.Dataset, name: str, image: str, asked: str | 
                 "`task`."
             )
         return asked
+    classes: list[str] = []
     if task == "image-classification":
         usual = ["label", "labels", "fine_label"]
-        usual += [key for key in labels if isinstance(table.features[key], datasets.ClassLabel)]
+        classes = [key for key in labels if isinstance(table.features[key], datasets.ClassLabel) and key != image]
     else:
         usual = ["annotation", "mask", "label", "labels", "annotations", "segmentation_mask"]
-    return next((key for key in usual if key in fitting and key != image), None)
+    found = next((key for key in usual if key in fitting and key != image), None)
+    return _first_of(classes, "classes", "`label_column`", notes) if found is None and classes else found
+
+
+def _first_of(columns: list[str], what: str, flag: str, notes: list[str]) -> str:
+    """The first of the columns that could be meant, which is said if there are others."""
+    first, *others = columns
+    if others:
+        notes.append(
+            f"The {what} are those in the column {first!r}; {', '.join(map(repr, others))} could also be used ({flag})."
+        )
+    return first
+
+
+def _note_on_images_beside(folder: Path, apart: Path | None) -> list[str]:
+    """A warning about image files in a folder of parquet files that contain the images themselves."""
+    beside = [name for name in find_images(folder, apart).names if role_of(name.partition("/")[0]) != "unlabeled"]
+    if not beside:
+        return []
+    return [
+        f"Warning: skipped {len(beside)} image files in {str(folder)!r}, such as {beside[0]!r}: the images are those "
+        "in its parquet files. To use the image files, move the parquet files out of the folder."
+    ]
 
 
 def _note_on_split_column(table: datasets.Dataset, name: str) -> list[str]:

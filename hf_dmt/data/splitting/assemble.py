@@ -118,8 +118,8 @@ def assemble(
             notes.append(f"No evaluation split: {len(carved)} of the labeled images are held out for evaluation.")
         else:
             notes.append(
-                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to hold some out: nothing "
-                "is evaluated during training, and model a is exported as the main checkpoint."
+                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to hold some out (it takes "
+                "10, and 3 of a class): nothing is evaluated, and model a is exported as the main checkpoint."
             )
     used = np.union1d(labeled_rows, carved)
     scanned = everything.subset(labeled_rows)
@@ -348,7 +348,10 @@ def _with_test(
         known = np.flatnonzero(everything.has_target)
         _, rows = hold_out(known, everything.images.labels, seed=args.split_seed, fraction=fraction or 0, draw=2)
         if not len(rows):
-            raise DataError(f"{len(known)} images with labels are too few to hold out a test split. Label more.")
+            raise DataError(
+                f"{len(known)} images with labels are too few to hold out a test split, which takes 10, and 3 of a "
+                "class. Label more."
+            )
     found = everything.subset(rows)
     if args.labeled_ids and (both := sorted(set(read_ids(Path(args.labeled_ids))) & set(found.images.ids))):
         raise DataError(

@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .scan import SHOWN, ScannedImages, listing
 ModelClasses = Callable[[int], list[str] | None]
 """The class names of the models for data with this number of classes, if they fit."""
 
+_OF_IDS = ("ignore_index", "reduce_labels", "mask_band")
 _LOOK_MISSING = re.compile(r"none|n/?a|nan|null|nil|-+|\?+|unlabell?(ed)?( .*)?|no label|not labell?ed|to label|to ?do")
 
 
@@ -44,6 +45,11 @@ def with_classes(
     if scanned.images.task == "semantic-segmentation":
         given = read_class_map(args.id2label, merges=True) if args.id2label else None
         return _mask_classes(scanned, given, names, args, model_classes, notes)
+    _refuse(
+        args,
+        (*_OF_IDS, "mask_colors", "mask_suffix"),
+        "masks, but classification has one label per image. Omit it, or add `task='semantic-segmentation'`",
+    )
     given = read_class_map(args.id2label) if args.id2label else None
     targets = scanned.images.rows.targets()
     assert targets is not None
@@ -80,6 +86,14 @@ def with_classes(
             "of each class into a separate folder, or name the column with `label_column`." + _deeper_classes(scanned)
         )
     return scanned, classes
+
+
+def _refuse(args: DataArguments, names: Sequence[str], what_for: str) -> None:
+    """Raises DataError for a setting that would have no effect."""
+    for field in fields(args):
+        value = getattr(args, field.name)
+        if field.name in names and value != field.default:
+            raise DataError(f"`{field.name}={value}` is for {what_for}.")
 
 
 def _classes_of_words(
@@ -157,6 +171,11 @@ def _mask_classes(
                 "`id2label` and `mask_colors` both name the classes of the masks. Give only `mask_colors`: its table "
                 "has the names."
             )
+        _refuse(
+            args,
+            _OF_IDS,
+            "masks of ids, but `mask_colors` reads colors. Omit it; a row called void in the table means 'no label'",
+        )
         return scanned, reading.names
     if given is None:
         if args.ignore_index == 0 and not args.reduce_labels:

@@ -44,11 +44,12 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
     """
     notes = []
     if twice := _two_labels(labeled):
-        shown = "; ".join(" and ".join(ids) for ids in twice[:_SHOWN]) + ("; ..." if len(twice) > _SHOWN else "")
+        groups = (" and ".join([*ids[:_SHOWN], *(["..."] if len(ids) > _SHOWN else [])]) for ids in twice[:_SHOWN])
+        shown = "; ".join(groups) + ("; ..." if len(twice) > _SHOWN else "")
         what = "labels" if labeled.images.task == "image-classification" else "masks"
         notes.append(
-            f"Warning: {_images_are(len(twice))} labeled twice, with different {what}: {shown}. At least one of the "
-            f"{what} is wrong: decide, and remove the other file."
+            f"Warning: {_images_are(len(twice))} labeled more than once, with different {what}: {shown}. Only "
+            f"one of the {what} can be right: decide, and remove the other files."
         )
     sets = {"labeled": labeled, **{role: found for role, found in others.items() if found is not None}}
     roles = list(sets)

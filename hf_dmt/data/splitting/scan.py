@@ -101,9 +101,12 @@ def scan(
     if unreadable:
         _report(list(unreadable.values()), len(images), role, skip_corrupt, notes)
     looked = [found[position][1] for position in kept]
-    notes += _remarks(
-        images, {int(position): image.remark for position, (image, _) in zip(kept, looked, strict=True)}, role
-    )
+    for what, remarks in (
+        ("images", {int(position): image.remark for position, (image, _) in zip(kept, looked, strict=True)}),
+        ("masks", {int(position): mask.remark for position, (_, mask) in zip(kept, looked, strict=True) if mask}),
+    ):
+        notes += _remarks(images, remarks, f"{role} {what}")
+    notes += _note_on_palettes(images, {int(row): mask for row, (_, mask) in zip(kept, looked, strict=True) if mask})
     values = np.fromiter((_shown_values(images, mask) for _, mask in looked), dtype=object, count=len(kept))
     sizes = np.array([image.size for image, _ in looked], dtype=np.int64).reshape(-1, 2)
     modes = np.array([image.mode for image, _ in looked], dtype=str)
@@ -118,14 +121,30 @@ def _shown_values(images: ImageSet, mask: Look | None) -> tuple[int, ...] | None
     return tuple(value for value in mask.values or () if not images.is_void(value))
 
 
-def _remarks(images: ImageSet, remarks: dict[int, str], role: str) -> list[str]:
+def _note_on_palettes(images: ImageSet, masks: dict[int, Look]) -> list[str]:
+    """A warning if a value has different colors in two masks: then the colors may be the classes, and not the values,
+    which some programs number anew in every file."""
+    first: dict[int, tuple[str, int]] = {}
+    for position, mask in masks.items():
+        for value, color in zip(mask.values or (), mask.colors, strict=False):
+            color_before, other = first.setdefault(value, (color, position))
+            if color != color_before and not images.is_void(value):
+                return [
+                    f"Warning: the masks have different palettes: {value} is #{color_before} in that of "
+                    f"{images.id_of(other)} and #{color} in that of {images.id_of(position)}. The numbers are used. If "
+                    "the colors are the classes, pass a table of them as `mask_colors`."
+                ]
+    return []
+
+
+def _remarks(images: ImageSet, remarks: dict[int, str], what: str) -> list[str]:
     """A warning for each kind of file content that is not used."""
     grouped: dict[str, list[int]] = {}
     for position, remark in remarks.items():
         if remark:
             grouped.setdefault(remark, []).append(position)
     return [
-        f"Warning: {len(positions)} of {len(images)} {role} images ({listing(images, positions)}): each {remark}."
+        f"Warning: {len(positions)} of {len(images)} {what} ({listing(images, positions)}): each {remark}."
         for remark, positions in grouped.items()
     ]
 
