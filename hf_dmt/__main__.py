@@ -69,8 +69,8 @@ def _run(name: str, given: list[str]) -> int:
 
 
 def called(command: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command for a terminal: Ctrl-C ends it without a traceback, and a name that the terminal's encoding cannot
-    show is escaped where it would have been an error.
+    """Run a command for a terminal: Ctrl-C ends it without a traceback, a name that the terminal's encoding cannot show
+    is escaped where it would have been an error, and paths may start with ~.
 
     Returns:
         Its exit code; 130 after Ctrl-C.
@@ -79,10 +79,16 @@ def called(command: Callable[[list[str]], int], argv: Sequence[str] | None = Non
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return command(list(sys.argv[1:] if argv is None else argv))
+        return command([_from_home(word) for word in (sys.argv[1:] if argv is None else argv)])
     except KeyboardInterrupt:
         print("\nhf-dmt: interrupted", file=sys.stderr)
         return 130
+
+
+def _from_home(word: str) -> str:
+    """`--to=~/labels.csv` with the home folder in full, which a shell only writes at the start of a word."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
 def usage() -> str:

@@ -57,12 +57,23 @@ def _class_names(source: str, model_args: ModelArguments, args: DMTTrainingArgum
     return loading.label_names(config) if loading.has_named_classes(config) else None
 
 
-def describe_masks(pair: ModelPair, reduce_labels: bool) -> None:
-    """Record in processors that can read masks how the masks of this run are stored, so that further training reads
-    them the same way."""
-    for processor in (pair.processor_a, pair.processor_b):
-        if hasattr(processor, "do_reduce_labels"):
-            processor.do_reduce_labels = reduce_labels
+def describe_masks(pair: ModelPair, reduce_labels: bool) -> list[str]:
+    """Record in processors that can read masks how the masks of this run are stored.
+
+    Returns:
+        A warning if the pair that is trained further was trained on masks that are stored in another way: if their
+        highest class does not occur, all others would be taken for the class below.
+    """
+    processors = [found for found in (pair.processor_a, pair.processor_b) if hasattr(found, "do_reduce_labels")]
+    reduced_before = any(processor.do_reduce_labels for processor in processors)
+    for processor in processors:
+        processor.do_reduce_labels = reduce_labels
+    if not reduced_before or reduce_labels:
+        return []
+    return [
+        "Warning: in the masks that the pair was trained on, 0 means 'no label'; now it means "
+        f"{pair.class_names[0]!r}. If these masks are stored in the same way, pass `reduce_labels`."
+    ]
 
 
 def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_names: list[str]) -> ModelPair:

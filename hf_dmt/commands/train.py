@@ -82,7 +82,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             args.horizontal_flip = False
             images.notes.append("Views are not flipped: a flipped digit is a different digit, or none.")
         pair = build_pair(model_args, args, images.class_names)
-        describe_masks(pair, data_args.reduce_labels)
+        images.notes.extend(describe_masks(pair, data_args.reduce_labels))
         trainer = build_trainer(pair, args, images)
         trainer.start.split, trainer.start.digests = images.split, images.split["contents"]
         trainer.start.settings = {**vars(model_args), **vars(data_args)}

@@ -295,7 +295,11 @@ def test_what_a_pair_never_saw_stays_held_out(tmp_path: Path) -> None:
     assert all_trained.test is None and set(all_trained.labeled.ids) >= set(again["test"])
     warned = run(root, test_fraction=0.3, of_pair={**before, "test": [], "held_out": ["eval"]}).notes
     assert any("Warning: the pair has been trained on" in note and "held out as test images" in note for note in warned)
-    other = run(files.class_folder(tmp_path / "others", each=10), of_pair=before)
+    other = run(files.class_folder(tmp_path / "others", each=11), of_pair=before)
+    assert other.test is not None and other.test.ids == before["test"], "the folder was copied to another name"
+    files.save(files.image(99), tmp_path / "others" / before["test"][0])
+    files.save(files.image(99), tmp_path / "others" / before["eval"][0])
+    other = run(tmp_path / "others", of_pair=before)
     assert other.test is None and not any("the pair" in note for note in other.notes), "another data set"
     # Ids that are row numbers may be those of another split.
     table = label_table(tmp_path / "table", [0, 1] * 20, test=[0, 1, 1])
@@ -303,6 +307,16 @@ def test_what_a_pair_never_saw_stays_held_out(tmp_path: Path) -> None:
     assert with_test["test"] == ["0", "1", "2"] and with_test["held_out"] == ["eval"]
     (tmp_path / "table" / "test.parquet").unlink()
     assert run(table, of_pair=with_test).test is None
+
+
+def test_a_folder_in_the_home_folder_is_no_data_set_on_the_hub(
+    animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against another name of the same folder, by which the images that it held out are not recognized. A shell
+    does not replace the ~ of a config file, nor the one in --dataset_name=~/animals."""
+    monkeypatch.setenv("HOME", str(animals.parent))
+    split = run(Path(f"~/{animals.name}")).split
+    assert split["dataset"] == animals.name and split["dataset_id"] is None
 
 
 def test_ids_to_label_that_are_drawn_for_testing(animals: Path, tmp_path: Path) -> None:

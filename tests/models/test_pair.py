@@ -646,9 +646,11 @@ def test_a_pair_describes_the_run_and_not_its_base(build, tmp_path):
     source = tmp_path / "seg"
     pair = ModelPair.from_models(source, source, task="semantic-segmentation", id2label={0: "x", 1: "y", 2: "z"})
     assert not pair.processor_a.do_reduce_labels and not pair.processor_b.do_reduce_labels
-    describe_masks(pair, True)
+    assert describe_masks(pair, True) == []
     pair.save_pretrained(tmp_path / "reduced")
-    assert ModelPair.from_pretrained(tmp_path / "reduced").processor_b.do_reduce_labels
+    again = ModelPair.from_pretrained(tmp_path / "reduced")
+    assert again.processor_b.do_reduce_labels
+    assert any("pass `reduce_labels`" in note for note in describe_masks(again, False)), "now 0 is a class"
 
 
 def test_names_that_a_base_has_twice(build, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hf_dmt.__main__ import called
 from hf_dmt.commands.train import RECIPES
 from hf_dmt.training.settings.command_line import parse, replaced
 
@@ -62,6 +63,17 @@ def test_a_flag_beats_the_config_file(tmp_path: Path, written: str, flags: str, 
     (tmp_path / "mine.yaml").write_text(f"dataset_name: d\n{models}{written}\n")
     found = settings(str(tmp_path / "mine.yaml"), *flags.split())
     assert {key: found[key] for key in expected} == expected
+
+
+def test_paths_may_start_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a folder called ~, and against "no such data set on the Hub"."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given: list[list[str]] = []
+    called(lambda flags: given.append(flags) or 0, ["~/pair", "--to=~/a=b.csv", "--label_column=~x", "a~/b"])
+    assert given == [[f"{tmp_path}/pair", f"--to={tmp_path}/a=b.csv", "--label_column=~x", "a~/b"]]
+    (tmp_path / "mine.yaml").write_text("pair: ~/pair\nextra_labels: [~/queue]\n")
+    found = settings(str(tmp_path / "mine.yaml"))
+    assert found["pair"] == f"{tmp_path}/pair" and found["extra_labels"] == [f"{tmp_path}/queue"]
 
 
 def test_a_named_recipe_is_a_config_file() -> None:

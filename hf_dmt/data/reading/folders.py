@@ -295,3 +295,14 @@ def _other_ending(missing: Sequence[str], masks: Sequence[Path], folder: Path) -
     )
     ending, count = endings.most_common(1)[0] if endings else ("", 0)
     return f" Their names end in {ending!r}: pass `mask_suffix={ending}`." if count == len(missing[:_SHOWN]) else ""
+
+
+def note_on_images_beside(folder: Path, apart: Path | None) -> list[str]:
+    """A warning about image files in a folder of parquet files that contain the images themselves."""
+    beside = [name for name in find_images(folder, apart).names if role_of(name.partition("/")[0]) != "unlabeled"]
+    if not beside:
+        return []
+    return [
+        f"Warning: skipped {len(beside)} image files in {str(folder)!r}, such as {beside[0]!r}: the images are those "
+        "in its parquet files. To use the image files, move the parquet files out of the folder."
+    ]

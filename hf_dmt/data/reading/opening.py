@@ -11,7 +11,7 @@ from ..tasks import TASKS
 from ..texts import Texts
 from .builtin import BUILTIN_SETS, load_builtin
 from .finding import PACKED, find_images
-from .folders import class_folders, mask_folders
+from .folders import class_folders, mask_folders, note_on_images_beside
 from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
 from .split_names import check_class_orders, parquet_files, role_of, with_role
 from .tables import SPLIT_COLUMNS, is_table, metadata_tables, named_tables, note_on_tables_beside, open_file_tables
@@ -84,7 +84,7 @@ def open_splits(
         splits[split] = rows
         embedded &= rows.images.paths is None
     if folder and embedded and not _is_saved(folder):
-        notes += _note_on_images_beside(folder, elsewhere)
+        notes += note_on_images_beside(folder, elsewhere)
     return splits, classes
 
 
@@ -372,17 +372,6 @@ def _first_of(columns: list[str], what: str, flag: str, notes: list[str]) -> str
             f"The {what} are those in the column {first!r}; {', '.join(map(repr, others))} could also be used ({flag})."
         )
     return first
-
-
-def _note_on_images_beside(folder: Path, apart: Path | None) -> list[str]:
-    """A warning about image files in a folder of parquet files that contain the images themselves."""
-    beside = [name for name in find_images(folder, apart).names if role_of(name.partition("/")[0]) != "unlabeled"]
-    if not beside:
-        return []
-    return [
-        f"Warning: skipped {len(beside)} image files in {str(folder)!r}, such as {beside[0]!r}: the images are those "
-        "in its parquet files. To use the image files, move the parquet files out of the folder."
-    ]
 
 
 def _note_on_split_column(table: datasets.Dataset, name: str) -> list[str]:

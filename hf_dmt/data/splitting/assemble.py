@@ -20,7 +20,7 @@ from ..reading.sources import ImageSet
 from ..reading.split_names import role_of, split_for, with_role
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
-from .contents import digest_of
+from .contents import digest_of_scanned, of_same_data
 from .duplicates import duplicate_notes, notes_on_pair, without_copies
 from .scan import ScannedImages, listing, scan
 from .splits import choose_labeled, describe, earlier_split, held_out_before, hold_out, origin, read_ids, rows_of
@@ -105,7 +105,8 @@ def assemble(
     everything, names = with_classes(everything, names, args, model_classes, notes)
 
     test = _split_with_targets(splits, "test", everything, names, args, notes)
-    own_test, earlier = test, earlier_split(args.labeled_ids, of_pair, origin("dataset", args.dataset_name))
+    of_pair = of_same_data(of_pair, everything, origin("dataset", args.dataset_name))
+    own_test, earlier = test, earlier_split(args.labeled_ids) or of_pair
     everything, test = _with_test(everything, test, args, earlier, notes)
     labels = everything.images.labels
     labeled_rows = _labeled_rows(everything, labels, args, notes)
@@ -156,14 +157,12 @@ def assemble(
     facts = {
         "held_out": [role for role, is_held in from_training.items() if is_held],
         # Hashes cover contents and labels, so replaced files with the same name count as different images.
-        "contents": {
-            role: digest_of(found.images, [*found.contents, *found.mask_contents]) for role, found in known.items()
-        },
+        "contents": {role: digest_of_scanned(found) for role, found in known.items()},
         **origin("dataset", args.dataset_name),
         **origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     }
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
-    notes += notes_on_pair(split, of_pair or {})
+    notes += notes_on_pair(split, of_pair)
     return RunImages(labeled, unlabeled, evaluation, test_images, names, split, notes, per_class, sizes, modes)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ..labels.items import labels_at_hand
-from .splits import image_ids
+from .scan import ScannedImages
+from .splits import held_out_before, image_ids
 
 _LOOKED_AT = 16  # items of a set that was not hashed completely
 
@@ -41,6 +42,31 @@ def digest_of(images: Any, hashes: Sequence[bytes] | None = None) -> str:
         if item == _hash_of_item(images[row]):
             digest.update(item)
     return digest.hexdigest()[:16]
+
+
+def of_same_data(
+    of_pair: Mapping[str, Any] | None, everything: ScannedImages, here: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The `split.json` of the pair that is trained further if it is of this data set, by its name or, if the folder was
+    renamed, by the contents of the images that were held out; otherwise {}.
+
+    Args:
+        everything: the training images, including those that may be held out.
+        here: the origin of this data set.
+    """
+    if not of_pair or all(of_pair.get(key) == value for key, value in here.items()):
+        return of_pair or {}
+    for role in ("test", "eval"):
+        rows = held_out_before(role, of_pair, everything.images.ids)
+        found = everything.subset(rows) if rows is not None else None
+        if found is not None and digest_of_scanned(found) == of_pair.get("contents", {}).get(role):
+            return of_pair
+    return {}
+
+
+def digest_of_scanned(found: ScannedImages) -> str:
+    """`digest_of`, which covers the whole content of the files."""
+    return digest_of(found.images, [*found.contents, *found.mask_contents])
 
 
 def _hash_of_item(item: Any) -> bytes:

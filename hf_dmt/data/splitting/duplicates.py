@@ -77,10 +77,9 @@ def notes_on_pair(split: Mapping[str, Any], of_pair: Mapping[str, Any]) -> list[
     """A warning for each role whose held-out images the pair has been trained on.
 
     Args:
-        split, of_pair: the `split.json` of this run, and that of the run that left the pair, or {}.
+        split, of_pair: the `split.json` of this run, and that of the run that left the pair if it was of the same
+            data set, or {}.
     """
-    if any(split[key] != of_pair.get(key) for key in ("dataset", "dataset_id")):
-        return []
     known = {*of_pair.get("labeled", ()), *of_pair.get("extra_labeled", ())}
     found = {role: len(known & set(split[role])) for role in split["held_out"]}
     return [

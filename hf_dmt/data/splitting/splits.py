@@ -140,25 +140,23 @@ def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
 def origin(key: str, given: str | None) -> dict[str, str | None]:
     """A source by name and, if it has one, by its id on the Hub. `split.json` is published, so a folder is recorded by
     its name only."""
+    given = str(Path(given).expanduser()) if given else None
     local = given is not None and Path(given).exists()
     on_hub = given is not None and not local and given not in BUILTIN_SETS
     return {key: Path(given).resolve().name if given and local else given, f"{key}_id": given if on_hub else None}
 
 
-def earlier_split(
-    labeled_ids: str | None, of_pair: Mapping[str, Any] | None, here: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """The split whose held-out images stay held out: a `split.json` given as `labeled_ids`, or that of the pair that is
-    trained further if it is of the data set `here`; otherwise {}.
+def earlier_split(labeled_ids: str | None) -> Mapping[str, Any]:
+    """The content of a `split.json` given as `labeled_ids`, whose held-out images stay held out; otherwise {}.
 
     Raises:
         ValueError: it is not a split file.
     """
-    if labeled_ids is not None and labeled_ids.endswith(".json"):
-        read_ids(Path(labeled_ids))
-        earlier: Mapping[str, Any] = read_json(Path(labeled_ids))
-        return earlier
-    return of_pair if of_pair and all(of_pair.get(key) == value for key, value in here.items()) else {}
+    if labeled_ids is None or not labeled_ids.endswith(".json"):
+        return {}
+    read_ids(Path(labeled_ids))
+    earlier: Mapping[str, Any] = read_json(Path(labeled_ids))
+    return earlier
 
 
 def held_out_before(role: str, earlier: Mapping[str, Any], known: Sequence[str]) -> np.ndarray | None:

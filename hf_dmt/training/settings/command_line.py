@@ -27,7 +27,6 @@ from .arguments import REPLACED, DMTTrainingArguments
 _FIRST_SPEAKS_S = 3.0
 RECIPES = {"image-classification": "digits.yaml", "semantic-segmentation": "digit-scenes.yaml"}
 
-
 # For each setting, those that it replaces in a config file or recipe if it is given closer to the user.
 _REPLACES: dict[str, set[str]] = {
     "num_labeled": {"labeled_fraction", "labeled_ids"},
@@ -318,7 +317,8 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    word = str(value).lower() if isinstance(value, bool) else str(value)
+    return os.path.expanduser(word) if word.startswith("~/") else word
 
 
 def _check_models(model: ModelArguments) -> None:
