@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib import metadata
@@ -95,7 +95,9 @@ def predict(given: argparse.Namespace) -> tuple[list[Record], dict[str, Any]]:
 
         def begin() -> dict[str, str]:
             held.enter_context(file.locked())
-            return {record["id"]: record.get("mask", "") for record in file.begin()}
+            labeled = {record["id"]: record.get("mask", "") for record in file.begin()}
+            notes.extend(_notes_on_labeled(labeled, rows, given, file.finished_at()))
+            return labeled
 
         done: dict[str, str] = _on_main(accelerator, begin)
         if masks:
@@ -123,6 +125,27 @@ def predict(given: argparse.Namespace) -> tuple[list[Record], dict[str, Any]]:
     if masks:
         masks.write_classes()
     return records, {**file.identity, **facts, "folder": masks.folder if masks else None}
+
+
+def _notes_on_labeled(
+    labeled: Mapping[str, str], rows: Rows, given: argparse.Namespace, finished: float | None
+) -> list[str]:
+    """Images that are labeled already, but have changed since the file was finished, or are gone."""
+    notes = []
+    ids = {name: row for row, name in enumerate(rows.ids)}
+    gone = sorted(labeled.keys() - ids.keys()) if not Path(given.data).expanduser().is_file() else []
+    if gone:
+        notes.append(f"{len(gone)} images in {given.to!r} are no longer in {given.data!r}, such as {gone[0]!r}.")
+    changed: list[str] = []
+    if finished is not None and isinstance(rows, FileRows):
+        known = [name for name in labeled if name in ids]
+        changed = [name for name in known if rows.images[ids[name]].stat().st_ctime > finished]
+    if changed:
+        notes.append(
+            f"Warning: {len(changed)} images have changed since they were labeled, such as {changed[0]!r}, and keep "
+            "their labels. To label them again, delete their rows, or choose another file with --to."
+        )
+    return notes
 
 
 def _label(

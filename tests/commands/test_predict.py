@@ -127,6 +127,13 @@ def test_new_images_are_added_and_known_ones_kept(
     assert after[:10] == before and [row["id"] for row in after[10:]] == ["a new one.png"]
     assert json.loads((tmp_path / "out.csv.about.json").read_text())["images"] == 11
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "out.csv", "out.csv.about.json"}
+    capsys.readouterr()
+    save(image(9, (30, 30)), folder / "a new one.png")
+    (folder / after[0]["id"].removeprefix("'")).unlink()
+    assert main([pair, str(folder), "--to", str(out)]) == 0
+    output = capsys.readouterr().out
+    assert "1 images have changed since they were labeled, such as 'a new one.png'" in output
+    assert f"1 images in {str(out)!r} are no longer in" in output and table(out) == after
     # Images of the same name in another folder would keep the labels of these.
     save(image(9), tmp_path / "other" / "a new one.png")
     assert main([pair, str(tmp_path / "other"), "--to", str(out)]) == 2

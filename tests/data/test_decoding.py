@@ -283,7 +283,9 @@ def test_folders_that_cannot_be_read_are_not_left_out(tmp_path: Path, monkeypatc
         find_images(tmp_path)
 
 
-@pytest.mark.parametrize("marker", ["dmt_results.json", ".run.lock", "queue.csv", "predictions.csv.about.json"])
+@pytest.mark.parametrize(
+    "marker", ["dmt_results.json", ".run.lock", "comparison.json", "queue.csv", "predictions.csv.about.json"]
+)
 def test_what_this_package_wrote_is_not_data(marker: str, tmp_path: Path) -> None:
     """Guards against figures of a run as a class, and copies in a queue or predicted masks as unlabeled images, if they
     were written into the folder of the images."""
@@ -293,6 +295,7 @@ def test_what_this_package_wrote_is_not_data(marker: str, tmp_path: Path) -> Non
     (tmp_path / "new" / marker).write_text("{}")
     found = find_images(tmp_path)
     assert found.names == ["cat/1.png"] and any("hf-dmt wrote: new." in note for note in found.notes())
+    assert found.without_images == []
     assert find_images(tmp_path / "new").names == ["figures/scores.png"], "named by the user"
 
 

@@ -81,6 +81,10 @@ class PredictionFile:
             write_json(self.parts / "about.json", self.identity)
         return list(self._known())
 
+    def finished_at(self) -> float | None:
+        """When the last command finished, in seconds since 1970; None if none did."""
+        return self.about.stat().st_mtime if self.about.is_file() else None
+
     @contextmanager
     def adding(self) -> Iterator[Any]:
         """A function that stores records, for one process; each call leaves complete lines on disk."""

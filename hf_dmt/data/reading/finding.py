@@ -20,11 +20,12 @@ from .rows import DataError, check_names
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin"}  # of macOS, Synology and Windows; full of small copies
-# In the folders of runs, labeling queues and predicted masks.
+# In the folders of runs, comparisons, labeling queues and predicted masks.
 _OWN_FILES = {
     ".run.lock",
     "dmt_config.json",
     "dmt_results.json",
+    "comparison.json",
     "queue.csv",
     "predictions.csv.about.json",
     ".predictions.csv.parts",
@@ -86,9 +87,9 @@ class Folder:
 
     @property
     def without_images(self) -> list[str]:
-        """Folders without an image, at any depth."""
+        """Folders without an image, at any depth; those that this package wrote are not meant."""
         full = {""}
-        for folder in {name.rpartition("/")[0] for name in self.names}:
+        for folder in {*(name.rpartition("/")[0] for name in self.names), *self.written}:
             while folder not in full:
                 full.add(folder)
                 folder = folder.rpartition("/")[0]
@@ -132,8 +133,8 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
     """All image files in a folder and its subfolders.
 
     Extensions are case-insensitive. Hidden files and folders, and those of operating systems, are skipped, and so are
-    runs, queues and predicted masks in subfolders: their figures and copies are not the user's images. Linked folders
-    are followed, each real folder once, so a link to a parent is harmless.
+    runs, comparisons, queues and predicted masks in subfolders: their figures and copies are not the user's images.
+    Linked folders are followed, each real folder once, so a link to a parent is harmless.
 
     Args:
         apart: a subfolder that is not searched, because its images have another role.
