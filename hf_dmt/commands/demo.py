@@ -22,6 +22,7 @@ from PIL import Image
 from ..data.escaping import markdown_text, printable
 from ..data.members import SCORED
 from ..data.palette import class_colors
+from ..data.reading.decoding import to_rgb
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import PAIR_FILES
 from ..models.pair import ModelPair
@@ -68,7 +69,7 @@ def page(pair: ModelPair, title: str) -> gr.Blocks:
             f"# {markdown_text(title)}\nTwo models that taught each other. Upload an image to see where they disagree."
         )
         with gr.Row():
-            image = gr.Image(type="pil", label="image", elem_id="image", height=360)
+            image = gr.Image(type="pil", image_mode=None, label="image", elem_id="image", height=360)
             with gr.Column():
                 verdict = gr.Markdown(elem_id="verdict")
                 if pixels:
@@ -97,7 +98,7 @@ def see_image(pair: ModelPair, image: Image.Image | None) -> list[Any]:
     """Probabilities by class name for a, b and the ensemble, and a sentence on whether they agree."""
     if image is None:
         return [None, None, None, ""]
-    found = pair.pipeline().members(image.convert("RGB"))
+    found = pair.pipeline().members(image)
     found["ensemble"] = (found["a"] + found["b"]) / 2
     names = pair.class_names
     said = {name: markdown_text(names[int(values.argmax())]) for name, values in found.items()}
@@ -114,7 +115,7 @@ def see_pixels(pair: ModelPair, image: Image.Image | None) -> list[Any]:
     it."""
     if image is None:
         return [None, None, None, None, ""]
-    image = image.convert("RGB")
+    image = to_rgb(image)
     image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     found = pair.pipeline().members(image)
     found["ensemble"] = found["a"] + found["b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn.functional import interpolate
 from transformers.image_utils import load_image
 
 from ..data.members import MEMBERS
+from ..data.reading.decoding import to_rgb
 from .preprocessing import clean_inputs
 
 ImageLike = str | Image.Image | np.ndarray | Tensor
@@ -35,8 +37,9 @@ class TwoMembers(Protocol):
 class EnsemblePipeline:
     """Predicts with the mean of the members' probabilities and reports where they disagree.
 
-    For classification, entries are those of the `image-classification` pipeline, best first; for segmentation those of
-    the `image-segmentation` pipeline, one per class found. Each has the additional key `disagreement` in [0, 1]:
+    Images are read as in training. For classification, entries are those of the `image-classification` pipeline, best
+    first; for segmentation those of the `image-segmentation` pipeline, one per class found. Each has the additional key
+    `disagreement` in [0, 1]:
 
     - classification: the difference between the two members' probabilities for that label;
     - segmentation: the part of that mask on which the two members predict different classes.
@@ -94,6 +97,9 @@ class EnsemblePipeline:
     def _loaded(self, image: ImageLike, timeout: float | None) -> Any:
         if isinstance(image, (np.ndarray, Tensor)) and self.pair.task == "image-classification":
             return image
+        # `load_image` clips 16-bit images to white, and shows what is stored under transparent pixels.
+        if isinstance(image, Image.Image) or (isinstance(image, str) and Path(image).is_file()):
+            return to_rgb(image)
         return load_image(image, timeout=timeout)
 
     def _logits(self, name: str, images: list[Any]) -> list[Tensor]:

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from hf_dmt import ModelPair
+from hf_dmt.data.reading.decoding import to_rgb
 from tests.data.small_files import image, save
 
 gr = pytest.importorskip("gradio", reason="needs the extra `demo`")
@@ -61,6 +63,23 @@ def opened(browser: Any, blocks: Any, size: dict[str, int]) -> Iterator[Any]:
     finally:
         blocks.close(verbose=False)
     assert not errors, errors
+
+
+@pytest.mark.parametrize("task", ["image-classification", "semantic-segmentation"])
+def test_an_upload_is_read_as_in_training(tmp_path: Path, task: str) -> None:
+    """Guards against predictions for the white image to which Gradio converts a 16-bit one."""
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64).save(tmp_path / "16-bit.png")
+    pair = make_pair(task)
+    upload = next(block for block in page(pair, "x").blocks.values() if isinstance(block, gr.Image))
+    given = upload.preprocess(upload.data_model(path=str(tmp_path / "16-bit.png")))
+    see: Any = see_image if task == "image-classification" else see_pixels
+    found, expected = see(pair, given), see(pair, to_rgb(tmp_path / "16-bit.png"))
+    assert found[-1] == expected[-1]
+    if task == "semantic-segmentation":
+        assert np.asarray(found[0][0]).std() > 50, "shown as it is, not white"
+        assert all(np.array_equal(one[0], other[0]) for one, other in zip(found[0][1], expected[0][1], strict=True))
+    else:
+        assert found == expected
 
 
 @needs_browser

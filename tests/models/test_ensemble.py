@@ -16,6 +16,7 @@ from PIL import Image, ImageChops
 from transformers import pipeline
 
 from hf_dmt import ModelPair
+from hf_dmt.data.reading.decoding import to_rgb
 from tests.hub_server import HubServer
 from tests.training.small_runs import make_pair
 
@@ -89,6 +90,18 @@ def test_it_takes_what_the_standard_pipelines_take(pair: ModelPair, hub: HubServ
     assert [plain(entries) for entries in answers] == one_by_one[1:]
     with pytest.raises(ValueError, match="Give a path, a URL, a PIL image"):
         predict(3)
+
+
+def test_images_are_read_as_in_training(pair: ModelPair, tmp_path: Path) -> None:
+    """Guards against predictions for a white image where the models were trained on a 16-bit one, and for whatever
+    color is stored under transparent pixels."""
+    random = np.random.default_rng(3)
+    Image.fromarray(random.integers(0, 2**16, (20, 30), dtype=np.uint16)).save(tmp_path / "16-bit.png")
+    Image.fromarray(random.integers(0, 256, (20, 30, 4), dtype=np.uint8)).save(tmp_path / "transparent.png")
+    predict = pair.pipeline()
+    for file in tmp_path.iterdir():
+        expected = plain(predict(to_rgb(file)))
+        assert plain(predict(str(file))) == plain(predict(Image.open(file))) == expected
 
 
 def test_arrays_and_tensors_are_images_as_for_the_standard_pipeline() -> None:
