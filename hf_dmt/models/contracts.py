@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import BaseImageProcessor, ImageProcessingMixin, PreTrainedModel
+from transformers.utils import ModelOutput
 
+from .loading import AUTO_CLASSES, shapes
 from .preprocessing import clean_inputs, native_size
 
 
@@ -48,6 +50,28 @@ def check_model(model: Any, name: str) -> None:
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise ValueError(
             f"Model {name} was made inside torch.inference_mode(), so it cannot be trained. Make it outside."
+        )
+
+
+def check_can_be_loaded(model: PreTrainedModel, name: str, task: str) -> None:
+    """Raise a ValueError for a model whose checkpoint transformers would not load, or would load as another class."""
+    kind, auto = type(model), AUTO_CLASSES[task]
+    found = auto._model_mapping.get(type(model.config), ())
+    known = found if isinstance(found, tuple) else (found,)
+    if kind not in known and kind._auto_class is None:
+        config = type(model.config).__name__
+        why = f"would load its checkpoint as a {known[0].__name__}" if known else f"does not know its {config}"
+        raise ValueError(
+            f"Model {name} is a {kind.__name__}, but {auto.__name__} {why}. "
+            f"{'Give it a configuration class of its own, and register' if known else 'Register'} both: "
+            f"AutoConfig.register(...), {auto.__name__}.register(...)."
+        )
+    made, own = shapes(model, model.config.num_labels), {key: value.shape for key, value in model.state_dict().items()}
+    if other := sorted(key for key in made.keys() | own.keys() if made.get(key) != own.get(key)):
+        raise ValueError(
+            f"Model {name} differs in {len(other)} tensors, such as {other[0]!r}, from the {kind.__name__} that its "
+            "configuration describes, so its checkpoint could not be loaded. Put such changes into a class of your "
+            f"own, and register it: {auto.__name__}.register(...)."
         )
 
 
@@ -117,7 +141,7 @@ def _check_logits(output: Any, model: PreTrainedModel, name: str, *, task: str, 
     kind = f"Model {name} ({type(model).__name__})"
     logits = getattr(output, "logits", None)
     if logits is None:
-        fields = ", ".join(output.keys()) if hasattr(output, "keys") else type(output).__name__
+        fields = ", ".join(output.keys()) if isinstance(output, ModelOutput) else f"a {type(output).__name__}"
         raise ValueError(
             f"{kind} returns {fields} and no logits, so there is nothing to learn from labels with. Give a model with "
             f"a head for {task}: one that AutoModelFor{'ImageClassification' if task == 'image-classification' else ''}"

@@ -62,9 +62,9 @@ def describe_classes(config: PretrainedConfig) -> None:
     """Adapt a configuration to what DMT trains: one class per image, with unique names.
 
     `multi_label_classification` or `regression` from the checkpoint's own training would make `pipeline` apply a
-    sigmoid to scores that were trained with a softmax.
+    sigmoid to scores that were trained with a softmax. A model that returns tuples has no `.logits`.
     """
-    config.problem_type = None
+    config.problem_type, config.return_dict = None, True
     set_classes(config, dict(enumerate(label_names(config))))
 
 
@@ -87,8 +87,13 @@ def check_task(task: str) -> None:
 
 
 def check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
-    """Raise a ValueError that names the first class in which the two members differ."""
+    """Raise a ValueError that names the first class in which the two members differ, or for a single class."""
     names_a, names_b = label_names(a), label_names(b)
+    if len(names_a) == len(names_b) == 1:
+        raise ValueError(
+            f"The only class is {names_a[0]!r}, so every prediction is right and there is nothing to learn. Give a "
+            "class for the other images, too."
+        )
     if names_a == names_b:
         return
     if len(names_a) != len(names_b):
@@ -343,17 +348,17 @@ def restore(member: PreTrainedModel, folder: Path, task: str) -> None:
 
 
 def class_tensors(model: PreTrainedModel) -> set[str]:
-    """Names of the tensors whose shape depends on the number of classes, found by building the model on the meta
-    device."""
-
-    def shapes(num_labels: int) -> dict[str, torch.Size]:
-        config = copy.deepcopy(model.config)
-        config.num_labels = num_labels
-        with torch.device("meta"):
-            return {key: value.shape for key, value in type(model)(config).state_dict().items()}
-
-    smaller, larger = shapes(model.config.num_labels + 1), shapes(model.config.num_labels + 2)
+    """Names of the tensors whose shape depends on the number of classes."""
+    smaller, larger = (shapes(model, model.config.num_labels + more) for more in (1, 2))
     return {key for key, shape in smaller.items() if shape != larger[key]}
+
+
+def shapes(model: PreTrainedModel, num_labels: int) -> dict[str, torch.Size]:
+    """The shapes of the tensors that the configuration of a model describes, with another number of classes."""
+    config = copy.deepcopy(model.config)
+    config.num_labels = num_labels
+    with torch.device("meta"):
+        return {key: value.shape for key, value in type(model)(config).state_dict().items()}
 
 
 def backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]:

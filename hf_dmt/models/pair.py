@@ -88,6 +88,7 @@ class ModelPair(nn.Module, PushToHubMixin):
             contracts.try_one_image(
                 self.member(name), self.processor(name), name, task=task, classes=len(self.class_names)
             )
+            contracts.check_can_be_loaded(self.member(name), name, task)
         contracts.refuse_shared_weights(model_a, model_b)
         self.eval()  # like `from_pretrained`: dropout is off until a trainer turns it on
 

@@ -133,7 +133,7 @@ def _from_memory(
             )
     config, names = model.config, list(id2label.values())
     if config.num_labels != len(names) or (loading.has_named_classes(config) and loading.label_names(config) != names):
-        model, fresh = _with_new_head(model, id2label, seed)
+        model, fresh = _with_new_head(model, name, id2label, seed)
         logger.warning(
             f"model {name}: the head is new ({len(fresh)} tensors, {len(names)} classes), in a copy of the model; "
             "phase 0 trains it."
@@ -147,7 +147,9 @@ def _from_memory(
     return Member(model, processor, fresh, _public_name(origin), None)
 
 
-def _with_new_head(model: PreTrainedModel, id2label: dict[int, str], seed: int) -> tuple[PreTrainedModel, set[str]]:
+def _with_new_head(
+    model: PreTrainedModel, name: str, id2label: dict[int, str], seed: int
+) -> tuple[PreTrainedModel, set[str]]:
     """A copy with a head for other classes, and the names of its new tensors."""
     config = copy.deepcopy(model.config)
     loading.set_classes(config, id2label)
@@ -155,7 +157,14 @@ def _with_new_head(model: PreTrainedModel, id2label: dict[int, str], seed: int) 
         made = type(model)(config).to(model.device)
     head = loading.class_tensors(made)
     kept = {key: value for key, value in model.state_dict().items() if key not in head}
-    made.load_state_dict({**made.state_dict(), **kept}, strict=True)
+    try:
+        made.load_state_dict({**made.state_dict(), **kept}, strict=True)
+    except RuntimeError as problem:
+        raise ValueError(
+            f"Model {name} needs a head for {len(id2label)} classes, but cannot be built again from its configuration "
+            f"({loading.first_line(problem)}). Load it with from_pretrained(..., num_labels={len(id2label)}), and do "
+            "not replace parts of it."
+        ) from problem
     return made.train(model.training), head
 
 

@@ -326,6 +326,36 @@ class TestInMemory:
         with pytest.raises(ValueError, match=r"id2label is a int\. Give a map"):
             ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=3)  # type: ignore[arg-type]
 
+    def test_what_transformers_would_load_as_another_model(self) -> None:
+        """Guards against a published checkpoint that predicts other than the model that was trained and scored, or
+        that nothing can load: both would be seen after the run only."""
+
+        class Mine(hf.ViTForImageClassification):
+            pass
+
+        class MineConfig(hf.ViTConfig):
+            model_type = "mine"
+
+        changed = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
+        changed.classifier = torch.nn.Sequential(torch.nn.Dropout(0.1), changed.classifier)
+        for model, id2label, message in (
+            (Mine(hf.ViTConfig(**VISION, num_labels=3)), NAMES, r"would load its checkpoint as a ViTForImageClassif"),
+            (Mine(MineConfig(**VISION, num_labels=3)), NAMES, r"does not know its MineConfig\. Register both"),
+            (changed, NAMES, r"Model a differs in 4 tensors, such as 'classifier\.1\.bias'"),
+            (changed, ["x", "y"], r"Model a needs a head for 2 classes, but cannot be built again"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                ModelPair.from_models(
+                    model, "tiny:resnet", processor_a=hf.ViTImageProcessor(size=SQUARE), id2label=id2label
+                )
+
+    def test_settings_of_a_configuration_that_change_outputs(self) -> None:
+        """Guards against a traceback about a tuple for `return_dict=False`."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3, return_dict=False))
+        ModelPair.from_models(model, "tiny:resnet", processor_a=hf.ViTImageProcessor(size=SQUARE), id2label=NAMES)
+        with pytest.raises(ValueError, match=r"The only class is 'x', so every prediction is right"):
+            ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=["x"])
+
     def test_what_cannot_be_a_member(self) -> None:
         """Each mistake must be explained in one sentence, in terms of the Python arguments."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))

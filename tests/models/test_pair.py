@@ -394,7 +394,7 @@ def test_unusable_models_are_named(a, task, message):
 def test_image_size_reaches_the_views_and_the_saved_processors(size, checkpoint, tmp_path):
     """Guards against an image size that only training uses and that is not saved: `pipeline()` would give other
     scores."""
-    pair = ModelPair.from_models(checkpoint("vit"), checkpoint("convnext"), id2label={0: "x"}, image_size=size)
+    pair = ModelPair.from_models(checkpoint("vit"), checkpoint("convnext"), id2label=["x", "y"], image_size=size)
     pair.save_pretrained(tmp_path)
     for one in (pair, ModelPair.from_pretrained(tmp_path)):
         assert one.image_size == (size or 32)

@@ -362,7 +362,7 @@ def test_both_forms_of_a_pair_are_one(tmp_path: Path) -> None:
 # Private methods of our own; every other one replaces a method of the stock Trainer.
 HELPERS = {
     *("_evaluate_set", "_write_pair", "_train_trial", "_open_phase", "_finish_phase", "_is_online"),
-    *("_images_of_last_updates"),
+    "_images_of_last_updates",
 }
 # What scripts call, and nothing else.
 PUBLIC = {"create_model_card", "hyperparameter_search", "predict", "train", "push_to_hub"}
