@@ -211,6 +211,19 @@ def test_splits_below_images(images: str, masks: str, train: str, val: str, tmp_
         opened(tmp_path, PIXELS)
 
 
+def test_several_folders_of_scenes_for_one_role(tmp_path: Path) -> None:
+    """Guards against using only one of train2012/ and train2017/, and one of two folders of masks, without a word."""
+    for name in ("train2012", "train2017"):
+        files.scene_folder(tmp_path / "years" / name)
+    found = opened(tmp_path / "years", PIXELS)
+    assert len(found.labeled) == 8 and len(found.labeled[7]["mask"]) == 16
+    root = files.scene_folder(tmp_path / "masks")
+    (root / "labels").mkdir()
+    assert "is not used" not in said(opened(root, PIXELS)), "text files of a detector"
+    files.save(files.mask((0, 1)), root / "labels" / "00.png")
+    assert "Warning: labels in" in said(opened(root, PIXELS))
+
+
 def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
     """Guards against a class named after the folder above a stray image, and against an unclear error when the class
     folders are one level deeper."""

@@ -65,12 +65,14 @@ def test_a_flag_beats_the_config_file(tmp_path: Path, written: str, flags: str, 
     assert {key: found[key] for key in expected} == expected
 
 
-def test_paths_may_start_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a folder called ~, and against "no such data set on the Hub"."""
+def test_a_choice_called_no_and_paths_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a folder called ~, and against the error that eval_strategy has no choice False."""
     monkeypatch.setenv("HOME", str(tmp_path))
     given: list[list[str]] = []
     called(lambda flags: given.append(flags) or 0, ["~/pair", "--to=~/a=b.csv", "--label_column=~x", "a~/b"])
     assert given == [[f"{tmp_path}/pair", f"--to={tmp_path}/a=b.csv", "--label_column=~x", "a~/b"]]
+    (tmp_path / "no.yaml").write_text("eval_strategy: no\n")  # False, in YAML
+    assert settings(str(tmp_path / "no.yaml"))["eval_strategy"] == "no"
     (tmp_path / "mine.yaml").write_text("pair: ~/pair\nextra_labels: [~/queue]\n")
     found = settings(str(tmp_path / "mine.yaml"))
     assert found["pair"] == f"{tmp_path}/pair" and found["extra_labels"] == [f"{tmp_path}/queue"]

@@ -183,9 +183,10 @@ def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, Fi
     splits: dict[str, FileRows] = {}
     for role in ("train", "validation", "test"):
         for folder in [root / name for name in with_role(folders, role)]:
-            if role not in splits and (both := _images_and_masks(folder)):
-                splits[role] = _paired(*both, root, suffix, notes)
-    if not (both := _images_and_masks(root)):
+            if both := _images_and_masks(folder, notes):
+                more = _paired(*both, root, suffix, notes)
+                splits[role] = _joined(splits[role], more, root) if role in splits else more
+    if not (both := _images_and_masks(root, notes)):
         return splits
     if "train" in splits:
         notes.append(f"Warning: skipped {both[0].name}/ in {str(root)!r}, because there are split folders beside it.")
@@ -194,18 +195,32 @@ def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, Fi
     return inside or {"train": _paired(*both, root, suffix, notes), **splits}
 
 
-def _images_and_masks(folder: Path) -> tuple[Path, Path] | None:
-    inside = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    images = next((inside[name] for name in IMAGE_FOLDERS if name in inside), None)
-    masks = next((inside[name] for name in MASK_FOLDERS if name in inside), None)
-    if images is None:
+def _joined(one: FileRows, other: FileRows, root: Path) -> FileRows:
+    """Two folders of one split: train2012 and train2017."""
+    masks = [*(one.masks or ()), *(other.masks or ())]
+    return FileRows([*one.images, *other.images], root, masks=masks)
+
+
+def _images_and_masks(folder: Path, notes: list[str]) -> tuple[Path, Path] | None:
+    inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    all_images, all_masks = (
+        [inside[name] for name in names if name in inside] for names in (IMAGE_FOLDERS, MASK_FOLDERS)
+    )
+    if not all_images:
         return None
-    if masks is None:
+    images = all_images[0]
+    if not all_masks:
         raise DataError(
             f"{str(images)!r} has no folder 'masks' beside it. Add the masks under the names of the images, or "
             "pass the images as `unlabeled_dir`."
         )
-    return images, masks
+    for used, *others in (all_images, all_masks):
+        if left_out := [other.name for other in others if find_images(other).names]:
+            notes.append(
+                f"Warning: {', '.join(left_out)} in {str(folder)!r} is not used, because there is also {used.name}. To "
+                f"use it, rename or move {used.name}."
+            )
+    return images, all_masks[0]
 
 
 def _splits_inside(images: Path, masks: Path, root: Path, suffix: str, notes: list[str]) -> dict[str, FileRows]:

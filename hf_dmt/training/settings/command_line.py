@@ -286,7 +286,7 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
 
 
 def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
-    """A config value parsed like the flag: YAML reads 6e-5 as a string, and a choice named true as a boolean."""
+    """A config value parsed like the flag: YAML reads 6e-5 as a string, and choices named no and true as booleans."""
     if value is None:
         if action.default is None:
             return None
@@ -295,6 +295,8 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
             "delete the line."
         )
     convert = action.type if callable(action.type) else str
+    if value is False and "no" in (action.choices or ()):  # `eval_strategy: no`
+        value = "no"
     try:
         if action.nargs in ("+", "*"):
             if not isinstance(value, list):
