@@ -390,6 +390,21 @@ def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, t
     assert "in no table" not in said(found)
 
 
+def test_predictions_beside_the_images_are_no_labels(tmp_path: Path) -> None:
+    """Guards against pseudo labels that are scored with earlier predictions as the truth, because they were written
+    into the folder of the unlabeled images."""
+    root, more = animals(tmp_path / "data"), tmp_path / "more"
+    for number in range(4):
+        files.save(files.image(number), more / f"{number}.png")
+    written(more / "labels.csv", "id,label\n" + "".join(f"{number}.png,cat\n" for number in range(4)))
+    for name, labels in (("a table of labels", [0] * 4), ("predictions", None)):
+        if name == "predictions":
+            written(more / "labels.csv.about.json", "{}")
+        found = opened(root, unlabeled_dataset_name=str(more)).unlabeled
+        assert found is not None and len(found) == 4
+        assert (found.labels if labels is None else found.labels.tolist()) == labels, name
+
+
 def test_a_column_that_names_the_split(tmp_path: Path) -> None:
     """Guards against training on the images that a table marks as test images."""
     for number in range(12):

@@ -55,8 +55,13 @@ def metadata_tables(root: Path) -> dict[str, Path]:
 
 
 def named_tables(root: Path) -> dict[str, Path]:
-    """`train.csv`, `val.csv`, ...; or else the only table of a folder."""
-    files = [path for path in sorted(root.iterdir()) if is_table(path) and not path.name.startswith(".")]
+    """`train.csv`, `val.csv`, ...; or else the only table of a folder. What `hf-dmt predict` wrote is not meant: it
+    contains predictions, and not labels."""
+    files = [
+        path
+        for path in sorted(root.iterdir())
+        if is_table(path) and not path.name.startswith(".") and not path.with_name(f"{path.name}.about.json").exists()
+    ]
     by_role = {role: path for path in files if (role := role_of(path.stem))}
     return by_role or ({"train": files[0]} if len(files) == 1 else {})
 
@@ -64,8 +69,6 @@ def named_tables(root: Path) -> dict[str, Path]:
 def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
     """A warning if a table in a folder with class folders has other labels than the names of these folders."""
     for file in named_tables(root).values():
-        if file.with_name(f"{file.name}.about.json").exists():
-            continue  # labels that `hf-dmt predict` wrote
         try:
             columns, rows = _read(file)
         except DataError:
