@@ -57,6 +57,12 @@ def labels(root: Path, values: list[Any], **flags: Any) -> dict[str, Any]:
     return {"dataset_name": str(files.parquet(root / "table", train=rows)), **flags}
 
 
+def splits_inside_classes(root: Path) -> dict[str, Any]:
+    for name in ("cat", "dog"):
+        files.class_folder(root / "data" / name, ("train", "test"))
+    return {"dataset_name": str(root / "data")}
+
+
 def table_of_files(root: Path, text: str) -> dict[str, Any]:
     files.save(files.image(1), root / "0.png")
     return {"dataset_name": files.text_file(root, text, "images.csv")}
@@ -258,6 +264,12 @@ CLASSIFICATION: dict[str, Case] = {
         r"--reduce_labels true is for masks",
         r"classification has one label per image",
         r"Omit it, or add --task semantic-segmentation",
+    ),
+    "splits inside class folders": (
+        lambda root: splits_inside_classes(root),
+        r"contains cat/test",
+        r"would be trained on",
+        r"Move the split above the class: test/cat",
     ),
     "label outside the map": (
         lambda root: labels(root, [0, 1, 5], id2label=three_names(root)),

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import yaml
+from accelerate.commands.config import default_config_file
 from accelerate.commands.launch import _validate_launch_command, launch_command, launch_command_parser
 from accelerate.utils import patch_environment
 from accelerate.utils.launch import prepare_simple_launcher_cmd_env
@@ -112,7 +114,14 @@ def _options(command: str, settings: dict[str, str], flags: list[str]) -> argpar
     given += ["--config_file", config] if config else []
     with _quietly():
         options = launch_command_parser().parse_args([*given, "--module", "hf_dmt", command, *flags])
-        options, *_ = _validate_launch_command(options)
+        try:
+            options, *_ = _validate_launch_command(options)
+        except (ValueError, TypeError, AttributeError, yaml.YAMLError) as problem:
+            reason = " ".join(str(problem).split())
+            raise UsageError(
+                f"The Accelerate config {config or default_config_file!r} cannot be used ({reason}). Correct it, or "
+                "write it again with `accelerate config`."
+            ) from problem
     options.num_machines = options.num_machines or 1
     kinds = (options.multi_gpu, options.use_fsdp, options.use_deepspeed, options.use_megatron_lm, options.tpu)
     if (options.num_processes or 0) > 1 and not any(kinds):

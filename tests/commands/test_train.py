@@ -164,6 +164,18 @@ class TestConfigFile:
         assert main([str(config)]) == 2
         assert "learning_rate" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("text", ["foo: [1", "distributed_type: MULTI", "[1, 2]"])
+    def test_a_config_of_accelerate_that_cannot_be_used_is_named(
+        self, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Guards against a traceback of the YAML parser, and an error that does not say which file it is about."""
+        for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / "accelerate.yaml").write_text(text)
+        assert main(["--accelerate_config", str(tmp_path / "accelerate.yaml")]) == 2
+        message = capsys.readouterr().err
+        assert "accelerate.yaml' cannot be used (" in message and "write it again with `accelerate config`" in message
+
 
 class TestOddData:
     def test_a_truncated_image_is_named_and_can_be_left_out(

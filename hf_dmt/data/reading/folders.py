@@ -124,6 +124,13 @@ def _notes_on_classes(
             f"{str(root)!r} contains a folder {mixed[0]!r} and another one in {above!r}, so the class of the images "
             "in it is unclear. Put all images of a class into one folder at the top level."
         )
+    inner_roles = {role_of(inner): inner for _, inner in deep}
+    if held_out := inner_roles.get("test") or inner_roles.get("validation"):
+        above = next(top for top, inner in deep if inner == held_out)
+        raise DataError(
+            f"{str(root)!r} contains {above}/{held_out}: a folder named like a split inside a class folder, whose "
+            f"images would be trained on. Move the split above the class: {held_out}/{above}; or rename {held_out!r}."
+        )
     if deep:
         above, below = next(iter(deep))
         repeated = {name for _, name in deep if len({top for top, inner in deep if inner == name}) > 1}
