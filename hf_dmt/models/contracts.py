@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BaseImageProcessor, ImageProcessingMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .loading import AUTO_CLASSES, shapes
+from .loading import AUTO_CLASSES, first_line, shapes
 from .preprocessing import clean_inputs, native_size
 
 
@@ -66,7 +66,14 @@ def check_can_be_loaded(model: PreTrainedModel, name: str, task: str) -> None:
             f"{'Give it a configuration class of its own, and register' if known else 'Register'} both: "
             f"AutoConfig.register(...), {auto.__name__}.register(...)."
         )
-    made, own = shapes(model, model.config.num_labels), {key: value.shape for key, value in model.state_dict().items()}
+    try:
+        made = shapes(model, model.config.num_labels)
+    except Exception as problem:  # the code of others
+        raise ValueError(
+            f"Model {name} cannot be built again from its configuration, as from_pretrained would do: "
+            f"{first_line(problem)}. Correct the {kind.__name__}, which must take its configuration alone."
+        ) from problem
+    own = {key: value.shape for key, value in model.state_dict().items()}
     if other := sorted(key for key in made.keys() | own.keys() if made.get(key) != own.get(key)):
         raise ValueError(
             f"Model {name} differs in {len(other)} tensors, such as {other[0]!r}, from the {kind.__name__} that its "

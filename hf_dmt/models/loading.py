@@ -24,6 +24,7 @@ from transformers import (
     BaseImageProcessor,
     PretrainedConfig,
     PreTrainedModel,
+    initialization,
 )
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 
@@ -357,7 +358,8 @@ def shapes(model: PreTrainedModel, num_labels: int) -> dict[str, torch.Size]:
     """The shapes of the tensors that the configuration of a model describes, with another number of classes."""
     config = copy.deepcopy(model.config)
     config.num_labels = num_labels
-    with torch.device("meta"):
+    # As from_pretrained does: without it, a model that computes Python numbers while it is built would fail.
+    with torch.device("meta"), initialization.meta_device_safe_creation_ops():
         return {key: value.shape for key, value in type(model)(config).state_dict().items()}
 
 

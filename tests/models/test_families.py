@@ -349,6 +349,34 @@ class TestInMemory:
                     model, "tiny:resnet", processor_a=hf.ViTImageProcessor(size=SQUARE), id2label=id2label
                 )
 
+    def test_what_transformers_can_load_is_accepted(self) -> None:
+        """Guards against a traceback for a registered model that computes Python numbers while it is built, as many
+        with stochastic depth do, and for one that needs more than its configuration."""
+
+        class PacedConfig(hf.ViTConfig):
+            model_type = "paced"
+
+        class Paced(hf.ViTForImageClassification):
+            config_class = PacedConfig
+
+            def __init__(self, config: PacedConfig) -> None:
+                super().__init__(config)
+                self.pace = torch.linspace(0, 1, 3)[1].item()
+
+        class Needy(Paced):
+            _auto_class = "AutoModelForImageClassification"  # as of code in a repository
+
+            def __init__(self, config: PacedConfig, *, rate: float) -> None:
+                super().__init__(config)
+
+        hf.AutoConfig.register("paced", PacedConfig)
+        hf.AutoModelForImageClassification.register(PacedConfig, Paced)
+        given = {"processor_a": hf.ViTImageProcessor(size=SQUARE), "id2label": NAMES}
+        small = PacedConfig(**VISION, num_labels=3)
+        ModelPair.from_models(Paced(small), "tiny:resnet", **given)
+        with pytest.raises(ValueError, match=r"Model a cannot be built again from its configuration.*'rate'"):
+            ModelPair.from_models(Needy(small, rate=0.1), "tiny:resnet", **given)
+
     def test_settings_of_a_configuration_that_change_outputs(self) -> None:
         """Guards against a traceback about a tuple for `return_dict=False`."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3, return_dict=False))
