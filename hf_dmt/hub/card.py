@@ -107,6 +107,7 @@ def write_card(
         gain=gain,
         headline=headline(run) if run else None,
         notes=notes(run, gain) if run and gain else [],
+        held_out=_held_out(run) if run else [],
         code=code_span,
         text=markdown_text,
         signed=signed,
@@ -157,6 +158,11 @@ def _dataset(run: Run | None) -> tuple[str, str, str | None]:
     return given, "", run.split.get("dataset_id") if run else None
 
 
+def _held_out(run: Run) -> list[str]:
+    """The roles whose images were held out of the training images: eval, test."""
+    return list(run.split.get("held_out") or ())
+
+
 def _final_scores(run: Run) -> tuple[str, dict[str, Any]] | None:
     """`(split, scores)` of the exported pair: on the test split, else on eval, else None."""
     scored = [(split, scores) for split in ("test", "eval") if (scores := run.exported(split))]
@@ -187,7 +193,8 @@ def _eval_results(
             task_type=task,
             dataset_type=data_ids[0] if data_ids else re.sub(r"\W+", "-", data_name.split(" (")[0]),
             dataset_name=data_name,
-            dataset_split="validation" if split == "eval" else split,
+            # images held out of the training images are no split of the data set
+            dataset_split=None if split in _held_out(run) else {"eval": "validation"}.get(split, split),
             metric_type=run.metric,
             metric_name=f"{run.metric_name} ({title})",
             metric_value=round(value, 4),

@@ -54,3 +54,16 @@ def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None
     links = re.findall(r"\]\((?!http)([^)]+)\)", written)
     assert len(links) > 3 and all((folder / link).is_file() for link in links)
     assert not list(folder.rglob("*.safetensors"))
+
+
+def test_images_held_out_of_the_training_images_are_no_split_of_the_data_set(tmp_path: Path) -> None:
+    """Guards against scores that the Hub lists as those of a benchmark's test split, and that are of images of its
+    training split."""
+    folder = tmp_path / "digits"
+    shutil.copytree(CARDS / "digits", folder)
+    split = json.loads((folder / "split.json").read_text())
+    for held_out, listed in ((["eval"], "test"), (["eval", "test"], None)):
+        (folder / "split.json").write_text(json.dumps({**split, "held_out": held_out}))
+        written = write_card(folder).read_text(encoding="utf-8")
+        assert f"The {' and '.join(held_out)} images were held out of the training images." in written
+        assert {result.dataset_split for result in ModelCard(written).data.eval_results} == {listed}
