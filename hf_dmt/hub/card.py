@@ -163,6 +163,12 @@ def _held_out(run: Run) -> list[str]:
     return list(run.split.get("held_out") or ())
 
 
+def _split_name(run: Run, role: str) -> str | None:
+    """What the data set calls the images that were scored; None for images held out of its training images."""
+    usual = "validation" if role == "eval" else role
+    return None if role in _held_out(run) else (run.split.get("splits") or {}).get(role) or usual
+
+
 def _final_scores(run: Run) -> tuple[str, dict[str, Any]] | None:
     """`(split, scores)` of the exported pair: on the test split, else on eval, else None."""
     scored = [(split, scores) for split in ("test", "eval") if (scores := run.exported(split))]
@@ -193,8 +199,7 @@ def _eval_results(
             task_type=task,
             dataset_type=data_ids[0] if data_ids else re.sub(r"\W+", "-", data_name.split(" (")[0]),
             dataset_name=data_name,
-            # images held out of the training images are no split of the data set
-            dataset_split=None if split in _held_out(run) else {"eval": "validation"}.get(split, split),
+            dataset_split=_split_name(run, split),
             metric_type=run.metric,
             metric_name=f"{run.metric_name} ({title})",
             metric_value=round(value, 4),

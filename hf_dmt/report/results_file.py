@@ -103,6 +103,7 @@ SPLIT: Form = {
     ),
     "sha256": Each(forms.name, dict),
     "contents": Each(forms.text, dict),
+    "splits": Each(forms.text, dict),
 }
 # Of `telemetry.jsonl`. A loss may be NaN.
 _figure = Test("a number, or null", lambda value: value is None or isinstance(value, (int, float)))

@@ -249,6 +249,7 @@ def test_the_only_other_split_as_the_test_split(tmp_path: Path) -> None:
     assert len(found.test or ()) == 3 and len(found.evaluation or ()) == 4 and len(found.labeled) == 16
     other = run(str(label_table(tmp_path / "other", labels, test=[0, 1, 1])), eval_split="test")
     assert len(other.evaluation or ()) == 3 and other.test is None
+    assert (found.split["splits"], other.split["splits"]) == ({"eval": "train", "test": "validation"}, {"eval": "test"})
     both = run(name, test_split="validation", eval_split="validation")
     assert len(both.evaluation or ()) == 3, "asked for"
 

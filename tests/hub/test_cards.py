@@ -58,12 +58,13 @@ def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None
 
 def test_images_held_out_of_the_training_images_are_no_split_of_the_data_set(tmp_path: Path) -> None:
     """Guards against scores that the Hub lists as those of a benchmark's test split, and that are of images of its
-    training split."""
+    training split, or of its validation split (--test_split)."""
     folder = tmp_path / "digits"
     shutil.copytree(CARDS / "digits", folder)
     split = json.loads((folder / "split.json").read_text())
-    for held_out, listed in ((["eval"], "test"), (["eval", "test"], None)):
-        (folder / "split.json").write_text(json.dumps({**split, "held_out": held_out}))
+    for held_out, listed in ((["eval"], "dev"), (["eval", "test"], None)):
+        names = {"eval": "train", "test": "train" if listed is None else listed}
+        (folder / "split.json").write_text(json.dumps({**split, "held_out": held_out, "splits": names}))
         written = write_card(folder).read_text(encoding="utf-8")
         assert f"The {' and '.join(held_out)} images were held out of the training images." in written
         assert {result.dataset_split for result in ModelCard(written).data.eval_results} == {listed}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet
@@ -52,6 +52,11 @@ def split_for(splits: dict[str, Rows], asked: str | None, role: str, name: str, 
             return next(iter(splits.values()))
         raise DataError(f"{name!r} has no split 'train', but {', '.join(splits)}. Name the training split with {flag}.")
     return None
+
+
+def names_of(splits: Mapping[str, Rows], used: Mapping[str, Rows]) -> dict[str, str]:
+    """What the data set calls the split that is used in each role."""
+    return {role: name for role, rows in used.items() for name, other in splits.items() if other is rows}
 
 
 def parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None:

@@ -17,7 +17,7 @@ from ..reading.masks import MaskReading, read_colors
 from ..reading.opening import open_splits, open_unlabeled_table
 from ..reading.rows import DataError, Rows
 from ..reading.sources import ImageSet
-from ..reading.split_names import role_of, split_for, with_role
+from ..reading.split_names import names_of, role_of, split_for, with_role
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .contents import digest_of_scanned, of_same_data
@@ -156,6 +156,7 @@ def assemble(
     from_training = {"eval": len(carved) > 0, "test": test is not own_test}
     facts = {
         "held_out": [role for role, is_held in from_training.items() if is_held],
+        "splits": names_of(splits, {role: known[role].images.rows for role in from_training if role in known}),
         # Hashes cover contents and labels, so replaced files with the same name count as different images.
         "contents": {role: digest_of_scanned(found) for role, found in known.items()},
         **origin("dataset", args.dataset_name),
