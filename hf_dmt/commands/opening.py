@@ -31,7 +31,13 @@ def look_up_models(model_args: ModelArguments, args: DMTTrainingArguments) -> Mo
     """
     if model_args.pair is not None:
         folder = fetch_pair(model_args.pair, token=args.hub_token, with_code=model_args.trust_remote_code)
-        place = member_folder(folder, read_pair_file(folder, model_args.pair), "a")
+        facts = read_pair_file(folder, model_args.pair)
+        if facts["task"] != model_args.task:
+            raise ValueError(
+                f"The pair {model_args.pair!r} is for {facts['task']}, and `task` is {model_args.task}. Pass "
+                f"`task={facts['task']}`, or choose another pair."
+            )
+        place = member_folder(folder, facts, "a")
         of_pair = class_names_of(read_config(place))
         return lambda count: of_pair if count <= len(of_pair) else None
     of_a, of_b = (_class_names(source or "", model_args, args) for source in (model_args.model_a, model_args.model_b))

@@ -69,6 +69,7 @@ def how_to_go_on(run: Run, to: str, data: DataArguments) -> str:
         else f"Write labels into {to}/queue.csv, or move the files in {to}/images/ into the folders of their classes."
     )
     command = ["hf-dmt", "train", "--pair", str(run.folder), "--extra_labels", *(data.extra_labels or ()), to]
+    command += ["--task", run.results["task"]] if run.is_pixels else []
     if run.split.get("unlabeled_from") is None and not _chooses_labeled(data):
         data = replace(data, labeled_ids=str(run.folder / SPLIT_FILE))  # otherwise, all of them would be labeled
     for flag in fields(data):

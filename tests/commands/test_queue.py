@@ -77,6 +77,8 @@ def test_the_suggested_command_keeps_earlier_answers_and_the_choice_of_labels() 
     assert "--extra_labels q1 q2 --dataset_name my --labeled_ids runs/2/split.json" in told
     told = how_to_go_on(run, "q2", DataArguments(dataset_name="my", num_labeled=12, split_seed=1))
     assert "--extra_labels q2 --dataset_name my --num_labeled 12 --split_seed 1 --output_dir" in told
+    scenes = Run(Path("runs/2"), {"task": "semantic-segmentation"}, [], {"unlabeled_from": "more"}, {})
+    assert "--extra_labels q --task semantic-segmentation" in how_to_go_on(scenes, "q", DataArguments())
 
 
 def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:

@@ -390,6 +390,17 @@ def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, t
     assert "in no table" not in said(found)
 
 
+def test_labels_of_unlabeled_images_that_are_no_classes_are_said(tmp_path: Path) -> None:
+    """Guards against pseudo labels that are scored on a part of the images, without a word."""
+    root = animals(tmp_path / "data")
+    content = [files.encoded(files.image(number)) for number in range(4)]
+    rows = files.table({"image": content, "label": ["cat", "Dog", None, "fox"]}, {"image": datasets.Value("binary"),
+                       "label": datasets.Value("string")})  # fmt: skip
+    found = opened(root, unlabeled_dataset_name=str(files.parquet(tmp_path / "more", train=rows)))
+    assert "is none of the classes: 'Dog', 'fox'." in said(found)
+    assert found.unlabeled is not None and found.unlabeled.labels.tolist() == [0, -1, -1, -1]
+
+
 def test_predictions_beside_the_images_are_no_labels(tmp_path: Path) -> None:
     """Guards against pseudo labels that are scored with earlier predictions as the truth, because they were written
     into the folder of the unlabeled images."""

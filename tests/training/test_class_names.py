@@ -42,6 +42,9 @@ def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> Non
     known = look_up_models(models, args)
     assert known(classes - 1) == pair.class_names
     assert known(classes + 1) is None
+    models.task = "semantic-segmentation"
+    with pytest.raises(ValueError, match=r"is for image-classification.* Pass `task=image-classification`"):
+        look_up_models(models, args)
     assert class_names_of(ViTConfig(num_labels=2).to_diff_dict()) == ["LABEL_0", "LABEL_1"], "which no file lists"
 
 

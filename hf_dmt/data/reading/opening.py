@@ -12,9 +12,27 @@ from ..texts import Texts
 from .builtin import BUILTIN_SETS, load_builtin
 from .finding import PACKED, find_images
 from .folders import class_folders, mask_folders, note_on_images_beside
-from .rows import BuiltinRows, DataError, FileRows, Rows, TableRows, WithoutTargets, holds_labels, same_letters
+from .rows import (
+    BuiltinRows,
+    DataError,
+    FileRows,
+    Rows,
+    TableRows,
+    WithoutTargets,
+    holds_labels,
+    is_label,
+    note_on_unknown,
+    same_letters,
+)
 from .split_names import check_class_orders, parquet_files, role_of, with_role
-from .tables import SPLIT_COLUMNS, is_table, metadata_tables, named_tables, note_on_tables_beside, open_file_tables
+from .tables import (
+    SPLIT_COLUMNS,
+    metadata_tables,
+    named_tables,
+    note_on_tables_beside,
+    open_file_tables,
+    open_table_alone,
+)
 
 _ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
 _SHOWN = 10
@@ -129,7 +147,9 @@ def open_unlabeled_table(
         if opened := _local_files(root, task, None, label_column, "", notes, unlabeled=True):
             files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
             assert isinstance(files, FileRows)
-            labels = [position.get(str(label)) for label in files.labels] if files.labels else None
+            words = {label: str(label) for label in files.labels or () if is_label(label)}
+            notes += note_on_unknown(words.values(), class_names)
+            labels = [position.get(words.get(label, "")) for label in files.labels] if files.labels else None
             return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
     tables, local = _load_tables(name, config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
@@ -140,6 +160,7 @@ def open_unlabeled_table(
     if target and _has_labels(task):
         own = _class_names(table, target)
         words = dict(enumerate(own)) if own else {word: str(word) for word in table.unique(target)}
+        notes += note_on_unknown((text for word, text in words.items() if is_label(word)), class_names)
         recode = {word: position[text] for word, text in words.items() if text in position}
     return TableRows(table, image, target, folder=local, recode=recode)
 
@@ -177,7 +198,7 @@ def _local_files(
         unlabeled: labels and masks may be missing.
     """
     if root.is_file():
-        return _table_alone(root, task, image_column, label_column, notes)
+        return open_table_alone(root, task, image_column, label_column, notes)
     if _is_saved(root):
         return None
     splits: dict[str, FileRows] | None = None
@@ -227,33 +248,6 @@ def _local_files(
                     f"and {own['`label_column`'][1]}. Name one of these, or omit {flag}."
                 )
     return None if splits is None else ({**splits}, classes)
-
-
-def _table_alone(
-    file: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
-) -> tuple[dict[str, Rows], None]:
-    """The only split of a table that lists image files.
-
-    Raises:
-        DataError: it is no table.
-    """
-    if file.suffix.lower() in PACKED:
-        raise DataError(f"{str(file)!r} is an archive. Unpack it and give the folder of its content.")
-    if not is_table(file):
-        raise DataError(
-            f"{str(file)!r} is a file. Give a folder of images, or a table (.csv, .tsv, .jsonl) with the columns "
-            "file_name and label."
-        )
-    splits = open_file_tables(
-        file.parent,
-        {"train": file},
-        task=task,
-        image_column=image_column,
-        label_column=label_column,
-        alone=True,
-        notes=notes,
-    )
-    return {**splits}, None
 
 
 def _is_saved(root: Path) -> bool:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -244,6 +244,15 @@ def is_label(target: Any) -> bool:
     if getattr(target, "ndim", None) == 0:  # of a data set in the format of NumPy or torch
         target = target.item()
     return target is not None and not (isinstance(target, int) and target == NO_LABEL)
+
+
+def note_on_unknown(labels: Iterable[str], class_names: Sequence[str]) -> list[str]:
+    """A message about labels of unlabeled images that are no classes."""
+    unknown = [label for label in labels if label not in class_names]
+    if not unknown or not class_names:
+        return []
+    shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+    return [f"Pseudo labels are not scored where the label of the unlabeled image is none of the classes: {shown}."]
 
 
 def check_names(names: Sequence[str], root: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_csv
-from .finding import find_images, image_extensions
-from .rows import DataError, FileRows, is_label, same_letters
+from .finding import PACKED, find_images, image_extensions
+from .rows import DataError, FileRows, Rows, is_label, same_letters
 from .split_names import role_of, with_role
 
 _KINDS = (".csv", ".tsv", ".jsonl")
@@ -125,6 +125,33 @@ def open_file_tables(
             "label."
         )
     return splits
+
+
+def open_table_alone(
+    file: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
+) -> tuple[dict[str, Rows], None]:
+    """The only split of a table that lists image files.
+
+    Raises:
+        DataError: it is no table.
+    """
+    if file.suffix.lower() in PACKED:
+        raise DataError(f"{str(file)!r} is an archive. Unpack it and give the folder of its content.")
+    if not is_table(file):
+        raise DataError(
+            f"{str(file)!r} is a file. Give a folder of images, or a table (.csv, .tsv, .jsonl) with the columns "
+            "file_name and label."
+        )
+    splits = open_file_tables(
+        file.parent,
+        {"train": file},
+        task=task,
+        image_column=image_column,
+        label_column=label_column,
+        alone=True,
+        notes=notes,
+    )
+    return {**splits}, None
 
 
 def _open(
