@@ -26,13 +26,12 @@ def plan_phases(
     *,
     num_labeled: int,
     num_unlabeled: int,
-    label_ratios: Sequence[float | None],
+    label_ratios: Sequence[float],
     supervised_epochs: float,
     phase_epochs: float,
     labeled_batch_size: int,
     pseudo_batch_size: int,
     select_units: Literal["images", "pixels"],
-    max_steps: int | None = None,
 ) -> list[Phase]:
     """Lay out a run. Steps follow from counts alone, never from predictions, so every process agrees on them.
 
@@ -41,21 +40,17 @@ def plan_phases(
     unlabeled images for pixels, of which every image has some.
 
     Args:
-        label_ratios: r_1..r_K, each in (0, 1] or None (all unlabeled images, nothing selected: online). Empty
-            for labeled-only runs.
+        label_ratios: r_1..r_K, each in (0, 1]; empty for labeled-only runs.
         supervised_epochs: passes over the labeled images in phase 0; 0 leaves phase 0 out.
         phase_epochs: passes over the selected images in each further phase.
         labeled_batch_size, pseudo_batch_size: images per optimizer update, over all processes and micro-batches.
-        max_steps: cap on the steps of every phase.
 
     Raises:
-        ValueError: a ratio outside (0, 1], a count, batch size, number of epochs or cap below its minimum.
+        ValueError: a ratio outside (0, 1], a count, batch size or number of epochs below its minimum.
     """
     _check_at_least("num_labeled", num_labeled, 1)
     _check_at_least("labeled_batch_size", labeled_batch_size, 1)
     _check_at_least("supervised_epochs", supervised_epochs, 0)
-    if max_steps is not None:
-        _check_at_least("max_steps", max_steps, 1)
     if select_units not in ("images", "pixels"):
         raise ValueError(f"select_units must be 'images' or 'pixels', got {select_units!r}")
     if label_ratios:
@@ -68,16 +63,14 @@ def plan_phases(
 
     def steps(epochs: float, images: int, batch: int) -> int:
         # The slack removes the rounding error of a product that should be an integer: 2.2 * 100 / 4 is 55 steps.
-        count = max(1, math.ceil(epochs * images / batch - 1e-9))
-        return count if max_steps is None else min(count, max_steps)
+        return max(1, math.ceil(epochs * images / batch - 1e-9))
 
     phases = []
     if supervised_epochs > 0:
         phases.append(Phase(0, None, steps(supervised_epochs, num_labeled, labeled_batch_size + pseudo_batch_size)))
     for index, ratio in enumerate(label_ratios, start=1):
-        images = num_unlabeled if ratio is None else selected_count(ratio, num_unlabeled)
-        if select_units == "pixels":
-            images = num_unlabeled
+        selected = selected_count(ratio, num_unlabeled)
+        images = selected if select_units == "images" else num_unlabeled
         phases.append(Phase(index, ratio, steps(phase_epochs, images, pseudo_batch_size)))
     return phases
 

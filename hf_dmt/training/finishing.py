@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..report import write_figures, write_report
-from .inputs.given import first_set
+from .inputs.image_sets import first_set
 from .run.protocol import peak_memory
 
 

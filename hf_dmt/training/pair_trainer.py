@@ -29,8 +29,7 @@ from ..models.pair import ModelPair
 from ..models.weights.sharding import whole_state
 from ..models.weights.trained_parts import choose_trained, learning_rate_scales
 from .inputs.checks import without_token
-from .inputs.given import first_set
-from .inputs.image_sets import check_filled, sets_to_score
+from .inputs.image_sets import check_filled, first_set, sets_to_score
 from .labeling.inference import CleanPass
 from .optimizer import clip_by_member, divide_by_rate
 from .publishing import Publisher

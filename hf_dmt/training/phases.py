@@ -18,11 +18,11 @@ from .settings.knobs import Knobs
 
 
 def plan(
-    knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_steps: int | None, alternate: bool = False
+    knobs: Knobs, task: str, *, num_labeled: int, num_unlabeled: int, max_steps: int = -1, alternate: bool = False
 ) -> list[Phase]:
     """The run's phases. Without label ratios (`supervised`), phase 0 gets as many updates as a whole dmt run, and
     `online` uses the updates of all its phases in one, so that methods are compared at equal updates. `max_steps` caps
-    every phase, including these.
+    every phase, including these; -1 is no limit, as in the stock arguments.
 
     With sequential exchange, odd phases train a and even ones b. `alternate` divides each phase that trains both models
     into two turns of its length, one for each model: entries that share their index.
@@ -50,7 +50,8 @@ def plan(
     elif knobs.strategy == "online":
         first = [phase for phase in phases if phase.index == 0]
         phases = [*first, Phase(1, None, total - sum(phase.steps for phase in first))]
-    phases = [replace(phase, steps=min(phase.steps, max_steps or phase.steps)) for phase in phases]
+    if max_steps > 0:
+        phases = [replace(phase, steps=min(phase.steps, max_steps)) for phase in phases]
     if knobs.exchange == "sequential":
         phases = [replace(phase, trains=MEMBERS[(phase.index - 1) % 2]) if phase.index else phase for phase in phases]
     if alternate:

@@ -75,7 +75,7 @@ def _tried(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folde
         pair.task,
         num_labeled=len(trainer.supervised_rows["a"]),
         num_unlabeled=len(images.unlabeled or ()),
-        max_steps=args.max_steps if args.max_steps > 0 else None,
+        max_steps=args.max_steps,
         alternate=args.member_schedule == "alternate",
     )
     quiet = logging.getLogger("hf_dmt")

@@ -29,7 +29,8 @@ from . import phases
 from .finishing import finish, record_scores
 from .inputs import search
 from .inputs.checks import check_callbacks, check_sharding, check_wrapped
-from .inputs.given import Inputs, first_set
+from .inputs.given import Inputs
+from .inputs.image_sets import first_set
 from .labeling import phase_labels
 from .labeling.collapse_signs import warn_of_collapse
 from .labeling.online import label_online
@@ -65,8 +66,7 @@ class DMTTrainer(PairTrainer):
             sets, `{name: set}`, are all scored; the first one chooses.
         test_dataset: scored after phase 0 and after the last phase, and never used to choose anything.
         compute_metrics: classification only; called with the logits of a, b and their ensemble.
-        metrics: more metrics of the `evaluate` library in addition to `args.metrics`: names such as
-            `f1:average=macro`, paths, or results of `evaluate.load`.
+        metrics: `evaluate` metrics beside `args.metrics`: `f1:average=macro`, paths, or results of `evaluate.load`.
         model_init: a function that creates a new pair, instead of `model`, for `hyperparameter_search`.
         stock: other arguments of the stock Trainer; refused with a hint what to use instead.
 
@@ -98,7 +98,7 @@ class DMTTrainer(PairTrainer):
             model.task,
             num_labeled=len(self.supervised_rows["a"]),
             num_unlabeled=inputs.num_unlabeled,
-            max_steps=args.max_steps if args.max_steps > 0 else None,
+            max_steps=args.max_steps,
             alternate=args.member_schedule == "alternate",
         )
         per_update = (self.knobs.labeled_batch_size, self.knobs.pseudo_batch_size)

@@ -28,14 +28,15 @@ def planned(method: str, task: str = IMAGES, **knobs: Any) -> dict[str, Any]:
     units = "images" if task == IMAGES else "pixels"
     counts = {"num_labeled": 50, "num_unlabeled": 1000, "select_units": units}
     numbers = {name: getattr(resolved, name) for name in settings if name not in ("strategy", "label_ratios")}
-    ratios = (None,) if resolved.strategy == "online" else resolved.label_ratios
+    online = resolved.strategy == "online"
+    ratios = (1.0,) if online else resolved.label_ratios
     phases = plan_phases(label_ratios=ratios, **counts, **{k: v for k, v in numbers.items() if k != "mixup_alpha"})
     return {
         "task": task,
         "knobs": {**vars(resolved), "label_ratios": list(resolved.label_ratios)},
         "num_unlabeled": 1000,
         "phases": [
-            {"phase": p.index, "steps": p.steps, "pseudo_labels": {} if p.label_ratio is None else {"a": {}}}
+            {"phase": p.index, "steps": p.steps, "pseudo_labels": {} if p.index == 0 or online else {"a": {}}}
             for p in phases
         ],
     }

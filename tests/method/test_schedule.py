@@ -58,12 +58,10 @@ def test_published_sizes(unlabeled: int, epochs: int, ratio: float, batch: int, 
     assert phases[1].steps == steps
 
 
-def test_caps_and_degenerate_runs() -> None:
-    """At least one image must be selected, at least one step made, and a cap must hold for every phase."""
-    assert [phase.steps for phase in plan(max_steps=5)] == [5] * 6
+def test_degenerate_runs() -> None:
+    """At least one image must be selected, and at least one step made."""
     assert plan(num_unlabeled=1, phase_epochs=0.01)[1] == Phase(1, 0.2, 1)
     assert plan(label_ratios=(), num_unlabeled=0) == [Phase(0, None, 32)]
-    assert plan(label_ratios=[None]) == [Phase(0, None, 32), Phase(1, None, 84)]  # online
     assert plan(supervised_epochs=0, label_ratios=[1.0]) == [Phase(1, 1.0, 84)]
 
 
@@ -84,7 +82,6 @@ def test_whole_products_are_not_rounded_up() -> None:
         ({"labeled_batch_size": 0}, "labeled_batch_size must be at least 1"),
         ({"supervised_epochs": -1}, "supervised_epochs must be at least 0"),
         ({"phase_epochs": 0}, "phase_epochs must be above 0"),
-        ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"select_units": "image"}, "'images' or 'pixels', got 'image'"),
     ],
 )

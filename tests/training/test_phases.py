@@ -39,7 +39,7 @@ from hf_dmt.training.run.whole_checkpoint import faults
 from hf_dmt.training.settings.methods import resolve
 
 
-def phases(method: str, task: str = IMAGES, *, unlabeled: int = 100, max_steps: int | None = None, **knobs: Any) -> Any:
+def phases(method: str, task: str = IMAGES, *, unlabeled: int = 100, max_steps: int = -1, **knobs: Any) -> Any:
     sizes = {"labeled_batch_size": 8, "pseudo_batch_size": 24, "supervised_epochs": 10, "phase_epochs": 3}
     settings = resolve(method, task, {**sizes, **knobs})
     return plan(settings, task, num_labeled=20, num_unlabeled=unlabeled, max_steps=max_steps)

@@ -533,7 +533,7 @@ def test_inputs_that_cannot_work_are_refused_before_training(tmp_path: Path) -> 
         make_trainer(tmp_path, make_pair("segformer", "segformer"), compute_metrics=lambda prediction: {})
     with pytest.raises(ValueError, match="EarlyStoppingCallback would stop the run in the middle of a phase"):
         make_trainer(tmp_path, callbacks=[EarlyStoppingCallback(1)])
-    with pytest.raises(ValueError, match=r"metric_for_best_model is 'accuracy'.*no eval_dataset"):
+    with pytest.raises(ValueError, match=r"metric_for_best_model='accuracy'` needs scores.*no eval_dataset"):
         make_trainer(tmp_path, metric_for_best_model="accuracy")
     with pytest.raises(ValueError, match=r"labeled_batch_size 4 cannot be divided.*use 3 or 6"):
         make_trainer(tmp_path, gradient_accumulation_steps=3)

@@ -17,7 +17,7 @@ from ..scoring.evaluation import figures_of
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import Knobs
 from ..settings.late_settings import check_late_settings
-from .image_sets import check_filled, check_image_set
+from .image_sets import by_name, check_filled, check_image_set, title_of
 
 
 def check_inputs(
@@ -42,11 +42,6 @@ def check_inputs(
             "train_dataset contains no labeled images; dynamic mutual training needs at least a few per class. Give "
             "map-style items {'image': PIL, 'label': int}, for masks {'image': PIL, 'mask': (H, W)}."
         )
-    if eval_dataset is None and not args.metric_is_default:
-        raise ValueError(
-            f"metric_for_best_model is {args.metric_for_best_model!r}, but there is no eval_dataset to measure it on. "
-            "Give one, or omit the metric."
-        )
     if eval_dataset is None:
         _check_needs_no_scores(args)
     if isinstance(eval_dataset, Mapping) and not eval_dataset:
@@ -54,12 +49,11 @@ def check_inputs(
             "eval_dataset is an empty dictionary. Give {name: images}, a single set of images, or omit it."
         )
     check_image_set(test_dataset, "test_dataset", model)
-    sets = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
+    sets = by_name(eval_dataset)
     for name, images in sets.items():
         if not isinstance(name, str):
             raise ValueError(f"eval_dataset has the name {name!r}, and names are words. Give {{'{name}': images}}.")
-        if images is not None or name:
-            check_filled(images, f"eval_dataset[{name!r}]" if name else "eval_dataset", model)
+        check_filled(images, title_of(name), model)
     if not args.metric_is_default and compute_metrics is None and not metrics and not args.metrics:
         known = [f"{name}_{figure}" if name else figure for name in sets for figure in figures_of(model.task)]
         if (args.metric_for_best_model or "").removeprefix("eval_") not in known:
@@ -95,6 +89,7 @@ def check_inputs(
 def _check_needs_no_scores(args: DMTTrainingArguments) -> None:
     """Raises ValueError for a setting that depends on evaluations."""
     needs_them = {
+        f"`metric_for_best_model={args.metric_for_best_model!r}`": not args.metric_is_default,
         "`load_best_model_at_end`": args.load_best_model_at_end,
         "`save_strategy='best'`": args.save_strategy == SaveStrategy.BEST,
         f"`eval_strategy='{args.eval_strategy.value}'`": args.eval_strategy != IntervalStrategy.NO,

@@ -14,7 +14,7 @@ from ..scoring.library_metrics import LibraryMetrics
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.methods import Knobs
 from .checks import check_inputs, check_unlabeled
-from .image_sets import check_image_set, check_one_order
+from .image_sets import by_name, check_image_set, check_one_order, title_of
 from .opened_pair import opened_pair
 from .search import new_pair
 from .streams import is_stream, saved_stream
@@ -66,17 +66,16 @@ class Inputs:
                 unlabeled_dataset = saved_stream(unlabeled_dataset, "unlabeled_dataset")
         check_inputs(pair, args, **given)
         check_image_set(unlabeled_dataset, "unlabeled_dataset", pair, with_target=False)
-        of_eval = given["eval_dataset"]
-        named = of_eval if isinstance(of_eval, Mapping) else {"": of_eval}
-        sets = {f"eval_dataset[{name!r}]" if name else "eval_dataset": images for name, images in named.items()}
+        of_eval = by_name(given["eval_dataset"])
+        sets = {title_of(name): images for name, images in of_eval.items()}
         sets |= {"test_dataset": given["test_dataset"], "unlabeled_dataset": unlabeled_dataset}
         check_one_order({"train_dataset": given["train_dataset"], **sets})
         knobs = args.knobs(pair.task)
         inputs = cls(args, unlabeled_dataset=unlabeled_dataset, pair=pair, knobs=knobs, **given)
         check_unlabeled(args.method, knobs, inputs.num_unlabeled)
-        if args.metric_is_default and inputs.eval_dataset is not None:
-            first = f"{next(iter(inputs.eval_dataset))}_" if isinstance(inputs.eval_dataset, Mapping) else ""
-            args.metric_for_best_model = f"eval_{first}{TASKS[pair.task].metric}"
+        if args.metric_is_default and of_eval:
+            first = next(iter(of_eval))
+            args.metric_for_best_model = "_".join(filter(None, ("eval", first, TASKS[pair.task].metric)))
             args.greater_is_better = True
         asked = [*(args.metrics or ()), *inputs.metrics]
         library = LibraryMetrics(asked, len(pair.class_names), pair.task) if asked else None
@@ -90,11 +89,6 @@ class Inputs:
         """The images and metrics in the order of `DMTTrainer`'s arguments."""
         images = (self.train_dataset, self.unlabeled_dataset, self.eval_dataset, self.test_dataset)
         return (*images, self.compute_metrics, self.callbacks, self.metrics)
-
-
-def first_set(eval_dataset: Any) -> Any:
-    """The first of several named eval sets, which chooses the exported root; a single set is returned as is."""
-    return next(iter(eval_dataset.values())) if isinstance(eval_dataset, Mapping) else eval_dataset
 
 
 def _arguments(args: Any, stock: Mapping[str, Any], model: Any, model_init: Any) -> DMTTrainingArguments:

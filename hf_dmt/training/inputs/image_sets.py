@@ -14,6 +14,23 @@ from ...models.pair import ModelPair
 from .streams import is_stream
 
 
+def by_name(eval_dataset: Any) -> dict[str, Any]:
+    """Eval sets by their names; a single set has the name "", and None is no set."""
+    if isinstance(eval_dataset, Mapping):
+        return dict(eval_dataset)
+    return {} if eval_dataset is None else {"": eval_dataset}
+
+
+def first_set(eval_dataset: Any) -> Any:
+    """The eval set that chooses the exported root: the first of several; None if there is none."""
+    return next(iter(by_name(eval_dataset).values()), None)
+
+
+def title_of(name: str, single: str = "eval_dataset") -> str:
+    """What an error calls the eval set of a name; `single` is for a set without one."""
+    return f"eval_dataset[{name!r}]" if name else single
+
+
 def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bool = True) -> None:
     """Check that a set can be read by index, its first item, and all labels that need no decoding.
 
@@ -136,18 +153,15 @@ def sets_to_score(model: ModelPair, own: Any, asked: Any) -> dict[str, Any]:
     Raises:
         ValueError: a name that there is not, or a set that cannot be scored.
     """
-    source = own if asked is None else asked
     if isinstance(asked, str):
         if not isinstance(own, Mapping) or asked not in own:
             known = f"one of {', '.join(own)}" if isinstance(own, Mapping) else "a set of images"
             raise ValueError(f"There is no eval_dataset with the name {asked!r}. Give {known}.")
         return {asked: own[asked]}
-    if source is None:
-        return {}
-    sets = dict(source) if isinstance(source, Mapping) else {"": source}
+    sets = by_name(own if asked is None else asked)
     if asked is not None:
         for name, images in sets.items():
-            check_filled(images, f"eval_dataset[{name!r}]" if name else "the data set to evaluate", model)
+            check_filled(images, title_of(name, "the data set to evaluate"), model)
     return sets
 
 
