@@ -891,7 +891,7 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
         lambda use: use.trainer(metric_for_best_model="accuracy"),
         r"'accuracy'",
         r"no eval_dataset",
-        r"omit the metric",
+        r"omit the setting",
     ),
     "best of no scores": (
         lambda use: use.trainer(load_best_model_at_end=True),
