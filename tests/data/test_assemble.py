@@ -310,6 +310,23 @@ def test_what_a_pair_never_saw_stays_held_out(tmp_path: Path) -> None:
     assert run(table, of_pair=with_test).test is None
 
 
+def test_images_without_a_role_are_said(animals: Path, tmp_path: Path) -> None:
+    """Guards against training images that are dropped because the user named other unlabeled images, and against labels
+    of an answered queue that are not passed again when the pair is trained further."""
+    more = tmp_path / "more"
+    for number in range(4):
+        files.save(files.image(230 + number), more / f"{number}.jpg")
+    found = run(animals, num_labeled=12, unlabeled_dir=str(more))
+    assert found.unlabeled is not None and len(found.unlabeled) == 4
+    assert any("Warning: 6 training images are not used, neither" in note for note in found.notes)
+    assert not any("not used, neither" in note for note in run(animals, num_labeled=12).notes)
+    given = {"num_labeled": 12, "unlabeled_dir": str(animals)}
+    assert not any("not used, neither" in note for note in run(animals, **given).notes), "used as unlabeled images"
+    before = {**found.split, "extra_labeled": ["0.jpg"]}
+    again = run(animals, num_labeled=12, unlabeled_dir=str(more), of_pair=before)
+    assert any("trained on 1 labels that were added later" in note for note in again.notes)
+
+
 def test_a_folder_in_the_home_folder_is_no_data_set_on_the_hub(
     animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

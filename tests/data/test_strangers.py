@@ -353,7 +353,7 @@ def test_words_that_look_missing(labels: list[str], classes: list[str], unlabele
     if "Unlabelled_data" in labels:
         assert "Warning: the label 'Unlabelled_data' is used as a class" in said(found)
     if unlabeled:
-        assert f"{unlabeled} of {3 * len(labels)} training images have no label: unlabeled." in said(found)
+        assert f"{unlabeled} of {3 * len(labels)} training images have no label." in said(found)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ..reading.split_names import names_of, role_of, split_for, with_role
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .contents import digest_of_scanned, of_same_data
-from .duplicates import duplicate_notes, notes_on_pair, without_copies
+from .duplicates import duplicate_notes, notes_on_idle, notes_on_pair, without_copies
 from .scan import ScannedImages, listing, scan
 from .splits import choose_labeled, describe, earlier_split, held_out_before, hold_out, origin, read_ids, rows_of
 
@@ -129,6 +129,7 @@ def assemble(
             check_targets(found, role, names, args)
     args = _with_own_unlabeled(args, splits, len(used) == len(everything), notes)
     rest = _unlabeled(args, everything, used, names, notes, token)
+    notes += notes_on_idle(everything.subset(np.setdiff1d(np.arange(len(everything)), used)), rest)
     if rest is not None and args.dataset_name not in BUILTIN_SETS:
         rest = without_copies(rest, {"eval": held_out, "test": test}, notes)
     if args.extra_labels:
@@ -290,7 +291,7 @@ def _labeled_rows(
             "`label_column`."
         )
     if len(candidates) < len(scanned):
-        notes.append(f"{len(scanned) - len(candidates)} of {len(scanned)} training images have no label: unlabeled.")
+        notes.append(f"{len(scanned) - len(candidates)} of {len(scanned)} training images have no label.")
     if args.labeled_ids is not None:
         rows = rows_of(read_ids(Path(args.labeled_ids)), scanned.images.ids)
         if not has_target[rows].all():

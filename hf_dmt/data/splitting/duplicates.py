@@ -36,6 +36,21 @@ def without_copies(
     return unlabeled
 
 
+def notes_on_idle(idle: ScannedImages, unlabeled: ScannedImages | None) -> list[str]:
+    """A warning about training images whose labels are not used, and that are no unlabeled images either, because the
+    user named other ones."""
+    if unlabeled is None or not len(idle):
+        return []
+    unused = np.flatnonzero(~np.isin(idle.contents, unlabeled.contents))
+    if not len(unused):
+        return []
+    return [
+        f"Warning: {len(unused)} training images are not used, neither with their labels nor as unlabeled images: "
+        f"{listing(idle.images, unused[:_SHOWN])}{', ...' if len(unused) > _SHOWN else ''}. To use them without "
+        "labels, add them to the folder or data set of unlabeled images."
+    ]
+
+
 def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages | None]) -> list[str]:
     """A warning for every kind of byte-identical duplicates.
 
@@ -74,20 +89,29 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
 
 
 def notes_on_pair(split: Mapping[str, Any], of_pair: Mapping[str, Any]) -> list[str]:
-    """A warning for each role whose held-out images the pair has been trained on.
+    """Warnings about held-out images that the pair was trained on, and about labels that it was trained on and that are
+    missing now.
 
     Args:
         split, of_pair: the `split.json` of this run, and that of the run that left the pair if it was of the same
             data set, or {}.
     """
-    known = {*of_pair.get("labeled", ()), *of_pair.get("extra_labeled", ())}
-    found = {role: len(known & set(split[role])) for role in split["held_out"]}
-    return [
-        f"Warning: the pair has been trained on {count} of the {len(split[role])} images that are held out as {role} "
-        f"images, so scores on {role} are too high. Give images that it has not seen: a split, `{role}_split`."
-        for role, count in found.items()
-        if count
-    ]
+    notes = []
+    added = set(of_pair.get("extra_labeled", ()))
+    if lost := added - {*split["labeled"], *split.get("extra_labeled", ())}:
+        notes.append(
+            f"Warning: the pair has been trained on {len(lost)} labels that were added later and are not used now, "
+            f"such as that of {min(lost)!r}. Pass them again with `extra_labels`."
+        )
+    known = added | set(of_pair.get("labeled", ()))
+    for role in split["held_out"]:
+        if count := len(known & set(split[role])):
+            notes.append(
+                f"Warning: the pair has been trained on {count} of the {len(split[role])} images that are held out as "
+                f"{role} images, so scores on {role} are too high. Give images that it has not seen: a split, "
+                f"`{role}_split`."
+            )
+    return notes
 
 
 def _images_are(count: int) -> str:
