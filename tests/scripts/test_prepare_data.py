@@ -158,3 +158,24 @@ def test_values_of_masks_by_a_map(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text('{"0": "ground", "100": "water"}')
     flags[4] = str(tmp_path / "other")
     assert main([*flags, str(tmp_path / "map.json")]) == 2 and not (tmp_path / "other").exists()
+
+
+def test_masks_that_would_lose_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against ids that a 16-bit file cannot hold, pages that are dropped, and transparent pixels that get the
+    class of the color stored under them."""
+    pages = [Image.new("L", (3, 1)), Image.new("L", (3, 1))]
+    for name, value in (("large", 70_000), ("negative", -1), ("pages", 0)):
+        (tmp_path / name).mkdir()
+        mask = Image.fromarray(np.array([[0, 1, value]], np.int32)) if value else pages[0]
+        mask.save(tmp_path / name / "a.tif", **({} if value else {"save_all": True, "append_images": pages[1:]}))
+        flags = ["masks", "--source", str(tmp_path / name), "--output", str(tmp_path / "out")]
+        assert main(flags) == 2 and not (tmp_path / "out").exists()
+        assert ("has several frames or pages" if value == 0 else f"contains {value}") in capsys.readouterr().err
+    (tmp_path / "clear").mkdir()
+    painted = np.array([[(255, 0, 0, 255), (255, 0, 0, 0)]], np.uint8)
+    Image.fromarray(painted).save(tmp_path / "clear" / "a.png")
+    (tmp_path / "c.csv").write_text("name,r,g,b\nred,255,0,0\ngreen,0,255,0\n")
+    flags = ["masks", "--source", str(tmp_path / "clear"), "--colors", str(tmp_path / "c.csv"), "--output"]
+    for number, nearest in enumerate([[], ["--nearest", "20"]]):
+        assert main([*flags, str(tmp_path / str(number)), *nearest]) == 0
+        assert np.array(Image.open(tmp_path / str(number) / "a.png")).tolist() == [[0, 255]]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..reading.decoding import identify, upright
+from ..reading.decoding import identify, opening, unused_part, upright
 from ..reading.finding import find_images
 from ..reading.masks import COLOR_VOID, MaskReading, mask_ids, read_colors
 from .class_map import read_class_map
@@ -139,8 +139,16 @@ def _summary(ids: np.ndarray | None, moved: float, problem: str) -> tuple[Counte
 def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndarray, float]:
     """Class ids, and the share of the pixels whose color was replaced by the nearest one."""
     moved = 0.0
+    with opening(path, str(path)):
+        stored = identify(path.read_bytes())
+        unused = unused_part(stored)
+        if how.reading.colors and how.nearest:
+            stored.load()
+            stored = upright(stored)
+    if unused:
+        raise ValueError(f"{path} {unused}. Save the one with the mask as a file of its own.")
     if how.reading.colors and how.nearest:
-        ids, moved = _nearest(path, how.reading, how.nearest)
+        ids, moved = _nearest(stored, how.reading, how.nearest)
     else:
         ids = mask_ids(path, str(path), how.reading).astype(np.int64)
     if how.reading.colors:
@@ -160,17 +168,19 @@ def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndar
             mask = Image.fromarray(ids.astype(np.int32))
             mask.info["exif"] = opened.info.get("exif", opened.getexif().tobytes())
             ids = np.array(upright(mask))
+    if ids.min(initial=0) < 0 or ids.max(initial=0) > np.iinfo(np.uint16).max:
+        outside = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"{path} contains {outside}, but ids are 0 to 65535. Give a map of its values: --values.")
     return ids.astype(np.uint8 if ids.max(initial=0) <= VOID else np.uint16), moved
 
 
-def _nearest(path: Path, reading: MaskReading, distance: float) -> tuple[np.ndarray, float]:
-    pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.int64).reshape(-1, 3)
-    colors, back = np.unique(pixels, axis=0, return_inverse=True)
+def _nearest(mask: Image.Image, reading: MaskReading, distance: float) -> tuple[np.ndarray, float]:
+    pixels = np.asarray(mask.convert("RGBA"), dtype=np.int64)
+    colors, back = np.unique(pixels[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
     table = np.array([color for _, color in reading.colors])
     apart = np.sqrt(((colors[:, None] - table[None]) ** 2).sum(axis=2))
     classes = np.array([reading.class_of_color(place) for place in range(len(table))])
     chosen = np.where(apart.min(axis=1) <= distance, classes[apart.argmin(axis=1)], COLOR_VOID)
-    with Image.open(path) as image:
-        size = image.size
     moved = float((apart.min(axis=1) > 0)[back.ravel()].mean())
-    return chosen[back.ravel()].reshape(size[::-1]), moved
+    ids = chosen[back.ravel()].reshape(pixels.shape[:2])
+    return np.where(pixels[..., 3] > 0, ids, COLOR_VOID), moved  # as without `nearest`, transparent pixels are void
