@@ -13,6 +13,8 @@ from transformers.utils import ModelOutput
 from .loading import AUTO_CLASSES, first_line, shapes
 from .preprocessing import clean_inputs, native_size
 
+_REFUSALS = (ValueError, RuntimeError, AssertionError, IndexError, TypeError)  # of an input, by models of any author
+
 
 def refuse_adapters(model: nn.Module, name: str) -> None:
     """Raise a ValueError for a PEFT model: it would be saved as an adapter, or with names that no loader knows."""
@@ -121,7 +123,8 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
     try:
         with torch.no_grad():
             output = model(pixel_values=values[None].to(model.device, model.dtype))
-    except (ValueError, RuntimeError, AssertionError, IndexError, TypeError) as problem:
+    except _REFUSALS as problem:
+        reason = first_line(problem).rstrip(".")
         if (channels := _channels(model)) != 3:
             raise ValueError(
                 f"Model {name} ({model.config.model_type!r}) takes images of {channels} channel(s), but a pair sees "
@@ -130,12 +133,12 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
         if not _takes(model, torch.zeros(1, 3, side, side)):
             raise ValueError(
                 f"Model {name} ({model.config.model_type!r}) does not accept what its image processor makes of an "
-                f"image (3 channels of {side} x {side}): {_first_line(problem)} Give the image processor of the same "
+                f"image (3 channels of {side} x {side}): {reason}. Give the image processor of the same "
                 f"checkpoint, and a model with a head for {task} that needs no other input."
             ) from problem
         raise ValueError(
             f"Model {name} ({model.config.model_type!r}) does not accept {given} as prepared by its image processor, "
-            f"{values.shape[2]} x {values.shape[1]}: {_first_line(problem)} Set a size or crop that the model accepts "
+            f"{values.shape[2]} x {values.shape[1]}: {reason}. Set a size or crop that the model accepts "
             f'in preprocessor_config.json, such as "size": {{"height": {side}, "width": {side}}}, or choose '
             "another checkpoint."
         ) from problem
@@ -167,7 +170,7 @@ def _takes(model: PreTrainedModel, values: torch.Tensor) -> bool:
     try:
         with torch.no_grad():
             model(pixel_values=values.to(model.device, model.dtype))
-    except (ValueError, RuntimeError, AssertionError, IndexError, TypeError):
+    except _REFUSALS:
         return False
     return True
 
@@ -176,8 +179,3 @@ def _channels(model: nn.Module) -> int:
     """How many channels the first convolution of a model takes; 3 where it has none."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     return first.in_channels if first is not None else 3
-
-
-def _first_line(problem: BaseException) -> str:
-    line = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    return line if line.endswith(".") else f"{line}."
