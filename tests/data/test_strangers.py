@@ -85,8 +85,8 @@ def test_every_other_file_is_counted(tmp_path: Path) -> None:
 
 
 def test_what_of_a_file_is_not_used_is_said(tmp_path: Path) -> None:
-    """Guards against silently dropping the other frames of an animation, and against 12-bit data that becomes black
-    when divided by 257."""
+    """Guards against silently dropping the other frames of an animation, and against 12-bit and 8-bit data that becomes
+    black when divided by 257."""
     root = animals(tmp_path / "data")
     frames = [files.image(shade) for shade in (10, 90)]
     for name in ("a.gif", "b.tiff", "c.webp", "d.png"):
@@ -94,9 +94,13 @@ def test_what_of_a_file_is_not_used_is_said(tmp_path: Path) -> None:
     dark = np.arange(320).reshape(16, 20) * 10
     Image.fromarray(dark.astype(np.uint16)).save(root / "cat" / "e.tif")
     Image.fromarray((dark * 20).astype(np.uint16)).save(root / "cat" / "f.tif")
+    Image.fromarray((dark // 20).astype(np.uint16)).save(root / "cat" / "g.png")
+    Image.fromarray((dark // 20).astype(np.int32)).save(root / "cat" / "h.tif")
     text = said(opened(root))
-    assert "4 of 18 training images (cat/a.gif, cat/b.tiff, cat/c.webp, cat/d.png): each has several frames" in text
-    assert "1 of 18 training images (cat/e.tif): each is 16-bit but uses no value above 4095" in text
+    assert "1 of 20 training images (cat/g.png): each is 16-bit but uses no value above 255" in text
+    assert "1 of 20 training images (cat/h.tif): each is 32-bit but uses no value above 255" in text
+    assert "4 of 20 training images (cat/a.gif, cat/b.tiff, cat/c.webp, cat/d.png): each has several frames" in text
+    assert "1 of 20 training images (cat/e.tif): each is 16-bit but uses no value above 4095" in text
 
 
 def tiff(bands: int, bits: int, *, geo: bool = False, photometric: int = 1) -> bytes:

@@ -33,7 +33,7 @@ _TURNS = {
 }
 _FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and height are swapped
 SIXTEEN_BIT = 65535.0
-_DARK = 1 / 8  # 16-bit files with 12-bit values or less look nearly black
+_DARK = 1 / 8  # 16-bit files with 12-bit or 8-bit values look nearly black
 _TIFF_BANDS, _TIFF_BITS, _TIFF_GEO = 277, 258, 34735
 
 
@@ -196,12 +196,13 @@ def stored_remark(image: Image.Image) -> str:
     """What part of an opened image file is not used, as the end of a sentence; empty if all of it is."""
     if unused := unused_part(image):
         return unused
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):
         image.load()
         brightest = int(np.asarray(image).max(initial=0))
-        if 255 < brightest < _DARK * SIXTEEN_BIT:
+        if 0 < brightest < _DARK * SIXTEEN_BIT:
             top = 2 ** brightest.bit_length() - 1
-            return f"is 16-bit but uses no value above {top}, so it looks almost black: scale it to 0..65535"
+            bits = 32 if image.mode == "I" else 16
+            return f"is {bits}-bit but uses no value above {top}, so it looks almost black: scale it to 0..65535"
     return ""
 
 

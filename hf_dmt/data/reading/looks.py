@@ -39,7 +39,7 @@ from .rows import Place
 
 logger = logging.getLogger(__name__)
 
-_TABLE = "looks_2"  # count up when a look finds something else in the same file
+_TABLE = "looks_3"  # count up when a look finds something else in the same file
 _BATCH = 1000  # results per transaction
 _LARGEST = 2**31  # bytes; entries of deleted files are never removed individually
 
