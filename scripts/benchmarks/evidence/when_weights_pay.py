@@ -3,9 +3,9 @@
     python scripts/benchmarks/evidence/when_weights_pay.py --output docs/when_weights_pay.png
 
 Reads the runs in `scripts/benchmarks/evidence/`: `heads-*.json` of `heads_on_features.py`, and the comparisons of
-`hf-dmt compare`; the older ones (digits, digit-scenes) keep one figure of label accuracy for all their splits. It
-draws, and prints per data set, the gain over `mutual` (every weight 1) and over the labels alone at as many image
-passes, mean of a and b. All methods select per class.
+`hf-dmt compare`; an older one (digit-scenes) keeps one figure of label accuracy for all its splits. It draws, and
+prints per data set, the gain over `mutual` (every weight 1) and over the labels alone at as many image passes, mean of
+a and b. All methods select per class.
 """
 
 from __future__ import annotations
