@@ -181,7 +181,7 @@ def test_failed_updates_at_the_end_of_a_turn_are_listed(tmp_path: Path) -> None:
 def test_the_plan_of_turns() -> None:
     """Guards against a phase that trains only one model, or in which b already learns from a's new labels."""
     sizes = {"labeled_batch_size": 8, "pseudo_batch_size": 24, "supervised_epochs": 10, "phase_epochs": 3}
-    counts = {"num_labeled": 20, "num_unlabeled": 100, "max_steps": None}
+    counts = {"num_labeled": 20, "num_unlabeled": 100}
 
     def turns(**knobs: Any) -> list[tuple[int, int, str | None]]:
         settings = resolve("dmt", IMAGES, {**sizes, "label_ratios": (0.5,), **knobs})
