@@ -265,20 +265,23 @@ def test_a_link_does_not_name_the_images_of_another_folder(tmp_path: Path) -> No
 
 def test_folders_that_cannot_be_read_are_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a class that is missing because its disk is not mounted, or its folder belongs to somebody
-    else."""
+    else; but every disk has folders at its root that only the system may read."""
+    (tmp_path / "lost+found").mkdir()
     for name in ("cat/1.png", "dog/1.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     (tmp_path / "owl").symlink_to(tmp_path / "not mounted")
     assert "1 links" in (said := " ".join(find_images(tmp_path).notes())) and "do not exist: owl" in said
-    scandir = os.scandir
+    scandir, refused = os.scandir, ["lost+found"]
 
     def refusing(path: Any) -> Any:
-        if str(path).endswith("dog"):
+        if Path(path).name in refused:
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
+    assert find_images(tmp_path).names == ["cat/1.png", "dog/1.png"]
+    refused.append("dog")
     with pytest.raises(ValueError, match=r"The folder '.*dog' cannot be read \(Permission denied\)"):
         find_images(tmp_path)
 

@@ -19,7 +19,8 @@ from ..texts import Paths, Texts
 from .rows import DataError, check_names
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
-_SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin"}  # of macOS, Synology and Windows; full of small copies
+# Of macOS, Synology and Windows, full of small copies; and those at the root of a disk, which users may not read.
+_SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 # In the folders of runs, comparisons, labeling queues and predicted masks.
 _OWN_FILES = {
     ".run.lock",
