@@ -261,6 +261,10 @@ def test_a_link_does_not_name_the_images_of_another_folder(tmp_path: Path) -> No
     (tmp_path / "train" / "a_link").symlink_to(tmp_path / "train" / "cat")
     (tmp_path / "favorites").symlink_to(tmp_path / "train" / "cat")
     assert find_images(tmp_path).names == ["train/cat/1.png"]
+    (tmp_path / "train" / "cats").mkdir()
+    (tmp_path / "train" / "cats" / "c_link").symlink_to(tmp_path / "train" / "cat")
+    linked = find_images(tmp_path).linked
+    assert list(linked) == ["favorites", "train/a_link", "train/cats/c_link"], "named, though cats begins like cat"
 
 
 def test_folders_that_cannot_be_read_are_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

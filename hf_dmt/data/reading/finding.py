@@ -185,7 +185,7 @@ def _walk(found: Folder, apart: Path | None) -> Iterator[tuple[str, list[str]]]:
             if real == not_here:
                 continue
             if real in seen:
-                if not os.path.realpath(os.path.dirname(start)).startswith(real):  # a link to a parent hides nothing
+                if not Path(start).parent.resolve().is_relative_to(real):  # a link to a parent hides nothing
                     found.linked[inside] = "to folders that are searched already"
                 continue
             seen.add(real)
