@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..data.pair_file import member_folder, read_pair_file
@@ -18,16 +20,28 @@ from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments
 
 
-def look_up_models(model_args: ModelArguments, args: DMTTrainingArguments) -> ModelClasses:
+@dataclass(frozen=True)
+class FoundModels:
+    """The models that the flags of a run name, before their weights are loaded.
+
+    Attributes:
+        classes: the class names for data with a given number of unnamed classes. Of two models, those of both
+            checkpoints if they agree and have as many, else None: six classes of one's own are not the first six of
+            ImageNet. A pair that is trained further knows the classes, some of which may have no label this time.
+        folder: the files of a saved pair, all from one commit; None for two models.
+        split: the `split.json` of the run that left the pair; {} for two models, or a pair without that file.
+    """
+
+    classes: ModelClasses
+    folder: Path | None = None
+    split: dict[str, Any] = field(default_factory=dict)
+
+
+def look_up_models(model_args: ModelArguments, args: DMTTrainingArguments) -> FoundModels:
     """Look up the models before the images are opened: a mistyped id should not wait for the scan of a million files.
 
-    Returns:
-        The class names for data with a given number of unnamed classes: those of both checkpoints if they agree and
-        have as many, else None. Six classes of one's own are not the first six of ImageNet. A pair that is trained
-        further knows the classes, some of which may have no label this time.
-
     Raises:
-        ValueError: no such model or pair, or a configuration that cannot be read.
+        ValueError: no such model or pair, or a configuration or `split.json` that cannot be read.
     """
     if model_args.pair is not None:
         folder = fetch_pair(model_args.pair, token=args.hub_token, with_code=model_args.trust_remote_code)
@@ -37,22 +51,11 @@ def look_up_models(model_args: ModelArguments, args: DMTTrainingArguments) -> Mo
                 f"The pair {model_args.pair!r} is for {facts['task']}, and `task` is {model_args.task}. Pass "
                 f"`task={facts['task']}`, or choose another pair."
             )
-        place = member_folder(folder, facts, "a")
-        of_pair = class_names_of(read_config(place))
-        return lambda count: of_pair if count <= len(of_pair) else None
+        of_pair = class_names_of(read_config(member_folder(folder, facts, "a")))
+        split = read_split(folder / SPLIT_FILE)
+        return FoundModels(lambda count: of_pair if count <= len(of_pair) else None, folder, split)
     of_a, of_b = (_class_names(source or "", model_args, args) for source in (model_args.model_a, model_args.model_b))
-    return lambda count: of_a if of_a and of_a == of_b and len(of_a) == count else None
-
-
-def split_of_pair(model_args: ModelArguments, args: DMTTrainingArguments) -> dict[str, Any]:
-    """The `split.json` of the run that left the pair; {} for a new pair, or one without that file.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    if model_args.pair is None:
-        return {}
-    return read_split(fetch_pair(model_args.pair, token=args.hub_token) / SPLIT_FILE)
+    return FoundModels(lambda count: of_a if of_a and of_a == of_b and len(of_a) == count else None)
 
 
 def _class_names(source: str, model_args: ModelArguments, args: DMTTrainingArguments) -> list[str] | None:
@@ -82,12 +85,18 @@ def describe_masks(pair: ModelPair, reduce_labels: bool) -> list[str]:
     ]
 
 
-def build_pair(model_args: ModelArguments, args: DMTTrainingArguments, class_names: list[str]) -> ModelPair:
-    """Load the saved pair, or build a new one whose heads have exactly the classes of the data."""
+def build_pair(
+    model_args: ModelArguments, args: DMTTrainingArguments, class_names: list[str], folder: Path | None = None
+) -> ModelPair:
+    """Load the saved pair, or build a new one whose heads have exactly the classes of the data.
+
+    Args:
+        folder: the files of the saved pair, if they were looked up before.
+    """
     if model_args.pair is not None:
-        pair = ModelPair.from_pretrained(
-            model_args.pair, token=args.hub_token, trust_remote_code=model_args.trust_remote_code
-        )
+        with_code = model_args.trust_remote_code
+        folder = folder or fetch_pair(model_args.pair, token=args.hub_token, with_code=with_code)
+        pair = ModelPair.from_folder(folder, model_args.pair, trust_remote_code=with_code)
         if pair.class_names != class_names:
             raise ValueError(
                 f"The pair {model_args.pair!r} predicts {len(pair.class_names)} classes "

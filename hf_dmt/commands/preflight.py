@@ -17,7 +17,6 @@ from ..data.arguments import DataArguments
 from ..data.members import MEMBERS
 from ..data.reading.rows import DataError
 from ..data.splitting.assemble import RunImages, assemble
-from ..data.splitting.classes import ModelClasses
 from ..data.splitting.copies import can_compare, overlaps, signatures
 from ..data.splitting.scan import UNREADABLE
 from ..models.pair import ModelPair
@@ -29,7 +28,7 @@ from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments, as_flags
 from ..training.settings.help import terminal_width
 from ..training.settings.late_settings import check_late_settings
-from .opening import build_pair, look_up_models, split_of_pair
+from .opening import FoundModels, build_pair, look_up_models
 
 _SHOWN = 5
 _CLASSES_SHOWN = 12
@@ -82,17 +81,17 @@ class Preflight:
         task: str,
         *,
         token: str | None,
-        model_classes: ModelClasses | None,
-        of_pair: dict[str, Any],
+        models: FoundModels | None,
     ) -> RunImages | None:
         """Open the image sets as the run would. If some images cannot be read, the others are checked anyway."""
+        known: dict[str, Any] = {"model_classes": models.classes, "of_pair": models.split} if models else {}
         try:
-            return assemble(args, task, token=token, model_classes=model_classes, of_pair=of_pair)
+            return assemble(args, task, token=token, **known)
         except DataError as problem:
             self.problems.append(str(problem))
         try:
             lenient = replace(args, skip_corrupt_images=True)
-            images = assemble(lenient, task, token=token, model_classes=model_classes, of_pair=of_pair)
+            images = assemble(lenient, task, token=token, **known)
         except DataError:
             return None
         # The problem above lists the unreadable images already.
@@ -240,22 +239,16 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
 
     with found.collecting():
         check_output_folder(args)
-    model_classes = None
+    models = None
     with found.collecting():
-        model_classes = look_up_models(model_args, args)
+        models = look_up_models(model_args, args)
     with found.collecting():
-        images = found.open_images(
-            data_args,
-            model_args.task,
-            token=args.hub_token,
-            model_classes=model_classes,
-            of_pair=split_of_pair(model_args, args) if model_classes is not None else {},
-        )
+        images = found.open_images(data_args, model_args.task, token=args.hub_token, models=models)
         if images is not None:
             found.look_at_images(images, data_args)
             tell(found.about_images())
-        if images is not None and model_classes is not None:
-            pair = build_pair(model_args, args, images.class_names)
+        if images is not None and models is not None:
+            pair = build_pair(model_args, args, images.class_names, models.folder)
             found.look_at_models(pair, images)
             tell(found.about_models())
             check_late_settings(args, pair)

@@ -31,7 +31,7 @@ from ..training.settings.command_line import Parser, as_flags, parse, print_erro
 from ..training.settings.help import everything, screens
 from ..training.trainer import DMTTrainer
 from .launch import launcher_parser, start
-from .opening import build_pair, describe_masks, look_up_models, split_of_pair
+from .opening import build_pair, describe_masks, look_up_models
 from .preflight import check, class_line
 
 RECIPES = Path(__file__).parent / "recipes"  # of the embedded sets
@@ -68,20 +68,16 @@ def run(argv: Sequence[str] | None = None) -> int:
         if model_args.check:
             return check(model_args, data_args, args)
         check_output_folder(args)
-        model_classes = look_up_models(model_args, args)
+        models = look_up_models(model_args, args)
         images = assemble(
-            data_args,
-            model_args.task,
-            token=args.hub_token,
-            model_classes=model_classes,
-            of_pair=split_of_pair(model_args, args),
+            data_args, model_args.task, token=args.hub_token, model_classes=models.classes, of_pair=models.split
         )
         if args.resume_from_checkpoint:
             check_split(args.output_dir, images.split)
         if data_args.dataset_name in BUILTIN_SETS and args.horizontal_flip:
             args.horizontal_flip = False
             images.notes.append("Views are not flipped: a flipped digit is a different digit, or none.")
-        pair = build_pair(model_args, args, images.class_names)
+        pair = build_pair(model_args, args, images.class_names, models.folder)
         images.notes.extend(describe_masks(pair, data_args.reduce_labels))
         trainer = build_trainer(pair, args, images)
         trainer.start.split, trainer.start.digests = images.split, images.split["contents"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..hub import push, repository
 from . import contracts, loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
 from .other_conventions import correct_conventions
-from .saved_member import load_member
+from .saved_member import load_members
 from .sources import open_members
 
 logger = logging.get_logger(__name__)
@@ -40,6 +40,8 @@ class ModelPair(nn.Module, PushToHubMixin):
         task: `image-classification` or `semantic-segmentation`.
         image_size: side of the shared square view for training; default: the larger of the processors' sizes.
         metadata: contents of `dmt_config.json` besides format, task and primary (base models, phase, ...).
+        from_files: the members that were just loaded from files. For the others, it is checked that what they save can
+            be loaded again.
 
     Attributes:
         primary: the member saved and pushed at the root: `a`, unless the loaded pair says otherwise.
@@ -62,14 +64,16 @@ class ModelPair(nn.Module, PushToHubMixin):
         task: str = "image-classification",
         image_size: int | None = None,
         metadata: dict[str, Any] | None = None,
+        from_files: Collection[str] = (),
     ) -> None:
         super().__init__()
         loading.check_task(task)
-        for name, model, processor in (("a", model_a, processor_a), ("b", model_b, processor_b)):
+        given = {"a": (model_a, processor_a), "b": (model_b, processor_b)}
+        for name, (model, processor) in given.items():
             contracts.check_model(model, name)
             contracts.check_processor(processor, name)
         loading.check_label_maps(model_a.config, model_b.config)
-        for name, model, processor in (("a", model_a, processor_a), ("b", model_b, processor_b)):
+        for name, (model, processor) in given.items():
             loading.describe_classes(model.config)
             timm_members.keep_processor_settings(model.config, processor)
             for change in correct_conventions(model):
@@ -81,14 +85,17 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.model_tags = ["hf-dmt"]
         self.model_a, self.model_b = model_a, model_b
         self.processor_a, self.processor_b = processor_a, processor_b
-        self.view_a, self.view_b = self._view_normalizer(processor_a), self._view_normalizer(processor_b)
+        pixels = task == "semantic-segmentation"
+        self.view_a, self.view_b = (
+            preprocessing.view_normalizer(processor, self.image_size, pixels=pixels)
+            for processor in (processor_a, processor_b)
+        )
         self.fresh: dict[str, set[str]] = {name: set() for name in MEMBERS}  # initialized here, not loaded
         self.resting, self.frozen = list[nn.Module](), list[nn.Parameter]()  # set by `choose_trained`
-        for name in MEMBERS:
-            contracts.try_one_image(
-                self.member(name), self.processor(name), name, task=task, classes=len(self.class_names)
-            )
-            contracts.check_can_be_loaded(self.member(name), name, task)
+        for name, (model, processor) in given.items():
+            contracts.try_one_image(model, processor, name, task=task, classes=len(self.class_names))
+            if name not in from_files:
+                contracts.check_can_be_loaded(model, name, task)
         contracts.refuse_shared_weights(model_a, model_b)
         self.eval()  # like `from_pretrained`: dropout is off until a trainer turns it on
 
@@ -176,14 +183,13 @@ class ModelPair(nn.Module, PushToHubMixin):
                 )
                 for name in MEMBERS
             }
-        if a is None and b is None:
+        views = {name: view for name, view in (("a", a), ("b", b)) if view is not None}
+        if not views:
             raise ValueError("Give either pixel_values (clean images) or a= and b= (a view for each member).")
-        logits = {}
-        if a is not None:
-            logits["a"] = self._logits(self.model_a, self.view_a(a), (int(a.shape[-2]), int(a.shape[-1])))
-        if b is not None:
-            logits["b"] = self._logits(self.model_b, self.view_b(b), (int(b.shape[-2]), int(b.shape[-1])))
-        return logits
+        return {
+            name: self._logits(self.member(name), self.view(name)(view), (int(view.shape[-2]), int(view.shape[-1])))
+            for name, view in views.items()
+        }
 
     def clean_logits(self, name: str, inputs: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits of one member for inputs `(B, 3, h, w)` as prepared by its image processor.
@@ -199,15 +205,6 @@ class ModelPair(nn.Module, PushToHubMixin):
             # Convert to float32 while they are small; later it would be a second copy at full size.
             logits = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
         return logits
-
-    def _view_normalizer(self, processor: BaseImageProcessor) -> preprocessing.ViewNormalizer:
-        if self.task == "semantic-segmentation" and not preprocessing.shows_whole_image(processor):
-            raise ValueError(
-                f"{type(processor).__name__} crops or pads images, so pixels and labels would not be aligned. Use a "
-                "processor that only resizes, such as SegformerImageProcessor (do_center_crop=False, do_pad=False)."
-            )
-        size = preprocessing.output_size(processor, self.image_size, self.image_size)
-        return preprocessing.ViewNormalizer(*preprocessing.color_map(processor), size)
 
     # ---- building --------------------------------------------------------------------------------------------------
 
@@ -259,6 +256,7 @@ class ModelPair(nn.Module, PushToHubMixin):
                 "base_commits": {name: members[name].commit for name in MEMBERS},
                 "seed": seed,
             },
+            from_files=[name for name in MEMBERS if not isinstance(sources[name], PreTrainedModel)],
         )
         pair.fresh = {name: members[name].fresh for name in MEMBERS}
         return pair
@@ -324,21 +322,23 @@ class ModelPair(nn.Module, PushToHubMixin):
             HubError: it cannot be read on the Hub, or is something else there.
         """
         source = str(pretrained_model_name_or_path)
-        folder = repository.fetch_pair(
-            source, revision=revision, token=token, cache_dir=cache_dir, with_code=trust_remote_code
-        )
+        hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        folder = repository.fetch_pair(source, **hub, with_code=trust_remote_code)
+        return cls.from_folder(folder, source, trust_remote_code=trust_remote_code)
+
+    @classmethod
+    def from_folder(cls, folder: Path, source: str, *, trust_remote_code: bool = False) -> ModelPair:
+        """As `from_pretrained`, from files that are here already; `source` is what the user gave, for errors."""
         settings = read_pair_file(folder, source)
-        members = {
-            name: load_member(folder, settings, name, source, trust_remote_code=trust_remote_code) for name in MEMBERS
-        }
+        members = load_members(folder, settings, source, trust_remote_code=trust_remote_code)
         del settings["format_version"]
         primary = settings.pop("primary")
         pair = cls(
-            *(members[name][0] for name in MEMBERS),
-            *(members[name][1] for name in MEMBERS),
+            *members,
             task=settings.pop("task"),
             image_size=settings.pop("image_size"),
             metadata=settings,
+            from_files=MEMBERS,
         )
         pair.primary = primary
         return pair

@@ -54,6 +54,23 @@ class ViewNormalizer(nn.Module):
             return torch.einsum("oi,bihw->bohw", matrix, view.float()) + offset[:, None, None]
 
 
+def view_normalizer(processor: BaseImageProcessor, side: int, *, pixels: bool) -> ViewNormalizer:
+    """What a processor does to a square view of `side` pixels, on a device.
+
+    Args:
+        pixels: for segmentation, where the whole view must reach the model.
+
+    Raises:
+        ValueError: it crops or pads images (with `pixels`), or is not an affine map of colors.
+    """
+    if pixels and not shows_whole_image(processor):
+        raise ValueError(
+            f"{type(processor).__name__} crops or pads images, so pixels and labels would not be aligned. Use a "
+            "processor that only resizes, such as SegformerImageProcessor (do_center_crop=False, do_pad=False)."
+        )
+    return ViewNormalizer(*color_map(processor), output_size(processor, side, side))
+
+
 def color_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
     """`(matrix (3, 3), offset (3,))` of a processor's color map on images in [0, 1].
 

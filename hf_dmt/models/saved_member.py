@@ -1,4 +1,4 @@
-"""Load a member of a saved pair, with every weight verified."""
+"""Load the members of a saved pair, with every weight verified."""
 
 from __future__ import annotations
 
@@ -7,20 +7,34 @@ from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..data.members import MEMBERS
 from ..data.pair_file import CheckpointError, member_folder
 from ..hub.config_file import read_config
 from . import loading
 from .other_conventions import correct_conventions
 
 
-def load_member(
-    folder: Path, settings: dict[str, Any], name: str, source: str, *, trust_remote_code: bool
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """One member of a saved pair and its image processor.
+def load_members(
+    folder: Path, settings: dict[str, Any], source: str, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedModel, BaseImageProcessor, BaseImageProcessor]:
+    """The models a and b of a saved pair, and their image processors.
+
+    Args:
+        settings: of the pair, from `read_pair_file`.
+        source: what the user gave, for errors; `folder` may be in a cache.
 
     Raises:
-        CheckpointError: missing, damaged, not safetensors, or code that was not asked for.
+        CheckpointError: a member is missing, damaged, not safetensors, or needs code that was not allowed.
     """
+    (model_a, processor_a), (model_b, processor_b) = (
+        _load_member(folder, settings, name, source, trust_remote_code) for name in MEMBERS
+    )
+    return model_a, model_b, processor_a, processor_b
+
+
+def _load_member(
+    folder: Path, settings: dict[str, Any], name: str, source: str, trust_remote_code: bool
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
     where = member_folder(folder, settings, name)
     if not (where / "config.json").is_file():
         raise CheckpointError(

@@ -19,11 +19,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from hf_dmt import ModelPair
+from hf_dmt import DMTTrainingArguments, ModelPair
+from hf_dmt.commands.opening import build_pair, look_up_models
 from hf_dmt.hub import refusals
 from hf_dmt.hub.push import push_folder
 from hf_dmt.hub.repository import HubError
 from hf_dmt.models.loading import CheckpointError
+from hf_dmt.training.settings.command_line import ModelArguments
 from tests.hub_repos import read_card
 from tests.hub_server import HubServer
 from tests.training.small_runs import assert_same, make_pair, state_of
@@ -340,6 +342,16 @@ class TestOpen:
         opened = ModelPair.from_pretrained("me/pair", cache_dir=str(tmp_path))
         assert_same(state_of(opened), state_of(published))
         assert opened.primary == "b" and opened.class_names == published.class_names
+
+    def test_a_start_looks_a_pair_up_once(self, hub: HubServer, published: ModelPair, tmp_path: Path) -> None:
+        """`hf-dmt train --pair` must take class names, split and weights from one download: a push in between would
+        mix two pairs, and every further look-up costs requests."""
+        models, args = ModelArguments(pair="me/pair"), DMTTrainingArguments(output_dir=str(tmp_path / "run"))
+        found = look_up_models(models, args)
+        hub.requests.clear()
+        opened = build_pair(models, args, published.class_names, found.folder)
+        assert hub.requests == []
+        assert_same(state_of(opened), state_of(published))
 
     def test_both_members_come_from_one_commit(self, hub: HubServer, pair: ModelPair, tmp_path: Path) -> None:
         """Guards against opening models of two different pairs when there is a push during the download."""

@@ -23,11 +23,11 @@ def test_classes_of_ones_own_are_not_the_first_ones_of_the_checkpoints(tmp_path:
     for name in "ab":
         ViTConfig(id2label=dict(enumerate(names))).save_pretrained(tmp_path / name)
     models = ModelArguments(model_a=str(tmp_path / "a"), model_b=str(tmp_path / "b"))
-    known = look_up_models(models, args)
+    known = look_up_models(models, args).classes
     assert known(3) is None and known(5) is None
     assert known(4) == names
     ViTConfig(id2label=dict(enumerate(names[::-1]))).save_pretrained(tmp_path / "b")
-    assert look_up_models(models, args)(4) is None, "the checkpoints disagree"
+    assert look_up_models(models, args).classes(4) is None, "the checkpoints disagree"
 
 
 def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_pair_that_is_trained_further_knows_its_classes(tmp_path: Path) -> Non
     models = ModelArguments(pair=str(tmp_path / "pair"))
     classes = len(pair.class_names)
     (tmp_path / "pair" / "model.safetensors").unlink()  # names need no weights
-    known = look_up_models(models, args)
+    known = look_up_models(models, args).classes
     assert known(classes - 1) == pair.class_names
     assert known(classes + 1) is None
     models.task = "semantic-segmentation"

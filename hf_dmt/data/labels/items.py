@@ -34,8 +34,11 @@ def labels_at_hand(source: Any) -> list[Any] | None:
     """The labels of a list or a `datasets.Dataset`, None where there is none; None for a set that has to decode images
     or run a transform for them."""
     if isinstance(source, datasets.Dataset):
-        custom = source.format["type"] == "custom" or "label" not in source.column_names
-        return None if custom else list(source.with_format(None).select_columns(["label"])["label"])
+        if source.format["type"] == "custom" or "label" not in source.column_names:
+            return None
+        # As an Arrow table: iterating over the column takes 17 s for a million labels, this 0.02 s.
+        labels: list[Any] = source.with_format("arrow").select_columns(["label"])[:]["label"].to_pylist()
+        return labels
     if isinstance(source, (list, tuple)):
         return [item.get("label") if isinstance(item, Mapping) else None for item in source]
     return None

@@ -83,7 +83,7 @@ def open_splits(
         )
     target = _target_column(first, name, image, label_column, task, notes)
     if target is None and "label" in first.column_names and image != "label":
-        _target_column(first, name, image, "label", task, notes)  # says what it contains instead
+        raise _not_a_target(first, name, "label", task)
     classes = _class_names(first, target)
     if task == "semantic-segmentation" and target is None:
         raise DataError(
@@ -342,11 +342,7 @@ def _target_column(
     fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
     if asked is not None:
         if _named_column(table, name, asked, "`label_column`") not in fitting:
-            raise DataError(
-                f"`label_column` {asked!r} of {name!r} contains {table.features[asked]}, but {task} needs "
-                f"{'one label per image' if fitting is labels else 'masks'}. Name another column, or use another "
-                "`task`."
-            )
+            raise _not_a_target(table, name, asked, task)
         return asked
     classes: list[str] = []
     if task == "image-classification":
@@ -356,6 +352,13 @@ def _target_column(
         usual = ["annotation", "mask", "label", "labels", "annotations", "segmentation_mask"]
     found = next((key for key in usual if key in fitting and key != image), None)
     return _first_of(classes, "classes", "`label_column`", notes) if found is None and classes else found
+
+
+def _not_a_target(table: datasets.Dataset, name: str, column: str, task: str) -> DataError:
+    return DataError(
+        f"`label_column` {column!r} of {name!r} contains {table.features[column]}, but {task} needs "
+        f"{'one label per image' if _has_labels(task) else 'masks'}. Name another column, or use another `task`."
+    )
 
 
 def _first_of(columns: list[str], what: str, flag: str, notes: list[str]) -> str:

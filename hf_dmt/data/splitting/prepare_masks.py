@@ -140,7 +140,8 @@ def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndar
     """Class ids, and the share of the pixels whose color was replaced by the nearest one."""
     moved = 0.0
     with opening(path, str(path)):
-        stored = identify(path.read_bytes())
+        content = path.read_bytes()
+        stored = identify(content)
         unused = unused_part(stored)
         if how.reading.colors and how.nearest:
             stored.load()
@@ -150,7 +151,7 @@ def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndar
     if how.reading.colors and how.nearest:
         ids, moved = _nearest(stored, how.reading, how.nearest)
     else:
-        ids = mask_ids(path, str(path), how.reading).astype(np.int64)
+        ids = mask_ids(content, str(path), how.reading).astype(np.int64)
     if how.reading.colors:
         ids = np.where(ids == COLOR_VOID, VOID, ids)
     elif how.class_of is not None:
