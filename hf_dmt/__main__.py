@@ -73,13 +73,19 @@ def called(command: Callable[[list[str]], int], argv: Sequence[str] | None = Non
     is escaped where it would have been an error, and paths may start with ~.
 
     Returns:
-        Its exit code; 130 after Ctrl-C.
+        Its exit code; 2 for an empty argument, 130 after Ctrl-C.
     """
+    words = [_from_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    for place, word in enumerate(words):
+        if not word or (word.startswith("--") and word.endswith("=")):  # an empty path would be the current folder
+            name = word[:-1] or (words[place - 1] if place and words[place - 1].startswith("-") else "An argument")
+            print(f"hf-dmt: error: {name} is empty. Give a value; a shell variable may not be set.", file=sys.stderr)
+            return 2
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return command([_from_home(word) for word in (sys.argv[1:] if argv is None else argv)])
+        return command(words)
     except KeyboardInterrupt:
         print("\nhf-dmt: interrupted", file=sys.stderr)
         return 130

@@ -91,6 +91,12 @@ def array_mask(root: Path) -> dict[str, Any]:
     return given
 
 
+def table_without_a_mask(root: Path) -> dict[str, Any]:
+    files.scene_folder(root)
+    text = "image,mask\nimages/00.jpg,masks/00.png\nimages/01.jpg,\n"
+    return {"dataset_name": files.text_file(root, text, "table.csv")}
+
+
 def no_mask_folder(root: Path) -> dict[str, Any]:
     files.save(files.image(1), root / "images" / "a.png")
     return {"dataset_name": str(root)}
@@ -162,6 +168,12 @@ SEGMENTATION: dict[str, Case] = {
         r"whose class is unknown",
         r"Save it without an alpha channel",
     ),
+    "no mask in a row of a table": (
+        table_without_a_mask,
+        r"1 of 2 rows of .*table.csv' have no mask",
+        r"in the column 'mask'",
+        r"Remove these rows",
+    ),
     "mask missing": (missing_masks, r"1 of 2 images in .*images'", r"have no mask of the same name", r"Add the masks"),
     "no masks at all": (
         no_mask_folder,
@@ -186,13 +198,13 @@ SEGMENTATION: dict[str, Case] = {
         lambda root: files.scene_flags(root, (0, 255), (255, 0)),
         r"Every labeled pixel of the 2 labeled masks is 0 \(0\); 255 means 'no label'",
         r"nothing to learn",
-        r"save the masks again with class ids 0, 1, 2",
+        r"If 255 marks an object, name both values .*\"255\": \"object\".* and pass --ignore_index=-1",
     ),
     "one class left of the named ones": (
         lambda root: files.scene_flags(root, (0, 1), (1, 255), reduce_labels=True, id2label=three_names(root)),
         r"Every labeled pixel of the 2 labeled masks is 1 \(.*\); 0 and 255 mean 'no label'",
         r"nothing to learn",
-        r"Or label other classes",
+        r"Label other classes",
     ),
     "labels instead of masks": (
         lambda root: labels(root, [0, 1], label_column="label"),
@@ -208,6 +220,24 @@ SEGMENTATION: dict[str, Case] = {
     ),
 }
 CLASSIFICATION: dict[str, Case] = {
+    "configuration of a folder": (
+        lambda root: {"dataset_name": str(files.class_folder(root)), "dataset_config_name": "small"},
+        r"--dataset_config_name 'small'",
+        r"is for data sets on the Hub",
+        r"Omit it",
+    ),
+    "image missing in a table": (
+        lambda root: {
+            "dataset_name": str(
+                files.parquet(
+                    root, train=files.table({"image": [files.encoded(files.image(1)), None], "label": [0, 1]})
+                )
+            )
+        },
+        r"1 of 2 training images .*row 1 cannot be read",
+        r"its cell in the table is empty",
+        r"--skip_corrupt_images",
+    ),
     "no such folder": (lambda root: {"dataset_name": str(root / "x")}, r"no folder '.*x'", r"", r"Check the path"),
     "unknown id": (lambda root: {"dataset_name": "no/body"}, r"'no/body'", r"no embedded set", r"Check the spelling"),
     "images without classes": (

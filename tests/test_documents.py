@@ -184,7 +184,6 @@ def desk(checkpoints: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.
     small_files.save(small_files.image(90), Path("painted_masks/masks/00.png"))
     small_files.cut(small_files.class_folder(Path("one_broken_file"), each=8) / "dog" / "03.jpg")
     small_files.image(90).save("image.jpg")
-    small_files.mask([0, 255]).save("object_on_black.png")
     small_files.image(90).save("painted.png")
     return tmp_path
 

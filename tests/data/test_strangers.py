@@ -164,7 +164,7 @@ def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
 # ---- splits and class folders ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "eval", "VAL", "val2017"])
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "eval", "VAL", "val2017", "val_set"])
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_one_table_of_split_names(name: str, kind: str, tmp_path: Path) -> None:
     """Guards against knowing `valid` as a split for folders but not for tables, where a fifth of the labels went to
@@ -181,7 +181,7 @@ def test_one_table_of_split_names(name: str, kind: str, tmp_path: Path) -> None:
     assert len(found.labeled) == 6 and len(found.evaluation or ()) == 6 and found.notes[-1:] != ["No evaluation split"]
 
 
-@pytest.mark.parametrize("name", ["unlabeled", "unlabelled", "Unlabelled"])
+@pytest.mark.parametrize("name", ["unlabeled", "unlabelled", "Unlabelled", "unlabeled_images"])
 def test_unlabeled_images_in_either_spelling(name: str, tmp_path: Path) -> None:
     """Guards against images in a folder with the British spelling becoming a class of their own, or being left out."""
     for root, classes in ((tmp_path / "one", ""), (tmp_path / "two", "train")):
@@ -300,6 +300,10 @@ def test_another_order_renames_nobody(content: str, tmp_path: Path) -> None:
     }
     inside = animals(tmp_path / "inside", 3)
     assert opened(inside, id2label=written(inside / "classes.json", content)).class_names == ["dog", "cat"]
+    numbers = files.class_folder(tmp_path / "numbers", ("0", "1"), 3)
+    found = opened(numbers, id2label=order)
+    assert found.class_names == ["dog", "cat"] and "Labels are the numbers of the classes in" in said(found)
+    assert [found.labeled[place]["label"] for place in range(6)] == [0, 0, 0, 1, 1, 1]
 
 
 def test_names_for_numbers(tmp_path: Path) -> None:
@@ -346,6 +350,7 @@ def listed(
         (["0.0", "1.0", "-1"], ["0", "1"], 3),
         (["01", "02", "1"], ["01", "02", "1"], 0),
         (['"a, b"', "c"], ["a, b", "c"], 0),
+        (["1", "2"], ["0", "1", "2"], 0),
     ],
 )
 def test_words_that_look_missing(labels: list[str], classes: list[str], unlabeled: int, tmp_path: Path) -> None:
@@ -356,6 +361,8 @@ def test_words_that_look_missing(labels: list[str], classes: list[str], unlabele
         assert "The label 'None' is used as a class" in said(found)
     if "Unlabelled_data" in labels:
         assert "Warning: the label 'Unlabelled_data' is used as a class" in said(found)
+    if classes[-1] == "2":
+        assert 'If the first class is 1, give it a name: `id2label=FILE`, with {"1": ...}.' in said(found)
     if unlabeled:
         assert f"{unlabeled} of {3 * len(labels)} training images have no label." in said(found)
 
@@ -376,7 +383,12 @@ def test_tables_of_files(name: str, encoding: str, by: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("header", "cell"),
-    [("file_name,label", "photos/{}.png"), ("Image ID,Label", "{}"), ("filename;Class", "{}.png")],
+    [
+        ("file_name,label", "photos/{}.png"),
+        ("Image ID,Label", "{}"),
+        ("filename;Class", "{}.png"),
+        ("ImageId,label", "{}"),
+    ],
 )
 @pytest.mark.parametrize("named", ["labels.csv", ""])
 def test_a_table_beside_a_folder_of_images(named: str, header: str, cell: str, tmp_path: Path) -> None:
@@ -487,6 +499,23 @@ def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match=r"contains \['x'\], but an image has one label"):
         opened(root)
+    rows = [{"file_name": f"photos/{index}.png", "label": (0, 1, float("nan"))[index % 3]} for index in range(6)]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len(opened(root).unlabeled or ()) == 2, "NaN is how Python writes null"
+
+
+def test_tables_beside_images_that_have_no_labels_are_named(tmp_path: Path) -> None:
+    """Guards against "no label column" in a folder with a spreadsheet of labels, or with two tables, and against
+    reading the outlines that LabelMe writes beside each image as if they were the images."""
+    for index in range(3):
+        files.save(files.image(10 * index), tmp_path / f"{index}.png")
+    for names in (["labels.xlsx"], ["0.json", "1.json"], ["a.csv", "b.csv"]):
+        for name in names:
+            (tmp_path / name).write_text('{"shapes": []}')
+        with pytest.raises(DataError, match=rf"saved as CSV: {', '.join(names)}\."):
+            opened(tmp_path)
+        for name in names:
+            (tmp_path / name).unlink()
 
 
 def test_a_row_without_a_file_name_does_not_move_the_labels_of_the_others(tmp_path: Path) -> None:
@@ -766,6 +795,28 @@ def test_suffix_band_and_turn(tmp_path: Path) -> None:
         files.image(index).save(root / "images" / f"{index}.png", exif=exif)
     with pytest.raises(DataError, match=r"is 16x20 after its EXIF rotation.*drawn on the unrotated image"):
         opened(root, PIXELS)
+
+
+def test_masks_for_each_object(tmp_path: Path) -> None:
+    """Guards against the advice to pass a suffix that would choose the mask of one object, and drop the others."""
+    root = scenes(tmp_path, files.mask((0, 1)), "{}_0.png")
+    files.save(files.mask((0, 1)), root / "masks" / "0_1.png")
+    with pytest.raises(DataError, match=r"The masks have names such as '0_0'\.$"):
+        opened(root, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "mixed"),
+    [("JPEGImages", "SegmentationClass", True), ("my_images", "my_masks", True), ("with_mask", "no_mask", False)],
+)
+def test_masks_are_no_class(images: str, masks: str, mixed: bool, tmp_path: Path) -> None:
+    """Guards against a model that learns to tell the images of Pascal VOC from their masks, if --task is forgotten."""
+    root = files.class_folder(tmp_path, (images, masks), 3)
+    if mixed:
+        with pytest.raises(DataError, match="contains images with masks"):
+            opened(root)
+    else:
+        assert opened(root).class_names == sorted((images, masks))
 
 
 def test_files_that_could_be_paired_in_two_ways(tmp_path: Path) -> None:

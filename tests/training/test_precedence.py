@@ -65,6 +65,13 @@ def test_a_flag_beats_the_config_file(tmp_path: Path, written: str, flags: str, 
     assert {key: found[key] for key in expected} == expected
 
 
+def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against training on all images below the current folder because a variable of the shell is not set."""
+    for words in (["--dataset_name", ""], ["--dataset_name="]):
+        assert called(lambda flags: 0, words) == 2
+        assert "error: --dataset_name is empty" in capsys.readouterr().err
+
+
 def test_a_choice_called_no_and_paths_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a folder called ~, and against the error that eval_strategy has no choice False."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -34,6 +34,7 @@ _TURNS = {
 _FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and height are swapped
 SIXTEEN_BIT = 65535.0
 _DARK = 1 / 8  # 16-bit files with 12-bit or 8-bit values look nearly black
+_LONGEST = 200  # characters of a reason, which may quote an image that is written as text
 _TIFF_BANDS, _TIFF_BITS, _TIFF_GEO = 277, 258, 34735
 
 
@@ -239,7 +240,7 @@ def _unidentified(image: Any) -> str:
 
 def _corrupt(name: str, reason: str) -> CorruptImage:
     return CorruptImage(
-        f"{name} cannot be read as an image: {reason}.",
+        f"{name} cannot be read as an image: {reason if len(reason) <= _LONGEST else reason[:_LONGEST] + ' ...'}.",
         " Replace or remove it, or leave such images out (`skip_corrupt_images` of hf-dmt train).",
     )
 

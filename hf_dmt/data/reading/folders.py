@@ -6,6 +6,7 @@ the tree once for each of some sixty possible split names.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from .split_names import ROLES, role_of, with_role
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
 MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "segmentation", "gt")
+# Also train_images and train_masks, or JPEGImages and SegmentationClass.
+_OF_IMAGES = re.compile(r"(^|[-_ ]|jpeg)(images?|imgs?)$", re.IGNORECASE)
+_OF_MASKS = re.compile(rf"(^|[-_ ])({'|'.join(MASK_FOLDERS)})$|^segmentation(class|object)$", re.IGNORECASE)
 _SHOWN = 5
 
 
@@ -159,8 +163,8 @@ def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
             f"The folder {unlabeled[0]!r} among the class folders of {str(root)!r} would become a class. Move it "
             "beside the folder 'train', or pass it as `unlabeled_dir`."
         )
-    lower = {name.lower() for name in classes}
-    if lower & set(IMAGE_FOLDERS) and lower & set(MASK_FOLDERS):
+    with_images, with_masks = ({name for name in classes if kind.search(name)} for kind in (_OF_IMAGES, _OF_MASKS))
+    if with_images - with_masks and with_masks - with_images:
         raise DataError(
             f"{str(root)!r} contains images with masks, not one folder per class. Add `task='semantic-segmentation'`."
         )
@@ -278,6 +282,7 @@ def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, note
             f"{len(missing)} of {len(names)} images in {str(image_folder)!r} have no mask of the same name in "
             f"{str(mask_folder)!r}{f', for example {missing[0]!r}' if missing else ''}. Add the masks, or move images "
             "without one to a separate folder and pass it as `unlabeled_dir`."
+            + (f" The masks have names such as {next(iter(by_name))!r}." if by_name else "")
             + _other_ending(missing, masks.images, mask_folder)
             + "".join(f" {note.removeprefix('Warning: ')}" for note in masks.notes())
         )
@@ -315,8 +320,10 @@ def _other_ending(missing: Sequence[str], masks: Sequence[Path], folder: Path) -
     endings = Counter(
         stem[len(name) :] for name in missing[:_SHOWN] for stem in stems if stem.startswith(name) and stem != name
     )
-    ending, count = endings.most_common(1)[0] if endings else ("", 0)
-    return f" Their names end in {ending!r}: pass `mask_suffix={ending}`." if count == len(missing[:_SHOWN]) else ""
+    ending = endings.most_common(1)[0][0] if endings else ""
+    # with one mask per object (1_0, 1_1), a suffix would choose one object
+    all_have_it = bool(ending) and all(stem.endswith(ending) for stem in stems)
+    return f" Their names end in {ending!r}: pass `mask_suffix={ending}`." if all_have_it else ""
 
 
 def note_on_images_beside(folder: Path, apart: Path | None) -> list[str]:

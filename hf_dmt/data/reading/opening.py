@@ -34,7 +34,7 @@ from .tables import (
     open_table_alone,
 )
 
-_ARCHIVES = {".arrow", ".json", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
+_ARCHIVES = {".arrow", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
 _SHOWN = 10
 
 
@@ -61,6 +61,7 @@ def open_splits(
         DataError: nothing there, missing columns, images without masks, or data for the other task.
     """
     if name in BUILTIN_SETS:
+        _check_configuration(config_name, name)
         builtin = load_builtin(name)
         kind = TASKS[task].target
         if kind not in builtin["train"][0]:
@@ -72,6 +73,7 @@ def open_splits(
     root = Path(name).expanduser()
     elsewhere = Path(apart).expanduser() if apart else None
     if root.exists() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes, elsewhere)):
+        _check_configuration(config_name, name)
         return found
     tables, folder = _load_tables(name, config_name, token, notes)
     first = tables[(with_role(tables, "train") or list(tables))[0]]
@@ -234,8 +236,9 @@ def _local_files(
                 "files into images/ and masks/ under the same names."
             )
         found = find_images(root, apart)
-        notes += found.notes()
-        splits = {"train": FileRows(Texts(found.names), root)} if found.names else None
+        if found.names:
+            notes += found.notes()
+            splits = {"train": FileRows(Texts(found.names), root)}
     if splits is not None and not tables and not unlabeled:
         own = {
             "`image_column`": (image_column, "image"),
@@ -255,6 +258,12 @@ def _is_saved(root: Path) -> bool:
     return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
 
 
+def _check_configuration(config_name: str | None, name: str) -> None:
+    """Raises DataError for a configuration of images that have none."""
+    if config_name is not None:
+        raise DataError(f"`dataset_config_name` {config_name!r} is for data sets on the Hub, not {name!r}. Omit it.")
+
+
 def _has_labels(task: str) -> bool:
     return task == "image-classification"
 
@@ -267,6 +276,7 @@ def _load_tables(
     if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
     if _is_saved(folder):
+        _check_configuration(config_name, name)
         saved = datasets.load_from_disk(str(folder))
         return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
     try:

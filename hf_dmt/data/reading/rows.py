@@ -15,6 +15,7 @@ import datasets
 
 from ..escaping import is_text
 from ..texts import Paths, Texts
+from .decoding import CorruptImage
 
 _SHOWN = 5
 _SETTLED = 2.0  # seconds; a more recent change may be followed by another one with the same time stamp
@@ -132,6 +133,8 @@ class TableRows:
 
     def raw(self, row: int) -> tuple[Any, Any]:
         item = self.table[row]
+        if item[self.image] is None:
+            raise CorruptImage(f"row {row} cannot be read as an image: its cell in the table is empty.")
         return item[self.image], self._label(item[self.target]) if self.target else None
 
     def targets(self) -> Sequence[Any] | None:
@@ -235,7 +238,7 @@ def holds_labels(feature: Any) -> bool:
 
 
 def is_label(target: Any) -> bool:
-    """Whether a target is a label: null, an empty cell and -1 mark an image without one.
+    """Whether a target is a label: null, NaN, an empty cell and -1 mark an image without one.
 
     Words such as None and NA are labels, because they can be class names.
     """
@@ -243,6 +246,8 @@ def is_label(target: Any) -> bool:
         return target.strip() not in {"", str(NO_LABEL)}
     if getattr(target, "ndim", None) == 0:  # of a data set in the format of NumPy or torch
         target = target.item()
+    if isinstance(target, float) and math.isnan(target):  # null, as json.dumps writes it for pandas
+        return False
     return target is not None and not (isinstance(target, int) and target == NO_LABEL)
 
 

@@ -7,6 +7,7 @@ missing.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from .rows import DataError, FileRows, Rows, is_label, same_letters
 from .split_names import role_of, with_role
 
 _KINDS = (".csv", ".tsv", ".jsonl")
+_OTHER_KINDS = (".json", ".xlsx", ".xls", ".ods")
 FILE_COLUMNS = (
     *("file_name", "filename", "file", "image", "image_path", "path", "img"),
     *("file_path", "filepath", "image_name", "image_id", "id"),
@@ -64,6 +66,13 @@ def named_tables(root: Path) -> dict[str, Path]:
     ]
     by_role = {role: path for path in files if (role := role_of(path.stem))}
     return by_role or ({"train": files[0]} if len(files) == 1 else {})
+
+
+def tables_not_read(root: Path) -> str:
+    """A hint about tables in a folder of images that have no labels; empty if there are none."""
+    files = [path.name for path in root.iterdir() if path.suffix.lower() in (*_KINDS, *_OTHER_KINDS)]
+    shown = ", ".join(sorted(files)[:_SHOWN]) + (", ..." if len(files) > _SHOWN else "")
+    return f" If one of these has the labels, give it as `dataset_name`, saved as CSV: {shown}." if files else ""
 
 
 def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
@@ -121,8 +130,8 @@ def open_file_tables(
     if others := [path for path in unlisted if not any(path.is_relative_to(folder) for folder in aside)]:
         notes.append(
             f"Warning: skipped {len(others)} images in {str(root)!r} that are in no table, such as "
-            f"{others[0].relative_to(root).as_posix()!r}. To use one as an unlabeled image, add a row with an empty "
-            "label."
+            f"{others[0].relative_to(root).as_posix()!r}. To use them as unlabeled images, add rows with empty labels, "
+            "or pass their folder as `unlabeled_dir`."
         )
     return splits
 
@@ -199,9 +208,14 @@ def _open(
     masks, gone = _files(file.parent, [cell if is_label(cell) else None for cell in cells])
     if gone or len(masks) < len(paths):
         raise DataError(
-            f"{len(gone) or len(paths) - len(masks)} of {len(rows)} masks in {str(file)!r} do not exist"
-            f"{f', such as {gone[0]!r}' if gone else ''}. Correct the column {target!r}; images without a mask go into "
-            "a folder of their own: `unlabeled_dir`."
+            (
+                f"{len(gone)} of {len(rows)} masks in {str(file)!r} do not exist, such as {gone[0]!r}. Correct the "
+                f"column {target!r}"
+                if gone
+                else f"{len(paths) - len(masks)} of {len(rows)} rows of {str(file)!r} have no mask in the column "
+                f"{target!r}. Remove these rows"
+            )
+            + "; images without a mask go into a folder of their own: `unlabeled_dir`."
         )
     return FileRows(paths, root, masks=masks), splits
 
@@ -278,9 +292,9 @@ def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequen
 
 
 def _usual(columns: Sequence[str], usual: Sequence[str]) -> str | None:
-    """The first column with a usual name; people also write `Label` and `File name`."""
-    named = {column.lower().replace(" ", "_"): column for column in reversed(columns)}
-    return next((named[name] for name in usual if name in named), None)
+    """The first column with a usual name; people also write `Label`, `File name` and `ImageId`."""
+    named = {re.sub(r"[ _-]", "", column.lower()): column for column in reversed(columns)}
+    return next((named[name] for one in usual if (name := one.replace("_", "")) in named), None)
 
 
 def _folder_with(cells: Sequence[Any], parent: Path) -> Path | None:

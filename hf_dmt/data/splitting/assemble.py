@@ -15,9 +15,10 @@ from ..reading.builtin import BUILTIN_SETS
 from ..reading.folders import open_unlabeled_folder
 from ..reading.masks import MaskReading, read_colors
 from ..reading.opening import open_splits, open_unlabeled_table
-from ..reading.rows import DataError, Rows
+from ..reading.rows import DataError, FileRows, Rows
 from ..reading.sources import ImageSet
 from ..reading.split_names import names_of, role_of, split_for, with_role
+from ..reading.tables import tables_not_read
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .contents import digest_of_scanned, of_same_data
@@ -212,10 +213,11 @@ def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, no
     if task == "image-classification" and rows.targets() is None:
         named = ", ".join(getattr(rows, "columns", ()))  # of a table
         columns = f" (the columns are {named})" if named else ""
+        hint = tables_not_read(rows.images.root) if isinstance(rows, FileRows) and not rows.columns else ""
         raise DataError(
             f"The training images of {args.dataset_name!r} have no labels: no class folders and no label column"
             f"{columns}. Put them into one folder per class, give a table with the columns file_name and label "
-            "(`dataset_name=labels.csv`), or name the column with `label_column`."
+            f"(`dataset_name=labels.csv`), or name the column with `label_column`.{hint}"
         )
     images = ImageSet(
         rows,

@@ -119,6 +119,10 @@ def _classes_of_words(
         if [name for name in given.names if name in own] != own:
             notes.append(f"Classes are in the order of {args.id2label!r}; labels are matched to them by name.")
         return {word: index for index, word in enumerate(given.names)}, given.names
+    by_number = {str(value): given.names.index(name) for value, name in given.values.items()}
+    if all(word in by_number for word in distinct):  # class folders called 0, 1, 2
+        notes.append(f"Labels are the numbers of the classes in {args.id2label!r}.")
+        return by_number, given.names
     numbered = getattr(scanned.images.rows, "class_names", None)
     if numbered and len(numbered) == len(given.names) and not set(numbered) & set(given.names) and given.is_plain:
         pairs = ", ".join(f"{old} = {new}" for old, new in list(zip(numbered, given.names, strict=True))[:SHOWN])
@@ -279,6 +283,7 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
         notes.append(
             f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: {shown}. "
             "Label a few of each, or remove these classes."
+            + (' If the first class is 1, give it a name: `id2label=FILE`, with {"1": ...}.' * (missing == ["0"]))
         )
     return per_class
 
@@ -296,10 +301,15 @@ def _check_contrast(scanned: ScannedImages, names: list[str], args: DataArgument
         return
     only = min(shown)
     void = f"0 and {args.ignore_index} mean" if args.reduce_labels else f"{args.ignore_index} means"
+    object_on_black = (
+        f" If {args.ignore_index} marks an object, name both values with `id2label=FILE`, which contains "
+        f'{{"{only}": "background", "{args.ignore_index}": "object"}}, and pass `ignore_index=-1`.'
+        if not args.reduce_labels and scanned.images.class_of is None
+        else ""
+    )
     raise DataError(
         f"Every labeled pixel of the {len(scanned)} labeled masks is {only} ({names[class_of[only]]}); {void} 'no "
-        "label'. There is nothing to learn. If that value marks an object, save the masks again with class ids 0, 1, "
-        "2, ... instead. Or label other classes, too."
+        f"label'. There is nothing to learn. Label other classes, too.{object_on_black}"
     )
 
 
