@@ -6,9 +6,12 @@ import csv
 import io
 import json
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 def write_aside(path: Path, content: bytes) -> None:
@@ -22,17 +25,36 @@ def write_aside(path: Path, content: bytes) -> None:
     """
     aside = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as file:
-            file.write(content)
-        aside.replace(path)
-    except OSError as problem:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(aside, "wb") as file:
+                file.write(content)
+            aside.replace(path)
+    except OSError:
         with suppress(OSError):
             aside.unlink()
-        raise OSError(
-            problem.errno,
-            f"Cannot write {path.name} in {path.parent} ({problem.strerror}). Free disk space or choose another folder",
-        ) from problem
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside the block, an error says what could not be written, where, and what to do.
+
+    Raises:
+        OSError: the disk is full, or the folder is not writable; also where safetensors raises its own class.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        said = f"Cannot write {path.name} in {path.parent} ({reason}). Free disk space or choose another folder"
+        raise with_number_of(problem, said) from problem
+
+
+def with_number_of(problem: BaseException, said: str) -> OSError:
+    """An `OSError` with the number of another error, which errors of other libraries lack."""
+    number = getattr(problem, "errno", None)
+    return OSError(said) if number is None else OSError(number, said)
 
 
 def read_json(path: Path) -> Any:

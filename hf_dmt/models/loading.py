@@ -53,8 +53,7 @@ def label_names(config: PretrainedConfig) -> list[str]:
     """
     given = config.id2label or {index: f"LABEL_{index}" for index in range(config.num_labels)}  # None in a new PVT
     names: list[str] = []
-    for index in sorted(given):
-        name = str(given[index])
+    for index, name in (_by_number(given) if given else {}).items():  # timm has models without a class
         names.append(name if name not in names else f"{name} ({index})")
     return names
 
@@ -118,20 +117,26 @@ def in_order(id2label: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
         id2label = dict(enumerate(id2label))
     if not isinstance(id2label, Mapping):
         raise ValueError(f"id2label is a {type(id2label).__name__}. Give a map such as {{0: 'cat', 1: 'dog'}}.")
-    # JSON knows no numbers as keys.
-    id2label = {int(key) if str(key).isdecimal() else key: name for key, name in id2label.items()}
-    if not id2label or set(id2label) != set(range(len(id2label))):
-        raise ValueError(
-            f"Class ids must be the integers 0, 1, 2, ..., got {list(id2label)[:10]}. "
-            "Give a map such as {0: 'cat', 1: 'dog'}."
-        )
-    if len(id2label) > MOST_CLASSES:
-        raise ValueError(f"{len(id2label)} classes were given, but at most {MOST_CLASSES} can be stored. Give fewer.")
-    names = {index: str(id2label[index]) for index in range(len(id2label))}
-    if len(set(names.values())) < len(names):
-        twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+    numbered = _by_number(id2label)
+    if len(numbered) > MOST_CLASSES:
+        raise ValueError(f"{len(numbered)} classes were given, but at most {MOST_CLASSES} can be stored. Give fewer.")
+    names = list(numbered.values())
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"Two classes are called {twice!r} and could not be distinguished. Give each its own name.")
-    return names
+    return numbered
+
+
+def _by_number(id2label: Mapping[Any, Any]) -> dict[int, str]:
+    """A class map in the order of its ids, which JSON has as text, where "10" comes before "2".
+
+    Raises ValueError unless they are 0, 1, 2, ...: logits would stand for other classes.
+    """
+    named = {int(key) if str(key).isdecimal() else key: str(name) for key, name in id2label.items()}
+    if not named or set(named) != set(range(len(named))):
+        ids = f"Class ids must be the integers 0, 1, 2, ..., got {list(id2label)[:10]}"
+        raise ValueError(f"{ids}. Give a map such as {{0: 'cat', 1: 'dog'}}.")
+    return {index: named[index] for index in range(len(named))}
 
 
 def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> PretrainedConfig:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import PushToHubMixin, logging
 
-from ..data.files import write_json
+from ..data.files import write_json, writing
 from ..data.members import MEMBERS
 from ..data.pair_file import FORMAT_VERSION, PAIR_FILE, PEER_FOLDER, member_folder, read_pair_file
 from ..hub import push, repository
@@ -289,9 +289,10 @@ class ModelPair(nn.Module, PushToHubMixin):
         for name in MEMBERS:
             where = folder if name == primary else folder / PEER_FOLDER
             part = member_state(state_dict, name) if state_dict is not None else None
-            self.member(name).save_pretrained(where, state_dict=part, is_main_process=is_main_process, **kwargs)
-            if is_main_process:
-                timm_members.save_processor(self.processor(name), where)
+            with writing(where / "model.safetensors"):
+                self.member(name).save_pretrained(where, state_dict=part, is_main_process=is_main_process, **kwargs)
+                if is_main_process:
+                    timm_members.save_processor(self.processor(name), where)
         if is_main_process:
             write_json(folder / PAIR_FILE, self.description(primary))
 

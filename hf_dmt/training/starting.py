@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import gather_object
 
 from ..data.files import write_json
 from ..data.members import MEMBERS
@@ -55,14 +56,18 @@ class RunStart:
         Args:
             supervised_rows: for each model, the labeled rows of phase 0.
             sharded: FSDP shards the parameters.
+
+        Raises:
+            ValueError: the processes of this start would not train the same; every process must call this.
         """
         if self.digests is None:
             with preserved_rng():  # a data set may draw random numbers
                 sets = self.image_sets.items()
-                self.digests = {role: digest_of(images) for role, images in sets if images is not None}
+                self.digests = {role: digest_of(images, role=role) for role, images in sets if images is not None}
         first = {f"phase 0 of {name}": _digest_of_rows(supervised_rows[name]) for name in MEMBERS}
         settings = {**self.settings, "parameters_divided_over_processes": sharded}
         now = identity.of_run(args, knobs, phases, pair, {**self.digests, **first}, settings)
+        _check_processes_agree(now, args.output_dir)
         return RunOrigin(now, world_size=args.world_size, accepted=args.accept_changes or ())
 
     def write_split(self, folder: str | Path, class_names: Sequence[str]) -> None:
@@ -70,6 +75,25 @@ class RunStart:
         roles: dict[str, Sequence[str]]
         roles = {role: image_ids(images) if images is not None else [] for role, images in self.image_sets.items()}
         write_json(Path(folder) / SPLIT_FILE, self.split or describe(roles, class_names=list(class_names)))
+
+
+def _check_processes_agree(now: Mapping[str, Any], output_dir: str) -> None:
+    """Processes exchange labels by the position of an image and gradients by that of a weight.
+
+    Raises ValueError on every process if one has other images, settings or models than the first, such as a list that
+    each process has shuffled for itself.
+    """
+    (first, folder), *others = gather_object([(now, output_dir)])
+    for number, (other, other_folder) in enumerate(others, 1):
+        found = list(identity.differences(first, other, step=0, accepted=()).refused)
+        found += [identity.Change("output_dir", folder, other_folder)] if other_folder != folder else []
+        if found:
+            lines = "".join(f"\n  {change}" for change in found)
+            raise ValueError(
+                f"Process {number} would not train what process 0 trains (was: in process 0, now: in process {number})."
+                f"{lines}\nGive every process the same settings, and the same images in the same order: sort lists of "
+                "files, shuffle with a fixed seed, and build no `output_dir` from the time."
+            )
 
 
 def _digest_of_rows(rows: np.ndarray) -> str:

@@ -28,7 +28,7 @@ from ..models.weights.initial_weights import InitialWeights
 from . import phases
 from .finishing import finish, record_scores
 from .inputs import search
-from .inputs.checks import check_callbacks, check_sharding, check_wrapped
+from .inputs.checks import check_sharding, check_wrapped
 from .inputs.given import Inputs
 from .inputs.image_sets import first_set
 from .labeling import phase_labels
@@ -141,7 +141,7 @@ class DMTTrainer(PairTrainer):
         if trial is not None:
             return self._train_trial(trial)
         started = time.monotonic()
-        check_callbacks(self.callback_handler.callbacks)
+        self.inputs.check_unchanged(self)
         if self.checkpoint_to_resume(resume_from_checkpoint) is None:
             check_room(self.args.output_dir, overwrite=self.args.overwrite_output_dir)
             if "phase" in self.model.metadata:  # trained before: phase 0 is no labels-only baseline, as the card says

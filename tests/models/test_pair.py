@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -357,6 +358,30 @@ def test_class_ids_in_any_order_keep_their_names(checkpoint):
     pair = ModelPair.from_models(checkpoint("vit"), "tiny:resnet", id2label={2: "z", 0: "x", 1: "y"})
     assert pair.class_names == ["x", "y", "z"]
     assert pair.model_b.config.label2id == {"x": 0, "y": 1, "z": 2}
+
+
+def test_class_ids_as_text_are_numbers(build):
+    """Guards against sorting the ids of a model that was loaded with a map from JSON as text: 10 comes before 2, and
+    every class from the third on has the name of another. Ids with a gap would be renumbered."""
+    members = [build("vit", [f"c{index}" for index in range(12)]) for _ in range(2)]
+    for model, _ in members:
+        model.config.id2label = {str(index): name for index, name in model.config.id2label.items()}
+    (a, processor_a), (b, processor_b) = members
+    assert ModelPair(a, b, processor_a, processor_b).class_names == [f"c{index}" for index in range(12)]
+    b.config.id2label = {index + 1: name for index, name in b.config.id2label.items()}
+    with pytest.raises(ValueError, match=r"Class ids must be the integers 0, 1, 2, \.\.\., got \[1, 2"):
+        ModelPair(a, b, processor_a, processor_b)
+
+
+def test_a_full_disk_is_said_with_the_file(make_pair, tmp_path):
+    """Guards against an error class of safetensors, which nobody catches at the end of a run."""
+    pair, (soft, hard) = make_pair("vit", "resnet"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(OSError, match=rf"^Cannot write model.safetensors in {tmp_path} \(.*Free disk space"):
+            pair.save_pretrained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_members_from_one_checkpoint_get_different_heads(checkpoint):

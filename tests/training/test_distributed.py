@@ -210,6 +210,15 @@ def test_another_number_of_processes_takes_a_run_up(folder: Path, found: Any, tw
     assert "was trained by 1 process(es) and continues with 2" in said and "no longer bit-identical" in said
 
 
+def test_processes_with_other_images_or_settings_are_refused(two_only: Any) -> None:
+    """Guards against images that each process has shuffled for itself: labels are exchanged by position, so each would
+    train on the labels of other images. Guards against models that drift apart, too."""
+    first, second = two_only["refused"]
+    assert first == second, "every process ends, so none waits for another"
+    assert "unlabeled images: other contents, labels or order" in first[0] and "shuffle with a fixed seed" in first[0]
+    assert "learning_rate: was 0.1, now 0.2" in first[1]
+
+
 def test_only_the_main_process_saves(folder: Path, two_only: dict[str, Any]) -> None:
     """Guards against both processes writing one checkpoint: its files would be mixed, or now and then a rename would
     not find its file and end the run."""

@@ -10,16 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from small_runs import KillAt, assert_same, images, make_pair, make_trainer, results, state_of, telemetry
-from torch.utils.data import get_worker_info
+from small_runs import KillAt, assert_same, images, make_pair, make_trainer, results, scenes, state_of, telemetry
+from torch.utils.data import Subset, get_worker_info
 from transformers import TrainerCallback
 
 from hf_dmt import DMTTrainingArguments
 from hf_dmt.data.reading.rows import FileRows
 from hf_dmt.data.reading.sources import ImageSet
+from hf_dmt.training.run import checkpoints
 from hf_dmt.training.run.folder import check_output_folder
 from hf_dmt.training.run.runtime_errors import RunError, out_of_memory
 from hf_dmt.training.settings.command_line import as_flags
@@ -61,6 +63,44 @@ def test_images_deleted_between_labeling_and_training(tmp_path: Path) -> None:
     assert all(torch.equal(value, pair.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
+@pytest.mark.parametrize("role", ["labeled", "unlabeled", "evaluation"])
+def test_an_item_that_cannot_be_read_is_named(tmp_path: Path, role: str) -> None:
+    """Guards against an error from the code of a data set that does not say which of its images it is about."""
+
+    class Torn(list[Any]):
+        def __getitem__(self, row: Any) -> Any:
+            if row == 5 and reading:
+                raise OSError("image file is truncated")
+            return super().__getitem__(row)
+
+    reading = False
+    trainer = make_trainer(tmp_path, **{"evaluation": images(6), role: Torn(images(12)), "max_steps": 3})
+    with pytest.raises(ValueError, match=r"Item 5 of the \w+ images cannot be read \(OSError: image file is trunc"):
+        reading = True
+        trainer.train()
+    trainer.start.digests = {}  # a set of more than 16 images is not read completely before training
+    with pytest.raises(RunError, match=r"Image 5 cannot be read \(OSError: image file is truncated\)"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.full((16, 16), 255), "Label 255 in the mask of image 4, which is to be scored, is outside 0"),
+        (np.zeros((16, 8)), "The image 4 is 16x16, but its mask is 8x16"),
+        (None, "Image 4, which is to be scored, has no label"),
+    ],
+)
+def test_a_mask_that_cannot_be_scored_is_named(tmp_path: Path, wrong: Any, message: str) -> None:
+    """Guards against scores on a mask of another size than its image, and against errors that name no image. Of a set
+    that reads its masks when they are needed, only the first is checked before."""
+    evaluated = Subset(scenes(6), range(6))
+    trainer = make_trainer(tmp_path, make_pair("segformer", "segformer"), evaluation=evaluated)
+    evaluated.dataset[4]["mask"] = None if wrong is None else wrong.astype(np.uint8)
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate()
+
+
 def test_the_output_folder_may_be_moved(tmp_path: Path) -> None:
     """Guards against a run that needs paths of its old disk after its folder was moved to another one."""
     whole = make_pair()
@@ -91,6 +131,17 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     trainer.add_callback(AtStep(4, lambda: monkeypatch.setattr(torch, "save", full)))
     with pytest.raises(OSError, match=r"checkpoint-4"):
         trainer.train()
+    (tmp_path / "telemetry.jsonl").unlink()
+    (tmp_path / "telemetry.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"Cannot write telemetry\.jsonl in .*Free disk space"):
+        trainer.log({"loss": 1.0})
+    (tmp_path / "telemetry.jsonl").rmdir()
+    without_number = checkpoints.not_written(
+        tmp_path / "checkpoint-9", RuntimeError("[enforce fail at inline_container")
+    )
+    assert str(without_number).startswith("checkpoint-9 cannot be written") and "(the file was cut off)" in str(
+        without_number
+    )
     monkeypatch.undo()
     again = make_trainer(tmp_path, **SAVING)
     assert again.checkpoint_to_resume(True) == str(tmp_path / "checkpoint-3"), "the end of phase 0"

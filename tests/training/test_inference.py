@@ -15,7 +15,7 @@ from small_runs import CLASSES, images, make_pair, scenes, state_of
 from torch.utils.data import DataLoader
 from transformers import pipeline
 
-from hf_dmt.data.reading.rows import FileRows
+from hf_dmt.data.reading.rows import DataError, FileRows
 from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.models.preprocessing import clean_inputs
 from hf_dmt.training.labeling import inference
@@ -68,7 +68,7 @@ def test_nothing_moves(workers: int, training: bool) -> None:
 def test_the_mode_is_restored_after_an_error() -> None:
     """Guards against a run that continues in eval mode because one image could not be read."""
     pair = make_pair().train()
-    with pytest.raises(TypeError):
+    with pytest.raises(DataError, match="Image 0 cannot be read"):
         parts(pair, [{"image": None}], CleanPass(1))
     assert pair.training
 

@@ -21,6 +21,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
 from hf_dmt.training.inputs import search
+from hf_dmt.training.inputs.streams import saved_stream
 from hf_dmt.training.pair_trainer import PairTrainer
 from hf_dmt.training.run.runtime_errors import RunError
 from tests.training.metric_modules import write_metric
@@ -164,11 +165,54 @@ def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
         trainer.train()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("unlabeled_dataset", images(5, seed=9)),
+        ("eval_dataset", images(5)),
+        ("train_dataset", images(5)),
+        ("model", make_pair(seed=1)),
+        ("args.gamma1", 1.0),
+        ("args.supervised_epochs", 9),
+        ("args.output_dir", "elsewhere"),
+    ],
+)
+def test_what_is_set_after_the_trainer_was_built_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    """Guards against labels of new unlabeled images that are given to the former ones, and against a setting that is
+    recorded but has no effect."""
+    trainer = make_trainer(tmp_path, evaluation=images(3))
+    owner, attribute = (trainer.args, name.removeprefix("args.")) if "." in name else (trainer, name)
+    setattr(owner, attribute, value)
+    with pytest.raises(ValueError, match=f"^{name} was set after the trainer was built.*Build a new DMTTrainer"):
+        trainer.train()
+
+
+def test_a_folder_that_cannot_be_used_or_has_files_of_others_is_refused(tmp_path: Path) -> None:
+    """Guards against a README or checkpoint of the user that the finished pair replaces, and against a FileExistsError
+    of the stock Trainer."""
+    (tmp_path / "README.md").write_text("my notes")
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match=r"contains README\.md, which no run of hf_dmt wrote"):
+        trainer.train()
+    with pytest.raises(ValueError, match=r"README\.md' is a file, but a run needs a folder"):
+        make_trainer(tmp_path / "README.md")
+    make_trainer(tmp_path, max_steps=1, overwrite_output_dir=True).train()
+
+
 class Stream(IterableDataset[dict[str, Any]]):
     """Twelve unlabeled images that come one after the other."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from images(12, seed=1)
+
+
+class Items(IterableDataset[dict[str, Any]]):
+    """Three images and labels as tensors; the first has no label."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for item in images(3):
+            pixels = torch.from_numpy(np.asarray(item["image"]).copy()).permute(2, 0, 1)
+            yield {"image": pixels, "label": torch.tensor(item["label"]) if item["label"] else None}
 
 
 @pytest.mark.parametrize("kind", ["torch", "datasets"])
@@ -181,6 +225,9 @@ def test_a_stream_of_unlabeled_images_is_saved_once(tmp_path: Path, kind: str) -
     saved = trainer.unlabeled_dataset
     assert len(saved) == 12 and saved[7]["label"] == images(12, seed=1)[7]["label"]
     assert np.array_equal(np.asarray(saved[7]["image"]), np.asarray(images(12, seed=1)[7]["image"]))
+    stored = saved_stream(Items(), "unlabeled_dataset")
+    assert stored["label"] == [None, 1, 2], "a label is not lost because the first image has none, or it is a tensor"
+    assert np.array_equal(np.asarray(stored[1]["image"]), np.asarray(images(3)[1]["image"]))
     with pytest.raises(ValueError, match=r"train_dataset is a .*can only be read sequentially"):
         make_trainer(tmp_path, labeled=stream)
     with pytest.raises(ValueError, match=r"eval_dataset is a .*can only be read sequentially"):

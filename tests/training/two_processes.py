@@ -280,9 +280,25 @@ def two_only(folder: Path) -> None:
     resumed.model.eval()
     with torch.no_grad(), resumed.weights.ema.applied():  # type: ignore[union-attr]
         alone = resumed.model(torch.stack([to_tensor(item["image"]) for item in made]))
+    found["refused"] = gathered([refusal(folder / "refused", **given) for given in different_on_each_process()])
     found["predicted"] = logits, {name: value.numpy() for name, value in alone.items()}
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "two-only.pt")
+
+
+def different_on_each_process() -> list[dict[str, Any]]:
+    rank = torch.distributed.get_rank()
+    rows = np.random.default_rng(rank).permutation(12)
+    shuffled = [images(12, seed=1).without_truth()[row] for row in rows]
+    return [{"unlabeled": shuffled}, {"learning_rate": 0.1 * (rank + 1)}]
+
+
+def refusal(folder: Path, **given: Any) -> str:
+    try:
+        make_trainer(folder, **given).train()
+    except ValueError as problem:
+        return str(problem)
+    return ""
 
 
 def train_and_export(folder: Path, **settings: Any) -> None:

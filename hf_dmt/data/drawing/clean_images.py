@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..labels.items import check_label
 from ..reading.masks import to_mask
 from ..reading.rows import is_label
-from ..reading.sources import at_side, decoded_item, name_of
+from ..reading.sources import at_side, check_mask_size, decoded_item, name_of
 from ..tasks import TASKS
 
 
@@ -46,7 +46,8 @@ class CleanDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.rows[index])
         name = name_of(self.source, row)
-        item, image, size = decoded_item(self.source, row, self.view_side)
+        item, image, full_size = decoded_item(self.source, row, self.view_side)
+        size = full_size
         if self.shorter_side is not None:
             image = fit_shorter_side(image, self.shorter_side, size)
             size = image.size
@@ -55,6 +56,7 @@ class CleanDataset(Dataset[dict[str, Any]]):
             truth = None
         if self.task == "semantic-segmentation" and truth is not None:
             truth = to_mask(truth, name).astype(np.int64)
+            check_mask_size(truth.shape, full_size, name)
         elif truth is not None:  # of a set that decodes an image to read its label, only some were checked before
             truth = check_label(truth, f"Image {name}", None)
         return {"image": image, "labels": truth, "index": row, "size": size[::-1]}
@@ -103,7 +105,8 @@ class CleanCollator:
         images = [item["image"] for item in items]
         functions = {id(function): function for function in self.prepare.values()}
         made = {key: function(images) for key, function in functions.items()}
-        sizes = [item["labels"].shape if self.at_mask_size else item["size"] for item in items]
+        at_mask = [self.at_mask_size and item["labels"] is not None for item in items]
+        sizes = [item["labels"].shape if there else item["size"] for item, there in zip(items, at_mask, strict=True)]
         groups: dict[Any, list[int]] = defaultdict(list)
         for position, size in enumerate(sizes):
             shapes = tuple(tensors[position].shape for tensors in made.values())

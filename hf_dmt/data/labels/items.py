@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..reading.rows import is_label
-from ..reading.sources import ImageSet
+from ..reading.sources import ImageSet, reading_an_item
 
 _LOOKED_AT = 32  # items to check in a set that decodes an image to read its label
 
@@ -59,13 +59,8 @@ def _item(source: Any, position: int, role: str) -> Mapping[str, Any]:
     Raises:
         ValueError: it cannot be read, or is no dictionary.
     """
-    try:
+    with reading_an_item(f"Item {position} of {role}, which has {len(source)},"):
         item: Any = source[position]
-    except Exception as problem:  # the code of others
-        raise ValueError(
-            f"Item {position} of {role}, which has {len(source)}, cannot be read ({type(problem).__name__}: "
-            f"{problem}). Remove it, or correct the length."
-        ) from problem
     if not isinstance(item, Mapping):
         raise ValueError(f"Item {position} of {role} is a {type(item).__name__}, and item 0 a dictionary. Remove it.")
     return item

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..tasks import IGNORE_INDEX
+from .decoding import CorruptImage, WithoutMeaning
 from .looks import CachedLooks, Look, LookCache, look_at_image, look_at_mask
 from .masks import COLOR_VOID, PLAIN, MaskReading, mask_ids
 from .rows import (
@@ -216,12 +218,31 @@ def decoded_item(source: Any, row: int, side: int | None) -> tuple[Any, Image.Im
         side: of the view made from it, see `to_small_rgb`; an `ImageSet` knows its own, see `at_side`.
 
     Raises:
-        CorruptImage, ValueError, TypeError: as `to_rgb`.
+        CorruptImage, WithoutMeaning: as `to_rgb`. DataError: the item cannot be read, or has no image.
     """
-    item = source[row]
     if isinstance(source, ImageSet):
+        item = source[row]
         return item, item["image"], item.get("size", item["image"].size)
-    return item, *to_small_rgb(item["image"], side, f"image {name_of(source, row)}")
+    name = f"image {name_of(source, row)}"
+    with reading_an_item(name):
+        item = source[row]
+        return item, *to_small_rgb(item["image"], side, name)
+
+
+@contextmanager
+def reading_an_item(name: str) -> Iterator[None]:
+    """Errors inside the block, where the code of others may run, are raised with the name of the item.
+
+    Raises:
+        DataError: it cannot be read. Errors that name it already, CorruptImage and WithoutMeaning, pass unchanged.
+    """
+    try:
+        yield
+    except (CorruptImage, WithoutMeaning, DataError):
+        raise
+    except Exception as problem:
+        reason = f"{type(problem).__name__}: {problem}".rstrip(".")
+        raise DataError(f"{name[0].upper()}{name[1:]} cannot be read ({reason}). Correct or remove it.") from problem
 
 
 def name_of(source: Any, row: int) -> str:

@@ -11,13 +11,14 @@ import numpy as np
 from PIL import Image
 
 from ..labels.items import labels_at_hand
+from ..reading.sources import reading_an_item
 from .scan import ScannedImages
 from .splits import held_out_before, image_ids
 
 _LOOKED_AT = 16  # items of a set that was not hashed completely
 
 
-def digest_of(images: Any, hashes: Sequence[bytes] | None = None) -> str:
+def digest_of(images: Any, hashes: Sequence[bytes] | None = None, *, role: str = "this set") -> str:
     """16 hex digits over the ids, labels and contents of an image set, in order.
 
     Args:
@@ -25,6 +26,10 @@ def digest_of(images: Any, hashes: Sequence[bytes] | None = None) -> str:
         hashes: a hash of each image's and target's contents, if every file was read. Otherwise the labels of a
             list or a `datasets.Dataset` count, and 16 items, evenly spread, are read; of items that differ at every
             access, only the number counts.
+        role: the name of the set in errors.
+
+    Raises:
+        DataError: an item cannot be read.
     """
     count = len(images)
     digest = hashlib.sha256(f"{count}\n".encode())
@@ -38,8 +43,9 @@ def digest_of(images: Any, hashes: Sequence[bytes] | None = None) -> str:
         digest.update(b"\n".join(hashes))
         return digest.hexdigest()[:16]
     for row in sorted({round(place) for place in np.linspace(0, count - 1, min(count, _LOOKED_AT))}):
-        item = _hash_of_item(images[row])
-        if item == _hash_of_item(images[row]):
+        with reading_an_item(f"Item {row} of the {role} images"):
+            item, again = _hash_of_item(images[row]), _hash_of_item(images[row])
+        if item == again:
             digest.update(item)
     return digest.hexdigest()[:16]
 

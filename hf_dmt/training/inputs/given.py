@@ -8,12 +8,15 @@ from typing import Any
 
 from transformers import EvalPrediction, TrainerCallback
 
+from ...data.drawing.samples import PairDataset
 from ...data.tasks import TASKS
 from ...models.pair import ModelPair
+from ..run.folder import check_place
 from ..scoring.library_metrics import LibraryMetrics
 from ..settings.arguments import DMTTrainingArguments
+from ..settings.knobs import KNOBS, RUN_SETTINGS
 from ..settings.methods import Knobs
-from .checks import check_inputs, check_unlabeled
+from .checks import check_callbacks, check_inputs, check_unlabeled
 from .image_sets import by_name, check_image_set, check_one_order, title_of
 from .opened_pair import opened_pair
 from .search import new_pair
@@ -33,10 +36,14 @@ _STOCK_ONLY: dict[str, str] = {
 }
 
 
+# Settings that a trainer reads when it is built; others, such as `learning_rate`, it reads when it trains.
+_BUILT_FROM = ("output_dir", "seed", "max_steps", "gradient_accumulation_steps", "method", *KNOBS, *RUN_SETTINGS)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The arguments of a `DMTTrainer` (documented there). `pair`, `knobs` and `library_metrics` are derived from
-    them."""
+    them; `settings` are the values of the arguments from which a trainer is built."""
 
     args: DMTTrainingArguments
     train_dataset: Any
@@ -48,6 +55,7 @@ class Inputs:
     metrics: Sequence[Any]
     pair: ModelPair
     knobs: Knobs
+    settings: Mapping[str, Any]
     library_metrics: LibraryMetrics | None = None
 
     @classmethod
@@ -60,6 +68,7 @@ class Inputs:
             ValueError: what to give instead. TypeError: an unknown argument.
         """
         args = _arguments(args, stock, model, model_init)
+        check_place(args.output_dir)
         pair = new_pair(model_init) if model_init else opened_pair(model, args, given["train_dataset"])
         if is_stream(unlabeled_dataset):
             with args.main_process_first(desc="saving the stream of unlabeled images"):
@@ -71,7 +80,8 @@ class Inputs:
         sets |= {"test_dataset": given["test_dataset"], "unlabeled_dataset": unlabeled_dataset}
         check_one_order({"train_dataset": given["train_dataset"], **sets})
         knobs = args.knobs(pair.task)
-        inputs = cls(args, unlabeled_dataset=unlabeled_dataset, pair=pair, knobs=knobs, **given)
+        settings = {name: getattr(args, name) for name in _BUILT_FROM}
+        inputs = cls(args, unlabeled_dataset=unlabeled_dataset, pair=pair, knobs=knobs, settings=settings, **given)
         check_unlabeled(args.method, knobs, inputs.num_unlabeled)
         if args.metric_is_default and of_eval:
             first = next(iter(of_eval))
@@ -84,6 +94,22 @@ class Inputs:
     @property
     def num_unlabeled(self) -> int:
         return len(self.unlabeled_dataset) if self.unlabeled_dataset is not None else 0
+
+    def check_unchanged(self, trainer: Any) -> None:
+        """Raises ValueError for something that was set on the trainer after it was built, where it would be ignored, or
+        would give images the labels of others; and for a callback that cannot be used."""
+        check_callbacks(trainer.callback_handler.callbacks)
+        sets = {name: getattr(self, name) for name in ("unlabeled_dataset", "eval_dataset", "test_dataset")}
+        changed = [
+            name for name, before in {"model": self.pair, **sets}.items() if getattr(trainer, name) is not before
+        ]
+        changed += [] if isinstance(trainer.train_dataset, PairDataset) else ["train_dataset"]
+        changed += [f"args.{name}" for name in self.settings if getattr(trainer.args, name) != self.settings[name]]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} was set after the trainer was built, when phases, batches and the positions of "
+                "images had been derived from the former value. Build a new DMTTrainer with it."
+            )
 
     def for_trainer(self) -> tuple[Any, ...]:
         """The images and metrics in the order of `DMTTrainer`'s arguments."""

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
+import numpy as np
+from datasets.exceptions import DatasetGenerationError
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ...data.reading.rows import DataError
+from ...data.labels.items import check_label
+from ...data.reading.decoding import to_rgb
+from ...data.reading.rows import DataError, is_label
 
 
 def is_stream(source: Any) -> bool:
@@ -44,19 +49,27 @@ def saved_stream(stream: Any, role: str) -> datasets.Dataset:
             "column."
         )
     features = {"image": datasets.Image()}
-    if isinstance(first.get("label"), int):
+    if "label" in first:
         features["label"] = datasets.Value("int64")
     if first.get("mask") is not None:
         features["mask"] = datasets.Image()
-    table: datasets.Dataset = datasets.Dataset.from_generator(
-        # `datasets` would interpret a list in gen_kwargs as shards, and read the stream once for each of them.
-        _items,
-        features=datasets.Features(features),
-        gen_kwargs={"stream": stream, "columns": tuple(features)},
-    )
+    try:
+        table: datasets.Dataset = datasets.Dataset.from_generator(
+            # `datasets` would interpret a list in gen_kwargs as shards, and read the stream once for each of them.
+            _items,
+            features=datasets.Features(features),
+            gen_kwargs={"stream": stream, "columns": tuple(features), "role": role},
+        )
+    except DatasetGenerationError as problem:  # which says only that there was an error
+        raise DataError(f"{role} cannot be saved: {problem.__cause__}") from problem
     return table
 
 
-def _items(stream: Any, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for item in stream:
-        yield {column: item.get(column) for column in columns}
+def _items(stream: Any, columns: tuple[str, ...], role: str) -> Iterator[dict[str, Any]]:
+    for position, item in enumerate(stream):
+        name, kept = f"Item {position} of {role}", {column: item.get(column) for column in columns}
+        if isinstance(kept["image"], (Tensor, np.ndarray)):  # `datasets` stores neither tensors nor fractions
+            kept["image"] = to_rgb(kept["image"], name)
+        if "label" in kept:
+            kept["label"] = check_label(kept["label"], name, None) if is_label(kept["label"]) else None
+        yield kept

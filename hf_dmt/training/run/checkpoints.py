@@ -11,13 +11,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ...data.files import read_json
+from ...data.files import read_json, with_number_of
 from ...data.pair_file import PAIR_FILE, PEER_FOLDER
 from .origin import IDENTITY_FILE, RunOrigin
 from .results import RESULTS_FILE, TELEMETRY_FILE
 from .whole_checkpoint import faults, read_record, step_of
 
 logger = logging.get_logger(__name__)
+
+# What a finished run leaves in its folder under names that files of others may have.
+_WRITTEN = ("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "report.html", PEER_FOLDER)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
@@ -94,9 +97,12 @@ def not_written(checkpoint: Path, problem: Exception) -> OSError:
     """The error for a checkpoint that could not be written: where, why, and what is left to resume from."""
     last = last_complete_checkpoint(checkpoint.parent)
     usable = f"{last.name} is complete: resume from it" if last else "there is no earlier one: start again"
-    reason = getattr(problem, "strerror", None) or (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    return OSError(
-        getattr(problem, "errno", None),
+    cause = problem.__cause__ or problem  # an error of our own says what to do, too
+    reason = getattr(cause, "strerror", None) or (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    if "inline_container" in reason:  # torch's own check of the size of its file
+        reason = "the file was cut off"
+    return with_number_of(
+        cause,
         f"{checkpoint.name} cannot be written in {checkpoint.parent} ({reason}). Free disk space or change the "
         f"permissions of the folder; {usable} with `resume_from_checkpoint=True`. `save_total_limit=2` keeps fewer "
         "checkpoints",
@@ -120,7 +126,7 @@ def numbered(output_dir: str | Path) -> list[Path]:
 
 def check_room(folder: str | Path, *, overwrite: bool) -> None:
     """Refuse to start a new run in a folder where another one has finished a phase, saved a checkpoint or exported its
-    pair.
+    pair, or where other files have the names of those that the run will write.
 
     Leftovers of a run that failed before that are ignored.
 
@@ -145,6 +151,12 @@ def check_room(folder: str | Path, *, overwrite: bool) -> None:
             f"`output_dir` {str(folder)!r} already contains a run ({', '.join(work[-3:])}), which a new one would "
             "overwrite. Continue it with `resume_from_checkpoint=True`, if it has a complete checkpoint; choose "
             "another folder; or pass `overwrite_output_dir=True` to delete what is there."
+        )
+    files = [name for name in _WRITTEN if (folder / name).exists()]
+    if files and not (folder / IDENTITY_FILE).exists():
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} contains {', '.join(files)}, which no run of hf_dmt wrote and this one "
+            "would replace. Choose another folder, or pass `overwrite_output_dir=True`."
         )
 
 

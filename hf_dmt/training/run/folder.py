@@ -26,9 +26,9 @@ OWNER_FILE = ".run.owner"
 logger = logging.get_logger(__name__)
 
 
-def check_output_folder(args: DMTTrainingArguments) -> None:
-    """Refuse a folder with unrelated contents, or with a run unless it is to be resumed or overwritten."""
-    folder = Path(args.output_dir)
+def check_place(output_dir: str) -> None:
+    """Raises ValueError if there can be no folder of this name, or nothing can be written to it."""
+    folder = Path(output_dir)
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():
         where = "is" if nearest == folder else f"cannot be created: {str(nearest)!r} is"
@@ -38,6 +38,12 @@ def check_output_folder(args: DMTTrainingArguments) -> None:
             f"`output_dir` {str(folder)!r} cannot be written: there is no permission to write to {str(nearest)!r}. "
             "Change its permissions, or choose another folder."
         )
+
+
+def check_output_folder(args: DMTTrainingArguments) -> None:
+    """Refuse a folder with unrelated contents, or with a run unless it is to be resumed or overwritten."""
+    check_place(args.output_dir)
+    folder = Path(args.output_dir)
     if not folder.exists() or not any(path for path in folder.iterdir() if not _is_leftover(path)):
         return
     if not any((folder / name).is_file() for name in (SPLIT_FILE, IDENTITY_FILE, PAIR_FILE)):

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
-from ...data.files import write_aside, write_json
+from ...data.files import write_aside, write_json, writing
 from ...data.members import MEMBERS
 from ...report.results_file import RESULTS_FILE, TELEMETRY_FILE, read_events, read_results
 from .runtime_errors import RunError
@@ -72,7 +72,8 @@ class RunRecords:
         if self.writes and "train_runtime" not in logs:
             self._cut_back()
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / TELEMETRY_FILE, "a", encoding="utf-8") as file:
+            path = self.folder / TELEMETRY_FILE
+            with writing(path), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "phase": phase, **logs}) + "\n")
 
     @property

@@ -12,7 +12,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import EvalPrediction
 
+from ...data.drawing.samples import check_mask_values
+from ...data.labels.items import check_label
 from ...data.members import MEMBERS
+from ...data.reading.sources import name_of
 from ...data.tasks import IGNORE_INDEX, TASKS
 from ...models.pair import ModelPair
 from ..labeling.inference import CleanPass
@@ -52,6 +55,8 @@ def evaluate_pair(
     for part in clean_pass.run(
         pair, source, accelerator, title=title, at_mask_size=pair.task == "semantic-segmentation"
     ):
+        for row, label in zip(part.index, part.truth, strict=True):
+            _check_truth(label, name_of(source, row), pair)
         truth = torch.from_numpy(np.stack([np.asarray(label, dtype=np.int64) for label in part.truth]))
         scores.update(part.logits, truth.to(accelerator.device))
         rows += part.index
@@ -67,6 +72,15 @@ def evaluate_pair(
     if library_metrics is not None and collected is not None:
         library_metrics.add_to(result, collected.gathered())
     return result, counts
+
+
+def _check_truth(truth: Any, name: str, pair: ModelPair) -> None:
+    """Raises ValueError for a label or mask that cannot be scored. Of a set that decodes an image to read it, only some
+    were checked before."""
+    if truth is None or pair.task == "image-classification":
+        check_label(truth, f"Image {name}, which is to be scored,", len(pair.class_names), pair.class_names)
+    else:
+        check_mask_values(truth, len(pair.class_names), f"the mask of image {name}, which is to be scored,")
 
 
 def predict_pair(
