@@ -36,7 +36,7 @@ from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
 from ..data.reading.opening import open_unlabeled_table
 from ..data.reading.rows import DataError, FileRows, Rows
 from ..data.reading.sources import ImageSet
-from ..data.reading.tables import is_table
+from ..data.reading.tables import columns_there, is_table
 from ..data.splitting.scan import scan
 from ..hub.offline import fail_fast_offline
 from ..hub.predictions import push_predictions
@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         records, facts = predict(given)
     except (ValueError, OSError) as problem:
-        print_error(str(problem))
+        print_error(str(problem).replace("`unlabeled_split`", "--split"))
         return 2
     if given.push_to_hub and records:
         try:
@@ -260,6 +260,11 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
             image_column=given.image_column,
             notes=notes,
         )
+    if isinstance(rows, FileRows):
+        if given.image_column and columns_there(place, given.image_column) == [None]:
+            raise UsageError(f"--image_column {given.image_column!r} is not in {given.data!r}. Correct it, or omit it.")
+        if given.dataset_config_name:
+            raise UsageError(f"--dataset_config_name is for data sets on the Hub, not {given.data!r}. Omit it.")
     if not rows.ids:
         raise DataError(f"There are no images in {given.data!r}. Check the path, or choose another --split.")
     return rows

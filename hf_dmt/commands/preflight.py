@@ -19,15 +19,17 @@ from ..data.reading.rows import DataError
 from ..data.splitting.assemble import RunImages, assemble
 from ..data.splitting.copies import can_compare, overlaps, signatures
 from ..data.splitting.scan import UNREADABLE
+from ..hub.repository import check_target
 from ..models.pair import ModelPair
 from ..models.timm_members import architecture
+from ..training.inputs.checks import check_inputs
+from ..training.publishing import repository_of
 from ..training.rehearsal import rehearse
 from ..training.run.folder import check_output_folder
 from ..training.run.runtime_errors import RunError, too_large_for_this_machine
 from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import ModelArguments, as_flags
 from ..training.settings.help import terminal_width
-from ..training.settings.late_settings import check_late_settings
 from .opening import FoundModels, build_pair, look_up_models
 
 _SHOWN = 5
@@ -239,6 +241,9 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
 
     with found.collecting():
         check_output_folder(args)
+    if args.push_to_hub:
+        with found.collecting():
+            check_target(repository_of(args), token=args.hub_token)
     models = None
     with found.collecting():
         models = look_up_models(model_args, args)
@@ -251,7 +256,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
             pair = build_pair(model_args, args, images.class_names, models.folder)
             found.look_at_models(pair, images)
             tell(found.about_models())
-            check_late_settings(args, pair)
+            check_inputs(pair, args, images.labeled, images.evaluation, images.test, None, (), None)
             found.rehearse(pair, args, images)
     tell(found.conclusion())
     if args.should_save and model_args.json:

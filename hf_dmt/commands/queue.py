@@ -47,8 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("run", help="output folder of a run")
-    queue, data, rest = parser.parse_args_into_dataclasses(list(sys.argv[1:] if argv is None else argv))
+    given = list(sys.argv[1:] if argv is None else argv)
+    queue, data, rest, unknown = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
     try:
+        if unknown:
+            raise ValueError(
+                f"Unknown argument {unknown[0]!r}. Of the flags of a run, only those for data are used here."
+            )
         if queue.count < 1:
             raise ValueError(f"--count must be at least 1, got {queue.count}; try 100.")
         run = read_run(rest.run)

@@ -1,4 +1,4 @@
-"""Read untrusted JSON and CSV files, and write files atomically."""
+"""Read untrusted JSON, YAML and CSV files, and write files atomically."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 
 
@@ -66,6 +67,23 @@ def read_json(path: Path) -> Any:
     return from_json(path.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
 
 
+def read_yaml(path: Path) -> Any:
+    """The contents of an untrusted YAML file.
+
+    Raises:
+        OSError: it cannot be read. ValueError, yaml.YAMLError, RecursionError: it is not valid YAML, or has two values
+            for one key, of which YAML would keep the last.
+    """
+    return yaml.load(path.read_text(encoding="utf-8-sig"), _EachKeyOnce)
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
+        _check_once(keys)
+        return super().construct_mapping(node, deep)
+
+
 def from_json(text: str) -> Any:
     """The value of an untrusted JSON text.
 
@@ -80,11 +98,13 @@ def from_json(text: str) -> Any:
 
 
 def _without_duplicates(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(entries)
-    if len(found) < len(entries):
-        twice = next(key for key, count in Counter(key for key, _ in entries).items() if count > 1)
-        raise ValueError(f"it contains the key {twice!r} twice, and which one counts is not known")
-    return found
+    _check_once(Counter(key for key, _ in entries))
+    return dict(entries)
+
+
+def _check_once(keys: Counter[str]) -> None:
+    if twice := [key for key, count in keys.items() if count > 1]:
+        raise ValueError(f"it contains the key {twice[0]!r} twice, and which one counts is not known")
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

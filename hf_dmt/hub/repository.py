@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
 from ..data.files import read_json, write_json
@@ -105,6 +106,20 @@ def open_target(
         )
     _refuse_foreign(name, brings, there, ours)
     return name
+
+
+def check_target(repo_id: str, *, token: str | None) -> None:
+    """Find out without creating anything whether a push could begin.
+
+    Raises:
+        HubError: an invalid name, or a missing, wrong or read-only token.
+    """
+    check_token(token)
+    with explained(f"Cannot push to {repo_id!r}", token, writes=True):
+        validate_repo_id(repo_id)
+        found = patiently(HfApi(token=token).whoami)
+    if (found.get("auth") or {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(f"Cannot push to {repo_id!r}: the token can only read. Use a token with write access.")
 
 
 def publish(

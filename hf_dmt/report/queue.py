@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import heapq
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def write_queue(folder: str | Path, unlabeled: Any, to: str | Path, *, count: in
         How many there are, at most `count`.
 
     Raises:
-        ValueError: no labels are stored, the images are not those of the run, or `to` is not empty.
+        ValueError: no labels are stored or both models agree on all of them, the images are not those of the run, or
+            `to` is not empty.
     """
     run, to = read_run(folder), Path(to)
     stores = _last_stores(run)
@@ -122,7 +123,9 @@ def _last_stores(run: Run) -> dict[str, Path]:
 def _write_images(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, count: int) -> int:
     made = {name: ImageLabels.read(store) for name, store in stores.items()}
     lines = []
-    for place, row in enumerate(contradicting_images(made["a"], made["b"])[:count].tolist(), start=1):
+    chosen = contradicting_images(made["a"], made["b"])[:count].tolist()
+    _check_any(chosen, run)
+    for place, row in enumerate(chosen, start=1):
         file = _save(to_rgb(unlabeled[row]["image"]), to, place)
         said = {name: run.class_names[made[name].labels[row]] for name in MEMBERS}
         sure = {f"{name}_confidence": round(float(made[name].confidence[row]), 4) for name in MEMBERS}
@@ -139,6 +142,7 @@ def _write_regions(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, 
     everything = (region for row in range(len(unlabeled)) for region in regions(a, b, row))
     # Only the best `count` are kept at any time, whatever the number of images.
     best = heapq.nlargest(count, everything, key=lambda region: region.score)
+    _check_any(best, run)
     lines: list[dict[str, Any]] = []
     images: dict[int, dict[str, Any]] = {}
     annotations = []
@@ -175,6 +179,14 @@ def _write_regions(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, 
     return len(lines)
 
 
+def _check_any(found: Sized, run: Run) -> None:
+    if not len(found):
+        raise ValueError(
+            f"Both models of the run in {str(run.folder)!r} label all unlabeled images alike, so there is no "
+            "disagreement to resolve. Choose images by the confidences that `hf-dmt predict` writes."
+        )
+
+
 def _save(image: Image.Image, to: Path, place: int) -> str:
     small = max(image.size) < _JPEG_FROM
     name, buffer = f"{place:04d}.{'png' if small else 'jpg'}", io.BytesIO()
@@ -185,7 +197,7 @@ def _save(image: Image.Image, to: Path, place: int) -> str:
 
 def _write_table(to: Path, lines: list[dict[str, Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["file", "id", "label"])
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]))
     writer.writeheader()
     writer.writerows({key: csv_cell(value) for key, value in line.items()} for line in lines)
     # without the byte order mark, Excel garbles names

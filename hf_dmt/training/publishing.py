@@ -27,6 +27,11 @@ logger = logging.get_logger(__name__)
 _KNOWN = ("finetuned_from", "tasks", "dataset_args")
 
 
+def repository_of(args: DMTTrainingArguments) -> str:
+    """What `hub_model_id` says, or else the name of the output folder."""
+    return args.hub_model_id or Path(args.output_dir).absolute().name
+
+
 class Publisher:
     """The repository of one run.
 
@@ -51,7 +56,7 @@ class Publisher:
             HubError: they will not be.
         """
         self.repo_id = open_target(
-            self.args.hub_model_id or self.output_dir.absolute().name,
+            repository_of(self.args),
             token=token or self.args.hub_token,
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,

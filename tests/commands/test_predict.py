@@ -169,7 +169,12 @@ def test_what_cannot_be_written_is_said(
     assert main([*new, "--skip_corrupt_images"]) == 0
     assert "cut.png" in capsys.readouterr().out and len(table(tmp_path / "new.csv")) == 10
     (tmp_path / "empty").mkdir()
-    assert "empty" in refused(pair, str(tmp_path / "empty"), "--to", str(tmp_path / "e.csv"))
+    to = ["--to", str(tmp_path / "e.csv")]
+    assert "empty" in refused(pair, str(tmp_path / "empty"), *to)
+    assert "Name one with --split" in refused(pair, "digits", *to)
+    assert "--image_column 'x' is not in" in refused(pair, str(folder), *to, "--image_column", "x")
+    assert "is for data sets on the Hub" in refused(pair, str(folder), *to, "--dataset_config_name", "x")
+    assert "cannot be written" in refused(pair, str(folder), "--to", str(folder / "0.png" / "e.csv"))
 
 
 def test_masks_are_of_the_images_size_and_named_like_them(

@@ -51,9 +51,11 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
     run, queue, again = (str(tmp_path / name) for name in ("run", "queue", "again"))
     assert train([*data, *MODELS, *SHORT, "--output_dir", run]) == 0
     assert queue_command([run, "--to", queue, "--count", "5", *data]) == 0
+    told = capsys.readouterr().out
+    assert queue_command([run, "--to", f"{queue}-2", *data, *MODELS]) == 2
+    assert "Unknown argument '--model_a'. Of the flags of a run" in capsys.readouterr().err
     asked = list(csv.DictReader(Path(queue, "queue.csv").read_text("utf-8-sig").splitlines()))
     assert 2 < len(asked) <= 5 and all(line["a"] != line["b"] for line in asked)
-    told = capsys.readouterr().out
     assert f"{len(asked)} images to label" in told and f"{queue}/queue.csv" in told
     assert shlex.join(["--pair", run, "--extra_labels", queue, *data, "--output_dir", f"{run}-2"]) in told
     assert {path.name for path in Path(queue).iterdir()} == {"cat", "dog", "owl", "images", "queue.csv"}

@@ -64,13 +64,16 @@ def test_what_pillow_opens_is_read(name: str, format: str, tmp_path: Path) -> No
 def test_every_other_file_is_counted(tmp_path: Path) -> None:
     """Guards against a summary such as "labeled 9 ... Ready" when six of 15 files were photos that nobody read."""
     root = animals(tmp_path / "data")
-    for name in ("a.nef", "b.NEF", "notes.txt", "clip.mp4", ".DS_Store", "._00.jpg", "Thumbs.db"):
+    for name in ("a.nef", "b.NEF", "notes.txt", "clip.mp4", "scan.nii.gz", ".DS_Store", "._00.jpg", "Thumbs.db"):
         (root / "cat" / name).write_bytes(b"x")
+    (root / "cat" / "IM001").write_bytes(bytes(128) + b"DICM")
     (root / "cat" / "c.jpg_large").write_bytes(files.encoded(files.image(3)))
     files.save(files.image(3), root / "__MACOSX" / "cat" / "y.jpg")
     (root / "wolf").mkdir()
     notes = opened(root).notes
     assert any(note.startswith("Warning: skipped 2 .nef") and "export JPEG" in note for note in notes)
+    assert any("skipped 1 .nii.gz" in note and note.endswith("export PNG or TIFF files.") for note in notes)
+    assert any("cat/IM001 is a DICOM file: export PNG" in note for note in notes)
     assert any(note.startswith("Skipped 1 .txt") and "cat/notes.txt" in note and "not images" in note for note in notes)
     assert any("1 .mp4" in note and "extract its frames" in note for note in notes)
     assert any(
@@ -417,6 +420,20 @@ def test_labels_of_unlabeled_images_that_are_no_classes_are_said(tmp_path: Path)
     assert found.unlabeled is not None and found.unlabeled.labels.tolist() == [0, -1, -1, -1]
 
 
+def test_tables_of_unlabeled_images_with_own_column_names(tmp_path: Path) -> None:
+    """Guards against --image_column that is not used for a table of unlabeled images, and a --label_column that is
+    required there."""
+    root = listed(tmp_path, ["x", "y"])
+    table = (root / "metadata.csv").read_text().splitlines()
+    labeled = written(root / "labeled.csv", "\n".join(["Datei,Klasse", *table[1:5]]))
+    for names, known in (("Datei,Klasse", True), ("Datei,other", False), ("file_name,other", False)):
+        unlabeled = written(root / "more.csv", "\n".join([names, *table[5:]]))
+        flags = {"image_column": "Datei", "label_column": "Klasse", "unlabeled_dataset_name": unlabeled}
+        found = opened(Path(labeled), **flags).unlabeled
+        assert found is not None and list(found.ids) == ["photos/4.png", "photos/5.png"]
+        assert (found.labels is not None) == known
+
+
 def test_predictions_beside_the_images_are_no_labels(tmp_path: Path) -> None:
     """Guards against pseudo labels that are scored with earlier predictions as the truth, because they were written
     into the folder of the unlabeled images."""
@@ -474,8 +491,13 @@ def test_a_file_that_is_no_table(tmp_path: Path) -> None:
             opened(tmp_path / name)
     (tmp_path / "downloads").mkdir()
     shutil.move(tmp_path / "x.zip", tmp_path / "downloads")
-    with pytest.raises(DataError, match=r"downloads'.* Unpack 'x\.zip' and give the folder"):
+    with pytest.raises(DataError, match=r"downloads'.* \(x\.zip\): unpack it first"):
         opened(tmp_path / "downloads")
+    for name, advice in (("half.zip", "unpack it first"), ("scan.dcm", "export PNG or TIFF"), ("a.nii", "export PNG")):
+        (tmp_path / name[0]).mkdir()
+        (tmp_path / name[0] / name).write_bytes(b"x" * 200)
+        with pytest.raises(DataError, match=advice):
+            opened(tmp_path / name[0])
 
 
 def test_tables_of_files_that_cannot_be_used(tmp_path: Path) -> None:

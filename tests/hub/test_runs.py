@@ -24,7 +24,7 @@ from transformers import pipeline
 
 from hf_dmt import DMTTrainer, ModelPair
 from hf_dmt.commands import push
-from hf_dmt.hub.repository import LAST_CHECKPOINT, PUBLISHED
+from hf_dmt.hub.repository import LAST_CHECKPOINT, PUBLISHED, HubError, check_target
 from hf_dmt.report.html import has_pictures
 from scripts.run_dmt import main
 from tests import forked
@@ -88,6 +88,19 @@ def pushing_trainer(folder: Path, **settings: Any) -> DMTTrainer:
 
 def step_of(content: bytes) -> int:
     return int(json.loads(content)["global_step"])
+
+
+def test_a_check_of_a_push_creates_nothing(hub: HubServer) -> None:
+    """Guards against `hf-dmt check` leaving an empty repository behind, or calling a token good that cannot write."""
+    check_target("me/run", token=MINE)
+    assert not hub.hub.repos
+    for name, token, why in (
+        ("me/run", "hf_mine_read_only", "can only read"),
+        ("me/run", "hf_wrong", "rejects the token"),
+        ("x y", MINE, "not a valid name"),
+    ):
+        with pytest.raises(HubError, match=why):
+            check_target(name, token=token)
 
 
 class TestAfterTraining:

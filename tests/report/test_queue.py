@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def test_regions_come_as_coco_that_reads_back(tmp_path: Path) -> None:
         ({"ids": ["other"] * 200}, "are not those labeled by the run"),
         ({"store": False}, "has no pseudo labels of both models"),
         ({"full": True}, "is not an empty folder"),
+        ({"alike": True}, "Both models of the run .* label all unlabeled images alike"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
@@ -173,5 +175,8 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, change: dict[str, Any],
     if change.get("full"):
         (tmp_path / "queue").mkdir()
         (tmp_path / "queue" / "queue.csv").write_text("id,label\n1,cat\n")
+    if change.get("alike"):
+        for a in (run / "pseudo_labels").glob("*/a"):
+            shutil.copytree(a, a.parent / "b", dirs_exist_ok=True)
     with pytest.raises(ValueError, match=reason):
         write_queue(run, Unlabeled(ids), tmp_path / "queue")

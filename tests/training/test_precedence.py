@@ -80,9 +80,10 @@ def test_a_choice_called_no_and_paths_in_the_home_folder(tmp_path: Path, monkeyp
     assert given == [[f"{tmp_path}/pair", f"--to={tmp_path}/a=b.csv", "--label_column=~x", "a~/b"]]
     (tmp_path / "no.yaml").write_text("eval_strategy: no\n")  # False, in YAML
     assert settings(str(tmp_path / "no.yaml"))["eval_strategy"] == "no"
-    (tmp_path / "mine.yaml").write_text("pair: ~/pair\nextra_labels: [~/queue]\n")
+    (tmp_path / "mine.yaml").write_text("pair: ~/pair\nextra_labels: [~/queue]\nid2label: ${HOME}/names\n")
     found = settings(str(tmp_path / "mine.yaml"))
-    assert found["pair"] == f"{tmp_path}/pair" and found["extra_labels"] == [f"{tmp_path}/queue"]
+    assert found["pair"] == f"{tmp_path}/pair" and found["id2label"] == f"{tmp_path}/names"
+    assert found["extra_labels"] == [f"{tmp_path}/queue"]
 
 
 def test_a_named_recipe_is_a_config_file() -> None:

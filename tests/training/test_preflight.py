@@ -138,6 +138,15 @@ def test_problems_without_images_end_in_a_verdict_too(tmp_path: Path, capsys: py
     assert "nowhere" in found["problems"][0] and found["estimate"] is None
 
 
+def test_settings_that_a_rehearsal_leaves_out_are_checked_too(
+    animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guards against `ready` for a run that is then refused: the rehearsal neither pushes nor scores."""
+    code, found = check(animals, capsys, "--push_to_hub", "true", "--metric_for_best_model", "nope")
+    assert code == 1 and found["estimate"] is None
+    assert "it needs a token and there is none" in found["problems"][0] and "'nope'" in found["problems"][1]
+
+
 def test_an_update_that_does_not_fit_is_not_tried(
     animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

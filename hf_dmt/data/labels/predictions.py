@@ -50,16 +50,20 @@ class PredictionFile:
         """Only one command at a time may write a file.
 
         Raises:
-            PredictionError: another one is writing. OSError: the folder cannot be written to.
+            PredictionError: another one is writing, or the folder cannot be written to.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.with_name(f".{self.path.name}.lock")
         held = FileLock(lock, timeout=0)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             held.acquire()
         except Timeout as problem:
             raise PredictionError(
                 f"Another hf-dmt predict is writing {str(self.path)!r}. Wait for it, or choose another file with --to."
+            ) from problem
+        except OSError as problem:
+            raise PredictionError(
+                f"{str(self.path)!r} cannot be written ({problem.strerror}). Choose another place with --to."
             ) from problem
         try:
             yield

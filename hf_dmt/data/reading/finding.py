@@ -36,7 +36,9 @@ _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".pef", 
 _ADVICE = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "pip install 'hf-dmt[heic]' reads them"),
     **dict.fromkeys(_RAW, "camera raw data: export JPEG or TIFF files"),
-    **dict.fromkeys((".nd2", ".czi", ".lif", ".svs", ".ndpi", ".mrxs", ".dcm", ".nii"), "export PNG or TIFF files"),
+    **dict.fromkeys(
+        (".nd2", ".czi", ".lif", ".svs", ".ndpi", ".mrxs", ".dcm", ".nii", ".nii.gz"), "export PNG or TIFF files"
+    ),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg"), "a video: extract its frames"),
     **dict.fromkeys((".svg", ".pdf", ".xcf", ".kra", ".ai", ".eps", ".ps"), "export PNG files"),
     **dict.fromkeys((".npy", ".npz", ".mat", ".h5", ".hdf", ".hdf5"), "arrays: save them as PNG or TIFF files"),
@@ -126,6 +128,8 @@ class Folder:
 
     def _advice_by_content(self, extension: str) -> str:
         name = next(iter(self.examples[extension]), "")
+        if not extension and _is_dicom(self.root / name):
+            return f"{name} is a DICOM file: {_ADVICE['.dcm']}"
         format = _format_inside(self.root / name)
         return f"{name} is a {format} image: give such files the extension .{format.lower()}" if format else ""
 
@@ -151,7 +155,7 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
     extensions = image_extensions()
     for inside, files in _walk(found, apart):
         for name in files:
-            extension = os.path.splitext(name)[1].lower()
+            extension = ".nii.gz" if name.lower().endswith(".nii.gz") else os.path.splitext(name)[1].lower()
             if extension in extensions or (not extension and _format_inside(root / inside / name)):
                 found.names.append(inside + name)
             elif not os.path.exists(root / inside / name):
@@ -164,6 +168,16 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
     found.names.sort(key=lambda name: name.split("/"))
     check_names(found.names, root)
     return found
+
+
+def left_out_in(folder: Path, *, read: bool = False) -> str:
+    """What is in a folder beside images, and what to do with it, as further sentences of an error.
+
+    Args:
+        read: files without advice are not listed, because they were read as tables.
+    """
+    notes = find_images(folder).notes() if folder.is_dir() else []
+    return "".join(f" {note.replace('Warning: s', 'S', 1)}" for note in notes if note.startswith("Warning") or not read)
 
 
 def _walk(found: Folder, apart: Path | None) -> Iterator[tuple[str, list[str]]]:
@@ -211,6 +225,15 @@ def _unreadable(problem: OSError) -> NoReturn:
     raise DataError(
         f"The folder {problem.filename!r} cannot be read ({problem.strerror}). Change its permissions, or move it away."
     ) from problem
+
+
+def _is_dicom(file: Path) -> bool:
+    """Hospitals export DICOM files without an extension."""
+    try:
+        with open(file, "rb") as content:
+            return content.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _format_inside(file: Path) -> str | None:

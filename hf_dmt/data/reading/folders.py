@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..texts import Texts
-from .finding import Folder, find_images
+from .finding import Folder, find_images, left_out_in
 from .rows import DataError, FileRows, same_letters
 from .split_names import ROLES, role_of, with_role
 
@@ -38,10 +38,9 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
         raise DataError(f"`unlabeled_dir` {folder!r} is not a folder. Check the path.")
     found = find_images(root)
     if not found.images:
-        left_out = " ".join(note.removeprefix("Warning: ") for note in found.notes())
         raise DataError(
-            f"`unlabeled_dir` {folder!r} contains no images (JPEG, PNG, ...). Check the path and the file names. "
-            + left_out
+            f"`unlabeled_dir` {folder!r} contains no images (JPEG, PNG, ...). Check the path and the file names."
+            + left_out_in(root)
         )
     notes += found.notes()
     return FileRows(Texts(found.names), root)
@@ -284,7 +283,7 @@ def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, note
             "without one to a separate folder and pass it as `unlabeled_dir`."
             + (f" The masks have names such as {next(iter(by_name))!r}." if by_name else "")
             + _other_ending(missing, masks.images, mask_folder)
-            + "".join(f" {note.removeprefix('Warning: ')}" for note in masks.notes())
+            + left_out_in(mask_folder)
         )
     known = set(names)
     if alone := [path for name, path in by_name.items() if name not in known]:

@@ -10,7 +10,7 @@ import datasets
 from ..tasks import TASKS
 from ..texts import Texts
 from .builtin import BUILTIN_SETS, load_builtin
-from .finding import PACKED, find_images
+from .finding import find_images, left_out_in
 from .folders import class_folders, mask_folders, note_on_images_beside
 from .rows import (
     BuiltinRows,
@@ -27,6 +27,7 @@ from .rows import (
 from .split_names import check_class_orders, parquet_files, role_of, with_role
 from .tables import (
     SPLIT_COLUMNS,
+    columns_there,
     metadata_tables,
     named_tables,
     note_on_tables_beside,
@@ -146,7 +147,8 @@ def open_unlabeled_table(
             if found.images:
                 notes += found.notes()
                 return FileRows(found.images, root)
-        if opened := _local_files(root, task, None, label_column, "", notes, unlabeled=True):
+        own_image, own_label = columns_there(root, image_column, label_column)
+        if opened := _local_files(root, task, own_image, own_label, "", notes, unlabeled=True):
             files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
             assert isinstance(files, FileRows)
             words = {label: str(label) for label in files.labels or () if is_label(label)}
@@ -168,11 +170,10 @@ def open_unlabeled_table(
 
 
 def _unlabeled_split(name: str, asked: str | None, splits: list[str]) -> str:
-    chosen: str | None
-    if asked is not None:
-        chosen = asked if asked in splits else next(iter(with_role(splits, role_of(asked) or "")), asked)
-    else:
+    if asked is None:
         chosen = next(iter(with_role(splits, "unlabeled")), splits[0] if len(splits) == 1 else None)
+    else:
+        chosen = asked if asked in splits else next(iter(with_role(splits, role_of(asked) or "")), asked)
     if chosen is None or chosen not in splits:
         given = f"no split {asked!r}" if asked else "several splits"
         raise DataError(
@@ -277,15 +278,16 @@ def _load_tables(
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
     if _is_saved(folder):
         _check_configuration(config_name, name)
-        saved = datasets.load_from_disk(str(folder))
-        return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
     try:
+        if _is_saved(folder):
+            saved = datasets.load_from_disk(str(folder))
+            return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
         own_files = parquet_files(folder, notes) if config_name is None and folder.is_dir() else None
         if own_files:
             loaded = datasets.load_dataset("parquet", data_files=own_files)
         else:
             loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as problem:
+    except Exception as problem:  # for damaged archives and tables, their readers raise almost anything
         raise _cannot_open(name, folder, problem) from problem
     return dict(loaded), folder if folder.is_dir() else None
 
@@ -297,11 +299,9 @@ def _cannot_open(name: str, folder: Path, problem: Exception) -> DataError:
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
     text = lines[0].rstrip(".")
     if folder.exists():
-        packed = min((path.name for path in folder.glob("*") if path.suffix.lower() in PACKED), default=None)
-        advice = "Give one folder per class, a table with the columns file_name and label, or parquet files."
         return DataError(
-            f"Cannot open the data set in {name!r}: {text}. "
-            + (f"Unpack {packed!r} and give the folder of its content." if packed else advice)
+            f"Cannot open the data set in {name!r}: {text}. Give one folder per class, a table with the columns "
+            f"file_name and label, or parquet files.{left_out_in(folder, read=True)}"
         )
     if isinstance(problem, (OSError, datasets.exceptions.DatasetNotFoundError)):
         return DataError(
@@ -341,6 +341,7 @@ def _image_column(table: datasets.Dataset, name: str, asked: str | None, notes: 
         return _first_of(images, "images", "`image_column`", notes)
     raise DataError(
         f"{name!r} has no image column; it has: {', '.join(table.column_names)}. Name it with `image_column`."
+        + left_out_in(Path(name).expanduser(), read=True)
     )
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def named_tables(root: Path) -> dict[str, Path]:
     ]
     by_role = {role: path for path in files if (role := role_of(path.stem))}
     return by_role or ({"train": files[0]} if len(files) == 1 else {})
+
+
+def columns_there(root: Path, *asked: str | None) -> list[str | None]:
+    """Each of the columns if the tables of a folder, or a table itself, have it; else None."""
+    if not any(asked):
+        return [None] * len(asked)
+    files = [root] if root.is_file() else [*metadata_tables(root).values(), *named_tables(root).values()]
+    found: set[str] = set()
+    for file in filter(is_table, files):
+        with suppress(DataError):  # it is reported if it is used
+            found.update(_read(file)[0])
+    return [column if column in found else None for column in asked]
 
 
 def tables_not_read(root: Path) -> str:

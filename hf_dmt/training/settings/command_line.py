@@ -21,6 +21,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ...data.arguments import DataArguments
 from ...data.escaping import is_text, without_tokens
+from ...data.files import read_json, read_yaml
 from ...data.tasks import TASKS
 from .arguments import REPLACED, DMTTrainingArguments
 
@@ -54,6 +55,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("model", "model_name_or_path"), "Use --model_a and --model_b."),
     **dict.fromkeys(("data", "data_dir", "dataset", "train_dir"), "Use --dataset_name."),
     **{"output": "Use --output_dir.", "num_workers": "Use --dataloader_num_workers."},
+    **dict.fromkeys(("config", "config_file"), "Put the config file first: hf-dmt train FILE."),
 }
 # Flags of earlier versions, and their replacements.
 REPLACED_FLAGS = {
@@ -263,8 +265,7 @@ def _check_text(given: argparse.Namespace) -> None:
 
 def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        content = read_json(file) if file.suffix == ".json" else read_yaml(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
         reason = " ".join(str(problem).split())
         raise UsageError(
@@ -287,9 +288,9 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
 
 def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
     """A config value parsed like the flag: YAML reads 6e-5 as a string, and choices named no and true as booleans."""
-    if value is None:
-        if action.default is None:
-            return None
+    if value is None and action.default is None:
+        return None
+    if value in (None, ""):
         raise UsageError(
             f"The config file {str(file)!r} sets {action.dest} to nothing, but it needs a value. Give one, or "
             "delete the line."
@@ -319,7 +320,7 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
 
 
 def _word(value: Any) -> str:
-    word = str(value).lower() if isinstance(value, bool) else str(value)
+    word = str(value).lower() if isinstance(value, bool) else os.path.expandvars(str(value))
     return os.path.expanduser(word) if word.startswith("~/") else word
 
 
