@@ -39,7 +39,7 @@ check: $(VENV)/.installed-test ## lint, formatting, types
 package: $(VENV)/.installed-test ## build sdist and wheel, install the wheel into an empty environment, and try it there
 	rm -rf build/package && mkdir -p build/package
 	$(BIN)/python -m build --outdir build/package/dist .
-	PYTHON=$(PYTHON) .ci/package "$(CURDIR)/build/package"
+	PYTHON=$(PYTHON) .ci/package "$(CURDIR)/build/package" "$(CURDIR)/build/package/alone"
 
 format: $(VENV)/.installed-test ## apply the formatter and the linter's safe fixes
 	$(BIN)/ruff check --fix .
