@@ -8,12 +8,19 @@ process inherit all of this through the environment.
 
 import gc
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from tests.hub_server import HubServer  # imports no Hugging Face library
+
+# The tests write and delete 3 GB of small files, which takes a tenth of their time on a disk. No test fills more than a
+# few megabytes at once.
+_MEMORY = "/dev/shm"
+if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**31:
+    os.environ["TMPDIR"] = tempfile.tempdir = _MEMORY
 
 _hub = HubServer(users={"me": "hf_mine", "other": "hf_other"}, read_only={"me": "hf_mine_read_only"})
 _home = tempfile.TemporaryDirectory(prefix="hf-dmt-tests-")
