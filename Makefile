@@ -10,6 +10,9 @@ ARGS ?=
 # sets the order of the files.
 PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 
+# Every process that the tests start would compile this package anew if the shell forbade compiled files.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
