@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     output = Path(args.output)
     try:
-        if output.exists() and any(output.iterdir()):
-            raise PrepareError(f"--output {args.output!r} is not empty. Choose another folder, or empty it.")
+        if output.is_file() or (output.exists() and any(output.iterdir())):
+            raise PrepareError(f"--output {args.output!r} is not an empty folder. Choose another one.")
         match args.dataset:
             case "voc":
                 prepare_voc(Path(args.source), output, copy=args.copy)
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     nearest=args.nearest,
                 )
     except (ValueError, OSError) as problem:
-        print(f"prepare_data.py: error: {problem}", file=sys.stderr)
+        text = str(problem).replace("`mask_colors`", "--colors").replace("`mask_band`", "--band")
+        print(f"prepare_data.py: error: {text}", file=sys.stderr)
         return 2
     return 0
 

@@ -160,6 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
     """Run everything that is missing, and write the comparison."""
+    if own := [
+        flag for flag in flags if flag.partition("=")[0] in ("--method", "--seed", "--split_seed", "--output_dir")
+    ]:
+        raise ValueError(
+            f"{own[0]} differs between the runs. Omit it after --; --arms, --seeds and --output_dir choose."
+        )
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
@@ -198,7 +204,9 @@ def parse_own(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--keep_outputs", action="store_true", help="keep the output folder of every run: both models, report and card"
     )
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unknown {unknown[0]}; flags of hf-dmt train follow after --: hf-dmt compare ... -- {unknown[0]}")
     if both := set(arguments.seeds) & set(arguments.tuning_seeds):
         parser.error(f"--seeds and --tuning_seeds overlap in {sorted(both)}; choose other --tuning_seeds")
     if arguments.sets and not set(arguments.sets) <= set(SUITES.get(arguments.suite, ())):

@@ -213,6 +213,16 @@ def test_tuned_seeds_are_not_reported(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--seeds and --tuning_seeds overlap in [1]" in capsys.readouterr().err
 
 
+def test_flags_of_the_arms_are_not_given_for_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against an arm called dmt that is another method, and a seed that every run silently replaces."""
+    for flags in (["--method", "cbst"], ["--seed=3"]):
+        assert main(["--arms", "dmt", "--", *flags]) == 2
+        assert "differs between the runs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--arms", "dmt", "--dataset_name", "mine"])
+    assert "follow after --: hf-dmt compare ... -- --dataset_name" in capsys.readouterr().err
+
+
 def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
     """Guards against comparing digits and scenes in one folder, so that the second table contains the figures of the
     first."""

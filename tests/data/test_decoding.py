@@ -193,6 +193,8 @@ def test_missing_files_and_other_objects() -> None:
     caller."""
     with pytest.raises(CorruptImage, match=r"nowhere.png.*No such file"):
         to_rgb({"bytes": None, "path": "nowhere.png"})
+    with pytest.raises(CorruptImage, match=r"pointer of Git LFS .* `git lfs pull`"):
+        to_rgb(b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n")
     with pytest.raises(TypeError, match="NoneType"):
         to_rgb(None)  # type: ignore[arg-type]
 

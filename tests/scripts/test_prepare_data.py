@@ -176,6 +176,9 @@ def test_masks_that_would_lose_something(tmp_path: Path, capsys: pytest.CaptureF
     Image.fromarray(painted).save(tmp_path / "clear" / "a.png")
     (tmp_path / "c.csv").write_text("name,r,g,b\nred,255,0,0\ngreen,0,255,0\n")
     flags = ["masks", "--source", str(tmp_path / "clear"), "--colors", str(tmp_path / "c.csv"), "--output"]
+    assert main([*flags, str(tmp_path / "out"), "--nearest", "-1"]) == 2, "all pixels would be void"
+    assert main([*flags, str(tmp_path / "clear" / "out")]) == 2, "the next command would read these masks"
+    assert "--nearest is a distance" in (message := capsys.readouterr().err) and "is inside --source" in message
     for number, nearest in enumerate([[], ["--nearest", "20"]]):
         assert main([*flags, str(tmp_path / str(number)), *nearest]) == 0
         assert np.array(Image.open(tmp_path / str(number) / "a.png")).tolist() == [[0, 255]]

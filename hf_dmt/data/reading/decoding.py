@@ -224,6 +224,8 @@ def _unidentified(image: Any) -> str:
         head = content.read(8)
         if not head:
             return "it is empty"
+        if head == b"version ":
+            return "it is a pointer of Git LFS and not the image itself, which `git lfs pull` fetches"
         if head[:4] in (b"II*\0", b"MM\0*"):
             tags = TiffImagePlugin.ImageFileDirectory_v2(head)
             content.seek(tags.next)

@@ -58,6 +58,12 @@ def prepare_masks(
         raise ValueError("--colors and --values both define what the pixels mean. Give the one that fits the masks.")
     if nearest and not colors:
         raise ValueError("--nearest needs --colors: it is for color masks.")
+    if not nearest >= 0:
+        raise ValueError(f"--nearest is a distance between colors, from 0 to 442, got {nearest:g}; try 20.")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"--output {str(output)!r} is inside --source, so its masks would be read as sources. Move it."
+        )
     map_ = read_class_map(values, merges=True) if values else None
     reading = MaskReading(read_colors(colors) if colors else (), band)
     how = Conversion(reading, map_.class_of if map_ else None, nearest)
