@@ -64,7 +64,7 @@ def _tried(pair: ModelPair, args: DMTTrainingArguments, images: RunImages, folde
     trial.save_strategy, trial.eval_strategy = SaveStrategy.NO, IntervalStrategy.NO
     trial.load_best_model_at_end = trial.push_to_hub = False
     trial.report_to, trial.disable_tqdm = [], True
-    trial.metric_is_default, trial.metric_for_best_model = True, None
+    trial.metric_is_default, trial.metric_for_best_model, trial.greater_is_better = True, None, None
     unlabeled = images.unlabeled.subset(np.arange(min(few, len(images.unlabeled)))) if images.unlabeled else None
     trainer = DMTTrainer(model=pair, args=trial, train_dataset=images.labeled, unlabeled_dataset=unlabeled)
     trainer.remove_callback(PhaseLines)

@@ -174,6 +174,7 @@ def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
         ("model", make_pair(seed=1)),
         ("args.gamma1", 1.0),
         ("args.supervised_epochs", 9),
+        ("args.num_train_epochs", 9),
         ("args.output_dir", "elsewhere"),
     ],
 )
@@ -185,6 +186,31 @@ def test_what_is_set_after_the_trainer_was_built_is_refused(tmp_path: Path, name
     setattr(owner, attribute, value)
     with pytest.raises(ValueError, match=f"^{name} was set after the trainer was built.*Build a new DMTTrainer"):
         trainer.train()
+
+
+def test_arguments_that_are_set_later_are_checked_too(tmp_path: Path) -> None:
+    """Guards against `args.num_train_epochs = 5` and `args.freeze_backbone = True` that have no effect, because the
+    stock class checks and derives settings only when it is made."""
+
+    def built(**later: Any) -> DMTTrainer:
+        args = DMTTrainingArguments(str(tmp_path), **SETTINGS)
+        for name, value in later.items():
+            setattr(args, name, value)
+        return DMTTrainer(make_pair(), args, images(3), images(3), eval_dataset=images(3))
+
+    with pytest.raises(ValueError, match=r"`num_train_epochs` 5 is not supported"):
+        built(num_train_epochs=5)
+    with pytest.raises(ValueError, match=r"`member_schedule` 'none' does not exist"):
+        built(member_schedule="none")
+    assert built(freeze_backbone=True).args.train == "head"
+    assert built(metric_for_best_model="loss").args.metric_for_best_model == "loss"
+    trainer = built(report_to="none")
+    assert trainer.args.report_to == [] and trainer.args.metric_for_best_model == "eval_accuracy"
+    trainer.args.output_dir = str(tmp_path / "next")
+    sets = {"near": images(3)}
+    again = DMTTrainer(make_pair(), trainer.args, images(3), images(3), eval_dataset=sets)
+    assert again.args.metric_for_best_model == "eval_near_accuracy", "the default follows the eval sets"
+    assert not any(name.endswith("_token") for name in again.args._checked)
 
 
 def test_a_folder_that_cannot_be_used_or_has_files_of_others_is_refused(tmp_path: Path) -> None:

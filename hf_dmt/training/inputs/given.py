@@ -13,7 +13,7 @@ from ...data.tasks import TASKS
 from ...models.pair import ModelPair
 from ..run.folder import check_place
 from ..scoring.library_metrics import LibraryMetrics
-from ..settings.arguments import DMTTrainingArguments
+from ..settings.arguments import REPLACED, DMTTrainingArguments
 from ..settings.knobs import KNOBS, RUN_SETTINGS
 from ..settings.methods import Knobs
 from .checks import check_callbacks, check_inputs, check_unlabeled
@@ -38,6 +38,7 @@ _STOCK_ONLY: dict[str, str] = {
 
 # Settings that a trainer reads when it is built; others, such as `learning_rate`, it reads when it trains.
 _BUILT_FROM = ("output_dir", "seed", "max_steps", "gradient_accumulation_steps", "method", *KNOBS, *RUN_SETTINGS)
+_BUILT_FROM += tuple(name for name in REPLACED if name in DMTTrainingArguments.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ class Inputs:
         check_unlabeled(args.method, knobs, inputs.num_unlabeled)
         if args.metric_is_default and of_eval:
             first = next(iter(of_eval))
-            args.metric_for_best_model = "_".join(filter(None, ("eval", first, TASKS[pair.task].metric)))
-            args.greater_is_better = True
+            args.use_default_metric("_".join(filter(None, ("eval", first, TASKS[pair.task].metric))))
         asked = [*(args.metrics or ()), *inputs.metrics]
         library = LibraryMetrics(asked, len(pair.class_names), pair.task) if asked else None
         return replace(inputs, library_metrics=library)
@@ -129,6 +129,7 @@ def _arguments(args: Any, stock: Mapping[str, Any], model: Any, model_init: Any)
             f"DMTTrainer needs DMTTrainingArguments, got {given}. They have every field of TrainingArguments and the "
             "knobs of the method: DMTTrainingArguments(output_dir=..., supervised_epochs=20, phase_epochs=2)."
         )
+    args.check_again()
     if (model is None) == (model_init is None):
         raise ValueError(
             "DMTTrainer takes either model, a ModelPair, or model_init, a function that creates one for each trial "

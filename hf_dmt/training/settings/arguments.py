@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,6 +74,8 @@ _LEAST: dict[str, tuple[float, str]] = {
     "save_steps": (1e-9, "give a number of updates, or a fraction of the run below 1"),
     "save_total_limit": (1, "omit it to keep all checkpoints"),
 }
+
+_BEST = ("metric_for_best_model", "greater_is_better")  # what chooses the best pair
 
 _FRACTIONS = {
     "learning_rate",
@@ -184,6 +186,30 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         check_choice("train_b", self.train_b or self.train)
         self.remove_unused_columns = False
         self.resume_from_checkpoint: str | bool | None = without_word(self.resume_from_checkpoint) or None
+        self._checked = self._values()
+
+    def _values(self) -> dict[str, Any]:
+        # Without tokens: checkpoints contain these arguments.
+        return {one.name: getattr(self, one.name) for one in fields(self) if not one.name.endswith("_token")}
+
+    def check_again(self) -> None:
+        """Check everything again if a field was set since the last check, as in `args.num_train_epochs = 5` or by
+        `args.set_training(...)`.
+
+        Raises:
+            ValueError: as when the arguments are made.
+        """
+        if (now := self._values()) == self._checked:
+            return
+        if self.metric_is_default and all(now[name] == self._checked[name] for name in _BEST):
+            self.__dict__.update(dict.fromkeys(_BEST))
+        self.__post_init__()
+
+    def use_default_metric(self, name: str) -> None:
+        """Let the metric of the task choose the best pair; its name depends on the trainer's eval sets."""
+        chosen = dict(zip(_BEST, (name, True), strict=True))
+        self.__dict__.update(chosen)
+        self._checked = self._checked | chosen
 
     @property
     def device(self) -> torch.device:
