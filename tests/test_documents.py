@@ -247,6 +247,8 @@ def test_every_block_runs(
                     capfd.readouterr()
                     code = call(words)
                     assert code == 0, f"{block.place}: {shlex.join(words)}\n{''.join(capfd.readouterr())}"
+            case "yaml":  # a config file, called as its first line says
+                Path(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
             case "console":
                 for command, said in expected(block.code):
                     capfd.readouterr()
