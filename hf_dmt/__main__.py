@@ -73,7 +73,7 @@ def called(command: Callable[[list[str]], int], argv: Sequence[str] | None = Non
     is escaped where it would have been an error, and paths may start with ~.
 
     Returns:
-        Its exit code; 2 for an empty argument, 130 after Ctrl-C.
+        Its exit code; 2 for an empty argument, 130 after Ctrl-C, 141 if nobody reads the output anymore.
     """
     words = [_from_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     for place, word in enumerate(words):
@@ -89,6 +89,9 @@ def called(command: Callable[[list[str]], int], argv: Sequence[str] | None = Non
     except KeyboardInterrupt:
         print("\nhf-dmt: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader has seen enough: `hf-dmt check ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush once more at exit
+        return 141
 
 
 def _from_home(word: str) -> str:

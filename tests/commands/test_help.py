@@ -98,6 +98,16 @@ def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.Mon
     assert shown.buffer.getvalue() == b"\\u732b caf\\udce9\n"
 
 
+def test_a_reader_that_stops_is_no_error() -> None:
+    """Guards against a traceback after `hf-dmt check ... | head`."""
+    program = "import sys; from hf_dmt.__main__ import called; sys.exit(called(lambda _: print('x' * 10**6) or 0, []))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == "" and run.wait() == 141
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_no_flag_may_be_abbreviated(command: str) -> None:
     """Guards against `--seed 5` counting as `--seeds 5`, and against a new flag that changes what a script means."""
