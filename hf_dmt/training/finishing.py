@@ -1,4 +1,7 @@
-"""The end of a run: score the pair, export it, and write results, report, figures and card."""
+"""The end of a phase and of a run: score the pair, export it, and write results, report, figures and card.
+
+The trainer's class imports this file, so it cannot be named in the signatures.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,22 @@ from typing import Any
 from ..report import write_figures, write_report
 from .inputs.image_sets import first_set
 from .run.protocol import peak_memory
+from .scoring.evaluation import without_loss
+
+
+def record_phase(trainer: Any) -> None:
+    """Complete the record of the current phase with the scores of its last evaluation, and of the test images after
+    the first and the last phase."""
+    phase, records = trainer.course.current, trainer.records
+    scores = trainer.last_scores if trainer.eval_dataset is not None else None
+    tested = trainer.test_dataset is not None and phase.index in (trainer.phases[0].index, trainer.phases[-1].index)
+    test = trainer.scores(trainer.test_dataset, title="testing") if tested else (None, None)
+    trainer.scored.enter(records.entry, "eval", scores, trainer.last_counts)
+    trainer.scored.enter(records.entry, "test", *test)
+    if trainer.other_scores:
+        records.note(eval_sets={name: without_loss(of_set) for name, of_set in trainer.other_scores.items()})
+    records.close_phase()
+    trainer.model.metadata["phase"] = phase.index
 
 
 def record_scores(trainer: Any) -> None:
@@ -26,7 +45,7 @@ def record_scores(trainer: Any) -> None:
 
 
 def finish(trainer: Any) -> Path:
-    """See `DMTTrainer.finish`. The trainer's class imports this file, so it cannot be named in the signature."""
+    """See `DMTTrainer.finish`."""
     start = time.monotonic()
     if "task" not in trainer.records.results:
         raise ValueError(

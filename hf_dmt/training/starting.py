@@ -1,4 +1,4 @@
-"""What is known about a run before training: its image sets, and everything that is compared on a resume."""
+"""The start of a run: its image sets, everything that is compared on a resume, and its records."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..method import Phase
 from ..models.pair import ModelPair
 from .random_state import preserved_rng
 from .run.origin import RunOrigin
+from .run.protocol import run_facts
 from .settings import identity
 from .settings.arguments import DMTTrainingArguments
 from .settings.methods import Knobs
@@ -94,6 +95,24 @@ def _check_processes_agree(now: Mapping[str, Any], output_dir: str) -> None:
                 f"{lines}\nGive every process the same settings, and the same images in the same order: sort lists of "
                 "files, shuffle with a fixed seed, and build no `output_dir` from the time."
             )
+
+
+def begin_records(trainer: Any) -> None:
+    """Write `split.json`, and start the records or continue them from the restored step.
+
+    Args:
+        trainer: a `DMTTrainer`, whose class imports this file.
+    """
+    args, pair, course = trainer.args, trainer.model, trainer.course
+    if args.should_save:
+        trainer.start.write_split(args.output_dir, pair.class_names)
+    facts = run_facts(args, pair, trainer.knobs, **trainer.start.image_sets)
+    facts |= {"num_phases": trainer.phases[-1].index + 1, "changes": trainer.origin.changes}
+    number = course.current.index + (course.entry == len(trainer.phases))  # past the last one if all are done
+    trainer.records.begin(facts, step=trainer.state.global_step, phase=number, in_the_middle=course.begun)
+    if finished := trainer.records.results["phases"]:  # the checkpoint's own weights do not tell
+        pair.metadata["phase"] = finished[-1]["phase"]
+        trainer.last_scores = finished[-1]["eval"]
 
 
 def _digest_of_rows(rows: np.ndarray) -> str:

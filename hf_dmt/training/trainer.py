@@ -26,7 +26,7 @@ from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.weights.initial_weights import InitialWeights
 from . import phases
-from .finishing import finish, record_scores
+from .finishing import finish, record_phase, record_scores
 from .inputs import search
 from .inputs.checks import check_sharding, check_wrapped
 from .inputs.given import Inputs
@@ -38,15 +38,12 @@ from .pair_trainer import PairTrainer
 from .random_state import preserved_rng
 from .run.checkpoints import best_of, check_room
 from .run.nonfinite_updates import SkipNonFinite
-from .run.preemption import StopOnSigterm
 from .run.progress import PhaseLines, PhaseProgress
-from .run.protocol import run_facts
 from .run.results import RunRecords
-from .run.telemetry import Telemetry
 from .scoring import evaluation
 from .scoring.splits import ScoredSplits
 from .settings.arguments import DMTTrainingArguments
-from .starting import RunStart
+from .starting import RunStart, begin_records
 from .step import exponent_ramp, member_steps, pseudo_weight, total_loss, valid_units
 from .training_set import phase_loader, training_set
 
@@ -112,15 +109,13 @@ class DMTTrainer(PairTrainer):
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
-        self.preemption = StopOnSigterm()
         self.course = phases.Course(self.phases)
-        self.telemetry = Telemetry(args.device)
         self.sampler = PhaseBatchSampler(shape, rank=args.process_index, seed=args.seed)
         run_phases = phases.PhaseCallback(self.course, model, begin=self.begin_phase, after_update=self.after_update)
         drawn, trained = self._images_of_last_updates, lambda: self.trained_members
         self.nonfinite = SkipNonFinite(model, self.accelerator, self.telemetry, trained=trained, images=drawn)
-        for callback in (self.preemption, run_phases, self.nonfinite):
-            self.add_callback(callback)
+        self.add_callback(run_phases)
+        self.add_callback(self.nonfinite)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
         self._resumed_from: str | None = None
@@ -139,7 +134,7 @@ class DMTTrainer(PairTrainer):
     ) -> TrainOutput:
         """Run all phases; `resume_from_checkpoint` as for `checkpoint_to_resume`."""
         if trial is not None:
-            return self._train_trial(trial)
+            return search.train_trial(self, trial)
         started = time.monotonic()
         self.inputs.check_unchanged(self)
         if self.checkpoint_to_resume(resume_from_checkpoint) is None:
@@ -185,13 +180,6 @@ class DMTTrainer(PairTrainer):
         """The stock version makes a second pair when training begins, of which nothing here would know."""
         return self.model
 
-    def _train_trial(self, trial: Any) -> TrainOutput:
-        """The stock search trains the same trainer repeatedly, which would keep the phases of the first trial."""
-        args = search.trial_arguments(self.args, self.hp_space(trial), trial.number)
-        run = type(self)(search.new_pair(self.model_init, trial), args, *self.inputs.for_trainer())
-        output, self.objective = run.train(), self.compute_objective(search.final_figures(run))
-        return output
-
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The stock loader shows every image once per epoch; a phase draws both kinds of images in fixed proportion."""
         return phase_loader(self.train_dataset, self.sampler, self.args)
@@ -218,19 +206,10 @@ class DMTTrainer(PairTrainer):
             self.initial = InitialWeights(self.model, folder, resumed=resumed, writes=self.args.should_save)
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
         self.state.best_model_checkpoint = best_of(resume) if resume else None
-        if self.args.should_save:
-            self.start.write_split(self.args.output_dir, self.model.class_names)
-        course = self.course
-        course.seek(self.state.global_step)
-        number = course.current.index + (course.entry == len(self.phases))  # past the last one if all are done
-        facts = run_facts(self.args, self.model, self.knobs, **self.start.image_sets)
-        facts |= {"num_phases": self.phases[-1].index + 1, "changes": self.origin.changes}
-        self.records.begin(facts, step=self.state.global_step, phase=number, in_the_middle=course.begun)
-        if finished := self.records.results["phases"]:  # the checkpoint's own weights do not tell
-            self.model.metadata["phase"] = finished[-1]["phase"]
-            self.last_scores = finished[-1]["eval"]
+        self.course.seek(self.state.global_step)
+        begin_records(self)
         self.accelerator.wait_for_everyone()
-        return course.entry, course.done * self.args.gradient_accumulation_steps
+        return self.course.entry, self.course.done * self.args.gradient_accumulation_steps
 
     @property
     def trained_members(self) -> tuple[str, ...]:
@@ -361,26 +340,13 @@ class DMTTrainer(PairTrainer):
             if self.weights.keep_best({name: scores[name] for name in looked_at}, give_back=over):
                 metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
         if self.is_in_train and over:
-            self._finish_phase(self.last_scores if self.eval_dataset is not None else None)
+            record_phase(self)
+            self.course.advance()
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """With `save_strategy best` the stock version saves improvements only; a phase must be resumable at its end."""
         return super()._determine_best_metric(metrics, trial) or not self.course.begun
-
-    def _finish_phase(self, scores: evaluation.Scores | None) -> None:
-        """Complete the record of a phase and move on; called once, by the evaluation at its end."""
-        phase = self.course.current
-        tested = self.test_dataset is not None and phase.index in (self.phases[0].index, self.phases[-1].index)
-        test = self.scores(self.test_dataset, title="testing") if tested else (None, None)
-        self.scored.enter(self.records.entry, "eval", scores, self.last_counts)
-        self.scored.enter(self.records.entry, "test", *test)
-        if self.other_scores:
-            others = {name: evaluation.without_loss(of_set) for name, of_set in self.other_scores.items()}
-            self.records.note(eval_sets=others)
-        self.records.close_phase()
-        self.model.metadata["phase"] = phase.index
-        self.course.advance()
 
     # ---- logs and records ------------------------------------------------------------------------------------------
 

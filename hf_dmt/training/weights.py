@@ -17,6 +17,7 @@ from ..models.finite import described, nonfinite_tensors
 from ..models.pair import ModelPair
 from ..models.weights.best_weights import BestMembers
 from ..models.weights.ema import ExponentialAverage
+from ..models.weights.sharding import whole_state
 from .labeling.inference import broadcast_buffers
 from .settings.methods import Knobs
 
@@ -146,13 +147,27 @@ class RunWeights:
             if kept is not None:
                 kept.save(folder)
 
+    def export(self, folder: Path, primary: str, *, writes: bool, together: bool) -> None:
+        """Write the pair as it was scored, with the averaged weights if there are any.
+
+        Args:
+            primary: the model at the root.
+            writes: whether this process writes.
+            together: as for `check_finite`.
+        """
+        self.check_finite(together=together)
+        with self.averaged():
+            state = whole_state(self.pair)
+            if writes:
+                self.pair.save_pretrained(folder, primary=primary, state_dict=state)
+
     def stage(self, staging: Staging, *, checkpoint: Path, primary: str) -> None:
         """Prepare the pair of a checkpoint for a push: the averages, which are not yet files, if there are any."""
         if self.ema is None:
             staging.add_pair(checkpoint, primary)
             return
         with self.averaged():
-            self.pair.save_pretrained(staging.folder, primary=primary)  # type: ignore[arg-type]
+            self.pair.save_pretrained(staging.folder, primary=primary)
 
     def load(self, folder: str | Path) -> None:
         """Load what `save` wrote."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -206,13 +205,6 @@ def check_sharding(args: DMTTrainingArguments, knobs: Knobs, plugin: Any, enviro
             f"{asked[0]} keeps full copies of the weights, but FSDP has sharded them over the processes. Use DDP "
             "(scripts/recipes/accelerate/eight_gpus_ddp.yaml), or omit it."
         )
-
-
-def without_token(args: DMTTrainingArguments) -> DMTTrainingArguments:
-    """The stock file would contain the Hub token in plain text, and is pushed."""
-    safe = copy.copy(args)
-    safe.hub_token = None
-    return safe
 
 
 def check_wrapped(world_size: int, pair: nn.Module, wrapped: nn.Module) -> None:

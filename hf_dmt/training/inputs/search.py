@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
 
 from ...models.pair import ModelPair
 from ..settings.arguments import DMTTrainingArguments
@@ -73,6 +74,15 @@ def trial_arguments(args: DMTTrainingArguments, values: Mapping[str, Any], numbe
     trial = replace(args, **{**values, **own})
     trial.metric_is_default = args.metric_is_default  # `args` has the name that the default led to
     return trial
+
+
+def train_trial(trainer: Any, trial: Any) -> TrainOutput:
+    """Train one trial of a `DMTTrainer`'s search in a trainer of its own, and set the search's `objective`."""
+    args = trial_arguments(trainer.args, trainer.hp_space(trial), trial.number)
+    run = type(trainer)(new_pair(trainer.model_init, trial), args, *trainer.inputs.for_trainer())
+    output: TrainOutput = run.train()
+    trainer.objective = trainer.compute_objective(final_figures(run))
+    return output
 
 
 def final_figures(run: Trainer) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from dataclasses import dataclass, field, fields
@@ -224,6 +225,12 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             ValueError: an unknown method or choice, or an invalid value.
         """
         return resolve(self.method, task, {name: getattr(self, name) for name in KNOBS})
+
+    def without_token(self) -> DMTTrainingArguments:
+        """A copy for `training_args.bin`, which the stock Trainer writes with the Hub token in plain text."""
+        safe = copy.copy(self)
+        safe.hub_token = None
+        return safe
 
 
 def _check_accelerator(given: AcceleratorConfig) -> None:
