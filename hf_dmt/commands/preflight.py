@@ -205,7 +205,8 @@ class Preflight:
 
     def _copy_line(self, copies: dict[str, Any]) -> str:
         first, second = copies["roles"]
-        return f"{first} and {second}: {copies['count']}, such as {_listed(copies['examples'])}"
+        examples = ", ".join(f"{one} = {other}" for one, other in copies["examples"])
+        return f"{first} and {second}: {copies['count']}, such as {examples}"
 
 
 def class_line(classes: list[dict[str, Any]]) -> str:
@@ -282,11 +283,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} h"
-
-
-def _listed(pairs: list[Any]) -> str:
-    shown = ", ".join(f"{first} = {second}" for first, second in pairs[:_SHOWN])
-    return shown + (", ..." if len(pairs) > _SHOWN else "")
 
 
 def _indented(text: str, mark: str = "") -> str:

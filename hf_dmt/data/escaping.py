@@ -4,7 +4,6 @@ Class names, file names, ids and titles come from data sets and repositories of 
 as its reader should see it, whatever it contains:
 
     printable      a terminal, a log, and the base of all others: no escape codes, no line breaks
-    html_text      HTML, inside an element or a quoted attribute
     markdown_text  Markdown running text: headings, paragraphs, table cells
     code_span      Markdown code, in running text or (`cell=True`) in a table
     without_tokens a message that quotes user input: anything that may be a token is replaced by stars
@@ -13,7 +12,6 @@ as its reader should see it, whatever it contains:
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 from typing import Any
@@ -46,11 +44,6 @@ def is_text(text: str) -> bool:
 def without_tokens(text: str) -> str:
     """Remove everything that looks like a token, or is assigned to something called a token, a password or a key."""
     return _SECRETS.sub(r"\1***", _TOKENS.sub(r"\1***", text))
-
-
-def html_text(text: Any) -> str:
-    """For HTML, inside an element or inside a quoted attribute."""
-    return html.escape(printable(text), quote=True)
 
 
 def markdown_text(text: Any) -> str:

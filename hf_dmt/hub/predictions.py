@@ -27,7 +27,6 @@ def push_predictions(
     repo_id: str,
     *,
     private: bool | None = None,
-    token: str | None = None,
 ) -> CommitInfo:
     """Publish predictions in one commit; `load_dataset(repo_id)` reads them.
 
@@ -39,7 +38,7 @@ def push_predictions(
     Raises:
         HubError: a different data set has this name, or the push failed.
     """
-    name = open_target(repo_id, token=token, private=private, repo_type="dataset", own_file=PREDICTIONS_FILE)
+    name = open_target(repo_id, token=None, private=private, repo_type="dataset", own_file=PREDICTIONS_FILE)
     masks = facts["folder"]
     published = {key: value for key, value in facts.items() if key not in ("folder", "source_of_images")}
     with tempfile.TemporaryDirectory() as staged:
@@ -48,7 +47,7 @@ def push_predictions(
         write_shards(_rows(records, facts["class_names"], masks), target / "data")
         (target / "README.md").write_text(_card(records, published, name, masks is not None), encoding="utf-8")
         replaces = [PREDICTIONS_FILE, "README.md", "data/*.parquet"]
-        return publish(target, name, message="Upload predictions", token=token, repo_type="dataset", replaces=replaces)
+        return publish(target, name, message="Upload predictions", repo_type="dataset", replaces=replaces)
 
 
 def _rows(records: list[dict[str, Any]], class_names: list[str], masks: Path | None) -> datasets.Dataset:

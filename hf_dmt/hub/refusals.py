@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging
 
+from ..data.messages import first_line
 from .offline import HubUnreachable
 
 logger = logging.get_logger(__name__)
@@ -73,7 +74,7 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
             "a folder."
         )
     if isinstance(problem, HFValidationError):
-        return f"that is not a valid name on the Hub ({_first_line(problem)}). Write owner/name."
+        return f"that is not a valid name on the Hub ({first_line(problem)}). Write owner/name."
     if isinstance(problem, RevisionNotFoundError):
         return "it has no branch, tag or commit with that name. Check its revisions on the Hub."
     if isinstance(problem, LocalTokenNotFoundError) or (status == 401 and not has_token):
@@ -104,10 +105,10 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
     if status is not None and status >= 500:
         return f"the Hub has an internal error (status {status}). Try again later."
     if status is not None:
-        return f"the Hub answered {status}: {_first_line(problem)}"
+        return f"the Hub answered {status}: {first_line(problem)}"
     if isinstance(problem, (_HTTPError, ConnectionError, TimeoutError)):
-        return f"the Hub cannot be reached ({type(problem).__name__}: {_first_line(problem)}). Check the network."
-    return f"{_first_line(problem)} ({type(problem).__name__})."
+        return f"the Hub cannot be reached ({type(problem).__name__}: {first_line(problem)}). Check the network."
+    return f"{first_line(problem)} ({type(problem).__name__})."
 
 
 def patiently(attempt: Callable[[], _Result]) -> _Result:
@@ -119,7 +120,7 @@ def patiently(attempt: Callable[[], _Result]) -> _Result:
             delay = _delay(problem, wait)
             if delay is None:
                 raise
-            logger.warning(f"The Hub is not responding normally ({_first_line(problem)}); retrying in {delay:g} s.")
+            logger.warning(f"The Hub is not responding normally ({first_line(problem)}); retrying in {delay:g} s.")
             time.sleep(delay)
     return attempt()
 
@@ -142,7 +143,3 @@ def check_token(token: str | None) -> None:
             f"The token of {len(token)} characters contains spaces, line breaks or other invalid characters. Copy it "
             "again from https://huggingface.co/settings/tokens."
         )
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import BaseImageProcessor, ImageProcessingMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .loading import AUTO_CLASSES, first_line, shapes
+from ..data.messages import first_line
+from .loading import AUTO_CLASSES, shapes
 from .preprocessing import clean_inputs, native_size
 
 _REFUSALS = (ValueError, RuntimeError, AssertionError, IndexError, TypeError)  # of an input, by models of any author

@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 
+from ..data.messages import first_line
 from ..data.pair_file import CheckpointError
 from ..data.seeds import seeded
 from ..data.tasks import TASKS
@@ -389,11 +390,3 @@ def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
         for name, value in model.state_dict().items():
             if name in names:
                 value.copy_(new[name])
-
-
-def first_line(problem: BaseException) -> str:
-    """The beginning of an error's text, at most two lines, with its type if the text means nothing without it."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or ["no message"]
-    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-    named = isinstance(problem, (LookupError, ArithmeticError, AttributeError)) or lines[0] == "no message"
-    return f"{type(problem).__name__}: {text}" if named else text

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from ..data.messages import first_line
 from ..data.seeds import seed_for, seeded
 from . import contracts, loading, preprocessing, upernet
 from .networks import tiny
@@ -162,7 +163,7 @@ def _with_new_head(
     except RuntimeError as problem:
         raise ValueError(
             f"Model {name} needs a head for {len(id2label)} classes, but cannot be built again from its configuration "
-            f"({loading.first_line(problem)}). Load it with from_pretrained(..., num_labels={len(id2label)}), and do "
+            f"({first_line(problem)}). Load it with from_pretrained(..., num_labels={len(id2label)}), and do "
             "not replace parts of it."
         ) from problem
     return made.train(model.training), head

@@ -17,6 +17,7 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
+from ..data.messages import first_line
 from ..data.pair_file import CheckpointError
 from . import loading
 from .preprocessing import native_size
@@ -53,7 +54,7 @@ def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) 
         )
     except Exception as problem:  # transformers raises anything for a damaged file
         raise CheckpointError(
-            f"The backbone {source!r} could not be loaded: {loading.first_line(problem)}. Download it again."
+            f"The backbone {source!r} could not be loaded: {first_line(problem)}. Download it again."
         ) from problem
     # Norms of the intermediate maps, which a classifier does not have. They are initialized as the identity.
     lost = sorted(key for key in info["missing_keys"] if "hidden_states_norms" not in key)

@@ -63,7 +63,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        # Class names and ids come from untrusted data: autoescape and this do what `html_text` does.
+        # Class names and ids come from untrusted data: control codes become visible, and autoescape does the rest.
         finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -214,8 +214,8 @@ def _protocol(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
+def _percent(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
 def _sure(confidence: float | None) -> str:

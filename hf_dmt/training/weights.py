@@ -80,9 +80,7 @@ class RunWeights:
     def _check_current(self, together: bool = True) -> None:
         found = nonfinite_tensors(self.pair)
         count = torch.tensor(len(found), device=self.accelerator.device)
-        if together and self.accelerator.num_processes > 1:
-            torch.distributed.all_reduce(count)
-        if int(count):
+        if int(self.accelerator.reduce(count) if together else count):
             where = described(found) if found else "tensors of another process"
             raise DivergedError(
                 f"Training has diverged: weights are infinite or NaN ({where}), so nothing is labeled, scored or "

@@ -4,7 +4,6 @@ tested in tests/report."""
 from __future__ import annotations
 
 import csv
-import html
 import io
 
 import pytest
@@ -16,7 +15,6 @@ from hf_dmt.data.escaping import (
     code_span,
     csv_cell,
     from_csv_cell,
-    html_text,
     markdown_text,
     printable,
     without_tokens,
@@ -60,13 +58,6 @@ def test_printable_keeps_what_people_write() -> None:
     for name in ("犬", "café", "می\u200cخواهم", "👩\u200d🌾", "a b", "-", "O'Brien"):
         assert printable(name) == name
     assert printable("a\x1b[31m\nb\u202e\xa0c") == "a\\x1b[31m\\nb\\u202e c"
-
-
-@given(anything)
-def test_html_shows_the_text_and_nothing_else(text: str) -> None:
-    """Guards against a name written by someone else adding markup to one of our pages."""
-    written = html_text(text)
-    assert not set(written) & set("<>\"'") and html.unescape(written) == printable(text)
 
 
 @pytest.mark.parametrize("name", NAMES)

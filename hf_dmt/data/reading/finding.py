@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from ..messages import listed
 from ..texts import Paths, Texts
 from .rows import DataError, check_names
 
@@ -119,10 +120,10 @@ class Folder:
             lines.append(f"Skipped {self.hidden} hidden and system files in {str(self.root)!r}.")
         for reason in dict.fromkeys(self.linked.values()):
             names = [name for name, other in self.linked.items() if other == reason]
-            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            shown = listed(names, _SHOWN)
             lines.append(f"Warning: skipped {len(names)} links in {str(self.root)!r} {reason}: {shown}.")
         if self.written:
-            shown = ", ".join(self.written[:_SHOWN]) + (", ..." if len(self.written) > _SHOWN else "")
+            shown = listed(self.written, _SHOWN)
             lines.append(f"Skipped folders in {str(self.root)!r} that hf-dmt wrote: {shown}.")
         return lines
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..messages import listed
 from ..texts import Texts
 from .finding import Folder, find_images, left_out_in
 from .rows import DataError, FileRows, same_letters
@@ -116,10 +117,9 @@ def _notes_on_classes(
 ) -> list[str]:
     notes = []
     if beside:
-        shown = ", ".join(beside[:_SHOWN]) + (", ..." if len(beside) > _SHOWN else "")
         notes.append(
-            f"Warning: skipped {len(beside)} images in {str(root)!r} that are not in a class folder: {shown}. Move "
-            "them into the folder of their class, or pass them as `unlabeled_dir`."
+            f"Warning: skipped {len(beside)} images in {str(root)!r} that are not in a class folder: "
+            f"{listed(beside, _SHOWN)}. Move them into the folder of their class, or pass them as `unlabeled_dir`."
         )
     if mixed := sorted({inner for _, inner in deep} & classes):
         above = next(top for top, inner in deep if inner == mixed[0])
@@ -149,9 +149,8 @@ def _notes_on_classes(
     depth = 2 if in_splits else 1
     empty = [name for name in found.without_images if name.count("/") + 1 == depth]
     if empty:
-        shown = ", ".join(repr(name) for name in empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
         what = f"{len(empty)} class folders" if len(empty) > 1 else "1 class folder"
-        notes.append(f"Warning: skipped {what} without images in {str(root)!r}: {shown}.")
+        notes.append(f"Warning: skipped {what} without images in {str(root)!r}: {listed(map(repr, empty), _SHOWN)}.")
     return notes
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from ..files import read_csv, read_json
+from ..messages import listed
 from .decoding import ImageSource, called, channels_last, contained, identify, opening, upright
 from .rows import DataError
 
@@ -231,11 +232,10 @@ def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.nda
     strange = (known[place] != packed) & seen
     if strange.any():
         colors, counts = np.unique(packed[strange], return_counts=True)
-        most = np.argsort(-counts)[:_SHOWN]
-        listed = ", ".join(f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in most)
+        shown = listed((f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in np.argsort(-counts)), _SHOWN)
         raise ValueError(
             f"The mask {name} has {len(colors)} colors that are not in `mask_colors`, on {strange.mean():.1%} of its "
-            f"pixels: {listed}{', ...' if len(colors) > _SHOWN else ''}. Add them, with the name void if they mean "
+            f"pixels: {shown}. Add them, with the name void if they mean "
             "'no label'. If edges were smoothed, write clean masks with `scripts/prepare_data.py masks --nearest`."
         )
     return np.where(seen, ids, np.int32(COLOR_VOID))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import datasets
 
 from ..escaping import is_text
+from ..messages import listed
 from ..texts import Paths, Texts
 from .decoding import CorruptImage
 
@@ -256,7 +257,7 @@ def note_on_unknown(labels: Iterable[str], class_names: Sequence[str]) -> list[s
     unknown = [label for label in labels if label not in class_names]
     if not unknown or not class_names:
         return []
-    shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+    shown = listed(map(repr, unknown), _SHOWN)
     return [f"Pseudo labels are not scored where the label of the unlabeled image is none of the classes: {shown}."]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_csv
+from ..messages import listed
 from .finding import PACKED, find_images, image_extensions
 from .rows import DataError, FileRows, Rows, is_label, same_letters
 from .split_names import role_of, with_role
@@ -100,7 +101,7 @@ def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
         if image and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in rows):
             return [
                 f"Warning: the labels in {file.name!r} are not used; the classes are the folders: "
-                f"{', '.join(classes[:_SHOWN])}{', ...' if len(classes) > _SHOWN else ''}. To use the table, give it "
+                f"{listed(classes, _SHOWN)}. To use the table, give it "
                 f"as `dataset_name={file}`."
             ]
     return []
@@ -197,7 +198,7 @@ def _open(
         paths, missing = _files(folder, cells)
         notes.append(f"The files of {file.name!r} are those in {str(folder)!r}.")
     if missing:
-        shown = ", ".join(repr(name) for name in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        shown = listed(map(repr, missing), _SHOWN)
         raise DataError(
             f"{len(missing)} of {len(rows)} files in {str(file)!r} do not exist: {shown}. Paths are relative to "
             f"{str(file.parent)!r}, or to one folder in it. Correct the column {image!r}, or remove these rows."

@@ -18,6 +18,7 @@ import numpy as np
 from ..arguments import DataArguments
 from ..escaping import from_csv_cell
 from ..files import read_csv, read_json
+from ..messages import listed_lines
 from ..reading.rows import DataError, Place, same_letters
 from ..reading.sources import ClassIds, ImageSet, check_mask_size
 from ..tasks import IGNORE_INDEX
@@ -172,11 +173,9 @@ def _image_answers(
         f"{name}: {' and '.join(map(repr, dict.fromkeys(all)))}" for name, all in said.items() if len(set(all)) > 1
     ]
     if against:
-        more = f"\n  ... and {len(against) - _SHOWN} more" if len(against) > _SHOWN else ""
-        listed = "\n".join(f"  {line}" for line in against[:_SHOWN])
         raise DataError(
-            f"{len(against)} images have contradicting answers in the table and the class "
-            f"folders:\n{listed}{more}\nDecide: correct the table, or move the image."
+            f"{len(against)} images have contradicting answers in the table and the class folders:\n"
+            f"{listed_lines(against, _SHOWN)}\nDecide: correct the table, or move the image."
         )
     _check_classes({name: answers[0] for name, answers in said.items() if answers}, names)
     return {name: _class(answers[0], names) for name, answers in said.items() if answers}
@@ -191,9 +190,8 @@ def _check_classes(answers: dict[str, str], names: Sequence[str]) -> None:
         except DataError as problem:
             problems.setdefault(label, f"{problem} (first for {name!r})")
     if len(problems) > 1:
-        shown = "\n  ".join(list(problems.values())[:_SHOWN])
-        more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise DataError(f"{len(problems)} different labels are unknown:\n  {shown}{more}\nCorrect them.")
+        lines = listed_lines(list(problems.values()), _SHOWN)
+        raise DataError(f"{len(problems)} different labels are unknown:\n{lines}\nCorrect them.")
 
 
 def _class(label: str, names: Sequence[str]) -> int:

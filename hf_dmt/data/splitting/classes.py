@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import DataArguments
+from ..messages import listed, listed_lines
 from ..reading.rows import DataError, is_label
 from .class_map import ClassMap, read_class_map
 from .scan import SHOWN, ScannedImages, listing
@@ -239,16 +240,14 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
         if (bad := [value for value in values or () if value not in class_of])
     }
     if wrong:
-        lines = [f"  {name}: {', '.join(map(str, values))}" for name, values in list(wrong.items())[:SHOWN]]
-        lines += [f"  ... and {len(wrong) - SHOWN} more masks"] if len(wrong) > SHOWN else []
+        lines = [f"{name}: {', '.join(map(str, values))}" for name, values in wrong.items()]
         strange = sorted({value for values in wrong.values() for value in values})
         known = f"{min(class_of)} to {max(class_of)}"
         if scanned.images.class_of is not None:
-            known = ", ".join(map(str, list(class_of)[:SHOWN])) + (", ..." if len(class_of) > SHOWN else "")
+            known = listed(class_of, SHOWN)
         raise DataError(
             f"{len(wrong)} {role} masks contain values that are not among the {len(names)} classes ({known}):\n"
-            + "\n".join(lines)
-            + f"\n{_remedy(strange, args)}"
+            f"{listed_lines(lines, SHOWN, 'more masks')}\n{_remedy(strange, args)}"
         )
     counts = np.zeros(len(names), dtype=np.int64)
     for values in scanned.values:
@@ -279,10 +278,9 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
         )
     missing = [name for name, count in zip(names, per_class, strict=True) if not count]
     if missing:
-        shown = ", ".join(missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
         notes.append(
-            f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: {shown}. "
-            "Label a few of each, or remove these classes."
+            f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: "
+            f"{listed(missing, SHOWN)}. Label a few of each, or remove these classes."
             + (' If the first class is 1, give it a name: `id2label=FILE`, with {"1": ...}.' * (missing == ["0"]))
         )
     return per_class
@@ -332,12 +330,11 @@ def _names_of_masks(
     ignore = f" If {last} means 'no label', pass `ignore_index={last}`." if alone else ""
     if count > 2 * len(values) + 1:
         kept = values[:-1] if alone and _is_end_of_range(last) else values
-        shown = ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")
         example = json.dumps({str(value): f"name of {value}" for value in kept[:SHOWN]})
         raise DataError(
-            f"The training masks contain {len(values)} values up to {last} ({shown}): as class ids they would make "
-            f"{count} classes, most of them without a pixel.{ignore} Otherwise name the values with `id2label=FILE`; "
-            f"the file contains: {example[:-1]}{', ...' if len(kept) > SHOWN else ''}}}"
+            f"The training masks contain {len(values)} values up to {last} ({listed(values, SHOWN)}): as class "
+            f"ids they would make {count} classes, most of them without a pixel.{ignore} Otherwise name the values "
+            f"with `id2label=FILE`; the file contains: {example[:-1]}{', ...' if len(kept) > SHOWN else ''}}}"
         )
     less_one = ", less 1" if first else ""
     notes.append(
@@ -375,10 +372,9 @@ def _names_of_numbers(
 
 
 def _of_models(names: list[str]) -> str:
-    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     return (
-        f"The data names no classes, so label values are taken for the {len(names)} classes of the models: {shown}. "
-        "If they are other classes, name them with `id2label=FILE`."
+        f"The data names no classes, so label values are taken for the {len(names)} classes of the models: "
+        f"{listed(names, SHOWN)}. If they are other classes, name them with `id2label=FILE`."
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..messages import listed_lines
 from ..reading.rows import DataError
 from ..tasks import IGNORE_INDEX
 
@@ -96,11 +97,15 @@ def _labels(
                 contradictions.append(f"annotation {key} is {line['label']!r} in the table and {other!r} elsewhere")
         said[key] = line["label"]
     if contradictions:
-        raise DataError(f"{_listed('answers contradict', contradictions)}Decide, and correct one of the two.")
+        raise DataError(
+            f"{len(contradictions)} answers contradict:\n{listed_lines(contradictions, _SHOWN)}\nDecide, and correct "
+            "one of the two."
+        )
     if lost:
         raise DataError(
-            f"{_listed('answers in the table are for regions that are not in the annotations', lost)}The tool has "
-            "renumbered them: name the classes in the tool, or use the original file of the queue."
+            f"{len(lost)} answers in the table are for regions that are not in the annotations:\n"
+            f"{listed_lines(lost, _SHOWN)}\nThe tool has renumbered them: name the classes in the tool, or use the "
+            "original file of the queue."
         )
     return found | said
 
@@ -182,7 +187,9 @@ def _check_contradictions(drawn: Mapping[str, Sequence[tuple[int, np.ndarray, An
                         f"{name}: annotations {other_number} and {number} are the same region with two classes"
                     )
     if twice:
-        raise DataError(f"{_listed('answers contradict', twice)}Decide, and delete one of the two.")
+        raise DataError(
+            f"{len(twice)} answers contradict:\n{listed_lines(twice, _SHOWN)}\nDecide, and delete one of the two."
+        )
 
 
 def _together(name: str, regions: Sequence[tuple[int, np.ndarray, Any]], notes: list[str]) -> np.ndarray:
@@ -197,8 +204,3 @@ def _together(name: str, regions: Sequence[tuple[int, np.ndarray, Any]], notes: 
             f"Regions of different classes overlap on {disputed.sum()} pixels of {name}; these pixels are ignored."
         )
     return mask
-
-
-def _listed(what: str, lines: Sequence[str]) -> str:
-    more = f"\n  ... and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return f"{len(lines)} {what}:\n" + "\n".join(f"  {line}" for line in lines[:_SHOWN]) + f"{more}\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..messages import listed
 from .scan import ScannedImages, listing
 
 _SHOWN = 3
@@ -46,7 +47,7 @@ def notes_on_idle(idle: ScannedImages, unlabeled: ScannedImages | None) -> list[
         return []
     return [
         f"Warning: {len(unused)} training images are not used, neither with their labels nor as unlabeled images: "
-        f"{listing(idle.images, unused[:_SHOWN])}{', ...' if len(unused) > _SHOWN else ''}. To use them without "
+        f"{listing(idle.images, unused, _SHOWN)}. To use them without "
         "labels, add them to the folder or data set of unlabeled images."
     ]
 
@@ -59,8 +60,7 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
     """
     notes = []
     if twice := _two_labels(labeled):
-        groups = (" and ".join([*ids[:_SHOWN], *(["..."] if len(ids) > _SHOWN else [])]) for ids in twice[:_SHOWN])
-        shown = "; ".join(groups) + ("; ..." if len(twice) > _SHOWN else "")
+        shown = listed((listed(ids, _SHOWN, " and ") for ids in twice), _SHOWN, "; ")
         what = "labels" if labeled.images.task == "image-classification" else "masks"
         notes.append(
             f"Warning: {_images_are(len(twice))} labeled more than once, with different {what}: {shown}. Only "
@@ -76,14 +76,13 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
                 sets[first].contents, sets[second].contents, return_indices=True
             )
             if len(shared):
-                pairs = ", ".join(
+                pairs = (
                     f"{sets[first].images.id_of(int(one))} = {sets[second].images.id_of(int(other))}"
-                    for one, other in list(zip(at_first, at_second, strict=True))[:_SHOWN]
+                    for one, other in zip(at_first, at_second, strict=True)
                 )
-                more = ", ..." if len(shared) > _SHOWN else ""
                 notes.append(
-                    f"Warning: {_images_are(len(shared))} both {first} and {second} ({pairs}{more}), so scores on "
-                    f"{second} are too high. Remove them from one of the two."
+                    f"Warning: {_images_are(len(shared))} both {first} and {second} ({listed(pairs, _SHOWN)}), "
+                    f"so scores on {second} are too high. Remove them from one of the two."
                 )
     return notes
 

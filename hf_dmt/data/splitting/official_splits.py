@@ -28,7 +28,6 @@ NUM_ORDERS = 3
 # 1/105.82).
 VOC_DIVISORS = {"106": 105.82, "50": 50.0, "20": 20.0, "8": 8.0, "4": 4.0, "2": 2.0}
 CITYSCAPES_DIVISORS = {"30": 29.75, "8": 8.0, "4": 4.0}
-VOC_TRAINAUG, VOC_TRAIN, CITYSCAPES_TRAIN = 10582, 1464, 2975
 
 # The order in which the official script draws difference-maximized subsets; all use one random stream.
 _DRAWN_FROM = ("8", "20", "50", "106")
@@ -61,13 +60,6 @@ def labeled_count(total: int, divisor: float) -> int:
     """How many of `total` images are labeled: rounded down, plus one if a last batch of 8 would contain one image."""
     count = int(total / divisor)
     return count + 1 if count % 8 == 1 else count
-
-
-def official_split(names: Sequence[Item], divisor: float, number: int) -> tuple[list[Item], list[Item]]:
-    """`(labeled, unlabeled)` of order `number` (0, 1 or 2); larger labeled sets start with smaller ones."""
-    order = official_orders(names)[number]
-    count = labeled_count(len(order), divisor)
-    return order[:count], order[count:]
 
 
 def is_published(labeled: Sequence[str], sha256: str) -> bool:

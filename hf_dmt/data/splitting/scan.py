@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..messages import listed, listed_lines
 from ..reading.decoding import CorruptImage
 from ..reading.looks import CachedLooks, Look, LookCache, NotCached
 from ..reading.rows import DataError
@@ -149,10 +150,9 @@ def _remarks(images: ImageSet, remarks: dict[int, str], what: str) -> list[str]:
     ]
 
 
-def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
+def listing(images: ImageSet, positions: Sequence[int] | np.ndarray, most: int = SHOWN) -> str:
     """The first few ids, for a message."""
-    names = ", ".join(images.id_of(int(position)) for position in positions[:SHOWN])
-    return names + (", ..." if len(positions) > SHOWN else "")
+    return listed((images.id_of(int(position)) for position in positions), most)
 
 
 def _known(images: ImageSet, position: int, cached: CachedLooks) -> tuple[str, Any] | None:
@@ -183,16 +183,15 @@ def _look(images: ImageSet, position: int, looks: LookCache | CachedLooks) -> tu
 
 
 def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, notes: list[str]) -> None:
-    listed = "\n".join(f"  {text}" for text in problems[:SHOWN])
-    listed += f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    lines = listed_lines(problems, SHOWN)
     if len(problems) == count:
-        raise DataError(f"None of the {count} {role} images can be read:\n{listed}\nCheck the path and the files.")
+        raise DataError(f"None of the {count} {role} images can be read:\n{lines}\nCheck the path and the files.")
     if not skip_corrupt:
         raise DataError(
-            f"{len(problems)} of {count} {role} images cannot be read:\n{listed}\nRepair or delete them, or skip them "
+            f"{len(problems)} of {count} {role} images cannot be read:\n{lines}\nRepair or delete them, or skip them "
             "with `skip_corrupt_images`."
         )
-    notes.append(f"Skipped {len(problems)} of {count} {role} {UNREADABLE}\n{listed}")
+    notes.append(f"Skipped {len(problems)} of {count} {role} {UNREADABLE}\n{lines}")
 
 
 def everywhere(

@@ -295,8 +295,4 @@ def _count_right(labels: Tensor, codes: Tensor, truth: Tensor, classes: int, rig
 
 
 def _sum_over_processes(counts: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes == 1:
-        return counts
-    total = counts.to(accelerator.device)
-    torch.distributed.all_reduce(total)
-    return total.cpu()
+    return accelerator.reduce(counts.to(accelerator.device)).cpu()

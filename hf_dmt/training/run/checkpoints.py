@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ...data.files import read_json, with_number_of
+from ...data.messages import first_line
 from ...data.pair_file import PAIR_FILE, PEER_FOLDER
 from .origin import IDENTITY_FILE, RunOrigin
 from .results import RESULTS_FILE, TELEMETRY_FILE
@@ -98,7 +99,7 @@ def not_written(checkpoint: Path, problem: Exception) -> OSError:
     last = last_complete_checkpoint(checkpoint.parent)
     usable = f"{last.name} is complete: resume from it" if last else "there is no earlier one: start again"
     cause = problem.__cause__ or problem  # an error of our own says what to do, too
-    reason = getattr(cause, "strerror", None) or (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    reason = getattr(cause, "strerror", None) or first_line(cause)
     if "inline_container" in reason:  # torch's own check of the size of its file
         reason = "the file was cut off"
     return with_number_of(

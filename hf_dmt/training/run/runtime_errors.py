@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ...data.labels.pseudo_labels import StoreError
 from ...data.members import MEMBERS
+from ...data.messages import first_line
 from ...data.reading.decoding import CorruptImage
 from ...data.reading.rows import DataError
 from ...method.selection import DivergedError
@@ -64,7 +65,7 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
             raise
         raise RunError(
             "A data-loading worker was killed, often by the out-of-memory killer "
-            f"({str(problem).strip().splitlines()[0]}). Lower `dataloader_num_workers` (0 loads in the main process). "
+            f"({first_line(problem)}). Lower `dataloader_num_workers` (0 loads in the main process). "
             f"{_GO_ON}"
         ) from problem
 
@@ -165,7 +166,7 @@ class TrackersMayFail(CallbackHandler):
             except Exception as problem:  # each tracker's client has its own errors
                 if not _is_tracker(callback):
                     raise
-                reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+                reason = first_line(problem)
                 name = type(callback).__name__
                 if event in ("on_init_end", "on_train_begin"):
                     raise RunError(

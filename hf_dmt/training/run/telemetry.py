@@ -44,10 +44,8 @@ class Telemetry:
         `agree`, `negative_disagree` and `positive_disagree` are fractions of the `pseudo_units` (valid,
         pseudo-labeled), `mean_weight` is their mean weight, and `loss` is per valid unit, including labeled ones.
         """
-        if accelerator.num_processes > 1:
-            torch.distributed.all_reduce(self._sums)
         logs: dict[str, float] = {}
-        for member, values in zip(MEMBERS, self._sums.tolist(), strict=True):
+        for member, values in zip(MEMBERS, accelerator.reduce(self._sums).tolist(), strict=True):
             loss, weight, *cases, valid = values
             pseudo = sum(cases)
             if valid:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...data.messages import listed
+
 # Units counted at a time on the CPU. Temporary arrays of this size stay in the cache, and torch does not spread them
 # over threads, which would cost more than it saves (especially on busy cores).
 CHUNK = 1 << 15
@@ -153,7 +155,7 @@ class ConfusionMatrix:
         return int(self._counts.sum() - self._class_rows().sum() - ignored.sum())
 
     def _outside_message(self, values: Sequence[int] = ()) -> str:
-        found = f": {', '.join(map(str, values[:10]))}{', ...' if len(values) > 10 else ''}" if values else ""
+        found = f": {listed(values, 10)}" if values else ""
         return (
             f"found labels outside the classes 0..{self.num_classes - 1}{found} (ignore_index is "
             f"{self.ignore_index}). Either a void label is not mapped to ignore_index, or num_classes or the label "
@@ -197,10 +199,10 @@ def per_class_accuracy(matrix: Tensor) -> Tensor:
     return matrix.diagonal() / matrix.sum(dim=1)
 
 
-def confusions(matrix: Tensor, most: int = 10) -> list[tuple[int, int, int]]:
-    """The most frequent confusions as (true class, predicted class, units), most frequent first."""
+def confusions(matrix: Tensor) -> list[tuple[int, int, int]]:
+    """The ten most frequent confusions as (true class, predicted class, units), most frequent first."""
     wrong = matrix.cpu().clone().fill_diagonal_(0).flatten()
-    places = wrong.sort(descending=True, stable=True).indices[:most].tolist()
+    places = wrong.sort(descending=True, stable=True).indices[:10].tolist()
     return [(at // len(matrix), at % len(matrix), int(wrong[at])) for at in places if wrong[at] > 0]
 
 

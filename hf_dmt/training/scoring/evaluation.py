@@ -65,7 +65,7 @@ def evaluate_pair(
         if collected is not None:
             collected.add(part.logits, truth)
     counts = ImageCounts.joined(gather_object([(rows, scores.image_counts())]))
-    scores.reduce(lambda tensor: _sum(tensor, accelerator))
+    scores.reduce(accelerator.reduce)
     result: Scores = scores.compute()
     if compute_metrics is not None:
         _add_user_metrics(result, *_in_row_order(kept), compute_metrics)
@@ -188,9 +188,3 @@ def _in_row_order(kept: list[Kept]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     order = np.argsort(rows)
     logits = {name: torch.cat([part[1][name] for part in gathered]).numpy()[order] for name in MEMBERS}
     return logits, np.concatenate([part[2] for part in gathered])[order]
-
-
-def _sum(tensor: Tensor, accelerator: Accelerator) -> Tensor:
-    if accelerator.num_processes > 1:
-        torch.distributed.all_reduce(tensor)
-    return tensor

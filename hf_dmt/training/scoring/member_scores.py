@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...data.members import MEMBERS, SCORED
+from ...data.tasks import IGNORE_INDEX
 from .confusion import ConfusionMatrix, classification_scores, segmentation_scores
 from .image_counts import ImageCounts
 
@@ -26,7 +27,6 @@ class MemberScores:
         num_classes: number of classes C of both models.
         task: "image-classification" or "semantic-segmentation"; decides which scores are computed.
         class_names: C different names, for the scores per class.
-        ignore_index: label of ignored units.
         device: where the counts are kept: that of the logits.
     """
 
@@ -35,15 +35,11 @@ class MemberScores:
         num_classes: int,
         task: str,
         class_names: Sequence[str] | None = None,
-        ignore_index: int = -100,
         device: torch.device | str | None = None,
     ) -> None:
-        if task not in ("image-classification", "semantic-segmentation"):
-            raise ValueError(f"task is {task!r}, but must be 'image-classification' or 'semantic-segmentation'.")
         self.task = task
         self.class_names = class_names
-        self.ignore_index = ignore_index
-        self._matrices = {name: ConfusionMatrix(num_classes, ignore_index, device) for name in SCORED}
+        self._matrices = {name: ConfusionMatrix(num_classes, IGNORE_INDEX, device) for name in SCORED}
         self._of_images: list[Tensor] = []  # per batch (4, n) class ids, or per image (7, C) counts of pixels
         counts_device = self._matrices["ensemble"].device
         # Apple's accelerator has no float64.
@@ -56,7 +52,7 @@ class MemberScores:
 
         Args:
             logits: "a" and "b", each (N, C, *) of any floating dtype; pixels at the labels' resolution.
-            labels: (N, *) integers, class ids or `ignore_index`.
+            labels: (N, *) integers, class ids, or -100 for ignored units.
         """
         c = self._matrices["ensemble"].num_classes
         expected = (len(labels), c, *labels.shape[1:])
@@ -108,7 +104,7 @@ class MemberScores:
         # Labels out of range are reported by the matrix; the clamp keeps gather from failing on the device.
         targets = labels.to(torch.int64).clamp(0, logits.shape[1] - 1).unsqueeze(1)
         log_likelihood = log_probabilities.gather(1, targets).squeeze(1)
-        log_likelihood.masked_fill_(labels == self.ignore_index, 0.0)
+        log_likelihood.masked_fill_(labels == IGNORE_INDEX, 0.0)
         self._loss_sums[index] -= log_likelihood.sum(dtype=self._loss_sums.dtype)
         return log_probabilities.exp_()
 
