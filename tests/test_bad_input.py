@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback
 import hf_dmt
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair, dynamic_mutual_loss, dynamic_weights, select_top_ratio
 from hf_dmt.commands.push import main as push_main
-from hf_dmt.training.settings.command_line import as_flags
+from hf_dmt.training.settings.terminal import as_flags
 from scripts.run_dmt import main
 from tests.data import small_files as files
 

@@ -36,8 +36,9 @@ from typing import Any
 
 from ..data.files import write_json
 from ..data.splitting.assemble import assemble
-from ..training.settings.command_line import parse, print_error
+from ..training.settings.command_line import parse
 from ..training.settings.knobs import Knobs
+from ..training.settings.terminal import print_error
 from . import comparison
 from .comparison import BASELINE, ORACLE, REFERENCE
 from .train import RECIPES

@@ -26,7 +26,7 @@ from ..data.reading.decoding import to_rgb
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import PAIR_FILES
 from ..models.pair import ModelPair
-from ..training.settings.command_line import print_error
+from ..training.settings.terminal import print_error
 
 try:
     import gradio as gr

@@ -21,7 +21,8 @@ from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from ..training.settings.command_line import UsageError, print_error
+from ..training.settings.command_line import UsageError
+from ..training.settings.terminal import print_error
 
 # Passed on to Accelerate under the same names.
 PASSED_ON = {

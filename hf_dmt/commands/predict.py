@@ -45,7 +45,8 @@ from ..training.labeling.inference import CleanLogits, CleanPass
 from ..training.labeling.label_pass import weights_hash
 from ..training.labeling.mask_folder import MaskFolder
 from ..training.labeling.predictions import image_predictions
-from ..training.settings.command_line import UsageError, as_flags, print_error
+from ..training.settings.command_line import UsageError
+from ..training.settings.terminal import as_flags, print_error
 from .launch import add_flags, start
 
 PIXELS = "semantic-segmentation"

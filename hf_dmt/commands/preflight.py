@@ -28,8 +28,9 @@ from ..training.rehearsal import rehearse
 from ..training.run.folder import check_output_folder
 from ..training.run.runtime_errors import RunError, too_large_for_this_machine
 from ..training.settings.arguments import DMTTrainingArguments
-from ..training.settings.command_line import ModelArguments, as_flags
+from ..training.settings.command_line import ModelArguments
 from ..training.settings.help import terminal_width
+from ..training.settings.terminal import as_flags
 from .opening import FoundModels, build_pair, look_up_models
 
 _SHOWN = 5

@@ -15,7 +15,8 @@ from ..hub.card import write_card
 from ..hub.label_set import push_labels
 from ..hub.push import push_folder
 from ..hub.refusals import HubError
-from ..training.settings.command_line import UsageError, print_error
+from ..training.settings.command_line import UsageError
+from ..training.settings.terminal import print_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from ..data.splitting.assemble import assemble
 from ..data.splitting.splits import SPLIT_FILE
 from ..report.queue import write_queue
 from ..report.run import Run, read_run
-from ..training.settings.command_line import print_error
+from ..training.settings.terminal import print_error
 
 
 @dataclass

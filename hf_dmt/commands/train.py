@@ -27,8 +27,9 @@ from ..training.run.checkpoints import last_complete_checkpoint
 from ..training.run.folder import check_output_folder, check_split, locked
 from ..training.run.runtime_errors import RunError
 from ..training.settings.arguments import DMTTrainingArguments
-from ..training.settings.command_line import Parser, as_flags, parse, print_error, speak_in_flags
+from ..training.settings.command_line import Parser, parse
 from ..training.settings.help import everything, screens
+from ..training.settings.terminal import as_flags, print_error, speak_in_flags
 from ..training.trainer import DMTTrainer
 from .launch import launcher_parser, start
 from .opening import build_pair, describe_masks, look_up_models

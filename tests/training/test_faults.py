@@ -24,7 +24,7 @@ from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.training.run import checkpoints
 from hf_dmt.training.run.folder import check_output_folder
 from hf_dmt.training.run.runtime_errors import RunError, out_of_memory
-from hf_dmt.training.settings.command_line import as_flags
+from hf_dmt.training.settings.terminal import as_flags
 
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
 

@@ -11,8 +11,8 @@ import torch
 from small_runs import make_pair
 
 from hf_dmt import DMTTrainingArguments, ModelPair
-from hf_dmt.training.settings.command_line import as_flags
 from hf_dmt.training.settings.late_settings import check_late_settings
+from hf_dmt.training.settings.terminal import as_flags
 
 
 @pytest.fixture(scope="module")
