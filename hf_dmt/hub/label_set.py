@@ -31,7 +31,7 @@ LABELS_FORMAT = 1
 _TAGS = ("hf-dmt", "pseudo-labels", "semi-supervised-learning")
 _SHARD_BYTES = 500_000_000
 _SHOWN_CLASSES = 30
-SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
 
 
 def push_labels(
@@ -203,7 +203,7 @@ def _card(run: Run, facts: dict[str, Any], repo_id: str, count: int, pair: str |
         annotations_creators=["machine-generated"],
         license=license,
         pretty_name=repo_id.split("/")[-1],
-        size_categories=[SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]],
+        size_categories=[size_category(count)],
         source_datasets=[source] if source else None,
         tags=list(_TAGS),
         task_categories=[TASKS[run.results["task"]].pipeline],
@@ -216,21 +216,27 @@ def _card(run: Run, facts: dict[str, Any], repo_id: str, count: int, pair: str |
         range(len(run.class_names)),
         key=lambda index: -sum(maker["kept_per_class"][index] for maker in facts["makers"].values()),
     )[:_SHOWN_CLASSES]
-    return (
-        str(
-            DatasetCard.from_template(
-                metadata,
-                template_str=resources.files(__package__).joinpath("label_card.md.jinja").read_text(encoding="utf-8"),
-                repo=repo_id,
-                title=repo_id.split("/")[-1],
-                facts=facts,
-                run=run,
-                count=count,
-                pair=pair,
-                shown=sorted(shown),
-                labels_file=LABELS_FILE,
-                code=code_span,
-            )
-        )
-        + "\n"
+    return dataset_card(
+        metadata,
+        "label_card.md.jinja",
+        repo_id,
+        facts=facts,
+        run=run,
+        count=count,
+        pair=pair,
+        shown=sorted(shown),
+        labels_file=LABELS_FILE,
+        code=code_span,
     )
+
+
+def dataset_card(metadata: DatasetCardData, template: str, repo_id: str, **facts: Any) -> str:
+    """The text of a card from a template of this folder."""
+    text = resources.files(__package__).joinpath(template).read_text(encoding="utf-8")
+    card = DatasetCard.from_template(metadata, template_str=text, repo=repo_id, title=repo_id.split("/")[-1], **facts)
+    return f"{card}\n"
+
+
+def size_category(count: int) -> str:
+    """The Hub's name for a number of rows."""
+    return _SIZES[min(len(_SIZES) - 1, max(0, len(str(count)) - 3))]

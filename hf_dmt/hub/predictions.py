@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import datasets
-from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
+from huggingface_hub import CommitInfo, DatasetCardData
 
 from ..data.escaping import markdown_text
 from ..data.files import write_json
 from ..data.labels.predictions import is_number
 from ..data.members import MEMBERS
 from ..data.tasks import TASKS
-from .label_set import SIZES, write_shards
+from .label_set import dataset_card, size_category, write_shards
 from .repository import PREDICTIONS_FILE, open_target, publish
 
 _SHOWN_CLASSES = 30
@@ -72,26 +71,20 @@ def _card(records: list[dict[str, Any]], facts: dict[str, Any], repo_id: str, pi
     metadata = DatasetCardData(
         annotations_creators=["machine-generated"],
         pretty_name=repo_id.split("/")[-1],
-        size_categories=[SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]],
+        size_categories=[size_category(count)],
         tags=["hf-dmt", "predictions"],
         task_categories=[TASKS[facts["task"]].pipeline],
     )
-    return (
-        str(
-            DatasetCard.from_template(
-                metadata,
-                template_str=resources.files(__package__).joinpath("prediction_card.md.jinja").read_text("utf-8"),
-                repo=repo_id,
-                title=repo_id.split("/")[-1],
-                facts=facts,
-                count=count,
-                pixels=pixels,
-                disagreement=sum(record["disagreement"] for record in records) / count,
-                differ=0 if pixels else sum(record["a"] != record["b"] for record in records),
-                shown=sorted(counts.items(), key=lambda entry: -entry[1])[:_SHOWN_CLASSES],
-                text=markdown_text,
-                labels_file=PREDICTIONS_FILE,
-            )
-        )
-        + "\n"
+    return dataset_card(
+        metadata,
+        "prediction_card.md.jinja",
+        repo_id,
+        facts=facts,
+        count=count,
+        pixels=pixels,
+        disagreement=sum(record["disagreement"] for record in records) / count,
+        differ=0 if pixels else sum(record["a"] != record["b"] for record in records),
+        shown=sorted(counts.items(), key=lambda entry: -entry[1])[:_SHOWN_CLASSES],
+        text=markdown_text,
+        labels_file=PREDICTIONS_FILE,
     )

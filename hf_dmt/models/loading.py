@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging as std_logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers import (
     initialization,
 )
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
+from transformers.utils.hub import extract_commit_hash
 
 from ..data.messages import first_line
 from ..data.pair_file import CheckpointError
@@ -185,8 +185,8 @@ def commit_of(source: str, *, revision: str | None = None, token: str | None = N
         file = cached_file(source, "config.json", revision=revision, token=token)
     except (OSError, ValueError):  # reported by whoever loads it
         return None
-    found = re.search(r"snapshots.([0-9a-f]{40}).", str(file))
-    return found[1] if found else None
+    commit: str | None = extract_commit_hash(file, None)
+    return commit
 
 
 def load_processor(
@@ -311,8 +311,6 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     Args:
         like: use its configuration and class instead of the saved ones (to resume into an existing member).
     """
-    if fault := fault_of_config(source):
-        raise CheckpointError(f"{source!r} cannot be used: {fault}. Copy or download the folder again.")
     loader: Any = AUTO_CLASSES[task] if like is None else type(like)
     if like is not None:
         hub["config"] = like.config
@@ -351,6 +349,8 @@ def restore(member: PreTrainedModel, folder: Path, task: str) -> None:
 
     Uses `from_pretrained`, because for many architectures the names on disk differ from those in memory.
     """
+    if fault := fault_of_config(str(folder)):
+        raise CheckpointError(f"{str(folder)!r} cannot be used: {fault}. Copy or download the folder again.")
     member.load_state_dict(load_verified(str(folder), member, task=task).state_dict(), strict=True)
 
 

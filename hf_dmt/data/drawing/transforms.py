@@ -14,7 +14,7 @@ the seed and its input. With `seed_for(run_seed, member, draw, index)` as the se
 stream, and a resumed run draws what the uninterrupted run would have drawn.
 """
 
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -219,14 +219,6 @@ class PixelView:
         return pixels, target
 
 
-@overload
-def train_view(
-    name: str, size: int, task: Literal["image-classification"], *, hflip: bool = True
-) -> ImageView | PlainView: ...
-@overload
-def train_view(name: str, size: int, task: Literal["semantic-segmentation"], *, hflip: bool = True) -> PixelView: ...
-@overload
-def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PlainView | PixelView: ...
 def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PlainView | PixelView:
     """The view that `--augmentation name` means for a task.
 
