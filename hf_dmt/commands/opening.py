@@ -11,7 +11,7 @@ from ..data.splitting.classes import ModelClasses
 from ..data.splitting.splits import SPLIT_FILE
 from ..hub.config_file import class_names_of, read_config
 from ..hub.repository import fetch_pair
-from ..models import loading
+from ..models.class_names import has_named_classes, label_names
 from ..models.networks import tiny
 from ..models.pair import ModelPair
 from ..models.sources import config_of
@@ -63,7 +63,7 @@ def _class_names(source: str, model_args: ModelArguments, args: DMTTrainingArgum
         tiny.check_name(source, model_args.task)
         return None
     config = config_of(source, trust_remote_code=model_args.trust_remote_code, token=args.hub_token)
-    return loading.label_names(config) if loading.has_named_classes(config) else None
+    return label_names(config) if has_named_classes(config) else None
 
 
 def describe_masks(pair: ModelPair, reduce_labels: bool) -> list[str]:

@@ -11,7 +11,8 @@ from transformers import BaseImageProcessor, ImageProcessingMixin, PreTrainedMod
 from transformers.utils import ModelOutput
 
 from ..data.messages import first_line
-from .loading import AUTO_CLASSES, shapes
+from .heads import shapes
+from .loading import AUTO_CLASSES
 from .preprocessing import clean_inputs, native_size
 
 _REFUSALS = (ValueError, RuntimeError, AssertionError, IndexError, TypeError)  # of an input, by models of any author

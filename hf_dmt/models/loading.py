@@ -1,4 +1,4 @@
-"""Load one member and verify that every weight was loaded.
+"""Load a member for given classes, or those of a saved pair, and verify that every weight was loaded.
 
 `from_pretrained` only warns if a tensor of the checkpoint does not reach the model, and the stock Trainer's resume does
 not even load most tensors of ViT, DINOv2, Swin and SegFormer, whose names on disk differ from those in the module. Here
@@ -7,9 +7,8 @@ an unloaded weight is an error, unless it belongs to a head that is replaced.
 
 from __future__ import annotations
 
-import copy
 import logging as std_logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,121 +22,34 @@ from transformers import (
     BaseImageProcessor,
     PretrainedConfig,
     PreTrainedModel,
-    initialization,
 )
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 from transformers.utils.hub import extract_commit_hash
 
+from ..data.members import MEMBERS
 from ..data.messages import first_line
-from ..data.pair_file import CheckpointError
+from ..data.pair_file import CheckpointError, member_folder
 from ..data.seeds import seeded
 from ..data.tasks import TASKS
-from ..hub.config_file import MOST_CLASSES, fault_of_config
+from ..hub.config_file import fault_of_config, read_config
 from ..hub.model_ids import cannot_load
 from . import timm_members
+from .class_names import has_named_classes, label_names, set_classes
 from .finite import described, nonfinite_tensors
+from .heads import backbone_prefixes, class_tensors, redraw
+from .other_conventions import correct_conventions
 
 logger = logging.get_logger(__name__)
 
 AUTO_CLASSES: dict[str, Any] = {name: getattr(transformers, task.auto_class) for name, task in TASKS.items()}
 
-
 # A counter that old files lack and that has no effect.
 _NEVER_TRAINED = ".num_batches_tracked"
-
-
-def label_names(config: PretrainedConfig) -> list[str]:
-    """Class names in the order of the logits, made unique.
-
-    ImageNet has two classes called crane and two called maillot; with equal names, the second one could not be selected
-    or read back.
-    """
-    given = config.id2label or {index: f"LABEL_{index}" for index in range(config.num_labels)}  # None in a new PVT
-    names: list[str] = []
-    for index, name in (_by_number(given) if given else {}).items():  # timm has models without a class
-        names.append(name if name not in names else f"{name} ({index})")
-    return names
-
-
-def describe_classes(config: PretrainedConfig) -> None:
-    """Adapt a configuration to what DMT trains: one class per image, with unique names.
-
-    `multi_label_classification` or `regression` from the checkpoint's own training would make `pipeline` apply a
-    sigmoid to scores that were trained with a softmax. A model that returns tuples has no `.logits`.
-    """
-    config.problem_type, config.return_dict = None, True
-    set_classes(config, dict(enumerate(label_names(config))))
-
-
-def has_named_classes(config: PretrainedConfig) -> bool:
-    """False for the placeholder map `LABEL_0, LABEL_1, ...` of a configuration without class names."""
-    return any(name != f"LABEL_{index}" for index, name in enumerate(label_names(config)))
-
-
-def set_classes(config: PretrainedConfig, id2label: dict[int, str]) -> None:
-    """Set the classes of a configuration, in place, wherever they are stored."""
-    config.num_labels = len(id2label)  # PVT stores it; others derive it from the names, which this replaces
-    config.id2label, config.label2id = dict(id2label), {name: index for index, name in id2label.items()}
-    if config.model_type == timm_members.MODEL_TYPE:
-        timm_members.prepare_config(config)
 
 
 def check_task(task: str) -> None:
     if task not in AUTO_CLASSES:
         raise ValueError(f"Unknown task {task!r}; choose one of: {', '.join(AUTO_CLASSES)}.")
-
-
-def check_label_maps(a: PretrainedConfig, b: PretrainedConfig) -> None:
-    """Raise a ValueError that names the first class in which the two members differ, or for a single class."""
-    names_a, names_b = label_names(a), label_names(b)
-    if len(names_a) == len(names_b) == 1:
-        raise ValueError(
-            f"The only class is {names_a[0]!r}, so every prediction is right and there is nothing to learn. Give a "
-            "class for the other images, too."
-        )
-    if names_a == names_b:
-        return
-    if len(names_a) != len(names_b):
-        difference = f"a has {len(names_a)} classes, b has {len(names_b)}"
-    else:
-        first = next(index for index, names in enumerate(zip(names_a, names_b, strict=True)) if names[0] != names[1])
-        difference = f"class {first} is {names_a[first]!r} in a and {names_b[first]!r} in b"
-    raise ValueError(
-        f"The two models do not predict the same classes ({difference}), so they cannot learn from each other's "
-        "labels. Give the classes with `id2label`; heads that do not match are then replaced."
-    )
-
-
-def in_order(id2label: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
-    """A class map sorted by id; in a list of names, the positions are the ids.
-
-    Raises:
-        ValueError: no classes, ids other than 0, 1, 2, ... (logits would stand for other classes), or a duplicate name.
-    """
-    if isinstance(id2label, (list, tuple)):
-        id2label = dict(enumerate(id2label))
-    if not isinstance(id2label, Mapping):
-        raise ValueError(f"id2label is a {type(id2label).__name__}. Give a map such as {{0: 'cat', 1: 'dog'}}.")
-    numbered = _by_number(id2label)
-    if len(numbered) > MOST_CLASSES:
-        raise ValueError(f"{len(numbered)} classes were given, but at most {MOST_CLASSES} can be stored. Give fewer.")
-    names = list(numbered.values())
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"Two classes are called {twice!r} and could not be distinguished. Give each its own name.")
-    return numbered
-
-
-def _by_number(id2label: Mapping[Any, Any]) -> dict[int, str]:
-    """A class map in the order of its ids, which JSON has as text, where "10" comes before "2".
-
-    Raises ValueError unless they are 0, 1, 2, ...: logits would stand for other classes.
-    """
-    named = {int(key) if str(key).isdecimal() else key: str(name) for key, name in id2label.items()}
-    if not named or set(named) != set(range(len(named))):
-        ids = f"Class ids must be the integers 0, 1, 2, ..., got {list(id2label)[:10]}"
-        raise ValueError(f"{ids}. Give a map such as {{0: 'cat', 1: 'dog'}}.")
-    return {index: named[index] for index in range(len(named))}
 
 
 def load_config(source: str, *, trust_remote_code: bool, **hub: Any) -> PretrainedConfig:
@@ -335,6 +247,44 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     return model
 
 
+def load_members(
+    folder: Path, settings: dict[str, Any], source: str, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedModel, BaseImageProcessor, BaseImageProcessor]:
+    """The models a and b of a saved pair, and their image processors.
+
+    Args:
+        settings: of the pair, from `read_pair_file`.
+        source: what the user gave, for errors; `folder` may be in a cache.
+
+    Raises:
+        CheckpointError: a member is missing, damaged, not safetensors, or needs code that was not allowed.
+    """
+    (model_a, processor_a), (model_b, processor_b) = (
+        _load_member(folder, settings, name, source, trust_remote_code) for name in MEMBERS
+    )
+    return model_a, model_b, processor_a, processor_b
+
+
+def _load_member(
+    folder: Path, settings: dict[str, Any], name: str, source: str, trust_remote_code: bool
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    where = member_folder(folder, settings, name)
+    if not (where / "config.json").is_file():
+        raise CheckpointError(
+            f"{source!r} is a pair without its member {name}: {(where / 'config.json').relative_to(folder)} is "
+            "missing. Copy, download or push the pair again."
+        )
+    try:
+        read_config(where)
+        # refuses custom code that was not allowed
+        config = load_config(str(where), trust_remote_code=trust_remote_code)
+        model = load_verified(str(where), task=settings["task"], trust_remote_code=trust_remote_code)
+        correct_conventions(model)  # already reported when the pair was created
+        return model, load_processor(str(where), config, trust_remote_code=trust_remote_code)
+    except ValueError as problem:  # name what the user gave, not a cache folder
+        raise CheckpointError(str(problem).replace(str(folder), source)) from problem
+
+
 def check_finite(model: torch.nn.Module, source: str) -> None:
     """Raises CheckpointError for non-finite weights, with which every prediction would be the first class."""
     if wrong := nonfinite_tensors(model):
@@ -352,41 +302,3 @@ def restore(member: PreTrainedModel, folder: Path, task: str) -> None:
     if fault := fault_of_config(str(folder)):
         raise CheckpointError(f"{str(folder)!r} cannot be used: {fault}. Copy or download the folder again.")
     member.load_state_dict(load_verified(str(folder), member, task=task).state_dict(), strict=True)
-
-
-def class_tensors(model: PreTrainedModel) -> set[str]:
-    """Names of the tensors whose shape depends on the number of classes."""
-    smaller, larger = (shapes(model, model.config.num_labels + more) for more in (1, 2))
-    return {key for key, shape in smaller.items() if shape != larger[key]}
-
-
-def shapes(model: PreTrainedModel, num_labels: int) -> dict[str, torch.Size]:
-    """The shapes of the tensors that the configuration of a model describes, with another number of classes."""
-    config = copy.deepcopy(model.config)
-    config.num_labels = num_labels
-    # As from_pretrained does: without it, a model that computes Python numbers while it is built would fail.
-    with torch.device("meta"), initialization.meta_device_safe_creation_ops():
-        return {key: value.shape for key, value in type(model)(config).state_dict().items()}
-
-
-def backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]:
-    """The prefixes of the names of all tensors before the head.
-
-    transformers names that attribute, except for CLIP-like models and HGNetV2; for those it is every part without a
-    tensor of `head`, the tensors that depend on the classes.
-    """
-    for attribute in (model.base_model_prefix, "backbone"):
-        if attribute and isinstance(getattr(model, attribute, None), torch.nn.Module):
-            return (f"{attribute}.",)
-    children = {key.split(".")[0] for key, _ in model.named_parameters()}
-    return tuple(f"{child}." for child in children - {key.split(".")[0] for key in head})
-
-
-def redraw(model: PreTrainedModel, seed: int, names: set[str]) -> None:
-    """Re-initialize the named tensors from `seed`, in place; all others are unchanged."""
-    with seeded(seed):
-        new = type(model)(copy.deepcopy(model.config)).state_dict()
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name in names:
-                value.copy_(new[name])

@@ -22,10 +22,9 @@ from ..data.files import write_json, writing
 from ..data.members import MEMBERS
 from ..data.pair_file import FORMAT_VERSION, PAIR_FILE, PEER_FOLDER, member_folder, read_pair_file
 from ..hub import push, repository
-from . import contracts, loading, preprocessing, timm_members
+from . import class_names, contracts, heads, loading, preprocessing, timm_members
 from .ensemble import EnsemblePipeline
 from .other_conventions import correct_conventions
-from .saved_member import load_members
 from .sources import open_members
 
 logger = logging.get_logger(__name__)
@@ -72,9 +71,9 @@ class ModelPair(nn.Module, PushToHubMixin):
         for name, (model, processor) in given.items():
             contracts.check_model(model, name)
             contracts.check_processor(processor, name)
-        loading.check_label_maps(model_a.config, model_b.config)
+        class_names.check_label_maps(model_a.config, model_b.config)
         for name, (model, processor) in given.items():
-            loading.describe_classes(model.config)
+            class_names.describe_classes(model.config)
             timm_members.keep_processor_settings(model.config, processor)
             for change in correct_conventions(model):
                 logger.warning(f"model {name}: {change}")
@@ -117,7 +116,7 @@ class ModelPair(nn.Module, PushToHubMixin):
 
     @property
     def class_names(self) -> list[str]:
-        return loading.label_names(self.config)
+        return class_names.label_names(self.config)
 
     @property
     def device(self) -> torch.device:
@@ -331,7 +330,7 @@ class ModelPair(nn.Module, PushToHubMixin):
     def from_folder(cls, folder: Path, source: str, *, trust_remote_code: bool = False) -> ModelPair:
         """As `from_pretrained`, from files that are here already; `source` is what the user gave, for errors."""
         settings = read_pair_file(folder, source)
-        members = load_members(folder, settings, source, trust_remote_code=trust_remote_code)
+        members = loading.load_members(folder, settings, source, trust_remote_code=trust_remote_code)
         del settings["format_version"]
         primary = settings.pop("primary")
         pair = cls(
@@ -388,7 +387,7 @@ class ModelPair(nn.Module, PushToHubMixin):
     def redraw(self, name: str, seed: int) -> None:
         """Re-initialize a member's head (and all weights of a from-scratch member) from `seed`, in place."""
         model = self.member(name)
-        loading.redraw(model, seed, self.fresh[name] | loading.class_tensors(model))
+        heads.redraw(model, seed, self.fresh[name] | heads.class_tensors(model))
 
 
 def member_state(state_dict: dict[str, Tensor], name: str) -> dict[str, Tensor]:

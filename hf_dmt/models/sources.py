@@ -17,6 +17,8 @@ from transformers.utils import logging
 from ..data.messages import first_line
 from ..data.seeds import seed_for, seeded
 from . import contracts, loading, preprocessing, upernet
+from .class_names import check_label_maps, has_named_classes, in_order, label_names, set_classes
+from .heads import class_tensors
 from .networks import tiny
 
 logger = logging.get_logger(__name__)
@@ -69,7 +71,7 @@ def open_members(
     for name, processor in processors.items():
         if processor is not None:
             contracts.check_processor(processor, name)
-    classes = _agreed_classes(given, hub) if id2label is None else loading.in_order(id2label)
+    classes = _agreed_classes(given, hub) if id2label is None else in_order(id2label)
     members = {}
     for position, (name, source) in enumerate(given.items()):
         draw = seed_for(seed, position)
@@ -133,15 +135,15 @@ def _from_memory(
                 f"processor_{name}=AutoImageProcessor.from_pretrained(...)."
             )
     config, names = model.config, list(id2label.values())
-    if config.num_labels != len(names) or (loading.has_named_classes(config) and loading.label_names(config) != names):
+    if config.num_labels != len(names) or (has_named_classes(config) and label_names(config) != names):
         model, fresh = _with_new_head(model, name, id2label, seed)
         logger.warning(
             f"model {name}: the head is new ({len(fresh)} tensors, {len(names)} classes), in a copy of the model; "
             "phase 0 trains it."
         )
     else:
-        fresh = set() if loading.has_named_classes(config) else loading.class_tensors(model)
-        loading.set_classes(config, id2label)
+        fresh = set() if has_named_classes(config) else class_tensors(model)
+        set_classes(config, id2label)
     if model.dtype != torch.float32:
         logger.warning(f"model {name}: converted weights from {model.dtype} to float32 for training.")
         model = model.float()
@@ -153,10 +155,10 @@ def _with_new_head(
 ) -> tuple[PreTrainedModel, set[str]]:
     """A copy with a head for other classes, and the names of its new tensors."""
     config = copy.deepcopy(model.config)
-    loading.set_classes(config, id2label)
+    set_classes(config, id2label)
     with seeded(seed):
         made = type(model)(config).to(model.device)
-    head = loading.class_tensors(made)
+    head = class_tensors(made)
     kept = {key: value for key, value in model.state_dict().items() if key not in head}
     try:
         made.load_state_dict({**made.state_dict(), **kept}, strict=True)
@@ -187,5 +189,5 @@ def _agreed_classes(sources: Mapping[str, Any], hub: dict[str, Any]) -> dict[int
     config_a, config_b = (
         config_of(source, **hub) if isinstance(source, str) else source.config for source in sources.values()
     )
-    loading.check_label_maps(config_a, config_b)
-    return dict(enumerate(loading.label_names(config_a)))
+    check_label_maps(config_a, config_b)
+    return dict(enumerate(label_names(config_a)))

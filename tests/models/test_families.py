@@ -15,7 +15,8 @@ from transformers import AutoModelForImageClassification, AutoModelForSemanticSe
 
 from hf_dmt import ModelPair
 from hf_dmt.models import upernet
-from hf_dmt.models.loading import CheckpointError, class_tensors
+from hf_dmt.models.heads import class_tensors
+from hf_dmt.models.loading import CheckpointError
 from hf_dmt.models.weights.trained_parts import _blocks, backbone, choose_trained
 from tests.training.small_runs import assert_same, state_of
 

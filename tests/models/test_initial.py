@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_dmt.data.members import MEMBERS
-from hf_dmt.models import loading
+from hf_dmt.models import heads
 from hf_dmt.models.loading import CheckpointError
 from hf_dmt.models.pair import ModelPair
 from hf_dmt.models.weights.initial_weights import InitialWeights
@@ -41,7 +41,7 @@ def test_pretrained_backbone_comes_back_and_the_head_is_new(checkpoint, tmp_path
     initial.restore(pair, [1, 2])
     after = states(pair)
     for name in MEMBERS:
-        assert changed(first[name], after[name]) <= loading.class_tensors(pair.member(name))
+        assert changed(first[name], after[name]) <= heads.class_tensors(pair.member(name))
     assert "classifier.weight" in changed(first["a"], after["a"])
     assert "classifier.1.weight" in changed(first["b"], after["b"])
     assert all(old is new for old, new in zip(parameters, pair.parameters(), strict=True)), "the optimizer's parameters"
@@ -98,7 +98,7 @@ def test_opened_pair_keeps_what_it_has_learned(tmp_path):
     first = states(pair)
     InitialWeights(pair, tmp_path / "initial", resumed=False, writes=True).restore(pair, [1, 2])
     for name, state in states(pair).items():
-        assert changed(first[name], state) <= loading.class_tensors(pair.member(name))
+        assert changed(first[name], state) <= heads.class_tensors(pair.member(name))
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import SegformerForImageClassification, ViTConfig, ViTModel
 
-from hf_dmt.models import loading
+from hf_dmt.models import class_names, loading
+from hf_dmt.models.heads import class_tensors, redraw
 from hf_dmt.models.loading import CheckpointError
 
 CLASSES = ["ant", "bee", "cat"]
@@ -119,14 +120,14 @@ def test_head_of_other_classes_is_drawn_anew_with_a_warning(family, names, check
     kept, _ = load(folder, task=task_of(family))
     with caplog.at_level(logging.WARNING):
         model, fresh = load(folder, names, task=task_of(family))
-    head = loading.class_tensors(model)
+    head = class_tensors(model)
     old, new = kept.state_dict(), model.state_dict()
     assert fresh == head
     assert "the head is new" in caplog.text
     assert [name for name in new if name not in head and not torch.equal(old[name], new[name])] == []
     weights = [name for name in head if name.endswith("weight")]
     assert all(old[name].shape != new[name].shape or not torch.equal(old[name], new[name]) for name in weights)
-    assert loading.label_names(model.config) == names
+    assert class_names.label_names(model.config) == names
     assert model.config.label2id == {name: index for index, name in enumerate(names)}
 
 
@@ -154,7 +155,7 @@ def test_class_tensors_are_the_last_layers(family, build):
     """Guards against a head found too small, which keeps the old classes' bias, and one found too large, which loses
     pretrained weights."""
     model, _ = build(family)
-    names = loading.class_tensors(model)
+    names = class_tensors(model)
     kinds = {name.rpartition(".")[2] for name in names}
     assert kinds == {"weight", "bias"}
     assert all(model.state_dict()[name].shape[0] == len(CLASSES) for name in names)
@@ -166,7 +167,7 @@ def test_redraw_changes_the_named_tensors_only(build):
     """A phase that restarts with a new head must not change the pretrained backbone."""
     model, _ = build("swin")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    loading.redraw(model, 3, {"classifier.weight"})
+    redraw(model, 3, {"classifier.weight"})
     assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == [
         "classifier.weight"
     ]
@@ -305,12 +306,12 @@ def test_class_ids_must_count_from_zero(ids):
     """Guards against renumbering other class ids by position: every logit would stand for another class than its mask
     value."""
     with pytest.raises(ValueError, match="Class ids must be the integers 0, 1, 2"):
-        loading.in_order(ids)
+        class_names.in_order(ids)
 
 
 def test_class_ids_are_sorted_not_taken_as_written():
     """Guards against a map written in another order than its ids, which would swap the classes' names."""
-    assert list(loading.in_order({1: "b", 0: "a"}.copy()).items()) == [(0, "a"), (1, "b")]
+    assert list(class_names.in_order({1: "b", 0: "a"}.copy()).items()) == [(0, "a"), (1, "b")]
 
 
 def test_restore_brings_back_every_tensor_and_leaves_the_configuration(build, checkpoint):

@@ -16,7 +16,8 @@ from timm.models._hub import save_for_hf
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 
 from hf_dmt import ModelPair
-from hf_dmt.models.loading import CheckpointError, class_tensors
+from hf_dmt.models.heads import class_tensors
+from hf_dmt.models.loading import CheckpointError
 from hf_dmt.models.preprocessing import clean_inputs
 from tests.hub_server import HubServer
 from tests.training.small_runs import assert_same, state_of

@@ -11,7 +11,7 @@ from transformers import MobileNetV1Config, MobileNetV1ForImageClassification, M
 
 from hf_dmt import ModelPair
 from hf_dmt.data.members import MEMBERS
-from hf_dmt.models.loading import class_tensors
+from hf_dmt.models.heads import class_tensors
 from hf_dmt.models.other_conventions import correct_conventions
 from hf_dmt.models.weights.trained_parts import _blocks, backbone, choose_trained, learning_rate_scales
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
-from hf_dmt.models.head_inputs import recorded_head_inputs
+from hf_dmt.models.heads import recorded_head_inputs
 from hf_dmt.report.run import read_run
 from hf_dmt.report.terminal import phase_table
 from hf_dmt.training.labeling import graph

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ...data.members import MEMBERS
-from ..loading import backbone_prefixes, class_tensors
+from ..heads import backbone_prefixes, class_tensors
 from ..pair import ModelPair
 
 CHOICES = "all, head, norms, last:N (N blocks, such as last:2)"

@@ -24,7 +24,7 @@ from ...data.drawing.clean_images import CleanBatch, CleanCollator, CleanDataset
 from ...data.drawing.workers import leave_signals_to_the_run
 from ...data.members import MEMBERS
 from ...method.selection import DivergedError
-from ...models.head_inputs import recorded_head_inputs
+from ...models.heads import recorded_head_inputs
 from ...models.pair import ModelPair
 from ...models.preprocessing import clean_inputs, native_size
 from ...models.weights.sharding import whole_parameters
