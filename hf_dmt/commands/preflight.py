@@ -17,7 +17,7 @@ from ..data.arguments import DataArguments
 from ..data.members import MEMBERS
 from ..data.reading.rows import DataError
 from ..data.splitting.assemble import RunImages, assemble
-from ..data.splitting.copies import can_compare, overlaps, signatures
+from ..data.splitting.duplicates import can_compare, overlaps, signatures
 from ..data.splitting.scan import UNREADABLE
 from ..hub.repository import check_target
 from ..models.pair import ModelPair

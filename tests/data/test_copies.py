@@ -10,7 +10,7 @@ from PIL import Image
 
 from hf_dmt.data.reading.rows import FileRows
 from hf_dmt.data.reading.sources import ImageSet
-from hf_dmt.data.splitting.copies import in_both, overlaps, signatures
+from hf_dmt.data.splitting.duplicates import in_both, overlaps, signatures
 from hf_dmt.data.splitting.scan import scan
 from tests.data import small_files as files
 

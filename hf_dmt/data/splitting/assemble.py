@@ -12,19 +12,19 @@ import numpy as np
 
 from ..arguments import DataArguments
 from ..reading.builtin import BUILTIN_SETS
-from ..reading.folders import open_unlabeled_folder
 from ..reading.masks import MaskReading, read_colors
-from ..reading.opening import open_splits, open_unlabeled_table
+from ..reading.opening import open_splits
 from ..reading.rows import DataError, FileRows, Rows
 from ..reading.sources import ImageSet
-from ..reading.split_names import names_of, role_of, split_for, with_role
+from ..reading.split_names import names_of, split_for
 from ..reading.tables import tables_not_read
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
 from .contents import digest_of_scanned, of_same_data
-from .duplicates import duplicate_notes, notes_on_idle, notes_on_pair, without_copies
+from .duplicates import duplicate_notes, notes_on_pair, without_copies
 from .scan import ScannedImages, listing, scan
 from .splits import choose_labeled, describe, earlier_split, held_out_before, hold_out, origin, read_ids, rows_of
+from .unlabeled import notes_on_idle, notes_on_unused_splits, unlabeled_images, with_own_unlabeled
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,16 @@ def assemble(
     for role, found in (("eval", everything.subset(carved)), ("test", test if test is not own_test else None)):
         if found is not None:
             check_targets(found, role, names, args)
-    args = _with_own_unlabeled(args, splits, len(used) == len(everything), notes)
-    rest = _unlabeled(args, everything, used, names, notes, token)
+    args = with_own_unlabeled(args, splits, len(used) == len(everything), notes)
+    rest = unlabeled_images(args, everything, used, names, notes, token)
     notes += notes_on_idle(everything.subset(np.setdiff1d(np.arange(len(everything)), used)), rest)
     if rest is not None and args.dataset_name not in BUILTIN_SETS:
         rest = without_copies(rest, {"eval": held_out, "test": test}, notes)
     if args.extra_labels:
         scanned, rest = with_answers(scanned, rest, names, args, notes)
     per_class = check_labeled(scanned, names, args, notes)
-    notes += _unused_splits(splits, [found for found in (everything, held_out, test) if found is not None], args)
+    in_use = [found for found in (everything, held_out, test) if found is not None]
+    notes += notes_on_unused_splits(splits, in_use, args)
     sets = {"labeled": scanned, "unlabeled": rest, "eval": held_out, "test": test}
     if args.dataset_name not in BUILTIN_SETS:
         notes += duplicate_notes(scanned, {role: found for role, found in sets.items() if role != "labeled"})
@@ -167,44 +168,6 @@ def assemble(
     split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
     notes += notes_on_pair(split, of_pair)
     return RunImages(labeled, unlabeled, evaluation, test_images, names, split, notes, per_class, sizes, modes)
-
-
-def _unused_splits(splits: dict[str, Rows], used: Sequence[ScannedImages], args: DataArguments) -> list[str]:
-    """A message for each split that has no role in the run."""
-    rows_used = [found.images.rows for found in used]
-    notes = []
-    for name, rows in splits.items():
-        is_asked = args.unlabeled_split is not None and args.unlabeled_dataset_name is None
-        if any(rows is other for other in rows_used) or (is_asked and name == args.unlabeled_split):
-            continue
-        flag = "`unlabeled_split`" if role_of(name) in {"unlabeled", None} else "`eval_split` or `test_split`"
-        if role_of(name) == "unlabeled" and is_asked and role_of(args.unlabeled_split or "") == "unlabeled":
-            continue
-        notes.append(f"The split {name!r} with {len(rows.ids)} images is not used; {flag} would select it.")
-    return notes
-
-
-def _with_own_unlabeled(
-    args: DataArguments, splits: dict[str, Rows], all_used: bool, notes: list[str]
-) -> DataArguments:
-    """The arguments, with the data set's own folder or split called `unlabeled` if no other image is unlabeled."""
-    root = Path(args.dataset_name or "").expanduser()
-    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    own = next(iter([*with_role(splits, "unlabeled"), *with_role(folders, "unlabeled")]), None)
-    if own is None or args.unlabeled_split is not None:
-        return args
-    if args.unlabeled_dir is None and args.unlabeled_dataset_name is None and all_used:
-        notes.append(f"The unlabeled images are those in {own!r} of {args.dataset_name!r}.")
-        return replace(args, unlabeled_split=own)
-    if own not in splits and not _is_same(args.unlabeled_dir, root / own):
-        notes.append(
-            f"The folder {own!r} in {args.dataset_name!r} is not used; `unlabeled_split={own!r}` would select it."
-        )
-    return args
-
-
-def _is_same(folder: str | None, other: Path) -> bool:
-    return folder is not None and Path(folder).expanduser().resolve() == other.resolve()
 
 
 def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, notes: list[str]) -> ScannedImages:
@@ -363,38 +326,3 @@ def _with_test(
         )
     notes.append(f"No test split: {len(rows)} of the training images are held out for the final scores{how}.")
     return everything.subset(np.setdiff1d(np.arange(len(everything)), rows)), found
-
-
-def _unlabeled(
-    args: DataArguments,
-    everything: ScannedImages,
-    used: np.ndarray,
-    names: list[str],
-    notes: list[str],
-    token: str | None,
-) -> ScannedImages | None:
-    """The images chosen by the flags, or else the remaining training images."""
-    if args.unlabeled_dir is not None and (args.unlabeled_dataset_name or args.unlabeled_split):
-        other = "`unlabeled_dataset_name`" if args.unlabeled_dataset_name else "`unlabeled_split`"
-        raise DataError(f"`unlabeled_dir` and {other} both choose the unlabeled images. Give only one of them.")
-    if not (args.unlabeled_dir or args.unlabeled_dataset_name or args.unlabeled_split):
-        rest = np.setdiff1d(np.arange(len(everything)), used)
-        return everything.subset(rest) if len(rest) else None
-    rows: Rows
-    if args.unlabeled_dir is not None:
-        rows = open_unlabeled_folder(args.unlabeled_dir, notes)
-    else:
-        rows = open_unlabeled_table(
-            args.unlabeled_dataset_name or args.dataset_name or "",
-            args.unlabeled_split,
-            task=everything.images.task,
-            config_name=None if args.unlabeled_dataset_name else args.dataset_config_name,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            class_names=names,
-            token=token,
-            notes=notes,
-        )
-    class_of = None if everything.images.task == "image-classification" else everything.images.class_of
-    found = replace(everything.images, rows=rows, chosen=np.arange(len(rows.ids)), class_of=class_of)
-    return scan(found, "unlabeled", skip_corrupt=args.skip_corrupt_images, notes=notes, masks_matter=False)
