@@ -56,7 +56,7 @@ from hf_dmt import ModelPair
 from hf_dmt.data.drawing.transforms import ImageView
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.data.members import MEMBERS
-from hf_dmt.data.reading.small import to_small_rgb
+from hf_dmt.data.reading.decoding import to_small_rgb
 from hf_dmt.data.seeds import seeded
 from hf_dmt.method import dynamic_mutual_loss
 from hf_dmt.models.networks.wide_resnet import WideResNetConfig, WideResNetForImageClassification

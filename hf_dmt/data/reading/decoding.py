@@ -1,7 +1,12 @@
-"""Convert any image in a data set to upright RGB.
+"""Convert any image in a data set to upright RGB, no larger than necessary.
 
 Pillow's own `convert("RGB")` is silently wrong for three kinds of files: 16-bit grayscale is clipped to white,
 transparent pixels show whatever color is stored under them, and the EXIF orientation is ignored.
+
+A 12-megapixel photo is not needed at full size for a view of 224 pixels. JPEG files can be decoded at 1/2, 1/4 or 1/8
+of their size in a fraction of the time and memory. Other images are averaged down by an integer factor after decoding,
+which makes the later resize cheap. In both cases at least twice the side of the view remains, so that the antialiased
+resize can average. Masks are never reduced here.
 """
 
 import io
@@ -35,6 +40,8 @@ _FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and hei
 SIXTEEN_BIT = 65535.0
 _DARK = 1 / 8  # 16-bit files with 12-bit or 8-bit values look nearly black
 _LONGEST = 200  # characters of a reason, which may quote an image that is written as text
+JPEG_FORMATS = {"JPEG", "MPO"}  # MPO: a photo followed by a second picture, as written by many phones
+MARGIN = 2  # the shorter side keeps this multiple of the side of the view
 _TIFF_BANDS, _TIFF_BITS, _TIFF_GEO = 277, 258, 34735
 
 
@@ -87,6 +94,26 @@ def to_rgb(image: ImageSource, name: str | None = None) -> Image.Image:
         opaque.alpha_composite(opened.convert("RGBA"))
         opened = opaque
     return opened if opened.mode == "RGB" else opened.convert("RGB")
+
+
+def to_small_rgb(image: ImageSource, side: int | None, name: str | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """Like `to_rgb`, but possibly smaller, and with the full `(width, height)` of the upright image.
+
+    Args:
+        side: of the view made from it, in pixels; None decodes every pixel.
+
+    Raises:
+        CorruptImage, ValueError, TypeError: as `to_rgb`.
+    """
+    if side is None:
+        whole = to_rgb(image, name)
+        return whole, whole.size
+    full: tuple[int, int] | None = None
+    if isinstance(image, (bytes, str, Path, Mapping)):  # a file; an image that is already open is not modified
+        image, full = _drafted(image, MARGIN * side)
+    decoded = to_rgb(image, name)
+    factor = min(decoded.size) // (MARGIN * side)
+    return (decoded.reduce(factor) if factor > 1 else decoded), full or decoded.size
 
 
 def called(image: ImageSource) -> str:
@@ -215,6 +242,22 @@ def unused_part(image: Image.Image) -> str:
     if image.format in {"GIF", "WEBP", "PNG", "TIFF", "AVIF"} and getattr(image, "n_frames", 1) > 1:
         return "has several frames or pages, of which only the first is used"
     return ""
+
+
+def _drafted(image: bytes | str | Path | Mapping[str, Any], least: int) -> tuple[ImageSource, tuple[int, int] | None]:
+    """A JPEG file prepared for reduced decoding, and its full upright size; anything else unchanged, and None."""
+    try:
+        opened = Image.open(io.BytesIO(contained(image)))
+    except Exception:  # `to_rgb` raises the same error with the image's name
+        return image, None
+    (width, height), limit = opened.size, Image.MAX_IMAGE_PIXELS
+    shorter = min(width, height)
+    if opened.format not in JPEG_FORMATS or shorter < 2 * least or (limit and width * height > limit):
+        return image, None
+    full = upright_size(opened)
+    # Pillow chooses the smallest size that is not below the requested one.
+    opened.draft(opened.mode, (width * least // shorter, height * least // shorter))
+    return opened, full
 
 
 def _unidentified(image: Any) -> str:

@@ -10,6 +10,7 @@ import datasets
 from ..tasks import TASKS
 from ..texts import Texts
 from .builtin import BUILTIN_SETS, load_builtin
+from .columns import image_column_of, not_a_target, note_on_split_column, target_column_of
 from .finding import find_images, left_out_in
 from .folders import class_folders, mask_folders, note_on_images_beside
 from .rows import (
@@ -19,14 +20,13 @@ from .rows import (
     Rows,
     TableRows,
     WithoutTargets,
+    class_names_of,
     holds_labels,
     is_label,
     note_on_unknown,
-    same_letters,
 )
 from .split_names import check_class_orders, parquet_files, role_of, with_role
 from .tables import (
-    SPLIT_COLUMNS,
     columns_there,
     metadata_tables,
     named_tables,
@@ -78,22 +78,22 @@ def open_splits(
         return found
     tables, folder = _load_tables(name, config_name, token, notes)
     first = tables[(with_role(tables, "train") or list(tables))[0]]
-    image = _image_column(first, name, image_column, notes)
+    image = image_column_of(first, name, image_column, notes)
     if image == label_column:
         raise DataError(
             f"`image_column` and `label_column` are both {image!r}, but they must be different columns. Name two of: "
             f"{', '.join(first.column_names)}."
         )
-    target = _target_column(first, name, image, label_column, task, notes)
+    target = target_column_of(first, name, image, label_column, task, notes)
     if target is None and "label" in first.column_names and image != "label":
-        raise _not_a_target(first, name, "label", task)
-    classes = _class_names(first, target)
+        raise not_a_target(first, name, "label", task)
+    classes = class_names_of(first.features.get(target))
     if task == "semantic-segmentation" and target is None:
         raise DataError(
             f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with `label_column`, "
             "or put the files into images/ and masks/ under the same names."
         )
-    notes += _note_on_split_column(first, name) if len(tables) == 1 else []
+    notes += note_on_split_column(first, name) if len(tables) == 1 else []
     splits: dict[str, Rows] = {}
     embedded = True
     for split, table in tables.items():
@@ -157,12 +157,12 @@ def open_unlabeled_table(
             return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
     tables, local = _load_tables(name, config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
-    image = _image_column(table, name, image_column if image_column in table.column_names else None, notes)
+    image = image_column_of(table, name, image_column if image_column in table.column_names else None, notes)
     fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == _has_labels(task)
-    target = _target_column(table, name, image, label_column if fitting else None, task, notes)
+    target = target_column_of(table, name, image, label_column if fitting else None, task, notes)
     recode = None
     if target and _has_labels(task):
-        own = _class_names(table, target)
+        own = class_names_of(table.features[target])
         words = dict(enumerate(own)) if own else {word: str(word) for word in table.unique(target)}
         notes += note_on_unknown((text for word, text in words.items() if is_label(word)), class_names)
         recode = {word: position[text] for word, text in words.items() if text in position}
@@ -319,82 +319,3 @@ def _cannot_open(name: str, folder: Path, problem: Exception) -> DataError:
         f"Cannot open the data set {name!r}: {' '.join(lines[:2]).rstrip('.')}. `dataset_config_name` selects one of "
         "several configurations; otherwise choose a data set that datasets.load_dataset can open."
     )
-
-
-def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) -> str:
-    if column not in table.column_names:
-        raise DataError(
-            f"{flag} {column!r} is not in {name!r}, which has: {', '.join(table.column_names)}. Name one of these."
-        )
-    return column
-
-
-def _image_column(table: datasets.Dataset, name: str, asked: str | None, notes: list[str]) -> str:
-    if asked is not None:
-        return _named_column(table, name, asked, "`image_column`")
-    images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    for column in ("image", "img", "pixel_values"):
-        # Plain bytes of files, as written by other tools, have no feature type that says so.
-        if column in images or (column in table.column_names and not (images and holds_labels(table.features[column]))):
-            return column
-    if images:
-        return _first_of(images, "images", "`image_column`", notes)
-    raise DataError(
-        f"{name!r} has no image column; it has: {', '.join(table.column_names)}. Name it with `image_column`."
-        + left_out_in(Path(name).expanduser(), read=True)
-    )
-
-
-def _target_column(
-    table: datasets.Dataset, name: str, image: str, asked: str | None, task: str, notes: list[str]
-) -> str | None:
-    """The column of labels (one value per image) or of masks."""
-    labels = [key for key, kind in table.features.items() if holds_labels(kind)]
-    fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
-    if asked is not None:
-        if _named_column(table, name, asked, "`label_column`") not in fitting:
-            raise _not_a_target(table, name, asked, task)
-        return asked
-    classes: list[str] = []
-    if task == "image-classification":
-        usual = ["label", "labels", "fine_label"]
-        classes = [key for key in labels if isinstance(table.features[key], datasets.ClassLabel) and key != image]
-    else:
-        usual = ["annotation", "mask", "label", "labels", "annotations", "segmentation_mask"]
-    found = next((key for key in usual if key in fitting and key != image), None)
-    return _first_of(classes, "classes", "`label_column`", notes) if found is None and classes else found
-
-
-def _not_a_target(table: datasets.Dataset, name: str, column: str, task: str) -> DataError:
-    return DataError(
-        f"`label_column` {column!r} of {name!r} contains {table.features[column]}, but {task} needs "
-        f"{'one label per image' if _has_labels(task) else 'masks'}. Name another column, or use another `task`."
-    )
-
-
-def _first_of(columns: list[str], what: str, flag: str, notes: list[str]) -> str:
-    """The first of the columns that could be meant, which is said if there are others."""
-    first, *others = columns
-    if others:
-        notes.append(
-            f"The {what} are those in the column {first!r}; {', '.join(map(repr, others))} could also be used ({flag})."
-        )
-    return first
-
-
-def _note_on_split_column(table: datasets.Dataset, name: str) -> list[str]:
-    """A warning if rows name another split than the only one that the data set has."""
-    for column in table.column_names:
-        if column.lower() in SPLIT_COLUMNS and getattr(table.features[column], "dtype", None) == "string":
-            words = [word for word in table.unique(column) if word]
-            if {role_of(word) for word in words} - {None, "train"}:
-                return [
-                    f"Warning: the column {column!r} of {name!r} ({', '.join(sorted(words)[:_SHOWN])}) is not used; "
-                    "all rows are training images. Save the rows of each split apart: train.parquet, test.parquet."
-                ]
-    return []
-
-
-def _class_names(table: datasets.Dataset, target: str | None) -> list[str] | None:
-    feature = table.features.get(target) if target else None
-    return [same_letters(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else None

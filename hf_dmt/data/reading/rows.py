@@ -120,10 +120,7 @@ class TableRows:
         for column in self.table.column_names:
             if isinstance(self.table.features[column], datasets.Image):
                 self.table = self.table.cast_column(column, datasets.Image(decode=False))
-        feature = self.table.features[target] if target else None
-        self.class_names = (
-            [same_letters(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else None
-        )
+        self.class_names = class_names_of(self.table.features.get(target))
         if recode is None and self.class_names is not None:
             recode = dict(enumerate(self.class_names))
         self.image, self.target, self.recode = image, target, recode
@@ -236,6 +233,11 @@ def holds_labels(feature: Any) -> bool:
     if isinstance(feature, datasets.ClassLabel):
         return True
     return isinstance(feature, datasets.Value) and not feature.dtype.endswith("binary")  # the content of a file
+
+
+def class_names_of(feature: Any) -> list[str] | None:
+    """The names of a `ClassLabel`; None for another column."""
+    return [same_letters(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else None
 
 
 def is_label(target: Any) -> bool:

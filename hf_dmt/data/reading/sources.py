@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..tasks import IGNORE_INDEX
-from .decoding import CorruptImage, WithoutMeaning
+from .decoding import CorruptImage, WithoutMeaning, to_small_rgb
 from .looks import CachedLooks, Look, LookCache, look_at_image, look_at_mask
 from .masks import COLOR_VOID, PLAIN, MaskReading, mask_ids
 from .rows import (
@@ -23,7 +23,6 @@ from .rows import (
     WithoutTargets,
     is_label,
 )
-from .small import to_small_rgb
 
 _SHOWN = 10
 
