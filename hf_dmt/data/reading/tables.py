@@ -85,7 +85,7 @@ def columns_there(root: Path, *asked: str | None) -> list[str | None]:
 def tables_not_read(root: Path) -> str:
     """A hint about tables in a folder of images that have no labels; empty if there are none."""
     files = [path.name for path in root.iterdir() if path.suffix.lower() in (*_KINDS, *_OTHER_KINDS)]
-    shown = ", ".join(sorted(files)[:_SHOWN]) + (", ..." if len(files) > _SHOWN else "")
+    shown = listed(sorted(files), _SHOWN)
     return f" If one of these has the labels, give it as `dataset_name`, saved as CSV: {shown}." if files else ""
 
 
