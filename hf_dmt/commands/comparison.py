@@ -221,8 +221,8 @@ def per_run(runs: dict[str, dict[int, Run]]) -> list[dict[str, Any]]:
 
 
 def right_labels(run: Run) -> list[dict[str, dict[str, float | None]]]:
-    """Per phase with stored labels and per maker, which share is right: `of_all`, and of the `kept` ones; None where
-    nobody knows."""
+    """For each phase with stored labels and each maker, the share that is right: `of_all`, and of the `kept` ones; None
+    if the truth is unknown."""
     found = []
     for entry in run.results["phases"]:
         shares = {}

@@ -54,7 +54,7 @@ def count(value: Any) -> bool:
 
 @described_as("a number from 0 to 1, or null")
 def share(value: Any) -> bool:
-    return value is None or value != value or (is_number(value) and -1e-6 <= value <= 1 + 1e-6)  # NaN is no score
+    return value is None or value != value or (is_number(value) and -1e-6 <= value <= 1 + 1e-6)  # NaN: no score
 
 
 @described_as("a number, or null")
@@ -83,13 +83,13 @@ def task(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; a boolean is none."""
+    """Whether a value is a finite number; booleans do not count."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def fault_of(value: Any, form: Form, place: str = "") -> str | None:
-    """The first entry of `value` that has not the given form, such as `phases[1].steps is 'x', but must be a whole
-    number of at least 0`; None if there is none. Whole parts may be null, but not entries of a list."""
+    """What is wrong with the first entry of `value` that does not have the given form, such as `phases[1].steps is 'x',
+    but must be a whole number of at least 0`; None if all have. Whole parts may be null, but not entries of a list."""
     if isinstance(form, Test):
         try:
             fine = form(value)

@@ -1,7 +1,7 @@
-"""A million ids and paths in a single block of memory.
+"""Sequences of ids and paths that keep all their text in one block of memory.
 
-A list of strings takes 100 to 200 bytes each, and every worker process ends up with its own copy, page by page, because
-Python updates reference counts even when it only reads.
+A set may have millions of images. A list of strings takes 100 to 200 bytes each, and every worker process ends up with
+its own copy, page by page, because Python updates reference counts even when it only reads.
 """
 
 from __future__ import annotations

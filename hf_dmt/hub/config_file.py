@@ -90,7 +90,7 @@ def _fault_of_classes(config: dict[str, Any]) -> str | None:
     if {int(key) for key in names} != set(range(len(names))):
         return f"its id2label has the classes {', '.join(list(names)[:10])}, but must count from 0 without a gap"
     wrong = [name for name in (*names.values(), *(config.get("label_names") or ())) if not isinstance(name, (str, int))]
-    return f"one of its classes is called {wrong[0]!r}, which is no name" if wrong else None
+    return f"one of its classes is called {wrong[0]!r}, which is not a name" if wrong else None
 
 
 def _fault_of_index(folder: Path) -> str | None:

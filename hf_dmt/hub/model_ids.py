@@ -1,4 +1,4 @@
-"""Names of models that lead nowhere, found with huggingface_hub alone.
+"""Find mistyped names of models before torch is imported, with huggingface_hub alone.
 
 Importing torch and transformers takes seconds. `hf-dmt train` looks its models up before that, so that a mistyped id
 fails at once.
@@ -39,7 +39,7 @@ def cannot_load(source: str, reason: str) -> str:
 def not_found(argv: Sequence[str]) -> str | None:
     """The error for the first model in the flags of `hf-dmt train`, or in its config file, that does not exist.
 
-    None for everything that needs more than a request to tell, which the command itself reports.
+    None if a single request cannot tell; the command itself reports such problems.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in ("--model_a", "--model_b", "--hub_token"):
@@ -79,7 +79,7 @@ def _missing(source: str, token: str | None) -> str | None:
             return None
         hf_hub_download(source, "config.json", token=token)
     except HFValidationError:
-        return cannot_load(source, "it is no folder and no model id")
+        return cannot_load(source, "it is neither a folder nor a model id")
     except RepositoryNotFoundError:
         return cannot_load(source, "the Hub has no such model, or it is private or gated")
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
@@ -90,7 +90,7 @@ def _missing(source: str, token: str | None) -> str | None:
 
 
 def _no_such_folder(source: str) -> str | None:
-    """What to say of a source that cannot be a Hub id, or is nearly the name of a folder; None for any other source."""
+    """The message for a name that cannot be a Hub id, or is nearly that of a folder; None for other names."""
     path = Path(source)
     if path.is_dir():
         return None
@@ -105,5 +105,5 @@ def _no_such_folder(source: str) -> str | None:
     try:
         validate_repo_id(source)
     except HFValidationError:
-        return f"there is no folder {source!r}, and this is no model id on the Hub either.{meant}"
+        return f"there is no folder {source!r}, and it is not a valid model id on the Hub either.{meant}"
     return f"there is no folder {source!r}, and no model of that id can be reached on the Hub.{meant}" if near else None

@@ -1,5 +1,5 @@
-"""When a pair is built, pass one non-square image through a member's processor and network. What fails here would
-otherwise fail, or train wrongly, in the middle of a run."""
+"""Check members when a pair is built: their type, one non-square image through processor and network, and whether what
+they save can be loaded. What fails here would otherwise fail, or train wrongly, in the middle of a run."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Prediction = list[dict[str, Any]]
 
 
 class TwoMembers(Protocol):
-    """The parts of `ModelPair` that are used here; `ModelPair` itself imports this file."""
+    """The parts of `ModelPair` that are used here; it cannot be imported, because it imports this file."""
 
     task: str
 

@@ -124,8 +124,8 @@ class ModelPair(nn.Module, PushToHubMixin):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """What FSDP keeps together: the blocks that the members name and have. CLIP alone names those of its text side
-        too, and accelerate ends on a name that it does not find."""
+        """The modules that FSDP must not split, by class name. Only those that exist: CLIP also names the blocks of its
+        text model, and accelerate fails on a name that it does not find."""
         there = {type(module).__name__ for module in self.modules()}
         return sorted(there & {name for member in MEMBERS for name in self.member(member)._no_split_modules or ()})
 

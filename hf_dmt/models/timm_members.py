@@ -22,7 +22,7 @@ MISSING = (
 
 
 def id_of_architecture(source: str) -> str:
-    """What to write in place of a name as `timm.create_model` takes it; empty for another name."""
+    """A hint for the name of an architecture of timm, such as resnet18: its id on the Hub. Empty for other names."""
     name = source.partition(".")[0]
     if "/" in source or not is_timm_available():
         return ""

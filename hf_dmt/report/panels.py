@@ -130,7 +130,7 @@ def labels_per_class(axes: Axes, run: Run) -> bool:
         axes.set_xlabel("share of the labels, %")
         axes.grid(axis="y", visible=False)
         for label in axes.get_yticklabels():
-            label.set_parse_math(False)  # a name with dollar signs is no formula
+            label.set_parse_math(False)  # a name with dollar signs is not a formula
     else:
         for member in MEMBERS:
             ranked = np.sort(shares[member])[::-1]

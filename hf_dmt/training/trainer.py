@@ -139,7 +139,7 @@ class DMTTrainer(PairTrainer):
         self.inputs.check_unchanged(self)
         if self.checkpoint_to_resume(resume_from_checkpoint) is None:
             check_room(self.args.output_dir, overwrite=self.args.overwrite_output_dir)
-            if "phase" in self.model.metadata:  # trained before: phase 0 is no labels-only baseline, as the card says
+            if "phase" in self.model.metadata:  # trained before: the card says that phase 0 is no baseline
                 self.model.metadata["continued"] = True
         # An evaluation before training marks the unwrapped module as prepared, which would silently disable DDP.
         self.model.__dict__.pop("_is_accelerate_prepared", None)

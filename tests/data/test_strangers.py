@@ -416,7 +416,7 @@ def test_labels_of_unlabeled_images_that_are_no_classes_are_said(tmp_path: Path)
     rows = files.table({"image": content, "label": ["cat", "Dog", None, "fox"]}, {"image": datasets.Value("binary"),
                        "label": datasets.Value("string")})  # fmt: skip
     found = opened(root, unlabeled_dataset_name=str(files.parquet(tmp_path / "more", train=rows)))
-    assert "is none of the classes: 'Dog', 'fox'." in said(found)
+    assert "is not among the classes: 'Dog', 'fox'." in said(found)
     assert found.unlabeled is not None and found.unlabeled.labels.tolist() == [0, -1, -1, -1]
 
 

@@ -32,7 +32,7 @@ DAMAGE: list[tuple[str, str, Any, str]] = [
     ("config.json", "model_type", 5, "its model_type is 5"),
     ("config.json", "id2label", ["cat", "dog"], "its id2label is not a map"),
     ("config.json", "id2label", {"0": "cat", "2": "dog"}, "must count from 0 without a gap"),
-    ("peer/config.json", "id2label", {"0": "cat", "1": None}, "is called None, which is no name"),
+    ("peer/config.json", "id2label", {"0": "cat", "1": None}, "is called None, which is not a name"),
     ("peer/config.json", "label_names", 3, "its label_names is 3, but must be a list"),
     ("peer/config.json", "num_labels", -1, "its num_labels is -1"),
 ]

@@ -44,14 +44,14 @@ from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer,
         ({"model": None, "model_init": lambda: make_pair().model_a}, "returned a ViTForImageClassification"),
         ({"eval_dataset": {}}, "an empty dictionary"),
         ({"eval_dataset": {"x": None}}, r"eval_dataset\['x'\] contains no images"),
-        ({"eval_dataset": {0: images(3)}}, "eval_dataset has the name 0, and names are words"),
+        ({"eval_dataset": {0: images(3)}}, "eval_dataset has the name 0, but must have strings"),
         ({"eval_dataset": []}, "eval_dataset contains no images"),
         ({"compute_metrics": "f1"}, "compute_metrics is 'f1', and a function"),
-        ({"callbacks": TrainerCallback()}, "callbacks is a TrainerCallback, and a list is needed"),
+        ({"callbacks": TrainerCallback()}, "callbacks is a TrainerCallback, but must be a list"),
         ({"callbacks": [EarlyStoppingCallback]}, "EarlyStoppingCallback would stop the run in the middle"),
         ({"model": None, "model_init": "tiny:vit"}, "model_init is 'tiny:vit', and a function"),
         ({"train_dataset": {"train": images(3)}}, r"train_dataset is a dict of train.*dataset\['train'\]"),
-        ({"train_dataset": 5}, "train_dataset is a int, and no set of images"),
+        ({"train_dataset": 5}, "train_dataset is a int, not a set of images"),
         (
             {"train_dataset": pd.DataFrame({"image": [1]})},
             r"is a DataFrame that has no item 0 \(KeyError",
@@ -144,7 +144,7 @@ def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
     """Guards against a traceback from another library in the first evaluation, and against early stopping added
     later."""
     trainer = make_trainer(tmp_path, evaluation=images(3), compute_metrics=lambda predicted: {"f1": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"compute_metrics returned .*a dictionary of numbers is needed"):
+    with pytest.raises(ValueError, match=r"compute_metrics returned .*must return a dictionary of numbers"):
         trainer.evaluate()
     for given, message in (
         ("val", "There is no eval_dataset with the name 'val'"),

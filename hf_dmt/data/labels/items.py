@@ -57,12 +57,14 @@ def _item(source: Any, position: int, role: str) -> Mapping[str, Any]:
     """An item of a set that may be anything with a length.
 
     Raises:
-        ValueError: it cannot be read, or is no dictionary.
+        ValueError: it cannot be read, or is not a dictionary.
     """
     with reading_an_item(f"Item {position} of {role}, which has {len(source)},"):
         item: Any = source[position]
     if not isinstance(item, Mapping):
-        raise ValueError(f"Item {position} of {role} is a {type(item).__name__}, and item 0 a dictionary. Remove it.")
+        raise ValueError(
+            f"Item {position} of {role} is a {type(item).__name__}, but item 0 is a dictionary. Remove it."
+        )
     return item
 
 

@@ -91,7 +91,7 @@ class Folder:
 
     @property
     def without_images(self) -> list[str]:
-        """Folders without an image, at any depth; those that this package wrote are not meant."""
+        """Folders without an image, at any depth; without those that this package wrote."""
         full = {""}
         for folder in {*(name.rpartition("/")[0] for name in self.names), *self.written}:
             while folder not in full:

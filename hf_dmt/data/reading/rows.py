@@ -255,12 +255,12 @@ def is_label(target: Any) -> bool:
 
 
 def note_on_unknown(labels: Iterable[str], class_names: Sequence[str]) -> list[str]:
-    """A message about labels of unlabeled images that are no classes."""
+    """A message about labels of unlabeled images that are not among the classes."""
     unknown = [label for label in labels if label not in class_names]
     if not unknown or not class_names:
         return []
     shown = listed(map(repr, unknown), _SHOWN)
-    return [f"Pseudo labels are not scored where the label of the unlabeled image is none of the classes: {shown}."]
+    return [f"Pseudo labels are not scored where the label of the unlabeled image is not among the classes: {shown}."]
 
 
 def check_names(names: Sequence[str], root: Path) -> None:

@@ -81,7 +81,7 @@ class ImageSet:
     def look(self, index: int, looks: LookCache | CachedLooks) -> tuple[Look, Look | None]:
         """Check an image and its mask, if it has one.
 
-        Both files are read to their end, unless `looks` has a cached result for them (or, of `CachedLooks`, never).
+        Both files are read to their end, unless `looks` has a cached result; `CachedLooks` never reads a file.
 
         Raises:
             CorruptImage, ValueError: as `self[index]`; labels of whole images are not checked.

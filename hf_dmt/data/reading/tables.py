@@ -59,8 +59,8 @@ def metadata_tables(root: Path) -> dict[str, Path]:
 
 
 def named_tables(root: Path) -> dict[str, Path]:
-    """`train.csv`, `val.csv`, ...; or else the only table of a folder. What `hf-dmt predict` wrote is not meant: it
-    contains predictions, and not labels."""
+    """`train.csv`, `val.csv`, ...; or else the only table of a folder. Tables written by `hf-dmt
+    predict` are skipped, because they contain predictions."""
     files = [
         path
         for path in sorted(root.iterdir())
@@ -156,7 +156,7 @@ def open_table_alone(
     """The only split of a table that lists image files.
 
     Raises:
-        DataError: it is no table.
+        DataError: it is not a table.
     """
     if file.suffix.lower() in PACKED:
         raise DataError(f"{str(file)!r} is an archive. Unpack it and give the folder of its content.")

@@ -296,8 +296,8 @@ def _with_test(
     earlier: Mapping[str, Any],
     notes: list[str],
 ) -> tuple[ScannedImages, ScannedImages | None]:
-    """`(the images to train on, the test images)`, which are held out if there is no test split and this was asked, now
-    or earlier."""
+    """`(the images to train on, the test images)`. Without a test split, test images are held out if this run or an
+    earlier one asks for it."""
     fraction = args.test_fraction
     if fraction is not None and not 0 <= fraction < 1:
         raise DataError(f"`test_fraction` must be at least 0 and below 1, got {fraction}; try 0.2.")

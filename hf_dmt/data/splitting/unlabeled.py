@@ -75,8 +75,8 @@ def unlabeled_images(
 
 
 def notes_on_idle(idle: ScannedImages, unlabeled: ScannedImages | None) -> list[str]:
-    """A warning about training images whose labels are not used, and that are no unlabeled images either, because the
-    user named other ones."""
+    """A warning about training images that are used neither with their labels nor as unlabeled images, because the user
+    named other unlabeled images."""
     if unlabeled is None or not len(idle):
         return []
     unused = np.flatnonzero(~np.isin(idle.contents, unlabeled.contents))

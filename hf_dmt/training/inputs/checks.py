@@ -51,7 +51,7 @@ def check_inputs(
     sets = by_name(eval_dataset)
     for name, images in sets.items():
         if not isinstance(name, str):
-            raise ValueError(f"eval_dataset has the name {name!r}, and names are words. Give {{'{name}': images}}.")
+            raise ValueError(f"eval_dataset has the name {name!r}, but must have strings. Give {{'{name}': images}}.")
         check_filled(images, title_of(name), model)
     if not args.metric_is_default and compute_metrics is None and not metrics and not args.metrics:
         known = [f"{name}_{figure}" if name else figure for name in sets for figure in figures_of(model.task)]
@@ -74,7 +74,7 @@ def check_inputs(
         check_alternate(args.knobs(model.task), args.world_size)
     if compute_metrics is not None and not callable(compute_metrics):
         raise ValueError(
-            f"compute_metrics is {compute_metrics!r}, and a function of an EvalPrediction is needed. Names of metrics "
+            f"compute_metrics is {compute_metrics!r}, but must be a function of an EvalPrediction. Names of metrics "
             "go to `metrics`."
         )
     if compute_metrics is not None and model.task != "image-classification":
@@ -103,7 +103,7 @@ def _check_needs_no_scores(args: DMTTrainingArguments) -> None:
 def check_callbacks(callbacks: Any) -> None:
     """Raises ValueError unless `callbacks` is a list, and for a callback that would stop in the middle of a phase."""
     if not isinstance(callbacks, (list, tuple)):
-        raise ValueError(f"callbacks is a {type(callbacks).__name__}, and a list is needed: callbacks=[...].")
+        raise ValueError(f"callbacks is a {type(callbacks).__name__}, but must be a list: callbacks=[...].")
     kinds = [one if isinstance(one, type) else type(one) for one in callbacks]
     if any(issubclass(kind, EarlyStoppingCallback) for kind in kinds):
         raise ValueError(

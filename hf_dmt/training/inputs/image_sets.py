@@ -15,7 +15,7 @@ from .streams import is_stream
 
 
 def by_name(eval_dataset: Any) -> dict[str, Any]:
-    """Eval sets by their names; a single set has the name "", and None is no set."""
+    """Eval sets by their names; a single set has the name "", and None gives no sets."""
     if isinstance(eval_dataset, Mapping):
         return dict(eval_dataset)
     return {} if eval_dataset is None else {"": eval_dataset}
@@ -70,7 +70,7 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
 
 
 def _lack(item: Any, key: str, task: str) -> str:
-    """What an item without a key is instead, and where its value comes from, as the end of a sentence."""
+    """What is wrong with an item that lacks a key, and how to correct it, as the end of a sentence."""
     if not isinstance(item, Mapping):
         pair = isinstance(item, (list, tuple)) and len(item) == 2
         how = " Convert it: [{'image': image, 'label': label} for image, label in dataset]." if pair else ""
@@ -151,7 +151,7 @@ def sets_to_score(model: ModelPair, own: Any, asked: Any) -> dict[str, Any]:
             trainer's own, or None.
 
     Raises:
-        ValueError: a name that there is not, or a set that cannot be scored.
+        ValueError: an unknown name, or a set that cannot be scored.
     """
     if isinstance(asked, str):
         if not isinstance(own, Mapping) or asked not in own:
@@ -169,7 +169,7 @@ def _check_map_style(source: Any, role: str) -> None:
     if isinstance(source, Mapping):
         first = next(iter(source), "train")
         raise ValueError(
-            f"{role} is a {type(source).__name__} of {', '.join(map(str, source)) or 'nothing'}, and one set of images "
+            f"{role} is a {type(source).__name__} of {', '.join(map(str, source)) or 'nothing'}, but one set of images "
             f"is needed. Give one of them: dataset[{first!r}]."
         )
     if is_stream(source):
@@ -180,6 +180,6 @@ def _check_map_style(source: Any, role: str) -> None:
         )
     if source is not None and not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise ValueError(
-            f"{role} is a {type(source).__name__}, and no set of images. Give map-style items, such as a list or "
+            f"{role} is a {type(source).__name__}, not a set of images. Give map-style items, such as a list or "
             "datasets.Dataset of {'image': PIL, ...}."
         )

@@ -101,7 +101,7 @@ def new_pair(model_init: Any, trial: Any = None) -> ModelPair:
         ValueError: it does not return a pair.
     """
     if not callable(model_init):
-        raise ValueError(f"model_init is {model_init!r}, and a function that returns a ModelPair is needed.")
+        raise ValueError(f"model_init is {model_init!r}, but must be a function that returns a ModelPair.")
     parameters = inspect.signature(model_init).parameters.values()
     pair = model_init(trial) if any(one.default is one.empty for one in parameters) else model_init()
     if not isinstance(pair, ModelPair):

@@ -34,7 +34,8 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def names_a_repository(asked: str | bool | None) -> bool:
-    """Whether `resume_from_checkpoint` is the name of something that is not on this machine, and no path to it."""
+    """Whether `resume_from_checkpoint` can only mean a repository on the Hub: it is neither a file or folder here, nor
+    the path of one."""
     if not isinstance(asked, str) or not asked or Path(asked).exists():
         return False
     return not Path(asked).is_absolute() and step_of(asked) is None

@@ -177,7 +177,7 @@ def _add_user_metrics(
         figures = compute_metrics(EvalPrediction(values, labels))
         if not isinstance(figures, Mapping) or not all(np.ndim(one) == 0 for one in figures.values()):
             raise ValueError(
-                f"compute_metrics returned {figures!r}, and a dictionary of numbers is needed, such as {{'f1': 0.5}}."
+                f"compute_metrics returned {figures!r}, but must return a dictionary of numbers, such as {{'f1': 0.5}}."
             )
         scores[name] = {**scores[name], **{key: np.asarray(one).item() for key, one in figures.items()}}
 

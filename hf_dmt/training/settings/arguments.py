@@ -175,7 +175,7 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         if self.supervised_learning_rate is not None and self.learning_rate == 0:
             raise ValueError(
                 f"`supervised_learning_rate={self.supervised_learning_rate:g}` scales the rates of both models, but "
-                "`learning_rate` is 0, and no factor leads from 0 to it. Give a `learning_rate` above 0."
+                "`learning_rate` is 0, which no factor can change. Give a `learning_rate` above 0."
             )
         if self.freeze_backbone:
             if self.train not in ("all", "head"):

@@ -89,7 +89,7 @@ class Setting:
         if value is None:
             return
         if self.is_list and not isinstance(value, (list, tuple)):
-            raise ValueError(f"`{self.name}` is {value!r}, and a list is needed: {self.name}=[{value!r}].")
+            raise ValueError(f"`{self.name}` is {value!r}, but must be a list: {self.name}=[{value!r}].")
         for item in value if self.is_list else [value]:
             if self.choices and item not in self.choices:
                 raise ValueError(f"`{self.name}` {item!r} does not exist; choose one of: {', '.join(self.choices)}.")
@@ -187,12 +187,12 @@ def without_words(one: Setting, value: Any) -> Any:
 
 
 def without_word(value: Any) -> Any:
-    """A boolean, or None for "not set", where a word from a command line or a config file means it; else itself."""
+    """The value of the words true, false, auto and none (the last two: None); other values are returned unchanged."""
     return _WORDS.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _as_kind(kind: type, item: Any) -> Any:
-    """An item of a list, which may be a word or a whole number where a fraction is meant; else itself."""
+    """Convert an item of a list, such as "0.2" to a number; an item that cannot be converted is returned unchanged."""
     if isinstance(item, bool):
         return item
     try:
@@ -202,7 +202,7 @@ def _as_kind(kind: type, item: Any) -> Any:
 
 
 def is_number(value: Any, *, whole: bool) -> bool:
-    """Whether a value is a number, and a whole one where that is needed; a boolean is none."""
+    """Whether a value is a number (with `whole`, an integer); booleans do not count."""
     return isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
 
 

@@ -22,7 +22,7 @@ def as_flags(message: str) -> str:
     becomes `--train head`.
 
     Messages name a setting once, as a Python caller writes it: the same errors are raised by `DMTTrainer(...)` and by
-    `hf-dmt train`. Words in backticks that are no setting stay as they are.
+    `hf-dmt train`. Other words in backticks stay as they are.
     """
     if "`" not in message:
         return message
@@ -44,14 +44,14 @@ def _typed(value: str) -> str:
 
 
 class _Terminal(logging.Formatter):
-    """Warnings of a run, with flags for settings."""
+    """Formats what is logged, with flags for settings."""
 
     def format(self, record: logging.LogRecord) -> str:
         return as_flags(super().format(record))
 
 
 def speak_in_flags() -> None:
-    """What is logged on this command line names settings by their flags, as its errors do."""
+    """From now on, log messages name settings by their flags, as errors on the command line do."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Terminal())
 
