@@ -193,12 +193,25 @@ def grad_norm(axes: Axes, run: Run) -> bool:
     return found
 
 
-def cases_a(axes: Axes, run: Run) -> bool:
-    return _cases(axes, run, "a")
-
-
-def cases_b(axes: Axes, run: Run) -> bool:
-    return _cases(axes, run, "b")
+def cases(axes: Axes, run: Run, member: str) -> bool:
+    points = _points(run, [f"{member}/{case}" for case in _CASES])
+    if not len(points):
+        return False
+    # Each log event covers the steps since the previous one of either model, because they may train in turn.
+    first = _first_pseudo_step(run)
+    rest = np.asarray([event["step"] for event in run.events if f"{member}/agree" not in event], dtype=float)
+    start = np.concatenate([[first], points[:-1, 0]])
+    start = np.maximum(start, [rest[rest < end].max(initial=first) for end in points[:, 0]])
+    bottom = np.zeros(len(points))
+    for column, (case, color) in enumerate(_CASES.items(), start=1):
+        share = 100 * points[:, column]
+        bar: Any = {"color": COLORS[color], "linewidth": 0, "antialiased": False, "label": case.replace("_", " ")}
+        axes.bar(start, share, points[:, 0] - start, bottom, align="edge", **bar)
+        bottom += share
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("share, %")
+    _step_axis(axes, run, since=first, over_bars=True)
+    return _legend(axes)
 
 
 def seconds(axes: Axes, run: Run) -> bool:
@@ -266,19 +279,15 @@ PANELS = [
         "0: pseudo labels have no effect. 1: all have full weight.",
         mean_weight,
     ),
-    Panel(
-        "cases_a",
-        "Pseudo labels seen by a",
-        "Shares of the pseudo labels that a trains on: those it agrees with, and those it contradicts.",
-        cases_a,
-        on_card=True,
-    ),
-    Panel(
-        "cases_b",
-        "Pseudo labels seen by b",
-        "Shares of the pseudo labels that b trains on: those it agrees with, and those it contradicts.",
-        cases_b,
-        on_card=True,
+    *(
+        Panel(
+            f"cases_{member}",
+            f"Pseudo labels seen by {member}",
+            f"Shares of the pseudo labels that {member} trains on: those it agrees with, and those it contradicts.",
+            partial(cases, member=member),
+            on_card=True,
+        )
+        for member in MEMBERS
     ),
     Panel("grad_norm", "Gradient norm", "Before clipping, at the logged updates.", grad_norm),
     Panel("seconds", "Time per phase", "Labeling is one pass of both models over the unlabeled images.", seconds),
@@ -302,27 +311,6 @@ def _curves(axes: Axes, run: Run, key: str, title: str, *, since: int = 0) -> bo
     axes.set_ylabel(title)
     _step_axis(axes, run, since=since)
     return found and _legend(axes)
-
-
-def _cases(axes: Axes, run: Run, member: str) -> bool:
-    points = _points(run, [f"{member}/{case}" for case in _CASES])
-    if not len(points):
-        return False
-    # Each log event covers the steps since the previous one of either model, because they may train in turn.
-    first = _first_pseudo_step(run)
-    rest = np.asarray([event["step"] for event in run.events if f"{member}/agree" not in event], dtype=float)
-    start = np.concatenate([[first], points[:-1, 0]])
-    start = np.maximum(start, [rest[rest < end].max(initial=first) for end in points[:, 0]])
-    bottom = np.zeros(len(points))
-    for column, (case, color) in enumerate(_CASES.items(), start=1):
-        share = 100 * points[:, column]
-        bar: Any = {"color": COLORS[color], "linewidth": 0, "antialiased": False, "label": case.replace("_", " ")}
-        axes.bar(start, share, points[:, 0] - start, bottom, align="edge", **bar)
-        bottom += share
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("share, %")
-    _step_axis(axes, run, since=first, over_bars=True)
-    return _legend(axes)
 
 
 def _first_pseudo_step(run: Run) -> int:

@@ -74,7 +74,10 @@ class ImageSet:
             return item
         if self.task == "image-classification":
             return item | {"label": self._class_index(target)}
-        mask = target.ids if isinstance(target, ClassIds) else self._class_ids(self._mask_values(index, target))
+        if isinstance(target, ClassIds):
+            mask = target.ids
+        else:
+            mask = self._class_ids(mask_ids(target, self._mask_name(index, target), self.reading))
         check_mask_size(mask.shape, size, self._called(index))
         return item | {"mask": mask}
 
@@ -118,9 +121,6 @@ class ImageSet:
 
     def _mask_name(self, index: int, target: Any) -> str:
         return str(target) if isinstance(target, Path) else self._called(index)
-
-    def _mask_values(self, index: int, target: Any) -> np.ndarray:
-        return mask_ids(target, self._mask_name(index, target), self.reading)
 
     def _class_ids(self, values: np.ndarray) -> np.ndarray:
         """Values of a mask file as int64 class ids with -100 for void."""
