@@ -59,52 +59,45 @@ def alarms(now: Signs, first: Signs | None, class_names: Sequence[str]) -> list[
         first: the signs of the first phase with labels; None in that phase itself.
     """
     found = []
+
+    def sign(seen: str, advice: str) -> None:
+        found.append((seen, advice))
+
     for name, given in now.class_counts.items():
         counts = np.asarray(given, dtype=float)
         share = counts / max(1.0, counts.sum())
         top, kept = int(share.argmax()), int((counts > 0).sum())
         if first is None:
             if kept == 1 and len(counts) > 1:
-                found.append(
-                    (
-                        f"{name} labels everything as {class_names[top]!r}: it learned nothing in phase 0.",
-                        "Raise `supervised_epochs`, or try another `learning_rate`.",
-                    )
+                sign(
+                    f"{name} labels everything as {class_names[top]!r}: it learned nothing in phase 0.",
+                    "Raise `supervised_epochs`, or try another `learning_rate`.",
                 )
             continue
         before = np.asarray(first.class_counts[name], dtype=float)
         had = int((before > 0).sum())
         if kept <= KEPT_CLASSES * had:
-            found.append(
-                (
-                    f"{name} predicts only {kept} of the {had} classes in its first labels: rare classes are "
-                    "vanishing.",
-                    "Try lower `label_ratios` or a higher `gamma2`.",
-                )
+            sign(
+                f"{name} predicts only {kept} of the {had} classes in its first labels: rare classes are vanishing.",
+                "Try lower `label_ratios` or a higher `gamma2`.",
             )
         share_before = before[top] / max(1.0, before.sum())
         if share[top] > TAKEN_OVER and share[top] >= 2 * share_before:
-            found.append(
-                (
-                    f"Class {class_names[top]!r} is taking over: {share[top]:.0%} of the labels of {name}, up from "
-                    f"{share_before:.0%} in its first labels.",
-                    "Try lower `label_ratios` or a larger `labeled_batch_size`.",
-                )
+            sign(
+                f"Class {class_names[top]!r} is taking over: {share[top]:.0%} of the labels of {name}, up from "
+                f"{share_before:.0%} in its first labels.",
+                "Try lower `label_ratios` or a larger `labeled_batch_size`.",
             )
     if now.same:
-        found.append(
-            (
-                "The two models give the same labels with the same confidence, so neither can correct the other.",
-                "Use two different models, or `difference_maximized_sampling=True`.",
-            )
+        sign(
+            "The two models give the same labels with the same confidence, so neither can correct the other.",
+            "Use two different models, or `difference_maximized_sampling=True`.",
         )
     for name, share_overruled in now.overruled.items():
         if share_overruled >= OVERRULED:
-            found.append(
-                (
-                    f"{name} overrules {share_overruled:.0%} of the labels it receives and learns only from the rest.",
-                    "Lower `learning_rate`, or train phase 0 longer (`supervised_epochs`).",
-                )
+            sign(
+                f"{name} overrules {share_overruled:.0%} of the labels it receives and learns only from the rest.",
+                "Lower `learning_rate`, or train phase 0 longer (`supervised_epochs`).",
             )
     return found
 

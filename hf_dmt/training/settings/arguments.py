@@ -59,34 +59,24 @@ REPLACED: dict[str, str] = {
     "parallelism_config": "a model is never split over devices. Use DDP or FSDP",
 }
 
-# Numbers that the stock class does not check: the smallest valid value, and a hint.
-_LEAST: dict[str, tuple[float, str]] = {
-    "learning_rate": (0, "try 5e-5"),
-    "weight_decay": (0, "try 0.01, or 0 for none"),
-    "max_grad_norm": (0, "try 1.0, or 0 for no clipping"),
-    "gradient_accumulation_steps": (1, "1 is the default"),
-    "per_device_eval_batch_size": (1, "16 is the default"),
-    "dataloader_num_workers": (0, "0 loads images in the main process"),
-    "dataloader_prefetch_factor": (1, "2 is the default"),
-    "seed": (0, "42 is the default"),
-    "logging_steps": (1e-9, "give a number of updates, or a fraction of the run below 1"),
-    "eval_steps": (0, "give a number of updates, or a fraction of the run below 1"),
-    "eval_delay": (0, "0 begins with the first"),
-    "save_steps": (1e-9, "give a number of updates, or a fraction of the run below 1"),
-    "save_total_limit": (1, "omit it to keep all checkpoints"),
+# Numbers that the stock class does not check: their type, the smallest valid value, and a hint.
+_LEAST: dict[str, tuple[type, float, str]] = {
+    "learning_rate": (float, 0, "try 5e-5"),
+    "weight_decay": (float, 0, "try 0.01, or 0 for none"),
+    "max_grad_norm": (float, 0, "try 1.0, or 0 for no clipping"),
+    "gradient_accumulation_steps": (int, 1, "1 is the default"),
+    "per_device_eval_batch_size": (int, 1, "16 is the default"),
+    "dataloader_num_workers": (int, 0, "0 loads images in the main process"),
+    "dataloader_prefetch_factor": (int, 1, "2 is the default"),
+    "seed": (int, 0, "42 is the default"),
+    "logging_steps": (float, 1e-9, "give a number of updates, or a fraction of the run below 1"),
+    "eval_steps": (float, 0, "give a number of updates, or a fraction of the run below 1"),
+    "eval_delay": (float, 0, "0 begins with the first"),
+    "save_steps": (float, 1e-9, "give a number of updates, or a fraction of the run below 1"),
+    "save_total_limit": (int, 1, "omit it to keep all checkpoints"),
 }
 
 _BEST = ("metric_for_best_model", "greater_is_better")  # what chooses the best pair
-
-_FRACTIONS = {
-    "learning_rate",
-    "weight_decay",
-    "max_grad_norm",
-    "logging_steps",
-    "eval_steps",
-    "eval_delay",
-    "save_steps",
-}
 
 
 @dataclass
@@ -133,8 +123,8 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             )
         if self.load_best_model_at_end:
             _save_where_it_is_scored(self)
-        for name in _LEAST:
-            value, whole = getattr(self, name), name not in _FRACTIONS
+        for name, (kind, *_) in _LEAST.items():
+            value, whole = getattr(self, name), kind is int
             if value is not None and not is_number(value, whole=whole):
                 raise ValueError(f"`{name}` is {value!r}; give a {'whole ' * whole}number.")
         for name in ("bf16", "fp16"):
@@ -147,7 +137,7 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
                 "new one. Omit `deepspeed` and choose DDP or FSDP in `accelerate config`."
             )
         super().__post_init__()
-        for name, (least, instead) in _LEAST.items():
+        for name, (_, least, instead) in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
                 raise ValueError(f"`{name}` must be finite and at least {least:g}, got {value:g}; {instead}.")
