@@ -294,12 +294,10 @@ def test_members_without_a_valid_label() -> None:
 
 
 def test_member_misuse_is_explained() -> None:
-    """Guards against logits of another resolution or class count, labels out of range and unknown tasks."""
+    """Guards against logits of another resolution or class count, and labels out of range."""
     scores = MemberScores(3, "semantic-segmentation")
     logits = {name: torch.zeros(2, 3, 4, 4) for name in "ab"}
     with pytest.raises(ValueError, match=r"logits of a have shape \(2, 3, 4, 4\).*need \(2, 3, 8, 8\)"):
         scores.update(logits, torch.zeros(2, 8, 8, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"0\.\.2: 255 \(ignore_index is -100\)"):
         scores.update(logits, torch.full((2, 4, 4), 255))
-    with pytest.raises(ValueError, match="task is 'detection'"):
-        MemberScores(3, "detection")
