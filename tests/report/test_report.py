@@ -21,7 +21,7 @@ from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.report import write_figures, write_report
 from hf_dmt.report.disagreement import last_disagreement
 from hf_dmt.report.html import _sure
-from hf_dmt.report.panels import COLORS, _cases
+from hf_dmt.report.panels import COLORS, cases
 from hf_dmt.report.run import read_run
 from tests.report.runs import write_run
 
@@ -315,7 +315,7 @@ def test_members_that_trained_in_turn_are_not_drawn_through_the_others_turn(tmp_
     run = replace(run, events=events)
     for member, spans in (("a", [(40, 50), (50, 60)]), ("b", [(60, 70), (70, 80)])):
         axes = Figure().subplots()
-        assert _cases(axes, run, member)
+        assert cases(axes, run, member)
         bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
         assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] == spans * 3
         assert [bar.get_y() for bar in bars] == [0, 0, 50, 50, 75, 75]
