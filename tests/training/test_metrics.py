@@ -21,11 +21,9 @@ from hf_dmt.training.scoring.confusion import (
 from hf_dmt.training.scoring.member_scores import MemberScores
 
 
-def numpy_mean_iou(
-    predictions: np.ndarray, labels: np.ndarray, num_classes: int, ignore_index: int
-) -> tuple[float, list[float | None]]:
+def numpy_mean_iou(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[float, list[float | None]]:
     """The definition, class by class, with sets of pixels."""
-    valid = labels != ignore_index
+    valid = labels != -100
     ious: list[float | None] = []
     for index in range(num_classes):
         predicted, truth = (predictions == index) & valid, (labels == index) & valid
@@ -35,16 +33,16 @@ def numpy_mean_iou(
     return sum(present) / len(present), ious
 
 
-def random_masks(seed: int, shape: tuple[int, ...], num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+def random_masks(seed: int, shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor]:
     """Predictions, and labels of which about a tenth is void."""
     generator = torch.Generator().manual_seed(seed)
     predictions = torch.randint(0, num_classes, shape, generator=generator)
     labels = torch.randint(0, num_classes, shape, generator=generator)
-    return predictions, labels.masked_fill(torch.rand(shape, generator=generator) < 0.1, ignore_index)
+    return predictions, labels.masked_fill(torch.rand(shape, generator=generator) < 0.1, -100)
 
 
-def filled(predictions: Tensor, labels: Tensor, num_classes: int, ignore_index: int = -100) -> ConfusionMatrix:
-    confusion = ConfusionMatrix(num_classes, ignore_index)
+def filled(predictions: Tensor, labels: Tensor, num_classes: int) -> ConfusionMatrix:
+    confusion = ConfusionMatrix(num_classes)
     confusion.update(predictions, labels)
     return confusion
 
@@ -65,31 +63,30 @@ def summed_with(others: list[ConfusionMatrix]) -> Callable[[Tensor], Tensor]:
 def test_scores_of_the_official_code_on_its_own_kind_of_input() -> None:
     """Guards against another definition of IoU than the published numbers use (void pixels above all)."""
     labels = np.random.RandomState(30).randint(0, 6, 500)
-    labels[labels == 5] = 255
+    labels[labels == 5] = -100
     predictions = np.random.RandomState(31).randint(0, 5, 500)
-    matrix = filled(torch.from_numpy(predictions), torch.from_numpy(labels), 5, ignore_index=255).matrix
+    matrix = filled(torch.from_numpy(predictions), torch.from_numpy(labels), 5).matrix
     assert accuracy(matrix).item() == pytest.approx(0.2027972, abs=1e-7)
     assert per_class_iou(matrix).tolist() == pytest.approx([0.10274, 0.144654, 0.086093, 0.121951, 0.10596], abs=1e-6)
     assert mean_iou(matrix).item() == pytest.approx(0.1122796, abs=1e-7)
 
 
-@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("label_dtype", [torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("num_classes", [1, 2, 21, 150])
 def test_mean_iou_is_exact(num_classes: int, label_dtype: torch.dtype) -> None:
     """Guards against overflow of small integer types, and against losing units at the borders of the chunks."""
-    ignore_index = 255
-    predictions, labels = random_masks(num_classes, (3, 160, 150), num_classes, ignore_index)
-    confusion = filled(predictions, labels.to(label_dtype), num_classes, ignore_index)
-    expected, ious = numpy_mean_iou(predictions.numpy(), labels.numpy(), num_classes, ignore_index)
+    predictions, labels = random_masks(num_classes, (3, 160, 150), num_classes)
+    confusion = filled(predictions, labels.to(label_dtype), num_classes)
+    expected, ious = numpy_mean_iou(predictions.numpy(), labels.numpy(), num_classes)
     scores = segmentation_scores(confusion.matrix)
-    assert confusion.matrix.sum() == (labels != ignore_index).sum()
+    assert confusion.matrix.sum() == (labels != -100).sum()
     assert scores["mean_iou"] == pytest.approx(expected, abs=1e-12)
     assert list(scores["per_class_iou"].values()) == pytest.approx(ious, abs=1e-12)
 
 
 def test_few_units_of_many_classes_count_like_many() -> None:
     """The code path without bincount (accelerators, large heads) must fill the same cells."""
-    predictions, labels = random_masks(7, (64,), 1000, -100)
+    predictions, labels = random_masks(7, (64,), 1000)
     matrix = filled(predictions, labels, 1000).matrix
     expected = torch.zeros(1000, 1000, dtype=torch.int64)
     for predicted, truth in zip(predictions.tolist(), labels.tolist(), strict=True):
@@ -167,13 +164,11 @@ def test_prediction_out_of_range_is_an_error(bad: int) -> None:
 
 
 def test_misuse_is_explained() -> None:
-    """Guards against broadcasting, logits taken for class ids, a class taken for void, merged class names."""
+    """Guards against broadcasting, logits taken for class ids, merged class names."""
     with pytest.raises(ValueError, match=r"shape \(2, 3\), but labels \(2,\)"):
         ConfusionMatrix(3).update(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"predictions are torch\.float32"):
         ConfusionMatrix(3).update(torch.zeros(2), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"ignore_index is 0 with the classes 0\.\.2"):
-        ConfusionMatrix(3, ignore_index=0)
     with pytest.raises(ValueError, match="at least one class"):
         ConfusionMatrix(0)
     with pytest.raises(ValueError, match="2 names, 1 of them different, for 2 classes"):
@@ -182,12 +177,12 @@ def test_misuse_is_explained() -> None:
 
 def test_parts_of_several_processes_sum_to_one_run() -> None:
     """Guards against scores of one process's share, and against counts rounded to floats on the way."""
-    predictions, labels = random_masks(3, (6, 40, 40), 5, -100)
+    predictions, labels = random_masks(3, (6, 40, 40), 5)
     parts = [filled(predictions[rank::3], labels[rank::3], 5) for rank in range(3)]
     whole = filled(predictions, labels, 5)
     assert torch.equal(parts[0].reduce(summed_with(parts[1:])).matrix, whole.matrix)
 
-    huge = ConfusionMatrix(5).reduce(lambda counts: counts.index_fill(0, torch.tensor([100]), 2**60 + 1))
+    huge = ConfusionMatrix(5).reduce(lambda counts: counts.index_fill(0, torch.tensor([0]), 2**60 + 1))
     assert huge.matrix[0, 0] == 2**60 + 1
 
 
@@ -268,7 +263,7 @@ def test_members_of_pixels_in_chunks_and_over_processes(monkeypatch: pytest.Monk
 
     predictions, losses = expected_members(logits, labels)
     for name, predicted in predictions.items():
-        expected, ious = numpy_mean_iou(predicted.numpy(), labels.numpy(), 4, -100)
+        expected, ious = numpy_mean_iou(predicted.numpy(), labels.numpy(), 4)
         assert result[name]["mean_iou"] == pytest.approx(expected, abs=1e-12)
         assert result[name]["per_class_iou"] == pytest.approx(dict(zip("wxyz", ious, strict=True)), abs=1e-12)
     assert {name: result[name]["loss"] for name in "ab"} == pytest.approx(losses, rel=1e-6)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...data.messages import listed
+from ...data.tasks import IGNORE_INDEX
 
 # Units counted at a time on the CPU. Temporary arrays of this size stay in the cache, and torch does not spread them
 # over threads, which would cost more than it saves (especially on busy cores).
@@ -22,39 +23,28 @@ CHUNK = 1 << 15
 class ConfusionMatrix:
     """Counts of (truth, prediction) pairs, accumulated on a device.
 
-    Units labeled `ignore_index` are counted in a separate row instead of being masked out: this needs no boolean
+    Ignored units (label -100) are counted in a row of their own instead of being masked out: this needs no boolean
     indexing and, off the CPU, no synchronization with the host. Any other label outside 0..num_classes-1 is an error,
     raised at once on the CPU, elsewhere when `matrix` is read.
 
     Args:
         num_classes: number of classes C; memory is about C * C 64-bit integers.
-        ignore_index: label of ignored units; outside 0..C-1, at most 1024 away.
         device: where the counts are kept; predictions and labels are moved there.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = -100, device: torch.device | str | None = None) -> None:
+    def __init__(self, num_classes: int, device: torch.device | str | None = None) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; a confusion matrix needs at least one class.")
-        if 0 <= ignore_index < num_classes or not -1024 <= ignore_index < num_classes + 1024:
-            raise ValueError(
-                f"ignore_index is {ignore_index} with the classes 0..{num_classes - 1}: a class would never be "
-                "scored, or the table of labels would be huge. Map the ignored label to -100 (or 255) first."
-            )
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        # A row of C cells for every label between the classes and ignore_index, and one for labels beyond. All rows
-        # except those of the classes and ignore_index stay empty unless labels are invalid.
-        self._lowest, self._highest = min(0, ignore_index), max(num_classes - 1, ignore_index)
-        rows = self._highest - self._lowest + 2
-        self._counts = torch.zeros(rows, num_classes, dtype=torch.int64, device=device)
+        # A row for each class of the truth, one for ignored units and one for invalid labels.
+        self._counts = torch.zeros(num_classes + 2, num_classes, dtype=torch.int64, device=device)
         self.device = self._counts.device
         self._reduced = False
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Count a batch: predictions and labels are class ids (integers) of the same shape.
 
-        Predictions are range-checked on the CPU only (even if the label is ignored), after they are narrowed to 16 bits
-        if those hold all cells. Labels, which come from files, are always checked exactly.
+        Labels, which come from files, are always checked, predictions on the CPU only (even if the label is ignored).
         """
         if self._reduced:
             raise RuntimeError(
@@ -75,39 +65,26 @@ class ConfusionMatrix:
         predicted_chunks = predictions.to(self.device).reshape(-1).split(chunk)
         truth_chunks = labels.to(self.device).reshape(-1).split(chunk)
         for predicted, truth in zip(predicted_chunks, truth_chunks, strict=True):
-            self._add(predicted, truth)
-        if self._counts.is_cpu and self._units_outside() > 0:
+            self._add(predicted.long(), truth.long())
+        if self._counts.is_cpu and self._counts[-1].any():
             values = labels.long().unique()
-            outside = (values < 0) | (values >= self.num_classes)
-            raise ValueError(self._outside_message(values[outside & (values != self.ignore_index)].tolist()))
+            invalid = (values != IGNORE_INDEX) & ((values < 0) | (values >= self.num_classes))
+            raise ValueError(self._invalid_message(values[invalid].tolist()))
 
     def _add(self, predictions: Tensor, labels: Tensor) -> None:
-        counts = self._counts.view(-1)
-        # The narrowest integers that hold every cell: bandwidth dominates the cost of what follows.
-        narrow = torch.int16 if counts.numel() < 2**15 else torch.int64
-        predictions = predictions.to(narrow)
+        counts, c = self._counts.view(-1), self.num_classes
         if counts.is_cpu:
-            low, high = _extremes(predictions)
-            if low < 0 or high >= self.num_classes:
+            low, high = (int(extreme) for extreme in predictions.aminmax())
+            if low < 0 or high >= c:
                 raise ValueError(
-                    f"predictions range from {low} to {high}, but the classes are 0..{self.num_classes - 1}. Check "
-                    "that num_classes matches the number of the model's outputs."
+                    f"predictions range from {low} to {high}, but the classes are 0..{c - 1}. Check that num_classes "
+                    "matches the number of the model's outputs."
                 )
-            low, high = _extremes(labels)
-            may_be_beyond = low < self._lowest or high > self._highest
-        else:
-            may_be_beyond = True  # checking would wait for the device
-        if may_be_beyond:
-            labels = labels.long()
-            beyond = (labels < self._lowest) | (labels > self._highest)
-            labels = labels.masked_fill(beyond, self._highest + 1)
-        cells = torch.add(predictions, labels.to(narrow), alpha=self.num_classes)
-        if self._lowest < 0:
-            cells -= self._lowest * self.num_classes
+        rows = labels.masked_fill((labels < 0) | (labels >= c), c + 1).masked_fill_(labels == IGNORE_INDEX, c)
+        cells = torch.add(predictions, rows, alpha=c)
         if cells.is_cpu and cells.numel() >= counts.numel():
             counts += torch.bincount(cells, minlength=counts.numel())
         else:  # bincount synchronizes with an accelerator and writes all cells even for a few units
-            cells = cells.long()
             counts.scatter_add_(0, cells, torch.ones_like(cells))
 
     def reduce(self, reduce_fn: Callable[[Tensor], Tensor]) -> ConfusionMatrix:
@@ -133,9 +110,9 @@ class ConfusionMatrix:
     @property
     def matrix(self) -> Tensor:
         """(C, C) int64, rows are the truth, columns the predictions."""
-        if self._units_outside() > 0:
-            raise ValueError(self._outside_message())
-        return self._class_rows().clone()
+        if self._counts[-1].any():
+            raise ValueError(self._invalid_message())
+        return self._counts[: self.num_classes].clone()
 
     @property
     def totals(self) -> Tensor:
@@ -144,22 +121,15 @@ class ConfusionMatrix:
 
         Unlike `matrix` it does not check for invalid labels, so it needs no synchronization.
         """
-        rows = self._class_rows()
+        rows = self._counts[: self.num_classes]
         return torch.stack([rows.sum(dim=1), rows.diagonal(), rows.sum(dim=0)])
 
-    def _class_rows(self) -> Tensor:
-        return self._counts[-self._lowest :][: self.num_classes]
-
-    def _units_outside(self) -> int:
-        ignored = self._counts[self.ignore_index - self._lowest]
-        return int(self._counts.sum() - self._class_rows().sum() - ignored.sum())
-
-    def _outside_message(self, values: Sequence[int] = ()) -> str:
+    def _invalid_message(self, values: Sequence[int] = ()) -> str:
         found = f": {listed(values, 10)}" if values else ""
         return (
-            f"found labels outside the classes 0..{self.num_classes - 1}{found} (ignore_index is "
-            f"{self.ignore_index}). Either a void label is not mapped to ignore_index, or num_classes or the label "
-            "mapping is wrong. Correct the labels and start a new ConfusionMatrix."
+            f"found labels outside the classes 0..{self.num_classes - 1}{found} (ignore_index is {IGNORE_INDEX}). "
+            f"Either a void label is not mapped to {IGNORE_INDEX}, or num_classes or the label mapping is wrong. "
+            "Correct the labels and start a new ConfusionMatrix."
         )
 
 
@@ -253,9 +223,3 @@ def _by_class(
 def _number(value: Tensor) -> float | None:
     """NaN is not valid JSON, and trackers drop it or fail on it."""
     return None if value.isnan() else float(value)
-
-
-def _extremes(ids: Tensor) -> tuple[int, int]:
-    # 16-bit masks are uint16, for which torch supports hardly any operation except conversion.
-    low, high = torch.aminmax(ids.int() if ids.dtype == torch.uint16 else ids)
-    return int(low), int(high)

@@ -39,7 +39,7 @@ class MemberScores:
     ) -> None:
         self.task = task
         self.class_names = class_names
-        self._matrices = {name: ConfusionMatrix(num_classes, IGNORE_INDEX, device) for name in SCORED}
+        self._matrices = {name: ConfusionMatrix(num_classes, device) for name in SCORED}
         self._of_images: list[Tensor] = []  # per batch (4, n) class ids, or per image (7, C) counts of pixels
         counts_device = self._matrices["ensemble"].device
         # Apple's accelerator has no float64.
