@@ -31,6 +31,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..data.labels.predictions import FORMATS, PredictionError, PredictionFile, Record
 from ..data.members import MEMBERS
+from ..data.messages import listed
 from ..data.reading.finding import Folder, find_images
 from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
 from ..data.reading.opening import open_unlabeled_table
@@ -301,9 +302,8 @@ def _summary(records: list[Record], new: int, seconds: float, task: str) -> str:
         lines.append(f"a and b give different labels to {100 * apart:.1f} % of the pixels")
     else:
         names, counts = np.unique([record["label"] for record in records], return_counts=True)
-        order = np.argsort(-counts, kind="stable")[:10]
-        more = ", ..." if len(names) > len(order) else ""
-        lines.append("labels: " + ", ".join(f"{names[n]} {counts[n]}" for n in order) + more)
+        most_first = np.argsort(-counts, kind="stable")
+        lines.append("labels: " + listed((f"{names[n]} {counts[n]}" for n in most_first), 10))
         differ = sum(record["a"] != record["b"] for record in records)
         lines.append(f"a and b give different labels to {differ} of {len(records)} images: check those first")
     return "\n".join(lines)
