@@ -242,8 +242,8 @@ def test_unknown_model_repeats_what_was_given(source):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("./no-such", r"there is no folder '\./no-such', and this is no model id"),
-        ("/no/such/folder", r"there is no folder '/no/such/folder', and this is no model id"),
+        ("./no-such", r"there is no folder '\./no-such', and it is not a valid model id"),
+        ("/no/such/folder", r"there is no folder '/no/such/folder', and it is not a valid model id"),
         ("runs/animal", r"there is no folder 'runs/animal', .* Did you mean 'runs/animals'\?"),
         ("./runs/animal", r"there is no folder '\./runs/animal', .* Did you mean 'runs/animals'\?"),
         ("runs/animals/model.safetensors", r"'runs/animals/model\.safetensors' is a file\. Give the folder"),
