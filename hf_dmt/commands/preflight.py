@@ -43,8 +43,8 @@ class Preflight:
 
     Attributes:
         images: for each role (labeled, unlabeled, eval, test) count, modes, and sizes as [width, height].
-        classes: for each class `name`, the number of `labeled_images` that show it and, for masks, `value` in the
-            files.
+        classes: for each class `name`, the number of `labeled_images` that show it and, for masks, the first `value`
+            in the files.
         copies: images that are in two roles; None if they were not searched for.
         models: for each model, architecture, parameters, and whether its head is new.
         estimate: time in seconds and memory in bytes; None if no update could be tried.
@@ -100,11 +100,14 @@ class Preflight:
         # The problem above lists the unreadable images already.
         return replace(images, notes=[note for note in images.notes if UNREADABLE not in note])
 
-    def look_at_images(self, images: RunImages, args: DataArguments) -> None:
+    def look_at_images(self, images: RunImages) -> None:
         """Count images and classes by mode and size, and find copies, for which every image is decoded."""
-        masks = images.labeled.task == "semantic-segmentation"
+        values: dict[int, Any] = {}
+        if images.labeled.task == "semantic-segmentation" and not images.labeled.reading.colors:
+            for value, index in images.labeled.classes_of_values(len(images.class_names)).items():
+                values.setdefault(index, value)
         self.classes = [
-            {"name": name, "labeled_images": count, **({"value": index + args.reduce_labels} if masks else {})}
+            {"name": name, "labeled_images": count, **({"value": values[index]} if index in values else {})}
             for index, (name, count) in enumerate(zip(images.class_names, images.images_per_class, strict=True))
         ]
         for note in images.notes:
@@ -252,7 +255,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: DMTTrainin
     with found.collecting():
         images = found.open_images(data_args, model_args.task, token=args.hub_token, models=models)
         if images is not None:
-            found.look_at_images(images, data_args)
+            found.look_at_images(images)
             tell(found.about_images())
         if images is not None and models is not None:
             pair = build_pair(model_args, args, images.class_names, models.folder)

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_dmt.commands.preflight import class_line, duration
+from hf_dmt.commands.preflight import Preflight, class_line, duration
+from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.splitting.assemble import assemble
 from hf_dmt.training import rehearsal
 from hf_dmt.training.run.runtime_errors import activation_bytes
 from scripts.run_dmt import main
@@ -129,6 +131,15 @@ def test_masks_are_shown_with_their_values(
     told = " ".join(" ".join(lines).split())
     assert "0 = thing 0: 2, 1 = thing 1: 2, 2 = thing 2: 1" in told and "9 = thing 9: 1" in told
     assert "Ready, with 2 warnings." in told and "6 of 10 classes have no labeled image" in told
+
+
+def test_values_of_a_class_map_are_those_of_the_files(tmp_path: Path) -> None:
+    """Guards against `1 = water` for masks in which water is 100."""
+    root = files.scene_folder(tmp_path / "scenes", [(0, 100), (100, 0)])
+    names = files.text_file(tmp_path, '{"0": "ground", "100": "water"}', "map.json")
+    found = Preflight()
+    found.look_at_images(assemble(DataArguments(dataset_name=str(root), id2label=names), "semantic-segmentation"))
+    assert class_line(found.classes) == "0 = ground: 2, 100 = water: 2"
 
 
 def test_problems_without_images_end_in_a_verdict_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
