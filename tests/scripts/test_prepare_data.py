@@ -69,7 +69,7 @@ def test_what_is_missing_is_named(voc: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert main(["voc", "--source", str(voc), "--output", str(tmp_path / "full")]) == 2
-    assert "not empty" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", [None, 8])
