@@ -1,7 +1,6 @@
 """`PairTrainer`: a `transformers.Trainer` whose model is a pair.
 
-Optimizer, clipping, scoring, checkpoints and stopping for two models; `PublishingTrainer` exports and pushes them, and
-`DMTTrainer` adds phases and the loss.
+Optimizer, clipping, scoring, saving, loading and publishing for two models; `DMTTrainer` adds phases and the loss.
 """
 
 from __future__ import annotations
@@ -9,7 +8,9 @@ from __future__ import annotations
 import copy
 import math
 import time
+from concurrent.futures import Future
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import TrainerControl
+from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
 from ..data.members import MEMBERS
+from ..hub.push import CommitInfo
 from ..models.pair import ModelPair
 from ..models.weights.trained_parts import choose_trained, learning_rate_scales
 from .inputs.image_sets import check_filled, first_set, sets_to_score
 from .labeling.inference import CleanPass
 from .optimizer import clip_by_member, divide_by_rate
-from .publishing import PublishingTrainer
+from .publishing import Publisher
 from .random_state import preserved_rng
 from .run import checkpoints, folder
 from .run.allocator import freed_memory_is_kept
@@ -47,24 +49,31 @@ from .weights import RunWeights
 logger = logging.get_logger(__name__)
 
 
-class PairTrainer(PublishingTrainer):
+class PairTrainer(Trainer):
     """Overrides what the stock Trainer does not handle for two models.
 
     Attributes:
         knobs: the resolved knobs of the method; set by a subclass, before this constructor.
         telemetry: sums per model, drained into the logs.
-        last_scores: scores of the latest evaluation of `eval_dataset` (the first of several). last_counts: the
-            contribution of each image to them. other_scores: those of the other sets, by name.
+        last_scores: scores of the latest evaluation of `eval_dataset` (the first of several); the better model is
+            exported at the root. last_counts: the contribution of each image. other_scores: those of its other sets.
         library_metrics: metrics of the `evaluate` library, computed in every evaluation.
         preemption: handles SIGTERM.
+        weights: the live weights, their averages and best ones, and the device of each model.
+        publisher: the run's repository on the Hub.
         origin: the identity of the run; set when training begins.
     """
 
+    model: ModelPair
     knobs: Knobs
+    args: DMTTrainingArguments
+    callback_handler: Any
     origin: RunOrigin
+    last_scores: evaluation.Scores | None = None
     last_counts: ImageCounts | None = None
     other_scores: dict[str, evaluation.Scores]
     library_metrics: LibraryMetrics | None = None
+    hub_model_id: str | None
     new_optimizer_state: dict[str, Any]
     optimizer: Any  # the stock annotation is None until the optimizer is created
 
@@ -75,7 +84,8 @@ class PairTrainer(PublishingTrainer):
         )
         self.rate_scales = learning_rate_scales(model, args.layer_decay) if args.layer_decay else {}
         self.other_scores = {}
-        super().__init__(model, args, **stock)
+        self.publisher = Publisher(args, model)  # the stock constructor opens the repository
+        super().__init__(model=model, args=args, **stock)
         self.weights = RunWeights(model, args.device, self.accelerator)
         self.preemption, self.telemetry = StopOnSigterm(), Telemetry(args.device)
         self.add_callback(self.preemption)
@@ -289,6 +299,28 @@ class PairTrainer(PublishingTrainer):
         if self.eval_dataset is not None:
             self.last_scores, self.last_counts = self.scores(first_set(self.eval_dataset), title="the best pair")
 
+    @property
+    def primary(self) -> str:
+        """The model at the root of an exported pair: the better one on the eval split."""
+        return evaluation.better_member(self.last_scores, self.model.task)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the pair as it was scored, like `export`; the stock version saves the live weights, as for checkpoints.
+        A single process may call it, as is common after `is_world_process_zero()`."""
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call)
+        target = Path(output_dir or self.args.output_dir)
+        self.weights.export(target, self.primary, writes=self.args.should_save, together=False)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def export(self, folder: str | Path | None = None) -> Path:
+        """Write the finished pair, with the better model on the eval split at the root; every process must call it."""
+        target = Path(folder or self.args.output_dir)
+        self.weights.export(target, self.primary, writes=self.args.should_save, together=True)
+        self.accelerator.wait_for_everyone()
+        return target
+
     def checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
         """The folder to resume from, or None for a new run. `asked` is a folder, True for the last complete checkpoint
         of the output folder, or a repository on the Hub, whose `last-checkpoint` is downloaded. None means the
@@ -301,3 +333,63 @@ class PairTrainer(PublishingTrainer):
             asked = str(self.publisher.fetch_run(str(asked)))
             self.accelerator.wait_for_everyone()
         return checkpoints.to_resume(asked, self.args.output_dir, self.accelerator, self.args.overwrite_output_dir)
+
+    # ---- the Hub ---------------------------------------------------------------------------------------------------
+
+    @property
+    def resumable_elsewhere(self) -> bool:
+        """Whether a checkpoint saved now can be resumed without the rest of the output folder."""
+        return True
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """The stock version only finds out that the Hub refuses a push when the push fails, after training."""
+        if self.is_world_process_zero():
+            self.hub_model_id = self.publisher.open(token, private)
+
+    def create_model_card(self, **facts: Any) -> None:
+        """Write the pair and its card; `facts` are `license`, `language`, `tags`, `model_name`, `dataset`, ..."""
+        folder = self.export()
+        if self.is_world_process_zero():
+            self.publisher.write_card(folder, **facts)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        tag: str | None = None,
+        exported: Path | None = None,
+        **card_facts: Any,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """Write the pair (unless `exported` is where that was just done) and its card, and publish them in one commit.
+
+        The stock version uploads everything in the folder, including `training_args.bin` with the token.
+
+        Raises HubError if the push failed; the message says how to push the output folder later.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._finish_current_push()
+        folder = exported or self.export()
+        if not self.is_world_process_zero():
+            return None
+        if self.publisher.pushes is None:
+            self.hub_model_id = self.publisher.open(token, private, revision)
+        self.publisher.write_card(folder, token=token, **card_facts)
+        return self.publisher.push(folder, commit_message, blocking=blocking, token=token, revision=revision, tag=tag)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """The stock version omits `peer/` and reads files that training is about to overwrite."""
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        self.accelerator.wait_for_everyone()  # the random state of every rank is part of the checkpoint
+        resumable, checkpoint = self.resumable_elsewhere, Path(checkpoint_folder)
+        if self.publisher.has_time(urgent=resumable):
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            stage = partial(self.weights.stage, checkpoint=checkpoint, primary=self.primary)
+            self.publisher.push_checkpoint(checkpoint, self.state.global_step, resumable=resumable, stage_pair=stage)
+
+    def _finish_current_push(self) -> None:
+        """The stock version waits without checking whether the push succeeded."""
+        self.publisher.report_failures(wait=True)

@@ -1,8 +1,8 @@
-"""Export a pair, and push it to the Hub during training and at the end; fetch a run to resume it.
+"""Push a pair to the Hub during training and at the end; fetch a run to resume it.
 
 The stock Trainer's pushes omit `peer/`, upload `training_args.bin` with the token in plain text, read files that
-training is about to overwrite, and hide failures. `PublishingTrainer` replaces them; its `Publisher` makes one commit
-of each complete pair.
+training is about to overwrite, and hide failures. `PairTrainer` uses a `Publisher` instead, which makes one commit of
+each complete pair.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -22,9 +20,7 @@ from ..hub.card import write_card
 from ..hub.push import BackgroundPushes, CommitInfo, Staging, stage_finished
 from ..hub.repository import LAST_CHECKPOINT, fetch_checkpoint, open_target
 from ..models.pair import ModelPair
-from .scoring.evaluation import Scores, better_member
 from .settings.arguments import DMTTrainingArguments
-from .weights import RunWeights
 
 logger = logging.get_logger(__name__)
 
@@ -157,104 +153,3 @@ class Publisher:
                 if (checkpoint / kept).is_dir() and not (self.output_dir / kept).exists():
                     shutil.copytree(checkpoint / kept, self.output_dir / kept)
         return checkpoint
-
-
-class PublishingTrainer(Trainer):
-    """A Trainer that exports pairs, and whose pushes are complete and checked; `PairTrainer` trains them.
-
-    Attributes:
-        publisher: the run's repository on the Hub.
-        weights: the live weights, their averages and best ones, and the device of each model.
-        last_scores: scores of the latest evaluation; the better model is exported at the root.
-    """
-
-    model: ModelPair
-    args: DMTTrainingArguments
-    callback_handler: Any
-    hub_model_id: str | None
-    weights: RunWeights
-    last_scores: Scores | None = None
-
-    def __init__(self, model: ModelPair, args: DMTTrainingArguments, **stock: Any) -> None:
-        self.publisher = Publisher(args, model)  # the stock constructor opens the repository
-        super().__init__(model=model, args=args, **stock)
-
-    @property
-    def primary(self) -> str:
-        """The model at the root of an exported pair: the better one on the eval split."""
-        return better_member(self.last_scores, self.model.task)
-
-    @property
-    def resumable_elsewhere(self) -> bool:
-        """Whether a checkpoint saved now can be resumed without the rest of the output folder."""
-        return True
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the pair as it was scored, like `export`; the stock version saves the live weights, as for checkpoints.
-        A single process may call it, as is common after `is_world_process_zero()`."""
-        if _internal_call:
-            return super().save_model(output_dir, _internal_call)
-        target = Path(output_dir or self.args.output_dir)
-        self.weights.export(target, self.primary, writes=self.args.should_save, together=False)
-        if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def export(self, folder: str | Path | None = None) -> Path:
-        """Write the finished pair, with the better model on the eval split at the root; every process must call it."""
-        target = Path(folder or self.args.output_dir)
-        self.weights.export(target, self.primary, writes=self.args.should_save, together=True)
-        self.accelerator.wait_for_everyone()
-        return target
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """The stock version only finds out that the Hub refuses a push when the push fails, after training."""
-        if self.is_world_process_zero():
-            self.hub_model_id = self.publisher.open(token, private)
-
-    def create_model_card(self, **facts: Any) -> None:
-        """Write the pair and its card; `facts` are `license`, `language`, `tags`, `model_name`, `dataset`, ..."""
-        folder = self.export()
-        if self.is_world_process_zero():
-            self.publisher.write_card(folder, **facts)
-
-    def push_to_hub(
-        self,
-        commit_message: str = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        tag: str | None = None,
-        exported: Path | None = None,
-        **card_facts: Any,
-    ) -> CommitInfo | Future[CommitInfo] | None:
-        """Write the pair (unless `exported` is where that was just done) and its card, and publish them in one commit.
-
-        The stock version uploads everything in the folder, including `training_args.bin` with the token.
-
-        Raises HubError if the push failed; the message says how to push the output folder later.
-        """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._finish_current_push()
-        folder = exported or self.export()
-        if not self.is_world_process_zero():
-            return None
-        if self.publisher.pushes is None:
-            self.hub_model_id = self.publisher.open(token, private, revision)
-        self.publisher.write_card(folder, token=token, **card_facts)
-        return self.publisher.push(folder, commit_message, blocking=blocking, token=token, revision=revision, tag=tag)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """The stock version omits `peer/` and reads files that training is about to overwrite."""
-        if self.args.hub_strategy == HubStrategy.END:
-            return
-        self.accelerator.wait_for_everyone()  # the random state of every rank is part of the checkpoint
-        resumable, checkpoint = self.resumable_elsewhere, Path(checkpoint_folder)
-        if self.publisher.has_time(urgent=resumable):
-            self.callback_handler.on_push_begin(self.args, self.state, self.control)
-            stage = partial(self.weights.stage, checkpoint=checkpoint, primary=self.primary)
-            self.publisher.push_checkpoint(checkpoint, self.state.global_step, resumable=resumable, stage_pair=stage)
-
-    def _finish_current_push(self) -> None:
-        """The stock version waits without checking whether the push succeeded."""
-        self.publisher.report_failures(wait=True)
