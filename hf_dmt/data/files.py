@@ -74,7 +74,11 @@ def read_yaml(path: Path) -> Any:
         OSError: it cannot be read. ValueError, yaml.YAMLError, RecursionError: it is not valid YAML, or has two values
             for one key, of which YAML would keep the last.
     """
-    return yaml.load(path.read_text(encoding="utf-8-sig"), _EachKeyOnce)
+    loader = _EachKeyOnce(path.read_text(encoding="utf-8-sig"))
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 class _EachKeyOnce(yaml.SafeLoader):

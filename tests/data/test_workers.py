@@ -21,7 +21,7 @@ def test_an_error_ends_the_run_although_workers_are_left() -> None:
         from hf_dmt.data.drawing.workers import leave_signals_to_the_run
 
         loader = iter(DataLoader(range(100), num_workers=2, worker_init_fn=leave_signals_to_the_run))
-        next(loader)
+        next(loader), next(loader)  # one batch of each worker: both have begun
         workers = [worker.pid for worker in loader._workers]
         for number in (signal.SIGTERM, signal.SIGINT):
             subprocess.run(["kill", f"-{int(number)}", *map(str, workers)], check=True)
