@@ -24,7 +24,9 @@ from ..data.labels.disagreement import contradicting_images, contradiction
 from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, is_complete
 from ..data.members import MEMBERS
 from ..data.reading.decoding import to_rgb
-from ..data.splitting.answers import COCO_FILE, IMAGES, QUEUE_FILE
+from ..data.reading.looks import look_at_image
+from ..data.reading.sources import ImageSet
+from ..data.splitting.answers import COCO_FILE, CONTENT, IMAGES, QUEUE_FILE
 from ..data.splitting.coco import TO_LABEL
 from .run import Run, read_run
 
@@ -129,7 +131,8 @@ def _write_images(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, c
         file = _save(to_rgb(unlabeled[row]["image"]), to, place)
         said = {name: run.class_names[made[name].labels[row]] for name in MEMBERS}
         sure = {f"{name}_confidence": round(float(made[name].confidence[row]), 4) for name in MEMBERS}
-        lines.append({"file": file, "id": unlabeled.ids[row], "label": "", **said, **sure})
+        asked = {"file": file, "id": unlabeled.ids[row], "label": "", **said, **sure}
+        lines.append(asked | {CONTENT: _content(unlabeled, row)})
     for name in run.class_names:
         if _is_folder_name(name):
             (to / name).mkdir(parents=True, exist_ok=True)
@@ -145,6 +148,7 @@ def _write_regions(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, 
     _check_any(best, run)
     lines: list[dict[str, Any]] = []
     images: dict[int, dict[str, Any]] = {}
+    contents: dict[int, str] = {}
     annotations = []
     for number, region in enumerate(best, start=1):
         if region.row not in images:
@@ -152,6 +156,7 @@ def _write_regions(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, 
             image = to_rgb(unlabeled[region.row]["image"])
             name = _save(image, to, place)
             images[region.row] = {"id": place, "file_name": name, "width": image.width, "height": image.height}
+            contents[region.row] = _content(unlabeled, region.row)
         entry = images[region.row]
         outline = polygons(region, (entry["width"], entry["height"]))
         x, y = np.concatenate([np.reshape(ring, (-1, 2)) for ring in outline]).T
@@ -171,7 +176,7 @@ def _write_regions(run: Run, stores: dict[str, Path], unlabeled: Any, to: Path, 
         said = {"a": run.class_names[region.a], "b": run.class_names[region.b]}
         place_in_image = dict(zip(("x", "y", "width", "height"), box, strict=True))
         known = {"file": entry["file_name"], "id": unlabeled.ids[region.row], "annotation": number}
-        lines.append({**known, "label": "", **said, **place_in_image})
+        lines.append({**known, "label": "", **said, **place_in_image, CONTENT: contents[region.row]})
     # Category ids start at 1, because some tools use 0 for the background.
     categories = [{"id": at, "name": name} for at, name in enumerate([*run.class_names, TO_LABEL], start=1)]
     write_json(to / COCO_FILE, {"images": [*images.values()], "annotations": annotations, "categories": categories})
@@ -193,6 +198,13 @@ def _save(image: Image.Image, to: Path, place: int) -> str:
     image.save(buffer, **({"format": "PNG"} if small else {"format": "JPEG", "quality": 95}))
     write_aside(to / IMAGES / name, buffer.getvalue())
     return name
+
+
+def _content(images: Any, row: int) -> str:
+    """The hash of an image's file that a scan finds; empty if the images are not files."""
+    if not isinstance(images, ImageSet):
+        return ""
+    return look_at_image(images.rows.raw(int(images.chosen[row]))[0], images.id_of(row)).content
 
 
 def _write_table(to: Path, lines: list[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from hf_dmt.commands.queue import how_to_go_on
 from hf_dmt.commands.queue import main as queue_command
 from hf_dmt.commands.train import run as train
 from hf_dmt.data.arguments import DataArguments
+from hf_dmt.data.reading.rows import DataError
 from hf_dmt.data.splitting.assemble import assemble
 from hf_dmt.report.run import Run
 from tests.data.small_files import class_folder, image, save, scene_folder
@@ -61,6 +62,12 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
     assert {path.name for path in Path(queue).iterdir()} == {"cat", "dog", "owl", "images", "queue.csv"}
     [first, second] = answer(Path(queue), "owl", 2)
     Path(queue, "images", asked[2]["file"]).rename(Path(queue, "dog", asked[2]["file"]))
+    replaced = tmp_path / "more" / second
+    kept = replaced.read_bytes()
+    save(image(1000), replaced)
+    with pytest.raises(DataError, match=rf"1 images whose files have been replaced .*: {second}\. Put the former"):
+        assemble(DataArguments(data[1], unlabeled_dir=data[3], extra_labels=[queue]), "image-classification")
+    replaced.write_bytes(kept)
     assert train(["--pair", run, "--extra_labels", queue, *data, *SHORT, "--output_dir", again]) == 0
     before, after = (json_of(Path(folder, "dmt_results.json")) for folder in (run, again))
     assert after["num_labeled"] == before["num_labeled"] + 3

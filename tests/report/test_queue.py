@@ -114,7 +114,7 @@ def test_images_come_strongest_first_with_both_opinions(tmp_path: Path) -> None:
     assert [line["id"] for line in lines] == ["img/2.jpg", "img/3.jpg", "img/1.jpg"]
     assert lines[0] == {
         **{"file": "0001.png", "id": "img/2.jpg", "label": "", "a": "tree", "b": "sky"},
-        **{"a_confidence": "0.99", "b_confidence": "0.95"},
+        **{"a_confidence": "0.99", "b_confidence": "0.95", "content": ""},
     }
     shades = [Image.open(tmp_path / "queue" / "images" / line["file"]).getpixel((0, 0)) for line in lines]
     assert [shade[0] for shade in shades] == [20, 30, 10]  # type: ignore[index]

@@ -8,7 +8,7 @@ annotation.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from ..arguments import DataArguments
 from ..escaping import from_csv_cell
 from ..files import read_csv, read_json
-from ..messages import listed_lines
+from ..messages import listed, listed_lines
 from ..reading.rows import DataError, Place, same_letters
 from ..reading.sources import ClassIds, ImageSet, check_mask_size
 from ..tasks import IGNORE_INDEX
@@ -27,6 +27,7 @@ from .coco import region_masks
 from .scan import ScannedImages
 
 QUEUE_FILE, COCO_FILE, IMAGES = "queue.csv", "annotations.json", "images"
+CONTENT = "content"  # the column with a hash of the image's file, by which a replaced image is noticed
 _SHOWN = 5
 
 
@@ -36,13 +37,14 @@ def with_answers(
     """Move the answered images of `unlabeled` to the end of the labeled ones, with their answers; return both sets.
 
     Raises:
-        DataError: answers that cannot be read, for unknown images, or with unknown classes.
+        DataError: answers that cannot be read, for unknown or replaced images, or with unknown classes.
     """
+    row_of = {name: row for row, name in enumerate(unlabeled.images.ids if unlabeled is not None else ())}
+    contents = {name: unlabeled.contents[row].decode() for name, row in row_of.items()} if unlabeled is not None else {}
     answers: dict[str, Any] = {}
     for path in args.extra_labels or ():
-        more = read_answers(Path(path), labeled.images.task, names, notes)
+        more = read_answers(Path(path), labeled.images.task, names, notes, contents)
         _merge(answers, more, path)
-    row_of = {name: row for row, name in enumerate(unlabeled.images.ids if unlabeled is not None else ())}
     missing = [name for name in answers if name not in row_of]
     if missing or unlabeled is None:
         like = f"; their ids look like {next(iter(row_of))!r}" if row_of else ""
@@ -98,16 +100,24 @@ def _merge(answers: dict[str, Any], more: dict[str, Any], path: str) -> None:
         )
 
 
-def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] | None = None) -> dict[str, Any]:
+def read_answers(
+    path: Path,
+    task: str,
+    names: Sequence[str],
+    notes: list[str] | None = None,
+    contents: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Answers by image id: a class, or an (H, W) int64 mask with -100 for "no answer".
 
     Args:
         path: the folder of a queue, or a file: for classification a CSV with the columns id and label, for segmentation
             COCO regions, with the `queue.csv` beside them that maps regions to images.
         notes: receives messages about files in the folder that are not answers.
+        contents: of the images here, a hash of each file by id.
 
     Raises:
-        DataError: not readable, no answers, an unknown class, or two contradicting answers.
+        DataError: not readable, no answers, an unknown class, two contradicting answers, or an answer for an image that
+            is another one than in the queue.
     """
     folder = path if path.is_dir() else path.parent
     notes = [] if notes is None else notes
@@ -119,7 +129,8 @@ def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] |
             found = _image_answers(path if path.is_dir() else None, lines, names, notes)
         else:
             coco = read_json(folder / COCO_FILE if path.is_dir() else path)
-            found = region_masks(coco, _table(folder / QUEUE_FILE), lambda label: _class(label, names), notes)
+            lines = _table(folder / QUEUE_FILE)
+            found = region_masks(coco, lines, lambda label: _class(label, names), notes)
     except (OSError, ValueError, LookupError, TypeError) as problem:
         if isinstance(problem, DataError):
             raise DataError(f"`extra_labels` {str(path)!r}: {problem}") from problem
@@ -134,6 +145,14 @@ def read_answers(path: Path, task: str, names: Sequence[str], notes: list[str] |
         raise DataError(
             f"`extra_labels` {str(path)!r} contains no answers yet.{skipped} Fill in the column 'label' of "
             f"{QUEUE_FILE}{way}."
+        )
+    asked = {line["id"]: line[CONTENT] for line in lines if line.get(CONTENT)}  # people's own tables have none
+    here = contents or {}
+    if replaced := [name for name in found if name in asked and here.get(name, asked[name]) != asked[name]]:
+        raise DataError(
+            f"`extra_labels` {str(path)!r} has answers for {len(replaced)} images whose files have been replaced since "
+            f"the queue was made: {listed(replaced, _SHOWN)}. Put the former images back. If an answer holds for the "
+            f"new image too, clear its cells in the column {CONTENT!r} of {QUEUE_FILE}; otherwise clear the answer."
         )
     return found
 
