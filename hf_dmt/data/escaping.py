@@ -33,7 +33,9 @@ def printable(text: Any) -> str:
 
     Characters that change the text direction count as control codes, because they can make one name look like another.
     """
-    return "".join(_visible(letter) for letter in str(text))
+    text = str(text)
+    # Almost every name is plain ASCII, and a report has tens of thousands of letters.
+    return text if text.isascii() and text.isprintable() else "".join(_visible(letter) for letter in text)
 
 
 def is_text(text: str) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Template
 
 from ..data.escaping import code_span, markdown_text
 from ..data.files import write_aside
@@ -84,9 +86,9 @@ def write_card(
         pipeline_tag=TASKS[pair["task"]].pipeline,
         tags=list(dict.fromkeys([*_TAGS, *_library_tags(configs), *tags])),
     )
-    card = ModelCard.from_template(
-        metadata,
-        template_str=resources.files(__package__).joinpath("model_card.md.jinja").read_text(encoding="utf-8"),
+    text = _template().render(
+        card_data=metadata.to_yaml(),
+        license=metadata.license,
         title=name,
         repo=repo_id or str(folder.name),
         published=repo_id is not None,
@@ -115,8 +117,14 @@ def write_card(
         score_of=score_of,
         panels=[one for one in PANELS if one.on_card and (folder / "figures" / f"{one.name}.png").is_file()],
     )
-    write_aside(folder / CARD_FILE, str(card).encode())
+    write_aside(folder / CARD_FILE, str(ModelCard(text)).encode())
     return folder / CARD_FILE
+
+
+@cache
+def _template() -> Template:
+    """Compiled once: `ModelCard.from_template` does so for every card."""
+    return Template(resources.files(__package__).joinpath("model_card.md.jinja").read_text(encoding="utf-8"))
 
 
 def _hub_id_of_base(pair: dict[str, Any], member: str) -> str | None:

@@ -69,13 +69,16 @@ def write_figures(folder: str | Path) -> list[Path]:
 
 def svg_figures(run: Run) -> dict[str, str]:
     """`<svg>` elements by panel name, for a page that defines the colors as CSS variables (`--a`, `--ink`, ...)."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     drawn = {}
     for panel in PANELS:
         with _drawn(panel, run) as figure:
             if figure is None:
                 continue
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            # `savefig` draws everything twice: the first time only for the layout, which the second draw makes anyway.
+            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
         drawn[panel.name] = _for_page(buffer.getvalue(), panel)
     return drawn
 
@@ -92,7 +95,7 @@ def _drawn(panel: Panel, run: Run) -> Iterator[Figure | None]:
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # Class names may be in any script; browsers have the glyphs that this font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(_INCHES[0], max(_INCHES[1], height)), layout="constrained")
+        figure = Figure(figsize=(_INCHES[0], max(_INCHES[1], height)), facecolor="none", layout="constrained")
         axes = figure.add_subplot()
         yield figure if panel.draw(axes, run) else None
 

@@ -146,7 +146,7 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     config: dict[str, Any] = {}
     if flags and not flags[0].startswith("-"):
         config = _read_config(_config_file(flags.pop(0), recipes), parser)
-    given = _given(flags)
+    given = _given(parser, flags)
     for name in replaced(config, given):
         del config[name]
     parser.set_defaults(**config)
@@ -230,12 +230,12 @@ def _instead(given: str, known: Sequence[str], all_of_them: str) -> str:
     return f"Did you mean {quoted}?" if near else f"{all_of_them}: hf-dmt train --help"
 
 
-def _given(flags: list[str]) -> dict[str, Any]:
+def _given(parser: Parser, flags: list[str]) -> dict[str, Any]:
     """The settings that flags set, with their values."""
-    parser = Parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return vars(parser.parse_known_args(flags)[0])
+    no_default = object()  # the parser fills in its defaults only where a namespace has nothing
+    empty = argparse.Namespace(**{action.dest: no_default for action in parser._actions})
+    found = parser.parse_known_args(flags, empty)[0]
+    return {name: value for name, value in vars(found).items() if value is not no_default}
 
 
 def replaced(settings: Iterable[str], closer: Mapping[str, Any]) -> set[str]:

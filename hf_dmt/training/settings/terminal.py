@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from functools import cache
 
 from ...data.escaping import without_tokens
 from .command_line import Parser
@@ -26,13 +27,18 @@ def as_flags(message: str) -> str:
     """
     if "`" not in message:
         return message
-    flags = {action.dest for action in Parser()._actions}
 
     def flag(found: re.Match[str]) -> str:
         name = _FLAG_OF.get(found[1], found[1])
-        return f"--{name}{_typed(found[2] or '')}" if name in flags else found[0]
+        return f"--{name}{_typed(found[2] or '')}" if name in _flags() else found[0]
 
     return _NAMED.sub(flag, message)
+
+
+@cache
+def _flags() -> set[str]:
+    """The names of all flags of a run."""
+    return {action.dest for action in Parser()._actions}
 
 
 def _typed(value: str) -> str:
