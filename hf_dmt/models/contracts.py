@@ -96,6 +96,24 @@ def check_processor(processor: Any, name: str) -> None:
         )
 
 
+def refuse_undeclared_ties(model: PreTrainedModel, name: str) -> None:
+    """Raise a ValueError for tensors in the same memory that transformers would not save, or not tie again when they
+    are loaded: the first checkpoint could not be written or read."""
+    keys_at: dict[int, list[str]] = {}
+    for key, tensor in model.state_dict().items():
+        if tensor.numel():  # empty ones are at 0
+            keys_at.setdefault(tensor.data_ptr(), []).append(key)
+    for keys in keys_at.values():
+        if len(apart := [key for key in keys if key not in model.all_tied_weights_keys]) > 1:
+            kind = type(model).__name__
+            raise ValueError(
+                f"Model {name} ({kind}) has one tensor under the names {apart[0]!r} and {apart[1]!r}, but transformers "
+                "does not know that they are tied, so a checkpoint could not be saved and loaded. Either declare it, "
+                f"{kind}._tied_weights_keys = {{{apart[1]!r}: {apart[0]!r}}} and tie_word_embeddings=True in its "
+                "configuration; or clone the tensor, so that each has its own."
+            )
+
+
 def refuse_shared_weights(model_a: nn.Module, model_b: nn.Module) -> None:
     """Raise a ValueError for two members with a parameter in common: an update of one would change the other."""
     of_a = {parameter.data_ptr() for parameter in model_a.parameters() if parameter.numel()}  # empty ones are at 0

@@ -93,6 +93,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         self.resting, self.frozen = list[nn.Module](), list[nn.Parameter]()  # set by `choose_trained`
         for name, (model, processor) in given.items():
             contracts.try_one_image(model, processor, name, task=task, classes=len(self.class_names))
+            contracts.refuse_undeclared_ties(model, name)
             if name not in from_files:
                 contracts.check_can_be_loaded(model, name, task)
         contracts.refuse_shared_weights(model_a, model_b)

@@ -20,6 +20,7 @@ from . import timm_members
 from .timm_members import is_timm_processor
 
 _SHORTEST_SIDE = 8  # of a training view; strided convolutions cannot process smaller ones
+_WHITE = 0.01  # of a normalized value; interpolation leaves white as it is
 _TOLERANCE = 1e-4  # of a normalized value; an 8-bit step is 0.017 after division by a std of 0.23
 
 
@@ -29,16 +30,24 @@ class ViewNormalizer(nn.Module):
     A training view is `(B, 3, H, W)` float in [0, 1]. It is resized to `size` (bilinear, antialiased) if necessary and
     mapped by `y = matrix @ x + offset` per pixel. Buffers are not persistent: they belong to the image processor, which
     is saved with the member.
+
+    Args:
+        border: black columns and rows (left, right, top, bottom) within `size`: a processor whose crop is larger than
+            what it resizes images to pads them.
     """
 
     matrix: Tensor
     offset: Tensor
 
-    def __init__(self, matrix: Tensor, offset: Tensor, size: tuple[int, int]) -> None:
+    def __init__(
+        self, matrix: Tensor, offset: Tensor, size: tuple[int, int], border: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ) -> None:
         super().__init__()
         self.register_buffer("matrix", matrix, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        self.size = size
+        self.size, self.border = size, border
+        left, right, top, bottom = border
+        self.inner = (size[0] - top - bottom, size[1] - left - right)
 
     def forward(self, view: Tensor) -> Tensor:
         if view.ndim != 4 or view.shape[1] != 3 or not view.is_floating_point():
@@ -46,8 +55,9 @@ class ViewNormalizer(nn.Module):
                 f"A view must be (batch, 3, height, width), float in [0, 1], got {view.dtype} of shape "
                 f"{tuple(view.shape)}: convert images to RGB, divide by 255 and stack them first."
             )
-        if view.shape[-2:] != self.size:
-            view = F.interpolate(view, self.size, mode="bilinear", antialias=True, align_corners=False)
+        if view.shape[-2:] != self.inner:
+            view = F.interpolate(view, self.inner, mode="bilinear", antialias=True, align_corners=False)
+        view = F.pad(view, self.border) if any(self.border) else view
         # Autocast would round mean and std to bfloat16 here, while clean images are normalized in float32.
         with torch.autocast(view.device.type, enabled=False):
             matrix, offset = self.matrix.float(), self.offset.float()
@@ -61,14 +71,35 @@ def view_normalizer(processor: BaseImageProcessor, side: int, *, pixels: bool) -
         pixels: for segmentation, where the whole view must reach the model.
 
     Raises:
-        ValueError: it crops or pads images (with `pixels`), or is not an affine map of colors.
+        ValueError: it crops or pads images (with `pixels`), pads some only, or is not an affine map of colors.
     """
     if pixels and not shows_whole_image(processor):
         raise ValueError(
             f"{type(processor).__name__} crops or pads images, so pixels and labels would not be aligned. Use a "
             "processor that only resizes, such as SegformerImageProcessor (do_center_crop=False, do_pad=False)."
         )
-    return ViewNormalizer(*color_map(processor), output_size(processor, side, side))
+    matrix, offset = color_map(processor)
+    white = [
+        _processed(processor, torch.full((1, 3, size, size), 255, dtype=torch.uint8)) for size in (side, side // 2)
+    ]
+    inside = ((white[0][0] - (matrix.sum(dim=1) + offset)[:, None, None]).abs() < _WHITE).all(dim=0)
+    (top, bottom), (left, right) = (_ends(inside.any(dim=other)) for other in (1, 0))
+    height, width = inside.shape
+    normalizer = ViewNormalizer(matrix, offset, (height, width), (left, right, top, bottom))
+    expected = normalizer(torch.ones(1, 3, side, side))
+    if any(values.shape == expected.shape and (values - expected).abs().max() > _WHITE for values in white):
+        raise ValueError(
+            f"{type(processor).__name__} pads images of some sizes, or not with black, so clean images would look "
+            'unlike training views. Set "do_resize" to true and "size" to at least "crop_size" in '
+            "preprocessor_config.json."
+        )
+    return normalizer
+
+
+def _ends(inside: Tensor) -> tuple[int, int]:
+    """How many entries before the first true one and after the last one are false; zeros if all are."""
+    places = inside.nonzero()[:, 0].tolist()
+    return (places[0], len(inside) - 1 - places[-1]) if places else (0, 0)
 
 
 def color_map(processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:

@@ -300,6 +300,22 @@ class TestInMemory:
             with pytest.raises(ValueError, match=r"The two models share 7[02] weights, such as .*copy\.deepcopy"):
                 ModelPair(a, b, processor, processor)
 
+    def test_tied_weights_are_declared(self) -> None:
+        """Guards against a run that ends at its first checkpoint, with advice about the disk, and against one whose
+        checkpoint lacks a weight because the configuration does not switch declared ties on."""
+        model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, id2label=NAMES))
+        model.vit.layers[1].layernorm_before.weight = model.vit.layers[0].layernorm_before.weight
+        first, second = (f"vit.layers.{layer}.layernorm_before.weight" for layer in range(2))
+        given = {"processor_a": hf.ViTImageProcessor(size=SQUARE), "id2label": NAMES}
+        with pytest.raises(ValueError, match=rf"one tensor under the names '{first}' and '{second}'.*Either declare"):
+            ModelPair.from_models(model, "tiny:resnet", **given)
+        model._tied_weights_keys = {second: first}
+        with pytest.raises(ValueError, match="and tie_word_embeddings=True in its config"):
+            ModelPair.from_models(model, "tiny:resnet", **given)
+        model.config.tie_word_embeddings = True
+        model.post_init()  # as at the end of its constructor
+        ModelPair.from_models(model, "tiny:resnet", **given)
+
     @pytest.mark.parametrize(
         ("processor", "message"),
         [

@@ -151,6 +151,31 @@ def test_crops_and_paddings_are_measured(name, settings, whole):
     assert preprocessing.shows_whole_image(processor(name, **settings)) is whole
 
 
+@pytest.mark.parametrize("resized", [{"shortest_edge": 24}, {"height": 24, "width": 24}], ids=["side", "square"])
+def test_a_view_is_padded_as_a_clean_image_is(resized):
+    """Guards against scores on images with a black border that the views of the training never had."""
+    padding = processor("CLIPImageProcessor", size=resized, crop_size={"height": 32, "width": 30})
+    image = noise(3, 32, 32)
+    expected = padding([image], return_tensors="pt", resample=2)["pixel_values"]
+    view = preprocessing.view_normalizer(padding, 32, pixels=False)(image[None] / 255)
+    torch.testing.assert_close(view, expected, atol=0.02, rtol=0)
+
+
+def test_padding_of_small_images_only_is_refused():
+    """Guards against images of 28 pixels that are padded when they are scored, but enlarged when they are trained
+    on."""
+    padding = processor("CLIPImageProcessor", do_resize=False, crop_size={"height": 32, "width": 32})
+    with pytest.raises(ValueError, match="CLIPImageProcessor pads images of some sizes"):
+        preprocessing.view_normalizer(padding, 32, pixels=False)
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_usual_processors_of_classifiers_are_accepted(name):
+    """Guards against taking interpolation for padding: only MobileViT's default crop (256) is larger than its size."""
+    normalizer = preprocessing.view_normalizer(processor(name), 64, pixels=False)
+    assert normalizer.border == ((16,) * 4 if name == "MobileViTImageProcessor" else (0,) * 4)
+
+
 def test_pixels_keep_their_shape_where_the_model_takes_wide_images(build):
     """Guards against squeezing wide images: a street scene would have other proportions than the crops that the model
     was trained on."""
