@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 from transformers import HfArgumentParser
 
 from ..data.arguments import DataArguments
-from ..data.reading.builtin import BUILTIN_SETS
+from ..data.builtin import BUILTIN_SETS
 from ..data.reading.sources import ImageSet
 from ..data.splitting.assemble import assemble
 from ..data.splitting.splits import SPLIT_FILE

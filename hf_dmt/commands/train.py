@@ -15,7 +15,7 @@ from pathlib import Path
 import datasets
 import transformers
 
-from ..data.reading.builtin import BUILTIN_SETS
+from ..data.builtin import BUILTIN_SETS
 from ..data.splitting.assemble import RunImages, assemble
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import HubError

@@ -12,11 +12,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Template
 
+from ..data.builtin import BUILTIN_SETS
 from ..data.escaping import code_span, markdown_text
 from ..data.files import write_aside
 from ..data.members import MEMBERS, SCORED
 from ..data.pair_file import PEER_FOLDER, base_of, member_folder, read_pair_file
-from ..data.reading.builtin import BUILTIN_SETS
 from ..data.tasks import TASKS
 from ..report.by_class import by_class
 from ..report.gain import Gain, gain_of, headline, signed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from ..data.reading.builtin import BUILTIN_SETS
+from ..data.builtin import BUILTIN_SETS
 from .by_class import ByClass, by_class
 from .gain import Gain, gain_of
 from .run import Run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_dmt.data.reading.builtin import BuiltinSet, digit_scenes, load_builtin
+from hf_dmt.data.builtin import BuiltinSet, digit_scenes, load_builtin
 
 DIGITS = {"train": "ca3e13db8cdd", "validation": "4066768db77f", "test": "f1c526447512"}
 

@@ -322,14 +322,3 @@ def _other_ending(missing: Sequence[str], masks: Sequence[Path], folder: Path) -
     # with one mask per object (1_0, 1_1), a suffix would choose one object
     all_have_it = bool(ending) and all(stem.endswith(ending) for stem in stems)
     return f" Their names end in {ending!r}: pass `mask_suffix={ending}`." if all_have_it else ""
-
-
-def note_on_images_beside(folder: Path, apart: Path | None) -> list[str]:
-    """A warning about image files in a folder of parquet files that contain the images themselves."""
-    beside = [name for name in find_images(folder, apart).names if role_of(name.partition("/")[0]) != "unlabeled"]
-    if not beside:
-        return []
-    return [
-        f"Warning: skipped {len(beside)} image files in {str(folder)!r}, such as {beside[0]!r}: the images are those "
-        "in its parquet files. To use the image files, move the parquet files out of the folder."
-    ]

@@ -1,18 +1,17 @@
-"""Open the splits of a data set: on the Hub, in a folder, in parquet files, or embedded."""
+"""Open the splits of a data set: embedded, in a folder of files, in a table, or loaded with `datasets`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
-
+from ..builtin import BUILTIN_SETS, load_builtin
 from ..tasks import TASKS
 from ..texts import Texts
-from .builtin import BUILTIN_SETS, load_builtin
 from .columns import image_column_of, not_a_target, note_on_split_column, target_column_of
-from .finding import find_images, left_out_in
-from .folders import class_folders, mask_folders, note_on_images_beside
+from .finding import find_images
+from .folders import class_folders, mask_folders
+from .loading import check_class_orders, check_no_configuration, is_saved, load_tables, note_on_images_beside
 from .rows import (
     BuiltinRows,
     DataError,
@@ -25,18 +24,20 @@ from .rows import (
     is_label,
     note_on_unknown,
 )
-from .split_names import check_class_orders, parquet_files, role_of, with_role
+from .split_names import role_of, with_role
 from .tables import (
+    check_is_table,
     columns_there,
     metadata_tables,
     named_tables,
     note_on_tables_beside,
     open_file_tables,
-    open_table_alone,
 )
 
 _ARCHIVES = {".arrow", ".zip", ".tar", ".gz", ".parquet"}  # formats that `datasets` reads besides tables
-_SHOWN = 10
+
+FilesAndClasses = tuple[dict[str, FileRows], list[str] | None]
+"""Splits by name, and the names of the classes if these are folders."""
 
 
 def open_splits(
@@ -62,21 +63,15 @@ def open_splits(
         DataError: nothing there, missing columns, images without masks, or data for the other task.
     """
     if name in BUILTIN_SETS:
-        _check_configuration(config_name, name)
-        builtin = load_builtin(name)
-        kind = TASKS[task].target
-        if kind not in builtin["train"][0]:
-            fitting = [key for key in BUILTIN_SETS if kind in load_builtin(key)["train"][0]]
-            raise DataError(
-                f"The embedded set {name!r} has no {kind}s, but {task} needs them. Use {', '.join(fitting)}."
-            )
-        return {split: BuiltinRows(items) for split, items in builtin.items()}, list(builtin["train"].class_names)
+        check_no_configuration(config_name, name)
+        return _embedded(name, task)
     root = Path(name).expanduser()
     elsewhere = Path(apart).expanduser() if apart else None
     if root.exists() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes, elsewhere)):
-        _check_configuration(config_name, name)
-        return found
-    tables, folder = _load_tables(name, config_name, token, notes)
+        check_no_configuration(config_name, name)
+        splits, classes = found
+        return {**splits}, classes
+    tables, folder = load_tables(name, config_name, token, notes)
     first = tables[(with_role(tables, "train") or list(tables))[0]]
     image = image_column_of(first, name, image_column, notes)
     if image == label_column:
@@ -87,26 +82,23 @@ def open_splits(
     target = target_column_of(first, name, image, label_column, task, notes)
     if target is None and "label" in first.column_names and image != "label":
         raise not_a_target(first, name, "label", task)
-    classes = class_names_of(first.features.get(target))
-    if task == "semantic-segmentation" and target is None:
+    if target is None and task == "semantic-segmentation":
         raise DataError(
             f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with `label_column`, "
             "or put the files into images/ and masks/ under the same names."
         )
     notes += note_on_split_column(first, name) if len(tables) == 1 else []
-    splits: dict[str, Rows] = {}
-    embedded = True
+    rows_of: dict[str, TableRows] = {}
     for split, table in tables.items():
         if image not in table.column_names:
             raise DataError(
                 f"Split {split!r} of {name!r} has no column {image!r}; it has: {', '.join(table.column_names)}."
             )
-        rows = TableRows(table, image, target if target in table.column_names else None, folder=folder)
-        splits[split] = rows
-        embedded &= rows.images.paths is None
-    if folder and embedded and not _is_saved(folder):
+        rows_of[split] = TableRows(table, image, target if target in table.column_names else None, folder=folder)
+    in_tables = all(rows.images.paths is None for rows in rows_of.values())
+    if folder and in_tables and not is_saved(folder):
         notes += note_on_images_beside(folder, elsewhere)
-    return splits, classes
+    return {**rows_of}, class_names_of(first.features.get(target))
 
 
 def open_unlabeled_table(
@@ -150,18 +142,18 @@ def open_unlabeled_table(
         own_image, own_label = columns_there(root, image_column, label_column)
         if opened := _local_files(root, task, own_image, own_label, "", notes, unlabeled=True):
             files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
-            assert isinstance(files, FileRows)
             words = {label: str(label) for label in files.labels or () if is_label(label)}
             notes += note_on_unknown(words.values(), class_names)
             labels = [position.get(words.get(label, "")) for label in files.labels] if files.labels else None
             return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
-    tables, local = _load_tables(name, config_name, token, notes)
+    tables, local = load_tables(name, config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
     image = image_column_of(table, name, image_column if image_column in table.column_names else None, notes)
-    fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == _has_labels(task)
+    is_class = task == "image-classification"
+    fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == is_class
     target = target_column_of(table, name, image, label_column if fitting else None, task, notes)
     recode = None
-    if target and _has_labels(task):
+    if target and is_class:
         own = class_names_of(table.features[target])
         words = dict(enumerate(own)) if own else {word: str(word) for word in table.unique(target)}
         notes += note_on_unknown((text for word, text in words.items() if is_label(word)), class_names)
@@ -169,18 +161,28 @@ def open_unlabeled_table(
     return TableRows(table, image, target, folder=local, recode=recode)
 
 
+def _embedded(name: str, task: str) -> tuple[dict[str, Rows], list[str]]:
+    builtin = load_builtin(name)
+    kind = TASKS[task].target
+    if kind not in builtin["train"][0]:
+        fitting = [key for key in BUILTIN_SETS if kind in load_builtin(key)["train"][0]]
+        raise DataError(f"The embedded set {name!r} has no {kind}s, but {task} needs them. Use {', '.join(fitting)}.")
+    return {split: BuiltinRows(items) for split, items in builtin.items()}, list(builtin["train"].class_names)
+
+
 def _unlabeled_split(name: str, asked: str | None, splits: list[str]) -> str:
-    if asked is None:
-        chosen = next(iter(with_role(splits, "unlabeled")), splits[0] if len(splits) == 1 else None)
-    else:
-        chosen = asked if asked in splits else next(iter(with_role(splits, role_of(asked) or "")), asked)
-    if chosen is None or chosen not in splits:
+    if asked is not None and asked in splits:
+        return asked
+    fitting = with_role(splits, role_of(asked) or "" if asked else "unlabeled")
+    if not fitting and asked is None and len(splits) == 1:
+        return splits[0]
+    if not fitting:
         given = f"no split {asked!r}" if asked else "several splits"
         raise DataError(
             f"The unlabeled data set {name!r} has {given}; it has: {', '.join(splits)}. Name one with "
             "`unlabeled_split`."
         )
-    return chosen
+    return fitting[0]
 
 
 def _local_files(
@@ -193,7 +195,7 @@ def _local_files(
     apart: Path | None = None,
     *,
     unlabeled: bool = False,
-) -> tuple[dict[str, Rows], list[str] | None] | None:
+) -> FilesAndClasses | None:
     """Splits and class names of a folder of files, or of one table; None if `datasets` has to open it.
 
     Args:
@@ -201,121 +203,76 @@ def _local_files(
         unlabeled: labels and masks may be missing.
     """
     if root.is_file():
-        return open_table_alone(root, task, image_column, label_column, notes)
-    if _is_saved(root):
+        check_is_table(root)
+        alone = {"train": root}
+        return open_file_tables(root.parent, alone, task, image_column, label_column, notes, alone=True), None
+    if is_saved(root):
         return None
-    splits: dict[str, FileRows] | None = None
-    classes = None
-    metadata, masks = metadata_tables(root), not _has_labels(task)
-    if masks and not metadata:
-        try:
-            splits = mask_folders(root, notes, mask_suffix) or None
-        except DataError:
+    needs_masks = task == "semantic-segmentation" and not unlabeled
+    tables = metadata_tables(root)
+    if not tables:
+        found: FilesAndClasses | None = None
+        if task == "semantic-segmentation":
+            found = _mask_folders(root, mask_suffix, notes, unlabeled)
+        if not found and (any(root.glob("*.parquet")) or any(root.glob("*/*.parquet"))):
+            check_class_orders(root)
+            return None
+        if task == "image-classification":
+            found = _class_folders(root, apart, notes)
+        if found:
             if not unlabeled:
-                raise
-    if splits is None and not metadata and any(root.glob("*.parquet")) + any(root.glob("*/*.parquet")):
-        check_class_orders(root)
-        return None
-    if splits is None and not metadata and not masks:
-        said: list[str] = []
-        splits, classes = class_folders(root, said, apart) or (None, None)
-        if classes and len(classes) == 1 and named_tables(root):
-            splits = classes = None  # one folder of images with a table beside it
-        else:
-            notes += [*said, *(note_on_tables_beside(root, classes) if classes else ())]
-    tables = metadata or (named_tables(root) if splits is None else {})
-    if splits is None and tables:
-        splits = open_file_tables(
-            root, tables, task=task, image_column=image_column, label_column=label_column, apart=apart, notes=notes
-        )
-        if masks and not unlabeled and not all(rows.masks for rows in splits.values()):
+                _check_columns(root, task, image_column, label_column)
+            return found
+        tables = named_tables(root)
+    if tables:
+        listed = open_file_tables(root, tables, task, image_column, label_column, notes, apart=apart)
+        if needs_masks and not all(rows.masks for rows in listed.values()):
             raise DataError(f"The table in {str(root)!r} has no column with masks. Name it with `label_column`.")
-    elif splits is None and not any(path.suffix.lower() in _ARCHIVES for path in root.iterdir()):
-        if masks and not unlabeled:
-            raise DataError(
-                f"{str(root)!r} has no folders images/ and masks/, and no table with a column of masks. Put the "
-                "files into images/ and masks/ under the same names."
-            )
-        found = find_images(root, apart)
-        if found.names:
-            notes += found.notes()
-            splits = {"train": FileRows(Texts(found.names), root)}
-    if splits is not None and not tables and not unlabeled:
-        own = {
-            "`image_column`": (image_column, "image"),
-            "`label_column`": (label_column, "mask" if masks else "label"),
-        }
-        for flag, (asked, column) in own.items():
-            if asked not in (None, column):
-                raise DataError(
-                    f"{flag} {asked!r} is not in {str(root)!r}: in a folder of files, the columns are called image "
-                    f"and {own['`label_column`'][1]}. Name one of these, or omit {flag}."
-                )
-    return None if splits is None else ({**splits}, classes)
+        return listed, None
+    if any(path.suffix.lower() in _ARCHIVES for path in root.iterdir()):
+        return None
+    if needs_masks:
+        raise DataError(
+            f"{str(root)!r} has no folders images/ and masks/, and no table with a column of masks. Put the "
+            "files into images/ and masks/ under the same names."
+        )
+    images = find_images(root, apart)
+    if not images.names:
+        return None
+    notes += images.notes()
+    if not unlabeled:
+        _check_columns(root, task, image_column, label_column)
+    return {"train": FileRows(Texts(images.names), root)}, None
 
 
-def _is_saved(root: Path) -> bool:
-    """Whether a folder was written by `save_to_disk`."""
-    return (root / "dataset_dict.json").is_file() or (root / "state.json").is_file()
-
-
-def _check_configuration(config_name: str | None, name: str) -> None:
-    """Raises DataError for a configuration of images that have none."""
-    if config_name is not None:
-        raise DataError(f"`dataset_config_name` {config_name!r} is for data sets on the Hub, not {name!r}. Omit it.")
-
-
-def _has_labels(task: str) -> bool:
-    return task == "image-classification"
-
-
-def _load_tables(
-    name: str, config_name: str | None, token: str | None, notes: list[str]
-) -> tuple[dict[str, datasets.Dataset], Path | None]:
-    """The splits, and the local folder they come from, if any."""
-    folder = Path(name).expanduser()
-    if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
-        raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
-    if _is_saved(folder):
-        _check_configuration(config_name, name)
+def _mask_folders(root: Path, suffix: str, notes: list[str], unlabeled: bool) -> FilesAndClasses | None:
     try:
-        if _is_saved(folder):
-            saved = datasets.load_from_disk(str(folder))
-            return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
-        own_files = parquet_files(folder, notes) if config_name is None and folder.is_dir() else None
-        if own_files:
-            loaded = datasets.load_dataset("parquet", data_files=own_files)
-        else:
-            loaded = datasets.load_dataset(str(folder) if folder.exists() else name, config_name, token=token)
-    except Exception as problem:  # for damaged archives and tables, their readers raise almost anything
-        raise _cannot_open(name, folder, problem) from problem
-    return dict(loaded), folder if folder.is_dir() else None
+        splits = mask_folders(root, notes, suffix)
+    except DataError:
+        if not unlabeled:
+            raise
+        return None
+    return (splits, None) if splits else None
 
 
-def _cannot_open(name: str, folder: Path, problem: Exception) -> DataError:
-    """The error for what `datasets` said, with what to do."""
-    # the outer message, "An error occurred while generating the dataset", is not informative
-    reason = problem.__cause__ or problem
-    lines = str(reason).strip().splitlines() or [type(reason).__name__]
-    text = lines[0].rstrip(".")
-    if folder.exists():
-        return DataError(
-            f"Cannot open the data set in {name!r}: {text}. Give one folder per class, a table with the columns "
-            f"file_name and label, or parquet files.{left_out_in(folder, read=True)}"
-        )
-    if isinstance(problem, (OSError, datasets.exceptions.DatasetNotFoundError)):
-        return DataError(
-            f"Cannot open the data set {name!r}: there is no such folder here, no embedded set of this name "
-            f"({', '.join(BUILTIN_SETS)}), and none that can be read on the Hub or in the local cache ({text}). Check "
-            "the spelling, the network and, for a private or gated data set, your token (`hf auth login`)."
-        )
-    if "scripts are no longer supported" in text:
-        return DataError(
-            f"The data set {name!r} is made by its own code, which `datasets` does not run ({text}). If its page on "
-            f"the Hub shows the images, save them once: datasets.load_dataset({name!r}, "
-            "revision='refs/convert/parquet').save_to_disk('folder'). Then give that folder."
-        )
-    return DataError(
-        f"Cannot open the data set {name!r}: {' '.join(lines[:2]).rstrip('.')}. `dataset_config_name` selects one of "
-        "several configurations; otherwise choose a data set that datasets.load_dataset can open."
-    )
+def _class_folders(root: Path, apart: Path | None, notes: list[str]) -> FilesAndClasses | None:
+    said: list[str] = []
+    found = class_folders(root, said, apart)
+    if not found:
+        return None
+    _, classes = found
+    if len(classes) == 1 and named_tables(root):
+        return None  # one folder of images with a table beside it
+    notes += [*said, *note_on_tables_beside(root, classes)]
+    return found
+
+
+def _check_columns(root: Path, task: str, image_column: str | None, label_column: str | None) -> None:
+    """Raises DataError for the name of a column that a folder of files does not have."""
+    target = TASKS[task].target
+    for flag, asked, column in (("image_column", image_column, "image"), ("label_column", label_column, target)):
+        if asked not in (None, column):
+            raise DataError(
+                f"`{flag}` {asked!r} is not in {str(root)!r}: in a folder of files, the columns are called image and "
+                f"{target}. Name one of these, or omit `{flag}`."
+            )

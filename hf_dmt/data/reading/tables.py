@@ -17,7 +17,7 @@ from typing import Any
 from ..files import read_csv
 from ..messages import listed
 from .finding import PACKED, find_images, image_extensions
-from .rows import DataError, FileRows, Rows, is_label, same_letters
+from .rows import DataError, FileRows, is_label, same_letters
 from .split_names import role_of, with_role
 
 _KINDS = (".csv", ".tsv", ".jsonl")
@@ -107,57 +107,8 @@ def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
     return []
 
 
-def open_file_tables(
-    root: Path,
-    tables: dict[str, Path],
-    *,
-    task: str,
-    image_column: str | None,
-    label_column: str | None,
-    apart: Path | None = None,
-    alone: bool = False,
-    notes: list[str],
-) -> dict[str, FileRows]:
-    """Splits of a folder whose images are listed in tables.
-
-    Args:
-        apart: a folder inside, which the tables need not list.
-        alone: the user named the table and not its folder, which may be full of other things.
-        notes: receives messages about images that no table lists.
-
-    Raises:
-        DataError: missing columns or files, or a file that is listed twice.
-    """
-    splits: dict[str, FileRows] = {}
-    for role, file in tables.items():
-        rows, own_splits = _open(file, root, task, image_column, label_column, notes)
-        splits |= {role: rows} if len(tables) > 1 else _by_split(rows, own_splits) or _by_folder(rows, root, role)
-    if alone:
-        return splits
-    listed = {path for rows in splits.values() for path in [*rows.images, *(rows.masks or ())]}
-    found = find_images(root, apart)
-    for file in tables.values():
-        found.uncount(file)
-    notes += found.notes()
-    aside = [root / name for name in with_role((path.name for path in root.iterdir() if path.is_dir()), "unlabeled")]
-    unlisted = [path for path in found.images if path not in listed]
-    if others := [path for path in unlisted if not any(path.is_relative_to(folder) for folder in aside)]:
-        notes.append(
-            f"Warning: skipped {len(others)} images in {str(root)!r} that are in no table, such as "
-            f"{others[0].relative_to(root).as_posix()!r}. To use them as unlabeled images, add rows with empty labels, "
-            "or pass their folder as `unlabeled_dir`."
-        )
-    return splits
-
-
-def open_table_alone(
-    file: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
-) -> tuple[dict[str, Rows], None]:
-    """The only split of a table that lists image files.
-
-    Raises:
-        DataError: it is not a table.
-    """
+def check_is_table(file: Path) -> None:
+    """Raises DataError for any other file."""
     if file.suffix.lower() in PACKED:
         raise DataError(f"{str(file)!r} is an archive. Unpack it and give the folder of its content.")
     if not is_table(file):
@@ -165,16 +116,59 @@ def open_table_alone(
             f"{str(file)!r} is a file. Give a folder of images, or a table (.csv, .tsv, .jsonl) with the columns "
             "file_name and label."
         )
-    splits = open_file_tables(
-        file.parent,
-        {"train": file},
-        task=task,
-        image_column=image_column,
-        label_column=label_column,
-        alone=True,
-        notes=notes,
-    )
-    return {**splits}, None
+
+
+def open_file_tables(
+    root: Path,
+    tables: dict[str, Path],
+    task: str,
+    image_column: str | None,
+    label_column: str | None,
+    notes: list[str],
+    *,
+    apart: Path | None = None,
+    alone: bool = False,
+) -> dict[str, FileRows]:
+    """Splits of a folder whose images are listed in tables.
+
+    Args:
+        notes: receives messages about images that no table lists.
+        apart: a folder inside, which the tables need not list.
+        alone: the user named the table and not its folder, which may be full of other things.
+
+    Raises:
+        DataError: missing columns or files, or a file that is listed twice.
+    """
+    splits: dict[str, FileRows] = {}
+    for role, file in tables.items():
+        rows, own_splits = _open(file, root, task, image_column, label_column, notes)
+        if len(tables) > 1:
+            splits[role] = rows
+        else:
+            splits = _by_split(rows, own_splits) or _by_folder(rows, root, role)
+    if not alone:
+        notes += _notes_on_unlisted(root, tables, splits, apart)
+    return splits
+
+
+def _notes_on_unlisted(
+    root: Path, tables: dict[str, Path], splits: dict[str, FileRows], apart: Path | None
+) -> list[str]:
+    """Messages about files that are in no table. Images in a folder called `unlabeled` need not be."""
+    found = find_images(root, apart)
+    for file in tables.values():
+        found.uncount(file)
+    notes = found.notes()
+    in_tables = {path for rows in splits.values() for path in [*rows.images, *(rows.masks or ())]}
+    aside = [root / name for name in with_role((path.name for path in root.iterdir() if path.is_dir()), "unlabeled")]
+    unlisted = [path for path in found.images if path not in in_tables]
+    if others := [path for path in unlisted if not any(path.is_relative_to(folder) for folder in aside)]:
+        notes.append(
+            f"Warning: skipped {len(others)} images in {str(root)!r} that are in no table, such as "
+            f"{others[0].relative_to(root).as_posix()!r}. To use them as unlabeled images, add rows with empty labels, "
+            "or pass their folder as `unlabeled_dir`."
+        )
+    return notes
 
 
 def _open(
@@ -182,7 +176,7 @@ def _open(
 ) -> tuple[FileRows, list[str]]:
     """The rows of a table, and the split of each if a column tells; [] if none does."""
     columns, rows = _read(file)
-    image = _column(file, columns, image_column, FILE_COLUMNS, "`image_column`", "file names")
+    image = _column(file, columns, image_column or _usual(columns, FILE_COLUMNS), "`image_column`", "file names")
     rows = [row for row in rows if any(not _is_empty(cell) for cell in row.values())]
     if nameless := sum(_is_empty(row.get(image)) for row in rows):
         raise DataError(
@@ -190,24 +184,10 @@ def _open(
             "names, or remove these rows."
         )
     usual = LABEL_COLUMNS if task == "image-classification" else MASK_COLUMNS
-    found = label_column or _usual([column for column in columns if column != image], usual)
-    target = _column(file, columns, found, (), "`label_column`", "labels") if found else None
-    cells = [row.get(image) for row in rows]
-    paths, missing = _files(file.parent, cells)
-    if missing and (folder := _folder_with(cells, file.parent)):
-        paths, missing = _files(folder, cells)
-        notes.append(f"The files of {file.name!r} are those in {str(folder)!r}.")
-    if missing:
-        shown = listed(map(repr, missing), _SHOWN)
-        raise DataError(
-            f"{len(missing)} of {len(rows)} files in {str(file)!r} do not exist: {shown}. Paths are relative to "
-            f"{str(file.parent)!r}, or to one folder in it. Correct the column {image!r}, or remove these rows."
-        )
-    name, times = Counter(paths).most_common(1)[0] if paths else (file, 1)
-    if times > 1:
-        raise DataError(
-            f"{str(file)!r} lists {name.name!r} {times} times, but an image can only have one row. Remove the others."
-        )
+    target = label_column or _usual([column for column in columns if column != image], usual)
+    if target is not None:
+        _column(file, columns, target, "`label_column`", "labels")
+    paths = _listed_files(file, [row.get(image) for row in rows], image, notes)
     splits = _splits_in(file, columns, rows, {image, target}, notes)
     if target is None:
         return FileRows(paths, root, columns=columns), splits
@@ -219,19 +199,44 @@ def _open(
         )
     if task == "image-classification":
         return FileRows(paths, root, labels=_labels(cells)), splits
-    masks, gone = _files(file.parent, [cell if is_label(cell) else None for cell in cells])
-    if gone or len(masks) < len(paths):
+    return FileRows(paths, root, masks=_listed_masks(file, cells, target)), splits
+
+
+def _listed_files(file: Path, cells: Sequence[Any], column: str, notes: list[str]) -> list[Path]:
+    """The image files that a table names, relative to its own folder or to the only folder in it that has them all."""
+    paths, missing = _files(file.parent, cells)
+    if missing and (folder := _folder_with(cells, file.parent)):
+        paths, missing = _files(folder, cells)
+        notes.append(f"The files of {file.name!r} are those in {str(folder)!r}.")
+    if missing:
+        shown = listed(map(repr, missing), _SHOWN)
         raise DataError(
-            (
-                f"{len(gone)} of {len(rows)} masks in {str(file)!r} do not exist, such as {gone[0]!r}. Correct the "
-                f"column {target!r}"
-                if gone
-                else f"{len(paths) - len(masks)} of {len(rows)} rows of {str(file)!r} have no mask in the column "
-                f"{target!r}. Remove these rows"
-            )
-            + "; images without a mask go into a folder of their own: `unlabeled_dir`."
+            f"{len(missing)} of {len(cells)} files in {str(file)!r} do not exist: {shown}. Paths are"
+            f" relative to {str(file.parent)!r}, or to one folder in it. Correct the column {column!r}, or "
+            "remove these rows."
         )
-    return FileRows(paths, root, masks=masks), splits
+    name, times = Counter(paths).most_common(1)[0] if paths else (file, 1)
+    if times > 1:
+        raise DataError(
+            f"{str(file)!r} lists {name.name!r} {times} times, but an image can only have one row. Remove the others."
+        )
+    return paths
+
+
+def _listed_masks(file: Path, cells: Sequence[Any], column: str) -> list[Path]:
+    elsewhere = "images without a mask go into a folder of their own: `unlabeled_dir`."
+    if without := sum(not is_label(cell) for cell in cells):
+        raise DataError(
+            f"{without} of {len(cells)} rows of {str(file)!r} have no mask in the column {column!r}. Remove these "
+            f"rows; {elsewhere}"
+        )
+    masks, missing = _files(file.parent, cells)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(cells)} masks in {str(file)!r} do not exist, such as {missing[0]!r}. Correct the "
+            f"column {column!r}; {elsewhere}"
+        )
+    return masks
 
 
 def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
@@ -293,16 +298,15 @@ def _read(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
         ) from problem
 
 
-def _column(file: Path, columns: Sequence[str], asked: str | None, usual: Sequence[str], flag: str, what: str) -> str:
-    found = asked if asked else _usual(columns, usual)
-    if found not in columns:
-        given = f"no column {asked!r}" if asked else f"no column with {what}"
+def _column(file: Path, columns: Sequence[str], name: str | None, flag: str, what: str) -> str:
+    """Raises DataError unless the table has a column of this name; None: no column looks like one with `what`."""
+    if name is None or name not in columns:
+        given = f"no column with {what}" if name is None else f"no column {name!r}"
         raise DataError(
             f"{str(file)!r} has {given}; its first row names the columns: {', '.join(columns)}. Name one of them with "
             f"{flag}, or add a first row: file_name,label."
         )
-    assert found is not None
-    return found
+    return name
 
 
 def _usual(columns: Sequence[str], usual: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import DataArguments
-from ..reading.builtin import BUILTIN_SETS
+from ..builtin import BUILTIN_SETS
 from ..reading.masks import MaskReading, read_colors
 from ..reading.opening import open_splits
 from ..reading.rows import DataError, FileRows, Rows

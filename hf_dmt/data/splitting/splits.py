@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..builtin import BUILTIN_SETS
 from ..files import read_json
-from ..reading.builtin import BUILTIN_SETS
 
 SPLIT_FILE = "split.json"
 EVAL_FRACTION = 0.2
