@@ -8,16 +8,16 @@ Pillow, or another plugin, may be able to read the file.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -39,13 +39,12 @@ from .rows import Place
 
 logger = logging.getLogger(__name__)
 
-_TABLE = "looks_3"  # count up when a look finds something else in the same file
+_TABLE = "looks_4"  # count up when a look finds something else in the same file
 _BATCH = 1000  # results per transaction
 _LARGEST = 2**31  # bytes; entries of deleted files are never removed individually
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """Facts about one image or mask.
 
     Attributes:
@@ -70,6 +69,10 @@ class Look:
     @property
     def size(self) -> tuple[int, int]:
         return self.width, self.height
+
+    @classmethod
+    def from_json(cls, text: str) -> Look:
+        return cls._make(tuple(fact) if isinstance(fact, list) else fact for fact in json.loads(text))
 
 
 def look_at_image(image: ImageSource, name: str) -> Look:
@@ -147,8 +150,8 @@ class LookCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[str, dict[tuple[str, str], tuple[Any, ...]]] = {}
-        self._new: list[tuple[Any, ...]] = []
+        self._known: dict[str, dict[tuple[str, str], tuple[str, str]]] = {}
+        self._new: list[tuple[str, ...]] = []
         self._database: sqlite3.Connection | None = None
         file = cache_file()
         try:
@@ -183,12 +186,8 @@ class LookCache:
         if (found := self.known(place, kind)) is not None:
             return found
         fresh = look()
-        text = None if fresh.values is None else " ".join(map(str, fresh.values))
-        colors = " ".join(fresh.colors)
-        facts = (fresh.width, fresh.height, fresh.mode, fresh.remark, fresh.content, int(fresh.turned), text, colors)
-        row = (place.folder, place.name, kind, place.stamp, *facts)
         with self._lock:
-            self._new.append(row)
+            self._new.append((place.folder, place.name, kind, place.stamp, json.dumps(fresh)))
             if len(self._new) >= _BATCH:
                 self._flush()
         return fresh
@@ -197,16 +196,12 @@ class LookCache:
         """The cached result, if there is one and the file is unchanged."""
         with self._lock:
             found = self._in_folder(place.folder).get((place.name, kind))
-        if found is None or found[0] != place.stamp:
-            return None
-        _, width, height, mode, remark, content, turned, values, colors = found
-        return Look(width, height, mode, remark, content, bool(turned), _numbers(values), tuple(colors.split()))
+        return Look.from_json(found[1]) if found is not None and found[0] == place.stamp else None
 
     @staticmethod
     def _open(file: Path) -> sqlite3.Connection:
         create = (
-            f"CREATE TABLE IF NOT EXISTS {_TABLE} (folder TEXT, name TEXT, kind TEXT, stamp TEXT, width INT, "
-            "height INT, mode TEXT, remark TEXT, content TEXT, turned INT, mask_values TEXT, colors TEXT, "
+            f"CREATE TABLE IF NOT EXISTS {_TABLE} (folder TEXT, name TEXT, kind TEXT, stamp TEXT, look TEXT, "
             "PRIMARY KEY (folder, name, kind)) WITHOUT ROWID"
         )
         for attempt in (1, 2):
@@ -224,20 +219,20 @@ class LookCache:
                 file.unlink()
         raise AssertionError("unreachable")
 
-    def _in_folder(self, folder: str) -> dict[tuple[str, str], tuple[Any, ...]]:
-        """Everything known about a folder, with one database query instead of one per file."""
+    def _in_folder(self, folder: str) -> dict[tuple[str, str], tuple[str, str]]:
+        """Stamp and look of everything known in a folder, by name and kind: one query instead of one per file."""
         if folder not in self._known:
-            rows: list[tuple[Any, ...]] = []
+            self._known[folder] = {}
             if self._database is not None:
-                facts = "name, kind, stamp, width, height, mode, remark, content, turned, mask_values, colors"
                 try:
                     rows = self._database.execute(
-                        f"SELECT {facts} FROM {_TABLE} WHERE folder = ?", (folder,)
-                    ).fetchall()
-                except (sqlite3.Error, UnicodeError) as problem:  # a path that is not UTF-8 cannot be stored
-                    if isinstance(problem, sqlite3.Error):
-                        self._give_up(problem)
-            self._known[folder] = {row[:2]: row[2:] for row in rows}
+                        f"SELECT name, kind, stamp, look FROM {_TABLE} WHERE folder = ?", (folder,)
+                    )
+                    self._known[folder] = {(name, kind): (stamp, look) for name, kind, stamp, look in rows}
+                except UnicodeError:  # a path that is not UTF-8 cannot be stored
+                    pass
+                except sqlite3.Error as problem:
+                    self._give_up(problem)
         return self._known[folder]
 
     def _flush(self) -> None:
@@ -246,7 +241,7 @@ class LookCache:
             return
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+            self._database.executemany(f"INSERT OR REPLACE INTO {_TABLE} VALUES (?,?,?,?,?)", rows)
             self._database.execute("COMMIT")
         except (sqlite3.Error, UnicodeError) as problem:
             self._give_up(problem)
@@ -277,7 +272,3 @@ class CachedLooks:
         if found is None:
             raise NotCached
         return found
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    return None if text is None else tuple(map(int, text.split()))
