@@ -41,6 +41,7 @@ from ..data.reading.tables import columns_there, is_table
 from ..data.splitting.scan import scan
 from ..hub.offline import fail_fast_offline
 from ..hub.predictions import push_predictions
+from ..hub.repository import check_name
 from ..models.pair import ModelPair
 from ..training.labeling.inference import CleanLogits, CleanPass
 from ..training.labeling.label_pass import weights_hash
@@ -199,6 +200,8 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError(f"--num_workers must be at least 0, got {given.num_workers}.")
     if given.private and not given.push_to_hub:
         raise UsageError("--private needs --push_to_hub. Add it, or omit --private.")
+    if given.push_to_hub:
+        check_name(given.push_to_hub)
 
 
 def _target(given: argparse.Namespace, pair: ModelPair) -> MaskFolder | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from ..hub.card import write_card
 from ..hub.label_set import push_labels
 from ..hub.push import push_folder
-from ..hub.refusals import HubError
+from ..hub.repository import HubError, check_name
 from ..training.settings.command_line import UsageError
 from ..training.settings.terminal import print_error
 
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Refuse flags that would have no effect."""
+    """Refuse flags that would have no effect, and a name that no repository can have."""
+    if given.repo is not None:
+        check_name(given.repo)
     if given.repo is None and not given.card:
         raise UsageError(
             "Missing the repository to push to. Give it as owner/name; it is created if it does not exist."

@@ -18,11 +18,12 @@ import transformers
 from ..data.builtin import BUILTIN_SETS
 from ..data.splitting.assemble import RunImages, assemble
 from ..hub.offline import fail_fast_offline
-from ..hub.repository import HubError
+from ..hub.repository import HubError, check_name
 from ..method.selection import DivergedError
 from ..models.pair import ModelPair
 from ..models.timm_members import architecture
 from ..report import print_summary
+from ..training.publishing import repository_of
 from ..training.run.checkpoints import last_complete_checkpoint
 from ..training.run.folder import check_output_folder, check_split, locked
 from ..training.run.runtime_errors import RunError
@@ -69,6 +70,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         if model_args.check:
             return check(model_args, data_args, args)
         check_output_folder(args)
+        if args.push_to_hub:
+            check_name(repository_of(args))
         models = look_up_models(model_args, args)
         images = assemble(
             data_args, model_args.task, token=args.hub_token, model_classes=models.classes, of_pair=models.split

@@ -24,7 +24,7 @@ from ..data.splitting.splits import sha256_of_ids
 from ..data.tasks import TASKS
 from ..method import decode_confidence
 from ..report.run import Run, read_run
-from .push import STAGING
+from .push import STAGING, if_writable
 from .repository import LABELS_FILE, HubError, open_target, publish
 
 LABELS_FORMAT = 1
@@ -72,7 +72,7 @@ def push_labels(
         number, store = _store(folder, phase)
         manifests = {name: read_manifest(store / name) for name in run.makers}
         ids = _ids_of(store, run, manifests["a"], ids)
-        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder) as staged:
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=if_writable(folder)) as staged:
             target = Path(staged) / "repository"
             rows = {name: _as_dataset(store / name, run, ids, Path(staged) / "rows") for name in run.makers}
             facts = _facts(run, number, manifests, rows)

@@ -42,7 +42,8 @@ _CHECKPOINT_FILES = (
 
 
 class Staging:
-    """A folder inside a run's folder with the files of one push; deleted after the upload.
+    """A folder with the files of one push, deleted after the upload. It is in the run's folder, where links take no
+    space, unless nothing can be written there.
 
     Args:
         output_dir: the run's folder.
@@ -51,7 +52,7 @@ class Staging:
     def __init__(self, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         self.output_dir = output_dir
-        self.folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=output_dir))
+        self.folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=if_writable(output_dir)))
 
     def add(self, source: Path, patterns: Iterable[str], place: str = ".") -> None:
         """Link the files of `source` that match, under `place`."""
@@ -198,6 +199,11 @@ def stage_finished(folder: Path) -> Staging:
     staging.add(folder, PAIR_FILES)
     staging.add_run()
     return staging
+
+
+def if_writable(folder: Path) -> Path | None:
+    """The folder; None, which is the system's folder for temporary files, if nothing can be written there."""
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _link(source: Path, target: Path) -> None:

@@ -108,6 +108,12 @@ def open_target(
     return name
 
 
+def check_name(repo_id: str) -> None:
+    """Raises HubError for a name that no repository can have."""
+    with explained(f"Cannot push to {repo_id!r}", None):
+        validate_repo_id(repo_id)
+
+
 def check_target(repo_id: str, *, token: str | None) -> None:
     """Find out without creating anything whether a push could begin.
 
@@ -115,8 +121,8 @@ def check_target(repo_id: str, *, token: str | None) -> None:
         HubError: an invalid name, or a missing, wrong or read-only token.
     """
     check_token(token)
+    check_name(repo_id)
     with explained(f"Cannot push to {repo_id!r}", token, writes=True):
-        validate_repo_id(repo_id)
         found = patiently(HfApi(token=token).whoami)
     if (found.get("auth") or {}).get("accessToken", {}).get("role") == "read":
         raise HubError(f"Cannot push to {repo_id!r}: the token can only read. Use a token with write access.")

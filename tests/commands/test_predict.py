@@ -157,6 +157,7 @@ def test_what_cannot_be_written_is_said(
     assert "the pair that made it is unknown" in refused(pair, *given)
     assert out.read_text() == "id,label\nmine,cat\n"
     out.unlink()
+    assert "'a/b/c': that is not a valid name" in refused(pair, *given, "--push_to_hub", "a/b/c") and not out.exists()
     assert main([pair, *given]) == 0
     other = saved_pair(tmp_path / "other", seed=1)
     assert "different pair of weights" in refused(other, *given)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from hf_dmt.commands.push import main
 from hf_dmt.hub.card import write_card
-from hf_dmt.hub.push import check_folder
+from hf_dmt.hub.push import check_folder, stage_finished
 
 PAIR = {"format_version": 1, "task": "image-classification", "primary": "a", "image_size": 16}
 CONFIG = {"model_type": "vit", "architectures": ["ViT"], "id2label": {"0": "cat", "1": "dog"}}
@@ -90,3 +90,15 @@ def test_damaged_results(folder: Path) -> None:
     (folder / "dmt_results.json").write_text('{"task": "image-classification", "num_labels": 2, "phases": [1]}')
     with pytest.raises(ValueError, match=r"phases\[0\] is 1"):
         check_folder(folder)
+
+
+def test_a_folder_that_cannot_be_written_to_is_staged_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a push that fails because the run is on a read-only disk, and against writing to a folder that is
+    only to be read."""
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    staging = stage_finished(folder)
+    assert folder not in staging.folder.parents
+    assert {path.relative_to(staging.folder) for path in staging.folder.rglob("*")} == before
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == before
+    staging.discard()
