@@ -7,13 +7,13 @@ from itertools import islice
 from typing import Any
 
 
-def listed(names: Iterable[Any], most: int, separator: str = ", ") -> str:
+def listed(names: Iterable[Any], most: int = 5, separator: str = ", ") -> str:
     """`cat, dog, ...`: the first `most` names, and `...` if there are more."""
     first = list(map(str, islice(names, most + 1)))
     return separator.join([*first[:most], *(["..."] if len(first) > most else [])])
 
 
-def listed_lines(lines: Sequence[str], most: int, what: str = "more") -> str:
+def listed_lines(lines: Sequence[str], what: str = "more", most: int = 10) -> str:
     """The first `most` lines, indented, and `... and 7 more` if there are more."""
     rest = [f"... and {len(lines) - most} {what}"] if len(lines) > most else []
     return "\n".join(f"  {line}" for line in [*lines[:most], *rest])

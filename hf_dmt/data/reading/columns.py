@@ -6,12 +6,11 @@ from pathlib import Path
 
 import datasets
 
+from ..messages import listed
 from .finding import left_out_in
 from .rows import DataError, holds_labels
 from .split_names import role_of
 from .tables import SPLIT_COLUMNS
-
-_SHOWN = 10
 
 
 def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) -> str:
@@ -90,7 +89,7 @@ def note_on_split_column(table: datasets.Dataset, name: str) -> list[str]:
             words = [word for word in table.unique(column) if word]
             if {role_of(word) for word in words} - {None, "train"}:
                 return [
-                    f"Warning: the column {column!r} of {name!r} ({', '.join(sorted(words)[:_SHOWN])}) is not used; "
+                    f"Warning: the column {column!r} of {name!r} ({listed(sorted(words), 10)}) is not used; "
                     "all rows are training images. Save the rows of each split apart: train.parquet, test.parquet."
                 ]
     return []

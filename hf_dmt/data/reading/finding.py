@@ -6,8 +6,8 @@ An image is whatever Pillow opens: its list of extensions decides or, for files 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -45,7 +45,6 @@ _ADVICE = {
     **dict.fromkeys((".npy", ".npz", ".mat", ".h5", ".hdf", ".hdf5"), "arrays: save them as PNG or TIFF files"),
     **dict.fromkeys(PACKED, "unpack it first"),
 }
-_SHOWN = 3
 
 
 @cache
@@ -69,7 +68,7 @@ class Folder:
 
     Attributes:
         names: the images, sorted, as paths relative to `root` with `/`.
-        left_out: number of files of each extension that are not images, and some of their names.
+        left_out: files that are not images, by extension, as relative paths.
         hidden: number of files that are hidden or belong to an operating system.
         linked: links that are not followed, as relative paths, each with the reason.
         folders: all folders that were searched, as relative paths.
@@ -78,8 +77,7 @@ class Folder:
 
     root: Path
     names: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     hidden: int = 0
     linked: dict[str, str] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
@@ -99,43 +97,26 @@ class Folder:
                 folder = folder.rpartition("/")[0]
         return [name for name in self.folders if name not in full]
 
-    def uncount(self, file: Path) -> None:
-        """Remove a file from the count because it was read in another way."""
-        extension = file.suffix.lower()
-        self.left_out[extension] -= 1
-        self.examples[extension] = [name for name in self.examples.get(extension, []) if self.root / name != file]
-        self.left_out = +self.left_out
-
     def notes(self) -> list[str]:
         """Messages about skipped files for the user; warnings if they look like images."""
         lines = []
-        for extension, count in sorted(self.left_out.items()):
-            advice = _ADVICE.get(extension) or self._advice_by_content(extension)
-            shown = ", ".join(self.examples[extension]) + (", ..." if count > _SHOWN else "")
+        for extension, names in sorted(self.left_out.items()):
+            advice = _ADVICE.get(extension) or _advice_by_content(self.root, names[0])
             lines.append(
-                f"{'Warning: s' if advice else 'S'}kipped {count} {extension or 'without an extension'} in "
-                f"{str(self.root)!r} ({shown})" + (f": {advice}." if advice else ": not images.")
+                f"{'Warning: s' if advice else 'S'}kipped {len(names)} {extension or 'without an extension'} in "
+                f"{str(self.root)!r} ({listed(names, 3)}): {advice or 'not images'}."
             )
         if self.hidden:
             lines.append(f"Skipped {self.hidden} hidden and system files in {str(self.root)!r}.")
         for reason in dict.fromkeys(self.linked.values()):
             names = [name for name, other in self.linked.items() if other == reason]
-            shown = listed(names, _SHOWN)
-            lines.append(f"Warning: skipped {len(names)} links in {str(self.root)!r} {reason}: {shown}.")
+            lines.append(f"Warning: skipped {len(names)} links in {str(self.root)!r} {reason}: {listed(names, 3)}.")
         if self.written:
-            shown = listed(self.written, _SHOWN)
-            lines.append(f"Skipped folders in {str(self.root)!r} that hf-dmt wrote: {shown}.")
+            lines.append(f"Skipped folders in {str(self.root)!r} that hf-dmt wrote: {listed(self.written, 3)}.")
         return lines
 
-    def _advice_by_content(self, extension: str) -> str:
-        name = next(iter(self.examples[extension]), "")
-        if not extension and _is_dicom(self.root / name):
-            return f"{name} is a DICOM file: {_ADVICE['.dcm']}"
-        format = _format_inside(self.root / name)
-        return f"{name} is a {format} image: give such files the extension .{format.lower()}" if format else ""
 
-
-def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
+def find_images(folder: str | Path, apart: Path | None = None, *, tables: Iterable[Path] = ()) -> Folder:
     """All image files in a folder and its subfolders.
 
     Extensions are case-insensitive. Hidden files and folders, and those of operating systems, are skipped, and so are
@@ -144,6 +125,7 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
 
     Args:
         apart: a subfolder that is not searched, because its images have another role.
+        tables: files that are read as tables, which are not left out.
 
     Raises:
         DataError: there is no such folder, a folder in it cannot be read, or the name of an image is not valid text.
@@ -154,6 +136,7 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
         raise DataError(f"No images can be read from {str(folder)!r}: it {what}. Give the path of a folder.")
     found = Folder(root)
     extensions = image_extensions()
+    read = set(tables)
     for inside, files in _walk(found, apart):
         for name in files:
             extension = ".nii.gz" if name.lower().endswith(".nii.gz") else os.path.splitext(name)[1].lower()
@@ -161,11 +144,8 @@ def find_images(folder: str | Path, apart: Path | None = None) -> Folder:
                 found.names.append(inside + name)
             elif not os.path.exists(root / inside / name):
                 found.linked[inside + name] = "to files or folders that do not exist"
-            else:
-                found.left_out[extension] += 1
-                shown = found.examples.setdefault(extension, [])
-                if len(shown) < _SHOWN:
-                    shown.append(inside + name)
+            elif root / inside / name not in read:
+                found.left_out.setdefault(extension, []).append(inside + name)
     found.names.sort(key=lambda name: name.split("/"))
     check_names(found.names, root)
     return found
@@ -228,13 +208,14 @@ def _unreadable(problem: OSError) -> NoReturn:
     ) from problem
 
 
-def _is_dicom(file: Path) -> bool:
-    """Hospitals export DICOM files without an extension."""
-    try:
-        with open(file, "rb") as content:
-            return content.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+def _advice_by_content(root: Path, name: str) -> str:
+    """What to do with files of an unknown extension, or of none; empty if they are nothing that we know."""
+    if format := _format_inside(root / name):
+        return f"{name} is a {format} image: give such files the extension .{format.lower()}"
+    with suppress(OSError), open(root / name, "rb") as content:
+        if not Path(name).suffix and content.read(132)[128:] == b"DICM":  # hospitals export them without an extension
+            return f"{name} is a DICOM file: {_ADVICE['.dcm']}"
+    return ""
 
 
 def _format_inside(file: Path) -> str | None:

@@ -15,14 +15,13 @@ from ..messages import listed
 from ..texts import Texts
 from .finding import Folder, find_images, left_out_in
 from .rows import DataError, FileRows, same_letters
-from .split_names import ROLES, role_of, with_role
+from .split_names import role_of, with_role
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
 MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "segmentation", "gt")
 # Also train_images and train_masks, or JPEGImages and SegmentationClass.
 _OF_IMAGES = re.compile(r"(^|[-_ ]|jpeg)(images?|imgs?)$", re.IGNORECASE)
 _OF_MASKS = re.compile(rf"(^|[-_ ])({'|'.join(MASK_FOLDERS)})$|^segmentation(class|object)$", re.IGNORECASE)
-_SHOWN = 5
 
 
 def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
@@ -61,38 +60,33 @@ def class_folders(
     Raises:
         DataError: a folder that is not a class would become one.
     """
-    if not root.is_dir():
-        return None
     root = _only_folder_with_splits(root)
     found = find_images(root, apart)
-    parts = {name: name.split("/") for name in found.names}
-    tops = {names[0] for names in parts.values() if len(names) > 1}
-    tops |= {name.split("/")[0] for name in found.without_images}
-    folder_of = {role: with_role(tops, role) for role in ROLES}
-    in_splits = bool(folder_of["train"])
-    split_of = {name: role for role, names in folder_of.items() for name in names} if in_splits else {}
+    in_splits = any(role_of(name) == "train" for name in found.folders if "/" not in name)
     images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     beside: list[str] = []
     deep: Counter[tuple[str, str]] = Counter()
-    for image, names in parts.items():
-        if names[0] in folder_of["unlabeled"] and len(names) > 1:
+    for image in found.names:
+        above = image.split("/")[:-1]
+        role = role_of(above[0]) if above else None
+        if role == "unlabeled":
             continue
-        split = split_of.get(names[0]) if in_splits else "train"
-        below = names[1:] if in_splits else names
-        if split is None or len(below) < 2:
+        split = role if in_splits else "train"
+        class_and_inner = above[1:] if in_splits else above
+        if split is None or not class_and_inner:
             beside.append(image)
             continue
         images.setdefault(split, []).append(image)
-        labels.setdefault(split, []).append(same_letters(below[0]))
-        if len(below) > 2:
-            deep[below[0], below[1]] += 1
-    classes = sorted({label for found_labels in labels.values() for label in found_labels})
-    if not images or (in_splits and "train" not in images):
+        labels.setdefault(split, []).append(same_letters(class_and_inner[0]))
+        if len(class_and_inner) > 1:
+            deep[class_and_inner[0], class_and_inner[1]] += 1
+    if "train" not in images:
         return None
-    _check_classes(root, set(classes), in_splits)
-    notes += found.notes()
-    notes += _notes_on_classes(root, found, beside, deep, set(classes), in_splits)
+    classes = sorted({label for found_labels in labels.values() for label in found_labels})
+    _check_classes(root, classes, in_splits)
+    _check_folders_inside(root, deep, classes)
+    notes += [*found.notes(), *_notes_on_classes(root, found, beside, deep, in_splits)]
     rows = {split: FileRows(Texts(chosen), root, labels=labels[split]) for split, chosen in images.items()}
     return rows, classes
 
@@ -107,56 +101,9 @@ def _only_folder_with_splits(root: Path) -> Path:
     return root
 
 
-def _notes_on_classes(
-    root: Path,
-    found: Folder,
-    beside: list[str],
-    deep: Counter[tuple[str, str]],
-    classes: set[str],
-    in_splits: bool,
-) -> list[str]:
-    notes = []
-    if beside:
-        notes.append(
-            f"Warning: skipped {len(beside)} images in {str(root)!r} that are not in a class folder: "
-            f"{listed(beside, _SHOWN)}. Move them into the folder of their class, or pass them as `unlabeled_dir`."
-        )
-    if mixed := sorted({inner for _, inner in deep} & classes):
-        above = next(top for top, inner in deep if inner == mixed[0])
-        raise DataError(
-            f"{str(root)!r} contains a folder {mixed[0]!r} and another one in {above!r}, so the class of the images "
-            "in it is unclear. Put all images of a class into one folder at the top level."
-        )
-    inner_roles = {role_of(inner): inner for _, inner in deep}
-    if held_out := inner_roles.get("test") or inner_roles.get("validation"):
-        above = next(top for top, inner in deep if inner == held_out)
-        raise DataError(
-            f"{str(root)!r} contains {above}/{held_out}: a folder named like a split inside a class folder, whose "
-            f"images would be trained on. Move the split above the class: {held_out}/{above}; or rename {held_out!r}."
-        )
-    if deep:
-        above, below = next(iter(deep))
-        repeated = {name for _, name in deep if len({top for top, inner in deep if inner == name}) > 1}
-        notes.append(
-            f"{'Warning: ' if len(repeated) > 1 else ''}Images in folders inside class folders get the class of the "
-            f"outer folder ({sum(deep.values())} in all): those in {above}/{below} are {above!r}."
-            + (
-                f" If {', '.join(sorted(repeated)[:3])} are the classes, make them the outer folders."
-                if len(repeated) > 1
-                else ""
-            )
-        )
-    depth = 2 if in_splits else 1
-    empty = [name for name in found.without_images if name.count("/") + 1 == depth]
-    if empty:
-        what = f"{len(empty)} class folders" if len(empty) > 1 else "1 class folder"
-        notes.append(f"Warning: skipped {what} without images in {str(root)!r}: {listed(map(repr, empty), _SHOWN)}.")
-    return notes
-
-
-def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
+def _check_classes(root: Path, classes: list[str], in_splits: bool) -> None:
     """Raises DataError if a folder that is not a class would be used as one."""
-    if unlabeled := [name for name in sorted(classes) if role_of(name) == "unlabeled"]:
+    if unlabeled := [name for name in classes if role_of(name) == "unlabeled"]:
         raise DataError(
             f"The folder {unlabeled[0]!r} among the class folders of {str(root)!r} would become a class. Move it "
             "beside the folder 'train', or pass it as `unlabeled_dir`."
@@ -166,12 +113,58 @@ def _check_classes(root: Path, classes: set[str], in_splits: bool) -> None:
         raise DataError(
             f"{str(root)!r} contains images with masks, not one folder per class. Add `task='semantic-segmentation'`."
         )
-    others = [name for name in sorted(classes) if role_of(name) in {"validation", "test"}]
+    others = [name for name in classes if role_of(name) in {"validation", "test"}]
     if others and not in_splits:
         raise DataError(
             f"The folder {others[0]!r} in {str(root)!r} is named like a split, but there is no folder 'train' beside "
             "it. Rename the training folder to 'train', or rename the class."
         )
+
+
+def _check_folders_inside(root: Path, deep: Counter[tuple[str, str]], classes: list[str]) -> None:
+    """Raises DataError if a folder inside a class folder is called like a class or a split.
+
+    Args:
+        deep: `(class folder, folder inside it)`.
+    """
+    for above, inner in sorted(deep, key=lambda pair: pair[1]):
+        if inner in classes:
+            raise DataError(
+                f"{str(root)!r} contains a folder {inner!r} and another one in {above!r}, so the class of the images "
+                "in it is unclear. Put all images of a class into one folder at the top level."
+            )
+        if role_of(inner) in {"validation", "test"}:
+            raise DataError(
+                f"{str(root)!r} contains {above}/{inner}: a folder named like a split inside a class folder, whose "
+                f"images would be trained on. Move the split above the class: {inner}/{above}; or rename {inner!r}."
+            )
+
+
+def _notes_on_classes(
+    root: Path, found: Folder, beside: list[str], deep: Counter[tuple[str, str]], in_splits: bool
+) -> list[str]:
+    notes = []
+    if beside:
+        notes.append(
+            f"Warning: skipped {len(beside)} images in {str(root)!r} that are not in a class folder: "
+            f"{listed(beside)}. Move them into the folder of their class, or pass them as `unlabeled_dir`."
+        )
+    if deep:
+        above, below = next(iter(deep))
+        times = Counter(inner for _, inner in deep)
+        repeated = sorted(inner for inner, classes in times.items() if classes > 1)
+        are_classes = len(repeated) > 1  # the same folders in several outer ones
+        notes.append(
+            f"{'Warning: ' if are_classes else ''}Images in folders inside class folders get the class of the "
+            f"outer folder ({sum(deep.values())} in all): those in {above}/{below} are {above!r}."
+            + (f" If {listed(repeated)} are the classes, make them the outer folders." if are_classes else "")
+        )
+    depth = 2 if in_splits else 1
+    empty = [name for name in found.without_images if name.count("/") + 1 == depth]
+    if empty:
+        what = f"{len(empty)} class folders" if len(empty) > 1 else "1 class folder"
+        notes.append(f"Warning: skipped {what} without images in {str(root)!r}: {listed(map(repr, empty))}.")
+    return notes
 
 
 def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, FileRows]:
@@ -186,8 +179,6 @@ def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, Fi
     Raises:
         DataError: images without masks.
     """
-    if not root.is_dir():
-        return {}
     folders = [path.name for path in root.iterdir() if path.is_dir()]
     splits: dict[str, FileRows] = {}
     for role in ("train", "validation", "test"):
@@ -315,8 +306,9 @@ def _by_name(masks: Sequence[Path], folder: Path, suffix: str) -> dict[str, Path
 def _other_ending(missing: Sequence[str], masks: Sequence[Path], folder: Path) -> str:
     """The flag that helps if the names of all masks are those of the images plus the same suffix."""
     stems = [_stem(path, folder) for path in masks]
+    # a few images tell; comparing all names with all others would take hours
     endings = Counter(
-        stem[len(name) :] for name in missing[:_SHOWN] for stem in stems if stem.startswith(name) and stem != name
+        stem[len(name) :] for name in missing[:5] for stem in stems if stem.startswith(name) and stem != name
     )
     ending = endings.most_common(1)[0][0] if endings else ""
     # with one mask per object (1_0, 1_1), a suffix would choose one object

@@ -117,7 +117,7 @@ def parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None
     if others:
         notes.append(
             f"Warning: skipped {len(others)} parquet files in {str(folder)!r} without a split in their names: "
-            f"{listed((file.relative_to(folder).as_posix() for file in others), 5)}."
+            f"{listed(file.relative_to(folder).as_posix() for file in others)}."
         )
     roles = [role_of(word) for word in named]
     names = [role if role and roles.count(role) == 1 else word for word, role in zip(named, roles, strict=True)]

@@ -25,7 +25,6 @@ VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", "no label"
 COLOR_VOID = -1  # value for unlabeled pixels in color masks
 _COLOR_MODES = {"CMYK", "YCbCr", "LAB", "HSV"}
 _LOSSY = {"JPEG", "MPO", "HEIF", "AVIF"}
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.nda
     strange = (known[place] != packed) & seen
     if strange.any():
         colors, counts = np.unique(packed[strange], return_counts=True)
-        shown = listed((f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in np.argsort(-counts)), _SHOWN)
+        shown = listed(f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in np.argsort(-counts))
         raise ValueError(
             f"The mask {name} has {len(colors)} colors that are not in `mask_colors`, on {strange.mean():.1%} of its "
             f"pixels: {shown}. Add them, with the name void if they mean "

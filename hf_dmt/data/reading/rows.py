@@ -18,7 +18,6 @@ from ..messages import listed
 from ..texts import Paths, Texts
 from .decoding import CorruptImage
 
-_SHOWN = 5
 _SETTLED = 2.0  # seconds; a more recent change may be followed by another one with the same time stamp
 NO_LABEL = -1  # marks an image without a label in data sets on the Hub
 
@@ -259,14 +258,14 @@ def note_on_unknown(labels: Iterable[str], class_names: Sequence[str]) -> list[s
     unknown = [label for label in labels if label not in class_names]
     if not unknown or not class_names:
         return []
-    shown = listed(map(repr, unknown), _SHOWN)
+    shown = listed(map(repr, unknown))
     return [f"Pseudo labels are not scored where the label of the unlabeled image is not among the classes: {shown}."]
 
 
 def check_names(names: Sequence[str], root: Path) -> None:
     """Raises DataError for names that are not valid text, which no list, table or report could contain."""
     if strange := [name for name in names if not is_text(name)]:
-        shown = ", ".join(os.fsencode(name).decode("utf-8", "backslashreplace") for name in strange[:_SHOWN])
+        shown = listed(os.fsencode(name).decode("utf-8", "backslashreplace") for name in strange)
         raise DataError(
             f"{len(strange)} file names in {str(root)!r} are not UTF-8: {shown}. Rename them, for example with "
             "`convmv -r -f latin1 -t utf8 --notest FOLDER`."

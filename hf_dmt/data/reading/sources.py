@@ -12,19 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..messages import listed
 from ..tasks import IGNORE_INDEX
 from .decoding import CorruptImage, WithoutMeaning, to_small_rgb
 from .looks import CachedLooks, Look, LookCache, look_at_image, look_at_mask
 from .masks import COLOR_VOID, PLAIN, MaskReading, mask_ids
-from .rows import (
-    NO_LABEL,
-    DataError,
-    Rows,
-    WithoutTargets,
-    is_label,
-)
-
-_SHOWN = 10
+from .rows import NO_LABEL, DataError, Rows, WithoutTargets, is_label
 
 
 @dataclass(frozen=True)
@@ -150,7 +143,7 @@ class ImageSet:
         if target not in class_of:
             raise DataError(
                 f"The label {target!r} is not one of the {len(class_of)} labels of the training images: "
-                f"{', '.join(repr(known) for known in list(class_of)[:_SHOWN])}. Correct it, or use other data."
+                f"{listed(map(repr, class_of), 10)}. Correct it, or use other data."
             )
         return class_of[target]
 

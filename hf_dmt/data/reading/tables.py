@@ -37,7 +37,6 @@ MASK_COLUMNS = (
     "segmentation_mask",
 )
 SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset_split", "fold")
-_SHOWN = 5
 
 
 def is_table(file: Path) -> bool:
@@ -85,7 +84,7 @@ def columns_there(root: Path, *asked: str | None) -> list[str | None]:
 def tables_not_read(root: Path) -> str:
     """A hint about tables in a folder of images that have no labels; empty if there are none."""
     files = [path.name for path in root.iterdir() if path.suffix.lower() in (*_KINDS, *_OTHER_KINDS)]
-    shown = listed(sorted(files), _SHOWN)
+    shown = listed(sorted(files))
     return f" If one of these has the labels, give it as `dataset_name`, saved as CSV: {shown}." if files else ""
 
 
@@ -101,7 +100,7 @@ def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
         if image and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in rows):
             return [
                 f"Warning: the labels in {file.name!r} are not used; the classes are the folders: "
-                f"{listed(classes, _SHOWN)}. To use the table, give it "
+                f"{listed(classes)}. To use the table, give it "
                 f"as `dataset_name={file}`."
             ]
     return []
@@ -155,9 +154,7 @@ def _notes_on_unlisted(
     root: Path, tables: dict[str, Path], splits: dict[str, FileRows], apart: Path | None
 ) -> list[str]:
     """Messages about files that are in no table. Images in a folder called `unlabeled` need not be."""
-    found = find_images(root, apart)
-    for file in tables.values():
-        found.uncount(file)
+    found = find_images(root, apart, tables=tables.values())
     notes = found.notes()
     in_tables = {path for rows in splits.values() for path in [*rows.images, *(rows.masks or ())]}
     aside = [root / name for name in with_role((path.name for path in root.iterdir() if path.is_dir()), "unlabeled")]
@@ -209,7 +206,7 @@ def _listed_files(file: Path, cells: Sequence[Any], column: str, notes: list[str
         paths, missing = _files(folder, cells)
         notes.append(f"The files of {file.name!r} are those in {str(folder)!r}.")
     if missing:
-        shown = listed(map(repr, missing), _SHOWN)
+        shown = listed(map(repr, missing))
         raise DataError(
             f"{len(missing)} of {len(cells)} files in {str(file)!r} do not exist: {shown}. Paths are"
             f" relative to {str(file.parent)!r}, or to one folder in it. Correct the column {column!r}, or "
@@ -262,7 +259,7 @@ def _splits_in(
     roles = [role_of(word) for word in words]
     known = [role for role in roles if role is not None]
     if column and (len(known) < len(rows) or "train" not in known):
-        shown = ", ".join(repr(word) for word in list(dict.fromkeys(words))[:_SHOWN])
+        shown = listed(map(repr, dict.fromkeys(words)))
         notes.append(
             f"{'Warning: t' if known else 'T'}he column {column!r} of {str(file)!r} is not used, because not every row "
             f"names a split and one of them 'train': {shown}."

@@ -28,7 +28,6 @@ from .scan import ScannedImages
 
 QUEUE_FILE, COCO_FILE, IMAGES = "queue.csv", "annotations.json", "images"
 CONTENT = "content"  # the column with a hash of the image's file, by which a replaced image is noticed
-_SHOWN = 5
 
 
 def with_answers(
@@ -96,7 +95,7 @@ def _merge(answers: dict[str, Any], more: dict[str, Any], path: str) -> None:
     if against:
         raise DataError(
             f"`extra_labels` {path!r} contradicts earlier answers for {len(against)} images: "
-            f"{', '.join(against[:_SHOWN])}. Decide, and remove one of the answers."
+            f"{listed(against)}. Decide, and remove one of the answers."
         )
 
 
@@ -151,7 +150,7 @@ def read_answers(
     if replaced := [name for name in found if name in asked and here.get(name, asked[name]) != asked[name]]:
         raise DataError(
             f"`extra_labels` {str(path)!r} has answers for {len(replaced)} images whose files have been replaced since "
-            f"the queue was made: {listed(replaced, _SHOWN)}. Put the former images back. If an answer holds for the "
+            f"the queue was made: {listed(replaced)}. Put the former images back. If an answer holds for the "
             f"new image too, clear its cells in the column {CONTENT!r} of {QUEUE_FILE}; otherwise clear the answer."
         )
     return found
@@ -182,7 +181,7 @@ def _image_answers(
     if strangers := [name for name in moved if name not in {line.get("file", "") for line in lines}]:
         notes.append(
             f"Warning: skipped {len(strangers)} images in the class folders of {str(folder)!r} that are not in its "
-            f"{QUEUE_FILE}: {', '.join(strangers[:_SHOWN])}."
+            f"{QUEUE_FILE}: {listed(strangers)}."
         )
     said: dict[str, list[str]] = {}
     for line in lines:
@@ -194,7 +193,7 @@ def _image_answers(
     if against:
         raise DataError(
             f"{len(against)} images have contradicting answers in the table and the class folders:\n"
-            f"{listed_lines(against, _SHOWN)}\nDecide: correct the table, or move the image."
+            f"{listed_lines(against)}\nDecide: correct the table, or move the image."
         )
     _check_classes({name: answers[0] for name, answers in said.items() if answers}, names)
     return {name: _class(answers[0], names) for name, answers in said.items() if answers}
@@ -209,7 +208,7 @@ def _check_classes(answers: dict[str, str], names: Sequence[str]) -> None:
         except DataError as problem:
             problems.setdefault(label, f"{problem} (first for {name!r})")
     if len(problems) > 1:
-        lines = listed_lines(list(problems.values()), _SHOWN)
+        lines = listed_lines(list(problems.values()))
         raise DataError(f"{len(problems)} different labels are unknown:\n{lines}\nCorrect them.")
 
 
@@ -220,7 +219,7 @@ def _class(label: str, names: Sequence[str]) -> int:
         return names.index(same[0])
     if label not in names:
         near = difflib.get_close_matches(label, names, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"The classes are: {', '.join(names[:10])}."
+        hint = f"Did you mean {near[0]!r}?" if near else f"The classes are: {listed(names, 10)}."
         raise DataError(f"the label {label!r} is not one of the {len(names)} classes. {hint}")
     return names.index(label)
 

@@ -15,7 +15,7 @@ from ..arguments import DataArguments
 from ..messages import listed, listed_lines
 from ..reading.rows import DataError, is_label
 from .class_map import ClassMap, read_class_map
-from .scan import SHOWN, ScannedImages, listing
+from .scan import ScannedImages, listing
 
 ModelClasses = Callable[[int], list[str] | None]
 """The class names of the models for data with this number of classes, if they fit."""
@@ -126,11 +126,11 @@ def _classes_of_words(
         return by_number, given.names
     numbered = getattr(scanned.images.rows, "class_names", None)
     if numbered and len(numbered) == len(given.names) and not set(numbered) & set(given.names) and given.is_plain:
-        pairs = ", ".join(f"{old} = {new}" for old, new in list(zip(numbered, given.names, strict=True))[:SHOWN])
+        pairs = listed((f"{old} = {new}" for old, new in zip(numbered, given.names, strict=True)), 10)
         notes.append(f"Classes are renamed by {args.id2label!r}, in the order of their numbers: {pairs}.")
         return {word: index for index, word in enumerate(numbered)}, given.names
     raise DataError(
-        f"Labels {unknown[:SHOWN]} of {args.dataset_name!r} are not among the {len(given.names)} classes of "
+        f"Labels {unknown[:10]} of {args.dataset_name!r} are not among the {len(given.names)} classes of "
         f"{args.id2label!r}. Add them there, or correct them in the data."
     )
 
@@ -149,7 +149,7 @@ def look_alikes(words: Sequence[str]) -> list[str]:
         "classes. If they mean the same, correct them in the data."
         for same in groups.values()
         if len(same) > 1
-    ][:SHOWN]
+    ]
 
 
 def _deeper_classes(scanned: ScannedImages) -> str:
@@ -158,7 +158,7 @@ def _deeper_classes(scanned: ScannedImages) -> str:
     if len(deeper) < 2:
         return ""
     above = scanned.images.ids[0].split("/")[0]
-    return f" If the classes are {', '.join(deeper[:SHOWN])}, pass the folder {above!r} inside it as `dataset_name`."
+    return f" If the classes are {listed(deeper, 10)}, pass the folder {above!r} inside it as `dataset_name`."
 
 
 def _mask_classes(
@@ -196,7 +196,7 @@ def _mask_classes(
         if list(values) != list(range(len(given.names))):
             raise DataError(
                 f"`reduce_labels` stores class k as k + 1, but {args.id2label!r} has the ids "
-                f"{list(given.values)[:SHOWN]}. Omit `reduce_labels`: ids in a map are values in the masks."
+                f"{listed(given.values, 10)}. Omit `reduce_labels`: ids in a map are values in the masks."
             )
         return scanned, given.names
     if args.ignore_index in values:
@@ -244,10 +244,10 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
         strange = sorted({value for values in wrong.values() for value in values})
         known = f"{min(class_of)} to {max(class_of)}"
         if scanned.images.class_of is not None:
-            known = listed(class_of, SHOWN)
+            known = listed(class_of, 10)
         raise DataError(
             f"{len(wrong)} {role} masks contain values that are not among the {len(names)} classes ({known}):\n"
-            f"{listed_lines(lines, SHOWN, 'more masks')}\n{_remedy(strange, args)}"
+            f"{listed_lines(lines, 'more masks')}\n{_remedy(strange, args)}"
         )
     counts = np.zeros(len(names), dtype=np.int64)
     for values in scanned.values:
@@ -280,7 +280,7 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
     if missing:
         notes.append(
             f"Warning: {len(missing)} of {len(names)} classes have no labeled image and cannot be learned: "
-            f"{listed(missing, SHOWN)}. Label a few of each, or remove these classes."
+            f"{listed(missing, 10)}. Label a few of each, or remove these classes."
             + (' If the first class is 1, give it a name: `id2label=FILE`, with {"1": ...}.' * (missing == ["0"]))
         )
     return per_class
@@ -330,11 +330,11 @@ def _names_of_masks(
     ignore = f" If {last} means 'no label', pass `ignore_index={last}`." if alone else ""
     if count > 2 * len(values) + 1:
         kept = values[:-1] if alone and _is_end_of_range(last) else values
-        example = json.dumps({str(value): f"name of {value}" for value in kept[:SHOWN]})
+        example = json.dumps({str(value): f"name of {value}" for value in kept[:10]})
         raise DataError(
-            f"The training masks contain {len(values)} values up to {last} ({listed(values, SHOWN)}): as class "
+            f"The training masks contain {len(values)} values up to {last} ({listed(values, 10)}): as class "
             f"ids they would make {count} classes, most of them without a pixel.{ignore} Otherwise name the values "
-            f"with `id2label=FILE`; the file contains: {example[:-1]}{', ...' if len(kept) > SHOWN else ''}}}"
+            f"with `id2label=FILE`; the file contains: {example[:-1]}{', ...' if len(kept) > 10 else ''}}}"
         )
     less_one = ", less 1" if first else ""
     notes.append(
@@ -374,7 +374,7 @@ def _names_of_numbers(
 def _of_models(names: list[str]) -> str:
     return (
         f"The data names no classes, so label values are taken for the {len(names)} classes of the models: "
-        f"{listed(names, SHOWN)}. If they are other classes, name them with `id2label=FILE`."
+        f"{listed(names, 10)}. If they are other classes, name them with `id2label=FILE`."
     )
 
 

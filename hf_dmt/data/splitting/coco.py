@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..messages import listed_lines
+from ..messages import listed, listed_lines
 from ..reading.rows import DataError
 from ..tasks import IGNORE_INDEX
 
 TO_LABEL = "to label"  # the category of regions that nobody has answered yet
 _SAME_REGION = 0.5  # intersection over union above which two regions are the same
 _NEAR = 1.5  # pixels between the corners of a box and the same box after rounding by a tool
-_SHOWN = 5
 
 
 def region_masks(
@@ -98,13 +97,13 @@ def _labels(
         said[key] = line["label"]
     if contradictions:
         raise DataError(
-            f"{len(contradictions)} answers contradict:\n{listed_lines(contradictions, _SHOWN)}\nDecide, and correct "
+            f"{len(contradictions)} answers contradict:\n{listed_lines(contradictions)}\nDecide, and correct "
             "one of the two."
         )
     if lost:
         raise DataError(
             f"{len(lost)} answers in the table are for regions that are not in the annotations:\n"
-            f"{listed_lines(lost, _SHOWN)}\nThe tool has renumbered them: name the classes in the tool, or use the "
+            f"{listed_lines(lost)}\nThe tool has renumbered them: name the classes in the tool, or use the "
             "original file of the queue."
         )
     return found | said
@@ -130,7 +129,7 @@ def _file_of(image: Mapping[str, Any], id_of: Mapping[str, str]) -> str:
     name = _last(str(image["file_name"]))
     found = [name] if name in id_of else [file for file in id_of if re.fullmatch(rf".*[-_.]{re.escape(file)}", name)]
     if len(found) != 1:
-        shown = ", ".join(list(id_of)[:_SHOWN])
+        shown = listed(id_of)
         raise DataError(
             f"the image {image['file_name']!r} is not one of the {len(id_of)} in the queue ({shown}). Keep the file "
             "names, or remove this image."
@@ -187,9 +186,7 @@ def _check_contradictions(drawn: Mapping[str, Sequence[tuple[int, np.ndarray, An
                         f"{name}: annotations {other_number} and {number} are the same region with two classes"
                     )
     if twice:
-        raise DataError(
-            f"{len(twice)} answers contradict:\n{listed_lines(twice, _SHOWN)}\nDecide, and delete one of the two."
-        )
+        raise DataError(f"{len(twice)} answers contradict:\n{listed_lines(twice)}\nDecide, and delete one of the two.")
 
 
 def _together(name: str, regions: Sequence[tuple[int, np.ndarray, Any]], notes: list[str]) -> np.ndarray:

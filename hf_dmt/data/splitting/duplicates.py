@@ -16,7 +16,6 @@ from ..reading.decoding import to_rgb
 from ..reading.sources import ImageSet
 from .scan import ScannedImages, everywhere, listing
 
-_SHOWN = 3
 # Tried on 20,000 CIFAR-10 images. Resized and recompressed copies differ in at most 4 of 64 bits (99 %) and by at most
 # 2.6 in mean color; of 87 million pairs, one is this similar, and it is a real copy.
 _BITS = 4
@@ -56,7 +55,7 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
     """
     notes = []
     if twice := _two_labels(labeled):
-        shown = listed((listed(ids, _SHOWN, " and ") for ids in twice), _SHOWN, "; ")
+        shown = listed((listed(ids, separator=" and ") for ids in twice), separator="; ")
         what = "labels" if labeled.images.task == "image-classification" else "masks"
         notes.append(
             f"Warning: {_images_are(len(twice))} labeled more than once, with different {what}: {shown}. Only "
@@ -77,7 +76,7 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
                     for one, other in zip(at_first, at_second, strict=True)
                 )
                 notes.append(
-                    f"Warning: {_images_are(len(shared))} both {first} and {second} ({listed(pairs, _SHOWN)}), "
+                    f"Warning: {_images_are(len(shared))} both {first} and {second} ({listed(pairs)}), "
                     f"so scores on {second} are too high. Remove them from one of the two."
                 )
     return notes

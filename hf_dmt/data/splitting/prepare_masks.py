@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..messages import listed, listed_lines
 from ..reading.decoding import identify, opening, unused_part, upright
 from ..reading.finding import find_images
 from ..reading.masks import COLOR_VOID, MaskReading, mask_ids, read_colors
@@ -88,8 +89,7 @@ def prepare_masks(
         checked = list(pool.map(lambda pair: _summary(*convert(*pair)), zip(found.images, targets, strict=True)))
         problems = [problem for _, _, problem in checked if problem]
         if problems:
-            listed = "\n".join(f"  {problem}" for problem in problems[:5])
-            raise ValueError(f"{len(problems)} of {len(checked)} masks cannot be converted:\n{listed}")
+            raise ValueError(f"{len(problems)} of {len(checked)} masks cannot be converted:\n{listed_lines(problems)}")
         output.mkdir(parents=True, exist_ok=True)
 
         def write(path: Path, target: str) -> None:
@@ -161,14 +161,13 @@ def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndar
     if how.reading.colors:
         ids = np.where(ids == COLOR_VOID, VOID, ids)
     elif how.class_of is not None:
-        values = np.unique(ids)
+        values, places = np.unique(ids, return_inverse=True)
         strange = [value for value in values.tolist() if value not in how.class_of and value != VOID]
         if strange:
             raise ValueError(
-                f"{path} contains {strange[:5]}, which --values does not name. Add them, or save 255 for void."
+                f"{path} contains {listed(strange)}, which --values does not name. Add them, or save 255 for void."
             )
-        table = {value: how.class_of.get(value, VOID) for value in values.tolist()}
-        ids = np.vectorize(table.__getitem__, otypes=[np.int64])(ids)
+        ids = np.array([how.class_of.get(value, VOID) for value in values.tolist()])[places.reshape(ids.shape)]
     if image is not None:
         opened = identify(image.read_bytes())
         if ids.shape == opened.size[::-1]:  # drawn before the EXIF rotation

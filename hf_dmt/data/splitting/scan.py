@@ -20,7 +20,6 @@ from ..reading.looks import CachedLooks, Look, LookCache, NotCached
 from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 
-SHOWN = 10  # names per message; more would push the reason off the screen
 UNREADABLE = "images that cannot be read:"  # in the note about images that are skipped
 # longer over shorter side: resized by the shorter side, such an image has as many pixels as that many views
 _LONGEST_STRIP = 200
@@ -150,9 +149,9 @@ def _remarks(images: ImageSet, remarks: dict[int, str], what: str) -> list[str]:
     ]
 
 
-def listing(images: ImageSet, positions: Sequence[int] | np.ndarray, most: int = SHOWN) -> str:
+def listing(images: ImageSet, positions: Sequence[int] | np.ndarray) -> str:
     """The first few ids, for a message."""
-    return listed((images.id_of(int(position)) for position in positions), most)
+    return listed(images.id_of(int(position)) for position in positions)
 
 
 def _known(images: ImageSet, position: int, cached: CachedLooks) -> tuple[str, Any] | None:
@@ -183,7 +182,7 @@ def _look(images: ImageSet, position: int, looks: LookCache | CachedLooks) -> tu
 
 
 def _report(problems: list[str], count: int, role: str, skip_corrupt: bool, notes: list[str]) -> None:
-    lines = listed_lines(problems, SHOWN)
+    lines = listed_lines(problems)
     if len(problems) == count:
         raise DataError(f"None of the {count} {role} images can be read:\n{lines}\nCheck the path and the files.")
     if not skip_corrupt:

@@ -15,8 +15,6 @@ from ..reading.rows import DataError, Rows
 from ..reading.split_names import role_of, with_role
 from .scan import ScannedImages, listing, scan
 
-_SHOWN = 3
-
 
 def with_own_unlabeled(args: DataArguments, splits: dict[str, Rows], all_used: bool, notes: list[str]) -> DataArguments:
     """The arguments, with the data set's own folder or split called `unlabeled` if no other image is unlabeled."""
@@ -84,7 +82,7 @@ def notes_on_idle(idle: ScannedImages, unlabeled: ScannedImages | None) -> list[
         return []
     return [
         f"Warning: {len(unused)} training images are not used, neither with their labels nor as unlabeled images: "
-        f"{listing(idle.images, unused, _SHOWN)}. To use them without labels, add them to the folder or data set of "
+        f"{listing(idle.images, unused)}. To use them without labels, add them to the folder or data set of "
         "unlabeled images."
     ]
 
