@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_dmt.report import write_report
+from hf_dmt.report import figures, write_report
+from hf_dmt.report.panels import PANELS
 from tests.report.runs import write_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -21,8 +22,9 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium (chromium, chromium-browser or google-chrome on the path)"
 )
 
-# Headless Chromium makes no window narrower than 500 pixels, a frame can have any width.
-FRAME = '<iframe src="{report}" style="width:{width}px;height:2000px;border:0"></iframe>'
+# Headless Chromium makes no window narrower than 500 pixels, a frame can have any width. What a page in a frame is told
+# that its reader prefers, light or dark, is the color scheme of the frame.
+FRAME = '<iframe src="{report}" style="width:{width}px;height:2000px;border:0;color-scheme:{scheme}"></iframe>'
 PAGE = """<body style="margin:0">
 {frames}
 <pre id="found"></pre><script>
@@ -48,58 +50,60 @@ window.onload = () => {{
 </script></body>"""
 
 
-def look(reports: Sequence[Path], width: int, *, dark: bool, folder: Path) -> list[dict]:
-    """What a browser measures on each page; fails if anything appears in its console."""
-    page = folder / f"page-{width}.html"
-    page.write_text(PAGE.format(frames="\n".join(FRAME.format(report=file.as_uri(), width=width) for file in reports)))
+CLASSES = (2, 150)
+WIDTHS = {390: "dark", 1440: "light"}
+
+
+def look(frames: Sequence[str], folder: Path) -> tuple[list[dict], list[str]]:
+    """What a browser measures in each frame, and what appears in its console."""
+    page = folder / "page.html"
+    page.write_text(PAGE.format(frames="\n".join(frames)))
     command = [
         str(CHROMIUM),
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
         "--allow-file-access-from-files",
-        f"--user-data-dir={folder / f'profile-{width}'}",
-        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        f"--user-data-dir={folder / 'profile'}",
         "--window-size=1600,2000",
         "--enable-logging=stderr",
         "--dump-dom",
         page.as_uri(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not console, console
     found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, flags=re.DOTALL)
     assert found is not None and found.group(1), done.stderr[-2000:]
-    seen: list[dict] = json.loads(html.unescape(found.group(1)))
-    return seen
-
-
-CLASSES = (2, 150)
+    return json.loads(html.unescape(found.group(1))), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict]:
-    """Measurements by number of classes and width. All pages of a width share one start of the browser, which takes
-    longer than a page."""
+def looks(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[str]]:
+    """All pages share one start of the browser, which takes longer than a page: each number of classes at each width,
+    and a page of hostile names."""
     reports = []
     for count in CLASSES:
         names = [f"a rather long class name, number {number}" for number in range(count)]
         folder = tmp_path_factory.mktemp("run")
         reports.append(write_report(write_run(folder, classes=names, pixels=count == 150, gallery=True)))
-    looks = tmp_path_factory.mktemp("looks")
-    return {
-        (count, width): found
-        for width, dark in ((390, True), (1440, False))
-        for count, found in zip(CLASSES, look(reports, width, dark=dark, folder=looks), strict=True)
-    }
+    hostile = ["<script>console.log('run')</script>", '"><img src="http://127.0.0.1:9/x" onerror="console.log(1)">']
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "PANELS", [panel for panel in PANELS if panel.name in ("scores", "labels_per_class")])
+        last = write_report(write_run(tmp_path_factory.mktemp("run"), classes=hostile))
+    frames = [
+        FRAME.format(report=report.as_uri(), width=width, scheme=scheme)
+        for width, scheme in WIDTHS.items()
+        for report in reports
+    ]
+    return look([*frames, FRAME.format(report=last.as_uri(), width=1440, scheme="light")], last.parent)
 
 
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("classes", CLASSES)
-def test_nothing_is_cut_off_empty_or_invisible(seen: dict[tuple[int, int], dict], classes: int, width: int) -> None:
+def test_nothing_is_cut_off_empty_or_invisible(looks: tuple[list[dict], list[str]], classes: int, width: int) -> None:
     """Guards against a page wider than the screen, a figure of no height, and black letters on black: checks of the
     text miss these."""
-    dark, found = width == 390, seen[classes, width]
+    found = looks[0][list(WIDTHS).index(width) * len(CLASSES) + CLASSES.index(classes)]
+    dark = WIDTHS[width] == "dark"
     assert found["overflow"] <= 0
     assert len(found["figures"]) == 13
     assert all(300 < wide <= width and high > 150 for wide, high in found["figures"])
@@ -111,7 +115,9 @@ def test_nothing_is_cut_off_empty_or_invisible(seen: dict[tuple[int, int], dict]
     assert abs(found["page"] - found["ink"]) > 0.6 and abs(found["page"] - found["svgInk"]) > 0.25
 
 
-def test_hostile_names_stay_silent(tmp_path: Path) -> None:
-    """Whatever a name contains, the browser must run and load nothing from it; either would show in its console."""
-    names = ["<script>console.log('run')</script>", '"><img src="http://127.0.0.1:9/x" onerror="console.log(1)">']
-    look([write_report(write_run(tmp_path, classes=names))], 1440, dark=False, folder=tmp_path)
+def test_hostile_names_stay_silent(looks: tuple[list[dict], list[str]]) -> None:
+    """Whatever a name contains, the browser must run and load nothing from it; either would show in its console, as
+    would an error on one of the other pages."""
+    seen, console = looks
+    assert len(seen[-1]["figures"]) == 2, "the page of hostile names is shown"
+    assert not console, console
