@@ -137,8 +137,8 @@ class ModelPair(nn.Module, PushToHubMixin):
             module.eval()
         return self
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        return sum(self.member(name).num_parameters(only_trainable=only_trainable) for name in MEMBERS)
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        return sum(self.member(name).num_parameters(only_trainable, exclude_embeddings) for name in MEMBERS)
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         for name in MEMBERS:

@@ -346,11 +346,11 @@ class PairTrainer(Trainer):
         if self.is_world_process_zero():
             self.hub_model_id = self.publisher.open(token, private)
 
-    def create_model_card(self, **facts: Any) -> None:
-        """Write the pair and its card; `facts` are `license`, `language`, `tags`, `model_name`, `dataset`, ..."""
+    def create_model_card(self, language: str | None = None, license: str | None = None, **facts: Any) -> None:
+        """Write the pair and its card; `facts` are `tags`, `model_name`, `dataset`, ..."""
         folder = self.export()
         if self.is_world_process_zero():
-            self.publisher.write_card(folder, **facts)
+            self.publisher.write_card(folder, language=language, license=license, **facts)
 
     def push_to_hub(
         self,

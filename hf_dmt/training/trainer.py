@@ -111,6 +111,7 @@ class DMTTrainer(PairTrainer):
         self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.course = phases.Course(self.phases)
         self.sampler = PhaseBatchSampler(shape, rank=args.process_index, seed=args.seed)
+        self._begin_draws()  # so that batches can be looked at before training
         run_phases = phases.PhaseCallback(self.course, model, begin=self.begin_phase, after_update=self.after_update)
         drawn, trained = self._images_of_last_updates, lambda: self.trained_members
         self.nonfinite = SkipNonFinite(model, self.accelerator, self.telemetry, trained=trained, images=drawn)
@@ -231,12 +232,7 @@ class DMTTrainer(PairTrainer):
         with preserved_rng():
             if not self.records.phase_is_open:
                 self._open_phase(phase, begun=begun)
-            everything = np.arange(len(self.train_dataset.labeled))
-            rows = self.supervised_rows if phase.index == 0 else dict.fromkeys(MEMBERS, everything)
-            rows = {name: rows[name] for name in self.trained_members}
-            self.train_dataset.weak_views = self.weak_views if self._is_online() else None
-            drawn = {name: self.train_dataset.pseudo_rows(name) if phase.index else everything[:0] for name in rows}
-            self.sampler.begin(phase.index, phase.steps, rows, drawn, done=self.course.done)
+            self._begin_draws()
             if not begun:
                 if self.initial is not None and phase.index > 0:
                     seeds = [seed_for(self.args.seed, phase.index, number) for number in range(len(MEMBERS))]
@@ -246,6 +242,15 @@ class DMTTrainer(PairTrainer):
                 self.weights.offload(self.course.waiting)
             rate = self.args.supervised_learning_rate if phase.index == 0 else None
             self.restart_optimizer(phase.steps, self._resumed_from if in_the_middle else None, learning_rate=rate)
+
+    def _begin_draws(self) -> None:
+        """Set what the loader draws in the current phase."""
+        phase, everything = self.course.current, np.arange(len(self.train_dataset.labeled))
+        rows = self.supervised_rows if phase.index == 0 else dict.fromkeys(MEMBERS, everything)
+        rows = {name: rows[name] for name in self.trained_members}
+        self.train_dataset.weak_views = self.weak_views if self._is_online() else None
+        drawn = {name: self.train_dataset.pseudo_rows(name) if phase.index else everything[:0] for name in rows}
+        self.sampler.begin(phase.index, phase.steps, rows, drawn, done=self.course.done)
 
     def _open_phase(self, phase: Phase, *, begun: bool) -> None:
         """Start the phase's record, and get its labels: new ones, or the stored ones if it has `begun`."""
@@ -305,6 +310,12 @@ class DMTTrainer(PairTrainer):
         units of the whole update. DDP averages over processes and the Trainer divides by the accumulation steps, so
         the loss is multiplied by both.
         """
+        if not inputs.keys() <= set(MEMBERS):
+            raise ValueError(
+                f"compute_loss takes a batch of get_train_dataloader(), {{'a': ..., 'b': ...}}, got one of "
+                f"{', '.join(map(repr, inputs))}. Call trainer.evaluate(images) for the loss on other images, or "
+                "pair(images) for logits."
+            )
         phase, done = self.course.current, self.course.done
         if waiting := self.course.waiting:
             self.model.member(waiting).eval()  # the Trainer has just switched everything to training mode
@@ -343,6 +354,15 @@ class DMTTrainer(PairTrainer):
             record_phase(self)
             self.course.advance()
         return metrics
+
+    def evaluation_loop(self, *given: Any, **named: Any) -> Any:
+        """The stock loop and its loaders give both models the same inputs."""
+        raise ValueError(
+            "The stock loaders and loop for evaluation do not know that each model of a pair has its own image "
+            "processor. Call trainer.evaluate(images) for scores, or trainer.predict(images) for logits."
+        )
+
+    _get_dataloader = evaluation_loop  # behind `get_eval_dataloader` and `get_test_dataloader`
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """With `save_strategy best` the stock version saves improvements only; a phase must be resumable at its end."""

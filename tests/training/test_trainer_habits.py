@@ -123,6 +123,20 @@ def test_the_card_takes_what_scripts_for_the_stock_trainer_pass(
         trainer.create_model_card(licence="mit")
 
 
+def test_a_batch_is_looked_at_before_training(tmp_path: Path) -> None:
+    """Guards against a loader without batches, which looks like a data set without images, and against a traceback for
+    a batch of the stock kind."""
+    trainer = make_trainer(tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch.keys() == {"a", "b"} and len(trainer.get_train_dataloader()) == trainer.phases[0].steps
+    assert trainer.compute_loss(trainer.model, batch).requires_grad
+    with pytest.raises(ValueError, match=r"takes a batch of get_train_dataloader\(\).*got one of 'pixel_values'"):
+        trainer.compute_loss(trainer.model, {"pixel_values": batch["a"]["pixel_values"]})
+    trainer.create_model_card("en", "mit")
+    assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
+    assert trainer.floating_point_ops({"pixel_values": batch["a"]["pixel_values"]}) > 0
+
+
 def named(*names: str) -> datasets.Dataset:
     """Labeled images whose label column has names."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
@@ -160,6 +174,9 @@ def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             trainer.predict(given)
+    for stock in (trainer.get_eval_dataloader, trainer.get_test_dataloader, trainer.evaluation_loop):
+        with pytest.raises(ValueError, match=r"own image processor\. Call trainer\.evaluate\(images\) for scores, or"):
+            stock(images(3))
     trainer.add_callback(EarlyStoppingCallback())
     with pytest.raises(ValueError, match="EarlyStoppingCallback would stop"):
         trainer.train()
@@ -439,7 +456,7 @@ def test_the_trainer_has_two_storeys() -> None:
 
 # Private methods of our own; every other one replaces a method of the stock Trainer.
 HELPERS = {
-    *("_evaluate_set", "_open_phase", "_is_online"),
+    *("_begin_draws", "_evaluate_set", "_open_phase", "_is_online"),
     "_images_of_last_updates",
 }
 # What scripts call, and nothing else.
