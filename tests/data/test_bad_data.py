@@ -35,6 +35,17 @@ class TestWarnings:
         notes = notes_of(files.scene_flags(tmp_path, (0, 1), (255,), (0, 1)), PIXELS)
         assert "1 of 3 labeled masks are entirely void: images/01.jpg" in notes
 
+    def test_held_out_masks_are_void_all_over(self, tmp_path: Path) -> None:
+        """Guards against a run that ends in its first evaluation with a message about the best metric, and against a
+        test split that is scored without a score and without a word."""
+        for name, values in (("train", (0, 1)), ("validation", (255,)), ("test", (255,))):
+            files.scene_folder(tmp_path / name, [values] * 3)
+        with pytest.raises(DataError, match="masks of the 3 eval images are entirely void, so there is nothing to sc"):
+            assemble(DataArguments(str(tmp_path)), PIXELS)
+        for file in (tmp_path / "validation" / "masks").iterdir():
+            files.save(files.mask((0, 1)), file)
+        assert "masks of the 3 test images are entirely void" in notes_of({"dataset_name": str(tmp_path)}, PIXELS)
+
     def test_skipped_images_are_listed(self, tmp_path: Path) -> None:
         """Guards against images that are skipped without a message."""
         found = assemble(DataArguments(**files.truncated_flags(tmp_path, skip_corrupt_images=True)), IMAGES)

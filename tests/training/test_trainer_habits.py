@@ -137,6 +137,16 @@ def test_a_batch_is_looked_at_before_training(tmp_path: Path) -> None:
     assert trainer.floating_point_ops({"pixel_values": batch["a"]["pixel_values"]}) > 0
 
 
+def test_masks_without_a_class_are_refused(tmp_path: Path) -> None:
+    """Guards against a run that ends in its first evaluation with a message about the best metric."""
+    void = [{**item, "mask": np.full_like(item["mask"], -100)} for item in scenes(2)]
+    pair = make_pair("segformer", "segformer")
+    for sets in ({"evaluation": {"x": void}}, {"labeled": void}):
+        with pytest.raises(ValueError, match=r"masks of all 2 items of (eval_dataset\['x'\]|train_dataset) are ent"):
+            make_trainer(tmp_path, pair, **sets)
+    make_trainer(tmp_path, pair, evaluation=[void[0], *scenes(2)])
+
+
 def named(*names: str) -> datasets.Dataset:
     """Labeled images whose label column has names."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})

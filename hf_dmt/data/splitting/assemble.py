@@ -232,7 +232,8 @@ def _split_with_targets(
         found = found.subset(known)
     if not len(known):
         return None
-    check_targets(found, role, names, args)
+    if not any(check_targets(found, role, names, args)):
+        notes.append(f"Warning: the masks of the {len(found)} {role} images are entirely void, so there is no score.")
     return found
 
 

@@ -220,7 +220,8 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
     """For each class, the number of images that show it: in their label, or somewhere in their mask.
 
     Raises:
-        DataError: labels or mask values that are not classes, by file, with the likely fix.
+        DataError: labels or mask values that are not classes, by file, with the likely fix; only void in the masks that
+            a run needs.
     """
     if scanned.images.task == "image-classification":
         labels = scanned.images.labels
@@ -253,6 +254,14 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
     for values in scanned.values:
         for index in {class_of[value] for value in values or ()}:
             counts[index] += 1
+    if (
+        len(scanned) and not counts.any() and role != "test"
+    ):  # masks of a test split may be kept secret, and nothing depends on them
+        raise DataError(
+            f"The masks of the {len(scanned)} {role} images are entirely void, so there is nothing to "
+            f"{'learn' if role == 'labeled' else 'score'}. Choose other {role} images, or check `ignore_index` and "
+            "`reduce_labels`."
+        )
     return counts.tolist()
 
 
@@ -260,14 +269,9 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
     """Like `check_targets` for the images to learn from, with warnings about what they cannot teach.
 
     Raises:
-        DataError: also if all masks are void.
+        DataError: also if all masks show the same class.
     """
     per_class = check_targets(scanned, "labeled", names, args)
-    if not any(per_class):
-        raise DataError(
-            f"The masks of the {len(scanned)} labeled images are entirely void, so there is nothing to learn. Choose "
-            "other labeled images, or check `ignore_index` and `reduce_labels`."
-        )
     if scanned.images.task == "semantic-segmentation":
         _check_contrast(scanned, names, args)
     void = [position for position, values in enumerate(scanned.values) if values == ()]

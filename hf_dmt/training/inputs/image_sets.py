@@ -8,8 +8,9 @@ from typing import Any
 from ...data.labels.items import check_item_labels
 from ...data.reading.decoding import to_rgb
 from ...data.reading.masks import to_mask
-from ...data.reading.sources import ImageSet, check_mask_size
-from ...data.tasks import TASKS
+from ...data.reading.rows import is_label
+from ...data.reading.sources import ImageSet, check_mask_size, reading_an_item
+from ...data.tasks import IGNORE_INDEX, TASKS
 from ...models.pair import ModelPair
 from .streams import is_stream
 
@@ -64,6 +65,8 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
             raise ValueError(f"Item {position} of {role} {lack} Give map-style items {form}.")
     if not isinstance(source, ImageSet):  # whose files were all read before
         _try_to_read(item, f"Item 0 of {role}", with_mask=target == "mask" and item.get("mask") is not None)
+        if target == "mask" and with_target:
+            _check_not_void(source, role)
     if target == "label" and (isinstance(source, (list, tuple)) or "label" in item):
         _check_class_order(source, role, model.class_names)
         check_item_labels(source, role, model.class_names, optional=not with_target)
@@ -113,6 +116,20 @@ def _try_to_read(item: Mapping[str, Any], name: str, *, with_mask: bool) -> None
             check_mask_size(to_mask(item["mask"], name).shape, image.size, name)
     except TypeError as problem:
         raise ValueError(f"{problem} Correct the data set.") from problem
+
+
+def _check_not_void(source: Any, role: str) -> None:
+    """Raise a ValueError if all masks are void; usually, only the first one is read."""
+    for row in range(len(source)):
+        name = f"Item {row} of {role}"
+        with reading_an_item(name):
+            mask = source[row].get("mask")
+        if is_label(mask) and (to_mask(mask, name) != IGNORE_INDEX).any():
+            return
+    raise ValueError(
+        f"The masks of all {len(source)} items of {role} are entirely void ({IGNORE_INDEX}), so there is nothing to "
+        "learn or to score. Give masks with class ids, or omit these images."
+    )
 
 
 def class_label_names(source: Any) -> list[str] | None:
