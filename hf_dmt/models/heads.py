@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, initialization
+from transformers import PretrainedConfig, PreTrainedModel, initialization
 
 from ..data.seeds import seeded
 
@@ -20,13 +23,28 @@ def class_tensors(model: PreTrainedModel) -> set[str]:
     return {key for key, shape in smaller.items() if shape != larger[key]}
 
 
-def shapes(model: PreTrainedModel, num_labels: int) -> dict[str, torch.Size]:
+def shapes(model: PreTrainedModel, num_labels: int) -> Mapping[str, torch.Size]:
     """The shapes of the tensors that the configuration of a model describes, with another number of classes."""
     config = copy.deepcopy(model.config)
     config.num_labels = num_labels
+    return _shapes(_Described(type(model), repr(config.to_dict()), config))
+
+
+@dataclass(frozen=True)
+class _Described:
+    """Equal for equal classes and configurations; transformers' configurations cannot be hashed."""
+
+    kind: type[PreTrainedModel]
+    text: str
+    config: PretrainedConfig = field(compare=False)
+
+
+@lru_cache(maxsize=64)  # a pair is asked a dozen times, and each time means building a model of hundreds of layers
+def _shapes(described: _Described) -> Mapping[str, torch.Size]:
     # As from_pretrained does: without it, a model that computes Python numbers while it is built would fail.
     with torch.device("meta"), initialization.meta_device_safe_creation_ops():
-        return {key: value.shape for key, value in type(model)(config).state_dict().items()}
+        made = described.kind(described.config)
+    return MappingProxyType({key: value.shape for key, value in made.state_dict().items()})
 
 
 def backbone_prefixes(model: PreTrainedModel, head: set[str]) -> tuple[str, ...]:

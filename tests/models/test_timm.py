@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from timm.models._hub import save_for_hf
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
+from transformers.utils import is_timm_available
 
 from hf_dmt import ModelPair
 from hf_dmt.models.heads import class_tensors
@@ -156,18 +158,21 @@ def test_another_models_processor_is_refused(saved: dict[str, str]) -> None:
             ModelPair(pair.model_a, pair.model_b, processor_a, processor_b)
 
 
-def test_without_timm_one_sentence_says_what_to_install(saved: dict[str, str]) -> None:
+def test_without_timm_one_sentence_says_what_to_install(
+    saved: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """If timm is missing, one sentence must say what to install; another package's traceback does not help."""
-    code = (
-        "import sys; sys.modules['timm'] = None\n"
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name.split('.')[0] == 'timm' else find(name, *rest)\n"
-        "from hf_dmt import ModelPair\n"
-        f"ModelPair.from_models({saved['resnet']!r}, 'tiny:vit', id2label={{0: 'x'}})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.split(":")[0].endswith(".CheckpointError") and "pip install 'hf-dmt[timm]'" in last, done.stderr
+    find = importlib.util.find_spec
+
+    def without_timm(name: str, package: str | None = None) -> Any:
+        return None if name.split(".")[0] == "timm" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_timm)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    is_timm_available.cache_clear()
+    request.addfinalizer(is_timm_available.cache_clear)
+    with pytest.raises(CheckpointError, match=r"pip install 'hf-dmt\[timm\]'"):
+        ModelPair.from_models(saved["resnet"], "tiny:vit", id2label={0: "x"})
 
 
 def test_the_saved_configuration_has_one_set_of_class_names(saved: dict[str, str], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from small_runs import (
     telemetry,
     without_times,
 )
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_dmt import DMTTrainer
 
@@ -89,7 +91,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(folder: Path, settings: dict[str, Any], kill_at: int | None = None, resume: Any = None) -> DMTTrainer:
+def run(
+    folder: Path, settings: dict[str, Any], resume: Any = None, callbacks: Sequence[TrainerCallback] = ()
+) -> DMTTrainer:
     """Train as a new process would: a new pair, a new trainer, another random state; then export."""
     settings = dict(settings)
     members, dropout = settings.pop("members", ("vit", "swin")), settings.pop("dropout", 0.0)
@@ -101,7 +105,7 @@ def run(folder: Path, settings: dict[str, Any], kill_at: int | None = None, resu
         pair,
         evaluation=evaluation,
         test=evaluation,
-        callbacks=[KillAt(kill_at)] if kill_at else None,
+        callbacks=list(callbacks),
         # Logs at other steps than checkpoints: the sums between two logs must survive too.
         **{"save_strategy": "steps", "save_steps": 2, "logging_steps": 5, **settings},
     )
@@ -110,18 +114,39 @@ def run(folder: Path, settings: dict[str, Any], kill_at: int | None = None, resu
     return trainer
 
 
+class CopyAfterUpdates(TrainerCallback):
+    """Copies the output folder right after every update, before anything is logged or saved at it."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(str(args.output_dir))
+        shutil.copytree(folder, folder.with_name(f"after-{state.global_step}"))
+
+
+class Runs:
+    """Each of RUNS is run once, to its end. A killed run is a copy of what was on the disk at that moment."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def finished(self, name: str) -> Path:
+        """The folder of a run that was left alone."""
+        home = self.root / name
+        if not home.exists():
+            run(home / "run", RUNS[name], callbacks=[CopyAfterUpdates()])
+            (home / "run").rename(home / "finished")
+        return home / "finished"
+
+    def killed(self, name: str, step: int) -> Path:
+        """The folder that a run leaves if its process is killed right after an update, at the path it had then."""
+        folder = self.finished(name).with_name("run")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(folder.with_name(f"after-{step}"), folder)
+        return folder
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder of each run left alone, run once."""
-    done: dict[str, Path] = {}
-
-    def folder_of(name: str) -> Path:
-        if name not in done:
-            done[name] = tmp_path_factory.mktemp(name)
-            run(done[name], RUNS[name])
-        return done[name]
-
-    return folder_of
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
@@ -141,17 +166,16 @@ def assert_same_run(found: Path, expected: Path) -> None:
 # Phases end at steps 3, 5 and 8; checkpoints are at 2, 3, 4, 5, 6 and 8.
 # Other runs below are killed at the steps marked slow: "rate-of-phase-0" at 3, the others at 7.
 @pytest.mark.parametrize("kill_at", [1, 4, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5, 6, 7))])
-def test_killed_at_any_step(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
+def test_killed_at_any_step(runs: Runs, kill_at: int) -> None:
     """Guards against weights that stay unloaded, dropout that draws differently, a phase begun twice, and records
     counted twice.
 
     Killed before any checkpoint, in phase 0 after one, right after a phase's end, in the middle of later phases, and at
     the last step before its checkpoint.
     """
-    with pytest.raises(Kill):
-        run(tmp_path, RUNS["dropout"], kill_at=kill_at)
-    run(tmp_path, RUNS["dropout"], resume=True)
-    assert_same_run(tmp_path, uninterrupted("dropout"))
+    folder = runs.killed("dropout", kill_at)
+    run(folder, RUNS["dropout"], resume=True)
+    assert_same_run(folder, runs.finished("dropout"))
 
 
 # Other runs cover their parts: "pixels-ema", "parts-in-turn", weak views (drawn in the same way), the warm-up of
@@ -167,56 +191,49 @@ TOGETHER_ELSEWHERE = ("pixels", "parts", "strong", "warm-up", "ema", "alternate"
         if name != "dropout"
     ],
 )
-def test_every_kind_of_run_resumes_exactly(tmp_path: Path, uninterrupted: Any, name: str) -> None:
+def test_every_kind_of_run_resumes_exactly(runs: Runs, name: str) -> None:
     """Guards against faults in the middle of a phase: averages restarted, mixup drawn again, a warm-up's rate of 0 for
     one update, backbones restored twice, a ramp that starts again, and labels made by weights from the middle of the
     phase."""
     # Between two checkpoints of a phase, the first of which is in its middle. Phases: 3, 2, 3; two of 3.
-    kill_at = {"online": 6, "workers": 6, "rate-of-phase-0": 3}.get(name, 7)
-    with pytest.raises(Kill):
-        run(tmp_path, RUNS[name], kill_at=kill_at)
-    run(tmp_path, RUNS[name], resume="True")
-    assert_same_run(tmp_path, uninterrupted(name))
+    folder = runs.killed(name, {"online": 6, "workers": 6, "rate-of-phase-0": 3}.get(name, 7))
+    run(folder, RUNS[name], resume="True")
+    assert_same_run(folder, runs.finished(name))
 
 
 # Turns end at steps 3, 6, 8, 10, 13 and 16, phases at every second of these.
 @pytest.mark.parametrize("kill_at", [5, 9, 10, 12])
-def test_killed_in_either_turn(tmp_path: Path, uninterrupted: Any, kill_at: int) -> None:
+def test_killed_in_either_turn(runs: Runs, kill_at: int) -> None:
     """Guards against a second turn that begins on labels of the first turn's weights, and against repeating the first
     turn.
 
     Killed in the second turn of phase 0, right after the end of a first turn and of a second one, and in a first one.
     """
-    with pytest.raises(Kill):
-        run(tmp_path, RUNS["alternate"], kill_at=kill_at)
-    run(tmp_path, RUNS["alternate"], resume=True)
-    assert_same_run(tmp_path, uninterrupted("alternate"))
+    folder = runs.killed("alternate", kill_at)
+    run(folder, RUNS["alternate"], resume=True)
+    assert_same_run(folder, runs.finished("alternate"))
 
 
 @pytest.mark.parametrize("name", ["ema", "initial", "pixels", "best"])
-def test_resume_where_a_phase_ended(tmp_path: Path, uninterrupted: Any, name: str) -> None:
+def test_resume_where_a_phase_ended(runs: Runs, name: str) -> None:
     """Guards against labels of the next phase made by other weights (live instead of averaged, restored instead of
     trained)."""
     ends = 6 if name == "pixels" else 5
-    with pytest.raises(Kill):
-        run(tmp_path, RUNS[name], kill_at=ends + 1)
-    run(tmp_path, RUNS[name], resume=str(tmp_path / f"checkpoint-{ends}"))
-    assert_same_run(tmp_path, uninterrupted(name))
+    folder = runs.killed(name, ends + 1)
+    run(folder, RUNS[name], resume=str(folder / f"checkpoint-{ends}"))
+    assert_same_run(folder, runs.finished(name))
 
 
 @pytest.mark.parametrize(("name", "phase", "begins"), [("dropout", 1, 3), ("pixels", 2, 6)])
-def test_killed_between_the_labels_and_their_gallery(
-    tmp_path: Path, uninterrupted: Any, name: str, phase: int, begins: int
-) -> None:
+def test_killed_between_the_labels_and_their_gallery(runs: Runs, name: str, phase: int, begins: int) -> None:
     """Guards against a report without images of a phase: the resumed run finds complete labels and makes none, but
     their gallery is missing."""
-    with pytest.raises(Kill):
-        run(tmp_path, RUNS[name], kill_at=begins + 1)
-    shown, expected = (folder / f"gallery/phase-{phase}/gallery.json" for folder in (tmp_path, uninterrupted(name)))
+    folder = runs.killed(name, begins + 1)
+    shown, expected = (where / f"gallery/phase-{phase}/gallery.json" for where in (folder, runs.finished(name)))
     shown.unlink()
-    run(tmp_path, RUNS[name], resume=str(tmp_path / f"checkpoint-{begins}"))
+    run(folder, RUNS[name], resume=str(folder / f"checkpoint-{begins}"))
     assert shown.read_bytes() == expected.read_bytes()
-    assert_same_run(tmp_path, uninterrupted(name))
+    assert_same_run(folder, runs.finished(name))
 
 
 def test_finished_run_resumed_exports_the_same_root(tmp_path: Path) -> None:
@@ -233,13 +250,13 @@ def test_finished_run_resumed_exports_the_same_root(tmp_path: Path) -> None:
     assert_same(state_of(second.model), state_of(first.model))
 
 
-def test_killed_twice(tmp_path: Path, uninterrupted: Any) -> None:
+def test_killed_twice(runs: Runs) -> None:
     """Guards against a resumed run that cannot be resumed again (order of the optimizer state, phase, averages)."""
-    for kill_at, resume in ((4, None), (7, True)):
-        with pytest.raises(Kill):
-            run(tmp_path, RUNS["ema"], kill_at=kill_at, resume=resume)
-    run(tmp_path, RUNS["ema"], resume=True)
-    assert_same_run(tmp_path, uninterrupted("ema"))
+    folder = runs.killed("ema", 4)
+    with pytest.raises(Kill):
+        run(folder, RUNS["ema"], resume=True, callbacks=[KillAt(7)])
+    run(folder, RUNS["ema"], resume=True)
+    assert_same_run(folder, runs.finished("ema"))
 
 
 def test_stock_loading_would_fail_this(tmp_path: Path) -> None:

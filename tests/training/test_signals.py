@@ -17,6 +17,7 @@ from kills import write_images
 from hf_dmt.data.drawing.sampler import Draw
 from hf_dmt.data.drawing.samples import PairDataset
 from hf_dmt.data.reading.decoding import CorruptImage
+from hf_dmt.training.run import preemption
 from hf_dmt.training.settings import command_line
 from scripts.run_dmt import main
 from tests import forked
@@ -92,8 +93,30 @@ def test_ctrl_c_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     assert f"--output_dir {out} --resume_from_checkpoint true" in said and len(checkpoints(out)) == 1
 
 
+def under_a_launcher(arguments: list[str]) -> int:
+    """A launcher that dies of a signal without passing it on, as Accelerate's does."""
+    os.environ["TORCHELASTIC_RUN_ID"] = "none"
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return 1
+    return main(arguments)
+
+
 def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> None:
     """Guards against a run that continues without its launcher while the scheduler reports that the job has ended."""
+    data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
+    process = forked.start(under_a_launcher, flags(data, out), log=log)
+    wait_for("step 4/", log, process.is_alive)
+    assert process.pid is not None
+    process.terminate()
+    process.join(30)
+    wait_until_empty(process.pid)
+    assert len(checkpoints(out)) == 1 and "The launcher has died: saving a checkpoint" in log.read_text()
+
+
+@pytest.mark.slow  # imports everything twice: the test above has another launcher, and the one below a process's name
+def test_a_run_whose_real_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> None:
+    """Guards against the same fault under `accelerate launch`, which starts a single process in a way of its own."""
     data, out, log = write_images(tmp_path / "data", "image-classification"), tmp_path / "run", tmp_path / "log"
     process = start([*ONE, SCRIPT, *flags(data, out)], log)
     wait_for("step 4/", log, lambda: process.poll() is None)
@@ -101,6 +124,18 @@ def test_a_run_whose_launcher_died_stops_with_a_checkpoint(tmp_path: Path) -> No
     process.wait(30)
     wait_until_empty(process.pid)
     assert len(checkpoints(out)) == 1 and "The launcher has died: saving a checkpoint" in log.read_text()
+
+
+@pytest.mark.parametrize("name", ["accelerate launch", "a shell"])
+def test_only_a_launcher_is_waited_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Guards against a run that stops when the shell that started it ends (`nohup`), although an earlier launcher left
+    its variables in the environment, and against one that does not know `accelerate launch` with one process."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    with subprocess.Popen(["sh", "-c", "read line", name], stdin=subprocess.PIPE) as parent:  # ends at the end of this
+        monkeypatch.setattr(os, "getppid", lambda: parent.pid)
+        found = preemption._launcher()
+    assert found == (parent.pid if name == "accelerate launch" else None)
 
 
 def fails_in_the_second_process(arguments: list[str]) -> int:
