@@ -28,6 +28,8 @@ from hf_dmt.models.loading import CheckpointError
 from hf_dmt.models.pair import PAIR_FILE, PEER_FOLDER, ModelPair, member_state
 from hf_dmt.models.preprocessing import clean_inputs
 
+from .conftest import build_member
+
 CLASSES = ["ant", "bee", "cat"]
 IMAGE_FAMILIES = ["vit", "swin", "dinov2", "resnet", "convnext"]
 PIXEL_FAMILIES = ["segformer", "upernet", "dpt", "mobilenet", "beit"]
@@ -275,20 +277,32 @@ DAMAGES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory) -> tuple[Path, ModelPair, dict[str, torch.Tensor]]:
+    """A saved pair, another pair of the same architectures, and the weights of that one."""
+    folder, members = tmp_path_factory.mktemp("intact"), [build_member("vit"), build_member("resnet")]
+    pair = ModelPair(*(model for model, _ in members), *(processor for _, processor in members))
+    pair.save_pretrained(folder)
+    with torch.no_grad():
+        for parameter in pair.parameters():
+            parameter.add_(1)
+    return folder, pair, state(pair)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_pair_is_refused(damage, make_pair, tmp_path):
+def test_damaged_pair_is_refused(damage, intact, tmp_path):
     """A pair is loaded whole or refused: half a pair would be trained or published without an error."""
-    pair = make_pair("vit", "resnet")
-    pair.save_pretrained(tmp_path)
-    before = state(pair)
-    spoil, message = DAMAGES[damage]
-    spoil(tmp_path)
+    (folder, live, before), (spoil, message) = intact, DAMAGES[damage]
+    damaged = shutil.copytree(folder, tmp_path / "pair")
+    spoil(damaged)
     with pytest.raises(CheckpointError, match=f"(?s){message}"):
-        ModelPair.from_pretrained(tmp_path)
+        ModelPair.from_pretrained(damaged)
     with pytest.raises(CheckpointError, match=f"(?s){message}"):
-        pair.load_weights(tmp_path)
+        live.load_weights(damaged)
+    changed = differing(state(live), before)
+    live.load_state_dict(before)
     if "peer" not in damage and "member" not in damage:
-        assert differing(state(pair), before) == []
+        assert changed == []
 
 
 @pytest.mark.parametrize(
@@ -301,18 +315,17 @@ def test_damaged_pair_is_refused(damage, make_pair, tmp_path):
         (None, "nested too deeply"),
     ],
 )
-def test_a_configuration_that_would_fill_the_memory_is_not_built(make_pair, tmp_path, spoiled, says):
+def test_a_configuration_that_would_fill_the_memory_is_not_built(intact, tmp_path, spoiled, says):
     """Guards against a stranger's config.json with a billion classes, which fills a table of that size as soon as it is
     read."""
-    pair = make_pair("vit", "resnet")
-    pair.save_pretrained(tmp_path)
-    file = tmp_path / PEER_FOLDER / "config.json"
+    damaged = shutil.copytree(intact[0], tmp_path / "pair")
+    file = damaged / PEER_FOLDER / "config.json"
     text = json.dumps(json.loads(file.read_text()) | spoiled) if spoiled else '{"a": ' + "[" * 99_999
     file.write_text(text)
     with pytest.raises(CheckpointError, match=says):
-        ModelPair.from_pretrained(tmp_path)
+        ModelPair.from_pretrained(damaged)
     with pytest.raises(CheckpointError, match=says):
-        ModelPair.from_models(tmp_path / PEER_FOLDER, tmp_path, id2label={0: "x", 1: "y"})
+        ModelPair.from_models(damaged / PEER_FOLDER, damaged, id2label={0: "x", 1: "y"})
 
 
 def test_weights_of_other_architectures_are_refused(make_pair, tmp_path):

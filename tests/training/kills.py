@@ -10,6 +10,7 @@ A plain module, because the processes import it. They are forked from a server t
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -102,6 +103,7 @@ def _run(arguments: list[str], folders: list[str], how: dict[str, Any], output: 
     from hf_dmt.commands.train import run as main
     from hf_dmt.report import figures
 
+    gc.freeze()  # every training ends in gc.collect(), which need not walk through the libraries
     figures.PANELS = figures.PANELS[:1]  # the other panels are drawn and written in the same way
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # data workers start as in a run of the command line

@@ -90,7 +90,7 @@ def test_a_step_stays_on_the_device(pair: ModelPair, monkeypatch: pytest.MonkeyP
     """Guards against a step that waits for the device several times, or computes part of the loss on the CPU."""
     # The mixup ratio and order are drawn on the CPU and copied to the device once.
     monkeypatch.setattr(step, "draw_mixup", lambda n, alpha, generator: (0.7, torch.arange(n)))
-    for amp, settings in product((False, True), SETTINGS):
+    for amp, settings in [*product([False], SETTINGS), (True, SETTINGS[0]), (True, SETTINGS[-1])]:
         knobs, inputs, telemetry = Knobs(**settings), batch(pair), Telemetry(CUDA)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=amp):
             steps, logits = step.member_steps(

@@ -39,7 +39,7 @@ def parts(state: dict[str, torch.Tensor], members: tuple[str, str], *, backbone:
 @pytest.mark.parametrize(
     ("members", "settings"),
     [
-        (("vit", "resnet"), {}),
+        pytest.param(("vit", "resnet"), {}, marks=pytest.mark.slow),  # every other one is this with more switched on
         (("vit", "resnet"), {"ema_decay": 0.5, "mixup_alpha": 0.75}),
         (("vit", "swin"), {"strategy": "online", "label_ratios": None}),
         (("vit", "swin"), {"exchange": "sequential", "learning_rate_b": 1e-3}),
@@ -56,7 +56,7 @@ def test_the_backbone_does_not_move_and_the_head_does(
     pair = make_pair(*members, dropout=0.3)
     first = state_of(pair)
     evaluation = (scenes if pair.task == PIXELS else images)(6, seed=3)
-    trainer = make_trainer(tmp_path, pair, evaluation=evaluation, freeze_backbone=True, **settings)
+    trainer = make_trainer(tmp_path, pair, evaluation=evaluation, freeze_backbone=True, max_steps=2, **settings)
     trainer.train()
     last = state_of(pair)
     assert_same(parts(last, members, backbone=True), parts(first, members, backbone=True))

@@ -235,7 +235,7 @@ def test_an_epoch_cannot_stop_within_its_phase(tmp_path: Path) -> None:
 
 def test_test_split_is_scored_after_the_first_and_the_last_phase(tmp_path: Path) -> None:
     """Guards against a published gain that is measured against another phase than phase 0."""
-    make_trainer(tmp_path, test=images(6, seed=4), evaluation=images(6, seed=3)).train()
+    make_trainer(tmp_path, test=images(6, seed=4), evaluation=images(6, seed=3), max_steps=1).train()
     tests = [entry["test"] for entry in results(tmp_path)["phases"]]
     assert tests[1] is None
     for found in (tests[0], tests[2]):
@@ -265,6 +265,7 @@ def test_labeling_and_evaluation_move_no_random_state(tmp_path: Path, members: t
         evaluation=made,
         test=made,
         callbacks=[Watch()],
+        label_ratios=[1.0],
         eval_strategy="steps",
         eval_steps=1,
         augmentation="strong" if members[0] != "segformer" else None,

@@ -42,6 +42,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "best looks": {"phase_weights": "best", "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 5e-2},
     "pixels": {**PIXELS, "ema_decay": 0.9},
 }
+# The usual tests run two at once where one does not hide the other. The slow tests say which of them is at fault.
+AT_ONCE = (
+    ("batch statistics, averages", "best looks"),
+    ("mixup, accumulation", "initial weights, other rates"),
+)
+TOGETHER = [
+    *[pytest.param(name, marks=pytest.mark.slow) if any(name in pair for pair in AT_ONCE) else name for name in RUNS],
+    *[" + ".join(pair) for pair in AT_ONCE],
+]
+RUNS |= {" + ".join(pair): {**RUNS[pair[0]], **RUNS[pair[1]]} for pair in AT_ONCE}
 
 
 def run(folder: Path, schedule: str, **settings: Any) -> DMTTrainer:
@@ -58,7 +68,7 @@ def run(folder: Path, schedule: str, **settings: Any) -> DMTTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_turns_end_where_training_together_ends(tmp_path: Path, name: str) -> None:
     """Guards against a memory-saving mode that trains something else: labels of half-trained models, averages or
     initial weights that return in the second turn, other images, or a schedule over both turns."""
