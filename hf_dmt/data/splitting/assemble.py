@@ -105,69 +105,66 @@ def assemble(
     everything = _training_images(splits, task, args, notes)
     everything, names = with_classes(everything, names, args, model_classes, notes)
 
-    test = _split_with_targets(splits, "test", everything, names, args, notes)
+    own_test = _split_with_targets(splits, "test", everything, names, args, notes)
     of_pair = of_same_data(of_pair, everything, origin("dataset", args.dataset_name))
-    own_test, earlier = test, earlier_split(args.labeled_ids) or of_pair
-    everything, test = _with_test(everything, test, args, earlier, notes)
-    labels = everything.images.labels
-    labeled_rows = _labeled_rows(everything, labels, args, notes)
-    held_out = _split_with_targets(splits, "eval", everything, names, args, notes)
-    carved = np.empty(0, dtype=np.int64)
-    if held_out is None:
-        labeled_rows, carved = _carve(labeled_rows, labels, everything.images, args, earlier)
-        if len(carved):
-            held_out = everything.subset(carved)
-            notes.append(f"No evaluation split: {len(carved)} of the labeled images are held out for evaluation.")
-        else:
-            notes.append(
-                f"No evaluation split, and {len(labeled_rows)} labeled images are too few to hold some out (it takes "
-                "10, and 3 of a class): nothing is evaluated, and model a is exported as the main checkpoint."
-            )
-    used = np.union1d(labeled_rows, carved)
-    scanned = everything.subset(labeled_rows)
-    for role, found in (("eval", everything.subset(carved)), ("test", test if test is not own_test else None)):
-        if found is not None:
+    earlier = earlier_split(args.labeled_ids) or of_pair
+    everything, test = _with_test(everything, own_test, args, earlier, notes)
+    labeled_rows = _labeled_rows(everything, args, notes)
+    evaluation, eval_rows = _split_with_targets(splits, "eval", everything, names, args, notes), np.empty(0, np.int64)
+    if evaluation is None:
+        labeled_rows, eval_rows = _hold_out_eval(labeled_rows, everything.images, args, earlier, notes)
+        evaluation = everything.subset(eval_rows) if len(eval_rows) else None
+    used = np.union1d(labeled_rows, eval_rows)
+    scored = {"eval": evaluation, "test": test}
+    from_training = {"eval": len(eval_rows) > 0, "test": test is not own_test}
+    for role, found in scored.items():
+        if found is not None and from_training[role]:  # those of other splits have been checked
             check_targets(found, role, names, args)
+
+    labeled = everything.subset(labeled_rows)
     args = with_own_unlabeled(args, splits, len(used) == len(everything), notes)
-    rest = unlabeled_images(args, everything, used, names, notes, token)
-    notes += notes_on_idle(everything.subset(np.setdiff1d(np.arange(len(everything)), used)), rest)
-    if rest is not None and args.dataset_name not in BUILTIN_SETS:
-        rest = without_copies(rest, {"eval": held_out, "test": test}, notes)
+    unlabeled = unlabeled_images(args, everything, used, names, notes, token)
+    notes += notes_on_idle(everything.subset(np.setdiff1d(np.arange(len(everything)), used)), unlabeled)
+    if unlabeled is not None and args.dataset_name not in BUILTIN_SETS:
+        unlabeled = without_copies(unlabeled, scored, notes)
     if args.extra_labels:
-        scanned, rest = with_answers(scanned, rest, names, args, notes)
-    per_class = check_labeled(scanned, names, args, notes)
-    in_use = [found for found in (everything, held_out, test) if found is not None]
-    notes += notes_on_unused_splits(splits, in_use, args)
-    sets = {"labeled": scanned, "unlabeled": rest, "eval": held_out, "test": test}
-    if args.dataset_name not in BUILTIN_SETS:
-        notes += duplicate_notes(scanned, {role: found for role, found in sets.items() if role != "labeled"})
-    labeled, unlabeled, evaluation, test_images = (
-        found.images if found is not None else None for found in sets.values()
-    )
-    assert labeled is not None
+        labeled, unlabeled = with_answers(labeled, unlabeled, names, args, notes)
+    per_class = check_labeled(labeled, names, args, notes)
+    sets = {"labeled": labeled, "unlabeled": unlabeled, **scored}
     known = {role: found for role, found in sets.items() if found is not None}
-    sizes = {role: found.sizes for role, found in known.items()}
-    modes = {role: dict(Counter(found.modes.tolist())) for role, found in known.items()}
+    notes += notes_on_unused_splits(splits, [everything, *known.values()], args)
+    if args.dataset_name not in BUILTIN_SETS:
+        notes += duplicate_notes(known)
+
     first = len(labeled_rows)  # those after them were labeled later and are unknown to `--labeled_ids`
-    roles: dict[str, Sequence[str]] = {
-        "labeled": labeled.ids[:first],
-        **({"extra_labeled": labeled.ids[first:]} if args.extra_labels else {}),
-        "unlabeled": unlabeled.ids if unlabeled is not None else [],
-        "eval": evaluation.ids if evaluation is not None else [],
-        "test": test_images.ids if test_images is not None else [],
-    }
-    from_training = {"eval": len(carved) > 0, "test": test is not own_test}
-    facts = {
-        "held_out": [role for role, is_held in from_training.items() if is_held],
-        "splits": names_of(splits, {role: known[role].images.rows for role in from_training if role in known}),
+    ids: dict[str, Sequence[str]] = {role: known[role].images.ids if role in known else [] for role in sets}
+    if args.extra_labels:
+        ids["extra_labeled"] = ids["labeled"][first:]
+    ids["labeled"] = ids["labeled"][:first]
+    split = describe(
+        ids,
+        split_seed=args.split_seed,
+        class_names=names,
+        held_out=[role for role, is_held_out in from_training.items() if is_held_out],
+        splits=names_of(splits, {role: known[role].images.rows for role in scored if role in known}),
         # Hashes cover contents and labels, so replaced files with the same name count as different images.
-        "contents": {role: digest_of_scanned(found) for role, found in known.items()},
+        contents={role: digest_of_scanned(found) for role, found in known.items()},
         **origin("dataset", args.dataset_name),
         **origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
-    }
-    split = describe(roles, split_seed=args.split_seed, class_names=names, **facts)
+    )
     notes += notes_on_pair(split, of_pair)
-    return RunImages(labeled, unlabeled, evaluation, test_images, names, split, notes, per_class, sizes, modes)
+    return RunImages(
+        labeled=labeled.images,
+        unlabeled=unlabeled.images if unlabeled is not None else None,
+        evaluation=evaluation.images if evaluation is not None else None,
+        test=test.images if test is not None else None,
+        class_names=names,
+        split=split,
+        notes=notes,
+        images_per_class=per_class,
+        sizes={role: found.sizes for role, found in known.items()},
+        modes={role: dict(Counter(found.modes.tolist())) for role, found in known.items()},
+    )
 
 
 def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, notes: list[str]) -> ScannedImages:
@@ -237,9 +234,7 @@ def _split_with_targets(
     return found
 
 
-def _labeled_rows(
-    scanned: ScannedImages, labels: np.ndarray | None, args: DataArguments, notes: list[str]
-) -> np.ndarray:
+def _labeled_rows(scanned: ScannedImages, args: DataArguments, notes: list[str]) -> np.ndarray:
     """The rows to train on with their labels, still including those for evaluation."""
     ways = {
         "`num_labeled`": args.num_labeled,
@@ -274,20 +269,29 @@ def _labeled_rows(
     count = args.num_labeled
     if count is None:
         count = max(1, round((args.labeled_fraction or 0) * len(candidates)))
+    labels = scanned.images.labels
     chosen = choose_labeled(
         count, len(candidates), seed=args.split_seed, labels=labels[candidates] if labels is not None else None
     )
     return candidates[chosen]
 
 
-def _carve(
-    labeled: np.ndarray, labels: np.ndarray | None, images: ImageSet, args: DataArguments, earlier: Mapping[str, Any]
+def _hold_out_eval(
+    labeled: np.ndarray, images: ImageSet, args: DataArguments, earlier: Mapping[str, Any], notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(still labeled, evaluation)`: those of the earlier split, or else a fifth of the labeled rows."""
+    """`(rows still labeled, eval rows)`: those that an earlier run held out, or else a fifth of the labeled rows."""
     rows = held_out_before("eval", earlier, images.ids)
     if rows is not None and len(left := np.setdiff1d(labeled, rows)):
-        return left, rows
-    return hold_out(labeled, labels, seed=args.split_seed)
+        labeled = left
+    else:
+        labeled, rows = hold_out(labeled, images.labels, seed=args.split_seed)
+    notes.append(
+        f"No evaluation split: {len(rows)} of the labeled images are held out for evaluation."
+        if len(rows)
+        else f"No evaluation split, and {len(labeled)} labeled images are too few to hold some out (it takes 10, and 3 "
+        "of a class): nothing is evaluated, and model a is exported as the main checkpoint."
+    )
+    return labeled, rows
 
 
 def _with_test(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,14 @@ def without_copies(
     return unlabeled
 
 
-def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages | None]) -> list[str]:
+def duplicate_notes(sets: Mapping[str, ScannedImages]) -> list[str]:
     """A warning for every kind of byte-identical duplicates.
 
     Args:
-        others: the other sets by role: unlabeled, eval, test.
+        sets: by role: labeled and, if there are any, unlabeled, eval, test.
     """
     notes = []
+    labeled = sets["labeled"]
     if twice := _two_labels(labeled):
         shown = listed((listed(ids, separator=" and ") for ids in twice), separator="; ")
         what = "labels" if labeled.images.task == "image-classification" else "masks"
@@ -61,24 +63,20 @@ def duplicate_notes(labeled: ScannedImages, others: Mapping[str, ScannedImages |
             f"Warning: {_images_are(len(twice))} labeled more than once, with different {what}: {shown}. Only "
             f"one of the {what} can be right: decide, and remove the other files."
         )
-    sets = {"labeled": labeled, **{role: found for role, found in others.items() if found is not None}}
-    roles = list(sets)
-    for number, first in enumerate(roles):
-        for second in roles[number + 1 :]:
-            if second not in {"eval", "test"}:
-                continue  # an unlabeled copy of a labeled image is harmless
-            shared, at_first, at_second = np.intersect1d(
-                sets[first].contents, sets[second].contents, return_indices=True
+    for first, second in combinations(sets, 2):
+        if second not in {"eval", "test"}:
+            continue  # an unlabeled copy of a labeled image is harmless
+        one, other = sets[first], sets[second]
+        shared, at_first, at_second = np.intersect1d(one.contents, other.contents, return_indices=True)
+        if len(shared):
+            pairs = (
+                f"{one.images.id_of(row)} = {other.images.id_of(copy)}"
+                for row, copy in zip(at_first.tolist(), at_second.tolist(), strict=True)
             )
-            if len(shared):
-                pairs = (
-                    f"{sets[first].images.id_of(int(one))} = {sets[second].images.id_of(int(other))}"
-                    for one, other in zip(at_first, at_second, strict=True)
-                )
-                notes.append(
-                    f"Warning: {_images_are(len(shared))} both {first} and {second} ({listed(pairs)}), "
-                    f"so scores on {second} are too high. Remove them from one of the two."
-                )
+            notes.append(
+                f"Warning: {_images_are(len(shared))} both {first} and {second} ({listed(pairs)}), "
+                f"so scores on {second} are too high. Remove them from one of the two."
+            )
     return notes
 
 
@@ -184,7 +182,5 @@ def in_both(one: Signatures, other: Signatures) -> list[tuple[str, str]]:
 
 def overlaps(sets: Mapping[str, Signatures]) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """For every two roles that share images, the ids of these."""
-    roles = list(sets)
-    pairs = [(first, second) for number, first in enumerate(roles) for second in roles[number + 1 :]]
-    found = {pair: in_both(sets[pair[0]], sets[pair[1]]) for pair in pairs}
+    found = {pair: in_both(sets[pair[0]], sets[pair[1]]) for pair in combinations(sets, 2)}
     return {pair: copies for pair, copies in found.items() if copies}
