@@ -17,7 +17,7 @@ from typing import Any
 from ..files import read_csv
 from ..messages import listed
 from .finding import PACKED, find_images, image_extensions
-from .rows import DataError, FileRows, is_label, same_letters
+from .rows import NO_LABEL, DataError, FileRows, is_label, same_letters
 from .split_names import role_of, with_role
 
 _KINDS = (".csv", ".tsv", ".jsonl")
@@ -36,6 +36,7 @@ MASK_COLUMNS = (
     "mask_path",
     "segmentation_mask",
 )
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)([.][0-9]*)?")  # 007, 1e5, nan and inf are words
 SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset_split", "fold")
 
 
@@ -354,25 +355,14 @@ def _existing(folder: Path, name: str, folders: dict[Path, dict[str, str]]) -> P
 
 def _labels(cells: Sequence[Any]) -> list[Any]:
     """Numbers if all of them are; otherwise words, as written."""
-    known = [cell for cell in cells if is_label(cell)]
-    if all(isinstance(cell, (int, float)) or _is_number(cell) for cell in known):
-        return [_number(cell) if is_label(cell) else None for cell in cells]
-    return [same_letters(str(cell).strip()) if is_label(cell) else None for cell in cells]
+    words = [same_letters(str(cell).strip()) if is_label(cell) else None for cell in cells]
+    if all(_NUMBER.fullmatch(word) for word in words if word is not None):
+        return [_number(word) if word is not None else None for word in words]
+    return words
 
 
-def _is_number(cell: Any) -> bool:
-    text = str(cell).strip()
-    if len(text.lstrip("-")) > 1 and text.lstrip("-").startswith("0") and "." not in text:
-        return False  # 007 is a name
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return not any(letter in text.lower() for letter in "naife_")  # nan, inf and 1e5 are words
-
-
-def _number(cell: Any) -> int | float | None:
-    value = float(cell)
-    if value == -1:
+def _number(word: str) -> int | float | None:
+    value = float(word)
+    if value == NO_LABEL:  # as a fraction: spreadsheets write a column with gaps like that
         return None
     return int(value) if value.is_integer() else value

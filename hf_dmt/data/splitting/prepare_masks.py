@@ -72,34 +72,34 @@ def prepare_masks(
     found = find_images(source)
     if not found.images:
         raise ValueError(f"--source {str(source)!r} contains no masks. Check the path.")
-    turned = _by_stem(images) if images else {}
+    turned = {_stem(path, images): path for path in find_images(images).images} if images else {}
     targets = [_target(path, source, suffix) for path in found.images]
     twice = [name for name, count in Counter(targets).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} masks would get the name of another one, such as {twice[0]!r}. Rename them.")
 
-    def convert(path: Path, target: str) -> tuple[np.ndarray | None, float, str]:
+    def convert(path: Path, target: str) -> tuple[np.ndarray, float]:
+        return _converted(path, how, turned.get(Path(target).with_suffix("").as_posix()))
+
+    def check(path: Path, target: str) -> tuple[Counter[int], float, str]:
         try:
-            ids, moved = _converted(path, how, turned.get(Path(target).with_suffix("").as_posix()))
-            return ids, moved, ""
+            ids, moved = convert(path, target)
         except ValueError as problem:
-            return None, 0.0, str(problem)
+            return Counter(), 0.0, str(problem)
+        values, counts = np.unique(ids, return_counts=True)
+        return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))), moved, ""
+
+    def write(path: Path, target: str) -> None:
+        ids, _ = convert(path, target)
+        (output / target).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids).save(output / target)
 
     with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(lambda pair: _summary(*convert(*pair)), zip(found.images, targets, strict=True)))
-        problems = [problem for _, _, problem in checked if problem]
-        if problems:
+        checked = list(pool.map(check, found.images, targets))
+        if problems := [problem for _, _, problem in checked if problem]:
             raise ValueError(f"{len(problems)} of {len(checked)} masks cannot be converted:\n{listed_lines(problems)}")
         output.mkdir(parents=True, exist_ok=True)
-
-        def write(path: Path, target: str) -> None:
-            ids, _, problem = convert(path, target)
-            if ids is None:
-                raise ValueError(problem)
-            (output / target).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(ids).save(output / target)
-
-        list(pool.map(lambda pair: write(*pair), zip(found.images, targets, strict=True)))
+        list(pool.map(write, found.images, targets))
     pixels: Counter[int] = Counter()
     for counts, _, _ in checked:
         pixels.update(counts)
@@ -124,22 +124,15 @@ def prepare_masks(
     print(f"{len(checked)} masks written to {output}, with report.json{' and classes.json' if names else ''}")
 
 
+def _stem(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
 def _target(path: Path, source: Path, suffix: str) -> str:
-    stem = path.relative_to(source).with_suffix("").as_posix()
-    if suffix and not stem.endswith(suffix):
+    stem = _stem(path, source)
+    if not stem.endswith(suffix):
         raise ValueError(f"{path} does not end in {suffix!r}, which --suffix removes. Move it out of --source.")
-    return f"{stem[: len(stem) - len(suffix)]}.png"
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in find_images(folder).images}
-
-
-def _summary(ids: np.ndarray | None, moved: float, problem: str) -> tuple[Counter[int], float, str]:
-    if ids is None:
-        return Counter(), moved, problem
-    values, counts = np.unique(ids, return_counts=True)
-    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))), moved, problem
+    return f"{stem.removesuffix(suffix)}.png"
 
 
 def _converted(path: Path, how: Conversion, image: Path | None) -> tuple[np.ndarray, float]:

@@ -96,28 +96,25 @@ def scan(
             f"\nThe same or a similar problem affects {len(others)} more: {listing(images, others)}" if others else ""
         )
         raise DataError(wrong[first] + more)
-    unreadable = {position: text for position, (kind, text) in enumerate(found) if kind == "unreadable"}
-    kept = np.setdiff1d(np.arange(len(images)), np.asarray(list(unreadable), dtype=np.int64))
-    if unreadable:
-        _report(list(unreadable.values()), len(images), role, skip_corrupt, notes)
-    looked = [found[position][1] for position in kept]
-    for what, remarks in (
-        ("images", {int(position): image.remark for position, (image, _) in zip(kept, looked, strict=True)}),
-        ("masks", {int(position): mask.remark for position, (_, mask) in zip(kept, looked, strict=True) if mask}),
-    ):
-        notes += _remarks(images, remarks, f"{role} {what}")
-    notes += _note_on_palettes(images, {int(row): mask for row, (_, mask) in zip(kept, looked, strict=True) if mask})
-    values = np.fromiter((_shown_values(images, mask) for _, mask in looked), dtype=object, count=len(kept))
-    sizes = np.array([image.size for image, _ in looked], dtype=np.int64).reshape(-1, 2)
-    modes = np.array([image.mode for image, _ in looked], dtype=str)
-    contents = np.array([image.content for image, _ in looked], dtype="S32")
-    masks = np.array([mask.content if mask else "" for _, mask in looked], dtype="S32")
-    return ScannedImages(images.subset(kept), sizes, modes, values, contents, masks)
+    if unreadable := [text for kind, text in found if kind == "unreadable"]:
+        _report(unreadable, len(images), role, skip_corrupt, notes)
+    readable = {position: looked for position, (kind, looked) in enumerate(found) if kind == "fine"}
+    pictures = {position: picture for position, (picture, _) in readable.items()}
+    masks = {position: mask for position, (_, mask) in readable.items() if mask is not None}
+    notes += _remarks(images, pictures, f"{role} images") + _remarks(images, masks, f"{role} masks")
+    notes += _note_on_palettes(images, masks)
+    values = (_without_void(images, masks[position]) if position in masks else None for position in readable)
+    return ScannedImages(
+        images.subset(np.array(list(readable), dtype=np.int64)),
+        sizes=np.array([picture.size for picture in pictures.values()], dtype=np.int64).reshape(-1, 2),
+        modes=np.array([picture.mode for picture in pictures.values()], dtype=str),
+        values=np.fromiter(values, dtype=object, count=len(readable)),
+        contents=np.array([picture.content for picture in pictures.values()], dtype="S32"),
+        mask_contents=np.array([masks[row].content if row in masks else "" for row in readable], dtype="S32"),
+    )
 
 
-def _shown_values(images: ImageSet, mask: Look | None) -> tuple[int, ...] | None:
-    if mask is None:
-        return None
+def _without_void(images: ImageSet, mask: Look) -> tuple[int, ...]:
     return tuple(value for value in mask.values or () if not images.is_void(value))
 
 
@@ -137,12 +134,12 @@ def _note_on_palettes(images: ImageSet, masks: dict[int, Look]) -> list[str]:
     return []
 
 
-def _remarks(images: ImageSet, remarks: dict[int, str], what: str) -> list[str]:
+def _remarks(images: ImageSet, looks: dict[int, Look], what: str) -> list[str]:
     """A warning for each kind of file content that is not used."""
     grouped: dict[str, list[int]] = {}
-    for position, remark in remarks.items():
-        if remark:
-            grouped.setdefault(remark, []).append(position)
+    for position, look in looks.items():
+        if look.remark:
+            grouped.setdefault(look.remark, []).append(position)
     return [
         f"Warning: {len(positions)} of {len(images)} {what} ({listing(images, positions)}): each {remark}."
         for remark, positions in grouped.items()
