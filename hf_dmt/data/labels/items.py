@@ -49,8 +49,14 @@ def _labels(source: Any, role: str) -> Sequence[tuple[int, Any]]:
         return []  # checked when the run's image sets were built
     if (labels := labels_at_hand(source)) is not None:
         return list(enumerate(labels))
-    positions = np.unique(np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).round().astype(int))
-    return [(position, _item(source, position, role).get("label")) for position in positions.tolist()]
+    return [
+        (position, _item(source, position, role).get("label")) for position in evenly_spread(len(source), _LOOKED_AT)
+    ]
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """At most `most` of the positions 0..count-1, with the first and the last."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most)).tolist()})
 
 
 def _item(source: Any, position: int, role: str) -> Mapping[str, Any]:

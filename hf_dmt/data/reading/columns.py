@@ -12,6 +12,9 @@ from .rows import DataError, holds_labels
 from .split_names import role_of
 from .tables import SPLIT_COLUMNS
 
+_USUAL_LABELS = ("label", "labels", "fine_label")
+_USUAL_MASKS = ("annotation", "mask", "label", "labels", "annotations", "segmentation_mask")
+
 
 def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) -> str:
     if column not in table.column_names:
@@ -53,14 +56,12 @@ def target_column_of(
         if _named_column(table, name, asked, "`label_column`") not in fitting:
             raise not_a_target(table, name, asked, task)
         return asked
-    classes: list[str] = []
-    if task == "image-classification":
-        usual = ["label", "labels", "fine_label"]
-        classes = [key for key in labels if isinstance(table.features[key], datasets.ClassLabel) and key != image]
-    else:
-        usual = ["annotation", "mask", "label", "labels", "annotations", "segmentation_mask"]
+    usual = _USUAL_LABELS if task == "image-classification" else _USUAL_MASKS
     found = next((key for key in usual if key in fitting and key != image), None)
-    return _first_of(classes, "classes", "`label_column`", notes) if found is None and classes else found
+    if found is None and task == "image-classification":
+        classes = [key for key in labels if isinstance(table.features[key], datasets.ClassLabel) and key != image]
+        return _first_of(classes, "classes", "`label_column`", notes) if classes else None
+    return found
 
 
 def not_a_target(table: datasets.Dataset, name: str, column: str, task: str) -> DataError:

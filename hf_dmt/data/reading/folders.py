@@ -17,6 +17,7 @@ from .finding import Folder, find_images, left_out_in
 from .rows import DataError, FileRows, same_letters
 from .split_names import role_of, with_role
 
+_ROLES = ("train", "validation", "test")
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
 MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "segmentation", "gt")
 # Also train_images and train_masks, or JPEGImages and SegmentationClass.
@@ -180,19 +181,25 @@ def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, Fi
         DataError: images without masks.
     """
     folders = [path.name for path in root.iterdir() if path.is_dir()]
+    found: list[tuple[str, Path, Path]] = []  # split, images, masks
+    for role in _ROLES:
+        for name in with_role(folders, role):
+            if both := _images_and_masks(root / name, notes):
+                found.append((role, *both))
+    has_train = any(role == "train" for role, _, _ in found)
+    if both := _images_and_masks(root, notes):
+        if has_train:
+            notes.append(
+                f"Warning: skipped {both[0].name}/ in {str(root)!r}, because there are split folders beside it."
+            )
+        else:
+            inside = [] if found else _splits_inside(*both, notes)
+            found = inside or [("train", *both), *found]
     splits: dict[str, FileRows] = {}
-    for role in ("train", "validation", "test"):
-        for folder in [root / name for name in with_role(folders, role)]:
-            if both := _images_and_masks(folder, notes):
-                more = _paired(*both, root, suffix, notes)
-                splits[role] = _joined(splits[role], more, root) if role in splits else more
-    if not (both := _images_and_masks(root, notes)):
-        return splits
-    if "train" in splits:
-        notes.append(f"Warning: skipped {both[0].name}/ in {str(root)!r}, because there are split folders beside it.")
-        return splits
-    inside = {} if splits else _splits_inside(*both, root, suffix, notes)
-    return inside or {"train": _paired(*both, root, suffix, notes), **splits}
+    for role, images, masks in found:
+        rows = _paired(images, masks, root, suffix, notes)
+        splits[role] = _joined(splits[role], rows, root) if role in splits else rows
+    return splits
 
 
 def _joined(one: FileRows, other: FileRows, root: Path) -> FileRows:
@@ -223,35 +230,34 @@ def _images_and_masks(folder: Path, notes: list[str]) -> tuple[Path, Path] | Non
     return images, all_masks[0]
 
 
-def _splits_inside(images: Path, masks: Path, root: Path, suffix: str, notes: list[str]) -> dict[str, FileRows]:
-    """`images/train/` and `images/val/` beside `masks/train/` and `masks/val/`."""
+def _splits_inside(images: Path, masks: Path, notes: list[str]) -> list[tuple[str, Path, Path]]:
+    """`images/train/` and `images/val/` beside `masks/train/` and `masks/val/`: split, images and masks of each."""
     folders, mask_names = ([path.name for path in folder.iterdir() if path.is_dir()] for folder in (images, masks))
-    named = {role: names for role in ("train", "validation", "test") if (names := with_role(folders, role))}
+    named = [(role, name) for role in _ROLES for name in with_role(folders, role)]
     if not named:
-        return {}
-    if "train" not in named:
-        other = next(iter(named.values()))[0]
+        return []
+    if named[0][0] != "train":
+        other = named[0][1]
         raise DataError(
             f"{str(images)!r} has a folder {other!r}, which is named like a split, but none called 'train'. Rename "
             f"the folder of the training images to 'train', or rename {other!r}."
         )
-    splits = {}
-    for role, names in named.items():
-        mask_folder = with_role(mask_names, role)
-        if mask_folder:
-            splits[role] = _paired(images / names[0], masks / mask_folder[0], root, suffix, notes)
+    found = []
+    for role, name in named:
+        if mask_folders := [name] if name in mask_names else with_role(mask_names, role):
+            found.append((role, images / name, masks / mask_folders[0]))
         elif role == "train":
-            raise DataError(f"{str(masks)!r} has no folder {names[0]!r} with the masks of {str(images / names[0])!r}.")
+            raise DataError(f"{str(masks)!r} has no folder {name!r} with the masks of {str(images / name)!r}.")
         else:
-            notes.append(f"The split {names[0]!r} in {str(images)!r} has no masks and is not used.")
-    used = {names[0] for names in named.values()}
-    others = [path for path in find_images(images).images if path.relative_to(images).parts[0] not in used]
+            notes.append(f"The split {name!r} in {str(images)!r} has no masks and is not used.")
+    used = {name for _, name in named}
+    others = [name for name in find_images(images).names if name.split("/")[0] not in used]
     if others:
         notes.append(
             f"Warning: skipped {len(others)} images in {str(images)!r} that are in no split folder, such as "
-            f"{others[0].relative_to(images).as_posix()!r}. Pass them as `unlabeled_dir`, or move them."
+            f"{others[0]!r}. Pass them as `unlabeled_dir`, or move them."
         )
-    return splits
+    return found
 
 
 def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, notes: list[str]) -> FileRows:

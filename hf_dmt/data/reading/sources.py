@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class ImageSet:
     def ids(self) -> list[str]:
         return self.rows.ids.at(self.chosen)
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray | None:
         """`(N,)` int64 classes, -1 if there is none; None for masks and sets without labels. Decodes no image."""
         targets = self.rows.targets() if self.task == "image-classification" else None

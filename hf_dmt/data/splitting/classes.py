@@ -333,7 +333,8 @@ def _names_of_masks(
     alone = len(values) > 1 and last > values[-2] + 1
     ignore = f" If {last} means 'no label', pass `ignore_index={last}`." if alone else ""
     if count > 2 * len(values) + 1:
-        kept = values[:-1] if alone and _is_end_of_range(last) else values
+        is_void = alone and last in {255, 65535, 2**31 - 1, 2**32 - 1}  # all bits set, as tools write it
+        kept = values[:-1] if is_void else values
         example = json.dumps({str(value): f"name of {value}" for value in kept[:10]})
         raise DataError(
             f"The training masks contain {len(values)} values up to {last} ({listed(values, 10)}): as class "
@@ -347,11 +348,6 @@ def _names_of_masks(
     if alone:
         notes.append(f"Warning: no training mask contains a value between {values[-2]} and {last}.{ignore}")
     return [str(index) for index in range(count)]
-
-
-def _is_end_of_range(value: int) -> bool:
-    """Values that tools write for void: all bits set."""
-    return value in {255, 65535, 2**31 - 1, 2**32 - 1}
 
 
 def _names_of_numbers(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..labels.items import labels_at_hand
+from ..labels.items import evenly_spread, labels_at_hand
 from ..reading.sources import reading_an_item
 from .scan import ScannedImages
 from .splits import held_out_before, image_ids
@@ -42,7 +42,7 @@ def digest_of(images: Any, hashes: Sequence[bytes] | None = None, *, role: str =
     if hashes is not None:
         digest.update(b"\n".join(hashes))
         return digest.hexdigest()[:16]
-    for row in sorted({round(place) for place in np.linspace(0, count - 1, min(count, _LOOKED_AT))}):
+    for row in evenly_spread(count, _LOOKED_AT):
         with reading_an_item(f"Item {row} of the {role} images"):
             item, again = _hash_of_item(images[row]), _hash_of_item(images[row])
         if item == again:

@@ -26,15 +26,12 @@ def with_own_unlabeled(args: DataArguments, splits: dict[str, Rows], all_used: b
     if args.unlabeled_dir is None and args.unlabeled_dataset_name is None and all_used:
         notes.append(f"The unlabeled images are those in {own!r} of {args.dataset_name!r}.")
         return replace(args, unlabeled_split=own)
-    if own not in splits and not _is_same(args.unlabeled_dir, root / own):
+    given = Path(args.unlabeled_dir).expanduser().resolve() if args.unlabeled_dir is not None else None
+    if own not in splits and given != (root / own).resolve():
         notes.append(
             f"The folder {own!r} in {args.dataset_name!r} is not used; `unlabeled_split={own!r}` would select it."
         )
     return args
-
-
-def _is_same(folder: str | None, other: Path) -> bool:
-    return folder is not None and Path(folder).expanduser().resolve() == other.resolve()
 
 
 def unlabeled_images(
