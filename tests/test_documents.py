@@ -15,6 +15,7 @@ A block after `<!-- not run: reason -->` is skipped, and `NOT_RUN` lists it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import importlib
 import json
@@ -32,7 +33,8 @@ import pdoc
 import pytest
 import torch
 
-from hf_dmt import ModelPair
+import hf_dmt
+from hf_dmt import DMTTrainingArguments, ModelPair
 from hf_dmt.__main__ import COMMANDS
 from hf_dmt.commands import launch, opening, queue, train
 from hf_dmt.models.weights.trained_parts import choose_trained
@@ -63,6 +65,8 @@ OUT_OF_USE = ("mask_token",)
 # a SegFormer has one token, and attention to itself teaches it nothing.
 SMALLER = shlex.split("--labeled_batch_size 4 --pseudo_batch_size 4 --label_ratios 1.0")
 SMALLEST = shlex.split("--max_steps 1 --image_size 64 --use_cpu true --bf16 false --dataloader_num_workers 0")
+# The same for Python; what a page gives holds.
+FROM_PYTHON = {"max_steps": 1, "labeled_batch_size": 4, "pseudo_batch_size": 4, "label_ratios": [1.0], "use_cpu": True}
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,9 @@ def test_every_block_runs(
     if page != "README.md":  # once is enough: drawing takes longer than such a run does
         monkeypatch.setattr(finishing, "write_report", lambda folder: folder / "report.html")
         monkeypatch.setattr(finishing, "write_figures", lambda folder: None)
+    monkeypatch.setattr(
+        hf_dmt, "DMTTrainingArguments", functools.partial(DMTTrainingArguments, **FROM_PYTHON), raising=False
+    )
     names = names_of_a_page()
     for block in blocks(page):
         if block.not_run:

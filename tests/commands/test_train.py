@@ -50,6 +50,14 @@ def short_run(class_folders: Path, out: Path) -> list[str]:
     return ["--dataset_name", str(class_folders), "--num_labeled", "15", *TINY, *SHORT, "--output_dir", str(out)]
 
 
+@pytest.fixture(scope="module")
+def finished(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run that has ended."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert main(short_run(class_folders, out)) == 0
+    return out
+
+
 def results_of(folder: Path) -> dict:
     return json.loads((folder / "dmt_results.json").read_text())
 
@@ -82,18 +90,15 @@ class TestWholeRun:
         for one, other in zip(taken.parameters(), ModelPair.from_pretrained(out).parameters(), strict=True):
             assert torch.equal(one, other), "the saved pair takes the place of the recipe's two models"
 
-    def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, tmp_path: Path) -> None:
+    def test_the_root_is_a_plain_checkpoint_of_the_better_member(self, class_folders: Path, finished: Path) -> None:
         """`pipeline()` must open the result without our code, with the model that dmt_config.json names."""
-        out = tmp_path / "run"
-        arguments = short_run(class_folders, out)
-        assert main(arguments) == 0
-        classify = pipeline("image-classification", model=str(out))
+        classify = pipeline("image-classification", model=str(finished))
         scores = classify(str(class_folders / "cat" / "00.png"))
         assert {entry["label"] for entry in scores} == {"cat", "dog", "owl"}
-        pair = ModelPair.from_pretrained(out)
-        primary = json.loads((out / "dmt_config.json").read_text())["primary"]
+        pair = ModelPair.from_pretrained(finished)
+        primary = json.loads((finished / "dmt_config.json").read_text())["primary"]
         assert type(pair.member(primary)).__name__ == type(classify.model).__name__
-        results = results_of(out)
+        results = results_of(finished)
         assert results["num_labeled"] + results["num_eval"] == 15 and results["num_eval"] == 3
         assert results["num_unlabeled"] == 36 - 15
 
@@ -110,23 +115,19 @@ class TestWholeRun:
         assert len(split["labeled"]) + len(split["eval"]) == 36
         assert results_of(out)["phases"][1]["pseudo_labels"]["a"]["accuracy"] is None, "there is no truth to score"
 
-    def test_resuming_a_finished_run_changes_nothing(self, class_folders: Path, tmp_path: Path) -> None:
+    def test_resuming_a_finished_run_changes_nothing(self, class_folders: Path, finished: Path) -> None:
         """`--resume_from_checkpoint true` must find the last checkpoint and not train further."""
-        out = tmp_path / "run"
-        arguments = short_run(class_folders, out)
-        assert main(arguments) == 0
-        before = (out / "model.safetensors").read_bytes(), results_of(out)["phases"]
-        assert main([*arguments, "--resume_from_checkpoint", "True"]) == 0
-        assert ((out / "model.safetensors").read_bytes(), results_of(out)["phases"]) == before
+        before = (finished / "model.safetensors").read_bytes(), results_of(finished)["phases"]
+        assert main([*short_run(class_folders, finished), "--resume_from_checkpoint", "True"]) == 0
+        assert ((finished / "model.safetensors").read_bytes(), results_of(finished)["phases"]) == before
 
-    def test_a_saved_pair_can_be_trained_further(self, class_folders: Path, tmp_path: Path) -> None:
+    def test_a_saved_pair_can_be_trained_further(self, class_folders: Path, finished: Path, tmp_path: Path) -> None:
         """With `--pair`, both models must start from the saved weights, not from new ones."""
-        first, second = tmp_path / "first", tmp_path / "second"
         data = ["--dataset_name", str(class_folders), "--num_labeled", "15"]
-        assert main([*data, *TINY, *SHORT, "--output_dir", str(first)]) == 0
-        frozen = ["--learning_rate", "0", "--weight_decay", "0"]
-        assert main([*data, "--pair", str(first), *SHORT, *frozen, "--output_dir", str(second)]) == 0
-        before, after = (dict(ModelPair.from_pretrained(folder).named_parameters()) for folder in (first, second))
+        frozen = ["--learning_rate", "0", "--weight_decay", "0", "--label_ratios", "1.0"]
+        assert main([*data, "--pair", str(finished), *SHORT, *frozen, "--output_dir", str(tmp_path / "second")]) == 0
+        folders = (finished, tmp_path / "second")
+        before, after = (dict(ModelPair.from_pretrained(folder).named_parameters()) for folder in folders)
         assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_without_an_output_folder_every_run_gets_its_own(
@@ -136,6 +137,7 @@ class TestWholeRun:
         monkeypatch.chdir(tmp_path)
         *short, flag, _ = short_run(class_folders, tmp_path)
         assert flag == "--output_dir"
+        short += ["--method", "supervised", "--max_steps", "1"]
         assert main(short) == 0 and main(short) == 0
         assert sorted(path.name for path in Path("runs").iterdir()) == ["animals-1", "animals-2"]
 

@@ -143,7 +143,8 @@ class TestAfterTraining:
         """`--pair` on another machine (a process of its own, with an empty cache) must use the downloaded weights and
         both models' names. Card, report and terminal must not describe the first phase of an already trained pair as
         trained on labels alone."""
-        published_run(data, tmp_path / "first", "--hub_model_id", "me/private", "--hub_private_repo", "True")
+        one = ["--label_ratios", "1.0"]  # phase
+        published_run(data, tmp_path / "first", "--hub_model_id", "me/private", "--hub_private_repo", "True", *one)
         assert hub.repo("me/private").private
         assert main([*data, "--pair", "me/private", *SHORT, "--output_dir", str(tmp_path / "second")]) == 2
         assert "there is none" in capsys.readouterr().err
@@ -204,7 +205,8 @@ class TestAfterTraining:
         """Guards against a token or path in the stock training_args.bin, tracker settings, checkpoints, or whatever is
         added later."""
         out = tmp_path / "run"
-        published_run(data, out, "--hub_strategy", "all_checkpoints", "--report_to", "tensorboard", "--save_steps", "1")
+        everything = ["--hub_strategy", "all_checkpoints", "--report_to", "tensorboard", "--label_ratios", "1.0"]
+        published_run(data, out, *everything)
         assert hub.calls("/commit/") and list(out.rglob("events.out.*"))
         assert hub.find(MINE) == []
         holding = [path for path in out.rglob("*") if path.is_file() and MINE.encode() in path.read_bytes()]
@@ -293,8 +295,10 @@ class TestDuringTraining:
         ("strategy", "pushes", "checkpoints"),
         [
             ("end", [], set()),
-            pytest.param("every_save", [2, 3, 4, 5, 6, 8], set(), marks=pytest.mark.slow),  # part of the next
-            ("checkpoint", [2, 3, 4, 5, 6, 8], {LAST_CHECKPOINT}),
+            pytest.param("every_save", [2, 3, 4, 5, 6, 8], set(), marks=pytest.mark.slow),  # part of the last
+            pytest.param(
+                "checkpoint", [2, 3, 4, 5, 6, 8], {LAST_CHECKPOINT}, marks=pytest.mark.slow
+            ),  # and of the next
             (
                 "all_checkpoints",
                 [2, 3, 4, 5, 6, 8],
@@ -358,6 +362,8 @@ class TestDuringTraining:
         with caplog.at_level(logging.WARNING):
             trainer.train()
             trainer.push_to_hub()
+        pushed = {name.split("/")[0] for name in hub.repo("me/run").files() if "checkpoint" in name}
+        assert pushed == {LAST_CHECKPOINT}, "hub_strategy checkpoint uploads the last one alone"
         told = [record.message for record in caplog.records if "push during training failed" in record.message]
         assert len(told) == 1 and "internal error" in told[0] and "me/run" in told[0]
         assert_same(state_of(ModelPair.from_pretrained("me/run", cache_dir=str(tmp_path))), state_of(trainer.model))
