@@ -77,7 +77,7 @@ def test_evaluation_is_at_the_size_of_each_mask() -> None:
     """Guards against scores at the training resolution, which are better than those at the mask's own resolution."""
     pair, source = make_pair("segformer", "segformer"), scenes(4)
     source[2] = {"image": source[2]["image"].resize((40, 20)), "mask": np.zeros((20, 40), dtype=np.int64)}
-    for part in parts(pair, source, CleanPass(4), at_mask_size=True):
+    for part in parts(pair, source, CleanPass(4), to_score=True):
         for position, row in enumerate(part.index):
             expected = (20, 40) if row == 2 else (16, 16)
             assert part.truth[position].shape == part.sizes[position] == expected

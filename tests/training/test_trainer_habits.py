@@ -181,6 +181,7 @@ def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:
         (None, "the data set to predict contains no images"),
         ([images(1)[0]["image"]], "Item 0 of the data set to predict is a Image"),
         ([{**images(1)[0], "label": "red"}], "Item 0 of the data set to predict has the label 'red'"),
+        ([{**images(1)[0], "label": 9}], "Image 0 has label 9, but the pair has 3 classes"),
     ):
         with pytest.raises(ValueError, match=message):
             trainer.predict(given)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..labels.items import check_label
 from ..reading.masks import to_mask
 from ..reading.rows import is_label
-from ..reading.sources import at_side, check_mask_size, decoded_item, name_of
+from ..reading.sources import at_side, check_mask_size, check_mask_values, decoded_item, name_of
 from ..tasks import TASKS
 
 
@@ -26,6 +26,7 @@ class CleanDataset(Dataset[dict[str, Any]]):
     Args:
         shorter_side: images are resized to it, never enlarged.
         view_side: of the final input; images may be decoded smaller. None decodes every pixel.
+        scored_as: the names of the classes, if the images are to be scored: each needs a label or mask of these.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class CleanDataset(Dataset[dict[str, Any]]):
         task: str,
         shorter_side: int | None = None,
         view_side: int | None = None,
+        scored_as: Sequence[str] | None = None,
     ) -> None:
         self.source, self.rows = at_side(source, view_side), rows
         self.task, self.shorter_side, self.view_side = task, shorter_side, view_side
+        self.scored_as = scored_as
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,11 +57,16 @@ class CleanDataset(Dataset[dict[str, Any]]):
         truth = item.get(TASKS[self.task].target)
         if not is_label(truth):
             truth = None
+        # Of a set that decodes an image to read its label, only some were checked before.
+        scored = self.scored_as is not None
+        called, classes = f"image {name}{', which is to be scored,' * scored}", self.scored_as or ()
         if self.task == "semantic-segmentation" and truth is not None:
             truth = to_mask(truth, name).astype(np.int64)
             check_mask_size(truth.shape, full_size, name)
-        elif truth is not None:  # of a set that decodes an image to read its label, only some were checked before
-            truth = check_label(truth, f"Image {name}", None)
+            if scored:
+                check_mask_values(truth, len(classes), f"the mask of {called}")
+        elif truth is not None or scored:
+            truth = check_label(truth, f"I{called[1:]}", len(classes) or None, classes)
         return {"image": image, "labels": truth, "index": row, "size": size[::-1]}
 
 

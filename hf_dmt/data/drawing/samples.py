@@ -12,9 +12,8 @@ from torch.utils.data import Dataset
 from ..labels.items import check_label
 from ..labels.pseudo_labels import ImageLabels, PixelLabels
 from ..reading.masks import to_mask
-from ..reading.sources import ImageSet, at_side, check_mask_size, decoded_item, name_of
+from ..reading.sources import ImageSet, at_side, check_mask_size, check_mask_values, decoded_item, name_of
 from ..seeds import seeded
-from ..tasks import IGNORE_INDEX
 from .clean_images import fit_shorter_side, resize_mask
 from .sampler import Draw
 
@@ -130,20 +129,3 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
 def _seen(view: Callable[..., Any], inputs: tuple[Any, ...], seed: int) -> Any:
     with seeded(seed):
         return view(*inputs)
-
-
-def check_mask_values(mask: np.ndarray, num_classes: int, where: str) -> None:
-    """Masks are checked on the CPU when they are read: on a GPU the same mistake would crash the process without naming
-    the image.
-
-    Raises:
-        ValueError: a value outside 0..num_classes-1 that is not -100.
-    """
-    wrong = mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask >= num_classes))]
-    if wrong.size:
-        found = int(wrong.flat[0])
-        raise ValueError(
-            f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). If {found} means "
-            "void, pass it as `ignore_index`; in arrays passed from Python, void is -100. Name a missing class with "
-            "`id2label`."
-        )

@@ -201,6 +201,21 @@ def check_mask_size(mask: Sequence[int], image: tuple[int, int], name: str, *, b
         )
 
 
+def check_mask_values(mask: np.ndarray, num_classes: int, where: str) -> None:
+    """Raises DataError for a value outside 0..num_classes-1 that is not -100.
+
+    Masks are checked when they are read: on a GPU the same mistake would crash the process without naming the image.
+    """
+    wrong = mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask >= num_classes))]
+    if wrong.size:
+        found = int(wrong.flat[0])
+        raise DataError(
+            f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). If {found} means "
+            "void, pass it as `ignore_index`; in arrays passed from Python, void is -100. Name a missing class with "
+            "`id2label`."
+        )
+
+
 def decoded_item(source: Any, row: int, side: int | None) -> tuple[Any, Image.Image, tuple[int, int]]:
     """An item of any image set, its upright RGB image, and the full `(width, height)` of that image.
 

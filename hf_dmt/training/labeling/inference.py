@@ -89,7 +89,7 @@ class CleanPass:
         *,
         title: str,
         shorter_side: int | None = None,
-        at_mask_size: bool = False,
+        to_score: bool = False,
         approximate: bool = False,
         with_features: bool = False,
         at_stride: bool = False,
@@ -100,7 +100,7 @@ class CleanPass:
 
         Args:
             shorter_side: segmentation: images are first resized to this shorter side, and logits to their size.
-            at_mask_size: segmentation: logits are resized to each mask's size instead (evaluation).
+            to_score: every image needs a valid label or mask; logits of pixels are resized to each mask's size instead.
             approximate: large images may be decoded smaller (labeling). Not for scores, which match `pipeline()`.
             with_features: classification: also return the inputs of the heads.
             at_stride: segmentation: logits keep the stride of each model.
@@ -114,11 +114,12 @@ class CleanPass:
                 task=pair.task,
                 shorter_side=shorter_side,
                 view_side=view_side(pair) if approximate and not self.exact_decoding else None,
+                scored_as=pair.class_names if to_score else None,
             ),  # type: ignore[arg-type]
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             pin_memory=accelerator.device.type == "cuda",
-            collate_fn=CleanCollator(_preparations(pair), by_size=pixels, at_mask_size=at_mask_size),
+            collate_fn=CleanCollator(_preparations(pair), by_size=pixels, at_mask_size=to_score and pixels),
             worker_init_fn=leave_signals_to_the_run,
             # Without its own generator, iterating draws a seed from the global one, which would affect training.
             generator=torch.Generator(),

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.messages import listed
 from ...data.tasks import IGNORE_INDEX
 
 # Units counted at a time on the CPU. Temporary arrays of this size stay in the cache, and torch does not spread them
@@ -24,8 +23,7 @@ class ConfusionMatrix:
     """Counts of (truth, prediction) pairs, accumulated on a device.
 
     Ignored units (label -100) are counted in a row of their own instead of being masked out: this needs no boolean
-    indexing and, off the CPU, no synchronization with the host. Any other label outside 0..num_classes-1 is an error,
-    raised at once on the CPU, elsewhere when `matrix` is read.
+    indexing and, off the CPU, no synchronization with the host. Values are not checked here, but where masks are read.
 
     Args:
         num_classes: number of classes C; memory is about C * C 64-bit integers.
@@ -36,16 +34,13 @@ class ConfusionMatrix:
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; a confusion matrix needs at least one class.")
         self.num_classes = num_classes
-        # A row for each class of the truth, one for ignored units and one for invalid labels.
-        self._counts = torch.zeros(num_classes + 2, num_classes, dtype=torch.int64, device=device)
+        # A row for each class of the truth, and one for ignored units.
+        self._counts = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=device)
         self.device = self._counts.device
         self._reduced = False
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Count a batch: predictions and labels are class ids (integers) of the same shape.
-
-        Labels, which come from files, are always checked, predictions on the CPU only (even if the label is ignored).
-        """
+        """Count a batch: predictions, class ids, and labels, class ids or -100, are integers of the same shape."""
         if self._reduced:
             raise RuntimeError(
                 "This confusion matrix was already summed over the processes; start a new one to continue counting."
@@ -66,22 +61,10 @@ class ConfusionMatrix:
         truth_chunks = labels.to(self.device).reshape(-1).split(chunk)
         for predicted, truth in zip(predicted_chunks, truth_chunks, strict=True):
             self._add(predicted.long(), truth.long())
-        if self._counts.is_cpu and self._counts[-1].any():
-            values = labels.long().unique()
-            invalid = (values != IGNORE_INDEX) & ((values < 0) | (values >= self.num_classes))
-            raise ValueError(self._invalid_message(values[invalid].tolist()))
 
     def _add(self, predictions: Tensor, labels: Tensor) -> None:
         counts, c = self._counts.view(-1), self.num_classes
-        if counts.is_cpu:
-            low, high = (int(extreme) for extreme in predictions.aminmax())
-            if low < 0 or high >= c:
-                raise ValueError(
-                    f"predictions range from {low} to {high}, but the classes are 0..{c - 1}. Check that num_classes "
-                    "matches the number of the model's outputs."
-                )
-        rows = labels.masked_fill((labels < 0) | (labels >= c), c + 1).masked_fill_(labels == IGNORE_INDEX, c)
-        cells = torch.add(predictions, rows, alpha=c)
+        cells = torch.add(predictions, labels.masked_fill(labels == IGNORE_INDEX, c), alpha=c)
         if cells.is_cpu and cells.numel() >= counts.numel():
             counts += torch.bincount(cells, minlength=counts.numel())
         else:  # bincount synchronizes with an accelerator and writes all cells even for a few units
@@ -110,27 +93,14 @@ class ConfusionMatrix:
     @property
     def matrix(self) -> Tensor:
         """(C, C) int64, rows are the truth, columns the predictions."""
-        if self._counts[-1].any():
-            raise ValueError(self._invalid_message())
         return self._counts[: self.num_classes].clone()
 
     @property
     def totals(self) -> Tensor:
         """(3, C) int64 on the device of the counts: for each class the units of the truth, the right ones, the
-        predicted ones.
-
-        Unlike `matrix` it does not check for invalid labels, so it needs no synchronization.
-        """
+        predicted ones."""
         rows = self._counts[: self.num_classes]
         return torch.stack([rows.sum(dim=1), rows.diagonal(), rows.sum(dim=0)])
-
-    def _invalid_message(self, values: Sequence[int] = ()) -> str:
-        found = f": {listed(values, 10)}" if values else ""
-        return (
-            f"found labels outside the classes 0..{self.num_classes - 1}{found} (ignore_index is {IGNORE_INDEX}). "
-            f"Either a void label is not mapped to {IGNORE_INDEX}, or num_classes or the label mapping is wrong. "
-            "Correct the labels and start a new ConfusionMatrix."
-        )
 
 
 def accuracy(matrix: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import EvalPrediction
 
-from ...data.drawing.samples import check_mask_values
 from ...data.labels.items import check_label
 from ...data.members import MEMBERS
 from ...data.reading.sources import name_of
@@ -52,11 +51,7 @@ def evaluate_pair(
     kept: list[Kept] = []
     rows: list[int] = []
     collected = library_metrics.start() if library_metrics is not None else None
-    for part in clean_pass.run(
-        pair, source, accelerator, title=title, at_mask_size=pair.task == "semantic-segmentation"
-    ):
-        for row, label in zip(part.index, part.truth, strict=True):
-            _check_truth(label, name_of(source, row), pair)
+    for part in clean_pass.run(pair, source, accelerator, title=title, to_score=True):
         truth = torch.from_numpy(np.stack([np.asarray(label, dtype=np.int64) for label in part.truth]))
         scores.update(part.logits, truth.to(accelerator.device))
         rows += part.index
@@ -74,23 +69,20 @@ def evaluate_pair(
     return result, counts
 
 
-def _check_truth(truth: Any, name: str, pair: ModelPair) -> None:
-    """Raises ValueError for a label or mask that cannot be scored. Of a set that decodes an image to read it, only some
-    were checked before."""
-    if truth is None or pair.task == "image-classification":
-        check_label(truth, f"Image {name}, which is to be scored,", len(pair.class_names), pair.class_names)
-    else:
-        check_mask_values(truth, len(pair.class_names), f"the mask of image {name}, which is to be scored,")
-
-
 def predict_pair(
     pair: ModelPair, source: Any, clean_pass: CleanPass, accelerator: Accelerator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Logits `(N, C)` of both models and the labels of an image set, -100 if unknown (None or below 0), on every
     process and in row order."""
     kept: list[Kept] = []
+    names = pair.class_names
     for part in clean_pass.run(pair, source, accelerator, title="predicting"):
-        labels = [IGNORE_INDEX if label is None or label < 0 else int(label) for label in part.truth]
+        labels = [
+            IGNORE_INDEX
+            if label is None or label < 0
+            else check_label(label, f"Image {name_of(source, row)}", len(names), names)
+            for row, label in zip(part.index, part.truth, strict=True)
+        ]
         kept.append((part.index, {name: part.logits[name].cpu() for name in MEMBERS}, labels))
     return _in_row_order(kept)
 

@@ -101,8 +101,8 @@ class MemberScores:
     def _add_loss(self, index: int, logits: Tensor, labels: Tensor) -> Tensor:
         """Count the loss of one model; returns its probabilities (N, C, *) in float32."""
         log_probabilities = torch.log_softmax(logits, dim=1, dtype=torch.float32)
-        # Labels out of range are reported by the matrix; the clamp keeps gather from failing on the device.
-        targets = labels.to(torch.int64).clamp(0, logits.shape[1] - 1).unsqueeze(1)
+        # The clamp keeps gather from failing for ignored units, which are masked below.
+        targets = labels.to(torch.int64).clamp(min=0).unsqueeze(1)
         log_likelihood = log_probabilities.gather(1, targets).squeeze(1)
         log_likelihood.masked_fill_(labels == IGNORE_INDEX, 0.0)
         self._loss_sums[index] -= log_likelihood.sum(dtype=self._loss_sums.dtype)
