@@ -115,7 +115,7 @@ def call(words: list[str]) -> int:
             return code
         case ["python", "scripts/prepare_data.py", *given]:
             return prepare_data.main(given)
-        case ["make", target, *_]:  # what it does is a matter of the gate, which calls make
+        case ["make", target, *_]:  # that the documented target exists; running it would build an environment
             return 0 if re.search(rf"^{target}:", MAKEFILE, re.M) else 2
     raise AssertionError(f"{shlex.join(words)}: no way to run this here. Teach `call`, or say why it is not run.")
 

@@ -71,29 +71,45 @@ def read_yaml(path: Path) -> Any:
     """The contents of an untrusted YAML file.
 
     Raises:
-        OSError: it cannot be read. ValueError, yaml.YAMLError, RecursionError: it is not valid YAML, or has two values
-            for one key, of which YAML would keep the last.
+        OSError: it cannot be read. ValueError, yaml.YAMLError, RecursionError: it is not valid YAML. Ambiguous: two
+            values for one key, of which YAML would keep the last, or a number such as 010.
     """
-    loader = _EachKeyOnce(path.read_text(encoding="utf-8-sig"))
+    loader = _OneMeaning(path.read_text(encoding="utf-8-sig"))
     try:
         return loader.get_single_data()
     finally:
         loader.dispose()
 
 
-class _EachKeyOnce(yaml.SafeLoader):
+class Ambiguous(ValueError):
+    """A valid file in which something has two meanings."""
+
+
+class _OneMeaning(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = Counter(key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
         _check_once(keys)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        try:
+            return int(node.value, 0)
+        except ValueError as problem:
+            raise Ambiguous(
+                f"the number {node.value} is {super().construct_yaml_int(node)} in YAML 1.1 and something else in YAML "
+                "1.2: write it without leading zeros and colons"
+            ) from problem
+
+
+_OneMeaning.add_constructor("tag:yaml.org,2002:int", _OneMeaning.construct_yaml_int)
 
 
 def from_json(text: str) -> Any:
     """The value of an untrusted JSON text.
 
     Raises:
-        ValueError: it is not valid JSON, nested too deeply for the parser, or has two values for one key, of which
-            JSON would keep the last.
+        ValueError: it is not valid JSON, or nested too deeply for the parser. Ambiguous: two values for one key, of
+            which JSON would keep the last.
     """
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
@@ -108,7 +124,7 @@ def _without_duplicates(entries: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_once(keys: Counter[str]) -> None:
     if twice := [key for key, count in keys.items() if count > 1]:
-        raise ValueError(f"it contains the key {twice[0]!r} twice, and which one counts is not known")
+        raise Ambiguous(f"it contains the key {twice[0]!r} twice: delete one of them")
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:

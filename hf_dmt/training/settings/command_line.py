@@ -19,7 +19,7 @@ from transformers.hf_argparser import string_to_bool
 
 from ...data.arguments import DataArguments
 from ...data.escaping import is_text
-from ...data.files import read_json, read_yaml
+from ...data.files import Ambiguous, read_json, read_yaml
 from ...data.tasks import TASKS
 from .arguments import REPLACED, DMTTrainingArguments
 
@@ -265,9 +265,8 @@ def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
         content = read_json(file) if file.suffix == ".json" else read_yaml(file)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
         reason = " ".join(str(problem).split())
-        raise UsageError(
-            f"The config file {str(file)!r} cannot be read ({reason}). Give a YAML or JSON file."
-        ) from problem
+        why = f": {reason}." if isinstance(problem, Ambiguous) else f" ({reason}). Give a YAML or JSON file."
+        raise UsageError(f"The config file {str(file)!r} cannot be read{why}") from problem
     if not isinstance(content, dict):
         raise UsageError(
             f"The config file {str(file)!r} contains {'nothing' if content is None else f'a {type(content).__name__}'} "
