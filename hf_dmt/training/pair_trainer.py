@@ -197,7 +197,9 @@ class PairTrainer(Trainer):
             keys are `eval_<name>_...` as in the stock Trainer, and the first set chooses the root.
         """
         if not (sets := sets_to_score(self.model, self.eval_dataset, eval_dataset)):
-            return {}
+            if self.is_in_train:  # a phase ends with an evaluation, even if there is nothing to score
+                return {}
+            raise ValueError("There are no images to score. Give some: trainer.evaluate(images).")
         prefixes = {name: f"{metric_key_prefix}_{name}" if name else metric_key_prefix for name in sets}
         every = {name: self._evaluate_set(images, prefixes[name]) for name, images in sets.items()}
         if eval_dataset is None:
@@ -312,7 +314,8 @@ class PairTrainer(Trainer):
         target = Path(output_dir or self.args.output_dir)
         self.weights.export(target, self.primary, writes=self.args.should_save, together=False)
         if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+            saved = None if output_dir else target  # `export`, which waits for every process, would be too much
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision, exported=saved)
 
     def export(self, folder: str | Path | None = None) -> Path:
         """Write the finished pair, with the better model on the eval split at the root; every process must call it."""

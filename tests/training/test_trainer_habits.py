@@ -132,6 +132,8 @@ def test_a_batch_is_looked_at_before_training(tmp_path: Path) -> None:
     assert trainer.compute_loss(trainer.model, batch).requires_grad
     with pytest.raises(ValueError, match=r"takes a batch of get_train_dataloader\(\).*got one of 'pixel_values'"):
         trainer.compute_loss(trainer.model, {"pixel_values": batch["a"]["pixel_values"]})
+    with pytest.raises(ValueError, match=r"no images to score\. Give some: trainer\.evaluate\(images\)"):
+        trainer.evaluate()
     trainer.create_model_card("en", "mit")
     assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
     assert trainer.floating_point_ops({"pixel_values": batch["a"]["pixel_values"]}) > 0
