@@ -99,6 +99,11 @@ def check_processor(processor: Any, name: str) -> None:
 def refuse_undeclared_ties(model: PreTrainedModel, name: str) -> None:
     """Raise a ValueError for tensors in the same memory that transformers would not save, or not tie again when they
     are loaded: the first checkpoint could not be written or read."""
+    if not hasattr(model, "all_tied_weights_keys"):
+        raise ValueError(
+            f"The constructor of model {name}, {type(model).__name__}, does not end with `self.post_init()`, without "
+            "which from_pretrained cannot load it. Add the call."
+        )
     keys_at: dict[int, list[str]] = {}
     for key, tensor in model.state_dict().items():
         if tensor.numel():  # empty ones are at 0

@@ -315,6 +315,9 @@ class TestInMemory:
         model.config.tie_word_embeddings = True
         model.post_init()  # as at the end of its constructor
         ModelPair.from_models(model, "tiny:resnet", **given)
+        del model.all_tied_weights_keys
+        with pytest.raises(ValueError, match=r"does not end with `self\.post_init\(\)`"):
+            ModelPair.from_models(model, "tiny:resnet", **given)
 
     @pytest.mark.parametrize(
         ("processor", "message"),
