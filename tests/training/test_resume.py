@@ -89,6 +89,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "pixels-ema": {**PIXELS, "ema_decay": 0.9},
     "workers": {"dataloader_num_workers": 2, "dropout": 0.2, "label_ratios": [1.0]},
 }
+# The usual tests resume two at once where one does not hide the other. The slow tests say which of them is at fault.
+AT_ONCE = (("mixup", "accumulation"), ("online", "workers"))
+RUNS |= {"+".join(pair): {**RUNS[pair[0]], **RUNS[pair[1]]} for pair in AT_ONCE}
 
 
 def run(
@@ -180,23 +183,19 @@ def test_killed_at_any_step(runs: Runs, kill_at: int) -> None:
 
 # Other runs cover their parts: "pixels-ema", "parts-in-turn", weak views (drawn in the same way), the warm-up of
 # "sequential", the averages of "frozen", and the four kills of "alternate" below.
-TOGETHER_ELSEWHERE = ("pixels", "parts", "strong", "warm-up", "ema", "alternate")
+ELSEWHERE = ("pixels", "parts", "strong", "warm-up", "ema", "alternate", *(name for pair in AT_ONCE for name in pair))
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in TOGETHER_ELSEWHERE else [])
-        for name in RUNS
-        if name != "dropout"
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ELSEWHERE else []) for name in RUNS if name != "dropout"],
 )
 def test_every_kind_of_run_resumes_exactly(runs: Runs, name: str) -> None:
     """Guards against faults in the middle of a phase: averages restarted, mixup drawn again, a warm-up's rate of 0 for
     one update, backbones restored twice, a ramp that starts again, and labels made by weights from the middle of the
     phase."""
     # Between two checkpoints of a phase, the first of which is in its middle. Phases: 3, 2, 3; two of 3.
-    folder = runs.killed(name, {"online": 6, "workers": 6, "rate-of-phase-0": 3}.get(name, 7))
+    folder = runs.killed(name, {"online": 6, "workers": 6, "online+workers": 6, "rate-of-phase-0": 3}.get(name, 7))
     run(folder, RUNS[name], resume="True")
     assert_same_run(folder, runs.finished(name))
 
