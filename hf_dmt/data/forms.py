@@ -38,53 +38,27 @@ class Test:
     what: str
     holds: Callable[[Any], bool]
 
-    def __call__(self, value: Any) -> bool:
-        return self.holds(value)
-
-
-def described_as(what: str) -> Callable[[Callable[[Any], bool]], Test]:
-    """Turn a function into a `Test`."""
-    return lambda holds: Test(what, holds)
-
-
-@described_as("a whole number of at least 0")
-def count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-@described_as("a number from 0 to 1, or null")
-def share(value: Any) -> bool:
-    return value is None or value != value or (is_number(value) and -1e-6 <= value <= 1 + 1e-6)  # NaN: no score
-
-
-@described_as("a number, or null")
-def number(value: Any) -> bool:
-    return value is None or is_number(value)
-
-
-@described_as("a number of at least 0, or null")
-def amount(value: Any) -> bool:
-    return value is None or (is_number(value) and value >= 0)
-
-
-@described_as("a text, or null")
-def text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-@described_as("a text")
-def name(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-@described_as(f"one of: {', '.join(TASKS)}")
-def task(value: Any) -> bool:
-    return value in TASKS
-
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number; booleans do not count."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or value != value or (is_number(value) and -1e-6 <= value <= 1 + 1e-6)  # NaN: no score
+
+
+count = Test("a whole number of at least 0", is_count)
+share = Test("a number from 0 to 1, or null", _is_share)
+number = Test("a number, or null", lambda value: value is None or is_number(value))
+amount = Test("a number of at least 0, or null", lambda value: value is None or (is_number(value) and value >= 0))
+text = Test("a text, or null", lambda value: value is None or isinstance(value, str))
+name = Test("a text", lambda value: isinstance(value, str))
+task = Test(f"one of: {', '.join(TASKS)}", lambda value: value in TASKS)
 
 
 def fault_of(value: Any, form: Form, place: str = "") -> str | None:
@@ -92,7 +66,7 @@ def fault_of(value: Any, form: Form, place: str = "") -> str | None:
     but must be a whole number of at least 0`; None if all have. Whole parts may be null, but not entries of a list."""
     if isinstance(form, Test):
         try:
-            fine = form(value)
+            fine = form.holds(value)
         except (TypeError, OverflowError):  # unhashable, or too large for a float
             fine = False
         return None if fine else f"{place or 'it'} is {value!r:.60}, but must be {form.what}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import forms
 from .files import read_json
-from .forms import Needs, described_as, fault_of
+from .forms import Needs, Test, fault_of
 from .members import MEMBERS
 
 PAIR_FILE = "dmt_config.json"
@@ -20,40 +20,25 @@ LONGEST_SIDE = 16_384
 """Of the training view, in pixels."""
 
 
-@described_as("a or b")
-def _member(value: Any) -> bool:
-    return value in MEMBERS
-
-
-@described_as(f"a whole number from 1 to {LONGEST_SIDE}")
-def _side(value: Any) -> bool:
-    return forms.count(value) and 1 <= value <= LONGEST_SIDE
-
-
-@described_as("a whole number of at least 1")
-def _version(value: Any) -> bool:
-    return forms.count(value) and value > 0
-
-
-@described_as("true or false")
-def _yes_or_no(value: Any) -> bool:
-    return isinstance(value, bool)
-
+_SIDE = Test(
+    f"a whole number from 1 to {LONGEST_SIDE}", lambda value: forms.is_count(value) and 1 <= value <= LONGEST_SIDE
+)
+_VERSION = Test("a whole number of at least 1", lambda value: forms.is_count(value) and value > 0)
 
 PAIR = Needs(
     "format_version",
     "primary",
     "task",
     "image_size",
-    format_version=_version,
-    primary=_member,
+    format_version=_VERSION,
+    primary=Test("a or b", lambda value: value in MEMBERS),
     task=forms.task,
-    image_size=_side,
+    image_size=_SIDE,
     base_models=dict.fromkeys(MEMBERS, forms.text),
     base_commits=dict.fromkeys(MEMBERS, forms.text),
     seed=forms.number,
     phase=forms.count,
-    continued=_yes_or_no,
+    continued=Test("true or false", lambda value: isinstance(value, bool)),
 )
 
 

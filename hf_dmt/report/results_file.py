@@ -17,15 +17,14 @@ RESULTS_FILE = "dmt_results.json"
 TELEMETRY_FILE = "telemetry.jsonl"
 
 
-@forms.described_as("a list of [true class, predicted class, count]")
-def _confusions(value: Any) -> bool:
+def _are_confusions(value: Any) -> bool:
     return value is None or (
         isinstance(value, list)
         and all(
             isinstance(entry, list)
             and len(entry) == 3
             and all(isinstance(name, str) for name in entry[:2])
-            and forms.count(entry[2])
+            and forms.is_count(entry[2])
             for entry in value
         )
     )
@@ -37,7 +36,7 @@ _SCORES = Each(
         **dict.fromkeys(_RATES, forms.share),
         "per_class_accuracy": Each(forms.share, dict),
         "per_class_iou": Each(forms.share, dict),
-        "confusions": _confusions,
+        "confusions": Test("a list of [true class, predicted class, count]", _are_confusions),
         "chance": Each(forms.share, dict),
     },
     dict,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLESPERPIXEL, ImageFileDirectory_v2
 from torch import Tensor
 
 with suppress(ImportError):  # the extra [heic], for iPhone photos
@@ -26,7 +27,6 @@ with suppress(ImportError):  # the extra [heic], for iPhone photos
 
 ImageSource = Image.Image | np.ndarray | Tensor | bytes | str | Path | Mapping[str, Any]
 
-EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -42,7 +42,7 @@ _DARK = 1 / 8  # 16-bit files with 12-bit or 8-bit values look nearly black
 _LONGEST = 200  # characters of a reason, which may quote an image that is written as text
 JPEG_FORMATS = {"JPEG", "MPO"}  # MPO: a photo followed by a second picture, as written by many phones
 MARGIN = 2  # the shorter side keeps this multiple of the side of the view
-_TIFF_BANDS, _TIFF_BITS, _TIFF_GEO = 277, 258, 34735
+_GEO_KEYS = 34735  # the TIFF tag that makes a GeoTIFF
 
 
 class CorruptImage(ValueError):
@@ -116,7 +116,7 @@ def to_small_rgb(image: ImageSource, side: int | None, name: str | None = None) 
     return (decoded.reduce(factor) if factor > 1 else decoded), full or decoded.size
 
 
-def called(image: ImageSource) -> str:
+def called(image: Any) -> str:
     if isinstance(image, (str, Path)):
         return str(image)
     if isinstance(image, bytes):
@@ -190,7 +190,7 @@ def identify(content: bytes) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # invalid metadata does not matter
         return 1
     return int(value) if isinstance(value, int) and value in _TURNS else 1
@@ -236,7 +236,7 @@ def stored_remark(image: Image.Image) -> str:
 
 def unused_part(image: Image.Image) -> str:
     """The bands or frames of an opened file that are not used, as the end of a sentence; empty if there are none."""
-    bands = int(getattr(image, "tag_v2", {}).get(_TIFF_BANDS, 1))
+    bands = int(getattr(image, "tag_v2", {}).get(SAMPLESPERPIXEL, 1))
     if bands > len(image.getbands()):
         return f"has {bands} bands, of which only the first {len(image.getbands())} are used"
     if image.format in {"GIF", "WEBP", "PNG", "TIFF", "AVIF"} and getattr(image, "n_frames", 1) > 1:
@@ -270,15 +270,15 @@ def _unidentified(image: Any) -> str:
         if head == b"version ":
             return "it is a pointer of Git LFS and not the image itself, which `git lfs pull` fetches"
         if head[:4] in (b"II*\0", b"MM\0*"):
-            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+            tags = ImageFileDirectory_v2(head)
             content.seek(tags.next)
             tags.load(content)
-            bits = tags.get(_TIFF_BITS, (1,))
-            kind = "GeoTIFF" if _TIFF_GEO in tags else "TIFF"
+            bits = tags.get(BITSPERSAMPLE, (1,))
+            kind = "GeoTIFF" if _GEO_KEYS in tags else "TIFF"
             return (
-                f"it is a {kind} with {tags.get(_TIFF_BANDS, 1)} bands of {bits[0]} bits, which Pillow does not read. "
-                "Write three bands with 8 bits each, for example: gdal_translate -of PNG -ot Byte -scale -b 1 -b 2 "
-                "-b 3 IN.tif OUT.png"
+                f"it is a {kind} with {tags.get(SAMPLESPERPIXEL, 1)} bands of {bits[0]} bits, which Pillow does not "
+                "read. Write three bands with 8 bits each, for example: gdal_translate -of PNG -ot Byte -scale -b 1 "
+                "-b 2 -b 3 IN.tif OUT.png"
             )
     return "its format is not known to Pillow"
 

@@ -164,7 +164,7 @@ def left_out_in(folder: Path, *, read: bool = False) -> str:
 def _walk(found: Folder, apart: Path | None) -> Iterator[tuple[str, list[str]]]:
     """`("a/b/", names of the files in it)` for each folder below `found.root`; what is not searched is recorded.
 
-    Links are followed last: a link never names the images of a folder that is below the root anyway.
+    Links are followed last, so that images below the root are listed under their own path and not under a link's.
 
     Raises:
         DataError: a folder cannot be read.

@@ -298,9 +298,9 @@ def _by_name(masks: Sequence[Path], folder: Path, suffix: str) -> dict[str, Path
     by_name: dict[str, Path] = {}
     for path in masks:
         name = _stem(path, folder)
-        if suffix and not name.endswith(suffix):
+        if not name.endswith(suffix):
             continue
-        name = name[: len(name) - len(suffix)]
+        name = name.removesuffix(suffix)
         if name in by_name:
             raise DataError(
                 f"{str(by_name[name])!r} and {str(path)!r} are masks for the same image. Remove one of them."

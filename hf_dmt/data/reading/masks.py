@@ -102,8 +102,6 @@ def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarra
         ValueError: its colors, transparency, fractions, shape or lossy compression are incompatible with class ids.
         TypeError: it is none of the above.
     """
-    if isinstance(mask, list):  # a column of numbers in a table
-        mask = np.asarray(mask)
     return mask_ids(mask, name or called(mask), PLAIN)
 
 

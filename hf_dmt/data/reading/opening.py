@@ -204,12 +204,12 @@ def _local_files(
     """
     if root.is_file():
         check_is_table(root)
-        alone = {"train": root}
-        return open_file_tables(root.parent, alone, task, image_column, label_column, notes, alone=True), None
-    if is_saved(root):
+        folder, tables = root.parent, {"train": root}
+    elif is_saved(root):
         return None
+    else:
+        folder, tables = root, metadata_tables(root)
     needs_masks = task == "semantic-segmentation" and not unlabeled
-    tables = metadata_tables(root)
     if not tables:
         found: FilesAndClasses | None = None
         if task == "semantic-segmentation":
@@ -225,7 +225,9 @@ def _local_files(
             return found
         tables = named_tables(root)
     if tables:
-        listed = open_file_tables(root, tables, task, image_column, label_column, notes, apart=apart)
+        listed = open_file_tables(
+            folder, tables, task, image_column, label_column, notes, apart=apart, alone=root.is_file()
+        )
         if needs_masks and not all(rows.masks for rows in listed.values()):
             raise DataError(f"The table in {str(root)!r} has no column with masks. Name it with `label_column`.")
         return listed, None

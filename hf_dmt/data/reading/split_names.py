@@ -23,9 +23,12 @@ def role_of(name: str) -> str | None:
 
 
 def with_role(names: Iterable[str], role: str) -> list[str]:
-    """The names that mean a role; the role's own name first, then as in the table above."""
-    found = [name for name in names if role_of(name) == role]
-    return sorted(found, key=lambda name: (name != role, ROLES[role].index(_ENDINGS.sub("", name.strip().lower()))))
+    """The names that mean a role: the role's own name first, then as in the table above, then by name."""
+
+    def rank(name: str) -> tuple[bool, int, str]:
+        return name != role, ROLES[role].index(_ENDINGS.sub("", name.strip().lower())), name
+
+    return sorted((name for name in names if role_of(name) == role), key=rank)
 
 
 def split_for(splits: dict[str, Rows], asked: str | None, role: str, name: str, flag: str) -> Rows | None:

@@ -46,16 +46,17 @@ def is_table(file: Path) -> bool:
 
 def metadata_tables(root: Path) -> dict[str, Path]:
     """The `metadata` file of each split: one at the root, or one in each split folder."""
-    for kind in _KINDS:
-        if (file := root / f"metadata{kind}").is_file():
-            return {"train": file}
+    if file := _metadata_in(root):
+        return {"train": file}
     inside: dict[str, Path] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        role = role_of(folder.name)
-        table = next((folder / f"metadata{kind}" for kind in _KINDS if (folder / f"metadata{kind}").is_file()), None)
-        if role and table:
-            inside.setdefault(role, table)
+        if (role := role_of(folder.name)) and (file := _metadata_in(folder)):
+            inside.setdefault(role, file)
     return inside
+
+
+def _metadata_in(folder: Path) -> Path | None:
+    return next((file for kind in _KINDS if (file := folder / f"metadata{kind}").is_file()), None)
 
 
 def named_tables(root: Path) -> dict[str, Path]:
@@ -324,8 +325,6 @@ def _files(folder: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
     found, missing = [], []
     folders: dict[Path, dict[str, str]] = {}
     for cell in cells:
-        if _is_empty(cell):
-            continue
         text = str(cell).strip()
         path = _existing(folder, text, folders) or _existing(folder, text.replace("\\", "/"), folders)
         if path is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,36 +18,44 @@ from .splits import held_out_before, image_ids
 _LOOKED_AT = 16  # items of a set that was not hashed completely
 
 
-def digest_of(images: Any, hashes: Sequence[bytes] | None = None, *, role: str = "this set") -> str:
-    """16 hex digits over the ids, labels and contents of an image set, in order.
+def digest_of(images: Any, *, role: str = "this set") -> str:
+    """16 hex digits over the number of items of an image set, their ids and labels, and the content of a few.
+
+    Labels count if they are known without decoding images. 16 items, evenly spread, are read; those that differ at
+    every access do not count.
 
     Args:
-        images: map-style, `{'image': ..., 'label' or 'mask': ...}`; ids and labels count if there are any.
-        hashes: a hash of each image's and target's contents, if every file was read. Otherwise the labels of a
-            list or a `datasets.Dataset` count, and 16 items, evenly spread, are read; of items that differ at every
-            access, only the number counts.
+        images: map-style, `{'image': ..., 'label' or 'mask': ...}`.
         role: the name of the set in errors.
 
     Raises:
         DataError: an item cannot be read.
     """
-    count = len(images)
-    digest = hashlib.sha256(f"{count}\n".encode())
+    digest = _of_ids_and_labels(images)
+    for row in evenly_spread(len(images), _LOOKED_AT):
+        with reading_an_item(f"Item {row} of the {role} images"):
+            item, again = _hash_of_item(images[row]), _hash_of_item(images[row])
+        if item == again:
+            digest.update(item)
+    return digest.hexdigest()[:16]
+
+
+def digest_of_scanned(found: ScannedImages) -> str:
+    """Like `digest_of`, over the whole content of all files."""
+    digest = _of_ids_and_labels(found.images)
+    digest.update(b"\n".join([*found.contents, *found.mask_contents]))
+    return digest.hexdigest()[:16]
+
+
+def _of_ids_and_labels(images: Any) -> Any:
+    digest = hashlib.sha256(f"{len(images)}\n".encode())
     digest.update("".join(f"{name}\n" for name in image_ids(images)).encode(errors="surrogateescape"))
     labels = getattr(images, "labels", None)
     if isinstance(labels, np.ndarray):
         digest.update(labels.astype(np.int64).tobytes())
     else:
         digest.update("".join(f"{label}\n" for label in labels_at_hand(images) or ()).encode())
-    if hashes is not None:
-        digest.update(b"\n".join(hashes))
-        return digest.hexdigest()[:16]
-    for row in evenly_spread(count, _LOOKED_AT):
-        with reading_an_item(f"Item {row} of the {role} images"):
-            item, again = _hash_of_item(images[row]), _hash_of_item(images[row])
-        if item == again:
-            digest.update(item)
-    return digest.hexdigest()[:16]
+    return digest
 
 
 def of_same_data(
@@ -68,11 +76,6 @@ def of_same_data(
         if found is not None and digest_of_scanned(found) == of_pair.get("contents", {}).get(role):
             return of_pair
     return {}
-
-
-def digest_of_scanned(found: ScannedImages) -> str:
-    """`digest_of`, which covers the whole content of the files."""
-    return digest_of(found.images, [*found.contents, *found.mask_contents])
 
 
 def _hash_of_item(item: Any) -> bytes:

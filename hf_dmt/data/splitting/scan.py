@@ -21,7 +21,8 @@ from ..reading.rows import DataError
 from ..reading.sources import ImageSet
 
 UNREADABLE = "images that cannot be read:"  # in the note about images that are skipped
-# longer over shorter side: resized by the shorter side, such an image has as many pixels as that many views
+# Longer side divided by the shorter one. Resized until its shorter side fits a view, such an image is as large as 200
+# views.
 _LONGEST_STRIP = 200
 _BLOCK = 64  # images per thread task; one future per image would take a gigabyte for a million images
 _Result = TypeVar("_Result")
