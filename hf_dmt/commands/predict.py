@@ -34,9 +34,9 @@ from ..data.members import MEMBERS
 from ..data.messages import listed
 from ..data.reading.finding import Folder, find_images
 from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
+from ..data.reading.image_set import ImageSet
 from ..data.reading.opening import open_unlabeled_table
 from ..data.reading.rows import DataError, FileRows, Rows
-from ..data.reading.sources import ImageSet
 from ..data.reading.tables import columns_there, is_table
 from ..data.splitting.scan import scan
 from ..hub.offline import fail_fast_offline

@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 
 from ..data.arguments import DataArguments
 from ..data.builtin import BUILTIN_SETS
-from ..data.reading.sources import ImageSet
+from ..data.reading.image_set import ImageSet
 from ..data.splitting.assemble import assemble
 from ..data.splitting.splits import SPLIT_FILE
 from ..report.queue import write_queue

@@ -24,8 +24,8 @@ from ..data.labels.disagreement import contradicting_images, contradiction
 from ..data.labels.pseudo_labels import ImageLabels, PixelLabels, is_complete
 from ..data.members import MEMBERS
 from ..data.reading.decoding import to_rgb
+from ..data.reading.image_set import ImageSet
 from ..data.reading.looks import look_at_image
-from ..data.reading.sources import ImageSet
 from ..data.splitting.answers import COCO_FILE, CONTENT, IMAGES, QUEUE_FILE
 from ..data.splitting.coco import TO_LABEL
 from .run import Run, read_run

@@ -42,8 +42,8 @@ from hf_dmt.data.drawing.samples import PairDataset
 from hf_dmt.data.drawing.transforms import ImageView
 from hf_dmt.data.labels.pseudo_labels import ImageLabels
 from hf_dmt.data.members import MEMBERS
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.rows import FileRows
-from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.training.labeling.inference import CleanPass
 from hf_dmt.training.labeling.label_pass import select_images
 from hf_dmt.training.settings.methods import Knobs

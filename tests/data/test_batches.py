@@ -19,8 +19,8 @@ from hf_dmt.data.drawing.sampler import BatchShape, Draw, PhaseBatchSampler
 from hf_dmt.data.drawing.samples import PairDataset
 from hf_dmt.data.drawing.transforms import ImageView, PixelView
 from hf_dmt.data.labels.pseudo_labels import ImageLabels, PixelLabels
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.rows import FileRows
-from hf_dmt.data.reading.sources import ImageSet
 from tests.data import small_files as files
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"

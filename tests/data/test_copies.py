@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.rows import FileRows
-from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.data.splitting.duplicates import in_both, overlaps, signatures
 from hf_dmt.data.splitting.scan import scan
 from tests.data import small_files as files

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from hf_dmt.data.reading import rows as reading_rows
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.looks import Look, LookCache, cache_file
 from hf_dmt.data.reading.masks import MaskReading
 from hf_dmt.data.reading.rows import DataError, FileRows, Place
-from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.data.splitting import scan as scanning
 from hf_dmt.data.splitting.scan import ScannedImages, scan
 from tests.data import small_files as files

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from hf_dmt.data.reading.decoding import CorruptImage, to_rgb
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.looks import look_at_image
 from hf_dmt.data.reading.rows import DataError, FileRows
-from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.data.splitting.scan import scan
 from tests.data import small_files as files
 

@@ -15,8 +15,8 @@ from hf_dmt.data.drawing.sampler import Draw
 from hf_dmt.data.drawing.samples import PairDataset
 from hf_dmt.data.drawing.transforms import PixelView
 from hf_dmt.data.reading.decoding import CorruptImage, to_rgb, to_small_rgb
+from hf_dmt.data.reading.image_set import ImageSet, at_side
 from hf_dmt.data.reading.rows import DataError, FileRows
-from hf_dmt.data.reading.sources import ImageSet, at_side
 
 FULL = (400, 300)
 PIXELS = "semantic-segmentation"

@@ -12,9 +12,9 @@ import pytest
 
 from hf_dmt.data.reading import opening
 from hf_dmt.data.reading.folders import class_folders, open_unlabeled_folder
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.looks import LookCache
 from hf_dmt.data.reading.rows import DataError, FileRows, Rows, TableRows
-from hf_dmt.data.reading.sources import ImageSet
 from tests.data import small_files as files
 from tests.hub_server import HubServer
 

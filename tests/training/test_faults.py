@@ -19,8 +19,8 @@ from torch.utils.data import Subset, get_worker_info
 from transformers import TrainerCallback
 
 from hf_dmt import DMTTrainingArguments
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.rows import FileRows
-from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.training.run import checkpoints
 from hf_dmt.training.run.folder import check_output_folder
 from hf_dmt.training.run.runtime_errors import RunError, out_of_memory

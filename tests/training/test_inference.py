@@ -15,8 +15,8 @@ from small_runs import CLASSES, images, make_pair, scenes, state_of
 from torch.utils.data import DataLoader
 from transformers import pipeline
 
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.rows import DataError, FileRows
-from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.models.preprocessing import clean_inputs
 from hf_dmt.training.labeling import inference
 from hf_dmt.training.labeling.inference import CleanPass, broadcast_buffers

@@ -33,8 +33,8 @@ from torchvision.transforms.functional import to_tensor
 from transformers import TrainerCallback
 
 from hf_dmt import DMTTrainer
+from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.rows import FileRows
-from hf_dmt.data.reading.sources import ImageSet
 from hf_dmt.data.splitting.scan import scan
 from hf_dmt.models.weights.sharding import whole_state
 from hf_dmt.training.labeling.inference import CleanPass

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..labels.items import check_label
+from ..reading.image_set import at_side, check_mask_size, check_mask_values, decoded_item, name_of
 from ..reading.masks import to_mask
 from ..reading.rows import is_label
-from ..reading.sources import at_side, check_mask_size, check_mask_values, decoded_item, name_of
 from ..tasks import TASKS
 
 

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from ..labels.items import check_label
 from ..labels.pseudo_labels import ImageLabels, PixelLabels
+from ..reading.image_set import ImageSet, at_side, check_mask_size, check_mask_values, decoded_item, name_of
 from ..reading.masks import to_mask
-from ..reading.sources import ImageSet, at_side, check_mask_size, check_mask_values, decoded_item, name_of
 from ..seeds import seeded
 from .clean_images import fit_shorter_side, resize_mask
 from .sampler import Draw

@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 from torch import Tensor
 
+from ..reading.image_set import ImageSet, reading_an_item
 from ..reading.rows import is_label
-from ..reading.sources import ImageSet, reading_an_item
 
 _LOOKED_AT = 32  # items to check in a set that decodes an image to read its label
 

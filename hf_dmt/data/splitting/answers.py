@@ -19,8 +19,8 @@ from ..arguments import DataArguments
 from ..escaping import from_csv_cell
 from ..files import read_csv, read_json
 from ..messages import listed, listed_lines
+from ..reading.image_set import ClassIds, ImageSet, check_mask_size
 from ..reading.rows import DataError, Place, same_letters
-from ..reading.sources import ClassIds, ImageSet, check_mask_size
 from ..tasks import IGNORE_INDEX
 from ..texts import Texts
 from .coco import region_masks

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..arguments import DataArguments
 from ..builtin import BUILTIN_SETS
+from ..reading.image_set import ImageSet
 from ..reading.masks import MaskReading, read_colors
 from ..reading.opening import open_splits
 from ..reading.rows import DataError, FileRows, Rows
-from ..reading.sources import ImageSet
 from ..reading.split_names import names_of, split_for
 from ..reading.tables import tables_not_read
 from .answers import with_answers

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..labels.items import evenly_spread, labels_at_hand
-from ..reading.sources import reading_an_item
+from ..reading.image_set import reading_an_item
 from .scan import ScannedImages
 from .splits import held_out_before, image_ids
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..messages import listed
 from ..reading.decoding import to_rgb
-from ..reading.sources import ImageSet
+from ..reading.image_set import ImageSet
 from .scan import ScannedImages, everywhere, listing
 
 # Tried on 20,000 CIFAR-10 images. Resized and recompressed copies differ in at most 4 of 64 bits (99 %) and by at most

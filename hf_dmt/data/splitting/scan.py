@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from ..messages import listed, listed_lines
 from ..reading.decoding import CorruptImage
+from ..reading.image_set import ImageSet
 from ..reading.looks import CachedLooks, Look, LookCache, NotCached
 from ..reading.rows import DataError
-from ..reading.sources import ImageSet
 
 UNREADABLE = "images that cannot be read:"  # in the note about images that are skipped
 # Longer side divided by the shorter one. Resized until its shorter side fits a view, such an image is as large as 200

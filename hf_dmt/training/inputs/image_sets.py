@@ -7,9 +7,9 @@ from typing import Any
 
 from ...data.labels.items import check_item_labels
 from ...data.reading.decoding import to_rgb
+from ...data.reading.image_set import ImageSet, check_mask_size, reading_an_item
 from ...data.reading.masks import to_mask
 from ...data.reading.rows import is_label
-from ...data.reading.sources import ImageSet, check_mask_size, reading_an_item
 from ...data.tasks import IGNORE_INDEX, TASKS
 from ...models.pair import ModelPair
 from .streams import is_stream

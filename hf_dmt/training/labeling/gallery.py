@@ -26,7 +26,7 @@ from ...data.labels.pseudo_labels import ImageLabels, PixelLabels
 from ...data.members import MEMBERS
 from ...data.palette import paint
 from ...data.reading.decoding import to_rgb
-from ...data.reading.sources import at_side
+from ...data.reading.image_set import at_side
 from ...data.splitting.splits import image_ids
 from ...method import pseudo_label
 from ...models.pair import ModelPair

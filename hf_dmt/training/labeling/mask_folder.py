@@ -12,7 +12,7 @@ from PIL import Image
 from ...data.files import write_aside, write_json
 from ...data.labels.predictions import Record
 from ...data.palette import class_colors, paint
-from ...data.reading.sources import ImageSet
+from ...data.reading.image_set import ImageSet
 from .inference import CleanLogits
 from .predictions import label_maps
 

@@ -14,7 +14,7 @@ from transformers import EvalPrediction
 
 from ...data.labels.items import check_label
 from ...data.members import MEMBERS
-from ...data.reading.sources import name_of
+from ...data.reading.image_set import name_of
 from ...data.tasks import IGNORE_INDEX, TASKS
 from ...models.pair import ModelPair
 from ..labeling.inference import CleanPass

@@ -1,4 +1,4 @@
-"""`ImageSet`: images from the Hub, a folder, parquet files or an embedded set behind one interface."""
+"""`ImageSet`: images from any source behind one interface; and reading items of any other image set."""
 
 from __future__ import annotations
 
