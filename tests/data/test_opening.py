@@ -85,6 +85,16 @@ def test_a_table_with_a_wrong_mask(mask: str, message: str, tmp_path: Path) -> N
         ids_of(tmp_path, PIXELS)
 
 
+def test_masks_are_looked_for_where_images_are(tmp_path: Path) -> None:
+    """Guards against refusing masks whose names are relative to a folder beside the table, as images may be."""
+    empty(tmp_path / "files", "1.jpg", "2.jpg", "1.png", "2.png")
+    files.text_file(tmp_path, "file_name,mask\n1.jpg,1.png\n2.jpg,2.png\n", "metadata.csv")
+    notes: list[str] = []
+    splits, _ = open_splits(str(tmp_path), task=PIXELS, notes=notes)
+    assert [splits["train"].raw(row)[1].name for row in range(2)] == ["1.png", "2.png"]
+    assert len([note for note in notes if "are those in" in note]) == 1
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_table_without_masks(alone: bool, tmp_path: Path) -> None:
     """Guards against the message that all masks are null where there is no column with masks at all."""

@@ -198,15 +198,11 @@ def _open(
         )
     if task == "image-classification":
         return FileRows(paths, root, labels=_labels(cells)), splits
-    return FileRows(paths, root, masks=_listed_masks(file, cells, target)), splits
+    return FileRows(paths, root, masks=_listed_masks(file, cells, target, notes)), splits
 
 
 def _listed_files(file: Path, cells: Sequence[Any], column: str, notes: list[str]) -> list[Path]:
-    """The image files that a table names, relative to its own folder or to the only folder in it that has them all."""
-    paths, missing = _files(file.parent, cells)
-    if missing and (folder := _folder_with(cells, file.parent)):
-        paths, missing = _files(folder, cells)
-        notes.append(f"The files of {file.name!r} are those in {str(folder)!r}.")
+    paths, missing = _files_of(file, cells, notes)
     if missing:
         shown = listed(map(repr, missing))
         raise DataError(
@@ -222,14 +218,14 @@ def _listed_files(file: Path, cells: Sequence[Any], column: str, notes: list[str
     return paths
 
 
-def _listed_masks(file: Path, cells: Sequence[Any], column: str) -> list[Path]:
+def _listed_masks(file: Path, cells: Sequence[Any], column: str, notes: list[str]) -> list[Path]:
     elsewhere = "images without a mask go into a folder of their own: `unlabeled_dir`."
     if without := sum(not is_label(cell) for cell in cells):
         raise DataError(
             f"{without} of {len(cells)} rows of {str(file)!r} have no mask in the column {column!r}. Remove these "
             f"rows; {elsewhere}"
         )
-    masks, missing = _files(file.parent, cells)
+    masks, missing = _files_of(file, cells, notes)
     if missing:
         raise DataError(
             f"{len(missing)} of {len(cells)} masks in {str(file)!r} do not exist, such as {missing[0]!r}. Correct the "
@@ -314,10 +310,16 @@ def _usual(columns: Sequence[str], usual: Sequence[str]) -> str | None:
     return next((named[name] for one in usual if (name := one.replace("_", "")) in named), None)
 
 
-def _folder_with(cells: Sequence[Any], parent: Path) -> Path | None:
-    """The only folder in `parent` that contains all files; None if there is none or several do."""
-    having = [path for path in sorted(parent.iterdir()) if path.is_dir() and not _files(path, cells)[1]]
-    return having[0] if len(having) == 1 else None
+def _files_of(file: Path, cells: Sequence[Any], notes: list[str]) -> tuple[list[Path], list[str]]:
+    """`(the files, names of missing ones)`, relative to the table's folder or to the only folder in it that has all."""
+    paths, missing = _files(file.parent, cells)
+    inside = [path for path in sorted(file.parent.iterdir()) if path.is_dir()] if missing else []
+    complete = [folder for folder in inside if not _files(folder, cells)[1]]
+    if len(complete) != 1:
+        return paths, missing
+    if (note := f"The files of {file.name!r} are those in {str(complete[0])!r}.") not in notes:
+        notes.append(note)
+    return _files(complete[0], cells)
 
 
 def _files(folder: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
