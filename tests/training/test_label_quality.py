@@ -137,7 +137,7 @@ def test_truth_changes_no_weight_of_the_models(tmp_path: Path, task: str) -> Non
     states, figures = [], []
     for name, unlabeled in (("known", made), ("unknown", made.without_truth())):
         pair = make_pair() if task == "images" else make_pair("segformer", "segformer")
-        make_trainer(tmp_path / name, pair, unlabeled=unlabeled).train()
+        make_trainer(tmp_path / name, pair, unlabeled=unlabeled, max_steps=1).train()
         states.append(state_of(pair))
         figures.append(labels_of(results(tmp_path / name)))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
