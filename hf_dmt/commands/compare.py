@@ -1,8 +1,7 @@
 """`hf-dmt compare`: compare methods on the same splits, models and compute budget.
 
     hf-dmt compare --suite smoke
-    hf-dmt compare --suite cpu --sets digits --seeds 0 1 2
-    hf-dmt compare --suite cpu --data cifar10=FOLDER --data camvid=FOLDER
+    hf-dmt compare --suite cpu --data cifar10=FOLDER --sets cifar10 --seeds 0 1 2
     hf-dmt compare --arms dmt --seeds 0 1 2 3 4
     hf-dmt compare -- --dataset_name my_images --num_labeled 200 --model_a ...
 
@@ -83,8 +82,7 @@ _SMALL = ["--logging_steps", "50", "--per_device_eval_batch_size", "128", "--war
 _CIFAR_CPU = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "32", "--learning_rate", "2e-3",
               "--learning_rate_b", "1e-3", "--labeled_batch_size", "16", "--pseudo_batch_size", "48",
               "--num_labeled", "1000", "--supervised_epochs", "80", "--phase_epochs", "0.4", *_SMALL]  # fmt: skip
-# Sized for 25 minutes per method on one H200, but not measured on one. A fifth of the 5,000 and 1,250 labels is held
-# out for evaluation.
+# Sized for 25 minutes per method on one H200, but not measured on one. A fifth of the labels is held out.
 _WRN_GPU = ["--dataset_name", "{cifar10}", "--model_a", "paper:wrn-28-2", "--model_b", "paper:wrn-28-2",
             "--image_size", "32", "--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true", "--learning_rate",
             "0.1", "--weight_decay", "5e-4", "--lr_scheduler_type", "cosine", "--labeled_batch_size", "64",
@@ -105,13 +103,14 @@ _TRASHNET = ["--dataset_name", "{trashnet}", "--model_a", "{lite2}", "--model_b"
              "--labeled_batch_size", "8", "--pseudo_batch_size", "24", "--phase_epochs", "1", *_SMALL]  # fmt: skip
 _HEADS = [*_TRASHNET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
           "--weight_decay", "0", "--supervised_epochs", "100"]  # fmt: skip
-# A few dozen updates on a CPU: the last six blocks (four fifths of the weights), each slower than the next one, and a
-# fast head. BatchNorm at rest, for batches hold the same few photographs.
+# The last six blocks (four fifths of the weights), each slower than the next one; few updates, or three times as many.
 _DEEP = [*_TRASHNET, "--image_size", "96", "--augmentation", "weak", "--train", "last:6", "--layer_decay", "0.6",
          "--freeze_batch_norm", "true", "--supervised_learning_rate", "3e-3", "--learning_rate", "1e-3",
          "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--label_ratios", "0.2",
          "0.5", "--supervised_epochs", "9", "--phase_epochs", "0.22", "--per_device_eval_batch_size", "16",
          "--logging_steps", "10"]  # fmt: skip
+_LONG = ["--image_size", "128", "--supervised_epochs", "20", "--phase_epochs", "1", "--supervised_learning_rate",
+         "1e-3", "--learning_rate", "3e-4", "--ema_decay", "0.98"]  # fmt: skip
 _CAMVID_PRETRAINED = ["--task", "semantic-segmentation", "--dataset_name", "{camvid}", "--label_column", "annotation",
                       "--model_a", "{deeplab}", "--model_b", "{deeplab_half}", "--image_size", "128", "--num_labeled",
                       "58", "--test_split", "validation", "--train", "last:6", "--layer_decay", "0.6",
@@ -135,6 +134,7 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "trashnet-heads-150": [*_HEADS, "--num_labeled", "188", "--supervised_epochs", "40"],
         "trashnet-30": [*_DEEP, "--num_labeled", "38"],
         "trashnet-60": [*_DEEP, "--num_labeled", "75"],
+        "trashnet-60-long": [*_DEEP, "--num_labeled", "75", *_LONG],
         "camvid-46": _CAMVID_PRETRAINED,
     },
     "gpu": {

@@ -71,7 +71,7 @@ def _worth(run: Run, gain: Gain) -> str:
 
 
 def notes(run: Run, gain: Gain) -> list[str]:
-    """What a reader must know about the figures: the majority's score, chance, and a missing test split."""
+    """What a reader must know about the figures: whose they are, the majority's score, chance, a missing test split."""
     found = []
     classes = by_class(run)
     if classes is not None and classes.majority is not None:
@@ -85,6 +85,14 @@ def notes(run: Run, gain: Gain) -> list[str]:
         found.append(
             f"Chance is judged by a paired permutation test over the {gain.split} images (95 %). Other seeds and other "
             "labeled images vary more."
+        )
+    scores = {name: change.after for name, change in gain.changes[run.metric].items()}
+    if any(run.score(run.phases[-1], gain.split, name) not in (None, score) for name, score in scores.items()):
+        found.append(
+            "The exported pair is not the one at the end of the last phase, but the checkpoint that was best on the "
+            "eval split."
+            if run.finished
+            else "Training stopped within a phase: the exported pair is later than the last finished phase."
         )
     if gain.split == "eval":
         found.append(

@@ -78,11 +78,17 @@ def test_gain_is_test_minus_phase_0s_test(tmp_path: Path) -> None:
 
 
 def test_exported_pair_is_scored_not_the_last_phase(tmp_path: Path) -> None:
-    """With load_best_model_at_end the exported pair is that of an earlier phase. The gain must use its test score."""
-    run = read_run(ended_at(tmp_path, dict.fromkeys(NAMES, 0.5)))
+    """With load_best_model_at_end the exported pair is that of an earlier phase. The gain must use its test score, and
+    the reader must learn why the table of phases ends with another one."""
+    usual = read_run(write_run(tmp_path / "usual"))
+    assert (of_usual := gain_of(usual)) and not [note for note in notes(usual, of_usual) if "exported pair" in note]
+    run = read_run(ended_at(tmp_path / "best", dict.fromkeys(NAMES, 0.5)))
     gain = gain_of(run)
     assert gain is not None and [gain.changes["accuracy"][name].after for name in NAMES] == [0.5, 0.5, 0.5]
     assert "did harm: −3.0 (a), −6.0 (b) and −9.0 (ensemble) points of test accuracy" in headline(run)
+    assert "the checkpoint that was best on the eval split" in notes(run, gain)[-1]
+    change_results(tmp_path / "best", {"num_phases": 99})
+    assert "stopped within a phase" in notes(read_run(tmp_path / "best"), gain)[-1]
 
 
 @pytest.mark.parametrize(
