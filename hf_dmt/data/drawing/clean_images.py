@@ -58,15 +58,14 @@ class CleanDataset(Dataset[dict[str, Any]]):
         if not is_label(truth):
             truth = None
         # Of a set that decodes an image to read its label, only some were checked before.
-        scored = self.scored_as is not None
-        called, classes = f"image {name}{', which is to be scored,' * scored}", self.scored_as or ()
+        classes, who = self.scored_as, f"{name}, which is to be scored," if self.scored_as else name
         if self.task == "semantic-segmentation" and truth is not None:
             truth = to_mask(truth, name).astype(np.int64)
             check_mask_size(truth.shape, full_size, name)
-            if scored:
-                check_mask_values(truth, len(classes), f"the mask of {called}")
-        elif truth is not None or scored:
-            truth = check_label(truth, f"I{called[1:]}", len(classes) or None, classes)
+            if classes:
+                check_mask_values(truth, len(classes), f"the mask of image {who}")
+        elif truth is not None or classes:
+            truth = check_label(truth, f"Image {who}", len(classes) if classes else None, classes or ())
         return {"image": image, "labels": truth, "index": row, "size": size[::-1]}
 
 
