@@ -153,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_own(own)
     try:
         compare(arguments, flags)
+    except BrokenPipeError:  # `hf-dmt compare ... | head`
+        raise
     except (ValueError, OSError) as problem:
         print_error(str(problem))
         return 2
@@ -161,12 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
     """Run everything that is missing, and write the comparison."""
-    if own := [
-        flag for flag in flags if flag.partition("=")[0] in ("--method", "--seed", "--split_seed", "--output_dir")
-    ]:
-        raise ValueError(
-            f"{own[0]} differs between the runs. Omit it after --; --arms, --seeds and --output_dir choose."
-        )
+    varied = ("--method", "--seed", "--split_seed", "--output_dir")
+    if own := [flag for flag in flags if flag.partition("=")[0] in varied]:
+        raise ValueError(f"{own[0]} differs between the runs. Omit it after --; use --arms, --seeds and --output_dir.")
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
         names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]

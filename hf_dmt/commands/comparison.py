@@ -304,8 +304,7 @@ def sentence(found: list[dict[str, Any]], name: str, metric: str) -> str:
 
 
 def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
-    """Print the tables and the summary, and write `comparison.json`, `comparison.md` and `comparison.png` to the
-    folder.
+    """Write `comparison.json`, `comparison.md` and `comparison.png` to the folder, and print the tables and summary.
 
     Args:
         settings: arms that are settings of the reference rather than methods; they get a table of their own.
@@ -338,7 +337,6 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
         )
         parts += [heading, separation_table(judged)]
     text = "\n\n".join(parts) + "\n"
-    print(text, flush=True)
     write_aside(folder / "comparison.md", text.encode())
 
     def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -347,6 +345,7 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
     tables = {"methods": plain(found), "settings": plain(varied), "separation": judged, "runs": per_run(runs)}
     write_json(folder / "comparison.json", {"data": name, "metric": metric, **tables})
     write_aside(folder / "comparison.png", figure(found, judged, f"{name}: {metric}"))
+    print(text, flush=True)  # last, for the reader of a pipe may be gone
 
 
 def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_dmt import ModelPair
-from hf_dmt.commands import comparison
+from hf_dmt.commands import compare, comparison
 from hf_dmt.commands.compare import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
 from hf_dmt.data.files import write_json
 from hf_dmt.method import plan_phases
@@ -166,6 +167,22 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
         }
     ]
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_reader_that_stops_costs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against `hf-dmt compare ... | head` ending in an error, before its tables and figure are written."""
+
+    def gone(text: str) -> int:
+        raise BrokenPipeError
+
+    def written(*_: Any) -> None:
+        comparison.write(kept(tmp_path, record("dmt", 0, 0.5, 0.7)), "mine")
+
+    monkeypatch.setattr(compare, "compare", written)
+    monkeypatch.setattr(sys.stdout, "write", gone)
+    with pytest.raises(BrokenPipeError):
+        main(["--arms", "dmt"])
+    assert {path.suffix for path in tmp_path.glob("comparison.*")} == {".json", ".md", ".png"}
 
 
 def test_calibration_of_several_splits(tmp_path: Path) -> None:
