@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerControl
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, PredictionOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, PredictionOutput, TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from ..data.members import MEMBERS
@@ -208,9 +208,10 @@ class PairTrainer(Trainer):
         return {key: value for *_, metrics in every.values() for key, value in metrics.items()}
 
     def _evaluate_set(self, source: Any, prefix: str) -> tuple[evaluation.Scores, ImageCounts, dict[str, float]]:
-        start = time.monotonic()
+        start = time.time()
         scores, counts = self.scores(source, title="evaluating")
-        metrics = {**evaluation.flat(scores, prefix), f"{prefix}_runtime": round(time.monotonic() - start, 3)}
+        speed = speed_metrics(prefix, start, num_samples=counts.table.shape[0])
+        metrics = {**evaluation.flat(scores, prefix), **speed}
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return scores, counts, metrics

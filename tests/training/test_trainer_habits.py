@@ -304,6 +304,9 @@ def test_several_eval_sets_and_library_metrics_are_in_the_results(tmp_path: Path
         for key in ("accuracy", "f1"):
             both = [figures[f"eval_{name}_{member}_{key}"] for member in "ab"]
             assert figures[f"eval_{name}_{key}"] == pytest.approx(sum(both) / 2)
+    for name, images_in_set in (("easy", 9), ("hard", 6)):  # the stock figures of speed, of the right number of images
+        seconds, speed = (figures[f"eval_{name}_{what}"] for what in ("runtime", "samples_per_second"))
+        assert seconds * speed == pytest.approx(images_in_set, rel=0.05)
     assert trainer.args.metric_for_best_model == "eval_easy_accuracy"
     assert results(tmp_path / "run")["num_eval"] == 9
     last = phases[-1]

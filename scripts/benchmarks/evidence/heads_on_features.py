@@ -11,7 +11,8 @@ splits, labels, selection, weights and loss, AdamW with the Trainer's defaults, 
 out are the training views (the labeling view stands for them).
 
 Every arm has the image passes of `dmt`. Each run leaves its own JSON, and a repeated command goes on where it was
-interrupted; it ends with a table.
+interrupted; it ends with a table. `--tune 1e-3 3e-3` first runs every arm at each of these learning rates on the
+tuning splits, and reports the one with the best accuracy on the unlabeled images there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,8 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "dmt, gamma 9": ("dmt", {"gamma1": 9.0, "gamma2": 9.0}),
     "dmt, per class": ("dmt", BALANCED),
     "mutual, per class": ("mutual", BALANCED),
+    "cbst, per class": ("cbst", BALANCED),
+    "dst, per class": ("dst", BALANCED),
     "graph, per class": ("dmt", {"labeler": "graph", **BALANCED}),
     "graph, no weights": ("dmt", {"labeler": "graph", **UNWEIGHTED}),
     "naive": ("naive", {}),
@@ -87,25 +91,47 @@ def main() -> None:
     parser.add_argument("--num_labeled", type=int, nargs="+", default=[38], help="a fifth of them is held out")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--learning_rate", type=float, default=3e-3)
+    parser.add_argument("--tune", type=float, nargs="+", default=[], metavar="RATE", help="learning rates to try")
+    parser.add_argument("--tuning_seeds", type=int, nargs="+", default=list(range(1000, 1005)))
     parser.add_argument("--dropout_b", type=float, help="share of the features that b's head drops (the model's own)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--output_dir", default="runs/heads")
     given = parser.parse_args()
     root = Path(given.output_dir)
     own = "" if given.dropout_b is None else f"-dropout-{given.dropout_b:g}"
-    folder = root / f"rate-{given.learning_rate:g}{own}"
+    folder = root / (f"tuned{own}" if given.tune else f"rate-{given.learning_rate:g}{own}")
     folder.mkdir(parents=True, exist_ok=True)
     data = features(given, root / "features.npz")
     if given.dropout_b is not None:
         data["dropout_b"] = np.asarray(given.dropout_b)
     for count in given.num_labeled:
-        splits = Splits(data, count, given.seeds, given.learning_rate)
         for arm in given.arms:
-            file = folder / f"{count}-{arm.replace(', ', '-').replace(' ', '-')}.json"
-            if not file.is_file():
-                write_json(file, splits.run(arm))
+            trials = {
+                rate: mean(
+                    record["phases"][-1]["unlabeled"]
+                    for record in runs(data, count, given.tuning_seeds, rate, arm, folder / f"rate-{rate:g}")
+                )
+                for rate in given.tune
+            }
+            rate = max(trials, key=trials.__getitem__, default=given.learning_rate)
+            runs(data, count, given.seeds, rate, arm, folder)
+            if trials:
+                print(
+                    f"{arm}: {rate:g} of", ", ".join(f"{rate:g}: {100 * share:.1f}" for rate, share in trials.items())
+                )
         print(f"\n{count} labeled\n{table(folder, count)}", flush=True)
     write_json(folder / "heads.json", figures(folder))
+
+
+def runs(
+    data: dict[str, np.ndarray], count: int, seeds: Sequence[int], rate: float, arm: str, folder: Path
+) -> list[dict[str, Any]]:
+    """The records of an arm, one per seed: loaded if the file exists, otherwise made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{count}-{arm.replace(', ', '-').replace(' ', '-')}.json"
+    if not file.is_file():
+        write_json(file, Splits(data, count, seeds, rate).run(arm))
+    return list(json.loads(file.read_text()))
 
 
 def features(given: argparse.Namespace, file: Path) -> dict[str, np.ndarray]:
@@ -243,8 +269,10 @@ class Splits:
                 model.clip(NORM)
                 optimizer.step()
                 schedule.step()
-            for record, scores, of_labels in zip(records, self._scores(model), right, strict=True):
-                entry = {"phase": number, "label_ratio": ratio, "steps": steps, "test": scores}
+            for record, scores, known, of_labels in zip(
+                records, self._scores(model), self._unlabeled(model), right, strict=True
+            ):
+                entry = {"phase": number, "label_ratio": ratio, "steps": steps, "test": scores, "unlabeled": known}
                 record["phases"].append({**entry, "pseudo_labels": of_labels})
         return records
 
@@ -339,6 +367,12 @@ class Splits:
         truth = torch.from_numpy(self.data["test_labels"])
         hits = {name: (chance.argmax(-1) == truth).float().mean(1).tolist() for name, chance in chances.items()}
         return [{name: hits[name][split] for name in hits} for split in range(len(self.seeds))]
+
+    def _unlabeled(self, model: Heads) -> list[float]:
+        """Mean accuracy of a and b on the unlabeled images of each split."""
+        hits = {name: logits.argmax(-1).numpy() == self.labels for name, logits in model.said(self.train).items()}
+        return [members({name: float(hits[name][split][rows].mean()) for name in MEMBERS}) for split, rows in
+                enumerate(self.unlabeled)]  # fmt: skip
 
 
 def _heat(logits: Tensor, truth: Tensor) -> float:
