@@ -126,12 +126,14 @@ def main() -> None:
 def runs(
     data: dict[str, np.ndarray], count: int, seeds: Sequence[int], rate: float, arm: str, folder: Path
 ) -> list[dict[str, Any]]:
-    """The records of an arm, one per seed: loaded if the file exists, otherwise made."""
+    """The records of an arm, one per seed: loaded if the file is of this rate, otherwise made."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{count}-{arm.replace(', ', '-').replace(' ', '-')}.json"
-    if not file.is_file():
-        write_json(file, Splits(data, count, seeds, rate).run(arm))
-    return list(json.loads(file.read_text()))
+    records: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    if not records or records[0]["learning_rate"] != rate:
+        records = Splits(data, count, seeds, rate).run(arm)
+        write_json(file, records)
+    return records
 
 
 def features(given: argparse.Namespace, file: Path) -> dict[str, np.ndarray]:
