@@ -245,12 +245,15 @@ def test_the_only_other_split_as_the_test_split(tmp_path: Path) -> None:
     labels = [row % 2 for row in range(20)]
     name = str(label_table(tmp_path / "data", labels, validation=[0, 1, 1]))
     assert len(run(name).evaluation or ()) == 3 and run(name).test is None
-    found = run(name, test_split="validation")
-    assert len(found.test or ()) == 3 and len(found.evaluation or ()) == 4 and len(found.labeled) == 16
-    other = run(str(label_table(tmp_path / "other", labels, test=[0, 1, 1])), eval_split="test")
-    assert len(other.evaluation or ()) == 3 and other.test is None
+    for word in ("validation", "val"):
+        found = run(name, test_split=word)
+        assert len(found.test or ()) == 3 and len(found.evaluation or ()) == 4 and len(found.labeled) == 16, word
+    root = str(label_table(tmp_path / "other", labels, test=[0, 1, 1]))
+    for word in ("testing", "test"):
+        other = run(root, eval_split=word)
+        assert len(other.evaluation or ()) == 3 and other.test is None, word
     assert (found.split["splits"], other.split["splits"]) == ({"eval": "train", "test": "validation"}, {"eval": "test"})
-    both = run(name, test_split="validation", eval_split="validation")
+    both = run(name, test_split="val", eval_split="validation")
     assert len(both.evaluation or ()) == 3, "asked for"
 
 

@@ -201,10 +201,11 @@ def _split_with_targets(
     """The eval or test images that have a label or mask; None if there is no such split."""
     asked = args.eval_split if role == "eval" else args.test_split
     # Scores on a set that chose the better member are optimistic, so one split is never used for both roles.
-    other = args.test_split if role == "eval" else args.eval_split
-    free = {name: rows for name, rows in splits.items() if asked is not None or name != other}
-    split_role = "validation" if role == "eval" else "test"
-    rows = split_for(free, asked, split_role, args.dataset_name or "", f"`{role}_split`")
+    other, flag = (args.test_split, "`test_split`") if role == "eval" else (args.eval_split, "`eval_split`")
+    source = args.dataset_name or ""
+    taken = split_for(splits, other, "", source, flag) if asked is None and other is not None else None
+    free = {name: rows for name, rows in splits.items() if rows is not taken}
+    rows = split_for(free, asked, "validation" if role == "eval" else "test", source, f"`{role}_split`")
     if rows is not None and asked is not None and rows is like.images.rows:
         raise DataError(
             f"`{role}_split` {asked!r} is the training split, and scores on training images are meaningless. Name "
