@@ -32,13 +32,14 @@ from accelerate.utils import broadcast_object_list
 from ..data.labels.predictions import FORMATS, PredictionError, PredictionFile, Record
 from ..data.members import MEMBERS
 from ..data.messages import listed
-from ..data.reading.finding import Folder, find_images
-from ..data.reading.folders import IMAGE_FOLDERS, MASK_FOLDERS
+from ..data.reading.finding import find_images
+from ..data.reading.folders import without_masks
 from ..data.reading.image_set import ImageSet
 from ..data.reading.opening import open_unlabeled_table
 from ..data.reading.rows import DataError, FileRows, Rows
 from ..data.reading.tables import columns_there, is_table
 from ..data.splitting.scan import scan
+from ..data.texts import Texts
 from ..hub.offline import fail_fast_offline
 from ..hub.predictions import push_predictions
 from ..hub.repository import check_name
@@ -253,9 +254,8 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
     of_table = [given.split, given.dataset_config_name, given.image_column]
     if place.is_file() and not is_table(place):
         rows: Rows = FileRows([place], place.parent)
-    elif place.is_dir() and not any(of_table) and (found := _images_in(place, task)).images:
-        notes += found.notes()
-        rows = FileRows(found.images, place)
+    elif place.is_dir() and not any(of_table) and (found := find_images(place)).images:
+        rows = FileRows(Texts(without_masks(found, notes)), place)
     else:
         rows = open_unlabeled_table(
             given.data,
@@ -273,13 +273,6 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
     if not rows.ids:
         raise DataError(f"There are no images in {given.data!r}. Check the path, or choose another --split.")
     return rows
-
-
-def _images_in(folder: Path, task: str) -> Folder:
-    """All images of a folder, without masks that are stored beside them."""
-    beside = task == PIXELS and any((folder / name).is_dir() for name in MASK_FOLDERS)
-    image_folder = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), folder)
-    return find_images(image_folder if beside else folder)
 
 
 def _on_main(accelerator: Accelerator, function: Callable[[], Any]) -> Any:

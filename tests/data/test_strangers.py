@@ -231,6 +231,81 @@ def test_several_folders_of_scenes_for_one_role(tmp_path: Path) -> None:
     assert "Warning: labels in" in said(opened(root, PIXELS))
 
 
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+@pytest.mark.parametrize("how", ["unlabeled_dir", "unlabeled_split", "unlabeled", "unlabeled_dataset_name"])
+def test_masks_are_no_unlabeled_images(task: str, how: str, tmp_path: Path) -> None:
+    """Guards against models that are trained on masks as if they were photos, because the unlabeled images have masks,
+    too."""
+    root = animals(tmp_path / "data") if task == IMAGES else files.scene_folder(tmp_path / "data")
+    more = files.scene_folder(root / "unlabeled" if how == "unlabeled" else root / "pool" / "new", [(0, 1), (1, 2)])
+    flags: dict[str, str] = {
+        "unlabeled_dir": {"unlabeled_dir": str(root / "pool")},
+        "unlabeled_split": {"unlabeled_split": "pool"},
+        "unlabeled": {},
+        "unlabeled_dataset_name": {"unlabeled_dataset_name": str(root / "pool")},
+    }[how]
+    if how == "unlabeled_dataset_name":
+        shutil.move(root / "pool", tmp_path)
+        flags = {how: str(tmp_path / "pool" / ("new" if task == PIXELS else ""))}
+        more = Path(flags[how])
+        if task == PIXELS:
+            (more / "masks" / "00.png").unlink()
+    found = opened(root, task, **flags)
+    assert found.unlabeled is not None and len(found.unlabeled) == 2, found.unlabeled
+    assert all("images/" in name for name in found.unlabeled.ids)
+    assert "masks in" in said(found) and "beside a folder of images" in said(found)
+
+
+def test_masks_of_unlabeled_images_are_found_by_their_suffix(tmp_path: Path) -> None:
+    """Guards against unlabeled masks that are not scored, because --mask_suffix was only used for labeled ones."""
+    root, more = (files.scene_folder(tmp_path / name) for name in ("data", "more"))
+    for mask in [*root.glob("masks/*"), *more.glob("masks/*")]:
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    for picture in more.glob("images/*"):
+        files.save(files.image(200 + int(picture.stem)), picture)
+    found = opened(root, PIXELS, unlabeled_dataset_name=str(more), mask_suffix="_mask").unlabeled
+    assert found is not None and len(found) == 4 and "mask" in found[0]
+
+
+def test_masks_inside_class_folders_are_no_images_of_the_class(tmp_path: Path) -> None:
+    """Guards against a classifier that learns to tell masks, because each class has folders images/ and masks/."""
+    for animal in ("cat", "dog"):
+        files.scene_folder(tmp_path / animal)
+    found = opened(tmp_path)
+    assert all("/images/" in name for name in found.labeled.ids) and len(found.labeled) == 8
+    assert "skipped 8 masks" in said(found) and "cat/masks/, dog/masks/" in said(found)
+
+
+def test_a_folder_of_unlabeled_images_beside_the_labeled_ones(tmp_path: Path) -> None:
+    """Guards against training with the labels of images that were named as the unlabeled ones, and against the advice
+    to pass what was passed."""
+    root = files.scene_folder(tmp_path / "scenes")
+    files.save(files.image(222), root / "images" / "more" / "a.png")
+    found = opened(root, PIXELS, unlabeled_dir=str(root / "images" / "more"))
+    assert len(found.labeled) == 4 and found.unlabeled is not None and found.unlabeled.ids == ["a.png"]
+    for split in ("train", "val"):
+        files.scene_folder(tmp_path / "split", [(0, 1), (1, 2)] if split == "train" else [(0, 1)])
+        for kind in ("images", "masks"):
+            shutil.move(tmp_path / "split" / kind, tmp_path / "ade" / kind / split)
+    files.save(files.image(222), tmp_path / "ade" / "images" / "more" / "a.png")
+    found = opened(tmp_path / "ade", PIXELS, unlabeled_dir=str(tmp_path / "ade" / "images" / "more"))
+    assert "in no split folder" not in said(found)
+    for split in ("train", "val"):
+        animals(tmp_path / "animals" / split)
+    files.save(files.image(222), tmp_path / "animals" / "more" / "a.png")
+    found = opened(tmp_path / "animals", unlabeled_split="more")
+    assert found.unlabeled is not None and len(found.unlabeled) == 1 and "not in a class folder" not in said(found)
+
+
+def test_a_class_called_train(tmp_path: Path) -> None:
+    """Guards against the error "no class folders" for the class folders of COCO, VOC or CIFAR-100."""
+    root = files.class_folder(tmp_path / "data", ("bus", "car", "train"), 3)
+    with pytest.raises(DataError, match=r"'train' is named like a split. .* as bus, car are, .*: train/train, train/b"):
+        opened(root)
+    (root / "train.csv").write_text("file_name,label\ntrain/00.jpg,a\ntrain/01.jpg,b\n")
+    assert opened(root).class_names == ["a", "b"], "a table with labels beside folders without"
+
+
 def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
     """Guards against a class named after the folder above a stray image, and against an unclear error when the class
     folders are one level deeper."""
@@ -246,7 +321,10 @@ def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
         opened(root)
     for split in ("train", "val"):
         animals(tmp_path / "wrapped" / "data" / split)
-    assert len(opened(tmp_path / "wrapped").evaluation or ()) == 12
+    files.save(files.image(222), tmp_path / "wrapped" / "data" / "unlabeled" / "a.png")
+    found = opened(tmp_path / "wrapped")
+    assert len(found.evaluation or ()) == 12
+    assert found.unlabeled is not None and found.unlabeled.ids == ["unlabeled/a.png"]
     for animal in ("cat", "dog"):
         for year in ("2023", "2024"):
             files.save(files.image(len(animal + year)), tmp_path / "years" / animal / year / "a.png")

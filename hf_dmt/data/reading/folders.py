@@ -43,8 +43,31 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
             f"`unlabeled_dir` {folder!r} contains no images (JPEG, PNG, ...). Check the path and the file names."
             + left_out_in(root)
         )
+    return FileRows(Texts(without_masks(found, notes)), root)
+
+
+def without_masks(found: Folder, notes: list[str], depth: int = 0) -> list[str]:
+    """The images of a folder, without those in `masks/` beside `images/`, which would get labels like any image.
+
+    Args:
+        notes: receives messages about all that is skipped.
+        depth: of the folders that are not compared, because their names are those of classes.
+    """
     notes += found.notes()
-    return FileRows(Texts(found.names), root)
+    parted = [name.rpartition("/") for name in sorted({*found.folders} - {*found.without_images})]
+    with_images = {above for above, _, last in parted if _OF_IMAGES.search(last)}
+    of_masks = tuple(
+        f"{above}{slash}{last}/"
+        for above, slash, last in parted
+        if above in with_images and _OF_MASKS.search(last) and f"{above}{slash}".count("/") >= depth
+    )
+    kept = [name for name in found.names if not name.startswith(of_masks)]
+    if len(kept) < len(found.names):
+        notes.append(
+            f"Warning: skipped {len(found.names) - len(kept)} masks in {str(found.root)!r} ({listed(of_masks)}), which "
+            "are beside a folder of images. If they are images, too, rename their folder."
+        )
+    return kept
 
 
 def class_folders(
@@ -61,14 +84,15 @@ def class_folders(
     Raises:
         DataError: a folder that is not a class would become one.
     """
-    root = _only_folder_with_splits(root)
+    root = only_folder_with_splits(root)
     found = find_images(root, apart)
     in_splits = any(role_of(name) == "train" for name in found.folders if "/" not in name)
     images: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     beside: list[str] = []
     deep: Counter[tuple[str, str]] = Counter()
-    for image in found.names:
+    said: list[str] = []
+    for image in without_masks(found, said, depth=2 if in_splits else 1):
         above = image.split("/")[:-1]
         role = role_of(above[0]) if above else None
         if role == "unlabeled":
@@ -87,13 +111,32 @@ def class_folders(
     classes = sorted({label for found_labels in labels.values() for label in found_labels})
     _check_classes(root, classes, in_splits)
     _check_folders_inside(root, deep, classes)
-    notes += [*found.notes(), *_notes_on_classes(root, found, beside, deep, in_splits)]
+    notes += [*said, *_notes_on_classes(root, found, beside, deep, in_splits)]
     rows = {split: FileRows(Texts(chosen), root, labels=labels[split]) for split, chosen in images.items()}
     return rows, classes
 
 
-def _only_folder_with_splits(root: Path) -> Path:
+def class_like_a_split(names: Sequence[str]) -> str:
+    """A hint about a class called train, as in COCO, which makes the folders of the other classes no classes.
+
+    Args:
+        names: of images that have no class, relative to their root.
+    """
+    tops = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name)
+    like = next((top for top in tops if role_of(top) == "train"), None)
+    others = [top for top in tops if role_of(top) is None]
+    if like is None or not others:
+        return ""
+    return (
+        f" The folder {like!r} is named like a split. If it is a class, as {listed(others)} are, move all classes into "
+        f"one folder: train/{like}, train/{others[0]}, ..."
+    )
+
+
+def only_folder_with_splits(root: Path) -> Path:
     """The only subfolder, if it contains train/ and the other splits and there is nothing else beside it."""
+    if not root.is_dir():
+        return root
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if len(folders) == 1 and role_of(folders[0].name) is None:
         inside = [path.name for path in folders[0].iterdir() if path.is_dir()]
@@ -168,7 +211,7 @@ def _notes_on_classes(
     return notes
 
 
-def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, FileRows]:
+def mask_folders(root: Path, notes: list[str], suffix: str = "", apart: Path | None = None) -> dict[str, FileRows]:
     """Splits of a folder with images and masks; empty if there are none.
 
     `images/` and `masks/` may be at the root (train), inside a folder for each split, or contain split folders
@@ -193,11 +236,11 @@ def mask_folders(root: Path, notes: list[str], suffix: str = "") -> dict[str, Fi
                 f"Warning: skipped {both[0].name}/ in {str(root)!r}, because there are split folders beside it."
             )
         else:
-            inside = [] if found else _splits_inside(*both, notes)
+            inside = [] if found else _splits_inside(*both, notes, apart)
             found = inside or [("train", *both), *found]
     splits: dict[str, FileRows] = {}
     for role, images, masks in found:
-        rows = _paired(images, masks, root, suffix, notes)
+        rows = _paired(images, masks, root, suffix, notes, apart)
         splits[role] = _joined(splits[role], rows, root) if role in splits else rows
     return splits
 
@@ -230,7 +273,7 @@ def _images_and_masks(folder: Path, notes: list[str]) -> tuple[Path, Path] | Non
     return images, all_masks[0]
 
 
-def _splits_inside(images: Path, masks: Path, notes: list[str]) -> list[tuple[str, Path, Path]]:
+def _splits_inside(images: Path, masks: Path, notes: list[str], apart: Path | None) -> list[tuple[str, Path, Path]]:
     """`images/train/` and `images/val/` beside `masks/train/` and `masks/val/`: split, images and masks of each."""
     folders, mask_names = ([path.name for path in folder.iterdir() if path.is_dir()] for folder in (images, masks))
     named = [(role, name) for role in _ROLES for name in with_role(folders, role)]
@@ -251,7 +294,7 @@ def _splits_inside(images: Path, masks: Path, notes: list[str]) -> list[tuple[st
         else:
             notes.append(f"The split {name!r} in {str(images)!r} has no masks and is not used.")
     used = {name for _, name in named}
-    others = [name for name in find_images(images).names if name.split("/")[0] not in used]
+    others = [name for name in find_images(images, apart).names if name.split("/")[0] not in used]
     if others:
         notes.append(
             f"Warning: skipped {len(others)} images in {str(images)!r} that are in no split folder, such as "
@@ -260,8 +303,10 @@ def _splits_inside(images: Path, masks: Path, notes: list[str]) -> list[tuple[st
     return found
 
 
-def _paired(image_folder: Path, mask_folder: Path, root: Path, suffix: str, notes: list[str]) -> FileRows:
-    found, masks = find_images(image_folder), find_images(mask_folder)
+def _paired(
+    image_folder: Path, mask_folder: Path, root: Path, suffix: str, notes: list[str], apart: Path | None
+) -> FileRows:
+    found, masks = find_images(image_folder, apart), find_images(mask_folder)
     notes += [*found.notes(), *masks.notes()]
     images = found.images
     by_name = _by_name(masks.images, mask_folder, suffix)

@@ -10,7 +10,7 @@ from ..tasks import TASKS
 from ..texts import Texts
 from .columns import image_column_of, not_a_target, note_on_split_column, target_column_of
 from .finding import find_images
-from .folders import class_folders, mask_folders
+from .folders import class_folders, mask_folders, only_folder_with_splits, without_masks
 from .loading import check_class_orders, check_no_configuration, is_saved, load_tables, note_on_images_beside
 from .rows import (
     BuiltinRows,
@@ -110,6 +110,7 @@ def open_unlabeled_table(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] = (),
+    mask_suffix: str = "",
     token: str | None = None,
     notes: list[str],
 ) -> Rows:
@@ -129,7 +130,7 @@ def open_unlabeled_table(
         chosen = builtin[_unlabeled_split(name, split, list(builtin))]
         scored = TASKS[task].target in chosen[0] and list(class_names) == list(chosen.class_names)
         return BuiltinRows(chosen) if scored else WithoutTargets(BuiltinRows(chosen))
-    root = Path(name).expanduser()
+    root = only_folder_with_splits(Path(name).expanduser())
     position = {word: index for index, word in enumerate(class_names)}
     if root.exists():
         inside = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
@@ -137,10 +138,9 @@ def open_unlabeled_table(
         for folder in [root / part for part in wanted if part in inside]:
             found = find_images(folder)
             if found.images:
-                notes += found.notes()
-                return FileRows(found.images, root)
+                return FileRows([folder / name for name in without_masks(found, notes)], root)
         own_image, own_label = columns_there(root, image_column, label_column)
-        if opened := _local_files(root, task, own_image, own_label, "", notes, unlabeled=True):
+        if opened := _local_files(root, task, own_image, own_label, mask_suffix, notes, unlabeled=True):
             files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
             words = {label: str(label) for label in files.labels or () if is_label(label)}
             notes += note_on_unknown(words.values(), class_names)
@@ -213,7 +213,7 @@ def _local_files(
     if not tables:
         found: FilesAndClasses | None = None
         if task == "semantic-segmentation":
-            found = _mask_folders(root, mask_suffix, notes, unlabeled)
+            found = _mask_folders(root, mask_suffix, notes, unlabeled, apart)
         if not found and (any(root.glob("*.parquet")) or any(root.glob("*/*.parquet"))):
             check_class_orders(root)
             return None
@@ -241,15 +241,16 @@ def _local_files(
     images = find_images(root, apart)
     if not images.names:
         return None
-    notes += images.notes()
     if not unlabeled:
         _check_columns(root, task, image_column, label_column)
-    return {"train": FileRows(Texts(images.names), root)}, None
+    return {"train": FileRows(Texts(without_masks(images, notes)), root)}, None
 
 
-def _mask_folders(root: Path, suffix: str, notes: list[str], unlabeled: bool) -> FilesAndClasses | None:
+def _mask_folders(
+    root: Path, suffix: str, notes: list[str], unlabeled: bool, apart: Path | None
+) -> FilesAndClasses | None:
     try:
-        splits = mask_folders(root, notes, suffix)
+        splits = mask_folders(root, notes, suffix, apart)
     except DataError:
         if not unlabeled:
             raise

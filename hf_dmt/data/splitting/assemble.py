@@ -12,6 +12,7 @@ import numpy as np
 
 from ..arguments import DataArguments
 from ..builtin import BUILTIN_SETS
+from ..reading.folders import class_like_a_split
 from ..reading.image_set import ImageSet
 from ..reading.masks import MaskReading, read_colors
 from ..reading.opening import open_splits
@@ -24,7 +25,7 @@ from .contents import digest_of_scanned, of_same_data
 from .duplicates import duplicate_notes, notes_on_pair, without_copies
 from .scan import ScannedImages, listing, scan
 from .splits import choose_labeled, describe, earlier_split, held_out_before, hold_out, origin, read_ids, rows_of
-from .unlabeled import notes_on_idle, notes_on_unused_splits, unlabeled_images, with_own_unlabeled
+from .unlabeled import folder_apart, notes_on_idle, notes_on_unused_splits, unlabeled_images, with_own_unlabeled
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def assemble(
         image_column=args.image_column,
         label_column=args.label_column,
         mask_suffix=args.mask_suffix or "",
-        apart=args.unlabeled_dir,
+        apart=folder_apart(args),
         token=token,
         notes=notes,
     )
@@ -173,7 +174,9 @@ def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, no
     if task == "image-classification" and rows.targets() is None:
         named = ", ".join(getattr(rows, "columns", ()))  # of a table
         columns = f" (the columns are {named})" if named else ""
-        hint = tables_not_read(rows.images.root) if isinstance(rows, FileRows) and not rows.columns else ""
+        hint = ""
+        if isinstance(rows, FileRows) and not rows.columns:
+            hint = tables_not_read(rows.images.root) + class_like_a_split(rows.ids)
         raise DataError(
             f"The training images of {args.dataset_name!r} have no labels: no class folders and no label column"
             f"{columns}. Put them into one folder per class, give a table with the columns file_name and label "

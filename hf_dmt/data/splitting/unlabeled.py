@@ -9,16 +9,24 @@ from pathlib import Path
 import numpy as np
 
 from ..arguments import DataArguments
-from ..reading.folders import open_unlabeled_folder
+from ..reading.folders import only_folder_with_splits, open_unlabeled_folder
 from ..reading.opening import open_unlabeled_table
 from ..reading.rows import DataError, Rows
 from ..reading.split_names import role_of, with_role
 from .scan import ScannedImages, listing, scan
 
 
+def folder_apart(args: DataArguments) -> str | None:
+    """The folder of the unlabeled images, which is not searched for labeled ones."""
+    if args.unlabeled_split is None or args.unlabeled_dataset_name is not None:
+        return args.unlabeled_dir
+    own = only_folder_with_splits(Path(args.dataset_name or "").expanduser()) / args.unlabeled_split
+    return str(own) if role_of(own.name) is None and own.is_dir() else args.unlabeled_dir
+
+
 def with_own_unlabeled(args: DataArguments, splits: dict[str, Rows], all_used: bool, notes: list[str]) -> DataArguments:
     """The arguments, with the data set's own folder or split called `unlabeled` if no other image is unlabeled."""
-    root = Path(args.dataset_name or "").expanduser()
+    root = only_folder_with_splits(Path(args.dataset_name or "").expanduser())
     folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     own = next(iter([*with_role(splits, "unlabeled"), *with_role(folders, "unlabeled")]), None)
     if own is None or args.unlabeled_split is not None:
@@ -61,6 +69,7 @@ def unlabeled_images(
             image_column=args.image_column,
             label_column=args.label_column,
             class_names=names,
+            mask_suffix=args.mask_suffix or "",
             token=token,
             notes=notes,
         )
