@@ -101,6 +101,18 @@ def test_masks_that_are_null_are_unlabeled_images(tmp_path: Path) -> None:
     assert any("Skipped 2 of 4 eval images without masks" in note for note in found.notes)
 
 
+def test_rows_without_a_mask_in_a_table_are_unlabeled_images(tmp_path: Path) -> None:
+    """Guards against the advice to add rows without masks, which were then refused."""
+    files.scene_folder(tmp_path, [(0, 1)] * 6)
+    masks = [*(f"masks/{number:02d}.png" for number in range(4)), "", "-1"]
+    rows = [f"images/{number:02d}.jpg,{mask},train" for number, mask in enumerate(masks)]
+    for columns in ("file_name,mask,note", "file_name,mask,split"):
+        found = run(files.text_file(tmp_path, "\n".join([columns, *rows]), "metadata.csv"), PIXELS)
+        assert found.labeled.ids == [f"images/{number:02d}.jpg" for number in range(4)]
+        assert found.unlabeled is not None and found.unlabeled.ids == ["images/04.jpg", "images/05.jpg"]
+        assert "mask" not in found.unlabeled[0]
+
+
 def test_a_test_split_without_labels_is_not_used(tmp_path: Path) -> None:
     """Guards against scoring a benchmark's test split whose labels are all -1: the score would be 0 %, or the run would
     end."""

@@ -70,19 +70,89 @@ def test_one_table_for_several_split_folders(tmp_path: Path) -> None:
         ids_of(tmp_path, IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        ("5.png", r"1 of 2 masks in .* do not exist, such as '5\.png'"),
-        ("", r"1 of 2 rows of .* have no mask in the column 'mask'"),
-    ],
-)
-def test_a_table_with_a_wrong_mask(mask: str, message: str, tmp_path: Path) -> None:
+def test_a_table_with_a_wrong_mask(tmp_path: Path) -> None:
     """Guards against images paired with the masks of the rows behind them."""
     empty(tmp_path, "1.jpg", "2.jpg", "1.png")
-    files.text_file(tmp_path, f"file_name,mask\n1.jpg,1.png\n2.jpg,{mask}\n", "metadata.csv")
-    with pytest.raises(DataError, match=message):
+    files.text_file(tmp_path, "file_name,mask\n1.jpg,1.png\n2.jpg,5.png\n", "metadata.csv")
+    with pytest.raises(DataError, match=r"1 of 2 masks in .* do not exist, such as '5\.png'"):
         ids_of(tmp_path, PIXELS)
+
+
+def test_two_tables_for_one_split(tmp_path: Path) -> None:
+    """Guards against training on the rows of one of two tables, without a word about the other one."""
+    empty(tmp_path, "1.png", "2.png", "3.png")
+    files.text_file(tmp_path, "file_name,label\n1.png,cat\n2.png,dog\n", "train.csv")
+    files.text_file(tmp_path, "name,count\ncat,1\n", "train_data.csv")
+    assert ids_of(tmp_path, IMAGES) == {"train": ["1.png", "2.png"]}
+    files.text_file(tmp_path, "file_name,label\n3.png,cat\n", "train_data.csv")
+    with pytest.raises(DataError, match=r"train\.csv' and 'train_data\.csv' both list .*`dataset_name=.*train\.csv`"):
+        ids_of(tmp_path, IMAGES)
+
+
+def test_files_of_a_table_in_several_folders(tmp_path: Path) -> None:
+    """Guards against taking the parts of a download for classes although a table has the labels: HAM10000."""
+    empty(tmp_path, "images_part_1/a.jpg", "images_part_1/b.jpg", "images_part_2/c.jpg")
+    table = files.text_file(tmp_path, "lesion,image_id,dx\nx,a,nv\ny,b,mel\nz,c,nv\n", "HAM_metadata.csv")
+    notes: list[str] = []
+    splits, names = open_splits(str(tmp_path), task=IMAGES, notes=notes)
+    assert names == ["images_part_1", "images_part_2"]
+    assert any(note.startswith("Warning: the columns 'lesion', 'dx' in 'HAM_metadata.csv' are not") for note in notes)
+    with pytest.raises(DataError, match=r"`label_column` 'dx' is not in .* has it, pass `dataset_name=.*HAM_metadata"):
+        open_splits(str(tmp_path), task=IMAGES, label_column="dx", notes=[])
+    splits, _ = open_splits(table, task=IMAGES, label_column="dx", notes=notes)
+    assert splits["train"].targets() == ["nv", "mel", "nv"]
+    assert list(splits["train"].ids) == ["images_part_1/a.jpg", "images_part_1/b.jpg", "images_part_2/c.jpg"]
+    assert notes[-1].startswith("The files of 'HAM_metadata.csv' are those in")
+    empty(tmp_path, "images_part_2/a.jpg")
+    with pytest.raises(DataError, match=r"3 of 3 files in .* do not exist"):
+        open_splits(table, task=IMAGES, label_column="dx", notes=[])
+
+
+@pytest.mark.parametrize("task", [IMAGES, PIXELS])
+def test_a_table_beside_folders_that_names_test_images(task: str, tmp_path: Path) -> None:
+    """Guards against training on the images that a table marks as test images, because folders have the labels."""
+    kinds = ("cat", "dog") if task == IMAGES else ("images", "masks")
+    empty(tmp_path, *(f"{kind}/{name}.png" for kind in kinds for name in ("1", "2", "v1.3")))
+    for last, warned in (("test", True), ("train", False)):
+        files.text_file(tmp_path, f"image_id,split\n1,train\n2.png,train\nv1.3,{last}\n", "info.csv")
+        notes: list[str] = []
+        open_splits(str(tmp_path), task=task, notes=notes)
+        assert any("Warning: the splits in 'info.csv' are not used" in note for note in notes) == warned
+    files.text_file(tmp_path, "image_id,split,label\n8,train,a\n9,test,b\n", "info.csv")
+    notes = []
+    open_splits(str(tmp_path), task=task, notes=notes)
+    assert not any("are not used" in note for note in notes), "of other images"
+
+
+def test_absolute_paths_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a message of pathlib, and against other ids than those of relative paths."""
+    empty(tmp_path / "data", "train/1.png", "test/2.png")
+    empty(tmp_path / "elsewhere", "3.png")
+    rows = [f"{tmp_path / 'data' / 'train' / '1.png'},x", f"{tmp_path / 'data' / 'test' / '2.png'},y"]
+    files.text_file(tmp_path / "data", "\n".join(["file_name,label", *rows]), "metadata.csv")
+    assert ids_of(tmp_path / "data", IMAGES) == {"train": ["train/1.png"], "test": ["test/2.png"]}
+    empty(tmp_path / "data", "more/4.png")
+    files.text_file(tmp_path / "data", f"file_name,label\n4.png,x\n{tmp_path}/elsewhere/3.png,y\n", "list.csv")
+    monkeypatch.chdir(tmp_path / "data")
+    splits, _ = open_splits("list.csv", task=IMAGES, notes=[])
+    assert list(splits["train"].ids) == ["more/4.png", "../elsewhere/3.png"]
+    assert splits["train"].raw(1)[0].samefile(tmp_path / "elsewhere" / "3.png")
+
+
+def test_large_numbers_and_repeated_keys_in_tables(tmp_path: Path) -> None:
+    """Guards against two codes of SNOMED that become one class, rounded as fractions, and against the last of two
+    labels."""
+    empty(tmp_path, "1.png", "2.png", "3.png")
+    codes = ["900000000000003001", "900000000000003002.0", "-1.0"]
+    rows = [f"{number}.png,{code}" for number, code in enumerate(codes, 1)]
+    files.text_file(tmp_path, "\n".join(["file_name,label", *rows]), "train.csv")
+    splits, _ = open_splits(str(tmp_path), task=IMAGES, notes=[])
+    assert splits["train"].targets() == [900000000000003001, 900000000000003002, None]
+    (tmp_path / "train.csv").unlink()
+    for line, message in (('{"file_name": "1.png", "label": 0, "label": 1}', "'label' twice"), ("[" * 90000, "deeply")):
+        files.text_file(tmp_path, line, "train.jsonl")
+        with pytest.raises(DataError, match=message):
+            ids_of(tmp_path, IMAGES)
 
 
 def test_masks_are_looked_for_where_images_are(tmp_path: Path) -> None:

@@ -6,18 +6,19 @@ An image is whatever Pillow opens: its list of extensions decides or, for files 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..messages import listed
 from ..texts import Paths, Texts
-from .rows import DataError, check_names
+from .rows import DataError, check_names, same_letters
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 # Of macOS, Synology and Windows, full of small copies; and those at the root of a disk, which users may not read.
@@ -159,6 +160,61 @@ def left_out_in(folder: Path, *, read: bool = False) -> str:
     """
     notes = find_images(folder).notes() if folder.is_dir() else []
     return "".join(f" {note.replace('Warning: s', 'S', 1)}" for note in notes if note.startswith("Warning") or not read)
+
+
+def files_of(file: Path, cells: Sequence[Any], notes: list[str]) -> tuple[list[Path], list[str]]:
+    """`(the files, names of missing ones)`, relative to the table's folder, to the only folder in it that has all,
+    or to those that have one each."""
+    paths, missing = _files(file.parent, cells)
+    inside = [path for path in sorted(file.parent.iterdir()) if path.is_dir()] if missing else []
+    complete = [folder for folder in inside if not _files(folder, cells)[1]]
+    found = _files(complete[0], cells)[0] if len(complete) == 1 else _spread(inside, cells)
+    if not found:
+        return paths, missing
+    folders = listed(sorted({os.path.relpath(parent, file.parent) for parent in {path.parent for path in found}}))
+    if (note := f"The files of {file.name!r} are those in {str(file.parent)!r}: {folders}.") not in notes:
+        notes.append(note)
+    return found, []
+
+
+def _spread(folders: Sequence[Path], cells: Sequence[Any]) -> list[Path]:
+    """The files, if each is in exactly one of the folders, such as `images_part_1` and `images_part_2`; or else []."""
+    known: dict[Path, dict[str, str]] = {}
+    found: list[Path] = []
+    for cell in cells:
+        paths = [path for folder in folders if (path := _existing(folder, str(cell).strip(), known))]
+        if len(paths) != 1:
+            return []
+        found += paths
+    return found
+
+
+def _files(folder: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
+    """`(the files, names of missing ones)`; names may lack the extension, as in tables of ids."""
+    found, missing = [], []
+    folders: dict[Path, dict[str, str]] = {}
+    for cell in cells:
+        text = str(cell).strip()
+        path = _existing(folder, text, folders) or _existing(folder, text.replace("\\", "/"), folders)
+        if path is None:
+            missing.append(text)
+        else:
+            found.append(path)
+    return found, missing
+
+
+def _existing(folder: Path, name: str, folders: dict[Path, dict[str, str]]) -> Path | None:
+    path = folder / (name.removeprefix(f"{folder.absolute()}{os.sep}") if os.path.isabs(name) else name)
+    if path.parent not in folders:
+        files = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        images = [entry for entry in files if Path(entry).suffix.lower() in image_extensions()]
+        stems = Counter(same_letters(Path(entry).stem) for entry in images)
+        folders[path.parent] = {
+            **{stem: entry for entry in images if stems[stem := same_letters(Path(entry).stem)] == 1},
+            **{same_letters(entry): entry for entry in files},
+        }
+    stored = folders[path.parent].get(same_letters(path.name))
+    return path.with_name(stored) if stored else None
 
 
 def _walk(found: Folder, apart: Path | None) -> Iterator[tuple[str, list[str]]]:

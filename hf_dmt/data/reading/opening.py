@@ -223,7 +223,7 @@ def _local_files(
             if not unlabeled:
                 _check_columns(root, task, image_column, label_column)
             return found
-        tables = named_tables(root)
+        tables = named_tables(root, to_read=True)
     if tables:
         listed = open_file_tables(
             folder, tables, task, image_column, label_column, notes, apart=apart, alone=root.is_file()
@@ -255,6 +255,7 @@ def _mask_folders(
         if not unlabeled:
             raise
         return None
+    notes += note_on_tables_beside(root, (), splits)
     return (splits, None) if splits else None
 
 
@@ -263,10 +264,10 @@ def _class_folders(root: Path, apart: Path | None, notes: list[str]) -> FilesAnd
     found = class_folders(root, said, apart)
     if not found:
         return None
-    _, classes = found
+    splits, classes = found
     if len(classes) == 1 and named_tables(root):
         return None  # one folder of images with a table beside it
-    notes += [*said, *note_on_tables_beside(root, classes)]
+    notes += [*said, *note_on_tables_beside(root, classes, splits)]
     return found
 
 
@@ -275,7 +276,9 @@ def _check_columns(root: Path, task: str, image_column: str | None, label_column
     target = TASKS[task].target
     for flag, asked, column in (("image_column", image_column, "image"), ("label_column", label_column, target)):
         if asked not in (None, column):
+            tables = [file for file in named_tables(root).values() if columns_there(file, asked) == [asked]]
+            hint = f" To use the table that has it, pass `dataset_name={tables[0]}`." if tables else ""
             raise DataError(
                 f"`{flag}` {asked!r} is not in {str(root)!r}: in a folder of files, the columns are called image and "
-                f"{target}. Name one of these, or omit `{flag}`."
+                f"{target}. Name one of these, or omit `{flag}`.{hint}"
             )

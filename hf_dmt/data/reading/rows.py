@@ -19,6 +19,7 @@ from ..texts import Paths, Texts
 from .decoding import CorruptImage
 
 _SETTLED = 2.0  # seconds; a more recent change may be followed by another one with the same time stamp
+NO_FILE = Path()  # in place of the mask of an image without one
 NO_LABEL = -1  # marks an image without a label in data sets on the Hub
 
 
@@ -156,7 +157,7 @@ class FileRows:
 
     Args:
         images: files, or their paths inside `root` as text.
-        masks, labels: a mask file or a label for each image, or neither.
+        masks, labels: a mask file (or `NO_FILE`) or a label for each image, or neither.
         columns: of the table that lists the files.
 
     Raises:
@@ -185,13 +186,15 @@ class FileRows:
 
     def raw(self, row: int) -> tuple[Any, Any]:
         found = self.masks or self.labels
-        return self.images[row], found[row] if found else None
+        target = found[row] if found else None
+        return self.images[row], None if target == NO_FILE else target
 
     def targets(self) -> Sequence[Any] | None:
         return self.labels if any(is_label(label) for label in self.labels or ()) else None
 
     def places(self, row: int) -> tuple[Place | None, Place | None]:
-        return place_of(self.images.text(row)), place_of(self.masks.text(row)) if self.masks else None
+        has_mask = self.masks is not None and self.masks.names[row] != str(NO_FILE)
+        return place_of(self.images.text(row)), place_of(self.masks.text(row)) if self.masks and has_mask else None
 
 
 class BuiltinRows:
@@ -276,7 +279,7 @@ def _parts_inside(path: Path, root: Path) -> list[str]:
     """The names of the folders below `root` and of the file; `Path.relative_to` takes ten times as long."""
     start = f"{root}{os.sep}"
     text = str(path)
-    return text[len(start) :].split(os.sep) if text.startswith(start) else list(path.relative_to(root).parts)
+    return (text[len(start) :] if text.startswith(start) else os.path.relpath(path, root)).split(os.sep)
 
 
 def same_letters(text: str) -> str:

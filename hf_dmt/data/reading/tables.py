@@ -6,18 +6,17 @@ missing.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import read_csv
+from ..files import from_json, read_csv
 from ..messages import listed
-from .finding import PACKED, find_images, image_extensions
-from .rows import NO_LABEL, DataError, FileRows, is_label, same_letters
+from .finding import PACKED, files_of, find_images
+from .rows import NO_FILE, NO_LABEL, DataError, FileRows, is_label, same_letters
 from .split_names import role_of, with_role
 
 _KINDS = (".csv", ".tsv", ".jsonl")
@@ -59,16 +58,39 @@ def _metadata_in(folder: Path) -> Path | None:
     return next((file for kind in _KINDS if (file := folder / f"metadata{kind}").is_file()), None)
 
 
-def named_tables(root: Path) -> dict[str, Path]:
-    """`train.csv`, `val.csv`, ...; or else the only table of a folder. Tables written by `hf-dmt
-    predict` are skipped, because they contain predictions."""
+def named_tables(root: Path, *, to_read: bool = False) -> dict[str, Path]:
+    """`train.csv`, `val.csv`, ...; or else the only table of a folder. Tables written by `hf-dmt predict` are skipped,
+    because they contain predictions.
+
+    Raises:
+        DataError: two tables list the images of one split, and they are `to_read`.
+    """
     files = [
         path
         for path in sorted(root.iterdir())
         if is_table(path) and not path.name.startswith(".") and not path.with_name(f"{path.name}.about.json").exists()
     ]
-    by_role = {role: path for path in files if (role := role_of(path.stem))}
+    by_role: dict[str, Path] = {}
+    for path in files:
+        if (role := role_of(path.stem)) is None:
+            continue
+        before = by_role.setdefault(role, path)
+        if not _lists_images(before):
+            by_role[role] = path
+        elif to_read and before != path and _lists_images(path):
+            raise DataError(
+                f"{str(before)!r} and {path.name!r} both list images for the split {role!r}. Keep one of them, or give "
+                f"one as `dataset_name={before}`."
+            )
     return by_role or ({"train": files[0]} if len(files) == 1 else {})
+
+
+def _lists_images(file: Path) -> bool:
+    with suppress(DataError):
+        columns, rows = _read(file)
+        image = _usual(columns, FILE_COLUMNS)
+        return image is not None and bool(files_of(file, [row.get(image) for row in rows[:1]], [])[0])
+    return False
 
 
 def columns_there(root: Path, *asked: str | None) -> list[str | None]:
@@ -90,8 +112,14 @@ def tables_not_read(root: Path) -> str:
     return f" If one of these has the labels, give it as `dataset_name`, saved as CSV: {shown}." if files else ""
 
 
-def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
-    """A warning if a table in a folder with class folders has other labels than the names of these folders."""
+def note_on_tables_beside(root: Path, classes: Sequence[str], splits: Mapping[str, FileRows]) -> list[str]:
+    """A warning if a table beside class folders or masks tells more about their images: other labels, or splits.
+
+    Args:
+        classes: the class folders; none if these are masks.
+    """
+    paths = [Path(name) for rows in splits.values() for name in rows.ids]
+    known = {*(path.name for path in paths), *(path.stem for path in paths)}
     for file in named_tables(root).values():
         try:
             columns, rows = _read(file)
@@ -99,12 +127,21 @@ def note_on_tables_beside(root: Path, classes: Sequence[str]) -> list[str]:
             continue  # a file for something else
         image = _usual(columns, FILE_COLUMNS)
         label = _usual([column for column in columns if column != image], LABEL_COLUMNS)
-        if image and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in rows):
-            return [
-                f"Warning: the labels in {file.name!r} are not used; the classes are the folders: "
-                f"{listed(classes)}. To use the table, give it "
-                f"as `dataset_name={file}`."
-            ]
+        if image is None or known.isdisjoint(Path(str(row.get(image))).name for row in rows):
+            continue  # it lists other files
+        if classes and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in rows):
+            unused = "labels"
+        elif {*_splits_in(file, columns, rows, {image, label}, [])} - {"train"}:
+            unused = "splits"
+        elif classes and label is None and len(columns) > 1:
+            unused = f"columns {listed(repr(column) for column in columns if column != image)}"
+        else:
+            continue
+        return [
+            f"Warning: the {unused} in {file.name!r} are not used; "
+            + (f"the classes are the folders: {listed(classes)}" if classes else "the masks are those of the folders")
+            + f". To use the table, give it as `dataset_name={file}`."
+        ]
     return []
 
 
@@ -202,7 +239,7 @@ def _open(
 
 
 def _listed_files(file: Path, cells: Sequence[Any], column: str, notes: list[str]) -> list[Path]:
-    paths, missing = _files_of(file, cells, notes)
+    paths, missing = files_of(file, cells, notes)
     if missing:
         shown = listed(map(repr, missing))
         raise DataError(
@@ -219,19 +256,15 @@ def _listed_files(file: Path, cells: Sequence[Any], column: str, notes: list[str
 
 
 def _listed_masks(file: Path, cells: Sequence[Any], column: str, notes: list[str]) -> list[Path]:
-    elsewhere = "images without a mask go into a folder of their own: `unlabeled_dir`."
-    if without := sum(not is_label(cell) for cell in cells):
-        raise DataError(
-            f"{without} of {len(cells)} rows of {str(file)!r} have no mask in the column {column!r}. Remove these "
-            f"rows; {elsewhere}"
-        )
-    masks, missing = _files_of(file, cells, notes)
+    named = [cell for cell in cells if is_label(cell)]
+    masks, missing = files_of(file, named, notes)
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(cells)} masks in {str(file)!r} do not exist, such as {missing[0]!r}. Correct the "
-            f"column {column!r}; {elsewhere}"
+            f"{len(missing)} of {len(named)} masks in {str(file)!r} do not exist, such as {missing[0]!r}. Correct the "
+            f"column {column!r}, or leave the cells of unlabeled images empty."
         )
-    return masks
+    found = iter(masks)
+    return [next(found) if is_label(cell) else NO_FILE for cell in cells]
 
 
 def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
@@ -283,7 +316,7 @@ def _read(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         if file.suffix.lower() != ".jsonl":
             return read_csv(file)
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        rows = [from_json(line) for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("one of its lines is not an object")
         return list(dict.fromkeys(key for row in rows for key in row)), rows
@@ -310,48 +343,8 @@ def _usual(columns: Sequence[str], usual: Sequence[str]) -> str | None:
     return next((named[name] for one in usual if (name := one.replace("_", "")) in named), None)
 
 
-def _files_of(file: Path, cells: Sequence[Any], notes: list[str]) -> tuple[list[Path], list[str]]:
-    """`(the files, names of missing ones)`, relative to the table's folder or to the only folder in it that has all."""
-    paths, missing = _files(file.parent, cells)
-    inside = [path for path in sorted(file.parent.iterdir()) if path.is_dir()] if missing else []
-    complete = [folder for folder in inside if not _files(folder, cells)[1]]
-    if len(complete) != 1:
-        return paths, missing
-    if (note := f"The files of {file.name!r} are those in {str(complete[0])!r}.") not in notes:
-        notes.append(note)
-    return _files(complete[0], cells)
-
-
-def _files(folder: Path, cells: Sequence[Any]) -> tuple[list[Path], list[str]]:
-    """`(the files, names of missing ones)`; names may lack the extension, as in tables of ids."""
-    found, missing = [], []
-    folders: dict[Path, dict[str, str]] = {}
-    for cell in cells:
-        text = str(cell).strip()
-        path = _existing(folder, text, folders) or _existing(folder, text.replace("\\", "/"), folders)
-        if path is None:
-            missing.append(text)
-        else:
-            found.append(path)
-    return found, missing
-
-
 def _is_empty(cell: Any) -> bool:
     return cell is None or not str(cell).strip()
-
-
-def _existing(folder: Path, name: str, folders: dict[Path, dict[str, str]]) -> Path | None:
-    path = folder / name
-    if path.parent not in folders:
-        files = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        images = [entry for entry in files if Path(entry).suffix.lower() in image_extensions()]
-        stems = Counter(same_letters(Path(entry).stem) for entry in images)
-        folders[path.parent] = {
-            **{stem: entry for entry in images if stems[stem := same_letters(Path(entry).stem)] == 1},
-            **{same_letters(entry): entry for entry in files},
-        }
-    stored = folders[path.parent].get(same_letters(path.name))
-    return path.with_name(stored) if stored else None
 
 
 def _labels(cells: Sequence[Any]) -> list[Any]:
@@ -363,7 +356,6 @@ def _labels(cells: Sequence[Any]) -> list[Any]:
 
 
 def _number(word: str) -> int | float | None:
-    value = float(word)
-    if value == NO_LABEL:  # as a fraction: spreadsheets write a column with gaps like that
-        return None
-    return int(value) if value.is_integer() else value
+    whole, _, fraction = word.partition(".")  # spreadsheets write a column with gaps as 1.0
+    value = float(word) if fraction.strip("0") else int(whole)
+    return None if value == NO_LABEL else value
