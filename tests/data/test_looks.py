@@ -15,6 +15,7 @@ from hf_dmt.data.reading import rows as reading_rows
 from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.looks import Look, LookCache, cache_file
 from hf_dmt.data.reading.masks import MaskReading
+from hf_dmt.data.reading.opening import open_splits
 from hf_dmt.data.reading.rows import DataError, FileRows, Place
 from hf_dmt.data.splitting import scan as scanning
 from hf_dmt.data.splitting.scan import ScannedImages, scan
@@ -209,3 +210,29 @@ def test_tables_are_remembered_too(tmp_path: Path, reads: list[str]) -> None:
         assert database.execute("SELECT COUNT(*) FROM looks_4").fetchone() == (1,)
     again = TableRows(datasets.load_dataset(str(root), cache_dir=str(tmp_path / "cache"))["train"], "image", "label")
     assert again.images[0] == places_of[0]
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative to the table"])
+def test_files_that_a_table_names_are_looked_at_when_they_change(form: str, tmp_path: Path, reads: list[str]) -> None:
+    """Guards against a resume with replaced images, because the table that names them is unchanged, and against the
+    error that a file does not exist although it lies beside its table."""
+    root = tmp_path / "data"
+    paths = [files.save(files.image(number), root / "img" / f"{number}.png") for number in range(2)]
+    cells = [str(path if form == "absolute" else path.relative_to(root)) for path in paths]
+    files.table({"image": cells, "label": [0, 1]}).save_to_disk(str(root / "saved"))
+    if form != "absolute":
+        (root / "img").rename(root / "saved" / "img")
+        paths = [root / "saved" / "img" / path.name for path in paths]
+
+    def contents() -> list[bytes]:
+        rows = open_splits(str(root / "saved"), task=IMAGES, notes=[])[0]["train"]
+        assert list(rows.ids) == (["0", "1"] if form == "absolute" else ["img/0.png", "img/1.png"])
+        found = ImageSet(rows, np.arange(2), IMAGES)
+        return scan(found, "training", skip_corrupt=False, notes=[]).contents.tolist()
+
+    before = contents()
+    reads.clear()
+    assert contents() == before and reads == []
+    files.save(files.image(99), paths[1])
+    after = contents()
+    assert after[0] == before[0] and after[1] != before[1]

@@ -341,6 +341,10 @@ def test_a_saved_data_set_simply_opens(tmp_path: Path) -> None:
     table = files.table({"image": pictures, "label": [0, 1] * 6}, features)
     table.save_to_disk(str(tmp_path / "one"))
     datasets.DatasetDict({"train": table, "valid": table.select(range(3))}).save_to_disk(str(tmp_path / "two"))
+    for number, form in enumerate(({"type": "torch"}, {"type": "pandas"}, {"type": None, "columns": ["label"]})):
+        table.with_format(**form).save_to_disk(str(tmp_path / f"formatted{number}"))
+        formatted = opened(tmp_path / f"formatted{number}")
+        assert formatted.class_names == ["dog", "cat"] and formatted.labeled[1]["label"] == 1, form
     assert opened(tmp_path / "one").class_names == ["dog", "cat"]
     found = opened(tmp_path / "two")
     assert len(found.labeled) == 12 and len(found.evaluation or ()) == 3

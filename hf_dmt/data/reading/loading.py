@@ -38,7 +38,7 @@ def load_tables(
         check_no_configuration(config_name, name)
     try:
         if is_saved(folder):
-            saved = datasets.load_from_disk(str(folder))
+            saved = datasets.load_from_disk(str(folder)).with_format(None)  # formats hide columns
             return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}, folder
         own_files = parquet_files(folder, notes) if config_name is None and folder.is_dir() else None
         if own_files:

@@ -49,15 +49,25 @@ def place_of(path: str | Path) -> Place | None:
 
 
 class TablePlaces:
-    """Locations for one column of a table: the files that its cells name, or else the rows of the table's own files."""
+    """Locations for one column of a table: the files that its cells name, or else the rows of the table's own files.
 
-    def __init__(self, table: datasets.Dataset, column: str) -> None:
+    Args:
+        folder: paths may be relative to it, or else to the current directory.
+    """
+
+    def __init__(self, table: datasets.Dataset, column: str, folder: Path | None = None) -> None:
         cells = table.select_columns([column]).with_format("arrow")[:].column(column)
         self.paths: Texts | None = None
         self.folder: str | None = None
-        stored = isinstance(table.features[column], datasets.Image)
+        kind = table.features[column]
+        paths: list[str | None] | None = None
+        if isinstance(kind, datasets.Value) and "string" in kind.dtype:
+            paths = cells.to_pylist()
+        stored = isinstance(kind, datasets.Image)
         if stored and sum(chunk.field("bytes").null_count for chunk in cells.chunks) == len(cells):
-            self.paths = Texts(path or "" for chunk in cells.chunks for path in chunk.field("path").to_pylist())
+            paths = [path for chunk in cells.chunks for path in chunk.field("path").to_pylist()]
+        if paths is not None:
+            self.paths = Texts(_beside(folder, path) if path else "" for path in paths)
         elif table.cache_files:
             stamps = [place_of(entry["filename"]) for entry in table.cache_files]
             # A table's fingerprint identifies the rows it contains and their order.
@@ -73,6 +83,10 @@ class TablePlaces:
             path = self.paths[row]
             return place_of(path) if path else None
         return Place(self.folder, str(row), "") if self.folder else None
+
+    def opened_from(self, row: int, cell: Any) -> Any:
+        """The file that a cell names, or the cell itself."""
+        return Path(path) if cell is not None and self.paths and (path := self.paths[row]) else cell
 
 
 class Rows(Protocol):
@@ -124,8 +138,9 @@ class TableRows:
         if recode is None and self.class_names is not None:
             recode = dict(enumerate(self.class_names))
         self.image, self.target, self.recode = image, target, recode
-        self.images = TablePlaces(self.table, image)
-        self.masks = TablePlaces(self.table, target) if target and not holds_labels(table.features[target]) else None
+        self.images = TablePlaces(self.table, image, folder)
+        is_mask = target is not None and not holds_labels(table.features[target])
+        self.masks = TablePlaces(self.table, target, folder) if target and is_mask else None
         inside = _paths_inside(folder, self.images.paths) if folder else None
         self.ids = Texts(inside or map(str, range(len(table))))
 
@@ -133,7 +148,10 @@ class TableRows:
         item = self.table[row]
         if item[self.image] is None:
             raise CorruptImage(f"row {row} cannot be read as an image: its cell in the table is empty.")
-        return item[self.image], self._label(item[self.target]) if self.target else None
+        target = self._label(item[self.target]) if self.target else None
+        if self.masks:
+            target = self.masks.opened_from(row, target)
+        return self.images.opened_from(row, item[self.image]), target
 
     def targets(self) -> Sequence[Any] | None:
         if self.target is None or not holds_labels(self.table.features[self.target]):
@@ -288,7 +306,7 @@ def same_letters(text: str) -> str:
 
 
 def _paths_inside(folder: Path, paths: Sequence[str | None] | None) -> list[str] | None:
-    """Each image's path relative to `folder`; None unless all of them are inside."""
+    """Each image's path relative to `folder`; None unless all of them are inside, and different."""
     roots = [f"{root}{os.sep}" for root in (folder.absolute(), folder.resolve())]
     found: list[str] = []
     for path in paths or ():
@@ -296,4 +314,9 @@ def _paths_inside(folder: Path, paths: Sequence[str | None] | None) -> list[str]
         if path is None or root is None:
             return None
         found.append(Path(path[len(root) :]).as_posix())
-    return found if paths else None
+    return found if found and len(set(found)) == len(found) else None
+
+
+def _beside(folder: Path | None, path: str) -> str:
+    inside = os.path.join(folder.absolute(), path) if folder else path
+    return inside if os.path.exists(inside) else path
