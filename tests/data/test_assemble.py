@@ -325,6 +325,30 @@ def test_what_a_pair_never_saw_stays_held_out(tmp_path: Path) -> None:
     assert run(table, of_pair=with_test).test is None
 
 
+@pytest.mark.parametrize("by", ["of_pair", "labeled_ids"])
+def test_rows_that_moved_are_said(by: str, tmp_path: Path) -> None:
+    """Guards against training on the images that a run held out, and against the labels of other images than those of
+    its split.json, because the table was written again in another order."""
+
+    def table(order: list[int]) -> Path:
+        pictures = [files.encoded(files.image(row)) for row in order]
+        rows = files.table({"image": pictures, "label": [row % 2 for row in order]})
+        return files.parquet(tmp_path / "data", train=rows)
+
+    before = run(table([*range(30)]), test_fraction=0.2, num_labeled=20).split
+    assert before["held_out"] == ["eval", "test"] and before["labeled"]
+
+    def moved(order: list[int], split: dict[str, Any]) -> list[str]:
+        given = split if by == "of_pair" else files.text_file(tmp_path, json.dumps(split), "split.json")
+        return [note for note in run(table(order), **{by: given}).notes if "contain other images" in note]
+
+    for order in ([*range(30)], [*range(33)]):
+        assert not moved(order, before), "the same rows, also with new ones behind them"
+    assert "the rows of the labeled, eval, test images of" in moved([*range(29, -1, -1)], before)[0]
+    answered = {**before, "held_out": [], "extra_labeled": ["7"]}
+    assert not moved([*range(29, -1, -1)], answered), "its hash is over the answers, too, so nothing is known"
+
+
 def test_images_without_a_role_are_said(animals: Path, tmp_path: Path) -> None:
     """Guards against training images that are dropped because the user named other unlabeled images, and against labels
     of an answered queue that are not passed again when the pair is trained further."""

@@ -21,7 +21,7 @@ from ..reading.split_names import names_of, split_for
 from ..reading.tables import tables_not_read
 from .answers import with_answers
 from .classes import ModelClasses, check_labeled, check_targets, with_classes
-from .contents import digest_of_scanned, of_same_data
+from .contents import digest_of_scanned, notes_on_moved_rows, of_same_data
 from .duplicates import duplicate_notes, notes_on_pair, without_copies
 from .scan import ScannedImages, listing, scan
 from .splits import choose_labeled, describe, earlier_split, held_out_before, hold_out, origin, read_ids, rows_of
@@ -109,6 +109,7 @@ def assemble(
     own_test = _split_with_targets(splits, "test", everything, names, args, notes)
     of_pair = of_same_data(of_pair, everything, origin("dataset", args.dataset_name))
     earlier = earlier_split(args.labeled_ids) or of_pair
+    notes += notes_on_moved_rows(earlier, everything)
     everything, test = _with_test(everything, own_test, args, earlier, notes)
     labeled_rows = _labeled_rows(everything, args, notes)
     evaluation, eval_rows = _split_with_targets(splits, "eval", everything, names, args, notes), np.empty(0, np.int64)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..labels.items import evenly_spread, labels_at_hand
+from ..messages import listed
 from ..reading.image_set import reading_an_item
 from .scan import ScannedImages
 from .splits import held_out_before, image_ids
@@ -76,6 +77,32 @@ def of_same_data(
         if found is not None and digest_of_scanned(found) == of_pair.get("contents", {}).get(role):
             return of_pair
     return {}
+
+
+def notes_on_moved_rows(earlier: Mapping[str, Any], everything: ScannedImages) -> list[str]:
+    """A warning if an earlier run knew its images by the numbers of rows that contain other images or labels now.
+
+    Args:
+        earlier: the `split.json` of that run, or {}.
+        everything: the training images, including those that may be held out.
+    """
+    hashes = earlier.get("contents") or {}
+    changed = []
+    for role in ("labeled", *(earlier.get("held_out") or ())):
+        numbers = {str(name) for name in earlier.get(role) or () if str(name).isdigit()}
+        if not numbers or role not in hashes or (role == "labeled" and "extra_labeled" in earlier):
+            continue  # the hash of the labeled images is also over those that were labeled later
+        rows = [row for row, name in enumerate(everything.images.ids) if name in numbers]
+        if digest_of_scanned(everything.subset(np.array(rows, dtype=np.int64))) != hashes[role]:
+            changed.append(role)
+    if not changed:
+        return []
+    return [
+        f"Warning: the rows of the {listed(changed)} images of the earlier run contain other images or labels now. If "
+        "rows have moved, its row numbers mean other images, and images that were trained on are scored. New rows are "
+        "safe at the end of the table. In another order, choose images anew: without `labeled_ids`, from untrained "
+        "models."
+    ]
 
 
 def _hash_of_item(item: Any) -> bytes:
