@@ -91,12 +91,6 @@ def array_mask(root: Path) -> dict[str, Any]:
     return given
 
 
-def table_without_a_mask(root: Path) -> dict[str, Any]:
-    files.scene_folder(root)
-    text = "image,mask\nimages/00.jpg,masks/00.png\nimages/01.jpg,\n"
-    return {"dataset_name": files.text_file(root, text, "table.csv")}
-
-
 def no_mask_folder(root: Path) -> dict[str, Any]:
     files.save(files.image(1), root / "images" / "a.png")
     return {"dataset_name": str(root)}
@@ -167,12 +161,6 @@ SEGMENTATION: dict[str, Case] = {
         r"The mask .*01.png has transparent pixels",
         r"whose class is unknown",
         r"Save it without an alpha channel",
-    ),
-    "no mask in a row of a table": (
-        table_without_a_mask,
-        r"1 of 2 rows of .*table.csv' have no mask",
-        r"in the column 'mask'",
-        r"Remove these rows",
     ),
     "mask missing": (missing_masks, r"1 of 2 images in .*images'", r"have no mask of the same name", r"Add the masks"),
     "no masks at all": (

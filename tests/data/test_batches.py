@@ -239,7 +239,7 @@ def test_the_truth_of_unlabeled_images_is_never_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        (files.mask([0, 9], (30, 24)), r"Label 9 in the mask of labeled image 0 is outside 0..2.*ignore_index"),
+        (files.mask([0, 9], (30, 24)), r"Label 9 in the mask of labeled image 0 is outside 0..2.*ids == 9\] = -100"),
         (files.mask([0, 1], (24, 30)), r"The image 0 is 30x24, but its mask is 24x30"),
     ],
 )

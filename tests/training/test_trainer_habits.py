@@ -149,6 +149,19 @@ def test_masks_without_a_class_are_refused(tmp_path: Path) -> None:
     make_trainer(tmp_path, pair, evaluation=[void[0], *scenes(2)])
 
 
+def test_masks_with_values_that_are_no_class_are_refused_at_once(tmp_path: Path) -> None:
+    """Guards against a run that loads for minutes and then ends in its first update, with advice that does not exist in
+    Python, and against pseudo labels that count as wrong where the truth is 255."""
+    other = [{**item, "mask": np.where(item["mask"] == 0, 255, item["mask"])} for item in scenes(2)]
+    pair = make_pair("segformer", "segformer")
+    for role in ("labeled", "unlabeled", "evaluation"):
+        with pytest.raises(
+            ValueError, match=r"Label 255 in Item 0 of \w+_dataset is outside .*\[ids == 255\] = -100"
+        ) as no:
+            make_trainer(tmp_path, pair, **{role: other})
+        assert "ignore_index" not in str(no.value)
+
+
 def named(*names: str) -> datasets.Dataset:
     """Labeled images whose label column has names."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})

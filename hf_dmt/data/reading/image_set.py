@@ -211,8 +211,8 @@ def check_mask_values(mask: np.ndarray, num_classes: int, where: str) -> None:
         found = int(wrong.flat[0])
         raise DataError(
             f"Label {found} in {where} is outside 0..{num_classes - 1} ({num_classes} classes). If {found} means "
-            "void, pass it as `ignore_index`; in arrays passed from Python, void is -100. Name a missing class with "
-            "`id2label`."
+            f"'no label', pass arrays of signed integers with {IGNORE_INDEX} there: ids = np.array(mask, dtype=int); "
+            f"ids[ids == {found}] = {IGNORE_INDEX}. If it is a class, name it in `id2label`."
         )
 
 

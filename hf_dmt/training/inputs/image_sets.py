@@ -7,7 +7,7 @@ from typing import Any
 
 from ...data.labels.items import check_item_labels
 from ...data.reading.decoding import to_rgb
-from ...data.reading.image_set import ImageSet, check_mask_size, reading_an_item
+from ...data.reading.image_set import ImageSet, check_mask_size, check_mask_values, reading_an_item
 from ...data.reading.masks import to_mask
 from ...data.reading.rows import is_label
 from ...data.tasks import IGNORE_INDEX, TASKS
@@ -64,7 +64,8 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
             lack = _lack(one, missing[0], model.task)
             raise ValueError(f"Item {position} of {role} {lack} Give map-style items {form}.")
     if not isinstance(source, ImageSet):  # whose files were all read before
-        _try_to_read(item, f"Item 0 of {role}", with_mask=target == "mask" and item.get("mask") is not None)
+        has_mask = target == "mask" and item.get("mask") is not None
+        _try_to_read(item, f"Item 0 of {role}", len(model.class_names) if has_mask else None)
         if target == "mask" and with_target:
             _check_not_void(source, role)
     if target == "label" and (isinstance(source, (list, tuple)) or "label" in item):
@@ -108,12 +109,14 @@ def check_one_order(sets: Mapping[str, Any]) -> None:
                 )
 
 
-def _try_to_read(item: Mapping[str, Any], name: str, *, with_mask: bool) -> None:
-    """Raise a ValueError for an image or a mask that training could not use."""
+def _try_to_read(item: Mapping[str, Any], name: str, mask_classes: int | None) -> None:
+    """Raise a ValueError for an image, or a mask of so many classes, that training could not use."""
     try:
         image = to_rgb(item["image"], name)
-        if with_mask:
-            check_mask_size(to_mask(item["mask"], name).shape, image.size, name)
+        if mask_classes is not None:
+            mask = to_mask(item["mask"], name)
+            check_mask_size(mask.shape, image.size, name)
+            check_mask_values(mask, mask_classes, name)
     except TypeError as problem:
         raise ValueError(f"{problem} Correct the data set.") from problem
 

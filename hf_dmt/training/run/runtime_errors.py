@@ -27,7 +27,7 @@ from ..settings.knobs import Knobs
 
 logger = logging.get_logger(__name__)
 
-_GO_ON = "Checkpoints are kept: continue with `resume_from_checkpoint=True`."
+_GO_ON = "Then continue with `resume_from_checkpoint=True`, from the last checkpoint if there is one."
 
 
 class RunError(RuntimeError):
@@ -49,7 +49,7 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
     except StoreError as problem:  # names the checkpoint that helps, which is often not the last one
         raise RunError(_without_worker_traceback(str(problem))) from problem
     except DivergedError as problem:
-        raise RunError(f"{problem}. Earlier checkpoints are kept.") from problem
+        raise RunError(f"{problem}. Earlier checkpoints, if there are any, are kept.") from problem
     except (CorruptImage, DataError, CheckpointError) as problem:
         raise RunError(f"{_without_worker_traceback(str(problem))} {_GO_ON}") from problem
     except KeyError as problem:
@@ -83,8 +83,9 @@ def out_of_memory(args: DMTTrainingArguments, knobs: Knobs, reason: str) -> str:
     flags = " ".join(f"`{name}={value}`" for name, value in smaller.items())
     message = (
         f"Out of memory for updates of {labeled} labeled + {pseudo} pseudo-labeled images in {parts} part(s), or for "
-        f"labeling {args.per_device_eval_batch_size} at once ({reason.strip().splitlines()[0]}). Checkpoints are kept: "
-        f"continue with the same settings and `resume_from_checkpoint=True` {flags} `accept_changes={[*smaller]}`, "
+        f"labeling {args.per_device_eval_batch_size} at once ({reason.strip().splitlines()[0]}). From the last "
+        "checkpoint, if there is one, continue with the same settings and `resume_from_checkpoint=True` "
+        f"{flags} `accept_changes={[*smaller]}`, "
     )
     if divisible:
         return f"{message}which computes the same updates in smaller parts. `bf16` needs less memory, too."
