@@ -140,6 +140,10 @@ class TestTables:
         images = whole(TableRows(rows, "image", "mask"), PIXELS)
         assert images.rows.targets() is None
         assert images[0]["mask"].tolist() == [[0, 1, -100], [1, 1, 0]]
+        for outlines in ([[1.0, 2.0, 3.5], [1.0]], [[[1, 2], [3, 4]], [[5, 6]]]):
+            rows = files.table({"image": [files.encoded(files.image(1, (3, 2)))], "mask": [outlines]})
+            with pytest.raises(ValueError, match=r"mask row 0 is a list .*polygons.*PNG of class ids.*`label_column`"):
+                whole(TableRows(rows, "image", "mask"), PIXELS)[0]
 
     def test_columns_are_found_and_named(self, tmp_path: Path) -> None:
         """Guards against failing to find the columns of data sets on the Hub, which have many names."""

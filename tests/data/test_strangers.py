@@ -683,12 +683,12 @@ def values_of(found: RunImages) -> list[int]:
     return np.unique(found.labeled[0]["mask"]).tolist()
 
 
-def gray_png(values: Sequence[int], bits: int) -> bytes:
-    """A grayscale PNG with fewer than 8 bits per pixel, which Pillow cannot write."""
+def png(values: Sequence[int], bits: int, channels: int = 1) -> bytes:
+    """A PNG with fewer than 8 bits per pixel, or with several channels of 16 bits, which Pillow cannot write."""
     pixels = np.array(files.mask(values))
     rows = b""
     for row in pixels:
-        digits = "".join(format(int(value), f"0{bits}b") for value in row)
+        digits = "".join(format(int(value), f"0{bits}b") * channels for value in row)
         digits += "0" * (-len(digits) % 8)
         rows += b"\0" + int(digits, 2).to_bytes(len(digits) // 8, "big")
 
@@ -696,8 +696,16 @@ def gray_png(values: Sequence[int], bits: int) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     height, width = pixels.shape
-    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, (0, 4, 2, 6)[channels - 1], 0, 0, 0])
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_masks_with_several_channels_of_16_bits(channels: int, tmp_path: Path) -> None:
+    """Guards against ids of which only the upper 8 bits are read: 300 and 301 would both be 1."""
+    root = scenes(tmp_path, png((0, 3), 16, channels))
+    with pytest.raises(DataError, match=r"several channels of 16 bits.*Save it with one channel of class ids"):
+        opened(root, PIXELS, mask_band=1)
 
 
 def gray_pgm(values: Sequence[int], largest: int) -> bytes:
@@ -708,10 +716,10 @@ def gray_pgm(values: Sequence[int], largest: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "name", "expected"),
     [
-        (gray_png((0, 1), 1), "{}.png", [0, 1]),
-        (gray_png((0, 1, 2, 3), 2), "{}.png", [0, 1, 2, 3]),
-        (gray_png((0, 3, 1), 2), "{}.png", [0, 1, 3]),
-        (gray_png((0, 1, 2, 5), 4), "{}.png", [0, 1, 2, 5]),
+        (png((0, 1), 1), "{}.png", [0, 1]),
+        (png((0, 1, 2, 3), 2), "{}.png", [0, 1, 2, 3]),
+        (png((0, 3, 1), 2), "{}.png", [0, 1, 3]),
+        (png((0, 1, 2, 5), 4), "{}.png", [0, 1, 2, 5]),
         (gray_pgm((0, 1, 2, 3), 3), "{}.pgm", [0, 1, 2, 3]),
         (gray_pgm((0, 1, 2, 4), 4), "{}.pgm", [0, 1, 2, 4]),
         (gray_pgm((0, 1, 2, 6), 20), "{}.pgm", [0, 1, 2, 6]),

@@ -113,17 +113,28 @@ def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
         CorruptImage, ValueError, TypeError: as `to_mask`; a color that is not in the table.
     """
     if isinstance(mask, list):  # a column of numbers in a table
-        mask = np.asarray(mask)
+        try:
+            mask = np.asarray(mask)
+        except ValueError as problem:  # rows of different lengths
+            raise ValueError(
+                f"The mask {name} is a list that is not (height, width), such as polygons. Draw them into a PNG of "
+                "class ids, or name another column with `label_column`."
+            ) from problem
     if isinstance(mask, Tensor):
         mask = channels_last(mask)
     if not isinstance(mask, np.ndarray):
         with opening(mask, name):
             content = b"" if isinstance(mask, Image.Image) else contained(mask)
             stored = mask if isinstance(mask, Image.Image) else identify(content)
-            top = _largest_value(stored)
+            top, raw_mode = _largest_value(stored), _raw_mode(stored)
             stored.load()
             opened = upright(stored)
         check_lossless(stored, content, name)
+        if ";16" in raw_mode and opened.mode.startswith("RGB") and not reading.colors:
+            raise ValueError(
+                f"The mask {name} has several channels of 16 bits, of which Pillow reads the upper 8 bits only, so 300 "
+                "would become 1. Save it with one channel of class ids, 8 or 16 bit."
+            )
         if reading.colors:
             return _ids_of_colors(opened, name, reading)
         if opened.mode in _COLOR_MODES:
@@ -181,14 +192,25 @@ def check_lossless(mask: Image.Image, content: bytes, name: str) -> None:
 def _largest_value(mask: Image.Image) -> int | None:
     """The largest value that a file can contain if Pillow scales it to 255 or 65535; None otherwise. Must be called
     before decoding, after which it is unknown."""
-    tiles = getattr(mask, "tile", None)
-    if not tiles or mask.mode not in {"L", "I", "I;16"}:
+    if mask.mode not in {"L", "I", "I;16"}:
         return None
-    parts = tiles[0][3] if isinstance(tiles[0][3], tuple) else (tiles[0][3],)
     if mask.format == "PPM":
+        parts = _stored_as(mask)
         largest = int(parts[1]) if len(parts) > 1 else None
         return None if largest in {255, 65535} else largest
-    return {"L;2": 3, "L;4": 15}.get(str(parts[0]).rstrip("RI"))
+    return {"L;2": 3, "L;4": 15}.get(_raw_mode(mask).rstrip("RI"))
+
+
+def _raw_mode(mask: Image.Image) -> str:
+    """The form of the pixels in the file, such as `RGB;16B`; empty once they are decoded."""
+    return str(next(iter(_stored_as(mask)), ""))
+
+
+def _stored_as(mask: Image.Image) -> tuple[Any, ...]:
+    tiles = getattr(mask, "tile", None)
+    if not tiles:
+        return ()
+    return tiles[0][3] if isinstance(tiles[0][3], tuple) else (tiles[0][3],)
 
 
 def _one_channel(ids: np.ndarray, name: str, band: int | None) -> np.ndarray:
