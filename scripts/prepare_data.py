@@ -4,7 +4,6 @@
     prepare_data.py voc        --source VOCdevkit/VOC2012 --output data/voc
     prepare_data.py cityscapes --source cityscapes        --output data/cityscapes [--side 512]
     prepare_data.py cifar10    --source uoft-cs/cifar10   --output data/cifar10
-    prepare_data.py masks      --source painted_masks     --output masks --colors classes.csv
 
 VOC needs `SegmentationClassAug/` (the SBD masks as PNG) in the VOC folder. Images are linked unless you pass `--copy`.
 `splits/` contains lists for `--labeled_ids` and `--difference_maximized_sampling`.
@@ -27,7 +26,6 @@ import numpy as np
 from PIL import Image
 
 from hf_dmt.data.splitting import official_splits as official
-from hf_dmt.data.splitting.prepare_masks import prepare_masks
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -73,20 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 prepare_cityscapes(Path(args.source), output, side=args.side, copy=args.copy)
             case "cifar10":
                 prepare_cifar10(args.source, output)
-            case "masks":
-                prepare_masks(
-                    Path(args.source),
-                    output,
-                    colors=args.colors,
-                    values=args.values,
-                    band=args.band,
-                    suffix=args.suffix,
-                    images=Path(args.images) if args.images else None,
-                    nearest=args.nearest,
-                )
     except (ValueError, OSError) as problem:
-        text = str(problem).replace("`mask_colors`", "--colors").replace("`mask_band`", "--band")
-        print(f"prepare_data.py: error: {text}", file=sys.stderr)
+        print(f"prepare_data.py: error: {problem}", file=sys.stderr)
         return 2
     return 0
 
@@ -281,24 +267,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("dataset", choices=("voc", "cityscapes", "cifar10", "masks"))
+    parser.add_argument("dataset", choices=("voc", "cityscapes", "cifar10"))
     parser.add_argument("--source", required=True, help="the downloaded data; for CIFAR-10 a Hub id or folder")
     parser.add_argument("--output", required=True, help="a new folder")
     parser.add_argument(
         "--side", type=int, help="Cityscapes: shorter side of images and masks (2048x1024 if not given)"
-    )
-    parser.add_argument("--colors", help="masks: table of colors, CSV with name,r,g,b or JSON {name: [r, g, b]}")
-    parser.add_argument("--values", help='masks: JSON map of the values in them, {"0": "ground", "100": "water"}')
-    parser.add_argument("--band", type=int, help="masks: channel with the ids, counted from 1")
-    parser.add_argument(
-        "--suffix", default="", help="masks: suffix of their names after the images' names, such as _mask"
-    )
-    parser.add_argument("--images", help="masks: folder of the images; masks are rotated by their EXIF data")
-    parser.add_argument(
-        "--nearest",
-        type=float,
-        default=0,
-        help="masks: replace colors up to this RGB distance from one in the table",
     )
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
     return parser

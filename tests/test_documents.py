@@ -37,14 +37,14 @@ import hf_dmt
 from hf_dmt import DMTTrainingArguments, ModelPair
 from hf_dmt.__main__ import COMMANDS
 from hf_dmt.commands import launch, opening, queue, train
+from hf_dmt.data.splitting import prepare_masks
 from hf_dmt.models.weights.trained_parts import choose_trained
 from hf_dmt.training import finishing
 from hf_dmt.training.settings.command_line import Parser, parse
-from scripts import prepare_data, prepare_model
 from tests.data import small_files
 from tests.hub_repos import Blob, Repo
 from tests.hub_server import HubServer
-from tests.small_checkpoints import make_upernet_narrow, save_checkpoints
+from tests.small_checkpoints import save_checkpoints
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -110,12 +110,6 @@ def call(words: list[str]) -> int:
             return code
         case ["hf-dmt", command, *given] if command in COMMANDS:
             return importlib.import_module(f"hf_dmt.commands.{command}").main(given)
-        case ["python", "scripts/prepare_model.py", "upernet", *given]:
-            code = prepare_model.main(["upernet", *given])
-            make_upernet_narrow(Path(given[given.index("--output") + 1]))
-            return code
-        case ["python", "scripts/prepare_data.py", *given]:
-            return prepare_data.main(given)
         case ["make", target, *_]:  # that the documented target exists; running it would build an environment
             return 0 if re.search(rf"^{target}:", MAKEFILE, re.M) else 2
     raise AssertionError(f"{shlex.join(words)}: no way to run this here. Teach `call`, or say why it is not run.")
@@ -286,7 +280,8 @@ def test_flags_that_pages_name_exist() -> None:
     """Guards against a flag that was renamed everywhere except in a sentence of a page."""
     ours = {option for action in Parser()._actions for option in action.option_strings}
     ours |= {f"--{flag.name}" for flag in dataclasses.fields(queue.QueueArguments)}
-    for program in (*ROOT.glob("scripts/**/*.py"), *ROOT.glob("hf_dmt/commands/*.py")):
+    programs = (*ROOT.glob("scripts/**/*.py"), *ROOT.glob("hf_dmt/commands/*.py"), Path(prepare_masks.__file__))
+    for program in programs:
         ours |= set(re.findall(r"add_argument\(\s*\"(--[a-z_]+)\"", program.read_text(encoding="utf-8")))
     ours |= {f"--{name}" for name in launch.PASSED_ON} | {"--help", "--help_all"}
     ours.add("--only")  # of the benchmarks, which name their parts

@@ -192,8 +192,8 @@ def check_mask_size(mask: Sequence[int], image: tuple[int, int], name: str, *, b
             raise DataError(
                 f"The image {name} is {image[0]}x{image[1]} after its EXIF rotation, which every viewer applies, but "
                 f"its mask is {mask[1]}x{mask[0]}, so it was drawn on the unrotated image. Rewrite such masks with "
-                "`scripts/prepare_data.py masks --images FOLDER`, which rotates them like their images; or remove "
-                "the rotation from the images: exiftool -Orientation= FILES."
+                "`python -m hf_dmt.data.splitting.prepare_masks --images FOLDER`, which rotates them like their "
+                "images; or remove the rotation from the images: exiftool -Orientation= FILES."
             )
         raise DataError(
             f"The image {name} is {image[0]}x{image[1]}, but its mask is {mask[1]}x{mask[0]}: a mask needs one value "

@@ -254,8 +254,8 @@ def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.nda
         shown = listed(f"{_unpacked(int(colors[i]))} ({counts[i]} pixels)" for i in np.argsort(-counts))
         raise ValueError(
             f"The mask {name} has {len(colors)} colors that are not in `mask_colors`, on {strange.mean():.1%} of its "
-            f"pixels: {shown}. Add them, with the name void if they mean "
-            "'no label'. If edges were smoothed, write clean masks with `scripts/prepare_data.py masks --nearest`."
+            f"pixels: {shown}. Add them, with the name void if they mean 'no label'. If edges were smoothed, write "
+            "clean masks with `python -m hf_dmt.data.splitting.prepare_masks --nearest`."
         )
     return np.where(seen, ids, np.int32(COLOR_VOID))
 

@@ -1,9 +1,12 @@
-"""Convert masks to PNG files of class ids: the command `prepare_data.py masks`."""
+"""Convert masks to PNG files of class ids: `python -m hf_dmt.data.splitting.prepare_masks`."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from ..reading.masks import COLOR_VOID, MaskReading, mask_ids, read_colors
 from .class_map import read_class_map
 
 VOID = 255
+COMMAND = "python -m hf_dmt.data.splitting.prepare_masks"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ def prepare_masks(
     Raises:
         ValueError: a table that cannot be read, or masks that do not fit it; nothing is written then.
     """
+    if output.is_file() or (output.exists() and any(output.iterdir())):
+        raise ValueError(f"--output {str(output)!r} is not an empty folder. Choose another one.")
     if colors and values:
         raise ValueError("--colors and --values both define what the pixels mean. Give the one that fits the masks.")
     if nearest and not colors:
@@ -183,3 +189,29 @@ def _nearest(mask: Image.Image, reading: MaskReading, distance: float) -> tuple[
     moved = float((apart.min(axis=1) > 0)[back.ravel()].mean())
     ids = chosen[back.ravel()].reshape(pixels.shape[:2])
     return np.where(pixels[..., 3] > 0, ids, COLOR_VOID), moved  # as without `nearest`, transparent pixels are void
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a folder of masks; returns 0, or 2 for invalid arguments."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Convert masks to PNG files of class ids.")
+    parser.add_argument("--source", required=True, type=Path, help="folder of masks")
+    parser.add_argument("--output", required=True, type=Path, help="a new folder")
+    parser.add_argument("--colors", help="table of colors, CSV with name,r,g,b or JSON {name: [r, g, b]}")
+    parser.add_argument("--values", help='JSON map of the values in them, {"0": "ground", "100": "water"}')
+    parser.add_argument("--band", type=int, help="channel with the ids, counted from 1")
+    parser.add_argument("--suffix", default="", help="suffix of their names after the images' names, such as _mask")
+    parser.add_argument("--images", type=Path, help="folder of the images; masks are rotated by their EXIF data")
+    parser.add_argument(
+        "--nearest", type=float, default=0, help="replace colors up to this RGB distance from one in the table"
+    )
+    try:
+        prepare_masks(**vars(parser.parse_args(argv)))
+    except (ValueError, OSError) as problem:
+        text = str(problem).replace("`mask_colors`", "--colors").replace("`mask_band`", "--band")
+        print(f"prepare_masks: error: {text}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
