@@ -1,4 +1,4 @@
-"""Find the image files of a folder, and account for all other files.
+"""Find the image files of a folder, or those that a table names, and account for all other files.
 
 An image is whatever Pillow opens: its list of extensions decides or, for files without one, their content.
 """

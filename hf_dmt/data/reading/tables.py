@@ -72,12 +72,12 @@ def named_tables(root: Path, *, to_read: bool = False) -> dict[str, Path]:
     ]
     by_role: dict[str, Path] = {}
     for path in files:
-        if (role := role_of(path.stem)) is None:
+        role = role_of(path.stem)
+        if role is None or (before := by_role.setdefault(role, path)) == path:
             continue
-        before = by_role.setdefault(role, path)
         if not _lists_images(before):
             by_role[role] = path
-        elif to_read and before != path and _lists_images(path):
+        elif to_read and _lists_images(path):
             raise DataError(
                 f"{str(before)!r} and {path.name!r} both list images for the split {role!r}. Keep one of them, or give "
                 f"one as `dataset_name={before}`."
@@ -118,8 +118,6 @@ def note_on_tables_beside(root: Path, classes: Sequence[str], splits: Mapping[st
     Args:
         classes: the class folders; none if these are masks.
     """
-    paths = [Path(name) for rows in splits.values() for name in rows.ids]
-    known = {*(path.name for path in paths), *(path.stem for path in paths)}
     for file in named_tables(root).values():
         try:
             columns, rows = _read(file)
@@ -127,6 +125,8 @@ def note_on_tables_beside(root: Path, classes: Sequence[str], splits: Mapping[st
             continue  # a file for something else
         image = _usual(columns, FILE_COLUMNS)
         label = _usual([column for column in columns if column != image], LABEL_COLUMNS)
+        paths = [Path(name) for found in splits.values() for name in found.ids]
+        known = {*(path.name for path in paths), *(path.stem for path in paths)}
         if image is None or known.isdisjoint(Path(str(row.get(image))).name for row in rows):
             continue  # it lists other files
         if classes and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in rows):
