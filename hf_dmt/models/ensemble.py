@@ -18,7 +18,7 @@ from ..data.members import MEMBERS
 from ..data.reading.decoding import to_rgb
 from .preprocessing import clean_inputs
 
-ImageLike = str | Image.Image | np.ndarray | Tensor
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 Prediction = list[dict[str, Any]]
 
 
@@ -67,7 +67,7 @@ class EnsemblePipeline:
         Raises:
             ValueError: an input that is not an image.
         """
-        if isinstance(inputs, (str, Image.Image, np.ndarray, Tensor)):
+        if isinstance(inputs, (str, Path, Image.Image, np.ndarray, Tensor)):
             return next(self._predict([inputs], top_k, timeout))
         if isinstance(inputs, (list, tuple)):
             return list(self._predict(inputs, top_k, timeout))
@@ -98,7 +98,7 @@ class EnsemblePipeline:
         if isinstance(image, (np.ndarray, Tensor)) and self.pair.task == "image-classification":
             return image
         # `load_image` clips 16-bit images to white, and shows what is stored under transparent pixels.
-        if isinstance(image, Image.Image) or (isinstance(image, str) and Path(image).is_file()):
+        if isinstance(image, (Image.Image, Path)) or (isinstance(image, str) and Path(image).is_file()):
             return to_rgb(image)
         return load_image(image, timeout=timeout)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
-from transformers.utils import PushToHubMixin, logging
+from transformers.utils import logging
 
 from ..data.files import write_json, writing
 from ..data.members import MEMBERS
@@ -30,7 +30,7 @@ from .sources import open_members
 logger = logging.get_logger(__name__)
 
 
-class ModelPair(nn.Module, PushToHubMixin):
+class ModelPair(nn.Module):
     """Two image models for the same task and classes, each with its own image processor.
 
     Args:
@@ -278,6 +278,8 @@ class ModelPair(nn.Module, PushToHubMixin):
             primary: `a` or `b`; None is the pair's own.
             state_dict: weights of the whole pair if they were gathered elsewhere (FSDP); split by member here.
         """
+        if kwargs.pop("push_to_hub", False):  # the members' own version would publish both in one place
+            raise ValueError("save_pretrained(push_to_hub=True) is not supported. Use pair.push_to_hub('me/my-pair').")
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"{folder} is a file, but a pair needs a folder. Give another name.")
@@ -344,7 +346,7 @@ class ModelPair(nn.Module, PushToHubMixin):
         pair.primary = primary
         return pair
 
-    def push_to_hub(  # type: ignore[override]
+    def push_to_hub(
         self,
         repo_id: str,
         *,

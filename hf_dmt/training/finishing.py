@@ -51,7 +51,7 @@ def finish(trainer: Any) -> Path:
         raise ValueError(
             "finish() writes the report of a run, but this trainer has not trained; in the folder of a finished run it "
             "would overwrite the models and results. Call train() first, with `resume_from_checkpoint=True` for a run "
-            "that is there already; save_model() writes the pair alone."
+            "that is there already; save_model(folder) writes the pair alone."
         )
     folder = trainer.export()
     seconds = trainer.train_seconds + time.monotonic() - start

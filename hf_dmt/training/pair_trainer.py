@@ -5,7 +5,6 @@ Optimizer, clipping, scoring, saving, loading and publishing for two models; `DM
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from concurrent.futures import Future
@@ -29,7 +28,7 @@ from ..models.pair import ModelPair
 from ..models.weights.trained_parts import choose_trained, learning_rate_scales
 from .inputs.image_sets import check_filled, first_set, sets_to_score
 from .labeling.inference import CleanPass
-from .optimizer import clip_by_member, divide_by_rate
+from .optimizer import clip_by_member, divide_by_rate, new_state, start_over
 from .publishing import Publisher
 from .random_state import preserved_rng
 from .run import checkpoints, folder
@@ -74,7 +73,7 @@ class PairTrainer(Trainer):
     other_scores: dict[str, evaluation.Scores]
     library_metrics: LibraryMetrics | None = None
     hub_model_id: str | None
-    new_optimizer_state: dict[str, Any]
+    new_optimizer_state: dict[str, Any] | None = None
     optimizer: Any  # the stock annotation is None until the optimizer is created
 
     def __init__(self, model: ModelPair, args: DMTTrainingArguments, **stock: Any) -> None:
@@ -142,12 +141,11 @@ class PairTrainer(Trainer):
         """The stock optimizer with its groups divided by model and by learning rate."""
         first, optimizer = self.optimizer is None, super().create_optimizer(model)
         if first:
-            if self.args.learning_rate_b is not None or self.rate_scales:
-                of_b = self.args.learning_rate if self.args.learning_rate_b is None else self.args.learning_rate_b
-                rates = {"a": self.args.learning_rate, "b": of_b}
-                divide_by_rate(optimizer, self.model, rates, self.rate_scales)
-            self.new_optimizer_state = copy.deepcopy(optimizer.state_dict())
+            divide_by_rate(optimizer, self.model, self.args, self.rate_scales)
         return optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Later: every phase begins with `restart_optimizer`, which first needs the state of the new optimizer."""
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The stock version excludes biases and norms from weight decay; the official code does not."""
@@ -161,14 +159,14 @@ class PairTrainer(Trainer):
 
         The optimizer object is reused: accelerate would keep the old one, and fp16 would unscale its gradients twice.
         """
-        self.optimizer.load_state_dict(copy.deepcopy(self.new_optimizer_state))
-        if learning_rate is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] *= learning_rate / self.args.learning_rate
+        # Not in `create_optimizer`, of which a subclass may have its own.
+        self.new_optimizer_state = self.new_optimizer_state or new_state(self.optimizer)
+        factor = 1.0 if learning_rate is None else learning_rate / self.args.learning_rate
+        start_over(self.optimizer, self.new_optimizer_state, factor)
         self.lr_scheduler = None
         self.create_scheduler(num_training_steps=steps)
         # After the scheduler, whose constructor sets every learning rate to that of its first step.
-        self._load_optimizer_and_scheduler(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
         self.callback_handler.lr_scheduler = self.lr_scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
@@ -213,7 +211,9 @@ class PairTrainer(Trainer):
         speed = speed_metrics(prefix, start, num_samples=counts.table.shape[0])
         metrics = {**evaluation.flat(scores, prefix), **speed}
         self.log(dict(metrics))
+        asked = self.control.should_evaluate
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_evaluate = asked  # off by now, as if an evaluation in a callback were the loop's own
         return scores, counts, metrics
 
     def scores(self, source: Any, *, title: str) -> tuple[evaluation.Scores, ImageCounts]:
@@ -312,7 +312,7 @@ class PairTrainer(Trainer):
         A single process may call it, as is common after `is_world_process_zero()`."""
         if _internal_call:
             return super().save_model(output_dir, _internal_call)
-        target = Path(output_dir or self.args.output_dir)
+        target = checkpoints.place_for_pair(output_dir, self.args.output_dir, trained=self.state.global_step > 0)
         self.weights.export(target, self.primary, writes=self.args.should_save, together=False)
         if self.args.push_to_hub:
             saved = None if output_dir else target  # `export`, which waits for every process, would be too much
@@ -320,7 +320,7 @@ class PairTrainer(Trainer):
 
     def export(self, folder: str | Path | None = None) -> Path:
         """Write the finished pair, with the better model on the eval split at the root; every process must call it."""
-        target = Path(folder or self.args.output_dir)
+        target = checkpoints.place_for_pair(folder, self.args.output_dir, trained=self.state.global_step > 0)
         self.weights.export(target, self.primary, writes=self.args.should_save, together=True)
         self.accelerator.wait_for_everyone()
         return target

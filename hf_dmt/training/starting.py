@@ -104,6 +104,7 @@ def begin_records(trainer: Any) -> None:
         trainer: a `DMTTrainer`, whose class imports this file.
     """
     args, pair, course = trainer.args, trainer.model, trainer.course
+    trainer.telemetry.reset()  # an interrupted train() has not logged its last updates, which are done again
     if args.should_save:
         trainer.start.write_split(args.output_dir, pair.class_names)
     facts = run_facts(args, pair, trainer.knobs, **trainer.start.image_sets)

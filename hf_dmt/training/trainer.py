@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
-from transformers import EvalPrediction, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -38,7 +38,7 @@ from .pair_trainer import PairTrainer
 from .random_state import preserved_rng
 from .run.checkpoints import best_of, check_room
 from .run.nonfinite_updates import SkipNonFinite
-from .run.progress import PhaseLines, PhaseProgress
+from .run.progress import PhaseLines, PhaseProgress, without_stock_display
 from .run.results import RunRecords
 from .scoring import evaluation
 from .scoring.splits import ScoredSplits
@@ -106,8 +106,7 @@ class DMTTrainer(PairTrainer):
         super().__init__(model, args, data_collator=default_collate, train_dataset=samples, **stock)
         self.model_init = model_init  # the stock constructor would use it to create a second pair
         check_sharding(args, self.knobs, getattr(self.accelerator.state, "fsdp_plugin", None), os.environ)
-        for shown in (ProgressCallback, PrinterCallback):
-            self.remove_callback(shown)
+        self.callback_handler.callbacks = without_stock_display(self.callback_handler.callbacks)
         self.add_callback((PhaseLines if args.disable_tqdm else PhaseProgress)(self.phases[-1].index))
         self.course = phases.Course(self.phases)
         self.sampler = PhaseBatchSampler(shape, rank=args.process_index, seed=args.seed)
@@ -339,20 +338,22 @@ class DMTTrainer(PairTrainer):
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """The evaluation at the end of a phase completes the phase's record, before its checkpoint."""
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        """The training loop's own evaluation; `evaluate` may be called by a callback at any time. At the end of a phase
+        it completes the phase's record, before its checkpoint."""
+        metrics: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         over = self.course.phase_is_over
-        if self.weights.best is not None and self.is_in_train and eval_dataset is None and self.last_scores:
+        if self.weights.best is not None and self.last_scores:
             looked_at = MEMBERS if over else self.trained_members  # a waiting model has not trained in this phase yet
             scores = evaluation.primary_scores(self.last_scores, self.model.task)
             if self.weights.keep_best({name: scores[name] for name in looked_at}, give_back=over):
-                metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
-        if self.is_in_train and over:
+                metrics = self.evaluate(ignore_keys=ignore_keys_for_eval)
+        if over:
             record_phase(self)
             self.course.advance()
+        self.control.should_evaluate = False
         return metrics
 
     def evaluation_loop(self, *given: Any, **named: Any) -> Any:
@@ -378,9 +379,14 @@ class DMTTrainer(PairTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The stock log knows neither models nor phases, and after a resume it keeps what was logged after the
         checkpoint; here the records are truncated."""
-        number = self.course.current.index
+        number, asked = self.course.current.index, self.control.should_log
         if "loss" in logs:  # a training log, on every process
+            asked = False
             logs = {**logs, **self.telemetry.drain(self.accelerator), **self.nonfinite.drain()}
         logs = {**logs, "phase": number}
         super().log(logs, start_time)
-        self.records.log(self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"})
+        self.control.should_log = asked  # off by now, as if what a callback logs were the training log
+        if self.is_in_train:  # else the output folder may have the records of a finished run
+            self.records.log(
+                self.state.global_step, number, {key: value for key, value in logs.items() if key != "phase"}
+            )

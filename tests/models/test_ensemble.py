@@ -74,7 +74,8 @@ def test_it_takes_what_the_standard_pipelines_take(pair: ModelPair, hub: HubServ
     api.upload_file(path_or_fileobj=tmp_path / "0.png", path_in_repo="0.png", repo_id="me/images", repo_type="dataset")
     one_by_one = [plain(pair.pipeline()(image)) for image in shown]
     predict = pair.pipeline(batch_size=3)
-    assert plain(predict(str(tmp_path / "0.png"))) == one_by_one[0]
+    assert plain(predict(str(tmp_path / "0.png"))) == plain(predict(tmp_path / "0.png")) == one_by_one[0]
+    assert [plain(entries) for entries in predict([tmp_path / "0.png"])] == one_by_one[:1]
     assert plain(predict(f"{hub.endpoint}/datasets/me/images/resolve/main/0.png", timeout=5.0)) == one_by_one[0]
     assert [plain(entries) for entries in predict(shown)] == one_by_one
     assert [plain(entries) for entries in predict([shown[0]])] == one_by_one[:1]

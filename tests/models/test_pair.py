@@ -138,6 +138,13 @@ def test_gathered_weights_are_split_by_member(make_pair, tmp_path):
     assert set(member_state(gathered, "b")) == set(pair.model_b.state_dict())
 
 
+def test_saving_does_not_push(make_pair, tmp_path):
+    """Guards against the stock `push_to_hub=True`, with which each member would replace the other in the repository."""
+    with pytest.raises(ValueError, match=r"not supported\. Use pair\.push_to_hub\('me/my-pair'\)"):
+        make_pair("vit", "resnet").save_pretrained(tmp_path, push_to_hub=True, repo_id="me/pair")
+    assert not list(tmp_path.iterdir())
+
+
 def test_save_over_an_older_pair_cut_short_is_no_pair(make_pair, tmp_path):
     """Guards against a save killed between the two models: one new and one old model would open under the old
     description."""

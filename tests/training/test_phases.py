@@ -26,6 +26,7 @@ from small_runs import (
     scenes,
     state_of,
     telemetry,
+    without_times,
 )
 from transformers import TrainerCallback
 
@@ -225,6 +226,43 @@ def test_what_is_published_has_the_scores_of_the_weights(tmp_path: Path, step: i
     assert shown[:3] == [round(of_test[f"test_{name}_accuracy"], 4) for name in ("a", "b", "ensemble")]
     better = "b" if now["eval_b_accuracy"] > now["eval_a_accuracy"] else "a"
     assert json.loads((tmp_path / "dmt_config.json").read_text())["primary"] == better
+
+
+class ScoreOthers(TrainerCallback):
+    """Scores other images at an event, as scripts do for a curve of the test split."""
+
+    trainer: Any
+    busy = False
+
+    def __init__(self, event: str) -> None:
+        setattr(self, event, self.score)
+
+    def score(self, *given: Any, **named: Any) -> None:
+        if not self.busy:
+            self.busy = True
+            self.trainer.evaluate(images(6, seed=9), metric_key_prefix="other")
+            self.busy = False
+
+
+@pytest.mark.parametrize("event", ["on_epoch_end", "on_evaluate", "on_step_end"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_callback_may_score_other_images(tmp_path: Path, event: str, last: bool) -> None:
+    """Guards against an evaluation in a callback that ends the phase in the place of the run's own: the phase would get
+    the scores of another one, or the run would end in a traceback."""
+    asked = ScoreOthers(event)
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "phase_weights": "best", "max_steps": 3}
+    runs = []
+    for name in ("plain", "asked"):
+        first = [asked] if name == "asked" and not last else []
+        trainer = make_trainer(tmp_path / name, evaluation=images(9, seed=3), callbacks=first, **settings)
+        if name == "asked":
+            asked.trainer = trainer
+            if last:
+                trainer.add_callback(asked)
+        trainer.train()
+        looks = [line["step"] for line in telemetry(tmp_path / name) if "eval_accuracy" in line]
+        runs.append((without_times(results(tmp_path / name)["phases"]), looks, trainer.state.global_step))
+    assert runs[0] == runs[1] and any("other_accuracy" in line for line in telemetry(tmp_path / "asked"))
 
 
 def test_an_epoch_cannot_stop_within_its_phase(tmp_path: Path) -> None:
@@ -486,6 +524,22 @@ def test_a_second_run_in_one_folder_starts_new_records(tmp_path: Path) -> None:
     first = telemetry(tmp_path)
     make_trainer(tmp_path, max_steps=1, overwrite_output_dir=True).train()
     assert [line["step"] for line in telemetry(tmp_path)] == [line["step"] for line in first]
+
+
+def test_what_an_interrupted_train_has_not_logged_is_not_logged_by_the_next(tmp_path: Path) -> None:
+    """Guards against updates that count twice if a notebook interrupts `train()` and continues on the same trainer."""
+    lines = []
+    for name, at in (("whole", 99), ("stopped", 5)):
+        kill = KillAt(at)
+        settings = {"logging_steps": 100, "save_strategy": "steps", "save_steps": 4}
+        trainer = make_trainer(tmp_path / name, callbacks=[kill], **settings)
+        if at == 5:
+            with pytest.raises(Kill):
+                trainer.train()
+            kill.step = 99
+        trainer.train(resume_from_checkpoint=at == 5)
+        lines.append([line["a/pseudo_units"] for line in telemetry(tmp_path / name) if "a/pseudo_units" in line])
+    assert lines[0] == lines[1]
 
 
 def test_train_twice_on_one_trainer(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_runs import Kill, KillAt, images, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, trainer
 
 from hf_dmt.training.run.progress import PhaseLines, PhaseProgress
 
@@ -47,6 +47,23 @@ def test_lines_of_a_log_file(args: TrainingArguments, capsys: pytest.CaptureFixt
         "step 118  eval accuracy, %:  a 81.0  b 79.5  ensemble 100.0",
         "step 118  eval mean_iou, %:  b 50.0",
     ]
+
+
+class TableOfNotebooks(TrainerCallback):
+    """In the place of the stock class, which needs IPython."""
+
+
+class OwnProgress(ProgressCallback):
+    """A callback of the user."""
+
+
+@pytest.mark.parametrize("stock", [ProgressCallback, TableOfNotebooks])
+def test_there_is_one_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stock: type[TrainerCallback]) -> None:
+    """Guards against two displays in a notebook, and against removing the user's own in the place of the stock one."""
+    monkeypatch.setattr(trainer, "DEFAULT_PROGRESS_CALLBACK", stock)
+    callbacks = make_trainer(tmp_path, disable_tqdm=False, callbacks=[OwnProgress()]).callback_handler.callbacks
+    shown = [type(one) for one in callbacks if isinstance(one, (ProgressCallback, TableOfNotebooks))]
+    assert shown == [OwnProgress, PhaseProgress]
 
 
 def test_time_left_counts_from_where_a_run_was_taken_up(

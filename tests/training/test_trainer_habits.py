@@ -25,7 +25,19 @@ from hf_dmt.training.inputs.streams import saved_stream
 from hf_dmt.training.pair_trainer import PairTrainer
 from hf_dmt.training.run.runtime_errors import RunError
 from tests.training.metric_modules import write_metric
-from tests.training.small_runs import SETTINGS, images, make_pair, make_trainer, results, scenes
+from tests.training.small_runs import (
+    SETTINGS,
+    Kill,
+    KillAt,
+    assert_same,
+    images,
+    make_pair,
+    make_trainer,
+    results,
+    scenes,
+    state_of,
+    telemetry,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,23 @@ def test_ends_that_cannot_work_are_one_message(tmp_path: Path) -> None:
         DMTTrainingArguments(str(tmp_path), greater_is_better=False)
 
 
+def test_a_finished_run_is_not_replaced_by_a_trainer_that_has_not_trained(tmp_path: Path) -> None:
+    """Guards against `create_model_card()` or `save_model()` of a new trainer, as in a script whose training is
+    switched off, that write an untrained pair over the trained one, and against scores of it in the run's telemetry."""
+    trainer = make_trainer(tmp_path, evaluation=images(3), max_steps=1)
+    trainer.train()
+    trainer.finish()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    new = make_trainer(tmp_path, make_pair(seed=3), evaluation=images(3))
+    new.evaluate()
+    for write in (new.create_model_card, new.push_to_hub, new.save_model, new.export):
+        with pytest.raises(ValueError, match=r"contains a run, but this trainer has not trained.*Name another folder"):
+            write()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    new.export(tmp_path / "elsewhere")
+    trainer.create_model_card()
+
+
 def test_the_card_takes_what_scripts_for_the_stock_trainer_pass(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -139,6 +168,42 @@ def test_a_batch_is_looked_at_before_training(tmp_path: Path) -> None:
     assert trainer.floating_point_ops({"pixel_values": batch["a"]["pixel_values"]}) > 0
 
 
+class WithOwnOptimizer(DMTTrainer):
+    """The usual way to choose an optimizer and a schedule of one's own."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.optimizer is None:
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5, momentum=0.9)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LinearLR(self.optimizer, 0.1, 1, num_training_steps)
+        return self.lr_scheduler
+
+
+@pytest.mark.parametrize("kind", [DMTTrainer, WithOwnOptimizer])
+def test_every_phase_begins_with_the_rates_of_the_optimizer(tmp_path: Path, kind: type[DMTTrainer]) -> None:
+    """Guards against a subclass with an optimizer of its own, on which no phase can begin, and against phases that
+    begin where the schedule stood when the optimizer was first seen, with a rate of zero under warmup."""
+    settings = {"warmup_steps": 0.5, "max_steps": 4, "supervised_epochs": 4, "phase_epochs": 4, "logging_steps": 1}
+    ends, seen = [], []
+    for resumed in (False, True):
+        folder = tmp_path / str(resumed)
+        args = DMTTrainingArguments(str(folder), **{**SETTINGS, **settings, "save_strategy": "steps", "save_steps": 3})
+        trainer = kind(make_pair(), args, images(12), images(12, seed=1))
+        if resumed:
+            trainer.add_callback(KillAt(7))
+            with pytest.raises(Kill):
+                trainer.train()
+            trainer = kind(make_pair(seed=2), args, images(12), images(12, seed=1))
+        trainer.train(resume_from_checkpoint=resumed)
+        ends.append(state_of(trainer.model))
+        seen.append([line["learning_rate"] for line in telemetry(folder) if "learning_rate" in line])
+    assert_same(*ends)
+    assert seen[0] == seen[1] and seen[0][:4] == seen[0][4:8] == seen[0][8:] and max(seen[0]) > 0
+
+
 def test_masks_without_a_class_are_refused(tmp_path: Path) -> None:
     """Guards against a run that ends in its first evaluation with a message about the best metric."""
     void = [{**item, "mask": np.full_like(item["mask"], -100)} for item in scenes(2)]
@@ -166,6 +231,14 @@ def named(*names: str) -> datasets.Dataset:
     """Labeled images whose label column has names."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
     return datasets.Dataset.from_list(list(images(3)), features=features)
+
+
+@pytest.mark.parametrize("features", [["image", "label"], np.zeros((12, 4)), torch.zeros(12, 4)])
+def test_features_of_another_kind_are_left_alone(tmp_path: Path, features: Any) -> None:
+    """Guards against a traceback for a data set whose `features` are not those of `datasets`, such as embeddings."""
+    items = images(12)
+    items.features = features  # type: ignore[attr-defined]
+    make_trainer(tmp_path, labeled=items, evaluation=items)
 
 
 @pytest.mark.parametrize("role", ["evaluation", "test", "unlabeled", "one of several"])
@@ -345,6 +418,15 @@ def test_predictions_are_scored_without_a_second_pass(tmp_path: Path, monkeypatc
     assert nothing.label_ids is None and nothing.metrics == {}
 
 
+class CountTrainings(TrainerCallback):
+    """Counts how many trainings begin."""
+
+    begun = 0
+
+    def on_train_begin(self, *given: Any, **named: Any) -> None:
+        self.begun += 1
+
+
 def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against trials that all train with the settings of the first, overwrite each other's results, or score the
     eval set again although the scores are known."""
@@ -363,6 +445,8 @@ def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypat
         eval_dataset=images(9, seed=2),
         model_init=make_pair,
     )
+    count = CountTrainings()
+    trainer.add_callback(count)
     best = trainer.hyperparameter_search(
         lambda trial: {
             "gamma1": trial.suggest_categorical("gamma1", [1.0, 7.0]),
@@ -376,6 +460,7 @@ def test_search_runs_each_trial_in_a_folder_of_its_own(tmp_path: Path, monkeypat
     assert len({run["phases"][0]["steps"] for run in runs}) > 1
     scores = [np.mean([run["phases"][-1]["eval"][name]["accuracy"] for name in "ab"]) for run in runs]
     assert best.objective == pytest.approx(max(scores))
+    assert count.begun == 3, "a callback that was added later watches the trials, too"
     assert len(scored) == sum(len(run["phases"]) for run in runs), "once at the end of each phase"
     assert best.hyperparameters["gamma1"] == runs[int(best.run_id)]["knobs"]["gamma1"]
     with pytest.raises(ValueError, match="hp_space suggests gama1"):

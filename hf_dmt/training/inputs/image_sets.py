@@ -139,7 +139,8 @@ def class_label_names(source: Any) -> list[str] | None:
     """The names of a `ClassLabel` column `label`, also inside a torch `Subset`."""
     while not hasattr(source, "features") and hasattr(source, "dataset"):
         source = source.dataset
-    names = getattr((getattr(source, "features", None) or {}).get("label"), "names", None)
+    features = getattr(source, "features", None)  # of another library, it may be anything
+    names = getattr(features.get("label"), "names", None) if isinstance(features, Mapping) else None
     return list(names) if names else None
 
 

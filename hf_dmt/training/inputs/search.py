@@ -80,6 +80,10 @@ def train_trial(trainer: Any, trial: Any) -> TrainOutput:
     """Train one trial of a `DMTTrainer`'s search in a trainer of its own, and set the search's `objective`."""
     args = trial_arguments(trainer.args, trainer.hp_space(trial), trial.number)
     run = type(trainer)(new_pair(trainer.model_init, trial), args, *trainer.inputs.for_trainer())
+    there = {type(one) for one in run.callback_handler.callbacks}
+    for added in trainer.callback_handler.callbacks:  # also by `add_callback`
+        if type(added) not in there:
+            run.add_callback(added)
     output: TrainOutput = run.train()
     trainer.objective = trainer.compute_objective(final_figures(run))
     return output

@@ -162,6 +162,21 @@ def check_room(folder: str | Path, *, overwrite: bool) -> None:
         )
 
 
+def place_for_pair(asked: str | Path | None, output_dir: str | Path, *, trained: bool) -> Path:
+    """The folder to write a pair to: the one that was asked for, or the output folder.
+
+    Raises:
+        ValueError: the output folder has the models of a run, but the pair has not been `trained`.
+    """
+    if not asked and not trained and (Path(output_dir) / RESULTS_FILE).is_file():
+        raise ValueError(
+            f"`output_dir` {str(output_dir)!r} contains a run, but this trainer has not trained: its pair would "
+            "replace the trained models. Name another folder, or publish the trained ones: "
+            "ModelPair.from_pretrained(folder).push_to_hub('me/my-pair')."
+        )
+    return Path(asked or output_dir)
+
+
 def begin(folder: str | Path, origin: RunOrigin, *, anew: bool) -> None:
     """Record the identity of the run. With `anew`, the files of a previous run are deleted, so that none is mistaken
     for a file of this run."""

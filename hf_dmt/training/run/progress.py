@@ -6,7 +6,15 @@ import time
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    trainer,
+)
 
 from ...data.members import MEMBERS, SCORED
 from ...data.tasks import TASKS
@@ -111,6 +119,11 @@ class PhaseLines(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and (line := _scores(metrics)):
             print(f"step {state.global_step}  {line}", flush=True)
+
+
+def without_stock_display(callbacks: list[TrainerCallback]) -> list[TrainerCallback]:
+    """The callbacks without the one that the stock Trainer displays its progress with; in notebooks it is a table."""
+    return [one for one in callbacks if type(one) not in (trainer.DEFAULT_PROGRESS_CALLBACK, PrinterCallback)]
 
 
 def _phase(logs: dict[str, Any], last: int) -> str:

@@ -56,5 +56,9 @@ class Telemetry:
                 logs |= {f"{member}/{name}": count / pseudo for name, count in zip(_NAMES[2:5], cases, strict=True)}
             if member in self.norms:
                 logs[f"{member}/grad_norm"] = float(self.norms[member])
-        self._sums.zero_()
+        self.reset()
         return logs
+
+    def reset(self) -> None:
+        """Forget what was added since the last log."""
+        self._sums.zero_()
