@@ -132,7 +132,7 @@ def _from_memory(
         if processor is None:
             raise ValueError(
                 f"Model {name} has no image processor, and there is none at {_public_name(origin)!r}. Give it: "
-                f"processor_{name}=AutoImageProcessor.from_pretrained(...)."
+                f"ModelPair.from_models(a, b, processor_{name}=AutoImageProcessor.from_pretrained(...))."
             )
     config, names = model.config, list(id2label.values())
     if config.num_labels != len(names) or (has_named_classes(config) and label_names(config) != names):

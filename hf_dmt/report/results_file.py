@@ -31,16 +31,15 @@ def _are_confusions(value: Any) -> bool:
 
 
 _RATES = ("accuracy", "mean_accuracy", "overall_accuracy", "mean_iou")
-_SCORES = Each(
-    {
-        **dict.fromkeys(_RATES, forms.share),
-        "per_class_accuracy": Each(forms.share, dict),
-        "per_class_iou": Each(forms.share, dict),
-        "confusions": Test("a list of [true class, predicted class, count]", _are_confusions),
-        "chance": Each(forms.share, dict),
-    },
-    dict,
-)
+FIGURES: Form = {
+    **dict.fromkeys(_RATES, forms.share),
+    "per_class_accuracy": Each(forms.share, dict),
+    "per_class_iou": Each(forms.share, dict),
+    "confusions": Test("a list of [true class, predicted class, count]", _are_confusions),
+    "chance": Each(forms.share, dict),
+}
+"""The scores whose form is checked; those with other names may have any."""
+_SCORES = Each(FIGURES, dict)
 _SEPARATION = {
     **dict.fromkeys(("weight", "disagreement", "confidence"), forms.share),
     "calibration": Each({"confidence": forms.share, "accuracy": forms.share, "count": forms.count}, list),

@@ -69,7 +69,12 @@ class RunStart:
         settings = {**self.settings, "parameters_divided_over_processes": sharded}
         now = identity.of_run(args, knobs, phases, pair, {**self.digests, **first}, settings)
         _check_processes_agree(now, args.output_dir)
-        return RunOrigin(now, world_size=args.world_size, accepted=args.accept_changes or ())
+        return RunOrigin(
+            now,
+            world_size=args.world_size,
+            accepted=args.accept_changes or (),
+            defaults=identity.defaults(args, pair.task),
+        )
 
     def write_split(self, folder: str | Path, class_names: Sequence[str]) -> None:
         """Write `split.json`."""

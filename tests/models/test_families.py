@@ -407,7 +407,9 @@ class TestInMemory:
     def test_what_cannot_be_a_member(self) -> None:
         """Each mistake must be explained in one sentence, in terms of the Python arguments."""
         model = hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3))
-        with pytest.raises(ValueError, match=r"Model a has no image processor.*processor_a="):
+        with pytest.raises(
+            ValueError, match=r"Model a has no image processor.*ModelPair.from_models\(a, b, processor_a="
+        ):
             ModelPair.from_models(model, "tiny:resnet", id2label=NAMES)
         with pytest.raises(ValueError, match=r"same object.*copy\.deepcopy"):
             ModelPair.from_models(model, model, id2label=NAMES)

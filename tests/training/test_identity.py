@@ -169,6 +169,35 @@ def test_an_accepted_precision_is_accepted(trainer: Any) -> None:
     assert len(identity.differences(now, changed, step=1, accepted=()).refused) == 2
 
 
+@pytest.mark.parametrize(
+    ("unknown", "settings", "refused"),
+    [
+        (("full_determinism", "activation_checkpointing", "exchange", "horizontal_flip"), {}, False),
+        (("gamma1",), {"gamma1": 3.0}, True),
+        (("full_determinism",), {"full_determinism": True}, True),
+    ],
+)
+def test_a_setting_that_the_first_start_did_not_have(
+    killed: Path, tmp_path: Path, unknown: tuple[str, ...], settings: dict[str, Any], refused: bool
+) -> None:
+    """Guards against a run that cannot be continued after an upgrade, whose new settings are refused although nobody
+    has given them."""
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    file = folder / "checkpoint-4" / "run.json"
+    record = json.loads(file.read_text())
+    for name in unknown:
+        record["identity"]["settings"].pop(name, None)
+    write_json(file, record)
+    trainer = make_trainer(folder, **settings)
+    if refused:
+        with pytest.raises(ValueError, match=f"{unknown[0]}: was null"):
+            trainer.checkpoint_to_resume(True)
+    else:
+        trainer.checkpoint_to_resume(True)
+        assert not {change["setting"] for change in trainer.origin.changes} & {*unknown}
+
+
 def test_two_runs_with_equal_settings_are_not_mixed(killed: Path, tmp_path: Path) -> None:
     """Guards against a resume in the folder of a second run with the same settings but other weights: it would continue
     on labels of the second run's models and report the phases of both runs as one."""

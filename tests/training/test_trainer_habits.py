@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,7 @@ from tests.training.small_runs import (
         ),
         ({"train_dataset": [{**images(1)[0], "label": None}]}, "has None as its 'label'.*Move images without one to"),
         ({"metrics": [3.5]}, "metrics has 3.5, a float"),
+        ({"metrics": "f1"}, r"`metrics` is 'f1', but must be a list: metrics=\['f1'\]"),
     ],
 )
 def test_a_habit_that_cannot_work_is_one_message(tmp_path: Path, given: dict[str, Any], message: str) -> None:
@@ -117,6 +119,10 @@ def test_ends_that_cannot_work_are_one_message(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["dmt_results.json"]
     with pytest.raises(RunError, match=r"is 'f2', which compute_metrics .*There are \['eval_a_accuracy'"):
         trainer.train()
+    with pytest.raises(
+        ValueError, match=r"`accept_changes` is 'phases', but must be a list: accept_changes=\['phases'\]"
+    ):
+        DMTTrainingArguments(str(tmp_path), accept_changes="phases")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`greater_is_better=False` needs a `metric_for_best_model`"):
         DMTTrainingArguments(str(tmp_path), greater_is_better=False)
 
@@ -136,6 +142,40 @@ def test_a_finished_run_is_not_replaced_by_a_trainer_that_has_not_trained(tmp_pa
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     new.export(tmp_path / "elsewhere")
     trainer.create_model_card()
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text; NaN, which only Python reads, is an error."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_figures_of_compute_metrics_do_not_replace_those_of_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guards against an accuracy in percent, or another use of a name, after which the results count as damaged and the
+    run can neither finish nor be resumed, and against NaN in a JSON file."""
+    own = {
+        "accuracy": 80.0,
+        "loss": -5.0,
+        "confusions": 3.0,
+        "mean_iou": 90.0,
+        "auc": float("nan"),
+        "f1": np.float32(0.5),
+    }
+    settings = {"evaluation": images(9), "compute_metrics": lambda predicted: own, "save_strategy": "epoch"}
+    with caplog.at_level("WARNING"):
+        trainer = make_trainer(tmp_path, **settings)
+        trainer.train()
+        trainer.finish()
+    assert caplog.text.count("compute_metrics returned accuracy, confusions, loss, mean_iou: names of the") == 1
+    found = strict_json((tmp_path / "dmt_results.json").read_text())["phases"][-1]["eval"]
+    for name in ("a", "b", "ensemble"):
+        assert found[name]["f1"] == 0.5 and found[name]["auc"] is None and 0 <= found[name]["accuracy"] <= 1
+        assert "mean_iou" not in found[name] and isinstance(found[name]["confusions"], list)
+    assert trainer.evaluate()["eval_loss"] > 0
+    again = make_trainer(tmp_path, **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    again.finish()
 
 
 def test_the_card_takes_what_scripts_for_the_stock_trainer_pass(

@@ -14,7 +14,7 @@ from ...models.pair import ModelPair
 from ...models.weights.sharding import is_sharded
 from ..scoring.evaluation import figures_of
 from ..settings.arguments import DMTTrainingArguments
-from ..settings.knobs import Knobs
+from ..settings.knobs import RUN_SETTINGS, Knobs
 from ..settings.late_settings import check_late_settings
 from .image_sets import by_name, check_filled, check_image_set, title_of
 
@@ -60,6 +60,7 @@ def check_inputs(
                 f"metric_for_best_model is {args.metric_for_best_model!r}, which is not a metric of {model.task}. "
                 f"Choose one of: {', '.join(f'eval_{name}' for name in known)}; or give compute_metrics."
             )
+    RUN_SETTINGS["metrics"].check(metrics)
     if args.knobs(model.task).phase_weights == "best":
         check_best_weights(args, has_eval=eval_dataset is not None)
     check_late_settings(args, model)

@@ -131,6 +131,6 @@ class SkipNonFinite(TrainerCallback):
         return RunError(
             f"The last {self._in_a_row} updates, up to number {step}, had non-finite gradients and were skipped, so "
             f"the run has stopped learning. The ids of their images are in {file}: check these first. Then lower "
-            "`learning_rate`, add `warmup_steps`, or replace `fp16` by `bf16` or full precision. Checkpoints are "
-            "kept."
+            "`learning_rate`, add `warmup_steps`, or replace `fp16` by `bf16` or full precision. Earlier "
+            "checkpoints, if there are any, are kept."
         )

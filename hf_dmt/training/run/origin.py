@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class RunOrigin:
         now: what this start would train, from `identity.of_run`.
         world_size: number of processes of this start.
         accepted: names of settings that this start may change.
+        defaults: from `identity.defaults`.
 
     Attributes:
         changes: what later starts changed, each `{"step", "setting", "before", "now"}`, for the results.
@@ -33,8 +34,15 @@ class RunOrigin:
         labels_made_by: a hash of the weights that made the labels of the current phase; None before the first ones.
     """
 
-    def __init__(self, now: dict[str, Any], *, world_size: int, accepted: Sequence[str]) -> None:
-        self.identity, self.world_size, self.accepted = now, world_size, tuple(accepted)
+    def __init__(
+        self,
+        now: dict[str, Any],
+        *,
+        world_size: int,
+        accepted: Sequence[str],
+        defaults: Mapping[str, Any] = {},
+    ) -> None:
+        self.identity, self.world_size, self.accepted, self.defaults = now, world_size, tuple(accepted), defaults
         self.changes: list[dict[str, Any]] = []
         self.run_id = uuid.uuid4().hex
         self.labels_made_by: str | None = None
@@ -49,7 +57,8 @@ class RunOrigin:
         try:
             record = read_record(checkpoint)
             step = steps_done(checkpoint)
-            found = identity.differences(record["identity"], self.identity, step=step, accepted=self.accepted)
+            how: dict[str, Any] = {"step": step, "accepted": self.accepted, "defaults": self.defaults}
+            found = identity.differences(record["identity"], self.identity, **how)
         except (OSError, ValueError) as problem:
             raise ValueError(
                 f"The checkpoint {str(checkpoint)!r} does not say which run it belongs to ({problem}), so it is "

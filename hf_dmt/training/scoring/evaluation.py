@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,16 +12,20 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import EvalPrediction
+from transformers.utils import logging
 
 from ...data.labels.items import check_label
 from ...data.members import MEMBERS
 from ...data.reading.image_set import name_of
 from ...data.tasks import IGNORE_INDEX, TASKS
 from ...models.pair import ModelPair
+from ...report.results_file import FIGURES
 from ..labeling.inference import CleanPass
 from .image_counts import ImageCounts
 from .library_metrics import LibraryMetrics
 from .member_scores import MemberScores
+
+logger = logging.get_logger(__name__)
 
 # Not single numbers, so not logged.
 _BY_CLASS = ("per_class_accuracy", "per_class_iou", "confusions")
@@ -140,8 +145,15 @@ def figures_of(task: str) -> list[str]:
 
 
 def without_loss(scores: Scores) -> Scores:
-    """What the results file keeps: the metrics of the task."""
-    return {name: {key: value for key, value in figures.items() if key != "loss"} for name, figures in scores.items()}
+    """What the results file keeps: the metrics of the task. A metric that is not finite is None, as in any JSON."""
+    return {
+        name: {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in figures.items()
+            if key != "loss"
+        }
+        for name, figures in scores.items()
+    }
 
 
 def primary_scores(scores: Scores, task: str) -> dict[str, float]:
@@ -163,6 +175,7 @@ def _add_user_metrics(
     labels: np.ndarray,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
 ) -> None:
+    own = {*FIGURES, *scores["a"]}  # reports read these, as fractions; a script may return percent
     probabilities = [torch.softmax(torch.from_numpy(logits[name]), dim=-1) for name in MEMBERS]
     predictions = {**logits, "ensemble": torch.stack(probabilities).mean(dim=0).clamp(min=1e-30).log().numpy()}
     for name, values in predictions.items():
@@ -171,7 +184,12 @@ def _add_user_metrics(
             raise ValueError(
                 f"compute_metrics returned {figures!r}, but must return a dictionary of numbers, such as {{'f1': 0.5}}."
             )
-        scores[name] = {**scores[name], **{key: np.asarray(one).item() for key, one in figures.items()}}
+        if taken := figures.keys() & own:
+            logger.warning_once(
+                f"compute_metrics returned {', '.join(sorted(taken))}: names of the run's own figures, which are kept. "
+                "Return yours under other names."
+            )
+        scores[name] |= {key: np.asarray(one).item() for key, one in figures.items() if key not in taken}
 
 
 def _in_row_order(kept: list[Kept]) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -157,6 +157,11 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         for name, one in (KNOBS | RUN_SETTINGS).items():
             setattr(self, name, without_words(one, getattr(self, name)))
             one.check(getattr(self, name))
+        if not isinstance(self.accept_changes or [], (list, tuple)):
+            raise ValueError(
+                f"`accept_changes` is {self.accept_changes!r}, but must be a list: "
+                f"accept_changes=[{self.accept_changes!r}]."
+            )
         if unknown := [name for name in self.accept_changes or () if name not in ACCEPTABLE]:
             raise ValueError(
                 f"`accept_changes` {unknown[0]!r} is not a setting that a resume may change; choose from: "

@@ -14,9 +14,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...data.arguments import DataArguments
 from ...data.members import MEMBERS
 from ...method import Phase
 from ...models.pair import ModelPair
+from .command_line import ModelArguments
+from .methods import resolve
 from .resuming import ACCEPTABLE, CADENCE, HARMLESS, PLAN_SETTINGS, PRIVATE
 
 
@@ -56,11 +59,29 @@ def of_run(
     return plain
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int, accepted: Iterable[str]) -> Changes:
+def defaults(args: Any, task: str) -> dict[str, Any]:
+    """The settings of `of_run` that a start with the same method has if nothing else is given, in the same form."""
+    declared = [field for kind in (type(args), DataArguments, ModelArguments) for field in dataclasses.fields(kind)]
+    made = {one.name: one.default_factory() for one in declared if one.default_factory is not dataclasses.MISSING}
+    values = {one.name: one.default for one in declared} | made | vars(resolve(args.method, task, {}))
+    plain: dict[str, Any] = json.loads(json.dumps({name: _plain(value) for name, value in values.items()}))
+    return plain
+
+
+def differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    step: int,
+    accepted: Iterable[str],
+    defaults: Mapping[str, Any] = {},
+) -> Changes:
     """How a resume after `step` updates would differ from the first start.
 
     Args:
         accepted: names from `ACCEPTABLE`.
+        defaults: of this start's settings. One that the first start did not have yet, because it had an earlier
+            version of a library, does not differ at its default.
 
     Raises:
         ValueError: `before` is not an identity.
@@ -75,6 +96,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, step: int,
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) == new.get(name) or name in PLAN_SETTINGS:
                 continue
+            if name not in old and name in defaults and (new[name] or None) == (defaults[name] or None):
+                continue  # not given, which the stock class may have turned from None to False
             change = Change(name, old.get(name), new.get(name))
             harmless = name in HARMLESS and not (looks and name in CADENCE)
             (found.allowed if harmless or name in allowed else found.refused).append(change)
