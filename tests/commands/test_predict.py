@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from hf_dmt import ModelPair
 from hf_dmt.commands.predict import main
+from hf_dmt.data.files import write_json
 from hf_dmt.data.labels.predictions import PredictionError, PredictionFile
 from hf_dmt.data.reading.rows import DataError
 from hf_dmt.data.splitting.answers import read_answers
@@ -274,6 +275,47 @@ def test_names_with_other_line_ends_come_back(tmp_path: Path, end: str) -> None:
         add([{"id": name, "label": "cat"} for name in names])
     file.finish({})
     assert [record["id"] for record in file.begin()] == names
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["", "written by a version that did not store the columns"])
+def test_columns_may_move_and_are_refused_if_they_change(tmp_path: Path, stored: bool) -> None:
+    """Guards against values under the headings of other columns after a table was edited in a spreadsheet: a moved
+    column, a deleted, renamed or added one."""
+    first, second = ({"id": name, "label": "cat", "confidence": 0.5} for name in ("1", "2"))
+
+    def made(header: str, row: str) -> PredictionFile:
+        file = PredictionFile(tmp_path / f"{header}.csv", {"pair_of_weights": "x"})
+        file.begin()
+        with file.adding() as add:
+            add([first])
+        file.finish({})
+        file.path.write_text(f"{header}\n{row}\n", encoding="utf-8-sig")
+        if not stored:
+            write_json(file.about, file.identity)
+        return file
+
+    def added(file: PredictionFile) -> None:
+        file.begin()
+        with file.adding() as add:
+            add([second])
+        file.finish({})
+
+    moved = made("confidence,id,label", "0.5,1,cat")
+    added(moved)
+    assert moved.path.read_text("utf-8-sig").split() == ["confidence,id,label", "0.5,1,cat", "0.5,2,cat"]
+    for header, row, said in (
+        ("id,label", "1,cat", "'confidence' is missing"),
+        ("id,class,confidence", "1,cat,0.5", "'label' is missing, 'class' was added"),
+        ("id,label,confidence,checked", "1,cat,0.5,yes", "'checked' was added"),
+        ("id,label,confidence", "1,cat,0.5,yes", "no longer a table"),
+        ("id,label,confidence", "1,cat", "no longer a table"),
+    ):
+        file = made(header, row)
+        before = file.path.read_bytes()
+        with pytest.raises(PredictionError, match=said):
+            file.begin() if stored or "table" in said else added(file)
+        assert file.path.read_bytes() == before
+        file.path.unlink()
 
 
 @pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -75,7 +75,8 @@ class PredictionFile:
         """What is already known, finished lines first; from here on `add` may be called.
 
         Raises:
-            PredictionError: the file, or unfinished work of an earlier command, is from another pair.
+            PredictionError: the file, or unfinished work of an earlier command, is from another pair, or the columns of
+                the file were changed.
         """
         if self.parts.is_dir():
             self._check(self.parts / "about.json", f"{str(self.parts)!r} contains unfinished predictions", self.parts)
@@ -83,7 +84,7 @@ class PredictionFile:
             if self.path.exists():
                 self._check(self.about, f"{str(self.path)!r} already exists", self.path)
             write_json(self.parts / "about.json", self.identity)
-        return list(self._known())
+        return self._known()
 
     def finished_at(self) -> float | None:
         """When the last command finished, in seconds since 1970; None if none did."""
@@ -102,35 +103,55 @@ class PredictionFile:
 
     def finish(self, facts: dict[str, Any]) -> list[Record]:
         """Assemble the file from all parts; returns its records."""
-        records = list(self._known())
-        write_json(self.about, {**self.identity, **facts, "images": len(records)})
+        records = self._known()
+        write_json(self.about, {**self.identity, **facts, "images": len(records), "columns": list(records[0])})
         text = _as_csv(records) if self.path.suffix == ".csv" else _as_jsonl(records)
         write_aside(self.path, text)
         shutil.rmtree(self.parts)
         return records
 
-    def _known(self) -> Iterator[Record]:
+    def _known(self) -> list[Record]:
         """Each image once, those of the finished file first."""
-        seen: set[str] = set()
         finished = _read(self.path) if self.path.exists() else []
-        parts = (record for part in sorted(self.parts.glob("part-*.jsonl")) for record in _whole_lines(part))
+        parts = [record for part in sorted(self.parts.glob("part-*.jsonl")) for record in _whole_lines(part)]
+        if finished:
+            written = _about(self.about).get("columns") or list((parts or finished)[0])
+            for record in finished:
+                self._check_columns(record, written)
+        known: dict[str, Record] = {}
         for record in (*finished, *parts):
-            if record["id"] not in seen:
-                seen.add(record["id"])
-                yield record
+            known.setdefault(record["id"], record)
+        return list(known.values())
+
+    def _check_columns(self, record: Record, written: list[str]) -> None:
+        changes = (
+            *(f"{name!r} is missing" for name in written if name not in record),
+            *(f"{name!r} was added" for name in record if name not in written),
+        )
+        if changes:
+            raise PredictionError(
+                f"{str(self.path)!r} no longer has the columns that hf-dmt predict wrote: {', '.join(changes)}. "
+                "Nothing can be added to it like this. Restore the columns, or choose another name with --to."
+            )
 
     def _check(self, about: Path, there: str, delete: Path) -> None:
-        try:
-            found = read_json(about)
-        except (OSError, ValueError):
-            found = None
-        if isinstance(found, dict) and self.identity.items() <= found.items():
+        found = _about(about)
+        if self.identity.items() <= found.items():
             return
-        differs = [key for key in self.identity if not isinstance(found, dict) or found.get(key) != self.identity[key]]
+        differs = [key for key in self.identity if found.get(key) != self.identity[key]]
         why = (
             f"made with a different {differs[0].replace('_', ' ')}" if found else "and the pair that made it is unknown"
         )
         raise PredictionError(f"{there}, {why}. Choose another name with --to, or delete {str(delete)!r}.")
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """The contents of an `about.json`; empty if it is missing or damaged."""
+    try:
+        found = read_json(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _whole_lines(part: Path) -> Iterator[Record]:
@@ -155,7 +176,7 @@ def _read(path: Path) -> list[Record]:
             records = [{key: _value(key, value) for key, value in row.items()} for row in rows]
         if all("id" in record for record in records):
             return records
-    except (OSError, ValueError, TypeError, csv.Error):
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error):  # of rows longer or shorter than the first
         pass
     raise PredictionError(
         f"{str(path)!r} is no longer a table written by hf-dmt predict, so nothing can be added to it. Choose another "
@@ -174,9 +195,9 @@ def is_number(column: str) -> bool:
 
 def _as_csv(records: list[Record]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(records[0])
-    writer.writerows([csv_cell(value) for value in record.values()] for record in records)
+    writer = csv.DictWriter(text, list(records[0]))  # by name: a spreadsheet may have moved columns
+    writer.writeheader()
+    writer.writerows({name: csv_cell(value) for name, value in record.items()} for record in records)
     return text.getvalue().encode("utf-8-sig")  # without the byte order mark, Excel garbles names
 
 
