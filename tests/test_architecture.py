@@ -24,8 +24,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # In the order of control; a room may import itself and the rooms after it.
 ROOMS = ["commands", "training", "models", "hub", "report", "data", "method"]
 
-# The rooms inside three of them, in the same order; "." are the files that lie in none.
+# The rooms inside four of them, in the same order; "." are the files that lie in none.
 NESTED_ROOMS = {
+    "commands": [".", "comparing"],
     "training": [".", "inputs", "run", "scoring", "labeling", "settings"],
     "models": ["weights", ".", "networks"],
     "data": ["splitting", "drawing", "labels", "reading", "."],

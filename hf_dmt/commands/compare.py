@@ -5,9 +5,10 @@
     hf-dmt compare --arms dmt --seeds 0 1 2 3 4
     hf-dmt compare -- --dataset_name my_images --num_labeled 200 --model_a ...
 
-Without `--suite`, the flags after `--` set the data and models (default: the embedded digits). Every run is a call of
-`hf-dmt train`. Each seed is used as `--split_seed` and `--seed`, so all methods see the same split. A data set needs a
-train and a test split, or `--test_fraction`; if it has no validation split, some labeled images are held out.
+Without `--suite`, the flags after `--` set the data and models (default: the embedded digits). They may start with a
+config file, but not set what tells the methods apart (gammas, labeler, ...). Every run is a call of `hf-dmt train`.
+Each seed is used as `--split_seed` and `--seed`, so all methods see the same split. A data set needs a train and a test
+split, or `--test_fraction`; if it has no validation split, some labeled images are held out.
 
 The budget is the number of image passes: one image forward and backward through one model counts 1, forward only 1/3.
 Passes for labels and weights count, evaluation does not. `dmt` runs first, and every other method gets as many passes.
@@ -35,114 +36,19 @@ from typing import Any
 
 from ..data.files import write_json
 from ..data.splitting.assemble import assemble
-from ..training.settings.command_line import parse
+from ..training.settings.command_line import parse, settings_given
 from ..training.settings.knobs import Knobs
+from ..training.settings.methods import PRESETS
 from ..training.settings.terminal import print_error
-from . import comparison
-from .comparison import BASELINE, ORACLE, REFERENCE
+from .comparing import comparison
+from .comparing.comparison import ORACLE, REFERENCE
+from .comparing.suites import ARMS, EQUAL, SETTINGS, SUITES
 from .train import RECIPES
 from .train import run as train
 
 FORWARD = 1 / 3  # image passes of a forward pass
-EQUAL = "equal-pair"
-
-ARMS: dict[str, list[str]] = {
-    REFERENCE: [],
-    BASELINE: ["--method", "supervised"],
-    "mutual": ["--method", "mutual"],
-    "cbst": ["--method", "cbst"],
-    "dst": ["--method", "dst"],
-    "naive": ["--method", "naive"],
-    "flip": ["--method", "flip"],
-    "dmt-online": ["--strategy", "online"],
-    "cps": ["--method", "cps"],
-    "online-st": ["--method", "online-st"],
-    # Variants expressed as settings of this package: hard labels above 0.95 from the model's own weak view, learned on
-    # a strong view; hard labels from averaged weights.
-    "fixmatch": ["--method", "online-st", "--online_threshold", "0.95", "--augmentation", "strong"],
-    "mean-teacher": ["--method", "online-st", "--online_threshold", "0", "--ema_decay", "0.99"],
-    "graph": ["--labeler", "graph"],
-    ORACLE: ["--method", "supervised"],  # with all labels
-}
-
-# One knob of dmt at a time.
-SETTINGS: dict[str, list[str]] = {
-    "graph-0": ["--labeler", "graph", "--gamma1", "0", "--gamma2", "0", "--positive_disagree", "keep"],
-    **{f"gamma-{gamma}": ["--gamma1", str(gamma), "--gamma2", str(gamma)] for gamma in (0, 1, 3, 9)},
-    "ratios-1": ["--label_ratios", "1"],
-    "ratios-3": ["--label_ratios", "0.33", "0.67", "1"],
-    "sequential": ["--exchange", "sequential", "--ema_decay", "0"],
-    "restart-initial": ["--restart", "initial", "--gamma_schedule", "ramp"],
-    "no-ema": ["--ema_decay", "0"],
-    "augmentation-strong": ["--augmentation", "strong"],
-    EQUAL: [],  # model b twice, with its learning rate
-}
-
-_SMALL = ["--logging_steps", "50", "--per_device_eval_batch_size", "128", "--warmup_steps", "0.05"]
-_CIFAR_CPU = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--image_size", "32", "--learning_rate", "2e-3",
-              "--learning_rate_b", "1e-3", "--labeled_batch_size", "16", "--pseudo_batch_size", "48",
-              "--num_labeled", "1000", "--supervised_epochs", "80", "--phase_epochs", "0.4", *_SMALL]  # fmt: skip
-# Sized for 25 minutes per method on one H200, but not measured on one. A fifth of the labels is held out.
-_WRN_GPU = ["--dataset_name", "{cifar10}", "--model_a", "paper:wrn-28-2", "--model_b", "paper:wrn-28-2",
-            "--image_size", "32", "--optim", "sgd", "--optim_args", "momentum=0.9,nesterov=true", "--learning_rate",
-            "0.1", "--weight_decay", "5e-4", "--lr_scheduler_type", "cosine", "--labeled_batch_size", "64",
-            "--pseudo_batch_size", "448", "--phase_epochs", "29", "--bf16", "true", "--dataloader_num_workers", "8",
-            "--logging_steps", "200", "--per_device_eval_batch_size", "1000"]  # fmt: skip
-_VIT_GPU = ["--dataset_name", "{cifar10}", "--model_a", "{vit_a}", "--model_b", "{vit_b}", "--num_labeled", "500",
-            "--learning_rate", "5e-5", "--warmup_steps", "0.05", "--labeled_batch_size", "16", "--pseudo_batch_size",
-            "48", "--supervised_epochs", "60", "--phase_epochs", "0.5", "--bf16", "true", "--dataloader_num_workers",
-            "8", "--logging_steps", "50", "--per_device_eval_batch_size", "128"]  # fmt: skip
-_CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation", "--model_a", "tiny:segformer",
-               "--model_b", "tiny:upernet", "--image_size", "96", "--num_labeled", "60", "--supervised_learning_rate",
-               "2e-3", "--learning_rate", "5e-4", "--labeled_batch_size", "4", "--pseudo_batch_size", "12",
-               "--supervised_epochs", "150", "--phase_epochs", "2", "--label_ratios", "0.2", "0.4", "0.6",
-               "--test_split", "validation", *_SMALL]  # fmt: skip
-
-# Two ImageNet networks on photographs. A fifth of the labels is held out; 30, 60 and 150 are trained on.
-_TRASHNET = ["--dataset_name", "{trashnet}", "--model_a", "{lite2}", "--model_b", "{mobilenet}", "--image_size", "128",
-             "--labeled_batch_size", "8", "--pseudo_batch_size", "24", "--phase_epochs", "1", *_SMALL]  # fmt: skip
-_HEADS = [*_TRASHNET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
-          "--weight_decay", "0", "--supervised_epochs", "100"]  # fmt: skip
-# The last six blocks (four fifths of the weights), each slower than the next one; few updates, or three times as many.
-_DEEP = [*_TRASHNET, "--image_size", "96", "--augmentation", "weak", "--train", "last:6", "--layer_decay", "0.6",
-         "--freeze_batch_norm", "true", "--supervised_learning_rate", "3e-3", "--learning_rate", "1e-3",
-         "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--label_ratios", "0.2",
-         "0.5", "--supervised_epochs", "9", "--phase_epochs", "0.22", "--per_device_eval_batch_size", "16",
-         "--logging_steps", "10"]  # fmt: skip
-_LONG = ["--image_size", "128", "--supervised_epochs", "20", "--phase_epochs", "1", "--supervised_learning_rate",
-         "1e-3", "--learning_rate", "3e-4", "--ema_decay", "0.98"]  # fmt: skip
-_CAMVID_PRETRAINED = ["--task", "semantic-segmentation", "--dataset_name", "{camvid}", "--label_column", "annotation",
-                      "--model_a", "{deeplab}", "--model_b", "{deeplab_half}", "--image_size", "128", "--num_labeled",
-                      "58", "--test_split", "validation", "--train", "last:6", "--layer_decay", "0.6",
-                      "--freeze_batch_norm", "true", "--supervised_learning_rate", "2e-3", "--learning_rate", "5e-4",
-                      "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--supervised_epochs", "30",
-                      "--phase_epochs", "1", "--label_ratios", "0.3", "0.6", "--warmup_steps", "0.05",
-                      "--per_device_eval_batch_size", "8", "--logging_steps", "10"]  # fmt: skip
-
-# The flags of `hf-dmt train` per suite and data set; {name} is the folder given as --data name=FOLDER.
-SUITES: dict[str, dict[str, list[str]]] = {
-    "smoke": {"digits": ["--supervised_epochs", "4", "--phase_epochs", "0.05", "--per_device_eval_batch_size", "500"]},
-    "cpu": {
-        "digits": [],
-        "digit-scenes": ["--task", "semantic-segmentation"],
-        "cifar10": ["--dataset_name", "{cifar10}", *_CIFAR_CPU],
-        "camvid": ["--dataset_name", "{camvid}", *_CAMVID_CPU],
-    },
-    "pretrained": {
-        "trashnet-heads-30": [*_HEADS, "--num_labeled", "38"],
-        "trashnet-heads-60": [*_HEADS, "--num_labeled", "75"],
-        "trashnet-heads-150": [*_HEADS, "--num_labeled", "188", "--supervised_epochs", "40"],
-        "trashnet-30": [*_DEEP, "--num_labeled", "38"],
-        "trashnet-60": [*_DEEP, "--num_labeled", "75"],
-        "trashnet-60-long": [*_DEEP, "--num_labeled", "75", *_LONG],
-        "camvid-46": _CAMVID_PRETRAINED,
-    },
-    "gpu": {
-        "cifar10-4000": [*_WRN_GPU, "--num_labeled", "5000", "--supervised_epochs", "384"],
-        "cifar10-1000": [*_WRN_GPU, "--num_labeled", "1250", "--supervised_epochs", "1536"],
-        "cifar10-vit": _VIT_GPU,
-    },
-}  # fmt: skip
+# What tells the methods apart. Ratios of labels are for all that have phases, and ignored by the others.
+OF_A_METHOD = {name for preset in PRESETS.values() for name in preset} - {"label_ratios"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,15 +74,11 @@ def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
         raise ValueError(f"{own[0]} differs between the runs. Omit it after --; use --arms, --seeds and --output_dir.")
     folder = Path(arguments.output_dir) / (arguments.suite or "own")
     for name, base in data_sets(arguments, flags).items():
-        names = [REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)]
         bench = Bench(folder / name, base, in_process=arguments.suite == "smoke", keep=arguments.keep_outputs)
-        bench.check()
+        names = bench.check([REFERENCE, *(arm for arm in arguments.arms if arm != REFERENCE)])
         factors = bench.tune(names, arguments.trials, arguments.tuning_seeds) if arguments.trials > 1 else {}
         for seed in arguments.seeds:
             for arm in names:
-                if arm == ORACLE and bench.run(REFERENCE, seed)["unlabeled_from"]:
-                    print("skipping oracle: the unlabeled images are a separate set without labels to train on")
-                    continue
                 bench.run(arm, seed, factor=factors.get(arm, 1.0))
         comparison.write(folder / name, name, settings=SETTINGS)
 
@@ -292,8 +194,26 @@ class Bench:
     def __init__(self, folder: Path, base: list[str], *, in_process: bool, keep: bool = False) -> None:
         self.folder, self.base, self.in_process, self.keep = folder, base, in_process, keep
 
-    def check(self) -> None:
-        """Raises ValueError before training if there is no eval or test split to compare on."""
+    def check(self, arms: list[str]) -> list[str]:
+        """The arms that can run on this data.
+
+        Raises:
+            ValueError: before training, if there is no eval or test split to compare on, or if settings for all runs
+                would change the methods or the budget.
+        """
+        given = settings_given(self.base, RECIPES)
+        if given.get("method", REFERENCE) != REFERENCE:
+            raise ValueError("The config file sets `method`, which differs between the runs. Omit it, and use --arms.")
+        if own := sorted(name for name in OF_A_METHOD if given.get(name) is not None):
+            raise ValueError(
+                f"`{own[0]}` is set for all runs, but it is one of the settings that tell the methods apart. Omit it, "
+                f"and compare settings of {REFERENCE} with --arms: {', '.join(SETTINGS)}."
+            )
+        if given.get("max_steps", 0) > 0:
+            raise ValueError(
+                "`max_steps` ends every phase early, so the methods would not have equal budgets. Use "
+                "`supervised_epochs` and `phase_epochs`."
+            )
         model, data, _ = parse([*self.base, "--output_dir", "unused"], RECIPES)
         images = assemble(data, model.task)
         if images.test is None:
@@ -307,6 +227,16 @@ class Bench:
                 f"{data.dataset_name!r} has no eval split, and there are too few labeled images to hold some out. "
                 "Label at least 10 images, or name a split: --eval_split."
             )
+        no_oracle = (
+            "the unlabeled images are a separate set without labels to train on"
+            if images.split.get("unlabeled_from")
+            else "--labeled_ids names the labeled images. It needs --num_labeled or --labeled_fraction"
+            if data.labeled_ids
+            else None
+        )
+        if ORACLE in arms and no_oracle:
+            print(f"skipping {ORACLE}: {no_oracle}")
+        return [arm for arm in arms if arm != ORACLE or not no_oracle]
 
     def tune(self, arms: Sequence[str], trials: int, seeds: Sequence[int]) -> dict[str, float]:
         """The learning rate of each arm, as a multiple of the suite's, with the best mean score on the eval split."""
@@ -335,6 +265,7 @@ class Bench:
                 )
             return record
         start = time.monotonic()
+        print(f"{name} ...", flush=True)
         with self._output_folder(name) as folder:
             code, output = self._call([*flags, "--output_dir", folder])
             if code:
@@ -359,7 +290,7 @@ class Bench:
 
     def flags(self, arm: str, seed: int, factor: float) -> list[str]:
         flags = [*self.base, *{**ARMS, **SETTINGS}[arm], "--split_seed", str(seed), "--seed", str(seed)]
-        model, _, args = parse([*flags, "--output_dir", "unused"], RECIPES)
+        model, data, args = parse([*flags, "--output_dir", "unused"], RECIPES)
         knobs = args.knobs(model.task)
         rate, rate_b = args.learning_rate, args.learning_rate_b
         if arm == EQUAL:
@@ -374,7 +305,9 @@ class Bench:
             reference = self.run(REFERENCE, seed)
             results = reference["results"]
             flags += at_budget_of(results, knobs)
-            if arm == ORACLE:
+            if arm == ORACLE and data.labeled_fraction is not None:
+                flags += ["--labeled_fraction", "1"]
+            elif arm == ORACLE:
                 flags += ["--num_labeled", str(results["num_labeled"] + results["num_unlabeled"])]
             if not knobs.label_ratios or knobs.strategy == "online":
                 looks = "steps"

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from hf_dmt import ModelPair
-from hf_dmt.commands import compare, comparison
-from hf_dmt.commands.compare import ARMS, RECIPES, SETTINGS, SUITES, at_budget_of, image_passes, main
+from hf_dmt.commands import compare
+from hf_dmt.commands.compare import RECIPES, Bench, at_budget_of, image_passes, main
+from hf_dmt.commands.comparing import comparison
+from hf_dmt.commands.comparing.suites import ARMS, SETTINGS, SUITES
 from hf_dmt.data.files import write_json
+from hf_dmt.data.splitting.assemble import assemble
 from hf_dmt.method import plan_phases
 from hf_dmt.training.settings.command_line import parse
 from hf_dmt.training.settings.knobs import Knobs
@@ -240,6 +243,57 @@ def test_flags_of_the_arms_are_not_given_for_all_of_them(capsys: pytest.CaptureF
     assert "follow after --: hf-dmt compare ... -- --dataset_name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "config", "said"),
+    [
+        (["--gamma1", "3"], "", "--gamma1 is set for all runs, but it is one of the settings that tell the methods"),
+        (["--strategy=phases"], "", "--strategy is set for all runs"),
+        ([], "labeler: self", "--labeler is set for all runs"),
+        ([], "method: mutual", "sets --method, which differs between the runs"),
+        ([], "max_steps: 20", "--max_steps ends every phase early"),
+        (["--max_steps", "20"], "", "Use --supervised_epochs and --phase_epochs"),
+    ],
+)
+def test_settings_for_all_runs_change_neither_methods_nor_budget(
+    flags: list[str], config: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guards against an arm called dmt or mutual that is another method, as a flag or a line of a config file applies
+    to all of them, and against a limit of updates that takes most of their budget from the methods with one phase."""
+    (tmp_path / "mine.yaml").write_text(f"seed: 1\n{config}\n")
+    assert main(["--arms", "dmt", "--output_dir", str(tmp_path), "--", str(tmp_path / "mine.yaml"), *flags]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_the_oracle_has_all_labels_if_the_others_have_a_fraction(tmp_path: Path) -> None:
+    """Guards against a comparison that ends in an error at its last run, the oracle, because two of its flags choose
+    the labeled images."""
+    small_files.class_folder(tmp_path / "data" / "train", each=20)
+    base = f"--dataset_name {tmp_path}/data --model_a tiny:vit --model_b tiny:resnet --labeled_fraction 0.25"
+    bench = Bench(tmp_path, base.split(), in_process=True)
+    parts = {"labeled": 12, "unlabeled": 45}
+    made = {**planned("dmt"), **{f"num_{name}": count for name, count in parts.items()}}
+    reference = {"results": made, "flags": bench.flags("dmt", 0, 1.0), "passes": image_passes(made)}
+    write_json(tmp_path / "runs" / "dmt-seed-0.json", reference)
+    _, data, _ = parse([*bench.flags("oracle", 0, 1.0), "--output_dir", "unused"], RECIPES)
+    assert assemble(data, IMAGES).unlabeled is None
+
+
+def test_an_oracle_that_cannot_be_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against a comparison that ends in an error at its last run: other labeled images than those of a file
+    cannot be chosen without changing its other roles."""
+    for split in ("train", "test"):
+        small_files.class_folder(tmp_path / "data" / split, each=6)
+    (tmp_path / "ids.txt").write_text(
+        "".join(f"train/{name}/0{n}.jpg\n" for name in ("cat", "dog", "owl") for n in range(5))
+    )
+    images = f"--dataset_name {tmp_path}/data --model_a tiny:vit --model_b tiny:resnet".split()
+    bench = Bench(tmp_path, [*images, "--labeled_ids", str(tmp_path / "ids.txt")], in_process=True)
+    assert bench.check(["dmt", "oracle"]) == ["dmt"]
+    assert "skipping oracle: --labeled_ids names the labeled images" in capsys.readouterr().out
+    assert Bench(tmp_path, [*images, "--num_labeled", "12"], in_process=True).check(["dmt", "oracle"])[1:] == ["oracle"]
+
+
 def test_a_folder_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
     """Guards against comparing digits and scenes in one folder, so that the second table contains the figures of the
     first."""
@@ -274,10 +328,12 @@ def smoke(folder: Path, *arms: str) -> dict[str, dict[str, Any]]:
     return {run["arm"]: run for run in runs}
 
 
-def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path) -> None:
-    """Guards against real runs with other budgets than planned, an interrupted comparison that starts over, and an
-    output folder without its models."""
+def test_smoke_runs_at_equal_budget_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against real runs with other budgets than planned, an interrupted comparison that starts over, an output
+    folder without its models, and an hour without a word on what is running."""
     runs = smoke(tmp_path, "labeled-only")
+    begun, ended = (line for line in capsys.readouterr().out.splitlines() if line.startswith("labeled-only-seed-0"))
+    assert begun == "labeled-only-seed-0 ..." and "a, b, ensemble" in ended
     file = tmp_path / "smoke" / "digits" / "runs" / "labeled-only-seed-0.json"
     before = file.stat().st_mtime_ns
     runs = smoke(tmp_path, "labeled-only", "fixmatch")

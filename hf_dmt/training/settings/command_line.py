@@ -142,10 +142,7 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
     # The stock default is a fixed folder; here each run without --output_dir gets its own. Progress bars are for
     # terminals: in a log file they are thousands of lines.
     parser.set_defaults(output_dir=None, disable_tqdm=not sys.stderr.isatty())
-    flags = list(argv)
-    config: dict[str, Any] = {}
-    if flags and not flags[0].startswith("-"):
-        config = _read_config(_config_file(flags.pop(0), recipes), parser)
+    config, flags = _config_and_flags(parser, argv, recipes)
     given = _given(parser, flags)
     for name in replaced(config, given):
         del config[name]
@@ -171,6 +168,24 @@ def parse(argv: Sequence[str], recipes: Path) -> tuple[ModelArguments, DataArgum
         raise UsageError(f"A flag cannot be used as it is given ({problem}). Correct it, or leave it out.") from problem
     _check_models(model)
     return model, data, training
+
+
+def settings_given(argv: Sequence[str], recipes: Path) -> dict[str, Any]:
+    """The settings in the flags and the config file, without those of an embedded default.
+
+    Raises:
+        UsageError: a config file that cannot be read, or flags without values.
+    """
+    parser = Parser()
+    config, flags = _config_and_flags(parser, argv, recipes)
+    return config | _given(parser, flags)
+
+
+def _config_and_flags(parser: Parser, argv: Sequence[str], recipes: Path) -> tuple[dict[str, Any], list[str]]:
+    """The settings in the config file, if there is one, and the flags."""
+    if argv and not argv[0].startswith("-"):
+        return _read_config(_config_file(argv[0], recipes), parser), list(argv[1:])
+    return {}, list(argv)
 
 
 def own_folder(dataset_name: str, use_cpu: bool, *, again: bool = False) -> str:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from hf_dmt import ModelPair
-from hf_dmt.commands.comparison import Interval, members
+from hf_dmt.commands.comparing.comparison import Interval, members
 from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.files import write_json
 from hf_dmt.data.members import MEMBERS

@@ -19,7 +19,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from hf_dmt.commands.comparison import Interval, members
+from hf_dmt.commands.comparing.comparison import Interval, members
 
 EVIDENCE = Path(__file__).parent
 ALONE = {"labels alone", "labeled-only"}

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-from ..data.files import write_aside, write_json
-from ..data.members import PEER, SCORED
-from ..data.tasks import TASKS
-from ..training.labeling.label_quality import calibration
+from ...data.files import write_aside, write_json
+from ...data.members import PEER, SCORED
+from ...data.tasks import TASKS
+from ...training.labeling.label_quality import calibration
 
 REFERENCE = "dmt"  # whose passes are the budget of all
 BASELINE = "labeled-only"
