@@ -58,12 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, given: list[str]) -> int:
-    if name == "train" and "RANK" not in os.environ and not {"-h", "--help", "--help_all"} & set(given):
+    instead = {"-h", "--help", "--help_all", "--json"} & {word.partition("=")[0] for word in given}
+    if name in ("train", "check") and "RANK" not in os.environ and not instead:
         from .hub.model_ids import not_found
 
         if problem := not_found(given):
             print(f"hf-dmt: error: {problem}", file=sys.stderr)
-            return 2
+            return 2 if name == "train" else 1
     code: int = importlib.import_module(f"hf_dmt.commands.{name}").main(given)
     return code
 

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 def main(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
     """Train; returns the exit code of `hf-dmt train`, or 2 for a job whose results would be lost."""
     asks_for_help = {"-h", "--help", "--help_all", "--check"} & set(argv)
-    if "JOB_ID" in environment and "--push_to_hub" not in argv and not asks_for_help:
+    if "JOB_ID" in environment and not asks_for_help and not pushes(argv):
         print(
             "hf_jobs.py: error: The output of a job is deleted when it ends, and --push_to_hub is not set. Add "
             "--push_to_hub --hub_model_id OWNER/NAME.",
@@ -37,6 +37,17 @@ def main(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> in
     from hf_dmt.commands.train import main as train
 
     return train(argv)
+
+
+def pushes(argv: Sequence[str]) -> bool:
+    """Whether flags or config file ask for a push; also true for invalid ones, which `hf-dmt train` explains."""
+    from hf_dmt.commands.train import RECIPES
+    from hf_dmt.training.settings.command_line import settings_given
+
+    try:
+        return bool(settings_given(argv, RECIPES).get("push_to_hub"))
+    except ValueError:
+        return True
 
 
 if __name__ == "__main__":

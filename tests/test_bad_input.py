@@ -227,6 +227,7 @@ CLASSIFICATION: dict[str, Case] = {
         r"--skip_corrupt_images",
     ),
     "no such folder": (lambda root: {"dataset_name": str(root / "x")}, r"no folder '.*x'", r"", r"Check the path"),
+    "no such folder here": (lambda root: {"dataset_name": "nowhere/"}, r"no folder 'nowhere/'", r"", r"Check the path"),
     "unknown id": (lambda root: {"dataset_name": "no/body"}, r"'no/body'", r"no embedded set", r"Check the spelling"),
     "images without classes": (
         lambda root: {"dataset_name": str(files.save(files.image(1), root / "flat" / "a.png").parent)},

@@ -20,9 +20,11 @@ import yaml
 from PIL import Image
 
 from ..data.escaping import markdown_text, printable
-from ..data.members import SCORED
+from ..data.members import MEMBERS, SCORED
+from ..data.messages import first_line
 from ..data.palette import class_colors
 from ..data.reading.decoding import to_rgb
+from ..hub.card import libraries_of
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import PAIR_FILES
 from ..models.pair import ModelPair
@@ -55,7 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as problem:
         print_error(str(problem))
         return 2
-    page(pair, Path(args.pair).name).launch(server_port=args.port, **LOOK)
+    try:
+        page(pair, Path(args.pair).resolve().name).launch(server_port=args.port, **LOOK)
+    except (OSError, OverflowError) as problem:
+        why = first_line(problem).rstrip(".")
+        print_error(f"The page cannot be served ({why}). Choose another --port, or omit it to get the next free one.")
+        return 2
     return 0
 
 
@@ -157,7 +164,10 @@ def write_space(source: str, pair: ModelPair, folder: Path) -> None:
         f"page(ModelPair.from_pretrained({where}), {name!r}).launch(**LOOK)\n",
         encoding="utf-8",
     )
-    needed = [line for line in metadata.requires("hf-dmt") or () if "extra ==" not in line]
+    extras = [f'extra == "{name}"' for name in libraries_of(pair.member(name).config.to_dict() for name in MEMBERS)]
+    required = [line.partition("; ") for line in metadata.requires("hf-dmt") or ()]
+    needed = ["".join(line) for line in required if "extra ==" not in line[2]]
+    needed += [line[0] for line in required if line[2] in extras]
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in needed), encoding="utf-8")
     facts = {"title": name.rpartition("/")[2], "sdk": "gradio", "sdk_version": gr.__version__, "app_file": "app.py"}
     settings = yaml.safe_dump(facts if local else {**facts, "models": [source]}, sort_keys=False, allow_unicode=True)

@@ -49,6 +49,9 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError(
             "Missing the repository to push to. Give it as owner/name; it is created if it does not exist."
         )
+    of_a_push = [name for name in ("private", "revision", "tag") if getattr(given, name)]
+    if of_a_push and given.card:
+        raise UsageError(f"--{of_a_push[0]} is for a push, and --card publishes nothing. Omit one of them.")
     of_labels = [name for name in ("phase", "pair") if getattr(given, name) is not None]
     if of_labels and not given.labels:
         raise UsageError(f"--{of_labels[0]} applies to pseudo labels. Add --labels, or omit it.")

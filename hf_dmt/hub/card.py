@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -43,6 +44,7 @@ def write_card(
     dataset: str | None = None,
     dataset_tags: str | Sequence[str] = (),
     token: str | None = None,
+    to: Path | None = None,
 ) -> Path:
     """Write `README.md` for the pair saved in `folder`, with the results of its run if there are any.
 
@@ -54,6 +56,7 @@ def write_card(
         model_name: the title.
         dataset: the name of the data.
         dataset_tags: ids of data sets on the Hub; None uses the run's data set if it is one.
+        to: the folder to write it to; by default the pair's own.
 
     Returns:
         The file's path.
@@ -84,13 +87,14 @@ def write_card(
         metrics=[run.metric] if run and scored else None,
         model_name=name,
         pipeline_tag=TASKS[pair["task"]].pipeline,
-        tags=list(dict.fromkeys([*_TAGS, *_library_tags(configs), *tags])),
+        tags=list(dict.fromkeys([*_TAGS, *libraries_of(configs.values()), *tags])),
     )
     text = _template().render(
         card_data=metadata.to_yaml(),
         license=metadata.license,
         title=name,
-        repo=repo_id or str(folder.name),
+        repo=repo_id or folder.resolve().name,
+        shell=shlex.quote,
         published=repo_id is not None,
         pair=pair,
         peer="b" if pair["primary"] == "a" else "a",
@@ -117,8 +121,9 @@ def write_card(
         score_of=score_of,
         panels=[one for one in PANELS if one.on_card and (folder / "figures" / f"{one.name}.png").is_file()],
     )
-    write_aside(folder / CARD_FILE, str(ModelCard(text)).encode())
-    return folder / CARD_FILE
+    place = (to or folder) / CARD_FILE
+    write_aside(place, str(ModelCard(text)).encode())
+    return place
 
 
 @cache
@@ -153,9 +158,10 @@ def _member(config: dict[str, Any], pair: dict[str, Any], member: str, hub_id: s
     }
 
 
-def _library_tags(configs: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Tags for libraries, other than transformers, that loading the pair requires."""
-    return ["timm"] if any(config.get("model_type") == "timm_wrapper" for config in configs.values()) else []
+def libraries_of(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Libraries, other than transformers, that loading members with these configurations requires: tags of a card, and
+    extras of this package."""
+    return ["timm"] if any(config.get("model_type") == "timm_wrapper" for config in configs) else []
 
 
 def _dataset(run: Run | None) -> tuple[str, str, str | None]:

@@ -79,8 +79,8 @@ def push_labels(
             write_json(target / LABELS_FILE, facts)
             for name, made in rows.items():
                 write_shards(made, target / name)
-            (target / "README.md").write_text(_card(run, facts, repo_id, len(ids), pair, license), encoding="utf-8")
-            name = open_target(repo_id, token=token, private=private, repo_type="dataset")
+            name = open_target(repo_id, token=token, private=private, repo_type="dataset", revision=revision)
+            (target / "README.md").write_text(_card(run, facts, name, len(ids), pair, license), encoding="utf-8")
             return publish(
                 target,
                 name,

@@ -1,7 +1,7 @@
 """Find mistyped names of models before torch is imported, with huggingface_hub alone.
 
-Importing torch and transformers takes seconds. `hf-dmt train` looks its models up before that, so that a mistyped id
-fails at once.
+Importing torch and transformers takes seconds. `hf-dmt train` and `hf-dmt check` look their models up before that, so
+that a mistyped id fails at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +51,11 @@ def not_found(argv: Sequence[str]) -> str | None:
         return None
     config = _config(argv[0]) if argv and not argv[0].startswith("-") else {}
     fail_fast_offline()
+    token = given.hub_token or config.get("hub_token")
+    token = os.path.expandvars(token) if isinstance(token, str) else None
     for name in ("model_a", "model_b"):
         source = getattr(given, name) or config.get(name)
-        if isinstance(source, str) and (problem := _missing(source, given.hub_token)):
+        if isinstance(source, str) and (problem := _missing(source, token)):
             return problem
     return None
 

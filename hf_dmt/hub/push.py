@@ -7,6 +7,7 @@ they were.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -16,16 +17,19 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 from safetensors import SafetensorError, safe_open
+from transformers.utils import logging
 
-from ..data.files import read_json, write_json
+from ..data.files import read_json, write_aside, write_json
 from ..data.members import MEMBERS
 from ..data.pair_file import PAIR_FILE, PEER_FOLDER, CheckpointError, member_folder, read_pair_file
 from ..report.html import has_pictures, write_report
 from ..report.results_file import RESULTS_FILE
 from ..report.run import read_run
-from .card import write_card
+from .card import CARD_FILE, write_card
 from .config_file import read_config
 from .repository import LAST_CHECKPOINT, PAIR_FILES, PUBLISHED, open_target, publish
+
+logger = logging.get_logger(__name__)
 
 STAGING = "_push-"
 # What a resume needs and nothing else: the stock training_args.bin contains local paths and settings.
@@ -180,7 +184,8 @@ def push_folder(
     """Publish the pair in a folder, with its card and results, in one commit; the repository is created if necessary.
 
     Args:
-        card: facts for a new card, see `write_card`; None publishes the card in the folder.
+        card: facts for a new card, see `write_card`; None publishes the card in the folder. If that is one that nobody
+            edited, its examples name the repository instead of the folder.
 
     Raises:
         ValueError: see `check_folder`. HubError: the push failed.
@@ -190,7 +195,24 @@ def push_folder(
     name = open_target(repo_id, token=token, private=private, revision=revision)
     if card is not None:
         write_card(folder, repo_id=name, token=token, **card)
-    return stage_finished(folder).send(name, message=message, token=token, revision=revision, tag=tag)
+    staging = stage_finished(folder)
+    if (folder / CARD_FILE).is_file():
+        _name_repository(folder, staging.folder, name, token)
+    return staging.send(name, message=message, token=token, revision=revision, tag=tag)
+
+
+def _name_repository(folder: Path, staged: Path, name: str, token: str | None) -> None:
+    """Let the staged card name the repository instead of the folder, unless somebody edited it."""
+    written = (folder / CARD_FILE).read_bytes()
+    if written == write_card(folder, to=staged).read_bytes():
+        write_card(folder, repo_id=name, token=token, to=staged)
+        return
+    write_aside(staged / CARD_FILE, written)
+    if name.encode() not in written:
+        logger.warning(
+            f"{CARD_FILE} does not mention {name!r}, so its examples may only work on this machine. Edit it, or write "
+            f"it anew without your changes: {shlex.join(['hf-dmt', 'push', str(folder), name, '--card'])}"
+        )
 
 
 def stage_finished(folder: Path) -> Staging:

@@ -94,8 +94,7 @@ def _reason(problem: BaseException, token: str | None, writes: bool) -> str:
         else "the token has no read access. Request access on its page, or use a token that has it.",
         404: "the Hub has no such repository. Check the spelling.",
         409: (
-            "the name is taken by something else, or another change is in progress. Choose another name with "
-            "`hub_model_id`, or try again."
+            "the name is taken by something else, or another change is in progress. Choose another name, or try again."
         ),
         412: "somebody else pushed at the same time. Push again.",
         429: f"rate limit reached. {'Push' if writes else 'Try'} again in a few minutes.",

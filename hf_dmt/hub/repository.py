@@ -102,7 +102,7 @@ def open_target(
     if own not in there and foreign:
         raise HubError(
             f"{name!r} contains {what} ({min(foreign)}, no {own}), which this push would overwrite. Choose another "
-            f"name{' with `hub_model_id`' if repo_type == 'model' else ''}."
+            "name."
         )
     _refuse_foreign(name, brings, there, ours)
     return name
@@ -147,18 +147,23 @@ def publish(
     Args:
         folder: a staging folder; the list of pushed files is written to one of its files.
         revision: branch, created from `main` if necessary.
-        tag: a name for the commit.
+        tag: a new name for the commit.
         replaces: patterns; matching files that an earlier push uploaded and that are not in `folder` are deleted in the
             same commit, so that old weights or figures do not stay beside the new ones.
 
     Raises:
-        HubError: the push failed, or would overwrite a file that no earlier push uploaded; the previous revision is
-            intact.
+        HubError: the push failed, would overwrite a file that no earlier push uploaded, or the tag is taken; the
+            previous revision is intact.
     """
     check_token(token)
     api = HfApi(token=token)
 
     def push() -> CommitInfo:
+        if tag is not None and tag in (ref.name for ref in api.list_repo_refs(repo_id, repo_type=repo_type).tags):
+            raise HubError(
+                f"{repo_id!r} has the tag {tag!r} already, for an earlier push, so nothing was pushed. Choose another "
+                "tag, or delete that one on the Hub."
+            )
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -28,6 +28,7 @@ def next_steps(run: Run, place: str) -> list[Step]:
     Args:
         place: how commands refer to the run's folder; a published page must not contain local paths.
     """
+    place = shlex.quote(place)
     if not run.phases or not run.finished:
         return [Step("Let the run finish.", f"{_train(run)} --output_dir {place} --resume_from_checkpoint true")]
     gain, classes = gain_of(run), by_class(run)
@@ -104,10 +105,11 @@ def _use(run: Run, place: str) -> list[Step]:
 
 def _images_of(run: Run) -> str:
     """Data flags for a command that cannot find the images on its own."""
+    labels = " --extra_labels ..." if run.split.get("extra_labeled") else ""
     if run.split.get("dataset") in BUILTIN_SETS or run.split.get("dataset_id"):
-        return ""
+        return labels
     unlabeled = " --unlabeled_dir ..." if run.split.get("unlabeled_from") else ""
-    return f" --dataset_name ...{unlabeled}"
+    return f" --dataset_name ...{unlabeled}{labels}"
 
 
 def _train(run: Run) -> str:

@@ -27,7 +27,8 @@ from tests.data.small_files import image, save
 gr = pytest.importorskip("gradio", reason="needs the extra `demo`")
 browsers = pytest.importorskip("playwright.sync_api", reason="needs the extra `test`")
 
-from hf_dmt.commands.demo import LOOK, main, page, see_image, see_pixels  # noqa: E402
+from hf_dmt.commands import demo  # noqa: E402
+from hf_dmt.commands.demo import LOOK, main, page, see_image, see_pixels, write_space  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAMES = ["a cat, asleep", "dog", "owl"]
@@ -181,6 +182,32 @@ def test_a_space_holds_all_it_needs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "is not empty" in capsys.readouterr().err
     assert main([str(tmp_path / "nothing"), "--write_space", str(tmp_path / "other")]) == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_a_space_installs_what_its_members_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a Space that cannot open its pair, because a member is a model of timm."""
+    pair = make_pair("image-classification")
+    monkeypatch.setattr(type(pair.model_b.config), "model_type", "timm_wrapper")
+    write_space("me/pair", pair, tmp_path / "space")
+    needed = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
+    assert sum(line.startswith("timm>=") for line in needed) == 1 and not any("extra" in line for line in needed)
+
+
+def test_a_port_that_is_taken_is_an_error_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a traceback for a page that is still open, and a page without a title for the current folder."""
+    make_pair("image-classification").save_pretrained(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    titles = []
+    monkeypatch.setattr(demo, "page", lambda pair, title: titles.append(title) or page(pair, title))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main([".", "--port", str(taken.getsockname()[1])]) == 2
+    assert main([".", "--port", "70000"]) == 2
+    assert capsys.readouterr().err.count("Choose another --port, or omit it") == 2
+    assert titles == ["mine"] * 2
 
 
 @pytest.mark.slow

@@ -56,6 +56,13 @@ def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None
     assert not list(folder.rglob("*.safetensors"))
 
 
+def test_a_card_in_the_current_folder_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against examples without a name: `.` has none."""
+    shutil.copytree(CARDS / "digits", tmp_path / "digits")
+    monkeypatch.chdir(tmp_path / "digits")
+    assert 'pipeline("image-classification", "digits")' in write_card(".").read_text(encoding="utf-8")
+
+
 def test_images_held_out_of_the_training_images_are_no_split_of_the_data_set(tmp_path: Path) -> None:
     """Guards against scores that the Hub lists as those of a benchmark's test split, and that are of images of its
     training split, or of its validation split (--test_split)."""

@@ -149,6 +149,12 @@ def test_one_command_does_it_and_a_second_one_replaces_the_first(
     ]  # fmt: skip
 
 
+def test_the_card_names_the_owner_also_if_the_command_did_not(hub: HubServer, image_run: Path) -> None:
+    """Guards against an example in the card that loads the labels of nobody."""
+    push_labels(image_run, "labels", token=MINE)
+    assert 'load_dataset("me/labels"' in text_of_card(hub)
+
+
 def test_what_cannot_be_published_is_said(
     hub: HubServer, image_run: Path, pixel_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -173,6 +179,9 @@ def test_what_cannot_be_published_is_said(
     with pytest.raises(HubError, match="contains another data set"):
         push_labels(image_run, "me/images", token=MINE)
     assert not hub.calls("/api/datasets/me/labels/commit/")
+    for flags in (["--private"], ["--revision", "x"], ["--tag", "x"]):
+        assert push.main([str(image_run), "me/labels", "--card", *flags]) == 2
+        assert f"{flags[0]} is for a push, and --card publishes nothing" in capsys.readouterr().err
 
 
 def test_a_large_set_is_written_in_shards(

@@ -22,6 +22,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 from hf_dmt import DMTTrainingArguments, ModelPair
 from hf_dmt.commands.opening import build_pair, look_up_models
 from hf_dmt.hub import refusals
+from hf_dmt.hub.card import write_card
 from hf_dmt.hub.push import push_folder
 from hf_dmt.hub.repository import HubError
 from hf_dmt.models.loading import CheckpointError
@@ -247,7 +248,7 @@ class TestPush:
         api = HfApi(token=MINE)
         api.create_repo("me/single")
         api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="me/single")
-        with pytest.raises(HubError, match="contains another model"):
+        with pytest.raises(HubError, match=r"contains another model.*Choose another name\."):
             pair.push_to_hub("me/single", token=MINE)
 
     def test_private_asked_for_and_public_found(self, hub: HubServer, published: ModelPair) -> None:
@@ -268,6 +269,41 @@ class TestPush:
         push_folder(tmp_path / "run", "me/pair", token=MINE)
         assert files(hub) == FILES - {"README.md"} | {"split.json"}
         assert not list((tmp_path / "run").glob("_push-*")), "what was staged stays behind"
+
+    def test_a_card_that_nobody_edited_names_the_repository(
+        self, hub: HubServer, pair: ModelPair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Guards against a published card whose examples only work in a folder of its author, and against replacing
+        what the author wrote."""
+        folder = tmp_path / "one two"
+        pair.save_pretrained(folder)
+        written = write_card(folder).read_bytes()
+        assert b"hf-dmt demo 'one two'" in written
+        push_folder(folder, "me/pair", token=MINE)
+        published = hub.repo("me/pair").files()["README.md"]
+        assert b"one two" not in published and b'pipeline("image-classification", "me/pair")' in published
+        assert (folder / "README.md").read_bytes() == written and not caplog.records
+        edited = written + b"\nBy hand.\n"
+        (folder / "README.md").write_bytes(edited)
+        with caplog.at_level("WARNING", "hf_dmt.hub.push"):
+            push_folder(folder, "me/pair", token=MINE)
+        assert hub.repo("me/pair").files()["README.md"] == edited
+        assert (
+            "README.md does not mention 'me/pair'" in caplog.text and f"push '{folder}' me/pair --card" in caplog.text
+        )
+
+    def test_a_tag_that_exists_is_named_before_anything_is_pushed(
+        self, hub: HubServer, published: ModelPair, tmp_path: Path
+    ) -> None:
+        """Guards against advice to choose another repository because of a tag, with the files pushed and untagged."""
+        published.save_pretrained(tmp_path)
+        push_folder(tmp_path, "me/pair", token=MINE, tag="v1")
+        first = hub.repo("me/pair").at("main").oid
+        published.metadata["phase"] = 3
+        published.save_pretrained(tmp_path)
+        with pytest.raises(HubError, match=r"has the tag 'v1' already.*nothing was pushed\. Choose another tag"):
+            push_folder(tmp_path, "me/pair", token=MINE, tag="v1")
+        assert hub.repo("me/pair").at("main").oid == first == hub.repo("me/pair").tags["v1"].oid
 
 
 class TestWithoutOurPackage:

@@ -227,6 +227,23 @@ def test_steps_are_three_at_most_and_are_commands_that_exist(tmp_path: Path, set
             assert_command_exists(step.command)
 
 
+def test_commands_work_in_any_folder_and_after_a_queue(tmp_path: Path) -> None:
+    """Guards against a command that takes half of a folder's name for the images to label, and one that fails because
+    the labels that were added to the run are not given."""
+    folder = write_run(tmp_path / "one two")
+    split = json.loads((folder / "split.json").read_text())
+    for more, flags in (({}, []), ({"extra_labeled": ["3"]}, ["--extra_labels", "..."])):
+        for of in ({}, {"dataset": "digits"}):
+            (folder / "split.json").write_text(json.dumps({**split, **more, **of}))
+            run = read_run(folder)
+            commands = [shlex.split(step.command or "") for step in next_steps(run, str(folder))]
+            asked = [words for words in commands if words[:2] in (["hf-dmt", "queue"], ["hf-dmt", "predict"])]
+            assert [words[2] for words in asked] == [str(folder)] * 2
+            to_queue = asked[0]
+            assert ("--extra_labels" in to_queue) == bool(flags) and to_queue[len(to_queue) - len(flags) :] == flags
+            assert shlex.quote(str(folder)) in summary(run)
+
+
 def test_right_pseudo_labels_lead_to_full_weight(tmp_path: Path) -> None:
     """Guards against a method that was renamed in the advice for pseudo labels that are nearly all right."""
     phases = read_run(write_run(tmp_path)).phases

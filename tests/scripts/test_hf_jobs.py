@@ -41,3 +41,19 @@ def test_a_job_that_would_keep_nothing_is_refused(
     assert "--push_to_hub" in capsys.readouterr().err and not called
     assert hf_jobs.main(["--max_steps", "2"], {}) == hf_jobs.main(["--push_to_hub"], {"JOB_ID": "1"}) == 0
     assert called == [["--max_steps", "2"], ["--push_to_hub"]]
+
+
+def test_a_push_is_asked_for_in_every_way_that_train_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Guards against refusing a job that pushes, and against hours of GPU time whose result is thrown away because a
+    push was named and switched off."""
+    monkeypatch.setattr(train, "main", lambda argv: 0)
+    (config := tmp_path / "config.yaml").write_text("push_to_hub: true\n")
+
+    def code(*argv: str) -> int:
+        return hf_jobs.main(argv, {"JOB_ID": "1"})
+
+    assert code("--push_to_hub=true") == code(str(config)) == code("--num_processes", "2", "--push_to_hub", "true") == 0
+    assert (
+        code("--push_to_hub", "false") == code("--push_to_hub=False") == code(str(config), "--push_to_hub", "no") == 2
+    )
+    assert code("--num_processes", "2") == 2 and code("nothing.yaml") == 0, "train says what is wrong with the file"

@@ -32,7 +32,7 @@ def load_tables(
         DataError: there is no such data set, or it cannot be read.
     """
     folder = Path(name).expanduser()
-    if (folder.is_absolute() or name.startswith(".")) and not folder.exists():
+    if (folder.is_absolute() or name.startswith(".") or name.endswith("/")) and not folder.exists():
         raise DataError(f"There is no folder {name!r}. Check the path, or give the id of a data set on the Hub.")
     if is_saved(folder):
         check_no_configuration(config_name, name)
