@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     output = Path(args.output)
     try:
-        if args.model != "deeplab-v2" and (args.weights or args.bgr):
-            raise CheckpointError("--weights and --bgr only apply to deeplab-v2. Omit them for upernet.")
+        if args.model != "deeplab-v2" and (args.weights or args.bgr or args.branches):
+            raise CheckpointError("--weights, --bgr and --branches only apply to deeplab-v2. Omit them for upernet.")
         if output.exists() and any(output.iterdir()):
             raise CheckpointError(f"--output {args.output!r} is not empty. Choose another folder.")
         processor = load_processor(args.backbone, load_config(args.backbone, trust_remote_code=False))
         if args.model == "deeplab-v2":
-            model: PreTrainedModel = deeplab_v2(args.backbone, args.branches)
+            model: PreTrainedModel = deeplab_v2(args.backbone, args.branches or 4)
             if args.weights:
                 load_torchvision_names(model.backbone, Path(args.weights))
         else:
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", required=True, help="Hub id or folder of a pretrained model")
     parser.add_argument("--output", required=True, help="a new folder")
     parser.add_argument(
-        "--branches", type=int, default=4, choices=(2, 4), help="deeplab-v2: 2 is what the official code computes"
+        "--branches", type=int, choices=(2, 4), help="deeplab-v2: 4 by default; 2 is what the official code computes"
     )
     parser.add_argument("--weights", help="deeplab-v2: a safetensors file in torchvision's names, for other weights")
     parser.add_argument("--bgr", action="store_true", help="deeplab-v2: the weights were converted from Caffe")

@@ -197,7 +197,11 @@ def push_folder(
         write_card(folder, repo_id=name, token=token, **card)
     staging = stage_finished(folder)
     if (folder / CARD_FILE).is_file():
-        _name_repository(folder, staging.folder, name, token)
+        try:
+            _name_repository(folder, staging.folder, name, token)
+        except BaseException:
+            staging.discard()
+            raise
     return staging.send(name, message=message, token=token, revision=revision, tag=tag)
 
 

@@ -103,6 +103,23 @@ def test_cityscapes_ids_become_classes(tmp_path: Path, side: int | None) -> None
     assert (out / "train" / "images" / "aachen" / "aachen_000002_000019.png").is_symlink() == (side is None)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "said"),
+    [
+        ("voc", ["--side", "512"], "--side has no effect on voc, only on cityscapes"),
+        ("cityscapes", ["--colors", "x.csv"], "--colors has no effect on cityscapes, only on masks"),
+        ("masks", ["--copy"], "--copy has no effect on masks, only on voc and cityscapes"),
+    ],
+)
+def test_an_option_of_another_data_set_is_refused(
+    name: str, option: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guards against a data set at full size, or with links to a disk that is taken away, although the command asked
+    for something else."""
+    assert main([name, "--source", str(tmp_path), "--output", str(tmp_path / "out"), *option]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_cifar_rows_are_those_of_the_training_file(tmp_path: Path) -> None:
     """Guards against ids that count the rows of another file than the one used for training."""
     source, out = tmp_path / "source", tmp_path / "out"

@@ -129,7 +129,8 @@ def test_weights_that_do_not_fill_it_are_refused(
         (["upernet", "--backbone", "{hub}/vit"], "'vit' model, which transformers cannot use as a backbone"),
         (["upernet", "--backbone", "/no/such/folder"], "/no/such/folder"),
         (["upernet", "--backbone", "{hub}/swin", "--output", "{hub}"], "not empty"),
-        (["upernet", "--backbone", "{hub}/swin", "--bgr"], "--bgr only apply to deeplab-v2"),
+        (["upernet", "--backbone", "{hub}/swin", "--bgr"], "--bgr and --branches only apply to deeplab-v2"),
+        (["upernet", "--backbone", "{hub}/swin", "--branches", "4"], "--branches only apply to deeplab-v2"),
     ],
 )
 def test_what_cannot_be_a_backbone_is_named(
