@@ -94,7 +94,7 @@ def write_card(
         license=metadata.license,
         title=name,
         repo=repo_id or folder.resolve().name,
-        shell=shlex.quote,
+        quoted=shlex.quote,
         published=repo_id is not None,
         pair=pair,
         peer="b" if pair["primary"] == "a" else "a",
