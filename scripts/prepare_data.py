@@ -52,11 +52,7 @@ VOID = 255
 # An image's id in `--labeled_ids` is its path in the prepared folder.
 VOC_ID, CITYSCAPES_ID = "train/images/{}.jpg", "train/images/{}.png"
 # The data sets on which an option has an effect.
-OF = {
-    "side": ("cityscapes",),
-    "copy": ("voc", "cityscapes"),
-    **dict.fromkeys(("colors", "values", "band", "suffix", "images", "nearest"), ("masks",)),
-}
+OF = {"side": ("cityscapes",), "copy": ("voc", "cityscapes")}
 
 
 class PrepareError(ValueError):
@@ -65,12 +61,11 @@ class PrepareError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare one data set; returns 0, or 2 for invalid arguments."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     output = Path(args.output)
     try:
         for name, sets in OF.items():
-            if args.dataset not in sets and getattr(args, name) != parser.get_default(name):
+            if args.dataset not in sets and getattr(args, name):
                 raise PrepareError(f"--{name} has no effect on {args.dataset}, only on {' and '.join(sets)}. Omit it.")
         if output.is_file() or (output.exists() and any(output.iterdir())):
             raise PrepareError(f"--output {args.output!r} is not an empty folder. Choose another one.")
