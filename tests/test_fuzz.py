@@ -174,6 +174,7 @@ KEYS = [
 @example(b"[" * 100_000, "run.json")
 @example(b"a: &a [*a]", "run.yaml")
 @example(b"learning_rate: 1_0\nseed: 0x10", "run.yaml")
+@example(b'{"model_a": "\\ud800\\udc00"}', "run.yaml")
 def test_config_files(folder: Path, content: bytes, name: str) -> None:
     """A damaged config file must end in an error with a message, not in a traceback, and create no output folder."""
     (folder / name).write_bytes(content)

@@ -101,5 +101,5 @@ def test_what_was_switched_off_takes_no_place() -> None:
 
 def test_a_path_that_is_no_text_is_named() -> None:
     """Guards against the message "surrogates not allowed" after every image was read."""
-    with pytest.raises(ValueError, match=r"--unlabeled_dir caf\\xe9 is not UTF-8. Rename"):
+    with pytest.raises(ValueError, match=r"--unlabeled_dir 'caf\\udce9' is not UTF-8. Rename"):
         settings("--unlabeled_dir", "caf\udce9")
