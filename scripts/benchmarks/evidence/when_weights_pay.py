@@ -3,9 +3,8 @@
     python scripts/benchmarks/evidence/when_weights_pay.py --output docs/when_weights_pay.png
 
 Reads the runs in `scripts/benchmarks/evidence/`: `heads-*.json` of `heads_on_features.py`, and the comparisons of
-`hf-dmt compare`; an older one (digit-scenes) keeps one figure of label accuracy for all its splits. It draws, and
-prints per data set, the gain over `mutual` (every weight 1) and over the labels alone at as many image passes, mean of
-a and b. All methods select per class.
+`hf-dmt compare`. It draws, and prints per data set, the gain over `mutual` (every weight 1) and over the labels alone
+at as many image passes, mean of a and b. All methods select per class.
 """
 
 from __future__ import annotations
@@ -60,17 +59,16 @@ def _of_heads(runs: list[dict[str, Any]], name: str) -> list[Point]:
 
 
 def _of_comparison(content: dict[str, Any]) -> list[Point]:
-    of_all_splits = mean(row["right"] for row in content["separation"] if row["phase"] == 1)
     right = {
         run["seed"]: mean(shares["of_all"] for shares in run["right_labels"][0].values())
         for run in content["runs"]
-        if run["arm"] == "dmt" and "right_labels" in run
+        if run["arm"] == "dmt"
     }
     last = {(run["arm"], run["seed"]): members(run["last"]) for run in content["runs"]}
     return [
         Point(
             content["data"],
-            right.get(seed, of_all_splits),
+            right[seed],
             score - last["mutual", seed],
             score - last["labeled-only", seed],
         )
