@@ -271,7 +271,7 @@ def _check_text(given: argparse.Namespace) -> None:
     for name, value in vars(given).items():
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, str) and not is_text(word):
-                raise UsageError(f"--{name} {ascii(word)} is not UTF-8. Rename the file or folder.")
+                raise UsageError(f"--{name} {word!a} is not UTF-8. Rename the file or folder.")
 
 
 def _read_config(file: Path, parser: Parser) -> dict[str, Any]:
