@@ -58,13 +58,15 @@ _CAMVID_CPU = ["--task", "semantic-segmentation", "--label_column", "annotation"
                "--supervised_epochs", "150", "--phase_epochs", "2", "--label_ratios", "0.2", "0.4", "0.6",
                "--test_split", "validation", *_SMALL]  # fmt: skip
 
-# Two ImageNet networks on photographs. A fifth of the labels is held out; 30, 60 and 150 are trained on.
-_TRASHNET = ["--dataset_name", "{trashnet}", "--model_a", "{lite2}", "--model_b", "{mobilenet}", "--image_size", "128",
-             "--labeled_batch_size", "8", "--pseudo_batch_size", "24", "--phase_epochs", "1", *_SMALL]  # fmt: skip
-_HEADS = [*_TRASHNET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
+# Two ImageNet networks on photographs. A fifth of the labels is held out; 30, 60, 100 and 150 are trained on.
+_IMAGENET = ["--model_a", "{lite2}", "--model_b", "{mobilenet}", "--image_size", "128", "--labeled_batch_size", "8",
+             "--pseudo_batch_size", "24", "--phase_epochs", "1", *_SMALL]  # fmt: skip
+_TRASHNET = ["--dataset_name", "{trashnet}"]
+_CIFAR_128 = ["--dataset_name", "{cifar128}"]  # 400 training and 200 test images of each class, enlarged to 128 px
+_HEADS = [*_TRASHNET, *_IMAGENET, "--freeze_backbone", "true", "--augmentation", "none", "--learning_rate", "3e-3",
           "--weight_decay", "0", "--supervised_epochs", "100"]  # fmt: skip
 # The last six blocks (four fifths of the weights), each slower than the next one; few updates, or three times as many.
-_DEEP = [*_TRASHNET, "--image_size", "96", "--augmentation", "weak", "--train", "last:6", "--layer_decay", "0.6",
+_DEEP = [*_IMAGENET, "--image_size", "96", "--augmentation", "weak", "--train", "last:6", "--layer_decay", "0.6",
          "--freeze_batch_norm", "true", "--supervised_learning_rate", "3e-3", "--learning_rate", "1e-3",
          "--labeled_batch_size", "4", "--pseudo_batch_size", "12", "--label_ratios", "0.2",
          "0.5", "--supervised_epochs", "9", "--phase_epochs", "0.22", "--per_device_eval_batch_size", "16",
@@ -92,9 +94,10 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "trashnet-heads-30": [*_HEADS, "--num_labeled", "38"],
         "trashnet-heads-60": [*_HEADS, "--num_labeled", "75"],
         "trashnet-heads-150": [*_HEADS, "--num_labeled", "188", "--supervised_epochs", "40"],
-        "trashnet-30": [*_DEEP, "--num_labeled", "38"],
-        "trashnet-60": [*_DEEP, "--num_labeled", "75"],
-        "trashnet-60-long": [*_DEEP, "--num_labeled", "75", *_LONG],
+        "trashnet-30": [*_TRASHNET, *_DEEP, "--num_labeled", "38"],
+        "trashnet-60": [*_TRASHNET, *_DEEP, "--num_labeled", "75"],
+        "trashnet-60-long": [*_TRASHNET, *_DEEP, "--num_labeled", "75", *_LONG],
+        "cifar10-100": [*_CIFAR_128, *_DEEP, "--num_labeled", "125", *_LONG, "--phase_epochs", "0.5"],
         "camvid-46": _CAMVID_PRETRAINED,
     },
     "gpu": {
