@@ -25,7 +25,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_dmt.data.splitting import official_splits as official
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from scripts import official_splits as official
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -23,8 +23,7 @@ from hf_dmt.data.reading.looks import look_at_image
 from hf_dmt.data.reading.masks import to_mask
 from hf_dmt.data.reading.rows import DataError
 from hf_dmt.data.splitting.class_map import read_class_map
-from hf_dmt.data.splitting.official_splits import member_rows
-from hf_dmt.data.splitting.splits import describe, read_ids
+from hf_dmt.data.splitting.splits import describe, member_rows, read_ids
 from hf_dmt.training.run.folder import check_split
 from hf_dmt.training.run.results import RunRecords
 from hf_dmt.training.run.runtime_errors import RunError

@@ -20,8 +20,7 @@ from transformers.utils import logging
 from ..data.drawing.sampler import BatchShape, PhaseBatchSampler
 from ..data.members import MEMBERS
 from ..data.seeds import seed_for
-from ..data.splitting.official_splits import member_rows
-from ..data.splitting.splits import image_ids
+from ..data.splitting.splits import image_ids, member_rows
 from ..method import Phase
 from ..models.pair import ModelPair
 from ..models.weights.initial_weights import InitialWeights

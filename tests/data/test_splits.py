@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from hf_dmt.data.splitting.splits import (
     choose_labeled,
     describe,
+    difference_maximized,
     hold_out,
+    member_rows,
     read_ids,
     rows_of,
     sha256_of_ids,
@@ -145,3 +148,37 @@ def test_the_hash_is_that_of_a_plain_list_of_ids() -> None:
     assert sha256_of_ids(["3", "7"]) == hashlib.sha256(b"3\n7\n").hexdigest()
     split = describe({"labeled": ["3", "7"]}, split_seed=5)
     assert split == {"split_seed": 5, "labeled": ["3", "7"], "sha256": {"labeled": sha256_of_ids(["3", "7"])}}
+
+
+class TestMemberRows:
+    ids: tuple[str, ...] = tuple(f"{number}.jpg" for number in range(20))
+
+    def test_off_gives_everything_to_both(self) -> None:
+        """Guards against a default that withholds labeled images from one of the two models."""
+        rows = member_rows("false", self.ids, 0)
+        assert rows["a"].tolist() == rows["b"].tolist() == list(range(20))
+
+    def test_on_gives_each_its_own_80_percent(self) -> None:
+        """Guards against subsets of the wrong size or overlap, and against a draw that does not follow the seed."""
+        rows = member_rows("true", self.ids, 5)
+        assert len(rows["a"]) == len(rows["b"]) == 16 and len({*rows["a"]} & {*rows["b"]}) == 12
+        assert {*rows["a"]} | {*rows["b"]} == set(range(20))
+        left, _ = difference_maximized(range(20), random.Random(5))
+        assert rows["a"].tolist() == sorted(left)
+
+    def test_a_file_names_the_images(self, tmp_path: Path) -> None:
+        """Guards against official subsets that reach the wrong one of the two models."""
+        file = tmp_path / "subsets.json"
+        file.write_text(json.dumps({"a": ["3.jpg", "1.jpg"], "b": ["3.jpg", "19.jpg"]}))
+        rows = member_rows(str(file), self.ids, 0)
+        assert rows["a"].tolist() == [1, 3] and rows["b"].tolist() == [3, 19]
+
+    @pytest.mark.parametrize(
+        "content", ["not json", '{"a": ["0.jpg"]}', '{"a": ["0.jpg"], "b": ["x.jpg"]}', '{"a": [], "b": []}']
+    )
+    def test_a_wrong_file_is_named(self, tmp_path: Path, content: str) -> None:
+        """Guards against training on all labels because the subsets could not be read."""
+        file = tmp_path / "subsets.json"
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"subsets\.json.*Give true, false"):
+            member_rows(str(file), self.ids, 0)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from hf_dmt.commands import train
-from hf_dmt.data.splitting.official_splits import cifar_labeled
 from hf_dmt.training.trainer import DMTTrainer
+from scripts.official_splits import cifar_labeled
 from scripts.prepare_data import CITYSCAPES_CLASSES, VOC_CLASSES, main
 from scripts.run_dmt import main as run_dmt
 

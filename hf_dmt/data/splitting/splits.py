@@ -7,15 +7,19 @@ that different numbers of labels are compared on nested sets.
 from __future__ import annotations
 
 import hashlib
+import math
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..builtin import BUILTIN_SETS
 from ..files import read_json
+
+Item = TypeVar("Item")
 
 SPLIT_FILE = "split.json"
 EVAL_FRACTION = 0.2
@@ -135,6 +139,43 @@ def rows_of(ids: Sequence[str], known: Sequence[str]) -> np.ndarray:
             f"ids look like {known[0]!r}. An id is the row number or the path inside the folder."
         )
     return np.sort(np.asarray([row_of[name] for name in ids], dtype=np.int64))
+
+
+def difference_maximized(names: Sequence[Item], generator: random.Random) -> tuple[list[Item], list[Item]]:
+    """Two different 80 % of the labeled images that share 60 %: the first and the last of one random order."""
+    order = list(names)
+    generator.shuffle(order)
+    left_out = math.ceil((1 - 0.6) / 2 * len(order))
+    return order[: len(order) - left_out], order[left_out:]
+
+
+def member_rows(setting: str, ids: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Labeled rows on which each member trains in phase 0.
+
+    Args:
+        setting: `false` (all rows for both), `true` (drawn with `seed`), or a JSON file `{"a": [ids], "b": [ids]}`,
+            such as `scripts/prepare_data.py` writes for the official subsets.
+        ids: the ids of the labeled images, in row order.
+
+    Raises:
+        ValueError: a file that cannot be read, or ids that are not among the labeled images.
+    """
+    if setting == "false":
+        return {"a": np.arange(len(ids)), "b": np.arange(len(ids))}
+    if setting == "true":
+        left, right = difference_maximized(range(len(ids)), random.Random(seed))
+        return {"a": np.sort(left), "b": np.sort(right)}
+    try:
+        lists = read_json(Path(setting))
+        subsets = {name: rows_of([str(item) for item in lists[name]], ids) for name in ("a", "b")}
+        if not all(len(rows) for rows in subsets.values()):
+            raise ValueError("a list is empty")
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ValueError(
+            f"`difference_maximized_sampling` {setting!r} cannot be used ({problem}). Give true, false, or a JSON file "
+            '{"a": [ids], "b": [ids]} with ids of labeled images.'
+        ) from problem
+    return subsets
 
 
 def origin(key: str, given: str | None) -> dict[str, str | None]:

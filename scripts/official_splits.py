@@ -8,18 +8,12 @@ here equals the published one.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from ..files import read_json
-from .splits import rows_of, sha256_of_ids
-
-Item = TypeVar("Item")
+from hf_dmt.data.splitting.splits import Item, difference_maximized, sha256_of_ids
 
 SPLIT_SEED = 7777
 NUM_ORDERS = 3
@@ -65,14 +59,6 @@ def labeled_count(total: int, divisor: float) -> int:
 def is_published(labeled: Sequence[str], sha256: str) -> bool:
     """Whether a list of names equals the published one."""
     return sha256_of_ids(labeled)[:16] == sha256
-
-
-def difference_maximized(names: Sequence[Item], generator: random.Random) -> tuple[list[Item], list[Item]]:
-    """Two different 80 % of the labeled images that share 60 %: the first and the last of one random order."""
-    order = list(names)
-    generator.shuffle(order)
-    left_out = math.ceil((1 - 0.6) / 2 * len(order))
-    return order[: len(order) - left_out], order[left_out:]
 
 
 def voc_difference_maximized(names: Sequence[Item]) -> dict[tuple[str, int], tuple[list[Item], list[Item]]]:
@@ -125,32 +111,3 @@ def _class_by_class(labels: np.ndarray, generator: np.random.RandomState) -> lis
         generator.shuffle(rows)
         shuffled.append(rows)
     return shuffled
-
-
-def member_rows(setting: str, ids: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Labeled rows on which each member trains in phase 0.
-
-    Args:
-        setting: `false` (all rows for both), `true` (drawn with `seed`), or a JSON file `{"a": [ids], "b": [ids]}`,
-            such as `scripts/prepare_data.py` writes for the official subsets.
-        ids: the ids of the labeled images, in row order.
-
-    Raises:
-        ValueError: a file that cannot be read, or ids that are not among the labeled images.
-    """
-    if setting == "false":
-        return {"a": np.arange(len(ids)), "b": np.arange(len(ids))}
-    if setting == "true":
-        left, right = difference_maximized(range(len(ids)), random.Random(seed))
-        return {"a": np.sort(left), "b": np.sort(right)}
-    try:
-        lists = read_json(Path(setting))
-        subsets = {name: rows_of([str(item) for item in lists[name]], ids) for name in ("a", "b")}
-        if not all(len(rows) for rows in subsets.values()):
-            raise ValueError("a list is empty")
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise ValueError(
-            f"`difference_maximized_sampling` {setting!r} cannot be used ({problem}). Give true, false, or a JSON file "
-            '{"a": [ids], "b": [ids]} with ids of labeled images.'
-        ) from problem
-    return subsets

@@ -7,28 +7,25 @@ positions are.
 """
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hf_dmt.data.splitting.official_splits import (
+from hf_dmt.data.splitting.splits import sha256_of_ids
+from scripts.official_splits import (
     CITYSCAPES_DIVISORS,
     CITYSCAPES_LABELED_SHA256,
     VOC_DIVISORS,
     VOC_LABELED_SHA256,
     cifar_labeled,
     cifar_train_and_validation,
-    difference_maximized,
     is_published,
     labeled_count,
-    member_rows,
     official_orders,
     sbd_split,
     voc_difference_maximized,
 )
-from hf_dmt.data.splitting.splits import sha256_of_ids
 
 VOC_TRAINAUG, CITYSCAPES_TRAIN = 10582, 2975  # images
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "paper_golden.json").read_text())
@@ -132,37 +129,3 @@ class TestCifar:
         np.random.RandomState(3).shuffle(rows)
         np.random.RandomState(3).shuffle(images)
         assert (images[:, 0] // 7 == rows).all()
-
-
-class TestMemberRows:
-    ids: tuple[str, ...] = tuple(f"{number}.jpg" for number in range(20))
-
-    def test_off_gives_everything_to_both(self) -> None:
-        """Guards against a default that withholds labeled images from one of the two models."""
-        rows = member_rows("false", self.ids, 0)
-        assert rows["a"].tolist() == rows["b"].tolist() == list(range(20))
-
-    def test_on_gives_each_its_own_80_percent(self) -> None:
-        """Guards against subsets of the wrong size or overlap, and against a draw that does not follow the seed."""
-        rows = member_rows("true", self.ids, 5)
-        assert len(rows["a"]) == len(rows["b"]) == 16 and len({*rows["a"]} & {*rows["b"]}) == 12
-        assert {*rows["a"]} | {*rows["b"]} == set(range(20))
-        left, _ = difference_maximized(range(20), random.Random(5))
-        assert rows["a"].tolist() == sorted(left)
-
-    def test_a_file_names_the_images(self, tmp_path: Path) -> None:
-        """Guards against official subsets that reach the wrong one of the two models."""
-        file = tmp_path / "subsets.json"
-        file.write_text(json.dumps({"a": ["3.jpg", "1.jpg"], "b": ["3.jpg", "19.jpg"]}))
-        rows = member_rows(str(file), self.ids, 0)
-        assert rows["a"].tolist() == [1, 3] and rows["b"].tolist() == [3, 19]
-
-    @pytest.mark.parametrize(
-        "content", ["not json", '{"a": ["0.jpg"]}', '{"a": ["0.jpg"], "b": ["x.jpg"]}', '{"a": [], "b": []}']
-    )
-    def test_a_wrong_file_is_named(self, tmp_path: Path, content: str) -> None:
-        """Guards against training on all labels because the subsets could not be read."""
-        file = tmp_path / "subsets.json"
-        file.write_text(content)
-        with pytest.raises(ValueError, match=r"subsets\.json.*Give true, false"):
-            member_rows(str(file), self.ids, 0)
