@@ -29,6 +29,7 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from ..data.arguments import DataArguments
 from ..data.labels.predictions import FORMATS, PredictionError, PredictionFile, Record
 from ..data.members import MEMBERS
 from ..data.messages import listed
@@ -257,14 +258,13 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
     elif place.is_dir() and not any(of_table) and (found := find_images(place)).images:
         rows = FileRows(Texts(without_masks(found, notes)), place)
     else:
-        rows = open_unlabeled_table(
-            given.data,
-            given.split,
-            task=task,
-            config_name=given.dataset_config_name,
+        data = DataArguments(
+            dataset_name=given.data,
+            dataset_config_name=given.dataset_config_name,
             image_column=given.image_column,
-            notes=notes,
+            unlabeled_split=given.split,
         )
+        rows = open_unlabeled_table(data, task, notes)
     if isinstance(rows, FileRows):
         if given.image_column and columns_there(place, given.image_column) == [None]:
             raise UsageError(f"--image_column {given.image_column!r} is not in {given.data!r}. Correct it, or omit it.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.reading import rows as reading_rows
 from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.looks import Look, LookCache, cache_file
@@ -225,7 +226,7 @@ def test_files_that_a_table_names_are_looked_at_when_they_change(form: str, tmp_
         paths = [root / "saved" / "img" / path.name for path in paths]
 
     def contents() -> list[bytes]:
-        rows = open_splits(str(root / "saved"), task=IMAGES, notes=[])[0]["train"]
+        rows = open_splits(DataArguments(str(root / "saved")), IMAGES, [])[0]["train"]
         assert list(rows.ids) == (["0", "1"] if form == "absolute" else ["img/0.png", "img/1.png"])
         found = ImageSet(rows, np.arange(2), IMAGES)
         return scan(found, "training", skip_corrupt=False, notes=[]).contents.tolist()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.reading.opening import open_splits
 from hf_dmt.data.reading.rows import DataError
 from tests.data import small_files as files
@@ -14,7 +15,7 @@ IMAGES, PIXELS = "image-classification", "semantic-segmentation"
 
 
 def ids_of(root: Path, task: str) -> dict[str, list[str]]:
-    splits, _ = open_splits(str(root), task=task, notes=[])
+    splits, _ = open_splits(DataArguments(str(root)), task, [])
     return {name: list(rows.ids) for name, rows in splits.items()}
 
 
@@ -42,7 +43,7 @@ def test_split_folders_without_masks(tmp_path: Path) -> None:
     """Guards against training without a split that is there, and against a traceback if its masks are not."""
     empty(tmp_path, "images/train/1.jpg", "images/val/2.jpg", "images/more/3.jpg", "masks/train/1.png")
     notes: list[str] = []
-    splits, _ = open_splits(str(tmp_path), task=PIXELS, notes=notes)
+    splits, _ = open_splits(DataArguments(str(tmp_path)), PIXELS, notes)
     assert list(splits) == ["train"]
     assert any("'val'" in note and "has no masks" in note for note in notes)
     assert any("in no split folder" in note and "'more/3.jpg'" in note for note in notes)
@@ -94,18 +95,18 @@ def test_files_of_a_table_in_several_folders(tmp_path: Path) -> None:
     empty(tmp_path, "images_part_1/a.jpg", "images_part_1/b.jpg", "images_part_2/c.jpg")
     table = files.text_file(tmp_path, "lesion,image_id,dx\nx,a,nv\ny,b,mel\nz,c,nv\n", "HAM_metadata.csv")
     notes: list[str] = []
-    splits, names = open_splits(str(tmp_path), task=IMAGES, notes=notes)
+    splits, names = open_splits(DataArguments(str(tmp_path)), IMAGES, notes)
     assert names == ["images_part_1", "images_part_2"]
     assert any(note.startswith("Warning: the columns 'lesion', 'dx' in 'HAM_metadata.csv' are not") for note in notes)
     with pytest.raises(DataError, match=r"`label_column` 'dx' is not in .* has it, pass `dataset_name=.*HAM_metadata"):
-        open_splits(str(tmp_path), task=IMAGES, label_column="dx", notes=[])
-    splits, _ = open_splits(table, task=IMAGES, label_column="dx", notes=notes)
+        open_splits(DataArguments(str(tmp_path), label_column="dx"), IMAGES, [])
+    splits, _ = open_splits(DataArguments(table, label_column="dx"), IMAGES, notes)
     assert splits["train"].targets() == ["nv", "mel", "nv"]
     assert list(splits["train"].ids) == ["images_part_1/a.jpg", "images_part_1/b.jpg", "images_part_2/c.jpg"]
     assert notes[-1].startswith("The files of 'HAM_metadata.csv' are those in")
     empty(tmp_path, "images_part_2/a.jpg")
     with pytest.raises(DataError, match=r"3 of 3 files in .* do not exist"):
-        open_splits(table, task=IMAGES, label_column="dx", notes=[])
+        open_splits(DataArguments(table, label_column="dx"), IMAGES, [])
 
 
 @pytest.mark.parametrize("task", [IMAGES, PIXELS])
@@ -116,11 +117,11 @@ def test_a_table_beside_folders_that_names_test_images(task: str, tmp_path: Path
     for last, warned in (("test", True), ("train", False)):
         files.text_file(tmp_path, f"image_id,split\n1,train\n2.png,train\nv1.3,{last}\n", "info.csv")
         notes: list[str] = []
-        open_splits(str(tmp_path), task=task, notes=notes)
+        open_splits(DataArguments(str(tmp_path)), task, notes)
         assert any("Warning: the splits in 'info.csv' are not used" in note for note in notes) == warned
     files.text_file(tmp_path, "image_id,split,label\n8,train,a\n9,test,b\n", "info.csv")
     notes = []
-    open_splits(str(tmp_path), task=task, notes=notes)
+    open_splits(DataArguments(str(tmp_path)), task, notes)
     assert not any("are not used" in note for note in notes), "of other images"
 
 
@@ -134,7 +135,7 @@ def test_absolute_paths_in_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     empty(tmp_path / "data", "more/4.png")
     files.text_file(tmp_path / "data", f"file_name,label\n4.png,x\n{tmp_path}/elsewhere/3.png,y\n", "list.csv")
     monkeypatch.chdir(tmp_path / "data")
-    splits, _ = open_splits("list.csv", task=IMAGES, notes=[])
+    splits, _ = open_splits(DataArguments("list.csv"), IMAGES, [])
     assert list(splits["train"].ids) == ["more/4.png", "../elsewhere/3.png"]
     assert splits["train"].raw(1)[0].samefile(tmp_path / "elsewhere" / "3.png")
 
@@ -146,7 +147,7 @@ def test_large_numbers_and_repeated_keys_in_tables(tmp_path: Path) -> None:
     codes = ["900000000000003001", "900000000000003002.0", "-1.0"]
     rows = [f"{number}.png,{code}" for number, code in enumerate(codes, 1)]
     files.text_file(tmp_path, "\n".join(["file_name,label", *rows]), "train.csv")
-    splits, _ = open_splits(str(tmp_path), task=IMAGES, notes=[])
+    splits, _ = open_splits(DataArguments(str(tmp_path)), IMAGES, [])
     assert splits["train"].targets() == [900000000000003001, 900000000000003002, None]
     (tmp_path / "train.csv").unlink()
     for line, message in (('{"file_name": "1.png", "label": 0, "label": 1}', "'label' twice"), ("[" * 90000, "deeply")):
@@ -160,7 +161,7 @@ def test_masks_are_looked_for_where_images_are(tmp_path: Path) -> None:
     empty(tmp_path / "files", "1.jpg", "2.jpg", "1.png", "2.png")
     files.text_file(tmp_path, "file_name,mask\n1.jpg,1.png\n2.jpg,2.png\n", "metadata.csv")
     notes: list[str] = []
-    splits, _ = open_splits(str(tmp_path), task=PIXELS, notes=notes)
+    splits, _ = open_splits(DataArguments(str(tmp_path)), PIXELS, notes)
     assert [splits["train"].raw(row)[1].name for row in range(2)] == ["1.png", "2.png"]
     assert len([note for note in notes if "are those in" in note]) == 1
 

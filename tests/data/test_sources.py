@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pytest
 
+from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.reading import opening
 from hf_dmt.data.reading.folders import class_folders, open_unlabeled_folder
 from hf_dmt.data.reading.image_set import ImageSet
@@ -19,8 +20,14 @@ from tests.data import small_files as files
 from tests.hub_server import HubServer
 
 IMAGES, PIXELS = "image-classification", "semantic-segmentation"
-open_splits = partial(opening.open_splits, notes=[])
-open_unlabeled_table = partial(opening.open_unlabeled_table, notes=[])
+
+
+def open_splits(name: str, task: str, **columns: str) -> tuple[dict[str, Rows], list[str] | None]:
+    return opening.open_splits(DataArguments(name, **columns), task, [])
+
+
+def open_unlabeled_table(name: str, split: str | None, task: str, class_names: Sequence[str] = ()) -> Rows:
+    return opening.open_unlabeled_table(DataArguments(name, unlabeled_split=split), task, [], class_names=class_names)
 
 
 def whole(rows: Rows, task: str = IMAGES, **settings: Any) -> ImageSet:
@@ -77,7 +84,7 @@ class TestClassFolders:
         root = files.class_folder(tmp_path / "data", each=1)
         files.save(files.image(1), root / "cat" / "2024" / "a.png")
         notes: list[str] = []
-        splits, names = opening.open_splits(str(root), task=IMAGES, notes=notes)
+        splits, names = opening.open_splits(DataArguments(str(root)), IMAGES, notes)
         assert names == ["cat", "dog", "owl"] and (splits["train"].targets() or ())[1] == "cat"
         assert any("those in cat/2024 are 'cat'" in note for note in notes)
 
@@ -98,7 +105,7 @@ class TestClassFolders:
         """Guards against a class called `unlabeled` that every model learns to predict."""
         files.class_folder(tmp_path / "data" / inside, classes=("cat", *others), each=1)
         with pytest.raises(DataError, match=message):
-            open_splits(str(tmp_path / "data"), task=IMAGES, notes=[])
+            open_splits(str(tmp_path / "data"), task=IMAGES)
 
 
 class TestTables:

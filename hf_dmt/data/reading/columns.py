@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 
+from ..arguments import DataArguments
 from ..messages import listed
 from .finding import left_out_in
 from .rows import DataError, holds_labels
@@ -24,15 +25,11 @@ def _named_column(table: datasets.Dataset, name: str, column: str, flag: str) ->
     return column
 
 
-def image_column_of(table: datasets.Dataset, name: str, asked: str | None, notes: list[str]) -> str:
-    """The column of images: the one that was asked for, or else the usual or the only one.
-
-    Args:
-        name: of the data set, for errors.
-        notes: receives a message about other columns of images.
-    """
-    if asked is not None:
-        return _named_column(table, name, asked, "`image_column`")
+def image_column_of(table: datasets.Dataset, args: DataArguments, notes: list[str]) -> str:
+    """The column of images: the one that was asked for, or else the usual or the only one."""
+    name = args.dataset_name or ""
+    if args.image_column is not None:
+        return _named_column(table, name, args.image_column, "`image_column`")
     images = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
     for column in ("image", "img", "pixel_values"):
         # Plain bytes of files, as written by other tools, have no feature type that says so.
@@ -47,9 +44,10 @@ def image_column_of(table: datasets.Dataset, name: str, asked: str | None, notes
 
 
 def target_column_of(
-    table: datasets.Dataset, name: str, image: str, asked: str | None, task: str, notes: list[str]
+    table: datasets.Dataset, args: DataArguments, image: str, task: str, notes: list[str]
 ) -> str | None:
     """The column of labels (one value per image) or of masks; None if there is none."""
+    name, asked = args.dataset_name or "", args.label_column
     labels = [key for key, kind in table.features.items() if holds_labels(kind)]
     fitting = labels if task == "image-classification" else [key for key in table.column_names if key not in labels]
     if asked is not None:

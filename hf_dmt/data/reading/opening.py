@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ..arguments import DataArguments
 from ..builtin import BUILTIN_SETS, load_builtin
 from ..tasks import TASKS
 from ..texts import Texts
@@ -41,45 +43,35 @@ FilesAndClasses = tuple[dict[str, FileRows], list[str] | None]
 
 
 def open_splits(
-    name: str,
-    *,
-    task: str,
-    config_name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    mask_suffix: str = "",
-    apart: str | None = None,
-    token: str | None = None,
-    notes: list[str],
+    args: DataArguments, task: str, notes: list[str], token: str | None = None
 ) -> tuple[dict[str, Rows], list[str] | None]:
     """All splits of a data set by name, and its class names, if it has any.
 
     Args:
-        name: an embedded set, a folder (class folders, tables, or `images/` beside `masks/`), a table, or a Hub id.
-        apart: the folder of the unlabeled images. If it is inside the data set's folder, it is not read here.
-        notes: receives messages about everything that is skipped.
+        args: `dataset_name` is an embedded set, a folder (class folders, tables, or `images/` beside `masks/`), a
+            table, or a Hub id.
 
     Raises:
         DataError: nothing there, missing columns, images without masks, or data for the other task.
     """
+    name = args.dataset_name or ""
     if name in BUILTIN_SETS:
-        check_no_configuration(config_name, name)
+        check_no_configuration(args.dataset_config_name, name)
         return _embedded(name, task)
-    root = Path(name).expanduser()
-    elsewhere = Path(apart).expanduser() if apart else None
-    if root.exists() and (found := _local_files(root, task, image_column, label_column, mask_suffix, notes, elsewhere)):
-        check_no_configuration(config_name, name)
+    root, apart = Path(name).expanduser(), _folder_apart(args)
+    if root.exists() and (found := _local_files(root, args, task, notes, apart)):
+        check_no_configuration(args.dataset_config_name, name)
         splits, classes = found
         return {**splits}, classes
-    tables, folder = load_tables(name, config_name, token, notes)
+    tables, folder = load_tables(name, args.dataset_config_name, token, notes)
     first = tables[(with_role(tables, "train") or list(tables))[0]]
-    image = image_column_of(first, name, image_column, notes)
-    if image == label_column:
+    image = image_column_of(first, args, notes)
+    if image == args.label_column:
         raise DataError(
             f"`image_column` and `label_column` are both {image!r}, but they must be different columns. Name two of: "
             f"{', '.join(first.column_names)}."
         )
-    target = target_column_of(first, name, image, label_column, task, notes)
+    target = target_column_of(first, args, image, task, notes)
     if target is None and "label" in first.column_names and image != "label":
         raise not_a_target(first, name, "label", task)
     if target is None and task == "semantic-segmentation":
@@ -97,34 +89,34 @@ def open_splits(
         rows_of[split] = TableRows(table, image, target if target in table.column_names else None, folder=folder)
     in_tables = all(rows.images.paths is None for rows in rows_of.values())
     if folder and in_tables and not is_saved(folder):
-        notes += note_on_images_beside(folder, elsewhere)
+        notes += note_on_images_beside(folder, apart)
     return {**rows_of}, class_names_of(first.features.get(target))
 
 
+def _folder_apart(args: DataArguments) -> Path | None:
+    """The folder of the unlabeled images, which is not searched for labeled ones."""
+    if args.unlabeled_split is not None and args.unlabeled_dataset_name is None:
+        own = only_folder_with_splits(Path(args.dataset_name or "").expanduser()) / args.unlabeled_split
+        if role_of(own.name) is None and own.is_dir():
+            return own
+    return Path(args.unlabeled_dir).expanduser() if args.unlabeled_dir else None
+
+
 def open_unlabeled_table(
-    name: str,
-    split: str | None,
-    *,
-    task: str,
-    config_name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    class_names: Sequence[str] = (),
-    mask_suffix: str = "",
-    token: str | None = None,
-    notes: list[str],
+    args: DataArguments, task: str, notes: list[str], token: str | None = None, *, class_names: Sequence[str] = ()
 ) -> Rows:
-    """The images of a data set: of the given split, else `unlabeled`, else the only one.
+    """The images of a data set: of `unlabeled_split`, else of the split `unlabeled`, else of the only one.
 
     Labels or masks in the data set are kept, to score pseudo labels.
 
     Args:
-        image_column, label_column: used if the data set has them.
+        args: the data set is `dataset_name`; `image_column` and `label_column` are used if it has them.
         class_names: the run's classes; labels are matched to them by name, and other names are unknown.
 
     Raises:
         DataError: no such data set or split, or several splits to choose from.
     """
+    name, split = args.dataset_name or "", args.unlabeled_split
     if name in BUILTIN_SETS:
         builtin = load_builtin(name)
         chosen = builtin[_unlabeled_split(name, split, list(builtin))]
@@ -139,23 +131,29 @@ def open_unlabeled_table(
             found = find_images(folder)
             if found.images:
                 return FileRows([folder / name for name in without_masks(found, notes)], root)
-        own_image, own_label = columns_there(root, image_column, label_column)
-        if opened := _local_files(root, task, own_image, own_label, mask_suffix, notes, unlabeled=True):
+        image, label = columns_there(root, args.image_column, args.label_column)
+        own = replace(args, image_column=image, label_column=label)
+        if opened := _local_files(root, own, task, notes, unlabeled=True):
             files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
             words = {label: str(label) for label in files.labels or () if is_label(label)}
             notes += note_on_unknown(words.values(), class_names)
             labels = [position.get(words.get(label, "")) for label in files.labels] if files.labels else None
             return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
-    tables, local = load_tables(name, config_name, token, notes)
+    tables, local = load_tables(name, args.dataset_config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
-    image = image_column_of(table, name, image_column if image_column in table.column_names else None, notes)
     is_class = task == "image-classification"
-    fitting = label_column in table.column_names and holds_labels(table.features[label_column]) == is_class
-    target = target_column_of(table, name, image, label_column if fitting else None, task, notes)
+    there = {column: holds_labels(feature) for column, feature in table.features.items()}
+    own = replace(
+        args,
+        image_column=args.image_column if args.image_column in there else None,
+        label_column=args.label_column if there.get(args.label_column or "") == is_class else None,
+    )
+    image = image_column_of(table, own, notes)
+    target = target_column_of(table, own, image, task, notes)
     recode = None
     if target and is_class:
-        own = class_names_of(table.features[target])
-        words = dict(enumerate(own)) if own else {word: str(word) for word in table.unique(target)}
+        names = class_names_of(table.features[target])
+        words = dict(enumerate(names)) if names else {word: str(word) for word in table.unique(target)}
         notes += note_on_unknown((text for word, text in words.items() if is_label(word)), class_names)
         recode = {word: position[text] for word, text in words.items() if text in position}
     return TableRows(table, image, target, folder=local, recode=recode)
@@ -187,10 +185,8 @@ def _unlabeled_split(name: str, asked: str | None, splits: list[str]) -> str:
 
 def _local_files(
     root: Path,
+    args: DataArguments,
     task: str,
-    image_column: str | None,
-    label_column: str | None,
-    mask_suffix: str,
     notes: list[str],
     apart: Path | None = None,
     *,
@@ -213,7 +209,7 @@ def _local_files(
     if not tables:
         found: FilesAndClasses | None = None
         if task == "semantic-segmentation":
-            found = _mask_folders(root, mask_suffix, notes, unlabeled, apart)
+            found = _mask_folders(root, args.mask_suffix or "", notes, unlabeled, apart)
         if not found and (any(root.glob("*.parquet")) or any(root.glob("*/*.parquet"))):
             check_class_orders(root)
             return None
@@ -221,13 +217,11 @@ def _local_files(
             found = _class_folders(root, apart, notes)
         if found:
             if not unlabeled:
-                _check_columns(root, task, image_column, label_column)
+                _check_columns(root, args, task)
             return found
         tables = named_tables(root, to_read=True)
     if tables:
-        listed = open_file_tables(
-            folder, tables, task, image_column, label_column, notes, apart=apart, alone=root.is_file()
-        )
+        listed = open_file_tables(folder, tables, args, task, notes, apart=apart, alone=root.is_file())
         if needs_masks and not all(rows.masks for rows in listed.values()):
             raise DataError(f"The table in {str(root)!r} has no column with masks. Name it with `label_column`.")
         return listed, None
@@ -242,7 +236,7 @@ def _local_files(
     if not images.names:
         return None
     if not unlabeled:
-        _check_columns(root, task, image_column, label_column)
+        _check_columns(root, args, task)
     return {"train": FileRows(Texts(without_masks(images, notes)), root)}, None
 
 
@@ -271,10 +265,13 @@ def _class_folders(root: Path, apart: Path | None, notes: list[str]) -> FilesAnd
     return found
 
 
-def _check_columns(root: Path, task: str, image_column: str | None, label_column: str | None) -> None:
+def _check_columns(root: Path, args: DataArguments, task: str) -> None:
     """Raises DataError for the name of a column that a folder of files does not have."""
     target = TASKS[task].target
-    for flag, asked, column in (("image_column", image_column, "image"), ("label_column", label_column, target)):
+    for flag, asked, column in (
+        ("image_column", args.image_column, "image"),
+        ("label_column", args.label_column, target),
+    ):
         if asked not in (None, column):
             tables = [file for file in named_tables(root).values() if columns_there(file, asked) == [asked]]
             hint = f" To use the table that has it, pass `dataset_name={tables[0]}`." if tables else ""

@@ -10,9 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..arguments import DataArguments
 from ..files import from_json, read_csv
 from ..messages import listed
 from .finding import PACKED, files_of, find_images
@@ -27,13 +29,8 @@ FILE_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
 MASK_COLUMNS = (
-    "mask_file_name",
-    "annotation_file_name",
-    "mask",
-    "annotation",
-    "label",
-    "mask_path",
-    "segmentation_mask",
+    *("mask_file_name", "annotation_file_name", "mask", "annotation", "label"),
+    *("mask_path", "segmentation_mask"),
 )
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)([.][0-9]*)?")  # 007, 1e5, nan and inf are words
 SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset_split", "fold")
@@ -41,6 +38,65 @@ SPLIT_COLUMNS = ("split", "subset", "partition", "set", "dataset_split", "fold")
 
 def is_table(file: Path) -> bool:
     return file.suffix.lower() in _KINDS
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table that lists images, one per row."""
+
+    file: Path
+    columns: list[str]
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, file: Path) -> _Table:
+        try:
+            if file.suffix.lower() != ".jsonl":
+                return cls(file, *read_csv(file))
+            rows = [from_json(line) for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("one of its lines is not an object")
+            return cls(file, list(dict.fromkeys(key for row in rows for key in row)), rows)
+        except (OSError, ValueError) as problem:
+            raise DataError(
+                f"The table {str(file)!r} cannot be read ({problem}). Save it as UTF-8, with the columns file_name, "
+                "label."
+            ) from problem
+
+    def cells(self, column: str) -> list[Any]:
+        return [row.get(column) for row in self.rows]
+
+    def usual(self, names: Sequence[str], *others: str | None) -> str | None:
+        """The first column with a usual name, except `others`; people also write `Label`, `File name` and `ImageId`."""
+        free = [column for column in reversed(self.columns) if column not in others]
+        named = {re.sub(r"[ _-]", "", column.lower()): column for column in free}
+        return next((named[name] for one in names if (name := one.replace("_", "")) in named), None)
+
+    def checked(self, column: str | None, flag: str, what: str) -> str:
+        """Raises DataError unless the table has this column; None: no column looks like one with `what`."""
+        if column is None or column not in self.columns:
+            given = f"no column with {what}" if column is None else f"no column {column!r}"
+            raise DataError(
+                f"{str(self.file)!r} has {given}; its first row names the columns: {', '.join(self.columns)}. Name one "
+                f"of them with {flag}, or add a first row: file_name,label."
+            )
+        return column
+
+    def splits(self, *others: str | None, notes: list[str]) -> list[str]:
+        """The split that each row names in a column called `split` (or `subset`, ...), except `others`; [] if there is
+        no such column."""
+        column = self.usual(SPLIT_COLUMNS, *others)
+        words = [str(cell or "").strip() for cell in self.cells(column)] if column else []
+        roles = [role_of(word) for word in words]
+        known = [role for role in roles if role is not None]
+        if column and (len(known) < len(words) or "train" not in known):
+            shown = listed(map(repr, dict.fromkeys(words)))
+            notes.append(
+                f"{'Warning: t' if known else 'T'}he column {column!r} of {str(self.file)!r} is not used, because not "
+                f"every row names a split and one of them 'train': {shown}."
+            )
+            return []
+        return known
 
 
 def metadata_tables(root: Path) -> dict[str, Path]:
@@ -87,9 +143,9 @@ def named_tables(root: Path, *, to_read: bool = False) -> dict[str, Path]:
 
 def _lists_images(file: Path) -> bool:
     with suppress(DataError):
-        columns, rows = _read(file)
-        image = _usual(columns, FILE_COLUMNS)
-        return image is not None and bool(files_of(file, [row.get(image) for row in rows[:1]], [])[0])
+        table = _Table.read(file)
+        image = table.usual(FILE_COLUMNS)
+        return image is not None and bool(files_of(file, table.cells(image)[:1], [])[0])
     return False
 
 
@@ -101,7 +157,7 @@ def columns_there(root: Path, *asked: str | None) -> list[str | None]:
     found: set[str] = set()
     for file in filter(is_table, files):
         with suppress(DataError):  # it is reported if it is used
-            found.update(_read(file)[0])
+            found.update(_Table.read(file).columns)
     return [column if column in found else None for column in asked]
 
 
@@ -120,21 +176,21 @@ def note_on_tables_beside(root: Path, classes: Sequence[str], splits: Mapping[st
     """
     for file in named_tables(root).values():
         try:
-            columns, rows = _read(file)
+            table = _Table.read(file)
         except DataError:
             continue  # a file for something else
-        image = _usual(columns, FILE_COLUMNS)
-        label = _usual([column for column in columns if column != image], LABEL_COLUMNS)
+        image = table.usual(FILE_COLUMNS)
+        label = table.usual(LABEL_COLUMNS, image)
         paths = [Path(name) for found in splits.values() for name in found.ids]
         known = {*(path.name for path in paths), *(path.stem for path in paths)}
-        if image is None or known.isdisjoint(Path(str(row.get(image))).name for row in rows):
+        if image is None or known.isdisjoint(Path(str(cell)).name for cell in table.cells(image)):
             continue  # it lists other files
-        if classes and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in rows):
+        if classes and label and any(str(row.get(label)) not in Path(str(row.get(image))).parts for row in table.rows):
             unused = "labels"
-        elif {*_splits_in(file, columns, rows, {image, label}, [])} - {"train"}:
+        elif {*table.splits(image, label, notes=[])} - {"train"}:
             unused = "splits"
-        elif classes and label is None and len(columns) > 1:
-            unused = f"columns {listed(repr(column) for column in columns if column != image)}"
+        elif classes and label is None and len(table.columns) > 1:
+            unused = f"columns {listed(repr(column) for column in table.columns if column != image)}"
         else:
             continue
         return [
@@ -159,9 +215,8 @@ def check_is_table(file: Path) -> None:
 def open_file_tables(
     root: Path,
     tables: dict[str, Path],
+    args: DataArguments,
     task: str,
-    image_column: str | None,
-    label_column: str | None,
     notes: list[str],
     *,
     apart: Path | None = None,
@@ -170,7 +225,6 @@ def open_file_tables(
     """Splits of a folder whose images are listed in tables.
 
     Args:
-        notes: receives messages about images that no table lists.
         apart: a folder inside, which the tables need not list.
         alone: the user named the table and not its folder, which may be full of other things.
 
@@ -179,7 +233,7 @@ def open_file_tables(
     """
     splits: dict[str, FileRows] = {}
     for role, file in tables.items():
-        rows, own_splits = _open(file, root, task, image_column, label_column, notes)
+        rows, own_splits = _open(_Table.read(file), root, args, task, notes)
         if len(tables) > 1:
             splits[role] = rows
         else:
@@ -207,27 +261,25 @@ def _notes_on_unlisted(
     return notes
 
 
-def _open(
-    file: Path, root: Path, task: str, image_column: str | None, label_column: str | None, notes: list[str]
-) -> tuple[FileRows, list[str]]:
+def _open(table: _Table, root: Path, args: DataArguments, task: str, notes: list[str]) -> tuple[FileRows, list[str]]:
     """The rows of a table, and the split of each if a column tells; [] if none does."""
-    columns, rows = _read(file)
-    image = _column(file, columns, image_column or _usual(columns, FILE_COLUMNS), "`image_column`", "file names")
-    rows = [row for row in rows if any(not _is_empty(cell) for cell in row.values())]
-    if nameless := sum(_is_empty(row.get(image)) for row in rows):
+    file = table.file
+    image = table.checked(args.image_column or table.usual(FILE_COLUMNS), "`image_column`", "file names")
+    table = replace(table, rows=[row for row in table.rows if any(not _is_empty(cell) for cell in row.values())])
+    if nameless := sum(map(_is_empty, table.cells(image))):
         raise DataError(
-            f"{nameless} of {len(rows)} rows of {str(file)!r} have no file name in the column {image!r}. Add the "
+            f"{nameless} of {len(table.rows)} rows of {str(file)!r} have no file name in the column {image!r}. Add the "
             "names, or remove these rows."
         )
     usual = LABEL_COLUMNS if task == "image-classification" else MASK_COLUMNS
-    target = label_column or _usual([column for column in columns if column != image], usual)
+    target = args.label_column or table.usual(usual, image)
     if target is not None:
-        _column(file, columns, target, "`label_column`", "labels")
-    paths = _listed_files(file, [row.get(image) for row in rows], image, notes)
-    splits = _splits_in(file, columns, rows, {image, target}, notes)
+        table.checked(target, "`label_column`", "labels")
+    paths = _listed_files(file, table.cells(image), image, notes)
+    splits = table.splits(image, target, notes=notes)
     if target is None:
-        return FileRows(paths, root, columns=columns), splits
-    cells = [row.get(target) for row in rows]
+        return FileRows(paths, root, columns=table.columns), splits
+    cells = table.cells(target)
     if several := next((cell for cell in cells if isinstance(cell, (list, dict))), None):
         raise DataError(
             f"The column {target!r} of {str(file)!r} contains {several!r}, but an image has one label: a word or a "
@@ -281,24 +333,6 @@ def _by_folder(rows: FileRows, root: Path, role: str) -> dict[str, FileRows]:
     return _by_split(rows, [str(role) for role in roles])
 
 
-def _splits_in(
-    file: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], used: set[str | None], notes: list[str]
-) -> list[str]:
-    """The split that each row names in a column called `split` (or `subset`, ...); [] if there is no such column."""
-    column = _usual([name for name in columns if name not in used], SPLIT_COLUMNS)
-    words = [str(row.get(column) or "").strip() for row in rows] if column else []
-    roles = [role_of(word) for word in words]
-    known = [role for role in roles if role is not None]
-    if column and (len(known) < len(rows) or "train" not in known):
-        shown = listed(map(repr, dict.fromkeys(words)))
-        notes.append(
-            f"{'Warning: t' if known else 'T'}he column {column!r} of {str(file)!r} is not used, because not every row "
-            f"names a split and one of them 'train': {shown}."
-        )
-        return []
-    return known
-
-
 def _by_split(rows: FileRows, names: Sequence[str]) -> dict[str, FileRows]:
     """The rows of each split; {} if no row names one."""
     splits = {}
@@ -310,37 +344,6 @@ def _by_split(rows: FileRows, names: Sequence[str]) -> dict[str, FileRows]:
         )
         splits[found] = FileRows(images or [], rows.images.root, masks=masks, labels=labels, columns=rows.columns)
     return splits
-
-
-def _read(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    try:
-        if file.suffix.lower() != ".jsonl":
-            return read_csv(file)
-        rows = [from_json(line) for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-        if not all(isinstance(row, dict) for row in rows):
-            raise ValueError("one of its lines is not an object")
-        return list(dict.fromkeys(key for row in rows for key in row)), rows
-    except (OSError, ValueError) as problem:
-        raise DataError(
-            f"The table {str(file)!r} cannot be read ({problem}). Save it as UTF-8, with the columns file_name, label."
-        ) from problem
-
-
-def _column(file: Path, columns: Sequence[str], name: str | None, flag: str, what: str) -> str:
-    """Raises DataError unless the table has a column of this name; None: no column looks like one with `what`."""
-    if name is None or name not in columns:
-        given = f"no column with {what}" if name is None else f"no column {name!r}"
-        raise DataError(
-            f"{str(file)!r} has {given}; its first row names the columns: {', '.join(columns)}. Name one of them with "
-            f"{flag}, or add a first row: file_name,label."
-        )
-    return name
-
-
-def _usual(columns: Sequence[str], usual: Sequence[str]) -> str | None:
-    """The first column with a usual name; people also write `Label`, `File name` and `ImageId`."""
-    named = {re.sub(r"[ _-]", "", column.lower()): column for column in reversed(columns)}
-    return next((named[name] for one in usual if (name := one.replace("_", "")) in named), None)
 
 
 def _is_empty(cell: Any) -> bool:

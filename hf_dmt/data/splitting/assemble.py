@@ -25,7 +25,7 @@ from .contents import digest_of_scanned, notes_on_moved_rows, of_same_data
 from .duplicates import duplicate_notes, notes_on_pair, without_copies
 from .scan import ScannedImages, listing, scan
 from .splits import choose_labeled, describe, earlier_split, held_out_before, hold_out, origin, read_ids, rows_of
-from .unlabeled import folder_apart, notes_on_idle, notes_on_unused_splits, unlabeled_images, with_own_unlabeled
+from .unlabeled import notes_on_idle, notes_on_unused_splits, unlabeled_images, with_own_unlabeled
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,7 @@ def assemble(
     if args.split_seed < 0:
         raise DataError(f"`split_seed` must be at least 0, got {args.split_seed}. Give 0, 1, 2, ...")
     notes: list[str] = []
-    splits, names = open_splits(
-        args.dataset_name,
-        task=task,
-        config_name=args.dataset_config_name,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        mask_suffix=args.mask_suffix or "",
-        apart=folder_apart(args),
-        token=token,
-        notes=notes,
-    )
+    splits, names = open_splits(args, task, notes, token)
     everything = _training_images(splits, task, args, notes)
     everything, names = with_classes(everything, names, args, model_classes, notes)
 

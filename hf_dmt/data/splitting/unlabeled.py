@@ -16,14 +16,6 @@ from ..reading.split_names import role_of, with_role
 from .scan import ScannedImages, listing, scan
 
 
-def folder_apart(args: DataArguments) -> str | None:
-    """The folder of the unlabeled images, which is not searched for labeled ones."""
-    if args.unlabeled_split is None or args.unlabeled_dataset_name is not None:
-        return args.unlabeled_dir
-    own = only_folder_with_splits(Path(args.dataset_name or "").expanduser()) / args.unlabeled_split
-    return str(own) if role_of(own.name) is None and own.is_dir() else args.unlabeled_dir
-
-
 def with_own_unlabeled(args: DataArguments, splits: dict[str, Rows], all_used: bool, notes: list[str]) -> DataArguments:
     """The arguments, with the data set's own folder or split called `unlabeled` if no other image is unlabeled."""
     root = only_folder_with_splits(Path(args.dataset_name or "").expanduser())
@@ -61,18 +53,9 @@ def unlabeled_images(
     if args.unlabeled_dir is not None:
         rows = open_unlabeled_folder(args.unlabeled_dir, notes)
     else:
-        rows = open_unlabeled_table(
-            args.unlabeled_dataset_name or args.dataset_name or "",
-            args.unlabeled_split,
-            task=everything.images.task,
-            config_name=None if args.unlabeled_dataset_name else args.dataset_config_name,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            class_names=names,
-            mask_suffix=args.mask_suffix or "",
-            token=token,
-            notes=notes,
-        )
+        if args.unlabeled_dataset_name:
+            args = replace(args, dataset_name=args.unlabeled_dataset_name, dataset_config_name=None)
+        rows = open_unlabeled_table(args, everything.images.task, notes, token, class_names=names)
     class_of = None if everything.images.task == "image-classification" else everything.images.class_of
     found = replace(everything.images, rows=rows, chosen=np.arange(len(rows.ids)), class_of=class_of)
     return scan(found, "unlabeled", skip_corrupt=args.skip_corrupt_images, notes=notes, masks_matter=False)
