@@ -17,6 +17,9 @@ BUILTIN_SETS = ("digits", "digit-scenes")
 VALIDATION_PER_CLASS = 10
 TEST_PER_CLASS = 50
 SPLITS = ("train", "validation", "test")
+SCENE_SIZE = 48  # pixels; digits are 16 to 24 pixels high
+SCENE_CLASSES = (0, 1, 2, 3)  # the digits that occur
+DIGITS_PER_SCENE = (2, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,45 +87,32 @@ def _digits() -> dict[str, BuiltinSet]:
     }
 
 
-def digit_scenes(
-    seed: int = 0,
-    *,
-    size: int = 48,
-    classes: tuple[int, ...] = (0, 1, 2, 3),
-    digits_per_scene: tuple[int, int] = (2, 4),
-    counts: tuple[int, int, int] = (600, 60, 200),
-) -> dict[str, BuiltinSet]:
+def digit_scenes(seed: int = 0, counts: tuple[int, int, int] = (600, 60, 200)) -> dict[str, BuiltinSet]:
     """Scenes of several digits on textured backgrounds; class 0 is background, then one class per digit.
 
     Colors do not depend on the class: a digit is lighter or darker than its surroundings, with a random tint. The
-    scenes of a split only use the digits of that split.
+    scenes of a split only use the digits of that split. A few digits overlap, and later ones cover earlier ones.
 
     Args:
-        seed: determines the scenes.
-        size: side of the scenes in pixels; digits are 16 to 24 pixels high at 48.
-        classes: the digits that occur.
-        digits_per_scene: minimum and maximum number of digits in a scene; a few overlap, and later ones cover earlier
-            ones.
         counts: number of scenes for training, validation and testing.
     """
-    names = ("background", *(str(digit) for digit in classes))
+    names = ("background", *(str(digit) for digit in SCENE_CLASSES))
     scenes = {}
     for part, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
         source = load_builtin("digits")[split]
         assert source.labels is not None
-        pools = [source.images[source.labels == digit] for digit in classes]
+        pools = [source.images[source.labels == digit] for digit in SCENE_CLASSES]
         rng = np.random.RandomState([seed, part])
-        fewest, most = digits_per_scene
-        pairs = [_scene(pools, rng, size, rng.randint(fewest, most + 1)) for _ in range(count)]
+        fewest, most = DIGITS_PER_SCENE
+        pairs = [_scene(pools, rng, rng.randint(fewest, most + 1)) for _ in range(count)]
         images, masks = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         scenes[split] = BuiltinSet(images, names, masks=masks)
     return scenes
 
 
-def _scene(
-    pools: list[np.ndarray], rng: np.random.RandomState, size: int, digits: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: image uint8 (size, size, 3) and mask uint8 (size, size)."""
+def _scene(pools: list[np.ndarray], rng: np.random.RandomState, digits: int) -> tuple[np.ndarray, np.ndarray]:
+    """One scene: image uint8 (48, 48, 3) and mask uint8 (48, 48)."""
+    size = SCENE_SIZE
     # Texture: coarse patches of color and fine grain.
     patches = Image.fromarray(rng.randint(90, 166, (4, 4, 3)).astype(np.uint8))
     image = np.asarray(patches.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)

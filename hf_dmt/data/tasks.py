@@ -12,7 +12,6 @@ class Task:
     """What differs between the tasks.
 
     Attributes:
-        name: as in `--task`.
         target: the key of an item's truth: `label`, one class id, or `mask`, (H, W) class ids.
         units: what is labeled, selected, weighted and counted: `images` or `pixels`.
         metric: the main metric, a fraction in [0, 1]; it chooses the exported root and the best weights.
@@ -20,7 +19,6 @@ class Task:
         pipeline: the name of the task in transformers' pipelines and on the Hub.
     """
 
-    name: str
     target: str
     units: str
     metric: str
@@ -29,23 +27,19 @@ class Task:
 
 
 TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "image-classification",
-            target="label",
-            units="images",
-            metric="accuracy",
-            auto_class="AutoModelForImageClassification",
-            pipeline="image-classification",
-        ),
-        Task(
-            "semantic-segmentation",
-            target="mask",
-            units="pixels",
-            metric="mean_iou",
-            auto_class="AutoModelForSemanticSegmentation",
-            pipeline="image-segmentation",
-        ),
-    )
+    "image-classification": Task(
+        target="label",
+        units="images",
+        metric="accuracy",
+        auto_class="AutoModelForImageClassification",
+        pipeline="image-classification",
+    ),
+    "semantic-segmentation": Task(
+        target="mask",
+        units="pixels",
+        metric="mean_iou",
+        auto_class="AutoModelForSemanticSegmentation",
+        pipeline="image-segmentation",
+    ),
 }
+"""By the name that `--task` takes."""

@@ -28,9 +28,6 @@ _OF_MASKS = re.compile(rf"(^|[-_ ])({'|'.join(MASK_FOLDERS)})$|^segmentation(cla
 def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
     """All images in a flat or nested folder.
 
-    Args:
-        notes: receives messages about skipped files.
-
     Raises:
         DataError: no such folder, or no images in it.
     """
@@ -50,7 +47,6 @@ def without_masks(found: Folder, notes: list[str], depth: int = 0) -> list[str]:
     """The images of a folder, without those in `masks/` beside `images/`, which would get labels like any image.
 
     Args:
-        notes: receives messages about all that is skipped.
         depth: of the folders that are not compared, because their names are those of classes.
     """
     notes += found.notes()

@@ -25,9 +25,6 @@ def load_tables(
 ) -> tuple[dict[str, datasets.Dataset], Path | None]:
     """The splits, and the local folder they come from, if any.
 
-    Args:
-        notes: receives messages about parquet files that are missing or not used.
-
     Raises:
         DataError: there is no such data set, or it cannot be read.
     """

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,6 +141,19 @@ def cache_file() -> Path:
     return Path(os.path.expandvars(assets)).expanduser() / "hf_dmt" / "looks.sqlite"
 
 
+def _connected(file: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(file, timeout=30, check_same_thread=False, isolation_level=None)
+    try:
+        database.execute(
+            f"CREATE TABLE IF NOT EXISTS {_TABLE} (folder TEXT, name TEXT, kind TEXT, stamp TEXT, look TEXT, "
+            "PRIMARY KEY (folder, name, kind)) WITHOUT ROWID"
+        )
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
 class LookCache:
     """Cached results for any number of threads and processes; a context manager.
 
@@ -165,9 +177,7 @@ class LookCache:
     def __enter__(self) -> LookCache:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._flush()
             if self._database is not None:
@@ -200,24 +210,13 @@ class LookCache:
 
     @staticmethod
     def _open(file: Path) -> sqlite3.Connection:
-        create = (
-            f"CREATE TABLE IF NOT EXISTS {_TABLE} (folder TEXT, name TEXT, kind TEXT, stamp TEXT, look TEXT, "
-            "PRIMARY KEY (folder, name, kind)) WITHOUT ROWID"
-        )
-        for attempt in (1, 2):
-            database = sqlite3.connect(file, timeout=30, check_same_thread=False, isolation_level=None)
-            try:
-                database.execute(create)
-                return database
-            except sqlite3.OperationalError:  # locked for half a minute, or a folder without write permission
-                database.close()
-                raise
-            except sqlite3.DatabaseError:  # not a database: damaged by a crash, or a different file
-                database.close()
-                if attempt == 2:
-                    raise
-                file.unlink()
-        raise AssertionError("unreachable")
+        try:
+            return _connected(file)
+        except sqlite3.OperationalError:  # locked for half a minute, or a folder without write permission
+            raise
+        except sqlite3.DatabaseError:  # not a database: damaged by a crash, or a different file
+            file.unlink()
+            return _connected(file)
 
     def _in_folder(self, folder: str) -> dict[tuple[str, str], tuple[str, str]]:
         """Stamp and look of everything known in a folder, by name and kind: one query instead of one per file."""

@@ -92,8 +92,7 @@ class TablePlaces:
 class Rows(Protocol):
     """Undecoded images and targets by row, each with an id."""
 
-    @property
-    def ids(self) -> Texts: ...
+    ids: Texts
 
     def raw(self, row: int) -> tuple[Any, Any]:
         """`(image, target)` before decoding; target None if there is none."""
@@ -101,11 +100,11 @@ class Rows(Protocol):
 
     def targets(self) -> Sequence[Any] | None:
         """All targets without reading an image (class labels only), or None."""
-        ...
+        return None
 
     def places(self, row: int) -> tuple[Place | None, Place | None]:
         """The locations of image and target, stable between runs; None if there is none, and for labels."""
-        ...
+        return None, None
 
 
 class TableRows:
@@ -215,7 +214,7 @@ class FileRows:
         return place_of(self.images.text(row)), place_of(self.masks.text(row)) if self.masks and has_mask else None
 
 
-class BuiltinRows:
+class BuiltinRows(Rows):
     """An embedded set, whose images need no decoding."""
 
     def __init__(self, items: Any) -> None:
@@ -228,11 +227,8 @@ class BuiltinRows:
     def targets(self) -> Sequence[Any] | None:
         return getattr(self.items, "labels", None)
 
-    def places(self, row: int) -> tuple[Place | None, Place | None]:
-        return None, None
 
-
-class WithoutTargets:
+class WithoutTargets(Rows):
     """Rows without their targets."""
 
     def __init__(self, rows: Rows) -> None:
@@ -240,9 +236,6 @@ class WithoutTargets:
 
     def raw(self, row: int) -> tuple[Any, Any]:
         return self.rows.raw(row)[0], None
-
-    def targets(self) -> Sequence[Any] | None:
-        return None
 
     def places(self, row: int) -> tuple[Place | None, Place | None]:
         return self.rows.places(row)[0], None

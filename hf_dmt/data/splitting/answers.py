@@ -54,24 +54,21 @@ def with_answers(
         )
     rows = np.asarray([row_of[name] for name in answers], dtype=np.int64)
     chosen = unlabeled.subset(rows)
-    if labeled.images.task == "semantic-segmentation":
-        for (name, mask), size in zip(answers.items(), chosen.sizes.tolist(), strict=True):
-            check_mask_size(mask.shape, (size[0], size[1]), name)
-    both = _AnsweredRows(labeled.images, chosen.images, list(answers.values()))
-    value_of = {index: value for value, index in labeled.images.classes_of_values(len(names)).items()}
     values = np.empty(len(answers), dtype=object)
     if labeled.images.task == "semantic-segmentation":
-        for place, mask in enumerate(answers.values()):
+        value_of = {index: value for value, index in labeled.images.classes_of_values(len(names)).items()}
+        for place, (name, mask) in enumerate(answers.items()):
+            width, height = chosen.sizes[place].tolist()
+            check_mask_size(mask.shape, (width, height), name)
             values[place] = tuple(value_of[int(value)] for value in np.unique(mask) if value != IGNORE_INDEX)
+    both = _AnsweredRows(labeled.images, chosen.images, list(answers.values()))
     class_of = labeled.images.class_of if labeled.images.task == "semantic-segmentation" else None
     images = replace(labeled.images, rows=both, chosen=np.arange(len(both.ids)), class_of=class_of)
     notes.append(f"{len(answers)} unlabeled images are now labeled: {', '.join(args.extra_labels or ())}.")
     others = np.setdiff1d(np.arange(len(unlabeled)), rows)
     left = unlabeled.subset(others) if len(others) else None
-    chosen = replace(chosen, values=values)
-    facts = ("sizes", "modes", "values", "contents", "mask_contents")
-    joined = [np.concatenate([getattr(part, fact) for part in (labeled, chosen)]) for fact in facts]
-    return ScannedImages(images, *joined), left
+    facts = zip(labeled.facts, replace(chosen, values=values).facts, strict=True)
+    return ScannedImages(images, *(np.concatenate(both_facts) for both_facts in facts)), left
 
 
 def _merge(answers: dict[str, Any], more: dict[str, Any], path: str) -> None:
@@ -111,7 +108,6 @@ def read_answers(
     Args:
         path: the folder of a queue, or a file: for classification a CSV with the columns id and label, for segmentation
             COCO regions, with the `queue.csv` beside them that maps regions to images.
-        notes: receives messages about files in the folder that are not answers.
         contents: of the images here, a hash of each file by id.
 
     Raises:
@@ -195,21 +191,19 @@ def _image_answers(
             f"{len(against)} images have contradicting answers in the table and the class folders:\n"
             f"{listed_lines(against)}\nDecide: correct the table, or move the image."
         )
-    _check_classes({name: answers[0] for name, answers in said.items() if answers}, names)
-    return {name: _class(answers[0], names) for name, answers in said.items() if answers}
-
-
-def _check_classes(answers: dict[str, str], names: Sequence[str]) -> None:
-    """Raises DataError that lists all unknown labels at once, so that they can be corrected in one go."""
-    problems: dict[str, str] = {}
-    for name, label in answers.items():
+    classes: dict[str, int] = {}
+    unknown: dict[str, tuple[str, DataError]] = {}  # all at once, so that they can be corrected in one go
+    for name, label in ((name, answers[0]) for name, answers in said.items() if answers):
         try:
-            _class(label, names)
+            classes[name] = _class(label, names)
         except DataError as problem:
-            problems.setdefault(label, f"{problem} (first for {name!r})")
-    if len(problems) > 1:
-        lines = listed_lines(list(problems.values()))
-        raise DataError(f"{len(problems)} different labels are unknown:\n{lines}\nCorrect them.")
+            unknown.setdefault(label, (name, problem))
+    if len(unknown) > 1:
+        shown = listed_lines([f"{reason} (first for {name!r})" for name, reason in unknown.values()])
+        raise DataError(f"{len(unknown)} different labels are unknown:\n{shown}\nCorrect them.")
+    for _, reason in unknown.values():
+        raise reason
+    return classes
 
 
 def _class(label: str, names: Sequence[str]) -> int:

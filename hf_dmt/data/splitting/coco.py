@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..tasks import IGNORE_INDEX
 
 TO_LABEL = "to label"  # the category of regions that nobody has answered yet
 _SAME_REGION = 0.5  # intersection over union above which two regions are the same
+_Region = tuple[int, np.ndarray, Any]  # class, (H, W) bool, and id of an annotation
 _NEAR = 1.5  # pixels between the corners of a box and the same box after rounding by a tool
 
 
@@ -28,7 +30,6 @@ def region_masks(
     Args:
         lines: the queue's table; its labels count for regions that still have the category `TO_LABEL`.
         class_of: the class of a name; raises for unknown names.
-        notes: receives messages about overlaps.
 
     Raises:
         DataError: regions that contradict each other, invalid regions, or regions of images that are not in the queue.
@@ -37,9 +38,9 @@ def region_masks(
     images = {image["id"]: image for image in coco["images"]}
     categories = {category["id"]: str(category["name"]) for category in coco["categories"]}
     labels = _labels(coco["annotations"], categories, images, lines)
-    drawn: dict[str, list[tuple[int, np.ndarray, Any]]] = {}
+    drawn: dict[str, list[_Region]] = {}
     for annotation in coco["annotations"]:
-        label = labels.get(_key(annotation))
+        label = labels.get(str(annotation["id"]))
         if not label:
             continue
         image = _entry(images, annotation["image_id"], annotation, "image")
@@ -51,10 +52,6 @@ def region_masks(
             notes.append(f"Warning: annotation {annotation['id']} covers no pixel of {name} and is ignored.")
     _check_contradictions(drawn)
     return {name: _together(name, regions, notes) for name, regions in drawn.items()}
-
-
-def _key(annotation: Mapping[str, Any]) -> str:
-    return str(annotation["id"])
 
 
 def _entry(entries: Mapping[Any, Any], key: Any, annotation: Mapping[str, Any], what: str) -> Any:
@@ -72,14 +69,11 @@ def _labels(
     lines: Sequence[Mapping[str, str]],
 ) -> dict[str, str]:
     """The class given to each annotation, by its id; unanswered ones are omitted."""
-    named = {
-        _key(annotation): _entry(categories, annotation["category_id"], annotation, "category")
-        for annotation in annotations
-    }
+    by_key = {str(one["id"]): one for one in annotations}
+    named = {str(one["id"]): _entry(categories, one["category_id"], one, "category") for one in annotations}
     found = {key: name for key, name in named.items() if name != TO_LABEL}
     said: dict[str, str] = {}
     lost, contradictions = [], []
-    by_key = {_key(annotation): annotation for annotation in annotations}
     for line in lines:
         if not line["label"]:
             continue
@@ -174,22 +168,18 @@ def _pixels(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarra
         ) from problem
 
 
-def _check_contradictions(drawn: Mapping[str, Sequence[tuple[int, np.ndarray, Any]]]) -> None:
-    twice = []
-    for name, regions in drawn.items():
-        for position, (label, inside, number) in enumerate(regions):
-            for other_label, other, other_number in regions[:position]:
-                if label == other_label:
-                    continue
-                if (inside & other).sum() >= _SAME_REGION * (inside | other).sum():
-                    twice.append(
-                        f"{name}: annotations {other_number} and {number} are the same region with two classes"
-                    )
+def _check_contradictions(drawn: Mapping[str, Sequence[_Region]]) -> None:
+    twice = [
+        f"{name}: annotations {number} and {other_number} are the same region with two classes"
+        for name, regions in drawn.items()
+        for (label, inside, number), (other_label, other, other_number) in combinations(regions, 2)
+        if label != other_label and (inside & other).sum() >= _SAME_REGION * (inside | other).sum()
+    ]
     if twice:
         raise DataError(f"{len(twice)} answers contradict:\n{listed_lines(twice)}\nDecide, and delete one of the two.")
 
 
-def _together(name: str, regions: Sequence[tuple[int, np.ndarray, Any]], notes: list[str]) -> np.ndarray:
+def _together(name: str, regions: Sequence[_Region], notes: list[str]) -> np.ndarray:
     mask = np.full(regions[0][1].shape, IGNORE_INDEX, dtype=np.int64)
     disputed = np.zeros(mask.shape, dtype=bool)
     for label, inside, _ in regions:

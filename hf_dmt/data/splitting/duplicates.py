@@ -34,7 +34,6 @@ def without_copies(
 
     Args:
         scored: eval and test images by role.
-        notes: receives a message about what is left out.
     """
     for role, found in scored.items():
         if found is None:

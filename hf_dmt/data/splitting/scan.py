@@ -50,9 +50,12 @@ class ScannedImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def facts(self) -> tuple[np.ndarray, ...]:
+        return self.sizes, self.modes, self.values, self.contents, self.mask_contents
+
     def subset(self, positions: np.ndarray) -> ScannedImages:
-        facts = (self.sizes, self.modes, self.values, self.contents, self.mask_contents)
-        return ScannedImages(self.images.subset(positions), *(fact[positions] for fact in facts))
+        return ScannedImages(self.images.subset(positions), *(fact[positions] for fact in self.facts))
 
     @property
     def has_target(self) -> np.ndarray:
@@ -70,7 +73,6 @@ def scan(
 
     Args:
         role: the name of the set in messages: training, eval, test, unlabeled.
-        notes: receives messages about skipped images.
         masks_matter: False for masks that would only be scored: if one cannot be used, none is.
 
     Raises:
