@@ -50,9 +50,11 @@ class MaskReading:
         """The classes of the colors, without void; two colors may belong to one class."""
         return list(dict.fromkeys(name for name, _ in self.colors if not is_void(name)))
 
-    def class_of_color(self, position: int) -> int:
-        name = self.colors[position][0]
-        return COLOR_VOID if is_void(name) else self.names.index(name)
+    @property
+    def class_of_color(self) -> np.ndarray:
+        """(number of colors,) int32: the class of each, `COLOR_VOID` for void."""
+        classes = [COLOR_VOID if is_void(name) else self.names.index(name) for name, _ in self.colors]
+        return np.array(classes, dtype=np.int32)
 
 
 PLAIN = MaskReading()
@@ -245,8 +247,7 @@ def _ids_of_colors(mask: Image.Image, name: str, reading: MaskReading) -> np.nda
     known = np.array([r << 16 | g << 8 | b for _, (r, g, b) in reading.colors])
     order = np.argsort(known)
     place = order[np.searchsorted(known, packed, sorter=order).clip(max=len(known) - 1)]
-    classes = np.array([reading.class_of_color(position) for position in range(len(known))], dtype=np.int32)
-    ids = classes[place]
+    ids = reading.class_of_color[place]
     seen = pixels[..., 3] > 0
     strange = (known[place] != packed) & seen
     if strange.any():
