@@ -27,7 +27,7 @@ class PairDataset(Dataset[dict[str, dict[str, Any]]]):
         labeled: map-style, `{'image': PIL, 'label': int}`, or `{'image': PIL, 'mask': PIL or (H, W) integers}` with
             -100 for void.
         unlabeled: map-style, `{'image': PIL}`; anything else in its items is ignored. None without pseudo labels.
-        views: the random view of each member (an `ImageView` or a `PixelView`).
+        views: the view of each member, see `train_view`.
         image_size: segmentation: images are first resized to this shorter side, never enlarged.
         num_classes: labels are checked against it when they are read.
         exact_decoding: decode every pixel of large images, even if fewer would do.

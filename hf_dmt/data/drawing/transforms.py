@@ -14,6 +14,7 @@ the seed and its input. With `seed_for(run_seed, member, draw, index)` as the se
 stream, and a resumed run draws what the uninterrupted run would have drawn.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,6 @@ class ImageView:
     """
 
     def __init__(self, size: int, *, strong: bool = False, hflip: bool = True) -> None:
-        check_size(size)
         self.size = size
         self.hflip = hflip
         self.shrink = v2.RandomResizedCrop(size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
@@ -110,26 +110,6 @@ class _RandAugment(v2.RandAugment):  # type: ignore[misc]
         return changed
 
 
-class PlainView:
-    """The same view of an image every time: RGB PIL image -> float32 (3, size, size) in [0, 1].
-
-    The shorter side becomes `size` and the square in the middle is kept, as most image processors do.
-
-    Args:
-        size: Side of the view in pixels.
-    """
-
-    def __init__(self, size: int) -> None:
-        check_size(size)
-        self.size = size
-        self.resize = v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Raises ValueError if the image is not in RGB mode."""
-        check_rgb(image)
-        return F.to_dtype(self.resize(image), torch.float32, scale=True)
-
-
 class PixelView:
     """A random view of an image with its class ids and confidences; the three are always moved together.
 
@@ -147,7 +127,6 @@ class PixelView:
     """
 
     def __init__(self, size: int, *, scale: bool = True, photometric: bool = False, hflip: bool = True) -> None:
-        check_size(size)
         self.size = size
         self.scale = scale
         self.hflip = hflip
@@ -219,10 +198,10 @@ class PixelView:
         return pixels, target
 
 
-def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageView | PlainView | PixelView:
+def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> Callable[..., Any]:
     """The view that `--augmentation name` means for a task.
 
-    - none: for image classification, the central square, always the same;
+    - none: for images, the central square, always the same: the shorter side becomes `size`, as in most processors;
     - weak: crop and flip;
     - strong: for images crop, flip, RandAugment and Cutout; for masks scale, crop, flip and colors;
     - scale-crop-flip: for masks, scale, crop and flip.
@@ -230,9 +209,12 @@ def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageV
     Raises:
         ValueError: a name that the task does not have, an unknown task, or a size below 1.
     """
+    if size < 1:
+        raise ValueError(f"A view of {size}x{size} pixels has no pixels: image_size must be at least 1.")
     if task == "image-classification":
         if name == "none":
-            return PlainView(size)
+            to_float = v2.ToDtype(torch.float32, scale=True)
+            return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size), v2.PILToTensor(), to_float])
         if name in ("weak", "strong"):
             return ImageView(size, strong=name == "strong", hflip=hflip)
         choices = "none, weak, strong"
@@ -243,12 +225,6 @@ def train_view(name: str, size: int, task: str, *, hflip: bool = True) -> ImageV
     else:
         raise ValueError(f"Unknown task {task!r}: use image-classification or semantic-segmentation.")
     raise ValueError(f"There is no augmentation {name!r} for {task}: choose one of {choices}.")
-
-
-def check_size(size: int) -> None:
-    """Raises ValueError unless a view of `size` x `size` pixels can exist."""
-    if size < 1:
-        raise ValueError(f"A view of {size}x{size} pixels has no pixels: image_size must be at least 1.")
 
 
 def check_rgb(image: Image.Image) -> None:
