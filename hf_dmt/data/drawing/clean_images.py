@@ -118,22 +118,18 @@ class CleanCollator:
         for position, size in enumerate(sizes):
             shapes = tuple(tensors[position].shape for tensors in made.values())
             groups[shapes, size if self.by_size else None].append(position)
-        return [self._batch(items, made, sizes, positions) for positions in groups.values()]
-
-    def _batch(
-        self,
-        items: list[dict[str, Any]],
-        made: dict[int, list[Tensor]],
-        sizes: list[tuple[int, int]],
-        positions: list[int],
-    ) -> CleanBatch:
-        stacked = {key: torch.stack([tensors[place] for place in positions]) for key, tensors in made.items()}
-        return CleanBatch(
-            inputs={member: stacked[id(function)] for member, function in self.prepare.items()},
-            labels=[items[place]["labels"] for place in positions],
-            index=[items[place]["index"] for place in positions],
-            sizes=[sizes[place] for place in positions],
-        )
+        batches = []
+        for positions in groups.values():
+            stacked = {key: torch.stack([tensors[place] for place in positions]) for key, tensors in made.items()}
+            batches.append(
+                CleanBatch(
+                    inputs={member: stacked[id(function)] for member, function in self.prepare.items()},
+                    labels=[items[place]["labels"] for place in positions],
+                    index=[items[place]["index"] for place in positions],
+                    sizes=[sizes[place] for place in positions],
+                )
+            )
+        return batches
 
 
 def fit_shorter_side(image: Image.Image, side: int, size: tuple[int, int] | None = None) -> Image.Image:

@@ -75,13 +75,7 @@ class PhaseBatchSampler:
         self.rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def begin(
-        self,
-        phase: int,
-        steps: int,
-        labeled: dict[str, np.ndarray],
-        pseudo: dict[str, np.ndarray],
-        *,
-        done: int = 0,
+        self, phase: int, steps: int, labeled: dict[str, np.ndarray], pseudo: dict[str, np.ndarray], *, done: int = 0
     ) -> None:
         """Set the phase: its number of updates and, for each training member, the rows it draws from (empty: none of
         this kind).

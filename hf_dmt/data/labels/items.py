@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -44,14 +44,13 @@ def labels_at_hand(source: Any) -> list[Any] | None:
     return None
 
 
-def _labels(source: Any, role: str) -> Sequence[tuple[int, Any]]:
+def _labels(source: Any, role: str) -> Iterable[tuple[int, Any]]:
+    """Positions and labels: all labels if no image has to be decoded, otherwise a few."""
     if isinstance(source, ImageSet):
         return []  # checked when the run's image sets were built
     if (labels := labels_at_hand(source)) is not None:
-        return list(enumerate(labels))
-    return [
-        (position, _item(source, position, role).get("label")) for position in evenly_spread(len(source), _LOOKED_AT)
-    ]
+        return enumerate(labels)
+    return ((place, _item(source, place, role).get("label")) for place in evenly_spread(len(source), _LOOKED_AT))
 
 
 def evenly_spread(count: int, most: int) -> list[int]:

@@ -16,7 +16,7 @@ from ..messages import listed
 from ..tasks import IGNORE_INDEX
 from .decoding import CorruptImage, WithoutMeaning, to_small_rgb
 from .looks import CachedLooks, Look, LookCache, look_at_image, look_at_mask
-from .masks import COLOR_VOID, PLAIN, MaskReading, mask_ids
+from .masks import COLOR_VOID, PLAIN, MaskReading, to_mask
 from .rows import NO_LABEL, DataError, Rows, WithoutTargets, is_label
 
 
@@ -70,7 +70,7 @@ class ImageSet:
         if isinstance(target, ClassIds):
             mask = target.ids
         else:
-            mask = self._class_ids(mask_ids(target, self._mask_name(index, target), self.reading))
+            mask = self._class_ids(to_mask(target, self._mask_name(index, target), self.reading))
         check_mask_size(mask.shape, size, self._called(index))
         return item | {"mask": mask}
 
@@ -171,6 +171,10 @@ class ImageSet:
 
     def subset(self, positions: np.ndarray) -> ImageSet:
         return replace(self, chosen=self.chosen[positions])
+
+    def of_rows(self, rows: Rows) -> ImageSet:
+        """All images of another source, read in the same way."""
+        return replace(self, rows=rows, chosen=np.arange(len(rows.ids)))
 
     def without_targets(self) -> ImageSet:
         return replace(self, rows=WithoutTargets(self.rows), class_of=None)

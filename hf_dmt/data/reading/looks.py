@@ -33,7 +33,7 @@ from .decoding import (
     unused_part,
     upright_size,
 )
-from .masks import PLAIN, MaskReading, mask_ids
+from .masks import PLAIN, MaskReading, to_mask
 from .rows import Place
 
 logger = logging.getLogger(__name__)
@@ -103,13 +103,13 @@ def look_at_mask(mask: Any, name: str, reading: MaskReading) -> Look:
     """Read a mask to its end and list its values.
 
     Raises:
-        CorruptImage, ValueError, TypeError: as `mask_ids`.
+        CorruptImage, ValueError, TypeError: as `to_mask`.
     """
     source = mask
     if isinstance(mask, (bytes, str, Path, Mapping)):
         with opening(mask, name):
             source = contained(mask)
-    ids = mask_ids(source, name, reading)
+    ids = to_mask(source, name, reading)
     content = source if isinstance(source, bytes) else ids.tobytes() + repr(ids.shape).encode()
     # Counting takes half the time of sorting, but 32-bit ids would need a table with billions of entries.
     narrow = ids.dtype.kind == "u" and ids.dtype.itemsize <= 2

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..files import read_csv, read_json
 from ..messages import listed
-from .decoding import ImageSource, called, channels_last, contained, identify, opening, upright
+from .decoding import called, channels_last, contained, identify, opening, upright
 from .rows import DataError
 
 VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled", "no label")  # in a color table
@@ -89,8 +89,9 @@ def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
         ) from problem
 
 
-def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarray:
-    """A segmentation mask as an (H, W) integer array of class ids, with the file's own size and values.
+def to_mask(mask: Any, name: str | None = None, reading: MaskReading = PLAIN) -> np.ndarray:
+    """A segmentation mask as an (H, W) integer array of class ids, with the file's own size and values; with
+    `reading.colors`, the index of each pixel's class in `reading.names`, or `COLOR_VOID`.
 
     Palette images keep their indices. Three equal channels are read as one; opaque alpha is dropped.
 
@@ -104,16 +105,7 @@ def to_mask(mask: ImageSource | list[Any], name: str | None = None) -> np.ndarra
         ValueError: its colors, transparency, fractions, shape or lossy compression are incompatible with class ids.
         TypeError: it is none of the above.
     """
-    return mask_ids(mask, name or called(mask), PLAIN)
-
-
-def mask_ids(mask: Any, name: str, reading: MaskReading) -> np.ndarray:
-    """Like `to_mask`, for masks that are read in another way: with `reading.colors`, the index of each pixel's class in
-    `reading.names`, or `COLOR_VOID`.
-
-    Raises:
-        CorruptImage, ValueError, TypeError: as `to_mask`; a color that is not in the table.
-    """
+    name = name or called(mask)
     if isinstance(mask, list):  # a column of numbers in a table
         try:
             mask = np.asarray(mask)

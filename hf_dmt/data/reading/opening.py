@@ -184,13 +184,7 @@ def _unlabeled_split(name: str, asked: str | None, splits: list[str]) -> str:
 
 
 def _local_files(
-    root: Path,
-    args: DataArguments,
-    task: str,
-    notes: list[str],
-    apart: Path | None = None,
-    *,
-    unlabeled: bool = False,
+    root: Path, args: DataArguments, task: str, notes: list[str], apart: Path | None = None, *, unlabeled: bool = False
 ) -> FilesAndClasses | None:
     """Splits and class names of a folder of files, or of one table; None if `datasets` has to open it.
 
@@ -209,7 +203,7 @@ def _local_files(
     if not tables:
         found: FilesAndClasses | None = None
         if task == "semantic-segmentation":
-            found = _mask_folders(root, args.mask_suffix or "", notes, unlabeled, apart)
+            found = _mask_folders(root, args, notes, unlabeled, apart)
         if not found and (any(root.glob("*.parquet")) or any(root.glob("*/*.parquet"))):
             check_class_orders(root)
             return None
@@ -241,10 +235,10 @@ def _local_files(
 
 
 def _mask_folders(
-    root: Path, suffix: str, notes: list[str], unlabeled: bool, apart: Path | None
+    root: Path, args: DataArguments, notes: list[str], unlabeled: bool, apart: Path | None
 ) -> FilesAndClasses | None:
     try:
-        splits = mask_folders(root, notes, suffix, apart)
+        splits = mask_folders(root, notes, args.mask_suffix or "", apart)
     except DataError:
         if not unlabeled:
             raise

@@ -62,8 +62,9 @@ def with_answers(
             check_mask_size(mask.shape, (width, height), name)
             values[place] = tuple(value_of[int(value)] for value in np.unique(mask) if value != IGNORE_INDEX)
     both = _AnsweredRows(labeled.images, chosen.images, list(answers.values()))
-    class_of = labeled.images.class_of if labeled.images.task == "semantic-segmentation" else None
-    images = replace(labeled.images, rows=both, chosen=np.arange(len(both.ids)), class_of=class_of)
+    images = labeled.images.of_rows(both)
+    if images.task == "image-classification":
+        images = replace(images, class_of=None)
     notes.append(f"{len(answers)} unlabeled images are now labeled: {', '.join(args.extra_labels or ())}.")
     others = np.setdiff1d(np.arange(len(unlabeled)), rows)
     left = unlabeled.subset(others) if len(others) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +145,12 @@ def assemble(
         **origin("unlabeled_from", args.unlabeled_dir or args.unlabeled_dataset_name),
     )
     notes += notes_on_pair(split, of_pair)
+    images = {role: found.images for role, found in known.items()}
     return RunImages(
-        labeled=labeled.images,
-        unlabeled=unlabeled.images if unlabeled is not None else None,
-        evaluation=evaluation.images if evaluation is not None else None,
-        test=test.images if test is not None else None,
+        labeled=images["labeled"],
+        unlabeled=images.get("unlabeled"),
+        evaluation=images.get("eval"),
+        test=images.get("test"),
         class_names=names,
         split=split,
         notes=notes,
@@ -185,12 +186,7 @@ def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, no
 
 
 def _split_with_targets(
-    splits: dict[str, Rows],
-    role: str,
-    like: ScannedImages,
-    names: list[str],
-    args: DataArguments,
-    notes: list[str],
+    splits: dict[str, Rows], role: str, like: ScannedImages, names: list[str], args: DataArguments, notes: list[str]
 ) -> ScannedImages | None:
     """The eval or test images that have a label or mask; None if there is no such split."""
     asked = args.eval_split if role == "eval" else args.test_split
@@ -207,12 +203,7 @@ def _split_with_targets(
         )
     if rows is None or rows is like.images.rows:
         return None
-    found = scan(
-        replace(like.images, rows=rows, chosen=np.arange(len(rows.ids))),
-        role,
-        skip_corrupt=args.skip_corrupt_images,
-        notes=notes,
-    )
+    found = scan(like.images.of_rows(rows), role, skip_corrupt=args.skip_corrupt_images, notes=notes)
     known = np.flatnonzero(found.has_target)
     if len(known) < len(found):
         what = "labels" if found.images.task == "image-classification" else "masks"

@@ -17,7 +17,7 @@ from PIL import Image
 from ..messages import listed, listed_lines
 from ..reading.decoding import identify, opening, unused_part, upright
 from ..reading.finding import find_images
-from ..reading.masks import COLOR_VOID, MaskReading, mask_ids, read_colors
+from ..reading.masks import COLOR_VOID, MaskReading, read_colors, to_mask
 from .class_map import read_class_map
 
 VOID = 255
@@ -140,7 +140,7 @@ def _converted(
     if nearest:
         ids, moved = _nearest(stored, reading, nearest)
     else:
-        ids = mask_ids(content, str(path), reading).astype(np.int64)
+        ids = to_mask(content, str(path), reading).astype(np.int64)
     if reading.colors:
         ids = np.where(ids == COLOR_VOID, VOID, ids)
     elif class_of is not None:

@@ -46,13 +46,7 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.lexsort((generator.random(len(labels)), rank))
 
 
-def choose_labeled(
-    count: int,
-    total: int,
-    *,
-    seed: int,
-    labels: np.ndarray | None,
-) -> np.ndarray:
+def choose_labeled(count: int, total: int, *, seed: int, labels: np.ndarray | None) -> np.ndarray:
     """The rows of `count` labeled images, sorted: stratified by class, or random if `labels` is None (pixels).
 
     Raises:

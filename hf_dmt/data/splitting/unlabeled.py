@@ -56,8 +56,9 @@ def unlabeled_images(
         if args.unlabeled_dataset_name:
             args = replace(args, dataset_name=args.unlabeled_dataset_name, dataset_config_name=None)
         rows = open_unlabeled_table(args, everything.images.task, notes, token, class_names=names)
-    class_of = None if everything.images.task == "image-classification" else everything.images.class_of
-    found = replace(everything.images, rows=rows, chosen=np.arange(len(rows.ids)), class_of=class_of)
+    found = everything.images.of_rows(rows)
+    if found.task == "image-classification":
+        found = replace(found, class_of=None)  # the rows have been matched to `names`
     return scan(found, "unlabeled", skip_corrupt=args.skip_corrupt_images, notes=notes, masks_matter=False)
 
 
