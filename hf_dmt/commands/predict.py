@@ -40,7 +40,7 @@ from ..data.reading.opening import open_unlabeled_table
 from ..data.reading.rows import DataError, FileRows, Rows
 from ..data.reading.tables import columns_there, is_table
 from ..data.splitting.scan import scan
-from ..data.texts import Texts
+from ..data.texts import texts
 from ..hub.offline import fail_fast_offline
 from ..hub.predictions import push_predictions
 from ..hub.repository import check_name
@@ -256,7 +256,7 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
     if place.is_file() and not is_table(place):
         rows: Rows = FileRows([place], place.parent)
     elif place.is_dir() and not any(of_table) and (found := find_images(place)).images:
-        rows = FileRows(Texts(without_masks(found, notes)), place)
+        rows = FileRows(texts(without_masks(found, notes)), place)
     else:
         data = DataArguments(
             dataset_name=given.data,
@@ -270,7 +270,7 @@ def _rows(given: argparse.Namespace, task: str, notes: list[str]) -> Rows:
             raise UsageError(f"--image_column {given.image_column!r} is not in {given.data!r}. Correct it, or omit it.")
         if given.dataset_config_name:
             raise UsageError(f"--dataset_config_name is for data sets on the Hub, not {given.data!r}. Omit it.")
-    if not rows.ids:
+    if not len(rows.ids):
         raise DataError(f"There are no images in {given.data!r}. Check the path, or choose another --split.")
     return rows
 

@@ -245,7 +245,7 @@ class TestUnlabeled:
             files.save(files.image(3), tmp_path / name)
         (tmp_path / "deep" / "list.txt").write_text("x")
         rows = open_unlabeled_folder(str(tmp_path), [])
-        assert rows.ids == ["a.png", "b.JPG", "deep/er/c.webp"] and rows.targets() is None
+        assert rows.ids.tolist() == ["a.png", "b.JPG", "deep/er/c.webp"] and rows.targets() is None
         assert set(whole(rows, PIXELS)[0]) == {"image"}
 
     def test_labels_are_kept_by_name(self, tmp_path: Path) -> None:
@@ -290,4 +290,4 @@ class TestUnlabeled:
 def test_file_rows_read_nothing_before_they_are_asked(tmp_path: Path) -> None:
     """Guards against slow starts: listing 100,000 files must not open them."""
     rows = FileRows([tmp_path / "missing.png"], tmp_path, labels=["x"])
-    assert rows.ids == ["missing.png"] and rows.targets() == ["x"] and rows.raw(0)[1] == "x"
+    assert rows.ids.tolist() == ["missing.png"] and rows.targets() == ["x"] and rows.raw(0)[1] == "x"

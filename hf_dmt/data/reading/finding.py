@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..messages import listed
-from ..texts import Paths, Texts
+from ..texts import Paths, texts
 from .rows import DataError, check_names, same_letters
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
@@ -86,7 +86,7 @@ class Folder:
 
     @property
     def images(self) -> Paths:
-        return Paths(self.root, Texts(self.names))
+        return Paths(self.root, texts(self.names))
 
     @property
     def without_images(self) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..messages import listed
-from ..texts import Texts
+from ..texts import texts
 from .finding import Folder, find_images, left_out_in
 from .rows import DataError, FileRows, same_letters
 from .split_names import role_of, with_role
@@ -40,7 +40,7 @@ def open_unlabeled_folder(folder: str, notes: list[str]) -> FileRows:
             f"`unlabeled_dir` {folder!r} contains no images (JPEG, PNG, ...). Check the path and the file names."
             + left_out_in(root)
         )
-    return FileRows(Texts(without_masks(found, notes)), root)
+    return FileRows(texts(without_masks(found, notes)), root)
 
 
 def without_masks(found: Folder, notes: list[str], depth: int = 0) -> list[str]:
@@ -108,7 +108,7 @@ def class_folders(
     _check_classes(root, classes, in_splits)
     _check_folders_inside(root, deep, classes)
     notes += [*said, *_notes_on_classes(root, found, beside, deep, in_splits)]
-    rows = {split: FileRows(Texts(chosen), root, labels=labels[split]) for split, chosen in images.items()}
+    rows = {split: FileRows(texts(chosen), root, labels=labels[split]) for split, chosen in images.items()}
     return rows, classes
 
 

@@ -157,7 +157,7 @@ class ImageSet:
 
     @property
     def ids(self) -> list[str]:
-        return self.rows.ids.at(self.chosen)
+        return self.rows.ids[self.chosen].tolist()
 
     @cached_property
     def labels(self) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..arguments import DataArguments
 from ..builtin import BUILTIN_SETS, load_builtin
 from ..tasks import TASKS
-from ..texts import Texts
+from ..texts import texts
 from .columns import image_column_of, not_a_target, note_on_split_column, target_column_of
 from .finding import find_images
 from .folders import class_folders, mask_folders, only_folder_with_splits, without_masks
@@ -231,7 +231,7 @@ def _local_files(
         return None
     if not unlabeled:
         _check_columns(root, args, task)
-    return {"train": FileRows(Texts(without_masks(images, notes)), root)}, None
+    return {"train": FileRows(texts(without_masks(images, notes)), root)}, None
 
 
 def _mask_folders(

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import datasets
+import numpy as np
 
 from ..escaping import is_text
 from ..messages import listed
-from ..texts import Paths, Texts
+from ..texts import Paths, texts
 from .decoding import CorruptImage
 
 _SETTLED = 2.0  # seconds; a more recent change may be followed by another one with the same time stamp
@@ -57,7 +58,7 @@ class TablePlaces:
 
     def __init__(self, table: datasets.Dataset, column: str, folder: Path | None = None) -> None:
         cells = table.select_columns([column]).with_format("arrow")[:].column(column)
-        self.paths: Texts | None = None
+        self.paths: np.ndarray | None = None
         self.folder: str | None = None
         kind = table.features[column]
         paths: list[str | None] | None = None
@@ -67,7 +68,7 @@ class TablePlaces:
         if stored and sum(chunk.field("bytes").null_count for chunk in cells.chunks) == len(cells):
             paths = [path for chunk in cells.chunks for path in chunk.field("path").to_pylist()]
         if paths is not None:
-            self.paths = Texts(_beside(folder, path) if path else "" for path in paths)
+            self.paths = texts(_beside(folder, path) if path else "" for path in paths)
         elif table.cache_files:
             stamps = [place_of(entry["filename"]) for entry in table.cache_files]
             # A table's fingerprint identifies the rows it contains and their order.
@@ -86,13 +87,13 @@ class TablePlaces:
 
     def opened_from(self, row: int, cell: Any) -> Any:
         """The file that a cell names, or the cell itself."""
-        return Path(path) if cell is not None and self.paths and (path := self.paths[row]) else cell
+        return Path(path) if cell is not None and self.paths is not None and (path := self.paths[row]) else cell
 
 
 class Rows(Protocol):
     """Undecoded images and targets by row, each with an id."""
 
-    ids: Texts
+    ids: np.ndarray  # of strings
 
     def raw(self, row: int) -> tuple[Any, Any]:
         """`(image, target)` before decoding; target None if there is none."""
@@ -141,7 +142,7 @@ class TableRows:
         is_mask = target is not None and not holds_labels(table.features[target])
         self.masks = TablePlaces(self.table, target, folder) if target and is_mask else None
         inside = _paths_inside(folder, self.images.paths) if folder else None
-        self.ids = Texts(inside or map(str, range(len(table))))
+        self.ids = texts(inside or map(str, range(len(table))))
 
     def raw(self, row: int) -> tuple[Any, Any]:
         item = self.table[row]
@@ -183,22 +184,22 @@ class FileRows:
 
     def __init__(
         self,
-        images: Sequence[Path] | Texts,
+        images: Sequence[Path] | np.ndarray,
         root: Path,
         *,
         masks: Sequence[Path] | None = None,
         labels: Sequence[Any] | None = None,
         columns: Sequence[str] = (),
     ) -> None:
-        if not isinstance(images, Texts):
+        if not isinstance(images, np.ndarray):
             names = ["/".join(_parts_inside(path, root)) for path in images]
             check_names([*names, *(str(path) for path in masks or ())], root)
-            images = Texts(names)
+            images = texts(names)
         for targets in (masks, labels):
             assert targets is None or len(targets) == len(images), "a target of another image"
         self.ids, self.columns = images, columns
         self.images = Paths(root, self.ids)
-        self.masks = None if masks is None else Paths(Path(), Texts(str(path) for path in masks))
+        self.masks = None if masks is None else Paths(Path(), texts(str(path) for path in masks))
         self.labels = labels
 
     def raw(self, row: int) -> tuple[Any, Any]:
@@ -218,7 +219,7 @@ class BuiltinRows(Rows):
     """An embedded set, whose images need no decoding."""
 
     def __init__(self, items: Any) -> None:
-        self.items, self.ids = items, Texts(items.ids)
+        self.items, self.ids = items, texts(items.ids)
 
     def raw(self, row: int) -> tuple[Any, Any]:
         item = self.items[row]
@@ -298,11 +299,11 @@ def same_letters(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _paths_inside(folder: Path, paths: Sequence[str | None] | None) -> list[str] | None:
+def _paths_inside(folder: Path, paths: Iterable[str | None] | None) -> list[str] | None:
     """Each image's path relative to `folder`; None unless all of them are inside, and different."""
     roots = [f"{root}{os.sep}" for root in (folder.absolute(), folder.resolve())]
     found: list[str] = []
-    for path in paths or ():
+    for path in () if paths is None else paths:
         root = next((root for root in roots if path and path.startswith(root)), None)
         if path is None or root is None:
             return None

@@ -181,7 +181,7 @@ def note_on_tables_beside(root: Path, classes: Sequence[str], splits: Mapping[st
             continue  # a file for something else
         image = table.usual(FILE_COLUMNS)
         label = table.usual(LABEL_COLUMNS, image)
-        paths = [Path(name) for found in splits.values() for name in found.ids]
+        paths = [Path(name) for found in splits.values() for name in found.ids.tolist()]
         known = {*(path.name for path in paths), *(path.stem for path in paths)}
         if image is None or known.isdisjoint(Path(str(cell)).name for cell in table.cells(image)):
             continue  # it lists other files

@@ -22,7 +22,7 @@ from ..messages import listed, listed_lines
 from ..reading.image_set import ClassIds, ImageSet, check_mask_size
 from ..reading.rows import DataError, Place, same_letters
 from ..tasks import IGNORE_INDEX
-from ..texts import Texts
+from ..texts import texts
 from .coco import region_masks
 from .scan import ScannedImages
 
@@ -225,7 +225,7 @@ class _AnsweredRows:
     def __init__(self, labeled: ImageSet, answered: ImageSet, answers: Sequence[Any]) -> None:
         self.parts, self.answers = (labeled, answered), answers
         self.labels = labeled.labels  # cached, because the set recomputes them
-        self.ids = Texts([*labeled.ids, *answered.ids])
+        self.ids = texts([*labeled.ids, *answered.ids])
 
     def raw(self, row: int) -> tuple[Any, Any]:
         labeled, answered = self.parts

@@ -168,7 +168,7 @@ def _training_images(splits: dict[str, Rows], task: str, args: DataArguments, no
         columns = f" (the columns are {named})" if named else ""
         hint = ""
         if isinstance(rows, FileRows) and not rows.columns:
-            hint = tables_not_read(rows.images.root) + class_like_a_split(rows.ids)
+            hint = tables_not_read(rows.images.root) + class_like_a_split(rows.ids.tolist())
         raise DataError(
             f"The training images of {args.dataset_name!r} have no labels: no class folders and no label column"
             f"{columns}. Put them into one folder per class, give a table with the columns file_name and label "
