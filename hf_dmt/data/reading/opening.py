@@ -123,22 +123,8 @@ def open_unlabeled_table(
         scored = TASKS[task].target in chosen[0] and list(class_names) == list(chosen.class_names)
         return BuiltinRows(chosen) if scored else WithoutTargets(BuiltinRows(chosen))
     root = only_folder_with_splits(Path(name).expanduser())
-    position = {word: index for index, word in enumerate(class_names)}
-    if root.exists():
-        inside = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-        wanted = [split, *with_role(inside, role_of(split) or "")] if split else with_role(inside, "unlabeled")
-        for folder in [root / part for part in wanted if part in inside]:
-            found = find_images(folder)
-            if found.images:
-                return FileRows([folder / name for name in without_masks(found, notes)], root)
-        image, label = columns_there(root, args.image_column, args.label_column)
-        own = replace(args, image_column=image, label_column=label)
-        if opened := _local_files(root, own, task, notes, unlabeled=True):
-            files = opened[0][_unlabeled_split(name, split, list(opened[0]))]
-            words = {label: str(label) for label in files.labels or () if is_label(label)}
-            notes += note_on_unknown(words.values(), class_names)
-            labels = [position.get(words.get(label, "")) for label in files.labels] if files.labels else None
-            return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
+    if root.exists() and (files := _unlabeled_files(root, args, task, notes, class_names)):
+        return files
     tables, local = load_tables(name, args.dataset_config_name, token, notes)
     table = tables[_unlabeled_split(name, split, list(tables))]
     is_class = task == "image-classification"
@@ -155,8 +141,34 @@ def open_unlabeled_table(
         names = class_names_of(table.features[target])
         words = dict(enumerate(names)) if names else {word: str(word) for word in table.unique(target)}
         notes += note_on_unknown((text for word, text in words.items() if is_label(word)), class_names)
+        position = {word: index for index, word in enumerate(class_names)}
         recode = {word: position[text] for word, text in words.items() if text in position}
     return TableRows(table, image, target, folder=local, recode=recode)
+
+
+def _unlabeled_files(
+    root: Path, args: DataArguments, task: str, notes: list[str], class_names: Sequence[str]
+) -> FileRows | None:
+    """The images of a folder that is called like the split, or else of class folders or tables; None if `datasets` has
+    to open them."""
+    split = args.unlabeled_split
+    inside = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    wanted = [split, *with_role(inside, role_of(split) or "")] if split else with_role(inside, "unlabeled")
+    for folder in [root / part for part in wanted if part in inside]:
+        found = find_images(folder)
+        if found.images:
+            return FileRows([folder / name for name in without_masks(found, notes)], root)
+    image, label = columns_there(root, args.image_column, args.label_column)
+    own = replace(args, image_column=image, label_column=label)
+    opened = _local_files(root, own, task, notes, unlabeled=True)
+    if not opened:
+        return None
+    files = opened[0][_unlabeled_split(args.dataset_name or "", split, list(opened[0]))]
+    words = {label: str(label) for label in files.labels or () if is_label(label)}
+    notes += note_on_unknown(words.values(), class_names)
+    position = {word: index for index, word in enumerate(class_names)}
+    labels = [position.get(words.get(label, "")) for label in files.labels] if files.labels else None
+    return FileRows(files.images, root if root.is_dir() else root.parent, labels=labels, masks=files.masks)
 
 
 def _embedded(name: str, task: str) -> tuple[dict[str, Rows], list[str]]:

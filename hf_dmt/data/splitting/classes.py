@@ -13,6 +13,7 @@ import numpy as np
 
 from ..arguments import DataArguments
 from ..messages import listed, listed_lines
+from ..reading.image_set import ImageSet
 from ..reading.rows import DataError, is_label
 from .class_map import ClassMap, read_class_map
 from .scan import ScannedImages, listing
@@ -52,26 +53,7 @@ def with_classes(
         "masks, but classification has one label per image. Omit it, or add `task='semantic-segmentation'`",
     )
     given = read_class_map(args.id2label) if args.id2label else None
-    targets = scanned.images.rows.targets()
-    assert targets is not None
-    given_labels = [target for row in scanned.images.chosen if is_label(target := targets[int(row)])]
-    if strange := next((one for one in given_labels if not isinstance(one, (str, int, float, np.number))), None):
-        raise DataError(
-            f"The labels of {args.dataset_name!r} are of the type {type(strange).__name__}, such as {strange!r:.60}, "
-            "but a class is a whole number or a word. Name another column with `label_column`, or store the labels as "
-            "words."
-        )
-    distinct = sorted(set(given_labels))
-    if not distinct:
-        raise DataError(
-            f"No training image of {args.dataset_name!r} has a label: all are null, empty or -1. Name another column "
-            "with `label_column`."
-        )
-    if isinstance(distinct[0], float) or isinstance(distinct[-1], float):
-        raise DataError(
-            f"The labels of {args.dataset_name!r} are fractions such as {distinct[-1]:g}, but a class is a whole "
-            "number or a word. Name another column with `label_column`."
-        )
+    distinct = _distinct_labels(scanned.images, args)
     class_of: dict[Any, int] | None = None
     if isinstance(distinct[0], str):
         class_of, classes = _classes_of_words(distinct, scanned, given, names, args, notes)
@@ -87,6 +69,35 @@ def with_classes(
             "of each class into a separate folder, or name the column with `label_column`." + _deeper_classes(scanned)
         )
     return scanned, classes
+
+
+def _distinct_labels(images: ImageSet, args: DataArguments) -> list[Any]:
+    """The labels of the training images, sorted: words, or whole numbers.
+
+    Raises:
+        DataError: there are none, or they are something else.
+    """
+    targets = images.rows.targets()
+    assert targets is not None
+    labels = [target for row in images.chosen if is_label(target := targets[int(row)])]
+    if strange := next((one for one in labels if not isinstance(one, (str, int, float, np.number))), None):
+        raise DataError(
+            f"The labels of {args.dataset_name!r} are of the type {type(strange).__name__}, such as {strange!r:.60}, "
+            "but a class is a whole number or a word. Name another column with `label_column`, or store the labels as "
+            "words."
+        )
+    distinct = sorted(set(labels))
+    if not distinct:
+        raise DataError(
+            f"No training image of {args.dataset_name!r} has a label: all are null, empty or -1. Name another column "
+            "with `label_column`."
+        )
+    if isinstance(distinct[0], float) or isinstance(distinct[-1], float):
+        raise DataError(
+            f"The labels of {args.dataset_name!r} are fractions such as {distinct[-1]:g}, but a class is a whole "
+            "number or a word. Name another column with `label_column`."
+        )
+    return distinct
 
 
 def _refuse(args: DataArguments, names: Sequence[str], what_for: str) -> None:
@@ -243,9 +254,7 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
     if wrong:
         lines = [f"{name}: {', '.join(map(str, values))}" for name, values in wrong.items()]
         strange = sorted({value for values in wrong.values() for value in values})
-        known = f"{min(class_of)} to {max(class_of)}"
-        if scanned.images.class_of is not None:
-            known = listed(class_of, 10)
+        known = f"{min(class_of)} to {max(class_of)}" if scanned.images.class_of is None else listed(class_of, 10)
         raise DataError(
             f"{len(wrong)} {role} masks contain values that are not among the {len(names)} classes ({known}):\n"
             f"{listed_lines(lines, 'more masks')}\n{_remedy(strange, args)}"
@@ -254,9 +263,8 @@ def check_targets(scanned: ScannedImages, role: str, names: list[str], args: Dat
     for values in scanned.values:
         for index in {class_of[value] for value in values or ()}:
             counts[index] += 1
-    if (
-        len(scanned) and not counts.any() and role != "test"
-    ):  # masks of a test split may be kept secret, and nothing depends on them
+    # The masks of a test split may be kept secret, and nothing depends on them.
+    if len(scanned) and not counts.any() and role != "test":
         raise DataError(
             f"The masks of the {len(scanned)} {role} images are entirely void, so there is nothing to "
             f"{'learn' if role == 'labeled' else 'score'}. Choose other {role} images, or check `ignore_index` and "
@@ -324,12 +332,11 @@ def _names_of_masks(
             "The training masks contain no labeled pixel: every value is the ignore value "
             f"({args.ignore_index}{' or 0' if args.reduce_labels else ''}). Check `ignore_index` and `reduce_labels`."
         )
-    first = int(args.reduce_labels)
-    count = values[-1] + 1 - first
+    first, last = int(args.reduce_labels), values[-1]
+    count = last + 1 - first
     if names := model_classes(count) if model_classes else None:
         notes.append(_of_models(names))
         return names
-    last = values[-1]
     alone = len(values) > 1 and last > values[-2] + 1
     ignore = f" If {last} means 'no label', pass `ignore_index={last}`." if alone else ""
     if count > 2 * len(values) + 1:
