@@ -27,8 +27,7 @@ def test_paths_are_those_of_the_folder(tmp_path: Path) -> None:
     files = [tmp_path / "cat" / "1.jpg", tmp_path / "dog" / "2.jpg"]
     masks = [tmp_path.parent / "masks" / "1.png", tmp_path.parent / "masks" / "2.png"]
     rows = FileRows(files, tmp_path, masks=masks)
-    assert (
-        rows.ids.tolist() == ["cat/1.jpg", "dog/2.jpg"] and list(rows.images) == files and rows.images[-1] == files[-1]
-    )
+    assert rows.ids.tolist() == ["cat/1.jpg", "dog/2.jpg"]
+    assert list(rows.images) == files and rows.images[:1] == files[:1]
     assert rows.raw(1) == (files[1], masks[1])
     assert Paths(tmp_path, rows.ids)[1] == files[1]
