@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
 from ..data.members import MEMBERS
@@ -135,20 +135,16 @@ class PhaseCallback(TrainerCallback):
     ) -> None:
         self.course, self.pair, self.begin, self.after_update = course, pair, begin, after_update
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, *event: Any, **kwargs: Any) -> None:
         self.begin()
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *event: Any, **kwargs: Any) -> None:
         # The optimizer skips parameters without gradient: no decay, no momentum.
         if waiting := self.course.waiting:
             for parameter in self.pair.member(waiting).parameters():
                 parameter.grad = None
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         self.after_update()
         if self.course.turn_is_over:
             # Evaluation and checkpoint happen once, in on_epoch_end, when the record is complete.
@@ -156,9 +152,7 @@ class PhaseCallback(TrainerCallback):
         # A checkpoint does not store the sums since the last log, so they must be logged before it.
         control.should_log |= control.should_save or control.should_evaluate
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         if not self.course.turn_is_over:
             if not control.should_training_stop:
                 raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..data.splitting.assemble import RunImages
@@ -117,12 +117,10 @@ class _Stopwatch(TrainerCallback):
         self.trainer = trainer
         self.marks: dict[tuple[bool, str | None], list[float]] = {}
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, *event: Any, **kwargs: Any) -> None:
         self.marks[self._kind(self.trainer.course.current)] = [self._now()]
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, *event: Any, **kwargs: Any) -> None:
         self.marks[self._kind(self.trainer.course.current)].append(self._now())
 
     @staticmethod

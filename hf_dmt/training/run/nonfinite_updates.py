@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from ...data.files import write_json
 from ...models.pair import ModelPair
@@ -53,15 +53,11 @@ class SkipNonFinite(TrainerCallback):
         self._statistics: list[Tensor] = []  # running means and variances of all BatchNorms, each (channels,)
         self._kept = torch.empty(0)  # their values before the update
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._args, self._state = args, state
         self._verdicts, self._in_a_row, self._skipped = [], 0, 0
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, *event: Any, **kwargs: Any) -> None:
         # Collected again in every phase: a buffer that was moved to another device and back is a different tensor.
         self._statistics = [
             buffer
@@ -72,32 +68,28 @@ class SkipNonFinite(TrainerCallback):
             if buffer is not None
         ]
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, *event: Any, **kwargs: Any) -> None:
         if self._statistics:
             # concatenated, because hundreds of small kernels cost milliseconds
             self._kept = torch.cat(self._statistics)
 
     @torch.no_grad()
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *event: Any, optimizer: Any, **kwargs: Any) -> None:
         finite = torch.stack([self.telemetry.norms[name].isfinite() for name in self.trained()]).all()
         self._verdicts.append(~finite)
         if self._statistics:
             right = torch.where(finite, torch.cat(self._statistics), self._kept)
             torch._foreach_copy_(self._statistics, list(right.split([len(value) for value in self._statistics])))
-        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
+        stock = getattr(optimizer, "optimizer", optimizer)  # without accelerate's wrapper
         if self.accelerator.scaler is not None:
             return  # fp16's scaler skips the update itself
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.found_inf = (~finite).float()
+        if getattr(stock, "_step_supports_amp_scaling", False):
+            stock.found_inf = (~finite).float()
         elif not finite:
             for parameter in self.pair.parameters():
                 parameter.grad = None
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, *event: Any, **kwargs: Any) -> None:
         # Also without logging, so that a run that learns nothing does not continue to its end.
         if len(self._verdicts) >= self._args.max_skipped_updates:
             self._read()

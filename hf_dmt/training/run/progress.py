@@ -6,15 +6,7 @@ import time
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    trainer,
-)
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState, trainer
 
 from ...data.members import MEMBERS, SCORED
 from ...data.tasks import TASKS
@@ -35,9 +27,7 @@ class PhaseProgress(ProgressCallback):
         super().__init__()
         self.last_phase = last_phase
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self.current_step = state.global_step
         if state.is_world_process_zero:
             self.training_bar = tqdm(
@@ -49,26 +39,12 @@ class PhaseProgress(ProgressCallback):
                 bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]",
             )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_description_str(_phase(logs, self.last_phase), refresh=False)
             self.training_bar.set_postfix_str(", ".join(_figures(logs, short=True)))
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         super().on_evaluate(args, state, control, **kwargs)
         if self.training_bar is not None and (line := _scores(metrics)):
             self.training_bar.write(f"step {state.global_step}  {line}")
@@ -85,19 +61,10 @@ class PhaseLines(TrainerCallback):
         self.last_phase = last_phase
         self._begun, self._first_step = time.monotonic(), 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._begun, self._first_step = time.monotonic(), state.global_step
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
             done = state.global_step - self._first_step
             left = (time.monotonic() - self._begun) / max(1, done) * (state.max_steps - state.global_step)
@@ -109,14 +76,7 @@ class PhaseLines(TrainerCallback):
                 flush=True,
             )
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and (line := _scores(metrics)):
             print(f"step {state.global_step}  {line}", flush=True)
 
