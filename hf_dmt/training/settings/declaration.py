@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
+from dataclasses import Field, dataclass, field, fields, make_dataclass
 from functools import cache
 from typing import Any, get_origin, get_type_hints
 
@@ -31,10 +31,10 @@ class Setting:
         pixels: default for segmentation, if it differs.
         kind: the type of the value, or of one item of a list.
         is_list: a list of values.
+        method: part of the method (a knob): None means the preset's value, or else the task's default.
         choices: all valid values, if they are a few words.
         least, above, most, below: the ends of the range, inclusive or exclusive; infinity is never valid.
         hint: the reason for the range or a suggestion, for the error message.
-        method: part of the method (a knob): None means the preset's value, or else the task's default.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Setting:
     pixels: Any
     kind: type
     is_list: bool
-    choices: tuple[str, ...]
-    least: float | None
-    above: float | None
-    most: float | None
-    below: float | None
-    hint: str
     method: bool
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    hint: str = ""
 
     def default_for(self, task: str) -> Any:
         """The value without a flag or a preset."""
@@ -129,32 +129,9 @@ class Setting:
         return f"{self.help} Default: {self.default_text}." if self.method and self.default_text else self.help
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    pixels: Any = MISSING,
-    choices: Sequence[str] = (),
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    hint: str = "",
-) -> Any:
-    """A field of a settings dataclass; `Setting` describes the arguments."""
-    more = {
-        "help": help,
-        "group": group,
-        "pixels": default if pixels is MISSING else pixels,
-        "choices": tuple(choices),
-        "least": least,
-        "above": above,
-        "most": most,
-        "below": below,
-        "hint": hint,
-    }
-    return field(default=default, metadata=more)
+def setting(default: Any, help: str, **more: Any) -> Any:
+    """A field of a settings dataclass; `more` are attributes of its `Setting`."""
+    return field(default=default, metadata={"help": help, "pixels": default, **more})
 
 
 @cache

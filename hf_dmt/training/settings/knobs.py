@@ -59,12 +59,7 @@ class Knobs:
         "false",
         'In phase 0, give a and b a different 80 % of the labels: true, false, or a file {"a": [ids], "b": [ids]}.',
     )
-    gamma1: float = _weights(
-        5.0,
-        "Exponent of the weight if student and teacher agree.",
-        least=0,
-        hint=_OFF,
-    )
+    gamma1: float = _weights(5.0, "Exponent of the weight if student and teacher agree.", least=0, hint=_OFF)
     gamma2: float = _weights(
         5.0,
         "Exponent of the weight if they disagree and the student is not more confident than the teacher.",
@@ -89,20 +84,9 @@ class Knobs:
         most=1,
         hint="a ratio is the fraction of pseudo labels to keep, such as 0.2 0.4 0.6 0.8 1.0",
     )
-    class_balanced: bool = _phases(
-        True,
-        "Select the most confident labels separately for each predicted class.",
-    )
-    supervised_epochs: float = _phases(
-        100.0,
-        "Epochs over the labeled images in phase 0; 0 skips phase 0.",
-        least=0,
-    )
-    phase_epochs: float = _phases(
-        10.0,
-        "Epochs over the selected unlabeled images in each later phase.",
-        above=0,
-    )
+    class_balanced: bool = _phases(True, "Select the most confident labels separately for each predicted class.")
+    supervised_epochs: float = _phases(100.0, "Epochs over the labeled images in phase 0; 0 skips phase 0.", least=0)
+    phase_epochs: float = _phases(10.0, "Epochs over the selected unlabeled images in each later phase.", above=0)
     labeled_batch_size: int = _phases(
         16,
         "Labeled images per optimizer update, over all processes and accumulation steps.",
@@ -157,10 +141,7 @@ class RunSettings:
     """How the two models are trained, independent of the method."""
 
     learning_rate_b: float | None = _models(
-        None,
-        "Learning rate of model b; default: --learning_rate.",
-        least=0,
-        hint=_RATE,
+        None, "Learning rate of model b; default: --learning_rate.", least=0, hint=_RATE
     )
     supervised_learning_rate: float | None = _models(
         None,
@@ -173,14 +154,8 @@ class RunSettings:
         "Weights to train: `all`, only the `head`, the head and all `norms`, or the head and the last N blocks "
         "(`last:2`). The rest is frozen and needs less memory.",
     )
-    train_b: str | None = _models(
-        None,
-        "Weights to train in model b; default: --train.",
-    )
-    freeze_backbone: bool = _models(
-        False,
-        "Same as --train head.",
-    )
+    train_b: str | None = _models(None, "Weights to train in model b; default: --train.")
+    freeze_backbone: bool = _models(False, "Same as --train head.")
     layer_decay: float | None = _models(
         None,
         "Factor between the learning rates of consecutive pretrained blocks, such as 0.75; the head has the full rate.",
@@ -189,8 +164,7 @@ class RunSettings:
         hint="it is the factor between the learning rates of consecutive blocks: try 0.75, or leave it out",
     )
     freeze_batch_norm: bool = _models(
-        False,
-        "Freeze the statistics of pretrained BatchNorm layers, if batches are too small to estimate them.",
+        False, "Freeze the statistics of pretrained BatchNorm layers, if batches are too small to estimate them."
     )
     member_schedule: str = _models(
         "together",
@@ -203,14 +177,8 @@ class RunSettings:
         "none (the whole image, the same every time), weak, strong, or scale-crop-flip for masks; default: strong, "
         "for masks scale-crop-flip.",
     )
-    augmentation_b: str | None = _models(
-        None,
-        "Augmentation for model b; default: --augmentation.",
-    )
-    horizontal_flip: bool = _models(
-        True,
-        "Flip half of the views horizontally. Disable for text and digits.",
-    )
+    augmentation_b: str | None = _models(None, "Augmentation for model b; default: --augmentation.")
+    horizontal_flip: bool = _models(True, "Flip half of the views horizontally. Disable for text and digits.")
     keep_pseudo_labels: str = _models(
         "last",
         "Pseudo labels to keep in the output folder: of the `last` phase or of `all` phases.",
