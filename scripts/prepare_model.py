@@ -19,21 +19,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    BaseImageProcessor,
-    PreTrainedModel,
-)
+from transformers import AutoModel, BaseImageProcessor, PreTrainedModel
 
 from hf_dmt.models.loading import CheckpointError, load_config, load_processor
-from hf_dmt.models.networks.deeplab_v2 import (
-    DeepLabV2Config,
-    DeepLabV2ForSemanticSegmentation,
-    caffe_bgr_processor,
-    load_imagenet_backbone,
-)
+from hf_dmt.models.networks.deeplab_v2 import CaffeImageProcessor, DeepLabV2Config, DeepLabV2ForSemanticSegmentation
 from hf_dmt.models.preprocessing import native_size
 from hf_dmt.models.upernet import upernet_on, whole_image_processor
 
@@ -56,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             model = upernet_on(args.backbone)
         side = args.side or native_size(processor)
         if args.bgr:
-            saved: BaseImageProcessor = caffe_bgr_processor(side)
+            saved: BaseImageProcessor = CaffeImageProcessor(size={"height": side, "width": side})
         else:
             saved = whole_image_processor(processor, side)
         kept = {key: value for key, value in model.state_dict().items() if key.startswith("backbone.")}
@@ -85,6 +78,39 @@ def deeplab_v2(backbone: str, branches: int) -> DeepLabV2ForSemanticSegmentation
     model = DeepLabV2ForSemanticSegmentation(DeepLabV2Config(**size, aspp_branches=branches))
     load_imagenet_backbone(model, backbone)
     return model
+
+
+def load_imagenet_backbone(model: DeepLabV2ForSemanticSegmentation, source: str) -> None:
+    """Copy every weight and running statistic of a transformers ResNet to the backbone, in place; its classifier is
+    ignored.
+
+    Args:
+        source: a Hub id or folder, such as "microsoft/resnet-101".
+
+    Raises:
+        ValueError: `source` lacks tensors, or computes something other than the backbone.
+    """
+    resnet, info = AutoModel.from_pretrained(
+        source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    unexpected = [key for key in info["unexpected_keys"] if not key.startswith("classifier.")]
+    if lost := sorted(info["missing_keys"]) + sorted(unexpected):
+        raise ValueError(
+            f"{source}: {len(lost)} tensors do not match {type(resnet).__name__} ({', '.join(lost[:3])}), so part of "
+            "the backbone would stay random. Give a complete ResNet checkpoint of transformers."
+        )
+    fields = (
+        *("num_channels", "embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act"),
+        *("downsample_in_first_stage", "downsample_in_bottleneck"),  # same tensors, other strides
+    )
+    for field in fields:
+        ours, theirs = getattr(model.backbone.config, field), getattr(resnet.config, field)
+        if ours != theirs:
+            raise ValueError(
+                f"The ResNet has {field}={theirs}, but the backbone has {ours}, so its weights would not fit or would "
+                "compute something else. Build the model from a matching DeepLabV2Config, or give another ResNet."
+            )
+    model.backbone.load_state_dict(resnet.state_dict(), strict=True)
 
 
 def load_torchvision_names(backbone: nn.Module, file: Path) -> None:

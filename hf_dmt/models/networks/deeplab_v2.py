@@ -11,7 +11,6 @@ unused ones do not exist, because parameters without gradient stop DistributedDa
 21 classes with four branches, the official count.
 """
 
-import os
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +19,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModel,
     AutoModelForSemanticSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
@@ -143,58 +141,12 @@ def _dilate(backbone: ResNetModel) -> None:
                         conv.dilation = conv.padding = (own, own)
 
 
-def load_imagenet_backbone(
-    model: DeepLabV2ForSemanticSegmentation, source: PreTrainedModel | str | os.PathLike[str]
-) -> None:
-    """Copy the weights and running statistics of a transformers ResNet to the backbone, in place.
-
-    source: a `ResNetModel`, a `ResNetForImageClassification`, or the Hub id or folder of one, such as
-    "microsoft/resnet-101". Its classifier is ignored; every other tensor is used, and every tensor of the backbone is
-    set.
-
-    Raises ValueError if source is not a ResNet, lacks tensors, or computes something other than the backbone.
-    """
-    if isinstance(source, PreTrainedModel):
-        given = source
-    else:
-        name = os.fspath(source)
-        given, info = AutoModel.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        lost = sorted(info["missing_keys"]) + sorted(
-            key for key in info["unexpected_keys"] if not key.startswith("classifier.")
-        )
-        if lost:
-            raise ValueError(
-                f"{name}: {len(lost)} tensors do not match {type(given).__name__} ({', '.join(lost[:3])}), so part of "
-                "the backbone would stay random. Give a complete ResNet checkpoint of transformers."
-            )
-    resnet = given.base_model
-    if not isinstance(resnet, ResNetModel):
-        raise ValueError(
-            f"Got a {type(given).__name__}: the backbone is a ResNet, so only a ResNet's weights fit. Give "
-            "a ResNetModel or ResNetForImageClassification, or the Hub id or folder of one."
-        )
-    fields = (
-        *("num_channels", "embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act"),
-        *("downsample_in_first_stage", "downsample_in_bottleneck"),  # same tensors, other strides
-    )
-    for field in fields:
-        ours, theirs = getattr(model.backbone.config, field), getattr(resnet.config, field)
-        if ours != theirs:
-            raise ValueError(
-                f"The ResNet has {field}={theirs}, but the backbone has {ours}, so its weights would not fit or would "
-                "compute something else. Build the model from a matching DeepLabV2Config, or give another ResNet."
-            )
-    model.backbone.load_state_dict(resnet.state_dict(), strict=True)
-
-
 class CaffeImageProcessor(SegformerImageProcessor):
     """Preprocessing for weights converted from Caffe: BGR, 0 to 255, mean subtracted, no division.
 
     No processor of transformers supports this: those that flip channels either do not subtract a mean or lack
     `post_process_semantic_segmentation`, which `pipeline("image-segmentation")` needs. `image_mean` and `image_std` are
-    in BGR order.
+    in BGR order. `scripts/prepare_model.py` saves it.
     """
 
     do_rescale = False
@@ -204,11 +156,6 @@ class CaffeImageProcessor(SegformerImageProcessor):
     def rescale_and_normalize(self, images: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(N, C, H, W) -> the same shape; flips channels first. A mask has one channel and stays as it is."""
         return super().rescale_and_normalize(images.flip(-3), *args, **kwargs)
-
-
-def caffe_bgr_processor(size: int) -> CaffeImageProcessor:
-    """The processor to save with a DeepLab-v2 with Caffe weights; it resizes to size x size pixels."""
-    return CaffeImageProcessor(size={"height": size, "width": size})
 
 
 AutoConfig.register(DeepLabV2Config.model_type, DeepLabV2Config, exist_ok=True)
