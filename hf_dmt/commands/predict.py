@@ -163,20 +163,15 @@ def _label(
 ) -> float:
     """Label this process's share of the images; returns the seconds it took."""
     pair.to(accelerator.device)
-    reader = CleanPass(
-        given.batch_size,
-        given.num_workers,
-        accelerator.process_index,
-        accelerator.num_processes,
-        progress=accelerator.is_main_process and sys.stderr.isatty(),
-    )
+    shows_bar = accelerator.is_main_process and sys.stderr.isatty()
+    reader = CleanPass(pair, accelerator, given.batch_size, given.num_workers, progress=shows_bar)
     begun = told = time.monotonic()
     count, share = 0, len(reader.share(len(images)))
     with file.adding() as add:
-        for found in reader.run(pair, images, accelerator, title="labeling", at_stride=True):
+        for found in reader.run(images, title="labeling", at_stride=True):
             add(masks.records(found, images) if masks else image_records(found, images, pair.class_names))
             count += len(found.index)
-            if accelerator.is_main_process and not reader.progress and time.monotonic() - told > 30:
+            if accelerator.is_main_process and not shows_bar and time.monotonic() - told > 30:
                 told = time.monotonic()
                 rate = count / (told - begun)
                 print(f"labeled {count} of {share} images, {(share - count) / rate:.0f} s left", flush=True)

@@ -221,8 +221,7 @@ class PairTrainer(Trainer):
         contribution of each image."""
         with preserved_rng(), self.weights.for_inference():
             metrics = {"compute_metrics": self.compute_metrics, "library_metrics": self.library_metrics}
-            how = (self.clean_pass(), self.accelerator)
-            return evaluation.evaluate_pair(self.model, source, *how, title=title, **metrics)
+            return evaluation.evaluate_pair(self.clean_pass(), source, title=title, **metrics)
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
@@ -240,7 +239,7 @@ class PairTrainer(Trainer):
             )
         check_filled(test_dataset, "the data set to predict", self.model, with_target=False)
         with preserved_rng(), self.weights.for_inference():
-            logits, labels = evaluation.predict_pair(self.model, test_dataset, self.clean_pass(), self.accelerator)
+            logits, labels = evaluation.predict_pair(self.clean_pass(), test_dataset)
         scores = evaluation.score_logits(self.model, logits, labels, self.compute_metrics, self.library_metrics)
         metrics = evaluation.flat(scores, metric_key_prefix) if scores is not None else {}
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
@@ -248,7 +247,7 @@ class PairTrainer(Trainer):
         return PredictionOutput(predictions=logits, label_ids=truth, metrics=metrics)  # type: ignore[arg-type]
 
     def clean_pass(self) -> CleanPass:
-        return CleanPass.of(self.args)
+        return CleanPass.of(self.model, self.accelerator, self.args)
 
     # ---- saving and loading ----------------------------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ class DMTTrainer(PairTrainer):
         self.records.open_phase(phase.index, label_ratio=phase.label_ratio, steps=steps)
         if phase.label_ratio is None:
             return
-        made_by = (self.model, self.unlabeled_dataset, self.knobs, self.accelerator, self.clean_pass())
+        made_by = (self.clean_pass(), self.unlabeled_dataset, self.knobs)
         how: Any = {"labeled": self.train_dataset.labeled, "keep_earlier": self.args.keep_pseudo_labels == "all"}
         how |= {"in_the_middle": begun, "made_by": self.origin.labels_made_by}
         with self.weights.for_inference(averaged=not begun):

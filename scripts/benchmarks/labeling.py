@@ -58,9 +58,9 @@ def our_pass(
     pair: ModelPair, images: Any, batch_size: int, folder: Path, accelerator: Accelerator, **given: Any
 ) -> None:
     """What a run does between two phases."""
-    knobs, clean_pass = resolve("dmt", pair.task, given), CleanPass(batch_size)
+    knobs, clean_pass = resolve("dmt", pair.task, given), CleanPass(pair, accelerator, batch_size)
     label = label_pass.label_images if pair.task == IMAGES else label_pass.label_pixels
-    label(pair, images, clean_pass, accelerator, folder, knobs=knobs, facts={"phase": 1, "ratio": RATIO})
+    label(clean_pass, images, folder, knobs=knobs, facts={"phase": 1, "ratio": RATIO})
 
 
 def model_ready(pair: ModelPair, images: Sequence[dict[str, Any]], batch_size: int) -> list[Batch]:

@@ -190,9 +190,9 @@ def million(args: argparse.Namespace) -> list[Row]:
         peak = {"worker": 0}
 
         def answers() -> None:
-            loop = CleanPass(64, num_workers=args.workers)
+            loop = CleanPass(pair, Accelerator(cpu=True), 64, num_workers=args.workers)
             first = source.subset(np.arange(shown))
-            for part in loop.run(pair, first, Accelerator(cpu=True), title="", approximate=True):
+            for part in loop.run(first, title="", approximate=True):
                 assert part.logits["a"].shape[1] == 10
                 if part.index[0] % 1024 == 0:
                     peak["worker"] = max(peak["worker"], largest_worker())

@@ -22,16 +22,15 @@ from hf_dmt.training.labeling.inference import CleanPass
 from hf_dmt.training.settings.knobs import Knobs
 
 FACTS = {"phase": 1, "ratio": 0.5}
-LOOP = CleanPass(7)
 
 
 def gallery_of(folder: Path, pair: Any, unlabeled: Any) -> dict[str, Any]:
     """Makes the labels of phase 1 and their gallery; returns the content of its file."""
     label = label_pass.label_images if pair.task == "image-classification" else label_pass.label_pixels
-    accelerator, knobs = Accelerator(cpu=True), Knobs()
+    loop, knobs = CleanPass(pair, Accelerator(cpu=True), 7), Knobs()
     store = label_pass.phase_folder(folder, 1)
-    label(pair, unlabeled, LOOP, accelerator, store, knobs=knobs, facts=FACTS)
-    keep_gallery(1, folder, pair, unlabeled, LOOP, accelerator, knobs)
+    label(loop, unlabeled, store, knobs=knobs, facts=FACTS)
+    keep_gallery(1, folder, loop, unlabeled, knobs)
     found: dict[str, Any] = json.loads((folder / "gallery" / "phase-1" / "gallery.json").read_text())
     return found
 
@@ -74,7 +73,7 @@ def test_maps_are_those_of_the_store(tmp_path: Path) -> None:
     assert len(found["images"]) == SHOWN_MASKS
     folder = tmp_path / "gallery" / "phase-1"
     pixels = {file.name: np.asarray(Image.open(file)) for file in folder.glob("*.png")}
-    [everything] = CleanPass(12).run(pair, unlabeled, Accelerator(cpu=True), title="", shorter_side=16)
+    [everything] = CleanPass(pair, Accelerator(cpu=True), 12).run(unlabeled, title="", shorter_side=16)
     for image in found["images"]:
         maps = {name: stored[name].codes(image["row"])[0] for name in "ab"}
         for name in "ab":

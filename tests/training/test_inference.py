@@ -22,17 +22,32 @@ from hf_dmt.training.labeling import inference
 from hf_dmt.training.labeling.inference import CleanPass, broadcast_buffers
 
 
-def parts(pair: Any, source: Any, loop: CleanPass, **settings: Any) -> list[Any]:
-    return list(loop.run(pair, source, Accelerator(cpu=True), title="x", **settings))
+class OneOfThree(Accelerator):
+    """The accelerator of one of three processes."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        super().__init__(cpu=True)
+
+    process_index = property(lambda self: self.rank)
+    num_processes = property(lambda self: 3)
+
+
+def one_pass(pair: Any, size: int, **settings: Any) -> CleanPass:
+    return CleanPass(pair, Accelerator(cpu=True), size, **settings)
+
+
+def parts(loop: CleanPass, source: Any, **settings: Any) -> list[Any]:
+    return list(loop.run(source, title="x", **settings))
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_logits_do_not_depend_on_the_batches(size: int) -> None:
     """Guards against BatchNorm over the batch while labeling, and against rows in another order."""
     pair, source = make_pair("vit", "resnet"), images(7)
-    rows = {row: part.logits["b"][position] for part in parts(pair, source, CleanPass(size))
+    rows = {row: part.logits["b"][position] for part in parts(one_pass(pair, size), source)
             for position, row in enumerate(part.index)}  # fmt: skip
-    alone = [part.logits["b"][0] for part in parts(pair, source, CleanPass(1))]
+    alone = [part.logits["b"][0] for part in parts(one_pass(pair, 1), source)]
     assert sorted(rows) == list(range(7))
     assert all(torch.allclose(rows[row], alone[row], atol=1e-5) for row in rows)
 
@@ -41,13 +56,10 @@ def test_shares_of_several_processes_are_one_pass() -> None:
     """Guards against an image labeled by two processes or by none."""
     pair, source = make_pair(), images(7)
     found = [
-        row
-        for rank in range(3)
-        for part in parts(pair, source, CleanPass(2, rank=rank, world_size=3))
-        for row in part.index
+        row for rank in range(3) for part in parts(CleanPass(pair, OneOfThree(rank), 2), source) for row in part.index
     ]
     assert sorted(found) == list(range(7))
-    assert parts(pair, images(2), CleanPass(2, rank=2, world_size=3)) == [], "fewer images than processes"
+    assert parts(CleanPass(pair, OneOfThree(2), 2), images(2)) == [], "fewer images than processes"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -57,11 +69,11 @@ def test_nothing_moves(workers: int, training: bool) -> None:
     run differs."""
     pair = make_pair("vit", "resnet", dropout=0.5).train(training)
     before, state = state_of(pair), torch.get_rng_state()
-    first = parts(pair, images(5), CleanPass(2, num_workers=workers))
+    first = parts(one_pass(pair, 2, num_workers=workers), images(5))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
     assert pair.training is training and not first[0].logits["a"].requires_grad
-    again = parts(pair, images(5), CleanPass(2, num_workers=workers))
+    again = parts(one_pass(pair, 2, num_workers=workers), images(5))
     assert all(torch.equal(one.logits["a"], two.logits["a"]) for one, two in zip(first, again, strict=True))
 
 
@@ -69,7 +81,7 @@ def test_the_mode_is_restored_after_an_error() -> None:
     """Guards against a run that continues in eval mode because one image could not be read."""
     pair = make_pair().train()
     with pytest.raises(DataError, match="Image 0 cannot be read"):
-        parts(pair, [{"image": None}], CleanPass(1))
+        parts(one_pass(pair, 1), [{"image": None}])
     assert pair.training
 
 
@@ -77,7 +89,7 @@ def test_evaluation_is_at_the_size_of_each_mask() -> None:
     """Guards against scores at the training resolution, which are better than those at the mask's own resolution."""
     pair, source = make_pair("segformer", "segformer"), scenes(4)
     source[2] = {"image": source[2]["image"].resize((40, 20)), "mask": np.zeros((20, 40), dtype=np.int64)}
-    for part in parts(pair, source, CleanPass(4), to_score=True):
+    for part in parts(one_pass(pair, 4), source, to_score=True):
         for position, row in enumerate(part.index):
             expected = (20, 40) if row == 2 else (16, 16)
             assert part.truth[position].shape == part.sizes[position] == expected
@@ -90,7 +102,7 @@ def test_labels_are_at_the_training_size_and_never_larger_than_the_image() -> No
     """Guards against labels at another size than the images that are trained with them."""
     pair, source = make_pair("segformer", "segformer"), scenes(2)
     source[1] = {"image": source[1]["image"].resize((40, 20))}
-    sizes = {row: part.sizes[position] for part in parts(pair, source, CleanPass(2), shorter_side=10)
+    sizes = {row: part.sizes[position] for part in parts(one_pass(pair, 2), source, shorter_side=10)
              for position, row in enumerate(part.index)}  # fmt: skip
     assert sizes == {0: (10, 10), 1: (10, 20)}
 
@@ -99,7 +111,7 @@ def test_labels_of_whole_images_may_be_missing() -> None:
     """Guards against reading a missing label as class 0."""
     source = images(3)
     del source[1]["label"]
-    (part,) = parts(make_pair(), source, CleanPass(3))
+    (part,) = parts(one_pass(make_pair(), 3), source)
     assert part.truth == [0, None, 2]
 
 
@@ -117,9 +129,9 @@ def test_scores_are_those_of_the_pipeline_and_labels_may_be_approximate(tmp_path
     """Guards against scores on a card that nobody can reproduce because photos were decoded small, and against labeling
     slowly by decoding every pixel. With exact decoding, labels and scores come from the same logits."""
     pair, source = make_pair("vit", "resnet"), photos(tmp_path)
-    (scored,) = parts(pair, source, CleanPass(3))
-    (labeled,) = parts(pair, source, CleanPass(3), approximate=True)
-    (exact,) = parts(pair, source, CleanPass(3, exact_decoding=True), approximate=True)
+    (scored,) = parts(one_pass(pair, 3), source)
+    (labeled,) = parts(one_pass(pair, 3), source, approximate=True)
+    (exact,) = parts(one_pass(pair, 3, exact_decoding=True), source, approximate=True)
     for name in "ab":
         classify = pipeline("image-classification", model=pair.member(name), image_processor=pair.processor(name))
         for row in range(3):
@@ -146,7 +158,7 @@ def test_equal_processors_run_once(equal: bool, monkeypatch: pytest.MonkeyPatch)
     calls: list[int] = []
     made = inference.clean_inputs
     monkeypatch.setattr(inference, "clean_inputs", lambda *given: calls.append(1) or made(*given))
-    (found,) = parts(pair, source, CleanPass(4))
+    (found,) = parts(one_pass(pair, 4), source)
     assert len(calls) == (1 if equal else 2)
     for name in "ab":
         assert torch.allclose(found.logits[name], pair.clean_logits(name, expected[name]), atol=1e-5)
@@ -166,5 +178,5 @@ def test_a_pass_starts_its_workers_once(monkeypatch: pytest.MonkeyPatch) -> None
     started: list[DataLoader[Any]] = []
     iterate = DataLoader.__iter__
     monkeypatch.setattr(DataLoader, "__iter__", lambda loader: (started.append(loader), iterate(loader))[1])
-    assert len(parts(make_pair(), images(5), CleanPass(2, progress=True))) == 3
+    assert len(parts(one_pass(make_pair(), 2, progress=True), images(5))) == 3
     assert len(started) == 1

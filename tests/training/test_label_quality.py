@@ -83,10 +83,11 @@ def test_the_student_judges_its_makers_labels(tmp_path: Path, labeler: str) -> N
     pair, unlabeled = make_pair("vit", "resnet"), images(40)
     knobs = Knobs(labeler=labeler)
     facts = {"phase": 1, "ratio": 0.5}
-    label_pass.label_images(pair, unlabeled, CleanPass(7), Accelerator(cpu=True), tmp_path, knobs=knobs, facts=facts)
+    accelerator = Accelerator(cpu=True)
+    label_pass.label_images(CleanPass(pair, accelerator, 7), unlabeled, tmp_path, knobs=knobs, facts=facts)
     truth = torch.tensor([item["label"] for item in unlabeled])
     logits = {name: torch.zeros(40, 3) for name in "ab"}
-    for part in CleanPass(40).run(pair, unlabeled, Accelerator(cpu=True), title=""):
+    for part in CleanPass(pair, accelerator, 40).run(unlabeled, title=""):
         for name in "ab":
             logits[name][part.index] = part.logits[name]
     for maker, peer in (("a", "b"), ("b", "a")):
@@ -106,11 +107,11 @@ def test_pixel_figures_are_those_of_all_pixels_at_once(tmp_path: Path) -> None:
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(6, seed=1)
     for name in "ab":  # as sharp as trained models: new ones give every class nearly 1/3, within one step of the codes
         pair.member(name).decode_head.classifier.weight.data *= 100
-    loop, knobs = CleanPass(4), Knobs(gamma1=2, gamma2=1)
+    loop, knobs = CleanPass(pair, Accelerator(cpu=True), 4), Knobs(gamma1=2, gamma2=1)
     facts = {"phase": 1, "ratio": 0.3}
-    label_pass.label_pixels(pair, unlabeled, loop, Accelerator(cpu=True), tmp_path, knobs=knobs, facts=facts)
+    label_pass.label_pixels(loop, unlabeled, tmp_path, knobs=knobs, facts=facts)
     columns: dict[str, list[np.ndarray]] = {"hit": [], "weight": [], "confidence": [], "disagreement": []}
-    for part in loop.run(pair, unlabeled, Accelerator(cpu=True), title="", shorter_side=16):
+    for part in loop.run(unlabeled, title="", shorter_side=16):
         truth = torch.from_numpy(np.stack(part.truth))
         labels, confidence, doubt = pseudo_label(part.logits["a"])
         weight = dynamic_weights(part.logits["b"], labels, confidence, gamma1=2, gamma2=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def test_official_selection_that_selects_nothing_is_an_error() -> None:
 @pytest.mark.parametrize(("count", "world"), [(13, 2), (13, 4), (3, 4), (8, 1)])
 def test_shares_cover_every_image_once(count: int, world: int) -> None:
     """Guards against padded shards, the default of accelerate, which count images twice."""
-    shares = [CleanPass(batch_size=2, rank=rank, world_size=world).share(count) for rank in range(world)]
+    processes: list[Any] = [SimpleNamespace(process_index=rank, num_processes=world) for rank in range(world)]
+    shares = [CleanPass(make_pair(), one, 2).share(count) for one in processes]
     assert sorted(np.concatenate(shares).tolist()) == list(range(count))
 
 
@@ -84,15 +86,15 @@ def test_batches_of_images_of_different_sizes(tmp_path: Path, workers: int) -> N
     pair, made = make_pair("segformer", "segformer"), scenes(5)
     for row in (1, 3):
         made[row] = {"image": made[row]["image"].resize((24, 16)), "mask": None}
-    loop = CleanPass(batch_size=3, num_workers=workers)
+    loop = CleanPass(pair, Accelerator(cpu=True), 3, num_workers=workers)
     seen: dict[int, Any] = {}
-    for part in loop.run(pair, made, Accelerator(cpu=True), title="", shorter_side=16):
+    for part in loop.run(made, title="", shorter_side=16):
         for position, row in enumerate(part.index):
             seen[row] = part.logits["a"][position], part.truth[position], part.sizes[position]
     assert sorted(seen) == list(range(5))
     pair.eval()
     for row, (logits, truth, size) in seen.items():
-        alone = next(iter(CleanPass(1).run(pair, [made[row]], Accelerator(cpu=True), title="", shorter_side=16)))
+        alone = next(iter(loop.run([made[row]], title="", shorter_side=16)))
         assert logits.shape[-2:] == size == ((16, 24) if row in (1, 3) else (16, 16))
         assert (truth is None) == (row in (1, 3))
         assert torch.allclose(logits, alone.logits["a"][0], atol=1e-5)
@@ -103,7 +105,8 @@ def test_stored_pixels_keep_the_ratio_of_every_class(tmp_path: Path) -> None:
     on."""
     pair, unlabeled = make_pair("segformer", "segformer"), scenes(6, seed=1)
     facts = {"phase": 1, "ratio": 0.5}
-    label_pass.label_pixels(pair, unlabeled, CleanPass(4), Accelerator(cpu=True), tmp_path, knobs=Knobs(), facts=facts)
+    loop = CleanPass(pair, Accelerator(cpu=True), 4)
+    label_pass.label_pixels(loop, unlabeled, tmp_path, knobs=Knobs(), facts=facts)
     for name in ("a", "b"):
         store = PixelLabels.read(tmp_path / name)
         unfiltered = np.concatenate([store.codes(row)[0].ravel() for row in range(6)])
@@ -126,8 +129,8 @@ def test_images_without_a_label_are_not_scored(tmp_path: Path) -> None:
     unlabeled = [
         {**item, "label": kind(-1)} for item, kind in zip(images(3), (int, np.array, torch.tensor), strict=True)
     ]
-    loop = CleanPass(4)
-    truth = [part.truth for part in loop.run(make_pair(), unlabeled, Accelerator(cpu=True), title="")]
+    loop = CleanPass(make_pair(), Accelerator(cpu=True), 4)
+    truth = [part.truth for part in loop.run(unlabeled, title="")]
     assert truth == [[None, None, None]]
 
 
@@ -198,9 +201,8 @@ def test_labels_are_made_by_the_weights_before_they_are_trained_on(tmp_path: Pat
     confidences = []
     for size in (1, 5):
         pair.train()
-        label_pass.label_images(
-            pair, images(7), CleanPass(size), Accelerator(cpu=True), tmp_path / str(size), knobs=knobs, facts=facts
-        )
+        loop = CleanPass(pair, Accelerator(cpu=True), size)
+        label_pass.label_images(loop, images(7), tmp_path / str(size), knobs=knobs, facts=facts)
         confidences.append(ImageLabels.read(tmp_path / str(size) / "b").confidence)
     assert confidences[0] == pytest.approx(confidences[1], abs=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())

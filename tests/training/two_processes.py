@@ -125,12 +125,9 @@ def case(folder: Path, name: str, pair: Any, world: int, **settings: Any) -> tup
 
 def same_store(folder: Path, world: int) -> None:
     """Labels of the same weights, one image at a time: nothing but the number of processes differs."""
-    accelerator = Accelerator(cpu=True)
-    loop = CleanPass(1, rank=accelerator.process_index, world_size=world)
-    label_pixels(
-        make_pair("segformer", "segformer"), scenes(13, seed=1), loop, accelerator, folder / f"store-{world}",
-        knobs=Knobs(), facts={"phase": 1, "ratio": 0.5},
-    )  # fmt: skip
+    loop = CleanPass(make_pair("segformer", "segformer"), Accelerator(cpu=True), 1)
+    facts = {"phase": 1, "ratio": 0.5}
+    label_pixels(loop, scenes(13, seed=1), folder / f"store-{world}", knobs=Knobs(), facts=facts)
 
 
 CHANGED: dict[str, Any] = {
@@ -216,13 +213,12 @@ def run(folder: Path, world: int) -> None:
 def sharded(folder: Path) -> dict[str, Any]:
     """A pair whose parameters are sharded as Accelerate does, which it does only on GPUs: the same calls, on CPUs. 7
     images one by one on two processes: not the same number of forward passes."""
-    accelerator = Accelerator(cpu=True)
-    loop = CleanPass(1, rank=accelerator.process_index, world_size=2)
     pair = make_pair()
+    loop = CleanPass(pair, Accelerator(cpu=True), 1)
 
     def seen() -> dict[str, Any]:
         return {
-            "scores": evaluate_pair(pair, images(7, seed=3), loop, accelerator, title="")[0],
+            "scores": evaluate_pair(loop, images(7, seed=3), title="")[0],
             "hash": weights_hash(pair),
         }
 
@@ -240,7 +236,7 @@ def sharded(folder: Path) -> dict[str, Any]:
     )
     found["units"] = sum(isinstance(module, FSDPModule) for module in pair.modules())
     state = whole_state(pair)
-    if accelerator.is_main_process:
+    if loop.accelerator.is_main_process:
         pair.save_pretrained(folder / "sharded", state_dict=state)
     return found
 

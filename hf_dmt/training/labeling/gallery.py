@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
@@ -47,22 +46,15 @@ def has_gallery(phase: int, output_dir: str | Path) -> bool:
     return (_folder(phase, output_dir) / GALLERY_FILE).is_file()
 
 
-def keep_gallery(
-    phase: int,
-    output_dir: str | Path,
-    pair: ModelPair,
-    unlabeled: Any,
-    clean_pass: CleanPass,
-    accelerator: Accelerator,
-    knobs: Knobs,
-) -> None:
+def keep_gallery(phase: int, output_dir: str | Path, clean_pass: CleanPass, unlabeled: Any, knobs: Knobs) -> None:
     """Choose images from a phase's label store and write their gallery; every process takes part."""
     store = label_pass.phase_folder(output_dir, phase)
-    if pair.task == "image-classification":
-        agree, shown = _images(store, unlabeled) if accelerator.is_main_process else (0.0, [])
+    writes = clean_pass.accelerator.is_main_process
+    if clean_pass.pair.task == "image-classification":
+        agree, shown = _images(store, unlabeled) if writes else (0.0, [])
     else:
-        agree, shown = _masks(store, pair, unlabeled, clean_pass, accelerator, knobs)
-    if not accelerator.is_main_process:
+        agree, shown = _masks(store, clean_pass, unlabeled, knobs)
+    if not writes:
         return
     ids = image_ids(unlabeled)
     folder = _folder(phase, output_dir)
@@ -101,15 +93,13 @@ def _images(store: Path, unlabeled: Any) -> tuple[float, list[tuple[Entry, Files
     return 1 - len(differ) / max(1, len(unlabeled)), shown
 
 
-def _masks(
-    store: Path, pair: ModelPair, unlabeled: Any, clean_pass: CleanPass, accelerator: Accelerator, knobs: Knobs
-) -> tuple[float, list[tuple[Entry, Files]]]:
+def _masks(store: Path, clean_pass: CleanPass, unlabeled: Any, knobs: Knobs) -> tuple[float, list[tuple[Entry, Files]]]:
     """The fraction of pixels with the same label from both models, and the shown images as maps.
 
     Choosing reads the store once, each process its share. Both models run again on the chosen images, because the store
     does not contain what a weight is computed from: the student's probability for the other's label.
     """
-    mine = clean_pass.share(len(unlabeled))
+    pair, mine = clean_pass.pair, clean_pass.share(len(unlabeled))
     found = contradicting_masks(PixelLabels.read(store / "a"), PixelLabels.read(store / "b"), mine)
     parts = gather_object([(mine, found)])
     rows, scores = (np.concatenate([part[column] for part in parts]) for column in range(2))
@@ -120,7 +110,7 @@ def _masks(
     # At the size they were labeled at, which a subset does not know.
     few = at_side(unlabeled, None if clean_pass.exact_decoding else view_side(pair))
     shown_set = Subset(few, chosen)
-    for part in loop.run(pair, shown_set, accelerator, title="", shorter_side=pair.image_size, approximate=True):
+    for part in loop.run(shown_set, title="", shorter_side=pair.image_size, approximate=True):
         for position, place in enumerate(part.index):
             image = to_rgb(few[chosen[place]]["image"])
             entry, files = _maps(part, position, image, pair, knobs, stem=f"{place:02d}")

@@ -52,40 +52,38 @@ class CleanLogits:
 
 @dataclass(frozen=True)
 class CleanPass:
-    """How clean images are loaded: images per batch, workers, and this process's share.
+    """A pair that looks at clean images, and how they are loaded: images per batch, workers, this process's share.
 
     `exact_decoding` decodes every pixel even if fewer would do.
     """
 
+    pair: ModelPair
+    accelerator: Accelerator
     batch_size: int
     num_workers: int = 0
-    rank: int = 0
-    world_size: int = 1
     progress: bool = False
     exact_decoding: bool = False
 
     @classmethod
-    def of(cls, args: DMTTrainingArguments) -> CleanPass:
+    def of(cls, pair: ModelPair, accelerator: Accelerator, args: DMTTrainingArguments) -> CleanPass:
         """From the settings of a run."""
         return cls(
+            pair,
+            accelerator,
             batch_size=args.per_device_eval_batch_size,
             num_workers=args.dataloader_num_workers,
-            rank=args.process_index,
-            world_size=args.world_size,
             progress=not args.disable_tqdm and args.local_process_index == 0,
             exact_decoding=args.exact_decoding,
         )
 
     def share(self, count: int) -> np.ndarray:
         """This process's rows of `count`; over all processes, every row occurs exactly once."""
-        return np.arange(self.rank, count, self.world_size)
+        return np.arange(self.accelerator.process_index, count, self.accelerator.num_processes)
 
     @torch.no_grad()
     def run(
         self,
-        pair: ModelPair,
         source: Any,
-        accelerator: Accelerator,
         *,
         title: str,
         shorter_side: int | None = None,
@@ -105,7 +103,7 @@ class CleanPass:
             with_features: classification: also return the inputs of the heads.
             at_stride: segmentation: logits keep the stride of each model.
         """
-        rows = self.share(len(source))
+        pair, rows = self.pair, self.share(len(source))
         pixels = pair.task == "semantic-segmentation" and not at_stride
         loader: DataLoader[Any] = DataLoader(
             CleanDataset(
@@ -118,7 +116,7 @@ class CleanPass:
             ),  # type: ignore[arg-type]
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            pin_memory=accelerator.device.type == "cuda",
+            pin_memory=self.accelerator.device.type == "cuda",
             collate_fn=CleanCollator(_preparations(pair), by_size=pixels, at_mask_size=to_score and pixels),
             worker_init_fn=leave_signals_to_the_run,
             # Without its own generator, iterating draws a seed from the global one, which would affect training.
@@ -128,7 +126,7 @@ class CleanPass:
         pair.eval()
         try:
             with ExitStack() as stack:
-                stack.enter_context(whole_parameters(pair, accelerator))
+                stack.enter_context(whole_parameters(pair, self.accelerator))
                 recorded = {
                     name: stack.enter_context(recorded_head_inputs(pair.member(name)))
                     for name in (MEMBERS if with_features else ())
@@ -138,17 +136,16 @@ class CleanPass:
                 hidden = not self.progress
                 for groups in tqdm(batches, title, len(loader), leave=False, unit="batch", disable=hidden):
                     for batch in groups:
-                        part = self._logits(pair, batch, accelerator, batch.sizes[0] if pixels else None)
+                        part = self._logits(batch, batch.sizes[0] if pixels else None)
                         yield replace(part, features={name: seen.pop() for name, seen in recorded.items()})
         finally:
             pair.train(training)
 
-    def _logits(
-        self, pair: ModelPair, batch: CleanBatch, accelerator: Accelerator, size: tuple[int, int] | None
-    ) -> CleanLogits:
+    def _logits(self, batch: CleanBatch, size: tuple[int, int] | None) -> CleanLogits:
+        pair = self.pair
         # If both models take the same pixels, they are moved to the device once.
         there = {id(pixels): pixels.to(pair.device, non_blocking=True) for pixels in batch.inputs.values()}
-        with accelerator.autocast():
+        with self.accelerator.autocast():
             logits = {name: pair.clean_logits(name, there[id(batch.inputs[name])], size).float() for name in MEMBERS}
         # The argmax of NaNs is the first class, with apparently maximal confidence.
         finite = torch.stack([logits[name].sum().isfinite() for name in MEMBERS]).tolist()

@@ -45,15 +45,7 @@ def delete_earlier(output_dir: str | Path, phase: int) -> None:
 
 
 def label_images(
-    pair: ModelPair,
-    unlabeled: Any,
-    clean_pass: CleanPass,
-    accelerator: Accelerator,
-    folder: Path,
-    *,
-    knobs: Knobs,
-    facts: dict[str, Any],
-    labeled: Any = None,
+    clean_pass: CleanPass, unlabeled: Any, folder: Path, *, knobs: Knobs, facts: dict[str, Any], labeled: Any = None
 ) -> None:
     """Label whole images and write every maker's table.
 
@@ -63,12 +55,12 @@ def label_images(
         labeled: images with true labels, which `--labeler graph` propagates.
     """
     by_graph = knobs.labeler == graph.GRAPH
-    count = len(unlabeled)
+    count, classes = len(unlabeled), len(clean_pass.pair.class_names)
     rows: list[int] = []
     found: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in MEMBERS}
     truth: dict[int, int] = {}
     title = f"labeling for phase {facts['phase']}"
-    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, approximate=True, with_features=by_graph):
+    for part in clean_pass.run(unlabeled, title=title, approximate=True, with_features=by_graph):
         rows += part.index
         truth |= {row: int(label) for row, label in zip(part.index, part.truth, strict=True) if label is not None}
         for name in MEMBERS:
@@ -91,32 +83,27 @@ def label_images(
         for name in MEMBERS
     }
     if by_graph:
-        columns[graph.GRAPH] = _labels_of_graph(pair, labeled, clean_pass, accelerator, columns, knobs)
+        columns[graph.GRAPH] = _labels_of_graph(clean_pass, labeled, columns, knobs)
     for name, (labels, confidence, doubt, weight, agree, *_) in columns.items():
         selected = select_images(labels, confidence, doubt, facts["ratio"], knobs)
         hit = labels == true_labels
         summary = {
             "selected": float(selected.mean()),
             "accuracy": float(hit[selected & scored].mean()) if (selected & scored).any() else None,
-            "class_counts": np.bincount(labels[selected], minlength=len(pair.class_names)).tolist(),
-            "predicted": np.bincount(labels, minlength=len(pair.class_names)).tolist(),
+            "class_counts": np.bincount(labels[selected], minlength=classes).tolist(),
+            "predicted": np.bincount(labels, minlength=classes).tolist(),
             "separation": label_quality.of_images(
                 weight[..., scored], confidence[scored], agree[..., scored], hit[scored]
             ),
         }
-        if accelerator.is_main_process:
+        if clean_pass.accelerator.is_main_process:
             stored = ImageLabels(labels, confidence, selected)
             stored.write(folder / name, image_ids(unlabeled), {**facts, "made_by": name, "summary": summary})
-    accelerator.wait_for_everyone()
+    clean_pass.accelerator.wait_for_everyone()
 
 
 def _labels_of_graph(
-    pair: ModelPair,
-    labeled: Any,
-    clean_pass: CleanPass,
-    accelerator: Accelerator,
-    columns: dict[str, list[np.ndarray]],
-    knobs: Knobs,
+    clean_pass: CleanPass, labeled: Any, columns: dict[str, list[np.ndarray]], knobs: Knobs
 ) -> list[np.ndarray]:
     """The columns of the graph as a maker of labels: label, confidence and doubt of every image, `(N,)`, and weight and
     agreement of both students, `(2, N)`.
@@ -126,19 +113,19 @@ def _labels_of_graph(
     """
     known: list[tuple[int, int, dict[str, np.ndarray]]] = []
     title = "labeled images for the graph"
-    for part in clean_pass.run(pair, labeled, accelerator, title=title, approximate=True, with_features=True):
+    for part in clean_pass.run(labeled, title=title, approximate=True, with_features=True):
         features = {name: part.features[name].cpu().numpy() for name in MEMBERS}
         for place, (row, label) in enumerate(zip(part.index, part.truth, strict=True)):
             known.append((row, int(label), {name: features[name][place] for name in MEMBERS}))
     known = sorted(gather_object(known), key=lambda entry: entry[0])
     spread: list[Any] = [None]
-    if accelerator.is_main_process:
+    if clean_pass.accelerator.is_main_process:
         spread = [
             graph.spread_labels(
                 graph.joined([np.stack([entry[2][name] for entry in known]) for name in MEMBERS]),
                 np.asarray([entry[1] for entry in known]),
                 graph.joined([columns[name][-2] for name in MEMBERS]),
-                len(pair.class_names),
+                len(clean_pass.pair.class_names),
             )
         ]
     distribution: np.ndarray = broadcast_object_list(spread)[0]
@@ -186,22 +173,13 @@ def select_images(
     return chosen
 
 
-def label_pixels(
-    pair: ModelPair,
-    unlabeled: Any,
-    clean_pass: CleanPass,
-    accelerator: Accelerator,
-    folder: Path,
-    *,
-    knobs: Knobs,
-    facts: dict[str, Any],
-) -> None:
+def label_pixels(clean_pass: CleanPass, unlabeled: Any, folder: Path, *, knobs: Knobs, facts: dict[str, Any]) -> None:
     """Label every pixel of the unlabeled images, without selection, and compute thresholds per class from a histogram.
 
     Memory: one batch of logits and, for each model, a histogram of classes x 65536 counts, independent of the number of
     images; three histograms if the true masks are known.
     """
-    classes = len(pair.class_names)
+    accelerator, classes = clean_pass.accelerator, len(clean_pass.pair.class_names)
     made_by = f"phase {facts['phase']} {facts.get('weights')}"
     stores = {name: PixelLabels(folder / name, key=f"{made_by} {name}") for name in MEMBERS}
     histograms = {name: torch.zeros(classes, 1 << 16, dtype=torch.int64) for name in MEMBERS}
@@ -210,8 +188,8 @@ def label_pixels(
     scored: dict[str, Tensor] = {}
     judged = {name: label_quality.PixelSeparation() for name in MEMBERS}
     title = f"labeling for phase {facts['phase']}"
-    side = pair.image_size
-    for part in clean_pass.run(pair, unlabeled, accelerator, title=title, shorter_side=side, approximate=True):
+    side = clean_pass.pair.image_size
+    for part in clean_pass.run(unlabeled, title=title, shorter_side=side, approximate=True):
         for name in MEMBERS:
             for position, row in enumerate(part.index):
                 logits = {member: part.logits[member][position : position + 1] for member in MEMBERS}

@@ -6,14 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ...data.drawing.samples import PseudoLabels
 from ...data.labels.pseudo_labels import ImageLabels, PixelLabels, StoreError
 from ...data.members import MEMBERS, TEACHERS
 from ...method import Phase
-from ...models.pair import ModelPair
 from ..settings.knobs import Knobs
 from . import label_pass
 from .gallery import has_gallery, keep_gallery
@@ -50,11 +48,9 @@ class PhaseLabels:
 
 def provide(
     phase: Phase,
-    pair: ModelPair,
+    clean_pass: CleanPass,
     unlabeled: Any,
     knobs: Knobs,
-    accelerator: Accelerator,
-    clean_pass: CleanPass,
     output_dir: str,
     *,
     in_the_middle: bool,
@@ -75,7 +71,7 @@ def provide(
         ValueError: the labels are missing and cannot be made again.
     """
     assert phase.label_ratio is not None
-    start = time.monotonic()
+    start, pair, writes = time.monotonic(), clean_pass.pair, clean_pass.accelerator.is_main_process
     folder = label_pass.phase_folder(output_dir, phase.index)
     facts = {
         "phase": phase.index,
@@ -93,10 +89,7 @@ def provide(
         facts["weights"] = made_by
     # Decided once for all processes: a process that is ahead could change the state before a slower one looks.
     makers = label_pass.makers(knobs)
-    there = [
-        accelerator.is_main_process and label_pass.reusable(folder, facts, makers),
-        has_gallery(phase.index, output_dir),
-    ]
+    there = [writes and label_pass.reusable(folder, facts, makers), has_gallery(phase.index, output_dir)]
     broadcast_object_list(there)
     reusable, has_pictures = there
     if not reusable:
@@ -108,15 +101,13 @@ def provide(
                 "unless `keep_pseudo_labels='all'`.)"
             )
         if pair.task == "image-classification":
-            label_pass.label_images(
-                pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts, labeled=labeled
-            )
+            label_pass.label_images(clean_pass, unlabeled, folder, knobs=knobs, facts=facts, labeled=labeled)
         else:
-            label_pass.label_pixels(pair, unlabeled, clean_pass, accelerator, folder, knobs=knobs, facts=facts)
+            label_pass.label_pixels(clean_pass, unlabeled, folder, knobs=knobs, facts=facts)
     # A run killed between the two has the labels but not the gallery.
     if not in_the_middle and not (reusable and has_pictures):
-        keep_gallery(phase.index, output_dir, pair, unlabeled, clean_pass, accelerator, knobs)
-    if accelerator.is_main_process and not keep_earlier:
+        keep_gallery(phase.index, output_dir, clean_pass, unlabeled, knobs)
+    if writes and not keep_earlier:
         label_pass.delete_earlier(output_dir, phase.index)
     teacher = TEACHERS[knobs.labeler]
     store: type[ImageLabels] | type[PixelLabels]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import EvalPrediction
@@ -35,10 +34,8 @@ Kept = tuple[list[int], dict[str, Tensor], list[int]]  # rows, logits of a and b
 
 
 def evaluate_pair(
-    pair: ModelPair,
-    source: Any,
     clean_pass: CleanPass,
-    accelerator: Accelerator,
+    source: Any,
     *,
     title: str,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
@@ -52,11 +49,12 @@ def evaluate_pair(
         compute_metrics: classification only; called with the logits of a and b, and the log of the ensemble's
             probabilities; its results are added to each.
     """
+    pair, accelerator = clean_pass.pair, clean_pass.accelerator
     scores = MemberScores(len(pair.class_names), pair.task, pair.class_names, device=accelerator.device)
     kept: list[Kept] = []
     rows: list[int] = []
     collected = library_metrics.start() if library_metrics is not None else None
-    for part in clean_pass.run(pair, source, accelerator, title=title, to_score=True):
+    for part in clean_pass.run(source, title=title, to_score=True):
         truth = torch.from_numpy(np.stack([np.asarray(label, dtype=np.int64) for label in part.truth]))
         scores.update(part.logits, truth.to(accelerator.device))
         rows += part.index
@@ -74,14 +72,12 @@ def evaluate_pair(
     return result, counts
 
 
-def predict_pair(
-    pair: ModelPair, source: Any, clean_pass: CleanPass, accelerator: Accelerator
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def predict_pair(clean_pass: CleanPass, source: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Logits `(N, C)` of both models and the labels of an image set, -100 if unknown (None or below 0), on every
     process and in row order."""
     kept: list[Kept] = []
-    names = pair.class_names
-    for part in clean_pass.run(pair, source, accelerator, title="predicting"):
+    names = clean_pass.pair.class_names
+    for part in clean_pass.run(source, title="predicting"):
         labels = [
             IGNORE_INDEX
             if label is None or label < 0

@@ -149,7 +149,8 @@ def features(given: argparse.Namespace, file: Path) -> dict[str, np.ndarray]:
         rows = np.sort(np.concatenate([images.labeled.chosen, *([held.chosen] if held is not None else [])]))
         everything = replace(images.labeled, chosen=rows)
         for split, source in (("train", everything), ("test", images.test)):
-            parts = list(CleanPass(64).run(pair, source, Accelerator(cpu=True), title=split, with_features=True))
+            clean_pass = CleanPass(pair, Accelerator(cpu=True), 64)
+            parts = list(clean_pass.run(source, title=split, with_features=True))
             found[f"{split}_labels"] = np.asarray([label for part in parts for label in part.truth])
             for name in MEMBERS:
                 found[f"{split}_{name}"] = torch.cat([part.features[name] for part in parts]).numpy()
