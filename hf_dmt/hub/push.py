@@ -11,7 +11,6 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,38 +115,10 @@ class Staging:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class BackgroundPushes:
-    """Pushes that run during training, one after another; failures are kept until requested.
-
-    Args:
-        output_dir: the run's folder; leftovers of a killed run's staging are deleted.
-    """
-
-    def __init__(self, output_dir: Path) -> None:
-        for left in output_dir.glob(f"{STAGING}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
-        self._pushes: list[Future[CommitInfo]] = []
-
-    @property
-    def busy(self) -> bool:
-        return any(not push.done() for push in self._pushes)
-
-    def send(self, staging: Staging, repo_id: str, **how: Any) -> Future[CommitInfo]:
-        """Start the push, or queue it behind the current one."""
-        push = self._sender.submit(staging.send, repo_id, **how)
-        self._pushes.append(push)
-        return push
-
-    def failures(self, *, wait: bool = False) -> list[str]:
-        """Messages of the pushes that failed since the last call; with `wait`, after all have finished."""
-        found = []
-        for push in list(self._pushes):
-            if wait or push.done():
-                self._pushes.remove(push)
-                if (problem := push.exception()) is not None:
-                    found.append(str(problem))
-        return found
+def delete_leftovers(output_dir: Path) -> None:
+    """Delete what a killed run had staged."""
+    for left in output_dir.glob(f"{STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def check_folder(folder: str | Path) -> None:

@@ -18,19 +18,14 @@ from .preprocessing import clean_inputs, native_size
 _REFUSALS = (ValueError, RuntimeError, AssertionError, IndexError, TypeError)  # of an input, by models of any author
 
 
-def refuse_adapters(model: nn.Module, name: str) -> None:
-    """Raise a ValueError for a PEFT model: it would be saved as an adapter, or with names that no loader knows."""
-    if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
+def check_model(model: Any, name: str) -> None:
+    """Raise a ValueError for an object that cannot be a member, or a model without weights of its own."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    if any(type(module).__module__.partition(".")[0] == "peft" for module in modules):
         raise ValueError(
             f"Model {name} has PEFT adapters, but a member is saved as a plain checkpoint for `pipeline()`. Merge "
             "them first, model = model.merge_and_unload(), and train less of it with `train='last:2'`."
         )
-
-
-def check_model(model: Any, name: str) -> None:
-    """Raise a ValueError for an object that cannot be a member, or a model without weights of its own."""
-    if isinstance(model, nn.Module):
-        refuse_adapters(model, name)
     inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
     if isinstance(inner, PreTrainedModel):
         raise ValueError(
@@ -44,8 +39,8 @@ def check_model(model: Any, name: str) -> None:
         )
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
-            f"Model {name} is on the meta device, without weights. Load it with "
-            "from_pretrained(...) on the CPU or a GPU."
+            f"Model {name} is on the meta device, without weights. Load it with from_pretrained(...) on the CPU or a "
+            "GPU."
         )
     if getattr(model, "is_quantized", False):
         raise ValueError(

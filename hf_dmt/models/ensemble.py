@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers.image_utils import load_image
 
@@ -20,18 +20,6 @@ from .preprocessing import clean_inputs
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 Prediction = list[dict[str, Any]]
-
-
-class TwoMembers(Protocol):
-    """The parts of `ModelPair` that are used here; it cannot be imported, because it imports this file."""
-
-    task: str
-
-    @property
-    def class_names(self) -> list[str]: ...
-    def member(self, name: str) -> nn.Module: ...
-    def processor(self, name: str) -> Any: ...
-    def clean_logits(self, name: str, pixel_values: Tensor) -> Tensor: ...
 
 
 class EnsemblePipeline:
@@ -45,11 +33,11 @@ class EnsemblePipeline:
     - segmentation: the part of that mask on which the two members predict different classes.
 
     Args:
-        pair: the pair; it stays on its device.
+        pair: the `ModelPair`, whose file imports this one; it stays on its device.
         batch_size: images per forward pass.
     """
 
-    def __init__(self, pair: TwoMembers, batch_size: int = 1) -> None:
+    def __init__(self, pair: Any, batch_size: int = 1) -> None:
         self.pair, self.batch_size = pair, batch_size
 
     def __call__(self, inputs: Any, *, top_k: int | None = 5, timeout: float | None = None) -> Any:

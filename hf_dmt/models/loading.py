@@ -26,7 +26,6 @@ from transformers import (
 from transformers.utils import cached_file, find_adapter_config_file, is_timm_available, logging
 from transformers.utils.hub import extract_commit_hash
 
-from ..data.members import MEMBERS
 from ..data.messages import first_line
 from ..data.pair_file import CheckpointError, member_folder
 from ..data.seeds import seeded
@@ -247,27 +246,18 @@ def load_verified(source: str, like: PreTrainedModel | None = None, *, task: str
     return model
 
 
-def load_members(
-    folder: Path, settings: dict[str, Any], source: str, *, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedModel, BaseImageProcessor, BaseImageProcessor]:
-    """The models a and b of a saved pair, and their image processors.
+def load_member(
+    folder: Path, settings: dict[str, Any], name: str, source: str, *, trust_remote_code: bool
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """A member of a saved pair, and its image processor.
 
     Args:
         settings: of the pair, from `read_pair_file`.
         source: what the user gave, for errors; `folder` may be in a cache.
 
     Raises:
-        CheckpointError: a member is missing, damaged, not safetensors, or needs code that was not allowed.
+        CheckpointError: it is missing, damaged, not safetensors, or needs code that was not allowed.
     """
-    (model_a, processor_a), (model_b, processor_b) = (
-        _load_member(folder, settings, name, source, trust_remote_code) for name in MEMBERS
-    )
-    return model_a, model_b, processor_a, processor_b
-
-
-def _load_member(
-    folder: Path, settings: dict[str, Any], name: str, source: str, trust_remote_code: bool
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
     where = member_folder(folder, settings, name)
     if not (where / "config.json").is_file():
         raise CheckpointError(

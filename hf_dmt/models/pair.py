@@ -333,16 +333,13 @@ class ModelPair(nn.Module):
     def from_folder(cls, folder: Path, source: str, *, trust_remote_code: bool = False) -> ModelPair:
         """As `from_pretrained`, from files that are here already; `source` is what the user gave, for errors."""
         settings = read_pair_file(folder, source)
-        members = loading.load_members(folder, settings, source, trust_remote_code=trust_remote_code)
+        code = {"trust_remote_code": trust_remote_code}
+        loaded = [loading.load_member(folder, settings, name, source, **code) for name in MEMBERS]
+        models, processors = zip(*loaded, strict=True)
         del settings["format_version"]
-        primary = settings.pop("primary")
-        pair = cls(
-            *members,
-            task=settings.pop("task"),
-            image_size=settings.pop("image_size"),
-            metadata=settings,
-            from_files=MEMBERS,
-        )
+        primary, task, image_size = (settings.pop(key) for key in ("primary", "task", "image_size"))
+        more: dict[str, Any] = {"task": task, "image_size": image_size, "metadata": settings}
+        pair = cls(*models, *processors, **more, from_files=MEMBERS)
         pair.primary = primary
         return pair
 

@@ -377,7 +377,7 @@ class PairTrainer(Trainer):
         folder = exported or self.export()
         if not self.is_world_process_zero():
             return None
-        if self.publisher.pushes is None:
+        if self.publisher.repo_id is None:
             self.hub_model_id = self.publisher.open(token, private, revision)
         self.publisher.write_card(folder, token=token, **card_facts)
         return self.publisher.push(folder, commit_message, blocking=blocking, token=token, revision=revision, tag=tag)

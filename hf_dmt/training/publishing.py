@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..hub.card import write_card
-from ..hub.push import BackgroundPushes, CommitInfo, Staging, stage_finished
+from ..hub.push import CommitInfo, Staging, delete_leftovers, stage_finished
 from ..hub.repository import LAST_CHECKPOINT, fetch_checkpoint, open_target
 from ..models.pair import ModelPair
 from .settings.arguments import DMTTrainingArguments
@@ -41,14 +41,15 @@ class Publisher:
         pair: its tags are added to the card.
 
     Attributes:
-        repo_id, pushes: on the main process, once the repository is open.
+        repo_id: on the main process, once the repository is open.
     """
 
     def __init__(self, args: DMTTrainingArguments, pair: ModelPair) -> None:
         self.args, self.pair = args, pair
         self.output_dir = Path(args.output_dir)
         self.repo_id: str | None = None
-        self.pushes: BackgroundPushes | None = None
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        self._pushes: list[Future[CommitInfo]] = []  # whose outcome was not reported yet
 
     def open(self, token: str | None = None, private: bool | None = None, revision: str | None = None) -> str:
         """Create the repository if necessary, and check before training whether pushes will be accepted.
@@ -62,7 +63,7 @@ class Publisher:
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
         )
-        self.pushes = BackgroundPushes(self.output_dir)
+        delete_leftovers(self.output_dir)
         return self.repo_id
 
     def write_card(self, folder: Path, *, token: str | None = None, **facts: Any) -> None:
@@ -82,26 +83,29 @@ class Publisher:
         Raises:
             HubError: the push failed.
         """
-        assert self.pushes is not None and self.repo_id is not None
         staging = stage_finished(folder)
-        how: dict[str, Any] = {
-            "revision": revision or self.args.hub_revision,
-            "token": token or self.args.hub_token,
-            "tag": tag,
-        }
-        if blocking:
-            return staging.send(self.repo_id, message=message, **how)
-        return self.pushes.send(staging, self.repo_id, message=message, **how)
+        revision, token = revision or self.args.hub_revision, token or self.args.hub_token
+        how: dict[str, Any] = {"message": message, "revision": revision, "token": token, "tag": tag}
+        if not blocking:
+            return self._send_later(staging, **how)
+        assert self.repo_id is not None
+        return staging.send(self.repo_id, **how)
+
+    def _send_later(self, staging: Staging, **how: Any) -> Future[CommitInfo]:
+        """Start a push in the background, or queue it behind the current one."""
+        assert self.repo_id is not None
+        self._pushes.append(self._sender.submit(staging.send, self.repo_id, **how))
+        return self._pushes[-1]
 
     def has_time(self, *, urgent: bool) -> bool:
         """Whether a push during training should start now; also reports failures of earlier ones.
 
         Only one push runs at a time: one that is not `urgent` is skipped while another is in progress.
         """
-        if self.pushes is None:
+        if self.repo_id is None:
             return False
         self.report_failures()
-        return urgent or self.args.hub_always_push or not self.pushes.busy
+        return urgent or self.args.hub_always_push or all(push.done() for push in self._pushes)
 
     def push_checkpoint(
         self, checkpoint: Path, step: int, *, resumable: bool, stage_pair: Callable[[Staging], None]
@@ -112,7 +116,6 @@ class Publisher:
             resumable: the checkpoint does not need other files of the output folder, so it may be `last-checkpoint/`.
             stage_pair: writes the pair to be published to the staging folder.
         """
-        assert self.pushes is not None and self.repo_id is not None
         strategy = self.args.hub_strategy
         staging = Staging(self.output_dir)
         try:
@@ -128,13 +131,14 @@ class Publisher:
             logger.warning(f"The pair of update {step} was not pushed: {problem}")
             return
         how = {"token": self.args.hub_token, "revision": self.args.hub_revision}
-        self.pushes.send(staging, self.repo_id, message=f"Training in progress, step {step}", **how)
+        self._send_later(staging, message=f"Training in progress, step {step}", **how)
 
     def report_failures(self, *, wait: bool = False) -> None:
         """Warn about failed pushes; with `wait`, after those in progress have finished."""
-        if self.pushes is not None:
-            for message in self.pushes.failures(wait=wait):
-                logger.warning(f"A push during training failed; training continues. {message}")
+        for push in [push for push in self._pushes if wait or push.done()]:
+            self._pushes.remove(push)
+            if (problem := push.exception()) is not None:
+                logger.warning(f"A push during training failed; training continues. {problem}")
 
     def fetch_run(self, repo_id: str) -> Path:
         """Download the last checkpoint of a run on the Hub; its records and initial weights go to the output folder.
