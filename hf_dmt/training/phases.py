@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ from transformers.trainer_utils import SaveStrategy
 from ..data.members import MEMBERS
 from ..data.tasks import TASKS
 from ..method import Phase, plan_phases
-from ..models.pair import ModelPair
 from .labeling.graph import GRAPH, check_size
 from .settings.knobs import Knobs
 
@@ -124,28 +123,25 @@ class PhaseCallback(TrainerCallback):
     """Starts and ends phases; every phase ends with an evaluation and a checkpoint.
 
     Args:
-        course: the position of the run.
-        pair: its waiting model gets no updates.
-        begin: called before the first update of a phase, of a turn, and of a resumed run.
-        after_update: called after every optimizer step.
+        trainer: a `DMTTrainer`, whose class imports this file.
     """
 
-    def __init__(
-        self, course: Course, pair: ModelPair, *, begin: Callable[[], None], after_update: Callable[[], None]
-    ) -> None:
-        self.course, self.pair, self.begin, self.after_update = course, pair, begin, after_update
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.course: Course = trainer.course
 
     def on_epoch_begin(self, *event: Any, **kwargs: Any) -> None:
-        self.begin()
+        self.trainer.begin_phase()
 
     def on_pre_optimizer_step(self, *event: Any, **kwargs: Any) -> None:
         # The optimizer skips parameters without gradient: no decay, no momentum.
         if waiting := self.course.waiting:
-            for parameter in self.pair.member(waiting).parameters():
+            for parameter in self.trainer.model.member(waiting).parameters():
                 parameter.grad = None
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
-        self.after_update()
+        self.course.done += 1
+        self.trainer.weights.updated(self.course.trained)
         if self.course.turn_is_over:
             # Evaluation and checkpoint happen once, in on_epoch_end, when the record is complete.
             control.should_evaluate = control.should_save = False

@@ -14,14 +14,10 @@ from ..data.files import write_json
 from ..data.members import MEMBERS
 from ..data.splitting.contents import digest_of
 from ..data.splitting.splits import SPLIT_FILE, describe, image_ids
-from ..method import Phase
-from ..models.pair import ModelPair
 from .random_state import preserved_rng
 from .run.origin import RunOrigin
 from .run.protocol import run_facts
 from .settings import identity
-from .settings.arguments import DMTTrainingArguments
-from .settings.methods import Knobs
 
 
 class RunStart:
@@ -42,21 +38,11 @@ class RunStart:
         self.digests: dict[str, str] | None = None
         self.split: dict[str, Any] | None = None
 
-    def origin(
-        self,
-        args: DMTTrainingArguments,
-        knobs: Knobs,
-        phases: Sequence[Phase],
-        pair: ModelPair,
-        supervised_rows: Mapping[str, np.ndarray],
-        *,
-        sharded: bool,
-    ) -> RunOrigin:
+    def origin(self, trainer: Any) -> RunOrigin:
         """The identity of this start, to be compared with the checkpoint it resumes from.
 
         Args:
-            supervised_rows: for each model, the labeled rows of phase 0.
-            sharded: FSDP shards the parameters.
+            trainer: a `DMTTrainer`, whose class imports this file.
 
         Raises:
             ValueError: the processes of this start would not train the same; every process must call this.
@@ -65,16 +51,13 @@ class RunStart:
             with preserved_rng():  # a data set may draw random numbers
                 sets = self.image_sets.items()
                 self.digests = {role: digest_of(images, role=role) for role, images in sets if images is not None}
-        first = {f"phase 0 of {name}": _digest_of_rows(supervised_rows[name]) for name in MEMBERS}
-        settings = {**self.settings, "parameters_divided_over_processes": sharded}
-        now = identity.of_run(args, knobs, phases, pair, {**self.digests, **first}, settings)
+        args, pair = trainer.args, trainer.model
+        first = {f"phase 0 of {name}": _digest_of_rows(trainer.supervised_rows[name]) for name in MEMBERS}
+        settings = {**self.settings, "parameters_divided_over_processes": trainer.is_fsdp_enabled}
+        now = identity.of_run(args, trainer.knobs, trainer.phases, pair, {**self.digests, **first}, settings)
         _check_processes_agree(now, args.output_dir)
-        return RunOrigin(
-            now,
-            world_size=args.world_size,
-            accepted=args.accept_changes or (),
-            defaults=identity.defaults(args, pair.task),
-        )
+        defaults = identity.defaults(args, pair.task)
+        return RunOrigin(now, world_size=args.world_size, accepted=args.accept_changes or (), defaults=defaults)
 
     def write_split(self, folder: str | Path, class_names: Sequence[str]) -> None:
         """Write `split.json`."""

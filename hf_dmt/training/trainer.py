@@ -110,10 +110,8 @@ class DMTTrainer(PairTrainer):
         self.course = phases.Course(self.phases)
         self.sampler = PhaseBatchSampler(shape, rank=args.process_index, seed=args.seed)
         self._begin_draws()  # so that batches can be looked at before training
-        run_phases = phases.PhaseCallback(self.course, model, begin=self.begin_phase, after_update=self.after_update)
-        drawn, trained = self._images_of_last_updates, lambda: self.trained_members
-        self.nonfinite = SkipNonFinite(model, self.accelerator, self.telemetry, trained=trained, images=drawn)
-        self.add_callback(run_phases)
+        self.nonfinite = SkipNonFinite(self)
+        self.add_callback(phases.PhaseCallback(self))
         self.add_callback(self.nonfinite)
         self.records = RunRecords(args.output_dir, writes=args.should_save)
         self.scored = ScoredSplits(args.output_dir, model.task, model.class_names, writes=args.should_save)
@@ -159,8 +157,8 @@ class DMTTrainer(PairTrainer):
         """Also refuses a checkpoint of another run (ValueError). `train` reads one that was returned here only once."""
         if asked is not None and asked == self._resumed_from:
             return self._resumed_from
-        checkpoint, what = super().checkpoint_to_resume(asked), (self.args, self.knobs, self.phases, self.model)
-        self.origin = self.start.origin(*what, self.supervised_rows, sharded=self.is_fsdp_enabled)
+        checkpoint = super().checkpoint_to_resume(asked)
+        self.origin = self.start.origin(self)
         if checkpoint is not None:
             self.origin.continue_from(checkpoint, self.args.output_dir)
         self._resumed_from = checkpoint
@@ -275,11 +273,6 @@ class DMTTrainer(PairTrainer):
     def _is_online(self) -> bool:
         return self.knobs.strategy == "online" and self.course.current.index > 0
 
-    def after_update(self) -> None:
-        """After every optimizer step."""
-        self.course.done += 1
-        self.weights.updated(self.trained_members)
-
     # ---- the loss --------------------------------------------------------------------------------------------------
 
     def get_batch_samples(
@@ -370,7 +363,7 @@ class DMTTrainer(PairTrainer):
 
     # ---- logs and records ------------------------------------------------------------------------------------------
 
-    def _images_of_last_updates(self, count: int) -> list[dict[str, list[str]]]:
+    def images_of_last_updates(self, count: int) -> list[dict[str, list[str]]]:
         """For each model, the images drawn in the last `count` updates of this phase."""
         updates = self.sampler.draws_of_updates(max(0, self.course.done - count), self.course.done)
         return [self.train_dataset.names(drawn) for drawn in updates]

@@ -611,7 +611,6 @@ def test_the_trainer_has_two_storeys() -> None:
 # Private methods of our own; every other one replaces a method of the stock Trainer.
 HELPERS = {
     *("_begin_draws", "_evaluate_set", "_open_phase", "_is_online"),
-    "_images_of_last_updates",
 }
 # What scripts call, and nothing else.
 PUBLIC = {"create_model_card", "hyperparameter_search", "predict", "train", "push_to_hub"}

@@ -26,7 +26,7 @@ _WRITTEN = ("README.md", "config.json", "model.safetensors", "preprocessor_confi
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest `checkpoint-N` that is complete, else None; skipped ones are logged."""
-    for path in sorted(numbered(output_dir), key=step_of, reverse=True):  # type: ignore[arg-type]
+    for path in reversed(numbered(output_dir)):
         if not (found := faults(path)):
             return path
         logger.warning(f"{path.name} is incomplete ({', '.join(found)} missing or damaged); skipping it.")
@@ -64,7 +64,7 @@ def to_resume(
             logger.warning(f"No complete checkpoint in {output_dir}; starting from the beginning.")
         return str(last) if last else None
     if not Path(str(asked)).is_dir():
-        there = ", ".join(path.name for path in sorted(numbered(output_dir), key=step_of)) or "no checkpoints"  # type: ignore[arg-type]
+        there = ", ".join(path.name for path in numbered(output_dir)) or "no checkpoints"
         raise ValueError(
             f"There is no folder {str(asked)!r} to resume from. `output_dir` {str(output_dir)!r} has {there}. Give the "
             "path of one, or `resume_from_checkpoint=True` for the last complete one."
@@ -114,16 +114,16 @@ def not_written(checkpoint: Path, problem: Exception) -> OSError:
 def delete_old(newest: Path, limit: int, *, best: str | None) -> None:
     """Keep `limit` checkpoints: the newest, the best, and then those with the highest numbers."""
     kept = {newest.name, Path(best).name} if best else {newest.name}
-    others = sorted((path for path in numbered(newest.parent) if path.name not in kept), key=step_of)  # type: ignore[arg-type]
+    others = [path for path in numbered(newest.parent) if path.name not in kept]
     for path in others[: max(0, len(others) + len(kept) - limit)]:
         (path / TRAINER_STATE_NAME).unlink(missing_ok=True)  # a half-deleted checkpoint must not look complete
         shutil.rmtree(path, ignore_errors=True)
 
 
 def numbered(output_dir: str | Path) -> list[Path]:
-    """The checkpoint folders of a run, complete or not."""
-    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return [path for path in found if path.is_dir() and step_of(path) is not None]
+    """The checkpoint folders of a run in order, complete or not."""
+    found = {path: step_of(path) for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()}
+    return sorted((path for path, step in found.items() if step is not None), key=lambda path: found[path] or 0)
 
 
 def check_room(folder: str | Path, *, overwrite: bool) -> None:

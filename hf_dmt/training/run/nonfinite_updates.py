@@ -7,19 +7,15 @@ where fused optimizers read it just like fp16's found-inf flag, and the log read
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback
 
 from ...data.files import write_json
-from ...models.pair import ModelPair
 from .runtime_errors import RunError
-from .telemetry import Telemetry
 
 SKIPPED_BATCHES_FILE = "skipped_batches.json"
 
@@ -31,38 +27,25 @@ class SkipNonFinite(TrainerCallback):
     because only the host can skip the step.
 
     Args:
-        trained: the models that are training.
-        images: for each model, the ids of the images in the most recent updates.
+        trainer: a `DMTTrainer`, whose class imports this file.
     """
 
-    def __init__(
-        self,
-        pair: ModelPair,
-        accelerator: Accelerator,
-        telemetry: Telemetry,
-        *,
-        trained: Callable[[], tuple[str, ...]],
-        images: Callable[[int], list[dict[str, list[str]]]],
-    ) -> None:
-        self.pair, self.accelerator, self.telemetry = pair, accelerator, telemetry
-        self.trained, self.images = trained, images
-        self._args: Any = None  # both are set when training starts
-        self._state = TrainerState()
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
         self._verdicts: list[Tensor] = []  # not read yet; 0-dim bool, True if the update was skipped
         self._in_a_row = self._skipped = 0  # the second counts since the last log
         self._statistics: list[Tensor] = []  # running means and variances of all BatchNorms, each (channels,)
         self._kept = torch.empty(0)  # their values before the update
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self._args, self._state = args, state
+    def on_train_begin(self, *event: Any, **kwargs: Any) -> None:
         self._verdicts, self._in_a_row, self._skipped = [], 0, 0
 
     def on_epoch_begin(self, *event: Any, **kwargs: Any) -> None:
         # Collected again in every phase: a buffer that was moved to another device and back is a different tensor.
         self._statistics = [
             buffer
-            for name in self.trained()
-            for module in self.pair.member(name).modules()
+            for name in self.trainer.trained_members
+            for module in self.trainer.model.member(name).modules()
             if isinstance(module, nn.modules.batchnorm._NormBase)
             for buffer in (module.running_mean, module.running_var)
             if buffer is not None
@@ -75,23 +58,24 @@ class SkipNonFinite(TrainerCallback):
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, *event: Any, optimizer: Any, **kwargs: Any) -> None:
-        finite = torch.stack([self.telemetry.norms[name].isfinite() for name in self.trained()]).all()
+        norms = self.trainer.telemetry.norms
+        finite = torch.stack([norms[name].isfinite() for name in self.trainer.trained_members]).all()
         self._verdicts.append(~finite)
         if self._statistics:
             right = torch.where(finite, torch.cat(self._statistics), self._kept)
             torch._foreach_copy_(self._statistics, list(right.split([len(value) for value in self._statistics])))
         stock = getattr(optimizer, "optimizer", optimizer)  # without accelerate's wrapper
-        if self.accelerator.scaler is not None:
+        if self.trainer.accelerator.scaler is not None:
             return  # fp16's scaler skips the update itself
         if getattr(stock, "_step_supports_amp_scaling", False):
             stock.found_inf = (~finite).float()
         elif not finite:
-            for parameter in self.pair.parameters():
+            for parameter in self.trainer.model.parameters():
                 parameter.grad = None
 
     def on_step_end(self, *event: Any, **kwargs: Any) -> None:
         # Also without logging, so that a run that learns nothing does not continue to its end.
-        if len(self._verdicts) >= self._args.max_skipped_updates:
+        if len(self._verdicts) >= self.trainer.args.max_skipped_updates:
             self._read()
 
     def drain(self) -> dict[str, float]:
@@ -111,13 +95,14 @@ class SkipNonFinite(TrainerCallback):
         for skipped in verdicts:
             self._in_a_row = self._in_a_row + 1 if skipped else 0
         self._skipped += sum(verdicts)
-        if self._in_a_row >= self._args.max_skipped_updates:
+        if self._in_a_row >= self.trainer.args.max_skipped_updates:
             raise self._give_up()
 
     def _give_up(self) -> RunError:
-        file, step = Path(self._args.output_dir) / SKIPPED_BATCHES_FILE, self._state.global_step
-        if self._args.should_save:
-            drawn = self.images(self._in_a_row)
+        args, step = self.trainer.args, self.trainer.state.global_step
+        file = Path(args.output_dir) / SKIPPED_BATCHES_FILE
+        if args.should_save:
+            drawn = self.trainer.images_of_last_updates(self._in_a_row)
             first = step - len(drawn) + 1
             write_json(file, [{"update": first + number, **by_member} for number, by_member in enumerate(drawn)])
         return RunError(

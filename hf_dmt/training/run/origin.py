@@ -35,12 +35,7 @@ class RunOrigin:
     """
 
     def __init__(
-        self,
-        now: dict[str, Any],
-        *,
-        world_size: int,
-        accepted: Sequence[str],
-        defaults: Mapping[str, Any] = {},
+        self, now: dict[str, Any], *, world_size: int, accepted: Sequence[str], defaults: Mapping[str, Any] = {}
     ) -> None:
         self.identity, self.world_size, self.accepted, self.defaults = now, world_size, tuple(accepted), defaults
         self.changes: list[dict[str, Any]] = []
