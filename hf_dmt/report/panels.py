@@ -6,7 +6,7 @@ A panel function draws on the given axes and returns whether the run has data fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,36 +63,28 @@ class Panel:
 
 def scores(axes: Axes, run: Run) -> bool:
     named: set[str] = set()
-    styles: dict[str, dict[str, Any]] = {
-        "eval": {"marker": "o", "markersize": 3.5},
-        "test": {"marker": "D", "markersize": 5, "markerfacecolor": "none", "linestyle": "none"},
-    }
+    hollow = {"marker": "D", "markersize": 5, "markerfacecolor": "none", "linestyle": "none"}
+    styles: dict[str, dict[str, Any]] = {"eval": {}, "test": hollow}
     for split, style in styles.items():
         for name in SCORED:
             points = [(entry["phase"], run.score(entry, split, name)) for entry in run.phases]
-            known = [(phase, 100 * score) for phase, score in points if score is not None]
-            if known:
-                label = {"label": name} if name not in named else {}
+            label = {"label": name} if name not in named else {}
+            if _plot(axes, points, 100, **{**_line(name), **style, **label}):
                 named.add(name)
-                axes.plot(*zip(*known, strict=True), **{**_line(name), **style, **label})
     axes.set_ylabel(f"{run.metric_name}, %")
     _phase_axis(axes, [entry["phase"] for entry in run.phases])
-    return bool(named) and _legend(axes)
+    return _legend(axes)
 
 
 def label_accuracy(axes: Axes, run: Run) -> bool:
     entries = run.labeled_phases
-    found = False
     for member in run.makers:
         points = [(entry["phase"], run.label_fact(entry, member, "accuracy")) for entry in entries]
-        known = [(phase, 100 * value) for phase, value in points if value is not None]
-        if known:
-            found = True
-            axes.plot(*zip(*known, strict=True), marker="o", markersize=3.5, label=f"by {member}", **_line(member))
+        _plot(axes, points, 100, label=f"by {member}", **_line(member))
     axes.set_ylabel("right, %")
     axes.set_ylim(0, 103)
     _phase_axis(axes, [entry["phase"] for entry in entries])
-    return found and _legend(axes)
+    return _legend(axes)
 
 
 def classes_covered(axes: Axes, run: Run) -> bool:
@@ -101,15 +93,15 @@ def classes_covered(axes: Axes, run: Run) -> bool:
     entries = [entry for entry in run.labeled_phases if run.label_fact(entry, "a", "class_counts") is not None]
     for member in MEMBERS:
         counts = [sum(count > 0 for count in run.label_fact(entry, member, "class_counts") or []) for entry in entries]
-        phases = [entry["phase"] for entry in entries]
-        axes.plot(phases, counts, marker="o", markersize=3.5, label=f"by {member}", **_line(member))
+        points = [(entry["phase"], count) for entry, count in zip(entries, counts, strict=True)]
+        _plot(axes, points, label=f"by {member}", **_line(member))
     classes = len(run.class_names)
     axes.axhline(classes, color=COLORS["muted"], linewidth=0.8, linestyle=":")
     axes.set_ylim(0, classes * 1.06)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("classes with labels")
     _phase_axis(axes, [entry["phase"] for entry in entries])
-    return bool(entries) and _legend(axes)
+    return _legend(axes)
 
 
 def labels_per_class(axes: Axes, run: Run) -> bool:
@@ -144,31 +136,28 @@ def labels_per_class(axes: Axes, run: Run) -> bool:
 def separation(axes: Axes, run: Run, member: str) -> bool:
     entries, lowest = run.labeled_phases, 0.5
     for key, (title, style) in _SEPARATORS.items():
-        found = [(entry["phase"], (run.label_fact(entry, member, "separation") or {}).get(key)) for entry in entries]
-        points = [(phase, value) for phase, value in found if value is not None]
-        if points:
-            lowest = min(lowest, *(value for _, value in points))
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=title, **style)
+        points = [(entry["phase"], (run.label_fact(entry, member, "separation") or {}).get(key)) for entry in entries]
+        lowest = min([lowest, *(value for _, value in points if value is not None)])
+        _plot(axes, points, label=title, **style)
     axes.axhline(0.5, color=COLORS["muted"], linewidth=0.8, linestyle=":")
     axes.set_ylim(max(0.0, lowest - 0.05), 1.02)
     axes.set_ylabel("AUROC")
     _phase_axis(axes, [entry["phase"] for entry in entries])
-    return bool(axes.get_legend_handles_labels()[0]) and _legend(axes)
+    return _legend(axes)
 
 
 def calibration(axes: Axes, run: Run) -> bool:
     entry = run.labeled_phases[-1] if run.labeled_phases else {}
     for member in MEMBERS:
         bins = (run.label_fact(entry, member, "separation") or {}).get("calibration") or []
-        if bins:
-            points = [(100 * part["confidence"], 100 * part["accuracy"]) for part in bins]
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3.5, label=f"by {member}", **_line(member))
+        points = [(100 * part["confidence"], part["accuracy"]) for part in bins]
+        _plot(axes, points, 100, label=f"by {member}", **_line(member))
     axes.plot([0, 100], [0, 100], color=COLORS["muted"], linewidth=0.8, linestyle=":")
     axes.set_xlim(0, 102)
     axes.set_ylim(0, 102)
     axes.set_xlabel("confidence, %")
     axes.set_ylabel("right, %")
-    return bool(axes.get_legend_handles_labels()[0]) and _legend(axes)
+    return _legend(axes)
 
 
 def loss(axes: Axes, run: Run) -> bool:
@@ -294,6 +283,14 @@ PANELS = [
 ]
 
 
+def _plot(axes: Axes, points: Iterable[tuple[float, Any]], factor: float = 1, **style: Any) -> bool:
+    """Draw the points whose value is known, times a factor; whether there are any."""
+    known = [(place, factor * value) for place, value in points if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), **{"marker": "o", "markersize": 3.5, **style})
+    return bool(known)
+
+
 def _line(name: str) -> dict[str, Any]:
     # the two are never drawn together, and the graph combines both models, too
     name = "ensemble" if name == "graph" else name
@@ -301,16 +298,12 @@ def _line(name: str) -> dict[str, Any]:
 
 
 def _curves(axes: Axes, run: Run, key: str, title: str, *, since: int = 0) -> bool:
-    found = False
     for member in MEMBERS:
         points = _points(run, [f"{member}/{key}"])
-        if len(points):
-            found = True
-            size = 2.5 if len(points) < 30 else 0
-            axes.plot(points[:, 0], points[:, 1], label=member, marker="o", markersize=size, **_line(member))
+        _plot(axes, points, label=member, markersize=2.5 if len(points) < 30 else 0, **_line(member))
     axes.set_ylabel(title)
     _step_axis(axes, run, since=since)
-    return found and _legend(axes)
+    return _legend(axes)
 
 
 def _first_pseudo_step(run: Run) -> int:
@@ -346,16 +339,8 @@ def _step_axis(axes: Axes, run: Run, *, since: int = 0, over_bars: bool = False)
         axes.axvline(start, color=color, linewidth=0.5 if over_bars else 0.9, zorder=3 if over_bars else 0.5)
         middle = start + entry["steps"] / 2
         if total and start >= since and (middle - last_shown) / total > 0.06:
-            axes.text(
-                middle,
-                1.015,
-                f"{entry['phase']}",
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                fontsize=7,
-                color=COLORS["muted"],
-            )
+            how: Any = {"ha": "center", "va": "bottom", "fontsize": 7, "color": COLORS["muted"]}
+            axes.text(middle, 1.015, f"{entry['phase']}", transform=axes.get_xaxis_transform(), **how)
             last_shown = middle
         start += entry["steps"]
     axes.grid(axis="x", visible=False)
@@ -364,12 +349,12 @@ def _step_axis(axes: Axes, run: Run, *, since: int = 0, over_bars: bool = False)
 
 
 def _legend(axes: Axes) -> bool:
-    spacing: Any = {
-        "handlelength": 1.0 if axes.patches or axes.collections else 2.2,
-        "columnspacing": 1.2,
-        "handletextpad": 0.5,
-    }
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.07), ncols=3, frameon=False, borderaxespad=0, **spacing)
+    """Add the legend, if something was drawn that has a label; whether there was."""
+    if not axes.get_legend_handles_labels()[0]:
+        return False
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1.07), "borderaxespad": 0, "frameon": False}
+    length = 1.0 if axes.patches or axes.collections else 2.2
+    axes.legend(ncols=3, handlelength=length, columnspacing=1.2, handletextpad=0.5, **place)
     return True
 
 
