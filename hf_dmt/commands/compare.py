@@ -39,7 +39,7 @@ from ..data.splitting.assemble import assemble
 from ..training.settings.command_line import parse, settings_given
 from ..training.settings.knobs import Knobs
 from ..training.settings.methods import PRESETS
-from ..training.settings.terminal import print_error
+from ..training.settings.terminal import command_parser, print_error
 from .comparing import comparison
 from .comparing.comparison import ORACLE, REFERENCE
 from .comparing.suites import ARMS, EQUAL, SETTINGS, SUITES
@@ -84,12 +84,7 @@ def compare(arguments: argparse.Namespace, flags: list[str]) -> None:
 
 
 def parse_own(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="hf-dmt compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("compare", __doc__)
     parser.add_argument("--suite", choices=SUITES, help="predefined data sets and sizes (default: the flags after --)")
     parser.add_argument("--sets", nargs="+", help="use only these data sets of the suite")
     parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="folder of a data set")

@@ -28,7 +28,7 @@ from ..hub.card import libraries_of
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import PAIR_FILES
 from ..models.pair import ModelPair
-from ..training.settings.terminal import print_error
+from ..training.settings.terminal import command_parser, print_error
 
 try:
     import gradio as gr
@@ -176,12 +176,7 @@ def write_space(source: str, pair: ModelPair, folder: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="hf-dmt demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("demo", __doc__)
     parser.add_argument("pair", metavar="PAIR", help="output folder of a run, or a repository on the Hub")
     parser.add_argument(
         "--write_space", metavar="DIR", help="write the page as a Space to this folder instead of serving it"

@@ -50,7 +50,7 @@ from ..training.labeling.label_pass import weights_hash
 from ..training.labeling.mask_folder import MaskFolder
 from ..training.labeling.predictions import image_predictions
 from ..training.settings.command_line import UsageError
-from ..training.settings.terminal import as_flags, print_error
+from ..training.settings.terminal import as_flags, command_parser, print_error
 from .launch import add_flags, start
 
 PIXELS = "semantic-segmentation"
@@ -301,12 +301,7 @@ def _summary(records: list[Record], new: int, seconds: float, task: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hf-dmt predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("predict", __doc__)
     parser.add_argument("pair", metavar="PAIR", help="output folder of a run, or a repository on the Hub")
     parser.add_argument(
         "data", metavar="DATA", help="folder of images, single image, data set on the Hub, or embedded set"

@@ -16,7 +16,7 @@ from ..hub.label_set import push_labels
 from ..hub.push import push_folder
 from ..hub.repository import HubError, check_name
 from ..training.settings.command_line import UsageError
-from ..training.settings.terminal import print_error
+from ..training.settings.terminal import command_parser, print_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,12 +62,7 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hf-dmt push",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("push", __doc__)
     parser.add_argument("folder", help="output folder of a run, or any folder with a pair")
     parser.add_argument(
         "repo", nargs="?", metavar="OWNER/NAME", help="repository on the Hub; created if it does not exist"

@@ -1,7 +1,9 @@
-"""What a command prints: in messages, settings are named by their flags, and tokens are removed."""
+"""What commands share: their parser, and what they print. In messages, settings are named by their flags, and tokens
+are removed."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -60,6 +62,12 @@ def speak_in_flags() -> None:
     """From now on, log messages name settings by their flags, as errors on the command line do."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Terminal())
+
+
+def command_parser(command: str, about: str | None) -> argparse.ArgumentParser:
+    """The parser of `hf-dmt COMMAND`; `about` is the docstring of its module."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(f"hf-dmt {command}", description=about, formatter_class=form, allow_abbrev=False)
 
 
 def print_error(message: str) -> None:
