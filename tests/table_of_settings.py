@@ -1,6 +1,6 @@
 """The table of all settings in docs/settings.md, generated from their declarations.
 
-`python -m hf_dmt.training.settings.table docs/settings.md` rewrites it between its two markers.
+`python -m tests.table_of_settings docs/settings.md` rewrites it between its two markers.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from .declaration import Setting
-from .knobs import KNOBS, RUN_SETTINGS
+from hf_dmt.training.settings.declaration import Setting
+from hf_dmt.training.settings.knobs import KNOBS, RUN_SETTINGS
 
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 

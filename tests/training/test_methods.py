@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 from hf_dmt import DMTTrainingArguments
 from hf_dmt.training.settings.knobs import KNOBS, RUN_SETTINGS, Knobs, as_results
 from hf_dmt.training.settings.methods import PRESETS, resolve
-from hf_dmt.training.settings.table import with_table
+from tests.table_of_settings import with_table
 
 OFF = {"gamma1": 0.0, "gamma2": 0.0, "positive_disagree": "keep"}
 
@@ -179,7 +179,7 @@ def test_our_defaults(tmp_path: Path) -> None:
 def test_the_page_of_settings_is_what_is_declared() -> None:
     """Guards against a default, a range or a flag in the documentation that differs from the code."""
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert with_table(page) == page, "run: python -m hf_dmt.training.settings.table docs/settings.md"
+    assert with_table(page) == page, "run: python -m tests.table_of_settings docs/settings.md"
 
 
 def test_a_setting_is_declared_once(tmp_path: Path) -> None:

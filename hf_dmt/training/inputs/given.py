@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +18,7 @@ from ..settings.arguments import REPLACED, DMTTrainingArguments
 from ..settings.knobs import KNOBS, RUN_SETTINGS
 from ..settings.methods import Knobs
 from .checks import check_callbacks, check_inputs, check_unlabeled
-from .image_sets import by_name, check_image_set, check_one_order, title_of
-from .opened_pair import opened_pair
+from .image_sets import by_name, check_image_set, check_one_order, class_label_names, title_of
 from .search import new_pair
 from .streams import is_stream, saved_stream
 
@@ -70,7 +70,7 @@ class Inputs:
         """
         args = _arguments(args, stock, model, model_init)
         check_place(args.output_dir)
-        pair = new_pair(model_init) if model_init else opened_pair(model, args, given["train_dataset"])
+        pair = new_pair(model_init) if model_init else _opened_pair(model, args, given["train_dataset"])
         if is_stream(unlabeled_dataset):
             with args.main_process_first(desc="saving the stream of unlabeled images"):
                 unlabeled_dataset = saved_stream(unlabeled_dataset, "unlabeled_dataset")
@@ -115,6 +115,31 @@ class Inputs:
         """The images and metrics in the order of `DMTTrainer`'s arguments."""
         images = (self.train_dataset, self.unlabeled_dataset, self.eval_dataset, self.test_dataset)
         return (*images, self.compute_metrics, self.callbacks, self.metrics)
+
+
+def _opened_pair(model: Any, args: DMTTrainingArguments, train_dataset: Any) -> Any:
+    """The pair that `model` refers to; anything else is returned unchanged, for the checks to refuse.
+
+    Args:
+        model: a pair; the id or folder of a saved one; or two models, as `ModelPair.from_models` takes them. Their
+            heads get the classes of the data set's `ClassLabel` column, or keep their own if both models agree.
+
+    Raises:
+        ValueError, CheckpointError: as `ModelPair.from_models` and `ModelPair.from_pretrained`.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return ModelPair.from_pretrained(model, token=args.hub_token)
+    if not isinstance(model, (tuple, list)):
+        return model
+    if len(model) != 2:
+        raise ValueError(
+            f"DMTTrainer trains two models, but {len(model)} were given. Give a pair, or two: model=('id a', 'id b')."
+        )
+    first = train_dataset[0] if train_dataset is not None and len(train_dataset) else {}
+    keys = set(first) if isinstance(first, Mapping) else set()  # other problems are left to the checks of the data
+    fitting = [name for name, task in TASKS.items() if task.target in keys]
+    task, classes = fitting[0] if len(fitting) == 1 else "image-classification", class_label_names(train_dataset)
+    return ModelPair.from_models(*model, task=task, id2label=classes, seed=args.seed, token=args.hub_token)
 
 
 def _arguments(args: Any, stock: Mapping[str, Any], model: Any, model_init: Any) -> DMTTrainingArguments:
