@@ -27,9 +27,7 @@ class Disagreement:
     """Both models' labels of the unlabeled images in one phase, compared.
 
     Attributes:
-        phase: of the labels.
         agree: fraction of all images with the same label.
-        total: number of images.
         images: the most confident disagreements, `{id, a, b, a_confidence, b_confidence}` with class names.
         pairs: the most frequent disagreements, `(class of a, class of b, images)`.
     """

@@ -40,12 +40,8 @@ def write_report(folder: str | Path, *, to: str | Path | None = None, pictures: 
     Also works for an unfinished run.
 
     Args:
-        folder: the run's folder.
         to: the folder for the report, by default the run's.
         pictures: False leaves out the images, which may be private.
-
-    Returns:
-        The path of the report.
 
     Raises:
         ValueError: the folder contains no run.
@@ -129,27 +125,17 @@ def _class_counts(run: Run) -> list[dict[str, Any]]:
         return []
     shown = [entries[0], entries[-1]] if len(entries) > 1 else entries
     thresholds = class_thresholds(run, entries[-1])
-    columns = []
+    rows: list[dict[str, Any]] = [{"name": name, "cells": [], "thresholds": []} for name in run.class_names]
     for member in MEMBERS:
         for entry in shown:
             counts = run.label_fact(entry, member, "class_counts") or [0] * len(run.class_names)
-            columns.append({"member": member, "phase": entry["phase"], "counts": counts, "most": max(1, *counts)})
-    return [
-        {
-            "name": name,
-            "cells": [
-                {
-                    "member": column["member"],
-                    "phase": column["phase"],
-                    "count": column["counts"][index],
-                    "width": round(100 * column["counts"][index] / column["most"], 1),
-                }
-                for column in columns
-            ],
-            "thresholds": [thresholds[member][index] for member in MEMBERS] if thresholds else [],
-        }
-        for index, name in enumerate(run.class_names)
-    ]
+            most = max(1, *counts)
+            for row, count in zip(rows, counts, strict=True):
+                width = round(100 * count / most, 1)
+                row["cells"].append({"member": member, "phase": entry["phase"], "count": count, "width": width})
+        for row, threshold in zip(rows, thresholds[member] if thresholds else (), strict=False):
+            row["thresholds"].append(threshold)
+    return rows
 
 
 def _separation(run: Run) -> list[dict[str, Any]]:

@@ -32,21 +32,16 @@ def next_steps(run: Run, place: str) -> list[Step]:
     if not run.phases or not run.finished:
         return [Step("Let the run finish.", f"{_train(run)} --output_dir {place} --resume_from_checkpoint true")]
     gain, classes = gain_of(run), by_class(run)
-    steps = [*_repair(run, gain), *_measure(run, gain), *_label(run, gain, classes, place), *_use(run, place)]
+    steps = [*_repair(run, gain), *_measure(run, gain), *_label(run, classes, place), *_use(run, place)]
     return steps[:MOST]
 
 
 def _repair(run: Run, gain: Gain | None) -> list[Step]:
     if gain is None or not (gain.collapsed or gain.having("loss")):
         return []
-    online = run.knobs.get("strategy") == "online"
-    if online:
-        return [
-            Step(
-                "Labels made at every update reinforced their own mistakes: make them between phases instead.",
-                f"{_train(run)} --strategy phases",
-            )
-        ]
+    if run.knobs.get("strategy") == "online":
+        why = "Labels made at every update reinforced their own mistakes: make them between phases instead."
+        return [Step(why, f"{_train(run)} --strategy phases")]
     longer = 2 * float(run.knobs.get("supervised_epochs") or 50)
     return [
         Step(
@@ -58,37 +53,29 @@ def _repair(run: Run, gain: Gain | None) -> list[Step]:
 
 
 def _measure(run: Run, gain: Gain | None) -> list[Step]:
-    steps = []
     if gain is not None and gain.split == "eval":
-        steps.append(
-            Step("Hold out labeled images as a test split (--test_fraction 0.2): the eval split chose the model.")
-        )
-    elif gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
-        steps.append(Step("Repeat with other splits: a single run on so few images is not conclusive.", _compare(run)))
-    elif gain is None and not run.uses_unlabeled:
-        steps.append(Step("Compare with methods that use the unlabeled images.", _compare(run)))
-    return steps
+        return [Step("Hold out labeled images as a test split (--test_fraction 0.2): the eval split chose the model.")]
+    if gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
+        return [Step("Repeat with other splits: a single run on so few images is not conclusive.", _compare(run))]
+    if gain is None and not run.uses_unlabeled:
+        return [Step("Compare with methods that use the unlabeled images.", _compare(run))]
+    return []
 
 
-def _label(run: Run, gain: Gain | None, classes: ByClass | None, place: str) -> list[Step]:
+def _label(run: Run, classes: ByClass | None, place: str) -> list[Step]:
     steps = []
     if run.labeled_phases:
         what = "regions" if run.is_pixels else "images"
-        to_queue = f"hf-dmt queue {place} --to to_label --count 100{_images_of(run)}"
-        steps.append(
-            Step(f"Label the 100 {what} on which a and b disagree most; new labels help most there.", to_queue)
-        )
+        why = f"Label the 100 {what} on which a and b disagree most; new labels help most there."
+        steps.append(Step(why, f"hf-dmt queue {place} --to to_label --count 100{_images_of(run)}"))
     right = [run.label_fact(entry, name, "accuracy") for entry in run.labeled_phases[-1:] for name in run.makers]
     known = [value for value in right if value is not None]
     if not run.is_pixels and known and min(known) > _GOOD_LABELS and run.results.get("method") == "dmt":
-        share = f"{100 * min(known):.0f} %"
-        steps.append(
-            Step(
-                f"At least {share} of the pseudo labels are right, so using all of them at full weight (mutual) may "
-                "gain more.",
-                f"{_train(run)} --method mutual",
-            )
+        why = (
+            f"At least {100 * min(known):.0f} % of the pseudo labels are right, so using all of them at full weight "
+            "(mutual) may gain more."
         )
+        steps.append(Step(why, f"{_train(run)} --method mutual"))
     elif classes is not None and classes.never_found:
         names = ", ".join(classes.never_found[:3])
         steps.append(Step(f"Label more images of the classes that the ensemble never finds: {names}."))

@@ -38,9 +38,7 @@ class Region:
     """Connected pixels of one image to which the models give the same two different labels.
 
     Attributes:
-        row: of the image.
         score: sum of the disagreement in it over the pixels of the image.
-        a, b: the classes.
         left, top: of `inside`, (h, w) bool, in the label maps of `shape` (H, W).
     """
 
@@ -58,9 +56,7 @@ def write_queue(folder: str | Path, unlabeled: Any, to: str | Path, *, count: in
     """Write the strongest disagreements in a run's last labels, strongest first.
 
     Args:
-        folder: of the run.
         unlabeled: its images, map-style with `ids`.
-        to: a new folder.
         count: number of images; for segmentation, of regions.
 
     Returns:

@@ -31,7 +31,6 @@ class Run:
     """The files of a run's folder, finished or not.
 
     Attributes:
-        results: `dmt_results.json`.
         events: the training log events of `telemetry.jsonl`, in order of steps.
         split: `split.json`, or {}.
         base_models: what a and b started from, {} if not recorded.
