@@ -180,7 +180,6 @@ class Bench:
     """All runs on one data set; each writes `<arm>-seed-<n>.json` to the folder.
 
     Args:
-        base: flags of every run.
         in_process: run in this process instead of a subprocess. This is faster, but the peak memory then includes all
             previous runs.
         keep: keep the output folder of every run in `outputs/<arm>-seed-<n>`.

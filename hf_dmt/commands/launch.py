@@ -57,11 +57,6 @@ def launcher_parser() -> argparse.ArgumentParser:
 def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) -> int:
     """Run a command in this process, or as `python -m hf_dmt COMMAND` in several processes.
 
-    Args:
-        command: its name, for the processes.
-        argv: its flags and those of the launcher.
-        run: the command itself.
-
     Returns:
         The exit code; with several processes, that of the first one that failed.
     """
@@ -94,7 +89,8 @@ def start(command: str, argv: Sequence[str], run: Callable[[list[str]], int]) ->
         with _quietly(), patch_environment(**on_cpu):
             launch_command(options)
     except ChildFailedError as problem:  # the process has already printed the reason
-        return _exit_code(problem.get_first_failure()[1].exitcode)
+        code: int = problem.get_first_failure()[1].exitcode
+        return 128 - code if code < 0 else code
     except SignalException as problem:
         return 128 + int(problem.sigval)
     except (ValueError, OSError) as problem:
@@ -134,10 +130,6 @@ def _options(command: str, settings: dict[str, str], flags: list[str]) -> argpar
 def _one_process(options: argparse.Namespace) -> bool:
     sharded = options.use_fsdp or options.use_deepspeed or options.use_megatron_lm or options.tpu
     return not sharded and (options.num_processes or 0) <= 1 and options.num_machines == 1
-
-
-def _exit_code(code: int) -> int:
-    return 128 - code if code < 0 else code
 
 
 @contextmanager

@@ -79,12 +79,7 @@ class Preflight:
     # ---- looking ---------------------------------------------------------------------------------------------------
 
     def open_images(
-        self,
-        args: DataArguments,
-        task: str,
-        *,
-        token: str | None,
-        models: FoundModels | None,
+        self, args: DataArguments, task: str, *, token: str | None, models: FoundModels | None
     ) -> RunImages | None:
         """Open the image sets as the run would. If some images cannot be read, the others are checked anyway."""
         known: dict[str, Any] = {"model_classes": models.classes, "of_pair": models.split} if models else {}

@@ -20,14 +20,12 @@ from ..data.splitting.assemble import RunImages, assemble
 from ..hub.offline import fail_fast_offline
 from ..hub.repository import HubError, check_name
 from ..method.selection import DivergedError
-from ..models.pair import ModelPair
 from ..models.timm_members import architecture
 from ..report import print_summary
 from ..training.publishing import repository_of
 from ..training.run.checkpoints import last_complete_checkpoint
 from ..training.run.folder import check_output_folder, check_split, locked
 from ..training.run.runtime_errors import RunError
-from ..training.settings.arguments import DMTTrainingArguments
 from ..training.settings.command_line import Parser, parse
 from ..training.settings.help import everything, screens
 from ..training.settings.terminal import as_flags, print_error, speak_in_flags
@@ -83,7 +81,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             images.notes.append("Views are not flipped: a flipped digit is a different digit, or none.")
         pair = build_pair(model_args, args, images.class_names, models.folder)
         images.notes.extend(describe_masks(pair, data_args.reduce_labels))
-        trainer = build_trainer(pair, args, images)
+        trainer = DMTTrainer(pair, args, images.labeled, images.unlabeled, images.evaluation, images.test)
         trainer.start.split, trainer.start.digests = images.split, images.split["contents"]
         trainer.start.settings = {**vars(model_args), **vars(data_args)}
         checkpoint = trainer.checkpoint_to_resume(args.resume_from_checkpoint)
@@ -115,17 +113,6 @@ def run(argv: Sequence[str] | None = None) -> int:
         finally:
             trainer.accelerator.end_training()
     return code
-
-
-def build_trainer(pair: ModelPair, args: DMTTrainingArguments, images: RunImages) -> DMTTrainer:
-    return DMTTrainer(
-        model=pair,
-        args=args,
-        train_dataset=images.labeled,
-        unlabeled_dataset=images.unlabeled,
-        eval_dataset=images.evaluation,
-        test_dataset=images.test,
-    )
 
 
 def introduce(trainer: DMTTrainer, images: RunImages) -> None:

@@ -52,14 +52,8 @@ def write_card(
         repo_id: the pair's repository, used in the examples; by default they use the folder's name.
         license: of the weights. By default, if `repo_id` is given, the license that both base models state on the Hub,
             if they agree.
-        tags: additional tags.
-        model_name: the title.
-        dataset: the name of the data.
         dataset_tags: ids of data sets on the Hub; None uses the run's data set if it is one.
         to: the folder to write it to; by default the pair's own.
-
-    Returns:
-        The file's path.
     """
     folder = Path(folder)
     pair = read_pair_file(folder, str(folder))

@@ -21,18 +21,13 @@ _SHOWN_CLASSES = 30
 
 
 def push_predictions(
-    records: list[dict[str, Any]],
-    facts: dict[str, Any],
-    repo_id: str,
-    *,
-    private: bool | None = None,
+    records: list[dict[str, Any]], facts: dict[str, Any], repo_id: str, *, private: bool | None = None
 ) -> CommitInfo:
     """Publish predictions in one commit; `load_dataset(repo_id)` reads them.
 
     Args:
         records: one per image, as in the file.
         facts: of the file; `folder` contains the masks, None for a table.
-        repo_id: the data set's repository; created if necessary.
 
     Raises:
         HubError: a different data set has this name, or the push failed.

@@ -34,12 +34,7 @@ STAGING = "_push-"
 # What a resume needs and nothing else: the stock training_args.bin contains local paths and settings.
 _CHECKPOINT_FILES = (
     *PAIR_FILES,
-    "optimizer.pt",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state*.pth",
-    "ema.safetensors",
-    "trainer_state.json",
+    *("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "ema.safetensors", "trainer_state.json"),
     "run.json",
 )
 
@@ -47,9 +42,6 @@ _CHECKPOINT_FILES = (
 class Staging:
     """A folder with the files of one push, deleted after the upload. It is in the run's folder, where links take no
     space, unless nothing can be written there.
-
-    Args:
-        output_dir: the run's folder.
     """
 
     def __init__(self, output_dir: Path) -> None:
