@@ -128,7 +128,6 @@ def try_one_image(model: PreTrainedModel, processor: BaseImageProcessor, name: s
     """Check that a member accepts what its processor makes of a non-square image, and returns logits.
 
     Args:
-        name: `a` or `b`, for messages.
         classes: the required number of classes.
 
     Raises:
@@ -174,8 +173,7 @@ def _check_logits(output: Any, model: PreTrainedModel, name: str, *, task: str, 
         fields = ", ".join(output.keys()) if isinstance(output, ModelOutput) else f"a {type(output).__name__}"
         raise ValueError(
             f"{kind} returns {fields} and no logits, so there is nothing to learn from labels with. Give a model with "
-            f"a head for {task}: one that AutoModelFor{'ImageClassification' if task == 'image-classification' else ''}"
-            f"{'SemanticSegmentation' if task != 'image-classification' else ''} loads and `pipeline()` runs."
+            f"a head for {task}: one that {AUTO_CLASSES[task].__name__} loads and `pipeline()` runs."
         )
     wanted = 2 if task == "image-classification" else 4
     if logits.ndim != wanted or logits.shape[1] != classes:

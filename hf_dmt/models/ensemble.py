@@ -66,9 +66,6 @@ class EnsemblePipeline:
     def members(self, image: ImageLike, *, timeout: float | None = None) -> dict[str, Tensor]:
         """The predictions of both members for one image: probabilities of a and b, on the CPU.
 
-        Args:
-            image, timeout: as for a call.
-
         Returns:
             By `a` and `b`, float32: (C,); for segmentation (C, H, W) at the size of the image.
         """

@@ -27,7 +27,6 @@ def upernet_on(source: str, id2label: dict[int, str] | None = None, **hub: Any) 
     """UperNet on four evenly spaced feature maps of a backbone; the head is initialized from torch's random state.
 
     Args:
-        source: a Hub id or folder.
         id2label: the classes; None keeps the configuration's own.
         hub: `revision`, `token`, `trust_remote_code`.
 

@@ -55,12 +55,7 @@ class WideResNetBlock(nn.Module):
     """Two 3x3 convolutions, each after batch normalization and leaky ReLU, beside a shortcut."""
 
     def __init__(
-        self,
-        config: WideResNetConfig,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        activate_shortcut: bool,
+        self, config: WideResNetConfig, in_channels: int, out_channels: int, stride: int, activate_shortcut: bool
     ) -> None:
         super().__init__()
         self.negative_slope = config.negative_slope

@@ -23,7 +23,6 @@ class ExponentialAverage:
     for example, BEiT's relative-position index to wrong rows and costs up to 20 points of mIoU.
 
     Args:
-        module: the module to follow.
         decay: in [0, 1); 0 keeps the last weights.
         official: follow the official code, which swaps the two factors (`average -= decay * (average - weight)`), so
             that its average is nearly the last weights.
@@ -83,9 +82,8 @@ class ExponentialAverage:
             saved = load_file(file)
         except (OSError, SafetensorError) as problem:
             raise CheckpointError(f"{file} cannot be read ({problem}). Resume from another checkpoint.") from problem
-        if {name: value.shape for name, value in saved.items()} != {
-            name: value.shape for name, value in self.state.items()
-        }:
+        of_file, ours = ({name: value.shape for name, value in state.items()} for state in (saved, self.state))
+        if of_file != ours:
             raise CheckpointError(f"{file} belongs to another pair. Resume with the models that wrote it.")
         for name, value in saved.items():
             self.state[name].copy_(value)

@@ -16,8 +16,6 @@ class InitialWeights:
 
     Args:
         pair: the pair, with its initial weights unless `resumed`.
-        folder: where they are stored.
-        writes: whether this process writes them.
 
     Raises:
         CheckpointError: a resumed run without the folder.
