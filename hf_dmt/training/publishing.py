@@ -36,10 +36,6 @@ def repository_of(args: DMTTrainingArguments) -> str:
 class Publisher:
     """The repository of one run.
 
-    Args:
-        args: the run's settings; those that start with `hub_` are used.
-        pair: its tags are added to the card.
-
     Attributes:
         repo_id: on the main process, once the repository is open.
     """

@@ -25,10 +25,6 @@ from .settings.methods import Knobs
 class RunWeights:
     """Which weights the pair has when it is trained, evaluated and saved.
 
-    Args:
-        pair: holds the live weights.
-        device: the training device.
-
     Attributes:
         ema: averaged weights, if enabled.
         best: each model's best weights of a phase, if phases end with them.
@@ -146,13 +142,8 @@ class RunWeights:
                 kept.save(folder)
 
     def export(self, folder: Path, primary: str, *, writes: bool, together: bool) -> None:
-        """Write the pair as it was scored, with the averaged weights if there are any.
-
-        Args:
-            primary: the model at the root.
-            writes: whether this process writes.
-            together: as for `check_finite`.
-        """
+        """Write the pair as it was scored, with the averaged weights if there are any and `primary` at the root;
+        `together` is as for `check_finite`."""
         self.check_finite(together=together)
         with self.averaged():
             state = whole_state(self.pair)

@@ -31,7 +31,6 @@ def saved_stream(stream: Any, role: str) -> datasets.Dataset:
 
     Args:
         stream: items `{'image': PIL, ...}`.
-        role: its name in errors.
 
     Raises:
         DataError: items without an image, or an empty stream.

@@ -109,7 +109,6 @@ def warn_of_collapse(
 
     Args:
         past: the results' entries of the finished phases.
-        count: number of unlabeled images.
 
     Returns:
         What goes into the records, identical on every process: `alarms`, one line per sign, or nothing.

@@ -71,8 +71,7 @@ def spread_labels(
         warnings.simplefilter("ignore", ConvergenceWarning)  # after 200 rounds only 0.95^200 of a label is still moving
         warnings.filterwarnings("ignore", message="invalid value encountered", category=RuntimeWarning)
         graph.fit(
-            np.concatenate([labeled, unlabeled[nodes]]),
-            np.concatenate([labels, np.full(len(nodes), _UNLABELED)]),
+            np.concatenate([labeled, unlabeled[nodes]]), np.concatenate([labels, np.full(len(nodes), _UNLABELED)])
         )
         spread = np.zeros((len(unlabeled), classes), dtype=np.float64)
         spread[np.ix_(nodes, graph.classes_)] = graph.label_distributions_[len(labeled) :]

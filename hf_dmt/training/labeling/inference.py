@@ -160,12 +160,10 @@ class CleanPass:
 
 def _preparations(pair: ModelPair) -> dict[str, Callable[[list[Any]], list[Tensor]]]:
     """Each model's processor as a function; a single one if both produce the same from every image."""
-    first, second = (pair.processor(name) for name in MEMBERS)
-    prepare: dict[str, Callable[[list[Any]], list[Tensor]]]
-    prepare = {name: partial(clean_inputs, pair.processor(name)) for name in MEMBERS}
-    if type(first) is type(second) and first.to_dict() == second.to_dict():
-        prepare = dict.fromkeys(MEMBERS, prepare[MEMBERS[0]])
-    return prepare
+    a, b = pair.processor_a, pair.processor_b
+    same = type(a) is type(b) and a.to_dict() == b.to_dict()
+    prepare_a = partial(clean_inputs, a)
+    return {"a": prepare_a, "b": prepare_a if same else partial(clean_inputs, b)}
 
 
 def view_side(pair: ModelPair) -> int:

@@ -59,7 +59,10 @@ class MaskFolder:
             maps = label_maps({member: values[place] for member, values in found.logits.items()}, found.sizes[place])
             file = self.files[name]
             for maker, labels in maps.labels.items():
-                self._save(self._as_image(labels), maker, file)
+                mask = Image.fromarray(labels)
+                if labels.dtype == np.uint8:
+                    mask.putpalette(self._palette)  # turns mode L into P without changing values
+                self._save(mask, maker, file)
             if self.overlay:
                 image = images[row]["image"]
                 painted = paint(maps.labels["ensemble"].astype(np.int64), len(self.class_names))
@@ -75,12 +78,6 @@ class MaskFolder:
                 }
             )
         return records
-
-    def _as_image(self, labels: np.ndarray) -> Image.Image:
-        image = Image.fromarray(labels)
-        if labels.dtype == np.uint8:
-            image.putpalette(self._palette)  # turns mode L into P without changing values
-        return image
 
     def _save(self, image: Image.Image, maker: str, file: str) -> None:
         buffer = io.BytesIO()

@@ -93,7 +93,9 @@ def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
         ) from problem
     try:
         if lock.lock_counter == 1:
-            _sweep(folder)
+            for pattern in (".*.partial", "pseudo_labels/*/*/.*.partial", "pseudo_labels/*/*/*/.*.partial"):
+                for path in folder.glob(pattern):  # temporary files of a killed run: only the lock holder writes here
+                    path.unlink(missing_ok=True)
             write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": platform.node()})
         yield
     finally:
@@ -143,13 +145,6 @@ def check_split(folder: str | Path, split: Mapping[str, Any]) -> None:
 
 def _is_leftover(path: Path) -> bool:
     return path.name in (LOCK_FILE, OWNER_FILE) or (path.name.startswith(".") and path.suffix == ".partial")
-
-
-def _sweep(folder: Path) -> None:
-    """Delete temporary files of a killed run; only the lock holder writes here."""
-    for pattern in (".*.partial", "pseudo_labels/*/*/.*.partial", "pseudo_labels/*/*/*/.*.partial"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def _owner(folder: Path) -> str:

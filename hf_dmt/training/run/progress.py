@@ -18,9 +18,6 @@ class PhaseProgress(ProgressCallback):
 
     The time left is based on the average update so far, including labeling and evaluation. The stock bar uses the last
     few updates, so its estimate triples for a while after each labeling.
-
-    Args:
-        last_phase: number of the last phase.
     """
 
     def __init__(self, last_phase: int) -> None:
@@ -51,11 +48,7 @@ class PhaseProgress(ProgressCallback):
 
 
 class PhaseLines(TrainerCallback):
-    """For output that is not a terminal: one line per log event and evaluation with the main figures.
-
-    Args:
-        last_phase: number of the last phase.
-    """
+    """For output that is not a terminal: one line per log event and evaluation with the main figures."""
 
     def __init__(self, last_phase: int) -> None:
         self.last_phase = last_phase

@@ -14,20 +14,9 @@ from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import Knobs, as_results
 
 _SETTINGS = (
-    "learning_rate",
-    "learning_rate_b",
-    "supervised_learning_rate",
-    "weight_decay",
-    "warmup_steps",
-    "max_grad_norm",
-    "gradient_accumulation_steps",
-    "train",
-    "train_b",
-    "layer_decay",
-    "freeze_batch_norm",
-    "augmentation",
-    "augmentation_b",
-    "member_schedule",
+    *("learning_rate", "learning_rate_b", "supervised_learning_rate", "weight_decay", "warmup_steps", "max_grad_norm"),
+    *("gradient_accumulation_steps", "train", "train_b", "layer_decay", "freeze_batch_norm"),
+    *("augmentation", "augmentation_b", "member_schedule"),
 )
 
 

@@ -19,12 +19,7 @@ logger = logging.get_logger(__name__)
 
 
 class RunRecords:
-    """The run's results and log events, always up to date on disk; only the main process writes.
-
-    Args:
-        folder: the output folder.
-        writes: whether this process writes.
-    """
+    """The run's results and log events, always up to date on disk; only the main process writes."""
 
     def __init__(self, folder: str | Path, *, writes: bool) -> None:
         self.folder, self.writes = Path(folder), writes

@@ -27,16 +27,10 @@ class Telemetry:
     def add(self, member: int, outcome: MutualLoss, is_pseudo: Tensor) -> None:
         """Add one model's micro-batch. Nothing is read from the device, which would synchronize at every step."""
         pseudo = (outcome.weights.flatten(1) if outcome.weights.ndim > 1 else outcome.weights[:, None]).sum(dim=1)
-        self._sums[member] += torch.stack(
-            [
-                (outcome.loss.detach() * outcome.valid).double().to(self._sums.dtype),
-                (pseudo * is_pseudo).sum().to(self._sums.dtype),
-                outcome.agree.to(self._sums.dtype),
-                outcome.negative_disagree.to(self._sums.dtype),
-                outcome.positive_disagree.to(self._sums.dtype),
-                outcome.valid.to(self._sums.dtype),
-            ]
-        ).nan_to_num(0, 0, 0)  # values of a skipped update would hide all others until the next log
+        sums = [outcome.loss.detach() * outcome.valid, (pseudo * is_pseudo).sum()]
+        sums += [outcome.agree, outcome.negative_disagree, outcome.positive_disagree, outcome.valid]
+        # Values of a skipped update would hide all others until the next log.
+        self._sums[member] += torch.stack([value.to(self._sums.dtype) for value in sums]).nan_to_num(0, 0, 0)
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """Log entries over all processes since the last call. A collective operation: every process must call it.

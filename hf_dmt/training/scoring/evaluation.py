@@ -45,7 +45,6 @@ def evaluate_pair(
     size.
 
     Args:
-        library_metrics: metrics of the `evaluate` library to add.
         compute_metrics: classification only; called with the logits of a and b, and the log of the ensemble's
             probabilities; its results are added to each.
     """

@@ -76,8 +76,6 @@ class LibraryMetrics:
 
     Args:
         metrics: as written by the user (see `MetricSpec`), or loaded `evaluate` modules.
-        num_classes: number of classes C.
-        task: `image-classification` or `semantic-segmentation`.
 
     Raises:
         ValueError: a metric that cannot be loaded or computed for this task, and what to do.

@@ -18,8 +18,6 @@ class ScoredSplits:
     it.
 
     Args:
-        folder: of the run.
-        class_names: of the pair.
         writes: whether this process keeps the records; others may not have the file and skip the comparison.
     """
 

@@ -84,8 +84,7 @@ class ModelArguments:
         default=None, metadata={"help": "Hub id or folder of a saved pair, instead of two models."}
     )
     image_size: int | None = field(
-        default=None,
-        metadata={"help": "Side of the training views in pixels (default: taken from the models)."},
+        default=None, metadata={"help": "Side of the training views in pixels (default: taken from the models)."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with a checkpoint."})
     check: bool = field(

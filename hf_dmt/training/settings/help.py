@@ -116,7 +116,6 @@ def screens(parser: argparse.ArgumentParser, launcher: argparse.ArgumentParser, 
 
     Args:
         launcher: the parser of the flags that start processes.
-        width: columns; the default is the width of the terminal.
     """
     actions = _actions(launcher) | _actions(parser)
     groups = {

@@ -22,6 +22,9 @@ from .command_line import ModelArguments
 from .methods import resolve
 from .resuming import ACCEPTABLE, CADENCE, HARMLESS, PLAN_SETTINGS, PRIVATE
 
+# Of a model's configuration: these describe a file rather than an architecture, or are added when it is saved.
+_ABOUT_A_FILE = {"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype", "architectures"}
+
 
 def of_run(
     args: Any,
@@ -141,19 +144,15 @@ class Changes:
 def refusal(changes: Sequence[Change], where: str) -> str:
     """The error message for a resume that would be a different run."""
     lines = "".join(f"\n  {change}" for change in changes)
-    names = [change.name if change.name in ACCEPTABLE else "phases" for change in changes if _acceptable(change)]
+    names = [change.name if change.name in ACCEPTABLE else "phases" for change in changes]
     accept = ""
-    if names and len(names) == len(changes):
+    if all(change.name in ACCEPTABLE or change.name.startswith("later plan") for change in changes):
         accept = f" To continue with the new values: `accept_changes={list(dict.fromkeys(names))}`."
     return (
         f"This differs from the run in {where}, so resuming would mix two runs.{lines}\nUse the settings and images "
         "of the first start, or start a new run in another `output_dir` (`ModelPair.from_pretrained` opens the "
         f"existing models).{accept}"
     )
-
-
-def _acceptable(change: Change) -> bool:
-    return change.name in ACCEPTABLE or change.name.startswith("later plan")
 
 
 def _compare_plans(
@@ -182,16 +181,7 @@ def _compare_plans(
 def _member(pair: ModelPair, name: str) -> dict[str, Any]:
     """The architecture of a model and what it was made from. Its weights come from the checkpoint."""
     config = pair.member(name).config.to_diff_dict()
-    # These describe a file rather than an architecture, or are added when the model is saved.
-    for about_a_file in (
-        "_name_or_path",
-        "transformers_version",
-        "_commit_hash",
-        "dtype",
-        "torch_dtype",
-        "architectures",
-    ):
-        config.pop(about_a_file, None)
+    config = {key: value for key, value in config.items() if key not in _ABOUT_A_FILE}
     processor = pair.processor(name).to_dict()
     return {
         "architecture": type(pair.member(name)).__name__,
