@@ -78,16 +78,9 @@ def push_labels(
                 write_shards(made, target / name)
             name = open_target(repo_id, token=token, private=private, repo_type="dataset", revision=revision)
             (target / "README.md").write_text(_card(run, facts, name, len(ids), pair, license), encoding="utf-8")
-            return publish(
-                target,
-                name,
-                message=message,
-                token=token,
-                revision=revision,
-                tag=tag,
-                repo_type="dataset",
-                replaces=[LABELS_FILE, "README.md", "*/*.parquet"],
-            )
+            replaces = [LABELS_FILE, "README.md", "*/*.parquet"]
+            how: dict[str, Any] = {"message": message, "token": token, "revision": revision, "tag": tag}
+            return publish(target, name, repo_type="dataset", replaces=replaces, **how)
     except HubError:
         raise
     except ValueError as problem:  # from the readers, with advice in the message

@@ -95,11 +95,10 @@ class Setting:
                 raise ValueError(f"`{self.name}` {item!r} does not exist; choose one of: {', '.join(self.choices)}.")
             if self.kind is bool and not isinstance(item, bool):
                 raise ValueError(f"`{self.name}` {item!r} is not one of: {self.values_text}.")
+            verb = "contains" if self.is_list else "is"
             if self.kind in (int, float) and not is_number(item, whole=self.kind is int):
-                verb = "contains" if self.is_list else "is"
                 raise ValueError(f"`{self.name}` {verb} {item!r}; give a {'whole ' * (self.kind is int)}number.")
             if self.kind in (int, float) and not self._in_range(item):
-                verb = "contains" if self.is_list else "is"
                 finite = " and finite" if self.most is None and self.below is None else ""
                 hint = f" ({self.hint})" if self.hint else ""
                 raise ValueError(f"`{self.name}` {verb} {item:g}; it must be {self._range_text}{finite}{hint}.")
