@@ -12,41 +12,15 @@ It only accounts for the choice of test images. Another seed or other labeled im
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ...data.members import SCORED
+from .confusion import MEASURES, Measure
 from .image_counts import ImageCounts
 
 DRAWS = 2000
 LEVEL = 0.95
 _AT_A_TIME = 250
-
-# Right units and predicted units by class, each (C, draws), and those of the truth, (C, 1) -> scores (draws,).
-Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def accuracy(right: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return np.asarray(right.sum(axis=0) / truth.sum())
-
-
-def mean_accuracy(right: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    present = truth[:, 0] > 0
-    return np.asarray((right[present] / truth[present]).mean(axis=0))
-
-
-def mean_iou(right: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    union = truth + predicted - right
-    known = union > 0
-    share = np.divide(right, union, out=np.zeros_like(union, dtype=float), where=known)
-    return np.asarray(share.sum(axis=0) / known.sum(axis=0))
-
-
-MEASURES: dict[str, dict[str, Measure]] = {
-    "image-classification": {"accuracy": accuracy, "mean_accuracy": mean_accuracy},
-    "semantic-segmentation": {"mean_iou": mean_iou, "mean_accuracy": mean_accuracy, "overall_accuracy": accuracy},
-}
 
 
 def chance_of(task: str, before: ImageCounts, after: ImageCounts) -> dict[str, dict[str, float]] | None:

@@ -1,7 +1,7 @@
 """A confusion matrix, counted batch by batch, and all scores that can be computed from it.
 
 Both tasks are scored from one small integer matrix: memory does not grow with the number of images, and processes sum
-their matrices once, exactly. Uses torch only, because importing `evaluate` takes seconds.
+their matrices once, exactly. `evaluate` is not used, because its import takes seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,93 +104,60 @@ class ConfusionMatrix:
         return torch.stack([rows.sum(dim=1), rows.diagonal(), rows.sum(dim=0)])
 
 
-def accuracy(matrix: Tensor) -> Tensor:
-    """Share of correct units, in [0, 1]; matrix (C, C) integer -> float64 scalar, NaN without any unit."""
-    matrix = matrix.cpu().double()
-    return matrix.diagonal().sum() / matrix.sum()
+# Right and predicted units by class, each (C, N), and those of the truth, (C, 1) -> scores (N,) in [0, 1].
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def mean_accuracy(matrix: Tensor) -> Tensor:
-    """Mean over the classes in the truth of the share found (balanced accuracy); otherwise like `accuracy`."""
-    return per_class_accuracy(matrix).nanmean()
+def accuracy(right: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Share of correct units."""
+    return np.asarray(right.sum(axis=0) / truth.sum())
 
 
-def per_class_iou(matrix: Tensor) -> Tensor:
-    """Intersection over union; matrix (C, C) integer -> (C,) float64 in [0, 1].
-
-    NaN for a class that is neither in the truth nor in the predictions. A class that is predicted but not in the truth
-    scores 0. Predictions on ignored units do not count.
-    """
-    matrix = matrix.cpu().double()
-    intersection = matrix.diagonal()
-    return intersection / (matrix.sum(dim=0) + matrix.sum(dim=1) - intersection)
+def mean_accuracy(right: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean over the classes in the truth of the share found (balanced accuracy)."""
+    present = truth[:, 0] > 0
+    return np.asarray((right[present] / truth[present]).mean(axis=0))
 
 
-def mean_iou(matrix: Tensor) -> Tensor:
-    """Mean of `per_class_iou` over the classes that are present; float64 scalar, NaN without any unit.
+def mean_iou(right: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean intersection over union of the classes in the truth or the predictions.
 
     The official code takes the plain mean: one absent class makes it NaN, and no checkpoint is ever the best.
     """
-    return per_class_iou(matrix).nanmean()
+    union = truth + predicted - right
+    known = union > 0
+    share = np.divide(right, union, out=np.zeros_like(union, dtype=float), where=known)
+    return np.asarray(share.sum(axis=0) / known.sum(axis=0))
 
 
-def per_class_accuracy(matrix: Tensor) -> Tensor:
-    """Recall of each class; (C, C) integer -> (C,) float64, NaN for a class without units."""
-    matrix = matrix.cpu().double()
-    return matrix.diagonal() / matrix.sum(dim=1)
+MEASURES: dict[str, dict[str, Measure]] = {
+    "image-classification": {"accuracy": accuracy, "mean_accuracy": mean_accuracy},
+    "semantic-segmentation": {"mean_iou": mean_iou, "overall_accuracy": accuracy, "mean_accuracy": mean_accuracy},
+}
 
 
-def confusions(matrix: Tensor) -> list[tuple[int, int, int]]:
-    """The ten most frequent confusions as (true class, predicted class, units), most frequent first."""
-    wrong = matrix.cpu().clone().fill_diagonal_(0).flatten()
-    places = wrong.sort(descending=True, stable=True).indices[:10].tolist()
-    return [(at // len(matrix), at % len(matrix), int(wrong[at])) for at in places if wrong[at] > 0]
+def scores_of(matrix: Tensor, task: str, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The metrics of a task from a confusion matrix (C, C), for logs and JSON.
 
-
-def classification_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """`accuracy`, `mean_accuracy`, `per_class_accuracy` (name -> share) and `confusions` for logs and JSON.
-
-    None if there is nothing to score. Names default to "0", "1", ...
+    Returns:
+        The `MEASURES`; by class name `per_class_accuracy` (recall), for segmentation `per_class_iou`; and the ten most
+        frequent `confusions` as [true class, predicted class, units]. None if there is nothing to score: no valid unit,
+        or a class that is absent from the truth (IoU: and from the predictions). Names default to "0", "1", ...
     """
-    return {
-        "accuracy": _number(accuracy(matrix)),
-        "mean_accuracy": _number(mean_accuracy(matrix)),
-        **_by_class(matrix, class_names, per_class_accuracy=per_class_accuracy),
-    }
-
-
-def segmentation_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """`mean_iou`, `overall_accuracy`, `mean_accuracy`, `per_class_iou` (name -> IoU) and `confusions`, for logs and
-    JSON.
-
-    None if there is nothing to score: an absent class, or no valid pixel. Names default to "0", "1", ...
-    """
-    return {
-        "mean_iou": _number(mean_iou(matrix)),
-        "overall_accuracy": _number(accuracy(matrix)),
-        "mean_accuracy": _number(mean_accuracy(matrix)),
-        **_by_class(matrix, class_names, per_class_iou=per_class_iou),
-    }
-
-
-def _by_class(
-    matrix: Tensor, class_names: Sequence[str] | None, **measures: Callable[[Tensor], Tensor]
-) -> dict[str, Any]:
     names = [str(index) for index in range(len(matrix))] if class_names is None else list(class_names)
     if len(names) != len(matrix) or len(set(names)) != len(names):
         raise ValueError(
             f"class_names has {len(names)} names, {len(set(names))} of them different, for {len(matrix)} "
             "classes; give every class its own name."
         )
-    return {
-        **{
-            key: {name: _number(value) for name, value in zip(names, measure(matrix), strict=True)}
-            for key, measure in measures.items()
-        },
-        "confusions": [[names[truth], names[said], units] for truth, said, units in confusions(matrix)],
-    }
-
-
-def _number(value: Tensor) -> float | None:
-    """NaN is not valid JSON, and trackers drop it or fail on it."""
-    return None if value.isnan() else float(value)
+    counts = matrix.cpu().double().numpy()
+    right, predicted, truth = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    columns = (right[:, None], predicted[:, None], truth[:, None])
+    metrics = {key: float(of(*columns)[0]) if truth.any() else None for key, of in MEASURES[task].items()}
+    pixels = task == "semantic-segmentation"
+    of_class = zip(names, right, truth + predicted - right if pixels else truth, strict=True)
+    per_class = {name: float(hit / units) if units else None for name, hit, units in of_class}
+    wrong = matrix.cpu().clone().fill_diagonal_(0).flatten()
+    most = [at for at in wrong.sort(descending=True, stable=True).indices[:10].tolist() if wrong[at] > 0]
+    confusions = [[names[at // len(matrix)], names[at % len(matrix)], int(wrong[at])] for at in most]
+    return {**metrics, "per_class_iou" if pixels else "per_class_accuracy": per_class, "confusions": confusions}

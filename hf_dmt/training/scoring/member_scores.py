@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...data.members import MEMBERS, SCORED
 from ...data.tasks import IGNORE_INDEX
-from .confusion import ConfusionMatrix, classification_scores, segmentation_scores
+from .confusion import ConfusionMatrix, scores_of
 from .image_counts import ImageCounts
 
 # Logits per model handled at a time: two float32 copies of this many numbers bound the memory of an update.
@@ -118,16 +118,12 @@ class MemberScores:
     def compute(self) -> dict[str, dict[str, Any]]:
         """Scores of a, b and ensemble; a and b also have `loss`, the mean cross-entropy per valid unit.
 
-        Fractions in [0, 1]; None if there is nothing to score. See `classification_scores` and `segmentation_scores`.
+        Fractions in [0, 1]; None if there is nothing to score. See `scores_of`.
         """
         scores: dict[str, dict[str, Any]] = {}
         for name, confusion in self._matrices.items():
             matrix = confusion.matrix
-            scores[name] = (
-                segmentation_scores(matrix, self.class_names)
-                if self.task == "semantic-segmentation"
-                else classification_scores(matrix, self.class_names)
-            )
+            scores[name] = scores_of(matrix, self.task, self.class_names)
             if name in MEMBERS:
                 valid = int(matrix.sum())
                 loss_sum = float(self._loss_sums[MEMBERS.index(name)])
