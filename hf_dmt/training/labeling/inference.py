@@ -52,7 +52,7 @@ class CleanLogits:
 
 @dataclass(frozen=True)
 class CleanPass:
-    """A pair that looks at clean images, and how they are loaded: images per batch, workers, this process's share.
+    """How a pair looks at clean images: images per batch, workers, and this process's share.
 
     `exact_decoding` decodes every pixel even if fewer would do.
     """

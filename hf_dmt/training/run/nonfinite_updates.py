@@ -64,11 +64,11 @@ class SkipNonFinite(TrainerCallback):
         if self._statistics:
             right = torch.where(finite, torch.cat(self._statistics), self._kept)
             torch._foreach_copy_(self._statistics, list(right.split([len(value) for value in self._statistics])))
-        stock = getattr(optimizer, "optimizer", optimizer)  # without accelerate's wrapper
+        inner = getattr(optimizer, "optimizer", optimizer)  # without the wrapper of accelerate
         if self.trainer.accelerator.scaler is not None:
             return  # fp16's scaler skips the update itself
-        if getattr(stock, "_step_supports_amp_scaling", False):
-            stock.found_inf = (~finite).float()
+        if getattr(inner, "_step_supports_amp_scaling", False):
+            inner.found_inf = (~finite).float()
         elif not finite:
             for parameter in self.trainer.model.parameters():
                 parameter.grad = None
