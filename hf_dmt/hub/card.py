@@ -54,6 +54,9 @@ def write_card(
             if they agree.
         dataset_tags: ids of data sets on the Hub; None uses the run's data set if it is one.
         to: the folder to write it to; by default the pair's own.
+
+    Returns:
+        The file's path.
     """
     folder = Path(folder)
     pair = read_pair_file(folder, str(folder))

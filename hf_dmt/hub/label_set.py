@@ -54,9 +54,12 @@ def push_labels(
     `"graph"`.
 
     Args:
+        folder: output folder of a run.
+        repo_id: the data set's repository; created if necessary.
         phase: None uses the last one that has labels.
         ids: of the unlabeled images in order, if the run has no `split.json` (it was started from Python).
         pair: the pair's repository, for the card.
+        license: of the labels.
         revision: branch, created if necessary.
         tag: a name for the commit.
 

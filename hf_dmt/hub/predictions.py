@@ -28,6 +28,7 @@ def push_predictions(
     Args:
         records: one per image, as in the file.
         facts: of the file; `folder` contains the masks, None for a table.
+        repo_id: the data set's repository; created if necessary.
 
     Raises:
         HubError: a different data set has this name, or the push failed.
