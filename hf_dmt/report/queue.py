@@ -56,7 +56,9 @@ def write_queue(folder: str | Path, unlabeled: Any, to: str | Path, *, count: in
     """Write the strongest disagreements in a run's last labels, strongest first.
 
     Args:
+        folder: of the run.
         unlabeled: its images, map-style with `ids`.
+        to: a new folder.
         count: number of images; for segmentation, of regions.
 
     Returns:
