@@ -17,7 +17,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from sklearn.metrics import f1_score
-from torch.utils.data import IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from hf_dmt import DMTTrainer, DMTTrainingArguments, ModelPair
@@ -281,14 +281,43 @@ def test_features_of_another_kind_are_left_alone(tmp_path: Path, features: Any) 
     make_trainer(tmp_path, labeled=items, evaluation=items)
 
 
-@pytest.mark.parametrize("role", ["evaluation", "test", "unlabeled", "one of several"])
+@pytest.mark.parametrize("role", ["evaluation", "test", "unlabeled", "one of several", "part", "stream"])
 def test_sets_that_number_their_classes_differently_are_refused(tmp_path: Path, role: str) -> None:
     """Guards against scoring every image as the wrong class if the names of the pair are only LABEL_0, LABEL_1, ..."""
     sets: dict[str, Any] = {role: named("z", "y", "x")}
     if role == "one of several":
         sets = {"evaluation": {"good": named("x", "y", "z"), "bad": named("z", "y", "x")}}
+    if role == "part":  # of a set that torch joins without looking
+        sets = {"evaluation": Subset(ConcatDataset([named("x", "y", "z"), named("z", "y", "x")]), [0, 1, 4])}
+    if role == "stream":
+        sets = {"unlabeled": named("z", "y", "x").to_iterable_dataset()}
     with pytest.raises(ValueError, match=r"calls class 0 'z', but in train_dataset 'z' is class 2.*align_labels_with"):
         make_trainer(tmp_path, labeled=named("x", "y", "z"), **sets)
+
+
+def test_joined_sets_that_number_their_classes_differently_are_not_trained_on(tmp_path: Path) -> None:
+    """Guards against learning the images of one data set under the names of the other's classes: `ConcatDataset` joins
+    sets whatever their labels mean."""
+    pair = ModelPair.from_models("tiny:vit", "tiny:resnet", id2label=["x", "y", "z"], image_size=32)
+    joined: Any = ConcatDataset([named("x", "y", "z"), named("z", "y", "x")])
+    with pytest.raises(ValueError, match=r"train_dataset calls class 0 'z', but in the pair 'z' is class 2"):
+        make_trainer(tmp_path, pair, labeled=joined)
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (DataLoader(images(3), batch_size=None), "loader.dataset"),
+        ({"image": [1], "label": [0]}, r"zip\(columns, row\)"),
+        ((item for item in images(3)), r"list\(train_dataset\)"),
+        ([{**item, "label": [item["label"]]} for item in images(3)], r"label\[0\]"),
+        ([{**item, "label": torch.tensor([item["label"]])} for item in images(3)], r"label\[0\]"),
+    ],
+)
+def test_advice_for_labeled_images_of_another_form_works(tmp_path: Path, given: Any, advice: str) -> None:
+    """Guards against advice that is silently wrong: `argmax` of a label inside a list is 0, whatever the label is."""
+    with pytest.raises(ValueError, match=advice):
+        make_trainer(tmp_path, labeled=given)
 
 
 def test_what_comes_later_is_one_message_too(tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ def _fault(label: Any, count: int | None, names: Sequence[str]) -> str | None:
             known = f"{label!r} is number {names.index(label)}" if label in names else f"the order is {list(names[:5])}"
         return f"has the label {label!r}, but a label must be the number of a class: {known}."
     if isinstance(label, (list, tuple, np.ndarray, Tensor)):
+        if len(label) == 1:
+            return "has its label inside a list or an array, but a label must be one number: give label[0]."
         return (
             f"has a label with {len(label)} values, but a label must be one number. Convert one-hot labels to the "
             "position of the 1 (int(np.argmax(label))). Several classes per image are not supported."

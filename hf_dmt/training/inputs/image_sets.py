@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import datasets
+from torch.utils.data import DataLoader
+
 from ...data.labels.items import check_item_labels
 from ...data.reading.decoding import to_rgb
 from ...data.reading.image_set import ImageSet, check_mask_size, check_mask_values, reading_an_item
@@ -98,9 +101,9 @@ def check_one_order(sets: Mapping[str, Any]) -> None:
     Args:
         sets: by the name that the error uses.
     """
-    named = {role: names for role, images in sets.items() if (names := class_label_names(images))}
-    first, known = next(iter(named.items()), ("", []))
-    for role, names in named.items():
+    named = [(role, names) for role, images in sets.items() for names in _class_orders(images)]
+    first, known = next(iter(named), ("", []))
+    for role, names in named:
         for number, name in enumerate(names):
             if name in known and known.index(name) != number:
                 raise ValueError(
@@ -136,25 +139,32 @@ def _check_not_void(source: Any, role: str) -> None:
 
 
 def class_label_names(source: Any) -> list[str] | None:
-    """The names of a `ClassLabel` column `label`, also inside a torch `Subset`."""
-    while not hasattr(source, "features") and hasattr(source, "dataset"):
-        source = source.dataset
-    features = getattr(source, "features", None)  # of another library, it may be anything
+    """The names of a `ClassLabel` column `label`, also inside torch's `Subset` and `ConcatDataset`."""
+    return next(iter(_class_orders(source)), None)
+
+
+def _class_orders(source: Any) -> list[list[str]]:
+    """As `class_label_names`, of every set that a set is made of: each may number its classes in its own way."""
+    if not hasattr(source, "features"):
+        inside = [source.dataset] if hasattr(source, "dataset") else getattr(source, "datasets", ())
+        return [names for part in inside for names in _class_orders(part)] if isinstance(inside, (list, tuple)) else []
+    features = source.features  # of another library, it may be anything
     names = getattr(features.get("label"), "names", None) if isinstance(features, Mapping) else None
-    return list(names) if names else None
+    return [list(names)] if names else []
 
 
 def _check_class_order(source: Any, role: str, classes: Sequence[str]) -> None:
     """Raise a ValueError if a set numbers the classes of the pair in another order: each image would be learned, or
     scored, under the name of another class."""
-    names = class_label_names(source) or []
-    for number, name in enumerate(names):
-        if name in classes and classes.index(name) != number:
-            raise ValueError(
-                f"{role} calls class {number} {name!r}, but in the pair {name!r} is class {classes.index(name)}. Give "
-                f"the pair the order of the data, id2label={names[:5]}{' + ...' if len(names) > 5 else ''}, or bring "
-                "the labels to its order: dataset.align_labels_with_mapping(pair.config.label2id, 'label')."
-            )
+    for names in _class_orders(source):
+        for number, name in enumerate(names):
+            if name in classes and classes.index(name) != number:
+                raise ValueError(
+                    f"{role} calls class {number} {name!r}, but in the pair {name!r} is class {classes.index(name)}. "
+                    f"Give the pair the order of the data, id2label={names[:5]}{' + ...' if len(names) > 5 else ''}, "
+                    "or bring the labels to its order: "
+                    "dataset.align_labels_with_mapping(pair.config.label2id, 'label')."
+                )
 
 
 def check_filled(source: Any, role: str, model: ModelPair, *, with_target: bool = True) -> None:
@@ -189,18 +199,32 @@ def sets_to_score(model: ModelPair, own: Any, asked: Any) -> dict[str, Any]:
 def _check_map_style(source: Any, role: str) -> None:
     if isinstance(source, Mapping):
         first = next(iter(source), "train")
+        way = f"Give one of them: dataset[{first!r}]."
+        if "image" in source:  # columns, and not sets
+            way = "Make one of its columns: [dict(zip(columns, row)) for row in zip(*columns.values())]."
         raise ValueError(
             f"{role} is a {type(source).__name__} of {', '.join(map(str, source)) or 'nothing'}, but one set of images "
-            f"is needed. Give one of them: dataset[{first!r}]."
+            f"is needed. {way}"
         )
     if is_stream(source):
         raise ValueError(
             f"{role} is a {type(source).__name__}, which can only be read sequentially, but labeled images are "
-            "accessed by index. Save it once: datasets.Dataset.from_generator(lambda: iter(stream), "
-            "features=stream.features), or use load_dataset(...) without streaming=True."
+            f"accessed by index. {_how_to_keep(source, role)}"
         )
     if source is not None and not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise ValueError(
             f"{role} is a {type(source).__name__}, not a set of images. Give map-style items, such as a list or "
             "datasets.Dataset of {'image': PIL, ...}."
         )
+
+
+def _how_to_keep(stream: Any, role: str) -> str:
+    """How to make a set that can be read by index of one that cannot, as a sentence."""
+    if isinstance(stream, DataLoader):
+        return "Give the data set inside it: loader.dataset."
+    if not isinstance(stream, datasets.IterableDataset):
+        return f"Read it once: list({role})."
+    return (
+        "Save it once: datasets.Dataset.from_generator(lambda: iter(stream), features=stream.features), or use "
+        "load_dataset(...) without streaming=True."
+    )

@@ -49,7 +49,9 @@ def saved_stream(stream: Any, role: str) -> datasets.Dataset:
         )
     features = {"image": datasets.Image()}
     if "label" in first:
-        features["label"] = datasets.Value("int64")
+        kind = (getattr(stream, "features", None) or {}).get("label")
+        # Its names show whether it numbers the classes as the pair does.
+        features["label"] = kind if isinstance(kind, datasets.ClassLabel) else datasets.Value("int64")
     if first.get("mask") is not None:
         features["mask"] = datasets.Image()
     try:
