@@ -7,7 +7,7 @@ import pytest
 from hf_dmt.data.splitting.classes import look_alikes
 
 
-@pytest.mark.parametrize("other", ["Cat", "cat ", " CAT", "\uff43at", "cat\u00a0"])
+@pytest.mark.parametrize("other", ["Cat", "cat ", " CAT", "\uff43at", "cat\u00a0", "cat\u200b", "\ufeffcat"])
 def test_two_spellings_of_a_class_are_said(other: str) -> None:
     """Guards against one mistyped 'Cat' among a thousand 'cat' becoming a class of its own, never learned and never
     predicted, without a warning."""

@@ -306,6 +306,34 @@ def test_a_class_called_train(tmp_path: Path) -> None:
     assert opened(root).class_names == ["a", "b"], "a table with labels beside folders without"
 
 
+def test_a_table_without_labels_beside_class_folders(tmp_path: Path) -> None:
+    """Guards against the error "no class folders" for class folders beside a `metadata.csv` with facts of the images,
+    as `datasets` writes and reads them."""
+    root = animals(tmp_path / "data")
+    rows = [f"{animal}/{number:02d}.jpg,{number}" for animal in ("cat", "dog") for number in range(6)]
+    written(root / "metadata.csv", "\n".join(["file_name,age", *rows]))
+    found = opened(root)
+    assert found.class_names == ["cat", "dog"]
+    assert "the columns 'age' in 'metadata.csv' are not used; the classes are the folders: cat, dog" in said(found)
+
+
+def test_labels_of_one_class_alone_are_refused(tmp_path: Path) -> None:
+    """Guards against a run on images of a single class, which every prediction gets right, because another class has a
+    name but no label: labels of -1 and 1, or a validation split with more classes."""
+    root = tmp_path / "two"
+    rows = ["file_name,label"]
+    for number in range(12):
+        files.save(files.image(number), root / f"{number}.png")
+        rows.append(f"{number}.png,{(-1, 1)[number % 2]}")
+    written(root / "metadata.csv", "\n".join(rows))
+    with pytest.raises(DataError, match=r"All 6 labeled images are '1'.*Label .*; a label of -1 .* mean 'no label'"):
+        opened(root)
+    files.class_folder(tmp_path / "splits" / "train", ("cat",), 3)
+    animals(tmp_path / "splits" / "val", 3)
+    with pytest.raises(DataError, match=r"All 3 labeled images are 'cat', so there is nothing to learn"):
+        opened(tmp_path / "splits")
+
+
 def test_other_shapes_of_class_folders(tmp_path: Path) -> None:
     """Guards against a class named after the folder above a stray image, and against an unclear error when the class
     folders are one level deeper."""

@@ -30,6 +30,7 @@ from .split_names import role_of, with_role
 from .tables import (
     check_is_table,
     columns_there,
+    have_labels,
     metadata_tables,
     named_tables,
     note_on_tables_beside,
@@ -211,6 +212,8 @@ def _local_files(
         return None
     else:
         folder, tables = root, metadata_tables(root)
+        if task == "image-classification" and not label_column and not have_labels(tables.values()):
+            tables = {} if class_folders(root, [], apart) else tables  # `metadata.csv` describes labeled images
     needs_masks = task == "semantic-segmentation" and not unlabeled
     if not tables:
         found: FilesAndClasses | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,6 +147,13 @@ def _lists_images(file: Path) -> bool:
         image = table.usual(FILE_COLUMNS)
         return image is not None and bool(files_of(file, table.cells(image)[:1], [])[0])
     return False
+
+
+def have_labels(files: Iterable[Path]) -> bool:
+    """Whether tables have a column with a usual name for labels; True if one cannot be read, which is reported."""
+    with suppress(DataError):
+        return any(_usual(_read(file)[0], LABEL_COLUMNS) for file in files)
+    return True
 
 
 def columns_there(root: Path, *asked: str | None) -> list[str | None]:

@@ -151,13 +151,14 @@ def _looks_missing(word: str) -> bool:
 
 
 def look_alikes(words: Sequence[str]) -> list[str]:
-    """A warning for each group of labels that differ only in case, width or spaces, and are most likely one class."""
+    """A warning for each group of labels that look the same but for case, width or spaces, most likely one class."""
     groups: dict[str, list[str]] = {}
     for word in words:
-        groups.setdefault(" ".join(unicodedata.normalize("NFKC", word).casefold().split()), []).append(word)
+        seen = "".join(sign for sign in unicodedata.normalize("NFKC", word) if unicodedata.category(sign) != "Cf")
+        groups.setdefault(" ".join(seen.casefold().split()), []).append(word)
     return [
-        f"Warning: the labels {', '.join(map(repr, same))} differ only in case or spaces, and are used as separate "
-        "classes. If they mean the same, correct them in the data."
+        f"Warning: the labels {', '.join(map(repr, same))} differ only in case, spaces or invisible characters, and are "
+        "used as separate classes. If they mean the same, correct them in the data."
         for same in groups.values()
         if len(same) > 1
     ]
@@ -277,11 +278,16 @@ def check_labeled(scanned: ScannedImages, names: list[str], args: DataArguments,
     """Like `check_targets` for the images to learn from, with warnings about what they cannot teach.
 
     Raises:
-        DataError: also if all masks show the same class.
+        DataError: also if all show the same class.
     """
     per_class = check_targets(scanned, "labeled", names, args)
     if scanned.images.task == "semantic-segmentation":
         _check_contrast(scanned, names, args)
+    elif sum(map(bool, per_class)) == 1:
+        raise DataError(
+            f"All {sum(per_class)} labeled images are {names[np.argmax(per_class)]!r}, so there is nothing to learn. "
+            "Label images of other classes, too; a label of -1 and an empty one mean 'no label'."
+        )
     void = [position for position, values in enumerate(scanned.values) if values == ()]
     if void:
         notes.append(
