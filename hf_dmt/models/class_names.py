@@ -10,6 +10,8 @@ from transformers import PretrainedConfig
 from ..hub.config_file import MOST_CLASSES
 from . import timm_members
 
+_VOID = 255  # "no label" in masks: the default of transformers and of `--ignore_index`
+
 
 def label_names(config: PretrainedConfig) -> list[str]:
     """Class names in the order of the logits, made unique.
@@ -28,10 +30,14 @@ def describe_classes(config: PretrainedConfig) -> None:
     """Adapt a configuration to what DMT trains: one class per image, with unique names.
 
     `multi_label_classification` or `regression` from the checkpoint's own training would make `pipeline` apply a
-    sigmoid to scores that were trained with a softmax. A model that returns tuples has no `.logits`.
+    sigmoid to scores that were trained with a softmax. A model that returns tuples has no `.logits`. And where 0 meant
+    "no label", the model's own loss would leave out the first of our classes.
     """
     config.problem_type, config.return_dict = None, True
     set_classes(config, dict(enumerate(label_names(config))))
+    for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
+        if getattr(config, name, None) in range(config.num_labels):
+            setattr(config, name, _VOID)
 
 
 def has_named_classes(config: PretrainedConfig) -> bool:
@@ -72,12 +78,15 @@ def in_order(id2label: Mapping[int, str] | Sequence[str]) -> dict[int, str]:
     """A class map sorted by id; in a list of names, the positions are the ids.
 
     Raises:
-        ValueError: no classes, ids other than 0, 1, 2, ... (logits would stand for other classes), or a duplicate name.
+        ValueError: no classes, ids other than 0, 1, 2, ... (logits would stand for other classes), or a name that is
+            missing or there twice.
     """
     if isinstance(id2label, (list, tuple)):
         id2label = dict(enumerate(id2label))
     if not isinstance(id2label, Mapping):
         raise ValueError(f"id2label is a {type(id2label).__name__}. Give a map such as {{0: 'cat', 1: 'dog'}}.")
+    if nameless := [key for key, name in id2label.items() if name is None]:
+        raise ValueError(f"Class {nameless[0]!r} has no name, but None. Give every class its name.")
     numbered = _by_number(id2label)
     if len(numbered) > MOST_CLASSES:
         raise ValueError(f"{len(numbered)} classes were given, but at most {MOST_CLASSES} can be stored. Give fewer.")

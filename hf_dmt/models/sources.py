@@ -76,7 +76,7 @@ def open_members(
     for position, (name, source) in enumerate(given.items()):
         draw = seed_for(seed, position)
         if isinstance(source, str):
-            member = _opened(source, task, classes, side=side, seed=draw, **hub)
+            member = _opened(source, task, classes, processors[name], side=side, seed=draw, **hub)
         else:
             member = _from_memory(source, name, classes, processors[name], seed=draw)
         processor = processors[name] or member.processor
@@ -100,7 +100,18 @@ def _readable(source: Any, name: str) -> str | PreTrainedModel:
     return model
 
 
-def _opened(source: str, task: str, id2label: dict[int, str], *, side: int | None, seed: int, **hub: Any) -> Member:
+def _opened(
+    source: str,
+    task: str,
+    id2label: dict[int, str],
+    processor: BaseImageProcessor | None,
+    *,
+    side: int | None,
+    seed: int,
+    **hub: Any,
+) -> Member:
+    """A member by name, with `processor` or else the image processor saved with the checkpoint, which may be missing
+    if one is given."""
     if source.startswith(tiny.PREFIX):
         made, of_tiny = tiny.tiny_member(source, task, id2label, side=side or tiny.DEFAULT_SIDE, seed=seed)
         return Member(made, of_tiny, set(made.state_dict()), source, None)
@@ -111,11 +122,12 @@ def _opened(source: str, task: str, id2label: dict[int, str], *, side: int | Non
         with seeded(seed):
             model: PreTrainedModel = upernet.upernet_on(name, id2label, **hub)
         fresh = {key for key in model.state_dict() if not key.startswith("backbone.")}
-        own = loading.load_processor(name, model.config.backbone_config, **hub)
-        processor: BaseImageProcessor = upernet.whole_image_processor(own)
+        if processor is None:
+            own = loading.load_processor(name, model.config.backbone_config, **hub)
+            processor = upernet.whole_image_processor(own)
     else:
         model, fresh = loading.load_for_classes(name, task, id2label, seed=seed, new_head=on_backbone, **hub)
-        processor = loading.load_processor(name, model.config, **hub)
+        processor = processor or loading.load_processor(name, model.config, **hub)
     return Member(model, processor, fresh, _public_name(name), commit)
 
 

@@ -411,6 +411,8 @@ class TestInMemory:
             ValueError, match=r"Model a has no image processor.*ModelPair.from_models\(a, b, processor_a="
         ):
             ModelPair.from_models(model, "tiny:resnet", id2label=NAMES)
+        with pytest.raises(ValueError, match="Class 0 has no name"):  # and not one called 'None'
+            ModelPair.from_models("tiny:vit", "tiny:resnet", id2label={0: None, 1: "y"})  # type: ignore[dict-item]
         with pytest.raises(ValueError, match=r"same object.*copy\.deepcopy"):
             ModelPair.from_models(model, model, id2label=NAMES)
         with pytest.raises(ValueError, match=r"Model b is a Linear; a member is"):

@@ -673,8 +673,8 @@ def test_redraw_takes_the_head_of_a_pretrained_member(checkpoint):
 
 
 def test_a_pair_describes_the_run_and_not_its_base(build, tmp_path):
-    """Guards against `pipeline()` scores that sum to 1.5 after a multi-label base model, and against masks shifted by
-    one class when the pair is trained further."""
+    """Guards against `pipeline()` scores that sum to 1.5 after a multi-label base model, against masks shifted by one
+    class when the pair is trained further, and against a class that the model's own loss leaves out as void."""
     vit, processor = build("vit")
     vit.config.problem_type = "multi_label_classification"
     folder = tmp_path / "vit"
@@ -686,16 +686,30 @@ def test_a_pair_describes_the_run_and_not_its_base(build, tmp_path):
     assert config.get("problem_type") is None
     segformer, processor = build("segformer")
     processor.do_reduce_labels = True
+    segformer.config.semantic_loss_ignore_index = 0
     segformer.save_pretrained(tmp_path / "seg")
     processor.save_pretrained(tmp_path / "seg")
     source = tmp_path / "seg"
     pair = ModelPair.from_models(source, source, task="semantic-segmentation", id2label={0: "x", 1: "y", 2: "z"})
     assert not pair.processor_a.do_reduce_labels and not pair.processor_b.do_reduce_labels
     assert describe_masks(pair, True) == []
+    assert pair.model_a.config.semantic_loss_ignore_index == 255
     pair.save_pretrained(tmp_path / "reduced")
     again = ModelPair.from_pretrained(tmp_path / "reduced")
     assert again.processor_b.do_reduce_labels
     assert any("pass `reduce_labels`" in note for note in describe_masks(again, False)), "now 0 is a class"
+
+
+def test_a_checkpoint_without_a_processor_takes_the_one_that_is_given(build, tmp_path):
+    """Guards against the advice to save an image processor beside a checkpoint for which one was passed: a Trainer
+    without `processing_class` saves none."""
+    vit, processor = build("vit")
+    vit.save_pretrained(tmp_path)
+    names = ["x", "y", "z"]
+    with pytest.raises(ValueError, match="has no usable image processor"):
+        ModelPair.from_models(tmp_path, "tiny:resnet", id2label=names)
+    pair = ModelPair.from_models(tmp_path, "tiny:resnet", processor_a=processor, id2label=names)
+    assert pair.processor_a.image_mean == processor.image_mean
 
 
 def test_names_that_a_base_has_twice(build, tmp_path):
