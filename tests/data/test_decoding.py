@@ -97,6 +97,8 @@ def test_arrays_and_tensors() -> None:
     for source in (array, tensor, tensor.float() / 255, array / 255, Image.fromarray(array)):
         assert np.array_equal(np.asarray(to_rgb(source)), array)
     assert pixel(to_rgb(np.array([[True, False]]))) == (255, 255, 255)
+    halves = torch.full((3, 6, 5), 0.5, dtype=torch.bfloat16)  # which NumPy does not know
+    assert pixel(to_rgb(halves)) == (128, 128, 128) and to_mask(halves.long()[0]).shape == (6, 5)
     assert to_rgb(array[..., :1]).size == to_rgb(tensor[0]).size == (5, 6)
 
 

@@ -141,6 +141,27 @@ class TestTables:
         assert item["image"].size == files.SIZE and np.unique(item["mask"]).tolist() == [0, 1]
         assert whole(open_splits(str(root), task=IMAGES)[0]["train"]).labels.tolist() == [0, 1, 0]
 
+    def test_other_ways_to_write_parquet(self, tmp_path: Path) -> None:
+        """Guards against an error for the extension in capitals, the copies that macOS writes beside files, the
+        backslashes of Windows, and images stored by path without the metadata of `datasets`."""
+        names = [str(files.save(files.image(shade), tmp_path / "data" / "scans" / f"{shade}.png")) for shade in (1, 2)]
+        ids = [f"scans/{Path(name).name}" for name in names]
+        for cells in ([{"bytes": None, "path": name} for name in ids], [name.replace("/", "\\") for name in ids]):
+            root = files.parquet(tmp_path / "data", train=files.table({"image": cells, "label": [0, 1]}))
+            (root / "train.parquet").replace(root / "Train.PARQUET")
+            (root / "._Train.PARQUET").write_bytes(b"\0\5\x16\7")
+            rows = open_splits(str(root), task=IMAGES)[0]["train"]
+            assert whole(rows).ids == ids and whole(rows)[1]["image"].size == files.SIZE
+        with pytest.raises(DataError, match=r"Train.PARQUET' is a file of a data set. Give the folder"):
+            open_splits(str(root / "Train.PARQUET"), task=IMAGES)
+
+    def test_several_labels_an_image_are_named(self, tmp_path: Path) -> None:
+        """Guards against the error "no label column" for data that has a column `labels`, of lists."""
+        picture = [files.encoded(files.image(9), "JPEG")] * 2
+        root = files.parquet(tmp_path / "data", train=files.table({"image": picture, "labels": [[0, 1], [1]]}))
+        with pytest.raises(DataError, match=r"'labels' of .* contains List.*needs one label per image"):
+            open_splits(str(root), task=IMAGES)
+
     def test_masks_as_numbers(self) -> None:
         """Guards against failing on masks in columns of lists, which are neither images nor labels."""
         rows = files.table({"image": [files.encoded(files.image(1, (3, 2)))], "mask": [[[0, 1, 255], [1, 1, 0]]]})

@@ -161,6 +161,8 @@ def test_replaced_settings_are_refused_with_what_replaces_them(
         ({"metrics": "f1"}, r"`metrics` is 'f1', but must be a list: metrics=\['f1'\]"),
         ({"learning_rate": "1e-3"}, "`learning_rate` is '1e-3'; give a number"),
         ({"seed": 1.5}, "`seed` is 1.5; give a whole number"),
+        ({"seed": None}, "`seed` is None; give a whole number"),
+        ({"max_steps": "2"}, "`max_steps` is '2'; give a whole number"),
         ({"train": None}, "`train` None is not one of"),
     ],
 )
@@ -172,7 +174,8 @@ def test_values_of_another_type_are_refused(tmp_path: Path, given: dict[str, Any
 
 def test_our_defaults(tmp_path: Path) -> None:
     """Guards against the stock default, which drops columns that a pair needs."""
-    args = DMTTrainingArguments(str(tmp_path), remove_unused_columns=True)
+    args = DMTTrainingArguments(str(tmp_path), remove_unused_columns=True, report_to=None)
+    assert args.report_to == [], "None is no tracker, and not one called None"
     assert not args.remove_unused_columns and args.logging_steps == 10 and args.per_device_eval_batch_size == 16
 
 

@@ -407,6 +407,8 @@ def test_a_folder_that_cannot_be_used_or_has_files_of_others_is_refused(tmp_path
         trainer.train()
     with pytest.raises(ValueError, match=r"README\.md' is a file, but a run needs a folder"):
         make_trainer(tmp_path / "README.md")
+    with pytest.raises(ValueError, match="`output_dir` is empty"):  # and not a FileNotFoundError of ''
+        DMTTrainer(make_pair(), DMTTrainingArguments("", use_cpu=True), images(3), images(3))
     make_trainer(tmp_path, max_steps=1, overwrite_output_dir=True).train()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLESPERPIXEL, ImageFileDirectory_v2
 from torch import Tensor
@@ -127,7 +128,8 @@ def called(image: Any) -> str:
 
 
 def channels_last(image: Tensor) -> np.ndarray:
-    array: np.ndarray = image.detach().cpu().numpy()
+    image = image.detach().cpu()
+    array: np.ndarray = (image.float() if image.dtype == torch.bfloat16 else image).numpy()  # NumPy has no bfloat16
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
 
 

@@ -17,6 +17,7 @@ from .finding import find_images, left_out_in
 from .rows import DataError
 from .split_names import ROLES, role_of
 
+_PARQUET = "*.[pP][aA][rR][qQ][uU][eE][tT]"
 _SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)$")
 
 
@@ -87,6 +88,13 @@ def check_no_configuration(config_name: str | None, name: str) -> None:
         raise DataError(f"`dataset_config_name` {config_name!r} is for data sets on the Hub, not {name!r}. Omit it.")
 
 
+def find_parquet(folder: Path) -> list[Path]:
+    """The parquet files of a folder and those one level deeper, whatever the case of their extension. Those that macOS
+    writes beside them (`._train.parquet`) are none."""
+    found = [*folder.glob(_PARQUET), *folder.glob(f"*/{_PARQUET}")]
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 def parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None:
     """The parquet files of a local folder by split, from the words in their paths (`data/val-0.parquet`).
 
@@ -96,7 +104,7 @@ def parquet_files(folder: Path, notes: list[str]) -> dict[str, list[str]] | None
     card = folder / "README.md"
     if card.is_file() and "data_files" in card.read_text(encoding="utf-8", errors="replace"):
         return None
-    files = sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+    files = find_parquet(folder)
     notes += _missing_shards(files, folder)
     order = list(ROLES)
     named: dict[str, list[str]] = {}
@@ -139,7 +147,7 @@ def check_class_orders(root: Path) -> None:
     """Raises DataError if the files of one set number their classes in different orders: `datasets` uses the first
     order for all, so that numbers in the other files would mean other classes."""
     first: dict[str, tuple[Path, list[str]]] = {}
-    for file in sorted(root.rglob("*.parquet")):
+    for file in sorted(root.rglob(_PARQUET)):
         try:
             written = (pyarrow.parquet.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
         except (OSError, pyarrow.ArrowException):

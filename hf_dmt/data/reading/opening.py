@@ -13,7 +13,14 @@ from ..texts import texts
 from .columns import image_column_of, not_a_target, note_on_split_column, target_column_of
 from .finding import find_images
 from .folders import class_folders, mask_folders, only_folder_with_splits, without_masks
-from .loading import check_class_orders, check_no_configuration, is_saved, load_tables, note_on_images_beside
+from .loading import (
+    check_class_orders,
+    check_no_configuration,
+    find_parquet,
+    is_saved,
+    load_tables,
+    note_on_images_beside,
+)
 from .rows import (
     BuiltinRows,
     DataError,
@@ -73,8 +80,9 @@ def open_splits(
             f"{', '.join(first.column_names)}."
         )
     target = target_column_of(first, args, image, task, notes)
-    if target is None and "label" in first.column_names and image != "label":
-        raise not_a_target(first, name, "label", task)
+    unfit = [column for column in ("label", "labels") if column in first.column_names and column != image]
+    if target is None and unfit:
+        raise not_a_target(first, name, unfit[0], task)
     if target is None and task == "semantic-segmentation":
         raise DataError(
             f"{name!r} has no column with masks; it has: {', '.join(first.column_names)}. Name it with `label_column`, "
@@ -212,14 +220,14 @@ def _local_files(
         return None
     else:
         folder, tables = root, metadata_tables(root)
-        if task == "image-classification" and not label_column and not have_labels(tables.values()):
+        if task == "image-classification" and not args.label_column and not have_labels(tables.values()):
             tables = {} if class_folders(root, [], apart) else tables  # `metadata.csv` describes labeled images
     needs_masks = task == "semantic-segmentation" and not unlabeled
     if not tables:
         found: FilesAndClasses | None = None
         if task == "semantic-segmentation":
             found = _mask_folders(root, args, notes, unlabeled, apart)
-        if not found and (any(root.glob("*.parquet")) or any(root.glob("*/*.parquet"))):
+        if not found and find_parquet(root):
             check_class_orders(root)
             return None
         if task == "image-classification":

@@ -64,7 +64,8 @@ class TablePlaces:
         paths: list[str | None] | None = None
         if isinstance(kind, datasets.Value) and "string" in kind.dtype:
             paths = cells.to_pylist()
-        stored = isinstance(kind, datasets.Image)
+        # Without the metadata of `datasets`, its images are structures of bytes and a path.
+        stored = isinstance(kind, datasets.Image) or (isinstance(kind, dict) and set(kind) == {"bytes", "path"})
         if stored and sum(chunk.field("bytes").null_count for chunk in cells.chunks) == len(cells):
             paths = [path for chunk in cells.chunks for path in chunk.field("path").to_pylist()]
         if paths is not None:
@@ -312,5 +313,8 @@ def _paths_inside(folder: Path, paths: Iterable[str | None] | None) -> list[str]
 
 
 def _beside(folder: Path | None, path: str) -> str:
-    inside = os.path.join(folder.absolute(), path) if folder else path
-    return inside if os.path.exists(inside) else path
+    for written in (path, path.replace("\\", "/")):  # Windows separates folders with backslashes
+        inside = os.path.join(folder.absolute(), written) if folder else written
+        if os.path.exists(inside):
+            return inside
+    return path

@@ -152,7 +152,7 @@ def _lists_images(file: Path) -> bool:
 def have_labels(files: Iterable[Path]) -> bool:
     """Whether tables have a column with a usual name for labels; True if one cannot be read, which is reported."""
     with suppress(DataError):
-        return any(_usual(_read(file)[0], LABEL_COLUMNS) for file in files)
+        return any(_Table.read(file).usual(LABEL_COLUMNS) for file in files)
     return True
 
 
@@ -212,6 +212,8 @@ def check_is_table(file: Path) -> None:
     """Raises DataError for any other file."""
     if file.suffix.lower() in PACKED:
         raise DataError(f"{str(file)!r} is an archive. Unpack it and give the folder of its content.")
+    if file.suffix.lower() in (".parquet", ".arrow"):
+        raise DataError(f"{str(file)!r} is a file of a data set. Give the folder that contains it.")
     if not is_table(file):
         raise DataError(
             f"{str(file)!r} is a file. Give a folder of images, or a table (.csv, .tsv, .jsonl) with the columns "

@@ -28,6 +28,8 @@ logger = logging.get_logger(__name__)
 
 def check_place(output_dir: str) -> None:
     """Raises ValueError if there can be no folder of this name, or nothing can be written to it."""
+    if not str(output_dir).strip():
+        raise ValueError("`output_dir` is empty, but a run needs a folder. Give its name, or omit it.")
     folder = Path(output_dir)
     nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not nearest.is_dir():

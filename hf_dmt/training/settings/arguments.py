@@ -69,6 +69,7 @@ _LEAST: dict[str, tuple[type, float, str]] = {
     "dataloader_num_workers": (int, 0, "0 loads images in the main process"),
     "dataloader_prefetch_factor": (int, 1, "2 is the default"),
     "seed": (int, 0, "42 is the default"),
+    "max_steps": (int, -math.inf, ""),
     "logging_steps": (float, 1e-9, "give a number of updates, or a fraction of the run below 1"),
     "eval_steps": (float, 0, "give a number of updates, or a fraction of the run below 1"),
     "eval_delay": (float, 0, "0 begins with the first"),
@@ -125,7 +126,8 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             _save_where_it_is_scored(self)
         for name, (kind, *_) in _LEAST.items():
             value, whole = getattr(self, name), kind is int
-            if value is not None and not is_number(value, whole=whole):
+            missing = value is None and TrainingArguments.__dataclass_fields__[name].default is None
+            if not missing and not is_number(value, whole=whole):
                 raise ValueError(f"`{name}` is {value!r}; give a {'whole ' * whole}number.")
         for name in ("bf16", "fp16"):
             if getattr(self, name) and not torch.accelerator.is_available() and not (name == "bf16" and self.use_cpu):
@@ -136,6 +138,8 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
                 "DeepSpeed is not supported: it cannot restart its optimizer within a process, but each phase needs a "
                 "new one. Omit `deepspeed` and choose DDP or FSDP in `accelerate config`."
             )
+        if self.report_to is None:
+            self.report_to = "none"  # the stock class makes a tracker called None of it
         super().__post_init__()
         for name, (_, least, instead) in _LEAST.items():
             value = getattr(self, name)
