@@ -208,7 +208,7 @@ def test_tables_are_remembered_too(tmp_path: Path, reads: list[str]) -> None:
     with LookCache() as looks:
         looks.of(places_of[0], "image", lambda: Look(1, 2, "RGB", "", "x"))
     with sqlite3.connect(cache_file()) as database:
-        assert database.execute("SELECT COUNT(*) FROM looks_4").fetchone() == (1,)
+        assert database.execute("SELECT COUNT(*) FROM looks_5").fetchone() == (1,)
     again = TableRows(datasets.load_dataset(str(root), cache_dir=str(tmp_path / "cache"))["train"], "image", "label")
     assert again.images[0] == places_of[0]
 

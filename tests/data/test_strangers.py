@@ -405,6 +405,8 @@ def test_another_order_renames_nobody(content: str, tmp_path: Path) -> None:
     assert found.class_names == ["dog", "cat"] and found.labeled[0]["label"] == 1
     assert "labels are matched to them by name" in said(found)
     found = opened(animals(tmp_path / "animals", 3), id2label=order)
+    config = written(tmp_path / "config.json", '{"model_type": "vit", "id2label": {"1": "cat", "0": "dog"}}')
+    assert opened(tmp_path / "animals", id2label=config).class_names == ["dog", "cat"], "of a model"
     assert {
         name[:3]: found.class_names[found.labeled[place]["label"]] for place, name in enumerate(found.labeled.ids)
     } == {
@@ -935,6 +937,21 @@ def test_suffix_band_and_turn(tmp_path: Path) -> None:
         files.image(index).save(root / "images" / f"{index}.png", exif=exif)
     with pytest.raises(DataError, match=r"is 16x20 after its EXIF rotation.*drawn on the unrotated image"):
         opened(root, PIXELS)
+
+
+@pytest.mark.parametrize(("orientation", "square"), [(2, False), (3, False), (4, False), (6, True), (8, True)])
+def test_a_turn_that_the_size_does_not_show_is_said(orientation: int, square: bool, tmp_path: Path) -> None:
+    """Guards against learning from masks that are upside down, mirrored or turned against their images without a word:
+    sizes only differ where a photo that is not square is turned by 90 degrees."""
+    size = (16, 16) if square else (20, 16)
+    exif = Image.Exif()
+    root = scenes(tmp_path, files.mask((0, 1, 2), size))
+    for value in (1, orientation):
+        exif[0x0112] = value
+        for index in range(3):
+            files.image(index, size).save(root / "images" / f"{index}.png", exif=exif)
+        warned = "the EXIF data of 3 of 3 training images with masks (images/0.png" in said(opened(root, PIXELS))
+        assert warned == (value != 1)
 
 
 def test_masks_for_each_object(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and height are swapped
+FIRST_TRANSPOSED = 5  # of the orientations 1 to 8: from here on, width and height are swapped
 SIXTEEN_BIT = 65535.0
 _DARK = 1 / 8  # 16-bit files with 12-bit or 8-bit values look nearly black
 _LONGEST = 200  # characters of a reason, which may quote an image that is written as text
@@ -212,7 +212,7 @@ def upright(image: Image.Image) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """`(width, height)` of `upright(image)`, without decoding."""
     width, height = image.size
-    return (height, width) if orientation(image) >= _FIRST_TRANSPOSED else (width, height)
+    return (height, width) if orientation(image) >= FIRST_TRANSPOSED else (width, height)
 
 
 def decode_to_the_end(image: Image.Image) -> None:

@@ -23,11 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 from .decoding import (
+    FIRST_TRANSPOSED,
     ImageSource,
     contained,
     decode_to_the_end,
     identify,
     opening,
+    orientation,
     stored_remark,
     to_rgb,
     unused_part,
@@ -38,7 +40,7 @@ from .rows import Place
 
 logger = logging.getLogger(__name__)
 
-_TABLE = "looks_4"  # count up when a look finds something else in the same file
+_TABLE = "looks_5"  # count up when a look finds something else in the same file
 _BATCH = 1000  # results per transaction
 _LARGEST = 2**31  # bytes; entries of deleted files are never removed individually
 
@@ -51,7 +53,7 @@ class Look(NamedTuple):
         mode: how it is stored: Pillow's mode, or the type of an array.
         remark: what part of the file is not used, as the end of a sentence; empty for nearly all files.
         content: 32 hex digits, a hash of the file's bytes (of the pixels if there is no file).
-        turned: whether the EXIF data of the file swaps its width and height.
+        orientation: by the EXIF data of the file, 1 to 8; 1 is as stored, and from 5 on width and height are swapped.
         values: for a mask, its distinct values in ascending order, including void; None for images.
         colors: of a mask with a palette, the color of each of these values, as six hex digits; otherwise empty.
     """
@@ -61,13 +63,23 @@ class Look(NamedTuple):
     mode: str
     remark: str
     content: str
-    turned: bool = False
+    orientation: int = 1
     values: tuple[int, ...] | None = None
     colors: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         return self.width, self.height
+
+    @property
+    def turned(self) -> bool:
+        """Whether the EXIF data of the file swaps its width and height."""
+        return self.orientation >= FIRST_TRANSPOSED
+
+    @property
+    def looks_unturned(self) -> bool:
+        """Whether the file has a size that does not show if the EXIF data was applied."""
+        return self.orientation != 1 and (not self.turned or self.width == self.height)
 
     @classmethod
     def from_json(cls, text: str) -> Look:
@@ -90,13 +102,13 @@ def look_at_image(image: ImageSource, name: str) -> Look:
         content = contained(image)
         opened = identify(content)
         size, mode = upright_size(opened), opened.mode
-        turned = size != opened.size
+        turn = orientation(opened)
         remark = stored_remark(opened)
         if mode == "F" or mode.startswith("I"):
             to_rgb(opened, name)  # its values may not be meaningful as an image
         else:
             decode_to_the_end(opened)
-    return Look(*size, mode, remark, _digest(content), turned)
+    return Look(*size, mode, remark, _digest(content), turn)
 
 
 def look_at_mask(mask: Any, name: str, reading: MaskReading) -> Look:

@@ -35,7 +35,8 @@ class ClassMap:
 
 
 def read_class_map(file: str, *, merges: bool = False) -> ClassMap:
-    """Class names from a JSON list, an `{"0": name}` map like `id2label.json` files on the Hub, or `{name: 0}`.
+    """Class names from a JSON list, an `{"0": name}` map like `id2label.json` files on the Hub, `{name: 0}`, or the
+    `config.json` of a model.
 
     Ids may have gaps, in which case they are values in the data: `{"0": "background", "100": "water"}`.
 
@@ -68,6 +69,8 @@ def _pairs(content: Any) -> list[tuple[int, str]]:
         if len(set(names)) < len(names):
             raise ValueError("it names a class twice")
         return list(enumerate(names))
+    if isinstance(content, dict) and isinstance(content.get("id2label"), dict):
+        content = content["id2label"]  # the config.json of a model
     if not isinstance(content, dict):
         raise ValueError(f"it contains a {type(content).__name__}")
     if content and all(isinstance(value, int) and not isinstance(value, bool) for value in content.values()):

@@ -105,7 +105,7 @@ def scan(
     pictures = {position: picture for position, (picture, _) in readable.items()}
     masks = {position: mask for position, (_, mask) in readable.items() if mask is not None}
     notes += _remarks(images, pictures, f"{role} images") + _remarks(images, masks, f"{role} masks")
-    notes += _note_on_palettes(images, masks)
+    notes += _note_on_palettes(images, masks) + _note_on_turns(images, pictures, masks, role)
     values = (_without_void(images, masks[position]) if position in masks else None for position in readable)
     return ScannedImages(
         images.subset(np.array(list(readable), dtype=np.int64)),
@@ -135,6 +135,19 @@ def _note_on_palettes(images: ImageSet, masks: dict[int, Look]) -> list[str]:
                     "the colors are the classes, pass a table of them as `mask_colors`."
                 ]
     return []
+
+
+def _note_on_turns(images: ImageSet, pictures: dict[int, Look], masks: dict[int, Look], role: str) -> list[str]:
+    """A warning about masks whose size does not show whether they were drawn on the image before its EXIF rotation."""
+    positions = [position for position in masks if pictures[position].looks_unturned]
+    if not positions:
+        return []
+    return [
+        f"Warning: the EXIF data of {len(positions)} of {len(images)} {role} images with masks "
+        f"({listing(images, positions)}) rotates or mirrors them but keeps their size. Masks are taken as drawn on the "
+        "image that every viewer shows. If they were drawn on the pixels as stored, rewrite them with `python -m "
+        "hf_dmt.data.splitting.prepare_masks --images FOLDER`."
+    ]
 
 
 def _remarks(images: ImageSet, looks: dict[int, Look], what: str) -> list[str]:
