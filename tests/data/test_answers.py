@@ -148,8 +148,10 @@ ROWS = {"size": [3, 4], "counts": [0, 2, 1, 2, 7]}  # column by column
         {"segmentation": ROWS, "iscrowd": 1},
         {"segmentation": {"size": [3, 4], "counts": "02106"}},
         {"keypoints": [1, 1, 2], "num_keypoints": 1},
+        RECTANGLE | {"attributes": {"occluded": False, "rotation": 0.0}},
+        RECTANGLE | {"attributes": {"rotation": 90}},
     ],
-    ids=["rectangle", "flat", "two polygons", "runs", "compressed runs", "keypoints"],
+    ids=["rectangle", "flat", "two polygons", "runs", "compressed runs", "keypoints", "CVAT", "turned"],
 )
 @pytest.mark.parametrize("file_name", ["1.png", "images\\1.png", "C:\\queue\\images\\1.png", "upload/90fbb0c7-1.png"])
 def test_regions_as_programs_write_them(tmp_path: Path, changes: dict[str, Any], file_name: str) -> None:
@@ -162,6 +164,26 @@ def test_regions_as_programs_write_them(tmp_path: Path, changes: dict[str, Any],
     found = read_answers(tmp_path, PIXELS, NAMES)
     assert list(found) == ["x.jpg"]
     assert found["x.jpg"].tolist() == [[1, 1, -100, -100], [1, 1, -100, -100], [-100] * 4]
+
+
+@pytest.mark.parametrize(("rotation", "row"), [(0, [1, 1, 1, 1]), (30, [0, 0, 1, 1]), (330, [1, 1, 0, 0])])
+def test_boxes_that_cvat_turned(tmp_path: Path, rotation: float, row: list[int]) -> None:
+    """Guards against a mask beside the object: CVAT exports a turned box as it was before the turn."""
+    (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
+    answers = coco(segmentation=[], bbox=[0, 0.5, 4, 1], attributes={"rotation": rotation})
+    (tmp_path / "annotations.json").write_text(json.dumps(answers))
+    found = read_answers(tmp_path, PIXELS, NAMES)["x.jpg"]
+    assert (found[1] == 1).astype(int).tolist() == row
+
+
+def test_joined_exports_are_refused(tmp_path: Path) -> None:
+    """Guards against an answer for the image of another export that has the same id."""
+    (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n2.png,y.jpg,2,\n")
+    answers = coco()
+    answers["images"].append(answers["images"][0] | {"file_name": "2.png"})
+    (tmp_path / "annotations.json").write_text(json.dumps(answers))
+    with pytest.raises(DataError, match="image 7 is in the file twice, with different contents"):
+        read_answers(tmp_path, PIXELS, NAMES)
 
 
 def test_renumbered_regions_are_found_by_their_place(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def region_masks(
         DataError: regions that contradict each other, invalid regions, or regions of images that are not in the queue.
     """
     id_of = {line["file"]: line["id"] for line in lines}
-    images = {image["id"]: image for image in coco["images"]}
-    categories = {category["id"]: str(category["name"]) for category in coco["categories"]}
+    images = _by_id([(image["id"], image) for image in coco["images"]], "image")
+    categories = _by_id([(category["id"], str(category["name"])) for category in coco["categories"]], "category")
     labels = _labels(coco["annotations"], categories, images, lines)
     drawn: dict[str, list[_Region]] = {}
     for annotation in coco["annotations"]:
@@ -52,6 +52,17 @@ def region_masks(
             notes.append(f"Warning: annotation {annotation['id']} covers no pixel of {name} and is ignored.")
     _check_contradictions(drawn)
     return {name: _together(name, regions, notes) for name, regions in drawn.items()}
+
+
+def _by_id(entries: Sequence[tuple[Any, Any]], what: str) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key, entry in entries:
+        if found.setdefault(key, entry) != entry:
+            raise DataError(
+                f"{what} {key!r} is in the file twice, with different contents, so which one an annotation means is "
+                "unknown. Export each queue to a file of its own."
+            )
+    return found
 
 
 def _entry(entries: Mapping[Any, Any], key: Any, annotation: Mapping[str, Any], what: str) -> Any:
@@ -145,7 +156,12 @@ def _pixels(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarra
         if len(box) != 4 or not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0):
             raise DataError(f"annotation {number} has neither a polygon nor a box. Draw it again, or delete it.")
         x, y, w, h = map(float, box)
-        shape = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        # CVAT turns a box clockwise around its center, and exports the box before the turn.
+        more = annotation.get("attributes")
+        turn = np.deg2rad(float(more.get("rotation") or 0) if isinstance(more, Mapping) else 0.0)
+        corners = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2
+        turned = corners @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
+        shape = [(turned + [x + w / 2, y + h / 2]).ravel().tolist()]
     try:
         if isinstance(shape, Mapping):
             if [int(side) for side in shape["size"]] != [height, width]:
