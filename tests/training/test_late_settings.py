@@ -35,6 +35,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"torch_compile": True, "torch_compile_mode": "fast"},
         r"--torch_compile_mode fast cannot be used: Unrecognized mode",
     ),
+    "compilation by nobody": (
+        {"torch_compile": True, "torch_compile_backend": "nobody"},
+        r"--torch_compile_backend nobody cannot be used: Invalid backend",
+    ),
+    "momentum with a typo": (
+        {"optim": "sgd", "optim_args": "momentun=0.9"},
+        r"--optim_args momentun=0.9 has no effect on --optim sgd",
+    ),
+    "momentum of AdamW": (
+        {"optim_args": "momentum=0.9,foo=1"},
+        r"--optim_args momentum=0.9 has no effect on --optim adamw_torch",
+    ),
+    "half an object": (
+        {"lr_scheduler_kwargs": "{lr_end: 1"},
+        r"--lr_scheduler_kwargs '\{lr_end: 1' is not JSON .*Give an object",
+    ),
     "images fetched in no time": (
         {"dataloader_prefetch_factor": 0, "dataloader_num_workers": 1},
         r"--dataloader_prefetch_factor must be .* at least 1, got 0",

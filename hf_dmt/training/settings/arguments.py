@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 from dataclasses import dataclass, field, fields
@@ -129,6 +130,8 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
             missing = value is None and TrainingArguments.__dataclass_fields__[name].default is None
             if not missing and not is_number(value, whole=whole):
                 raise ValueError(f"`{name}` is {value!r}; give a {'whole ' * whole}number.")
+        for name in getattr(TrainingArguments, "_VALID_DICT_FIELDS", ()):
+            _check_json(name, getattr(self, name, None))
         for name in ("bf16", "fp16"):
             if getattr(self, name) and not torch.accelerator.is_available() and not (name == "bf16" and self.use_cpu):
                 on_cpu = ", or add `use_cpu=True` to compute in bfloat16 on the CPU" if name == "bf16" else ""
@@ -230,6 +233,17 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
         safe = copy.copy(self)
         safe.hub_token = None
         return safe
+
+
+def _check_json(name: str, value: Any) -> None:
+    """Raises ValueError for text that looks like JSON and is none; the stock class does not name the field."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            json.loads(value)
+        except ValueError as problem:
+            raise ValueError(
+                f'`{name}` {value!r} is not JSON ({problem}). Give an object such as \'{{"name": 0.1}}\', in quotes.'
+            ) from problem
 
 
 def _check_accelerator(given: AcceleratorConfig) -> None:

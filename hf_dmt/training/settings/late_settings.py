@@ -3,6 +3,7 @@ and `--check` reports them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,14 +39,18 @@ def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
         for tracker in trackers:
             tracker()
     if args.torch_compile:
-        with _explained("`torch_compile_mode`", str(args.torch_compile_mode), "Correct it, or omit it"):
-            torch.compile(nn.Identity(), backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+        backend, mode = args.torch_compile_backend, args.torch_compile_mode
+        with _explained("`torch_compile_backend`", str(backend), "Correct it, or omit it"):
+            torch.compile(nn.Identity(), backend=backend)
+        with _explained("`torch_compile_mode`", str(mode), "Correct it, or omit it"):
+            torch.compile(nn.Identity(), backend=backend, mode=mode)
     _check_kinds(args)
     weight = nn.Parameter(torch.ones(2, 2))
     with _explained("`optim`", _word(args.optim), "Correct it or its `optim_args`, `adam_beta1`, `adam_beta2`"):
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, pair)
         of_a_model = ("params", "model", "optimizer_dict")
         optimizer = kind([weight], **{name: value for name, value in settings.items() if name not in of_a_model})
+    _check_optim_args(args, pair, settings)
     schedule = _word(args.lr_scheduler_type)
     with _explained("`lr_scheduler_type`", schedule, "Correct it, `warmup_steps` or `lr_scheduler_kwargs`"):
         scheduler = get_scheduler(
@@ -59,6 +64,19 @@ def check_late_settings(args: DMTTrainingArguments, pair: ModelPair) -> None:
             weight.grad = torch.ones_like(weight)
             optimizer.step()
             scheduler.step()
+
+
+def _check_optim_args(args: DMTTrainingArguments, pair: ModelPair, settings: dict[str, Any]) -> None:
+    """Raises ValueError for one that the optimizer does not read, as `momentun=0.9`, or any of AdamW."""
+    given = [one for one in (args.optim_args or "").split(",") if one]
+    for one in given:
+        others = copy.copy(args)
+        others.optim_args = ",".join(other for other in given if other is not one)
+        if Trainer.get_optimizer_cls_and_kwargs(others, pair)[1] == settings:
+            raise ValueError(
+                f"`optim_args` {one} has no effect on `optim` {_word(args.optim)}, which does not read it, or has this "
+                "value anyway. Correct its name, or omit it."
+            )
 
 
 def _check_kinds(args: DMTTrainingArguments) -> None:
