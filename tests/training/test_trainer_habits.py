@@ -308,8 +308,9 @@ def test_joined_sets_that_number_their_classes_differently_are_not_trained_on(tm
     ("given", "advice"),
     [
         (DataLoader(images(3), batch_size=None), "loader.dataset"),
-        ({"image": [1], "label": [0]}, r"zip\(columns, row\)"),
+        ({"image": [1], "label": [0]}, "a list with such a dictionary for each image"),
         ((item for item in images(3)), r"list\(train_dataset\)"),
+        ([{**item, "label": 1} for item in images(3)], r"All 3 items of train_dataset have the label 1 \('\w+'\)"),
         ([{**item, "label": [item["label"]]} for item in images(3)], r"label\[0\]"),
         ([{**item, "label": torch.tensor([item["label"]])} for item in images(3)], r"label\[0\]"),
     ],

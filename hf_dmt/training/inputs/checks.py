@@ -16,7 +16,7 @@ from ..scoring.evaluation import figures_of
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import RUN_SETTINGS, Knobs
 from ..settings.late_settings import check_late_settings
-from .image_sets import by_name, check_filled, check_image_set, title_of
+from .image_sets import by_name, check_filled, check_image_set, check_several_classes, title_of
 
 
 def check_inputs(
@@ -41,6 +41,7 @@ def check_inputs(
             "train_dataset contains no labeled images; dynamic mutual training needs at least a few per class. Give "
             "map-style items {'image': PIL, 'label': int}, for masks {'image': PIL, 'mask': (H, W)}."
         )
+    check_several_classes(train_dataset, "train_dataset", model)
     if eval_dataset is None:
         _check_needs_no_scores(args)
     if isinstance(eval_dataset, Mapping) and not eval_dataset:

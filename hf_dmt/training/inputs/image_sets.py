@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 from torch.utils.data import DataLoader
 
-from ...data.labels.items import check_item_labels
+from ...data.labels.items import check_item_labels, labels_at_hand
 from ...data.reading.decoding import to_rgb
 from ...data.reading.image_set import ImageSet, check_mask_size, check_mask_values, reading_an_item
 from ...data.reading.masks import to_mask
@@ -167,6 +167,16 @@ def _check_class_order(source: Any, role: str, classes: Sequence[str]) -> None:
                 )
 
 
+def check_several_classes(source: Any, role: str, model: ModelPair) -> None:
+    """Raises a ValueError if all labels that need no decoding are the same, so that there is nothing to learn."""
+    labels = labels_at_hand(source) if TASKS[model.task].target == "label" and len(source) > 1 else None
+    if labels and all(label == labels[0] for label in labels):
+        raise ValueError(
+            f"All {len(labels)} items of {role} have the label {labels[0]} ({model.class_names[int(labels[0])]!r}), so "
+            "there is nothing to learn. Give images of other classes, too."
+        )
+
+
 def check_filled(source: Any, role: str, model: ModelPair, *, with_target: bool = True) -> None:
     """As `check_image_set`, and raises a ValueError for a set without images, too."""
     check_image_set(source, role, model, with_target=with_target)
@@ -201,7 +211,7 @@ def _check_map_style(source: Any, role: str) -> None:
         first = next(iter(source), "train")
         way = f"Give one of them: dataset[{first!r}]."
         if "image" in source:  # columns, and not sets
-            way = "Make one of its columns: [dict(zip(columns, row)) for row in zip(*columns.values())]."
+            way = "Give a list with such a dictionary for each image; datasets.Dataset.from_dict(...) takes columns."
         raise ValueError(
             f"{role} is a {type(source).__name__} of {', '.join(map(str, source)) or 'nothing'}, but one set of images "
             f"is needed. {way}"
