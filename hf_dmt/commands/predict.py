@@ -209,12 +209,12 @@ def _target(given: argparse.Namespace, pair: ModelPair) -> MaskFolder | None:
     """
     to = Path(given.to)
     if pair.task == PIXELS:
-        if to.suffix in FORMATS or to.is_file():
+        if to.suffix.lower() in FORMATS or to.is_file():
             raise UsageError(f"--to {given.to!r}: a segmentation pair writes masks. Give a folder, such as masks/.")
         return MaskFolder(to, pair.class_names, overlay=given.overlay)
     if given.overlay:
         raise UsageError("--overlay draws masks on images, but this pair classifies whole images. Omit it.")
-    if to.suffix not in FORMATS or to.is_dir():
+    if to.suffix.lower() not in FORMATS or to.is_dir():
         raise UsageError(f"--to {given.to!r}: give a file name that ends in {' or '.join(FORMATS)}.")
     return None
 

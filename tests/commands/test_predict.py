@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -168,6 +169,11 @@ def test_what_cannot_be_written_is_said(
     new = [pair, str(folder), "--to", str(tmp_path / "new.csv")]
     assert "cut.png" in (message := refused(*new)) and "--skip_corrupt_images" in message
     assert not (tmp_path / "new.csv").exists()
+    save(image(9), tmp_path / "whole" / "0.png")
+    assert main([pair, str(tmp_path / "whole"), "--to", str(tmp_path / "New.CSV")]) == 0
+    file = PredictionFile(tmp_path / "new.csv", {"pair_of_weights": "y"})
+    assert file.begin() == [], "a command that labeled nothing leaves nothing that another one could mix up"
+    shutil.rmtree(file.parts)
     assert main([*new, "--skip_corrupt_images"]) == 0
     assert "cut.png" in capsys.readouterr().out and len(table(tmp_path / "new.csv")) == 10
     (tmp_path / "empty").mkdir()

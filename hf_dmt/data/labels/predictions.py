@@ -78,6 +78,8 @@ class PredictionFile:
             PredictionError: the file, or unfinished work of an earlier command, is from another pair, or the columns of
                 the file were changed.
         """
+        if self.parts.is_dir() and not any(part.stat().st_size for part in self.parts.glob("part-*.jsonl")):
+            shutil.rmtree(self.parts)  # of a command that was refused before it labeled anything
         if self.parts.is_dir():
             self._check(self.parts / "about.json", f"{str(self.parts)!r} contains unfinished predictions", self.parts)
         else:
@@ -105,7 +107,7 @@ class PredictionFile:
         """Assemble the file from all parts; returns its records."""
         records = self._known()
         write_json(self.about, {**self.identity, **facts, "images": len(records), "columns": list(records[0])})
-        text = _as_csv(records) if self.path.suffix == ".csv" else _as_jsonl(records)
+        text = _as_csv(records) if self.path.suffix.lower() == ".csv" else _as_jsonl(records)
         write_aside(self.path, text)
         shutil.rmtree(self.parts)
         return records
@@ -169,7 +171,7 @@ def _read(path: Path) -> list[Record]:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")  # line ends as they are: a name may hold some
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             records = [json.loads(line) for line in text.split("\n") if line]
         else:
             rows = csv.DictReader(io.StringIO(text, newline=""))

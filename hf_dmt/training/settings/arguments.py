@@ -242,7 +242,7 @@ def _check_json(name: str, value: Any) -> None:
             json.loads(value)
         except ValueError as problem:
             raise ValueError(
-                f'`{name}` {value!r} is not JSON ({problem}). Give an object such as \'{{"name": 0.1}}\', in quotes.'
+                f"`{name}` {value!r} is not JSON ({problem}). Give an object such as '{{\"name\": 0.1}}', in quotes."
             ) from problem
 
 
