@@ -67,8 +67,8 @@ def test_the_picture_is_the_same(format: str) -> None:
     assert np.abs(one - two).mean() < 1.5 and np.abs(one - two).max() < 12
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_upright_and_so_is_its_size(orientation: int) -> None:
+@pytest.mark.parametrize("orientation", [*range(1, 9), 6.0])
+def test_an_image_is_turned_upright_and_so_is_its_size(orientation: float) -> None:
     """Guards against images that lie on their side next to upright masks, and against swapped width and height."""
     exif = Image.Exif()
     exif[0x0112] = orientation

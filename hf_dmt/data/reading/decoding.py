@@ -193,9 +193,9 @@ def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if it is missing or invalid."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(value) if value in _TURNS else 1  # viewers accept 6.0, too
     except Exception:  # invalid metadata does not matter
         return 1
-    return int(value) if isinstance(value, int) and value in _TURNS else 1
 
 
 def upright(image: Image.Image) -> Image.Image:

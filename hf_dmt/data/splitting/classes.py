@@ -157,8 +157,8 @@ def look_alikes(words: Sequence[str]) -> list[str]:
         seen = "".join(sign for sign in unicodedata.normalize("NFKC", word) if unicodedata.category(sign) != "Cf")
         groups.setdefault(" ".join(seen.casefold().split()), []).append(word)
     return [
-        f"Warning: the labels {', '.join(map(repr, same))} differ only in case, spaces or invisible characters, and are "
-        "used as separate classes. If they mean the same, correct them in the data."
+        f"Warning: the labels {', '.join(map(repr, same))} differ only in case, spaces or invisible characters, and "
+        "are used as separate classes. If they mean the same, correct them in the data."
         for same in groups.values()
         if len(same) > 1
     ]

@@ -161,7 +161,7 @@ def _pixels(annotation: Mapping[str, Any], height: int, width: int) -> np.ndarra
         turn = np.deg2rad(float(more.get("rotation") or 0) if isinstance(more, Mapping) else 0.0)
         corners = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2
         turned = corners @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
-        shape = [(turned + [x + w / 2, y + h / 2]).ravel().tolist()]
+        shape = [np.add(turned, (x + w / 2, y + h / 2)).ravel().tolist()]
     try:
         if isinstance(shape, Mapping):
             if [int(side) for side in shape["size"]] != [height, width]:

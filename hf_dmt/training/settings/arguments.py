@@ -141,8 +141,8 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
                 "DeepSpeed is not supported: it cannot restart its optimizer within a process, but each phase needs a "
                 "new one. Omit `deepspeed` and choose DDP or FSDP in `accelerate config`."
             )
-        if self.report_to is None:
-            self.report_to = "none"  # the stock class makes a tracker called None of it
+        if vars(self)["report_to"] is None:
+            vars(self)["report_to"] = "none"  # the stock class makes a tracker called None of it
         super().__post_init__()
         for name, (_, least, instead) in _LEAST.items():
             value = getattr(self, name)
