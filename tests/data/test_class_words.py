@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_dmt.data.splitting.classes import look_alikes
+from hf_dmt.data.splitting.class_map import look_alikes
 
 
 @pytest.mark.parametrize("other", ["Cat", "cat ", " CAT", "\uff43at", "cat\u00a0", "cat\u200b", "\ufeffcat"])

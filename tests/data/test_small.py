@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hf_dmt.data.drawing.clean_images import CleanDataset
 from hf_dmt.data.drawing.sampler import Draw
 from hf_dmt.data.drawing.samples import PairDataset
 from hf_dmt.data.drawing.transforms import PixelView
-from hf_dmt.data.reading.decoding import CorruptImage, to_rgb, to_small_rgb
+from hf_dmt.data.reading.decoding import CorruptImage, orientation, to_rgb, to_small_rgb
 from hf_dmt.data.reading.image_set import ImageSet, at_side
 from hf_dmt.data.reading.rows import DataError, FileRows
 
@@ -67,8 +68,8 @@ def test_the_picture_is_the_same(format: str) -> None:
     assert np.abs(one - two).mean() < 1.5 and np.abs(one - two).max() < 12
 
 
-@pytest.mark.parametrize("orientation", [*range(1, 9), 6.0])
-def test_an_image_is_turned_upright_and_so_is_its_size(orientation: float) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_upright_and_so_is_its_size(orientation: int) -> None:
     """Guards against images that lie on their side next to upright masks, and against swapped width and height."""
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -77,6 +78,15 @@ def test_an_image_is_turned_upright_and_so_is_its_size(orientation: float) -> No
     assert full == whole.size and (small.width > small.height) == (whole.width > whole.height)
     one, two = (np.asarray(image.resize((30, 30)), dtype=int) for image in (whole, small))
     assert np.abs(one - two).mean() < 2
+
+
+@pytest.mark.parametrize(("stored", "meant"), [(6.0, 6), (6.5, 1), ("6", 1), ((6, 6), 1), ({}, 1)])
+def test_an_orientation_of_another_type(stored: Any, meant: int) -> None:
+    """Guards against images on their side where the orientation is a fraction, which viewers accept, and against a
+    traceback for one that is nothing."""
+    image = Image.new("RGB", (4, 3))
+    image.getexif()[0x0112] = stored
+    assert orientation(image) == meant
 
 
 def test_an_opened_image_stays_as_its_owner_has_it() -> None:

@@ -1,7 +1,9 @@
-"""The file for `--id2label`: class names, and their values in labels or mask files."""
+"""The file for `--id2label`: class names, and their values in labels or mask files; and names that look the same."""
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,3 +90,17 @@ def _name(value: Any) -> str:
     if isinstance(value, (dict, list)) or value is None or not str(value).strip():
         raise ValueError(f"{value!r} is not a class name")
     return same_letters(str(value).strip())
+
+
+def look_alikes(words: Sequence[str]) -> list[str]:
+    """A warning for each group of labels that look the same but for case, width or spaces, most likely one class."""
+    groups: dict[str, list[str]] = {}
+    for word in words:
+        seen = "".join(sign for sign in unicodedata.normalize("NFKC", word) if unicodedata.category(sign) != "Cf")
+        groups.setdefault(" ".join(seen.casefold().split()), []).append(word)
+    return [
+        f"Warning: the labels {', '.join(map(repr, same))} differ only in case, spaces or invisible characters, and "
+        "are used as separate classes. If they mean the same, correct them in the data."
+        for same in groups.values()
+        if len(same) > 1
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -15,7 +14,7 @@ from ..arguments import DataArguments
 from ..messages import listed, listed_lines
 from ..reading.image_set import ImageSet
 from ..reading.rows import DataError, is_label
-from .class_map import ClassMap, read_class_map
+from .class_map import ClassMap, look_alikes, read_class_map
 from .scan import ScannedImages, listing
 
 ModelClasses = Callable[[int], list[str] | None]
@@ -148,20 +147,6 @@ def _classes_of_words(
 
 def _looks_missing(word: str) -> bool:
     return _LOOK_MISSING.fullmatch(re.sub(r"(?<=\w)[\s_-]+", " ", word.strip().lower())) is not None
-
-
-def look_alikes(words: Sequence[str]) -> list[str]:
-    """A warning for each group of labels that look the same but for case, width or spaces, most likely one class."""
-    groups: dict[str, list[str]] = {}
-    for word in words:
-        seen = "".join(sign for sign in unicodedata.normalize("NFKC", word) if unicodedata.category(sign) != "Cf")
-        groups.setdefault(" ".join(seen.casefold().split()), []).append(word)
-    return [
-        f"Warning: the labels {', '.join(map(repr, same))} differ only in case, spaces or invisible characters, and "
-        "are used as separate classes. If they mean the same, correct them in the data."
-        for same in groups.values()
-        if len(same) > 1
-    ]
 
 
 def _deeper_classes(scanned: ScannedImages) -> str:

@@ -142,7 +142,7 @@ class DMTTrainingArguments(_Declared, TrainingArguments):
                 "new one. Omit `deepspeed` and choose DDP or FSDP in `accelerate config`."
             )
         if vars(self)["report_to"] is None:
-            vars(self)["report_to"] = "none"  # the stock class makes a tracker called None of it
+            self.__dict__["report_to"] = "none"  # the stock class makes a tracker called None of it
         super().__post_init__()
         for name, (_, least, instead) in _LEAST.items():
             value = getattr(self, name)
