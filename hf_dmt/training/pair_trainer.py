@@ -261,12 +261,12 @@ class PairTrainer(Trainer):
             if self.args.should_save:
                 (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                checkpoints.complete(folder, limit, best=self.state.best_model_checkpoint)
         except (OSError, RuntimeError, SafetensorError) as problem:  # torch and safetensors raise their own errors
             raise checkpoints.not_written(folder, problem) from problem
         finally:
             self.args.save_total_limit = limit
-        if self.args.should_save and limit:
-            checkpoints.delete_old(folder, limit, best=self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """The stock version would write one file with the tensors of both models, which no Auto class can load."""

@@ -36,7 +36,7 @@ from hf_dmt.training.random_state import preserved_rng
 from hf_dmt.training.run.checkpoints import last_complete_checkpoint
 from hf_dmt.training.run.results import RunRecords
 from hf_dmt.training.run.runtime_errors import RunError
-from hf_dmt.training.run.whole_checkpoint import faults
+from hf_dmt.training.run.whole_checkpoint import faults, seal
 from hf_dmt.training.settings.methods import resolve
 
 
@@ -415,19 +415,23 @@ def flip(path: Path) -> None:
         lambda folder: change(folder / "trainer_state.json", global_step=999),
         lambda folder: change(folder / "trainer_state.json", logging_steps="x"),
         lambda folder: change(folder / "trainer_state.json", log_history=0),
+        lambda folder: shutil.copy(folder.parent / "checkpoint-6" / "optimizer.pt", folder),
+        lambda folder: torch.save({}, folder / "scheduler.pt"),
+        lambda folder: torch.save({}, folder / "rng_state.pth"),
+        lambda folder: change(folder / "trainer_state.json", best_metric=7.0),
+        lambda folder: change(folder / "peer" / "preprocessor_config.json", do_normalize=False),
     ],
 )
 def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path, damage: Any) -> None:
     """Guards against resuming like the stock Trainer: from the highest number, and without optimizer state if
-    optimizer.pt is missing."""
-    import shutil
-
+    optimizer.pt is missing. A whole file from another checkpoint would train on with the momentum of other weights, and
+    one with other contents would end in a traceback, without a word in both cases."""
     shutil.copytree(finished, tmp_path / "run")
     assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-8"
     damage(tmp_path / "run" / "checkpoint-8")
     assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-6"
     trainer = make_trainer(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"checkpoint-8.*is not a complete checkpoint.*missing or unreadable"):
+    with pytest.raises(ValueError, match=r"checkpoint-8.*is not a complete checkpoint.*missing, unreadable or replaced"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
 
 
@@ -441,6 +445,7 @@ def test_the_last_complete_checkpoint_is_taken(tmp_path: Path, finished: Path) -
         shutil.copytree(finished / "checkpoint-8", tmp_path / f"checkpoint-{step}")
         state = tmp_path / f"checkpoint-{step}" / "trainer_state.json"
         state.write_text(json.dumps(json.loads(state.read_text()) | {"global_step": step}))
+        seal(state.parent)
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
@@ -484,8 +489,6 @@ def test_a_checkpoint_written_again_is_not_whole_until_it_ends(tmp_path: Path) -
 
 def test_labels_deleted_in_the_middle_of_a_phase_are_an_error(tmp_path: Path) -> None:
     """Guards against labeling again with weights from the middle of a phase, after which the run differs."""
-    import shutil
-
     with pytest.raises(Kill):
         make_trainer(tmp_path, save_strategy="steps", save_steps=1, callbacks=[KillAt(5)]).train()
     shutil.rmtree(tmp_path / "pseudo_labels")

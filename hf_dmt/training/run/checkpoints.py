@@ -16,7 +16,7 @@ from ...data.messages import first_line
 from ...data.pair_file import PAIR_FILE, PEER_FOLDER
 from .origin import IDENTITY_FILE, RunOrigin
 from .results import RESULTS_FILE, TELEMETRY_FILE
-from .whole_checkpoint import faults, read_record, step_of
+from .whole_checkpoint import faults, read_record, seal, step_of
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +29,7 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     for path in reversed(numbered(output_dir)):
         if not (found := faults(path)):
             return path
-        logger.warning(f"{path.name} is incomplete ({', '.join(found)} missing or damaged); skipping it.")
+        logger.warning(f"{path.name} is incomplete ({', '.join(found)} missing, damaged or replaced); skipping it.")
     return None
 
 
@@ -71,7 +71,7 @@ def to_resume(
         )
     if found := faults(str(asked)):
         raise ValueError(
-            f"{asked!r} is not a complete checkpoint: {', '.join(found)} missing or unreadable. Use "
+            f"{asked!r} is not a complete checkpoint: {', '.join(found)} missing, unreadable or replaced. Use "
             "`resume_from_checkpoint=True` for the last complete one."
         )
     return str(asked)
@@ -109,6 +109,13 @@ def not_written(checkpoint: Path, problem: Exception) -> OSError:
         f"permissions of the folder; {usable} with `resume_from_checkpoint=True`. `save_total_limit=2` keeps fewer "
         "checkpoints",
     )
+
+
+def complete(newest: Path, limit: int | None, *, best: str | None) -> None:
+    """Seal a checkpoint whose files have been written, and delete those beyond the limit."""
+    seal(newest)
+    if limit:
+        delete_old(newest, limit, best=best)
 
 
 def delete_old(newest: Path, limit: int, *, best: str | None) -> None:

@@ -7,6 +7,7 @@ worse, resume without its optimizer.
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from pathlib import Path
@@ -17,14 +18,16 @@ from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ...data.files import read_json
+from ...data.files import read_json, write_json
 from ...data.pair_file import PAIR_FILE, PEER_FOLDER, CheckpointError, read_pair_file
 
 CHECKPOINT_RECORD = "run.json"
 """Describes the run that a checkpoint belongs to: its identity (`identity.py`), the number of processes that wrote it,
-and the checksums of its weights."""
+and the checksums of its weights and other files."""
 
 _SHARDED_OPTIMIZER = "optimizer.bin"  # what accelerate writes in the place of the Trainer's file under FSDP
+# What the first process writes besides weights. Others may still be writing their random states.
+_STATES = (OPTIMIZER_NAME, _SHARDED_OPTIMIZER, SCHEDULER_NAME, "scaler.pt", "rng_state.pth", "rng_state_0.pth")
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
@@ -63,6 +66,7 @@ def read_record(checkpoint: str | Path) -> dict[str, Any]:
         and isinstance(record.get("world_size"), int)
         and isinstance(record.get("weights"), dict)
         and isinstance(record.get("identity"), dict)
+        and isinstance(record.get("files", {}), dict)
     ):
         raise ValueError("it does not describe a run")
     return record
@@ -74,8 +78,21 @@ def checksums(folder: str | Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): _checksum(file) for file in files}
 
 
+def seal(checkpoint: str | Path) -> None:
+    """Add the checksums of all other files to the record of a checkpoint that is written completely.
+
+    A file from another checkpoint may be whole, but it does not belong to these weights. Checkpoints of earlier
+    versions, and those of a run that was killed before this, have no such checksums.
+    """
+    folder = Path(checkpoint)
+    names = [*_STATES, *(file.relative_to(folder).as_posix() for file in sorted(folder.glob("**/*.json")))]
+    found = {name: _fingerprint(folder / name) for name in names if name != CHECKPOINT_RECORD}
+    files = {name: checksum for name, checksum in found.items() if checksum is not None}
+    write_json(folder / CHECKPOINT_RECORD, {**read_record(folder), "files": files})
+
+
 def faults(checkpoint: str | Path) -> list[str]:
-    """What is missing or damaged in a checkpoint; empty if it is complete.
+    """What is missing, damaged or from another checkpoint; empty if the checkpoint is complete.
 
     Checks both models, optimizer, scheduler, the state, the random state of every process that took part, and the
     weight averages if the run has any. Weights and PyTorch archives are read and compared with their checksums: nothing
@@ -87,6 +104,7 @@ def faults(checkpoint: str | Path) -> list[str]:
     try:
         record = read_record(folder)
         found += [str(name) for name, crc in record["weights"].items() if not _is_as_written(folder / str(name), crc)]
+        found += [str(name) for name, crc in record.get("files", {}).items() if _fingerprint(folder / str(name)) != crc]
         if record["world_size"] > 1:
             ranks = [f"rng_state_{rank}.pth" for rank in range(record["world_size"])]
     except (OSError, ValueError):
@@ -102,7 +120,7 @@ def faults(checkpoint: str | Path) -> list[str]:
         steps_done(folder)
     except (OSError, ValueError):
         found.append(TRAINER_STATE_NAME)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _is_as_written(file: Path, crc: int) -> bool:
@@ -118,6 +136,20 @@ def _checksum(file: Path) -> int:
         while part := content.read(1 << 20):
             crc = zlib.crc32(part, crc)
     return crc
+
+
+def _fingerprint(file: Path) -> int | None:
+    """A checksum of the contents of a state or JSON file; None if there is none, or it is damaged."""
+    try:
+        if file.suffix == ".json":
+            content = read_json(file)
+            if file.name == TRAINER_STATE_NAME and isinstance(content, dict):
+                content.pop("best_model_checkpoint", None)  # a path, which a push shortens
+            return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+        with ZipFile(file) as archive:  # it has the checksums of its parts
+            return zlib.crc32(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
+    except (OSError, ValueError, BadZipFile):
+        return None
 
 
 def _is_whole(file: Path) -> bool:
