@@ -23,7 +23,7 @@ from hf_dmt.data.reading.image_set import ImageSet
 from hf_dmt.data.reading.rows import FileRows
 from hf_dmt.training.run import checkpoints
 from hf_dmt.training.run.folder import check_output_folder
-from hf_dmt.training.run.runtime_errors import RunError, out_of_memory
+from hf_dmt.training.run.runtime_errors import RunError, explained, out_of_memory
 from hf_dmt.training.settings.terminal import as_flags
 
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
@@ -167,6 +167,27 @@ def test_no_memory_on_the_device(tmp_path: Path) -> None:
     followed = {**saved, "gradient_accumulation_steps": 2, "per_device_eval_batch_size": 1, "accept_changes": names}
     make_trainer(tmp_path / "run", pair, **followed).train(resume_from_checkpoint=True)
     assert_same(state_of(pair), state_of(whole), tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 3.00 GiB for an array with shape (805306368,) and data type float32"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_no_memory_in_other_words(tmp_path: Path, problem: Exception) -> None:
+    """Guards against a traceback without advice where memory ran out on a CPU or inside a library."""
+    args = make_trainer(tmp_path).args
+    with pytest.raises(RunError, match="Out of memory for updates of 4 labeled"):
+        with explained(args, args.knobs("image-classification")):
+            raise problem
+    with pytest.raises(RuntimeError, match="my own bug"), explained(args, args.knobs("image-classification")):
+        raise RuntimeError("my own bug in the allocation of memory")
 
 
 def test_no_memory_and_nothing_to_divide(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ from ..settings.knobs import Knobs
 
 logger = logging.get_logger(__name__)
 
+# A GPU that is full has its own class of error, except inside its libraries; a CPU has several.
+_NO_MEMORY = re.compile(r"out of memory|(can't|not enough|unable to) (allocate )?memory|ALLOC_FAILED|bad_alloc", re.I)
 _GO_ON = "Then continue with `resume_from_checkpoint=True`, from the last checkpoint if there is one."
 
 
@@ -44,8 +47,8 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as problem:
-        raise RunError(out_of_memory(args, knobs, str(problem))) from problem
+    except MemoryError as problem:
+        raise RunError(out_of_memory(args, knobs, first_line(problem))) from problem
     except StoreError as problem:  # names the checkpoint that helps, which is often not the last one
         raise RunError(_without_worker_traceback(str(problem))) from problem
     except DivergedError as problem:
@@ -61,6 +64,8 @@ def explained(args: DMTTrainingArguments, knobs: Knobs) -> Iterator[None]:
             f"return. There are {names or 'others'}. Choose one of them and start again."
         ) from problem
     except RuntimeError as problem:
+        if _NO_MEMORY.search(str(problem)) and "Caught" not in str(problem):
+            raise RunError(out_of_memory(args, knobs, first_line(problem))) from problem
         if "DataLoader worker" not in str(problem) or "Caught" in str(problem):
             raise
         raise RunError(
@@ -83,7 +88,7 @@ def out_of_memory(args: DMTTrainingArguments, knobs: Knobs, reason: str) -> str:
     flags = " ".join(f"`{name}={value}`" for name, value in smaller.items())
     message = (
         f"Out of memory for updates of {labeled} labeled + {pseudo} pseudo-labeled images in {parts} part(s), or for "
-        f"labeling {args.per_device_eval_batch_size} at once ({reason.strip().splitlines()[0]}). From the last "
+        f"labeling {args.per_device_eval_batch_size} at once ({reason}). From the last "
         "checkpoint, if there is one, continue with the same settings and `resume_from_checkpoint=True` "
         f"{flags} `accept_changes={[*smaller]}`, "
     )
