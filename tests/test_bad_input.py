@@ -700,7 +700,7 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "checkpoint is none": (
         f"{WITH_TINY} --resume_from_checkpoint {{}}/empty",
         r"empty'",
-        r"missing or unreadable",
+        r"missing, unreadable or replaced",
         r"Use",
     ),
     "unknown method": ("--method fixmatch", r"'fixmatch'", r"", r"dmt"),
@@ -717,6 +717,8 @@ FLAGS: dict[str, tuple[str, str, str, str]] = {
     "ratio of zero": ("--label_ratios 0", r"label_ratios", r"above 0", r"such as"),
     "ratio that is no number": ("--label_ratios nan", r"nan", r"above 0", r"such as"),
     "gamma below zero": ("--gamma1 -1", r"gamma1 is -1", r"0 or more", r"0 turns"),
+    "negative power of ten": ("--learning_rate -1e-3", r"got -0\.001", r"at least 0", r"try"),
+    "negative without end": ("--gamma1 -inf", r"gamma1 is -inf", r"0 or more", r"0 turns"),
     "gamma without end": ("--gamma2 inf", r"gamma2 is inf", r"0 or more", r"0 turns"),
     "average that never moves": ("--ema_decay 1", r"ema_decay is 1", r"below 1", r"0 turns"),
     "no phases at all": ("--phase_epochs 0", r"phase_epochs is 0", r"must be above 0", r"finite"),
@@ -944,7 +946,7 @@ PYTHON: dict[str, tuple[Callable[[Python], Any], str, str, str]] = {
     "checkpoint that is none": (
         lambda use: use.trainer().train(resume_from_checkpoint=str(use.place / "empty")),
         r"empty'",
-        r"missing or unreadable",
+        r"missing, unreadable or replaced",
         r"`resume",
     ),
     "arguments replaced": (

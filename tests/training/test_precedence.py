@@ -86,6 +86,14 @@ def test_a_choice_called_no_and_paths_in_the_home_folder(tmp_path: Path, monkeyp
     assert found["extra_labels"] == [f"{tmp_path}/queue"]
 
 
+def test_trackers_may_be_a_list_in_a_config_file(tmp_path: Path) -> None:
+    """Guards against `report_to: [tensorboard]`, which `TrainingArguments` takes, counting as one tracker with brackets
+    in its name, and against `[]` not meaning none."""
+    for text, trackers in (("[tensorboard]", ["tensorboard"]), ("[]", []), ("[none]", []), ("none", [])):
+        (tmp_path / "mine.yaml").write_text(f"report_to: {text}\n")
+        assert settings(str(tmp_path / "mine.yaml"))["report_to"] == trackers
+
+
 def test_a_named_recipe_is_a_config_file() -> None:
     """Guards against refusing `hf-dmt train digits --labeled_ids split.json` because the recipe sets `num_labeled`."""
     found = settings("digits", "--labeled_ids", "split.json")

@@ -119,6 +119,8 @@ class Parser(HfArgumentParser):
             description="Two models learn from few labels, many unlabeled images and each other. Flags override the "
             "config file (YAML or JSON, or the name of an embedded recipe: digits, digit-scenes).",
         )
+        # argparse takes -1e-3 and -inf for flags, and would not say which value is wrong.
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf$|nan$)", re.IGNORECASE)
         for action in self._actions:  # `auto` means that a knob is not set
             if action.type is string_to_bool and action.default is None:
                 action.type = _true_false_or_auto
@@ -308,6 +310,8 @@ def _as_meant(action: argparse.Action, value: Any, file: Path) -> Any:
     if value is False and "no" in (action.choices or ()):  # `eval_strategy: no`
         value = "no"
     try:
+        if action.dest == "report_to" and isinstance(value, list):  # its flag takes one word, the setting also a list
+            return [_word(item) for item in value]
         if action.nargs in ("+", "*"):
             if not isinstance(value, list):
                 value = [value]
