@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data.arguments import DataArguments
+from ..data.escaping import without_tokens
 from ..data.members import MEMBERS
 from ..data.reading.rows import DataError
 from ..data.splitting.assemble import RunImages, assemble
@@ -65,7 +66,7 @@ class Preflight:
         try:
             yield
         except (ValueError, OSError, RunError) as problem:
-            self.problems.append(str(problem))
+            self.problems.append(without_tokens(str(problem)))
 
     @property
     def verdict(self) -> str:
@@ -86,7 +87,7 @@ class Preflight:
         try:
             return assemble(args, task, token=token, **known)
         except DataError as problem:
-            self.problems.append(str(problem))
+            self.problems.append(without_tokens(str(problem)))
         try:
             lenient = replace(args, skip_corrupt_images=True)
             images = assemble(lenient, task, token=token, **known)

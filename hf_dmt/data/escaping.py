@@ -25,6 +25,10 @@ _SECRETS = re.compile(
     r"""(?:\s*[=:]\s*["']?|\s+to\s+["']))([^\s"',;)]+)""",
     re.IGNORECASE | re.MULTILINE,
 )
+# Of https://user:password@host/a?token=secret, the password and the secret.
+_IN_URLS = re.compile(
+    r"""(:/{1,2}[^\s/:@"']*:)[^\s/@"']+(?=@)|([?&][\w-]*(?:tok|secret|passw|key|sig)[\w-]*=)[^\s&"']+""", re.IGNORECASE
+)
 _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"  # the last four: the same signs, full width
 
 
@@ -44,8 +48,9 @@ def is_text(text: str) -> bool:
 
 
 def without_tokens(text: str) -> str:
-    """Remove everything that looks like a token, or is assigned to something called a token, a password or a key."""
-    return _SECRETS.sub(r"\1***", _TOKENS.sub(r"\1***", text))
+    """Remove everything that looks like a token, is assigned to something called a token, a password or a key, or is
+    the password in an address."""
+    return _SECRETS.sub(r"\1***", _TOKENS.sub(r"\1***", _IN_URLS.sub(r"\1\2***", text)))
 
 
 def markdown_text(text: Any) -> str:

@@ -103,6 +103,9 @@ def test_a_cell_comes_back_and_is_no_formula(text: str) -> None:
         "sets hub_token to 'SECRET1234', which cannot be read",
         "argument --seed: invalid int value: 'hf_SECRET1234'",
         "Bearer hf_oauth_SECRET1234 was refused",
+        "there is no folder 'https://me:SECRET1234@huggingface.co/a/b'",
+        "Couldn't find any data file at /work/https:/me:SECRET1234@huggingface.co/a",
+        "'https://host/a.zip?download=true&access_token=SECRET1234' is not a folder",
     ],
 )
 def test_what_may_be_a_token_is_not_quoted(message: str) -> None:
@@ -118,6 +121,7 @@ def test_what_may_be_a_token_is_not_quoted(message: str) -> None:
         "python -m hf_dmt.hub push; hf_dmt 0.1.0 needs tokenizers 0.22",
         "Unknown argument '--hub_tokn'. Did you mean --hub_token?",
         "the token is wrong: log in with `hf auth login`",
+        "https://huggingface.co:443/a/b?page=1 and https://host/@me: write to a:b@c",
     ],
 )
 def test_words_about_tokens_stay(message: str) -> None:

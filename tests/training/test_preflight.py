@@ -42,6 +42,12 @@ def check(data: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[
     return code, json.loads(capsys.readouterr().out)
 
 
+def test_a_password_in_an_address_is_not_in_the_findings(animals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against `--json` writing a password to the log of a CI job."""
+    code, found = check(animals, capsys, "--model_b", "https://me:SECRET1234@huggingface.co/me/model")
+    assert code == 1 and "SECRET" not in json.dumps(found) and "https://me:***@" in found["problems"][0]
+
+
 def test_a_good_start_is_called_ready_and_its_plan_is_the_runs(
     animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
