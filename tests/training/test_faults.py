@@ -183,10 +183,10 @@ def test_no_memory_on_the_device(tmp_path: Path) -> None:
 def test_no_memory_in_other_words(tmp_path: Path, problem: Exception) -> None:
     """Guards against a traceback without advice where memory ran out on a CPU or inside a library."""
     args = make_trainer(tmp_path).args
-    with pytest.raises(RunError, match="Out of memory for updates of 4 labeled"):
-        with explained(args, args.knobs("image-classification")):
-            raise problem
-    with pytest.raises(RuntimeError, match="my own bug"), explained(args, args.knobs("image-classification")):
+    knobs = args.knobs("image-classification")
+    with pytest.raises(RunError, match="Out of memory for updates of 4 labeled"), explained(args, knobs):
+        raise problem
+    with pytest.raises(RuntimeError, match="my own bug"), explained(args, knobs):
         raise RuntimeError("my own bug in the allocation of memory")
 
 

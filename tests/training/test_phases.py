@@ -431,7 +431,9 @@ def test_half_written_checkpoints_are_passed_over(tmp_path: Path, finished: Path
     damage(tmp_path / "run" / "checkpoint-8")
     assert last_complete_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-6"
     trainer = make_trainer(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"checkpoint-8.*is not a complete checkpoint.*missing, unreadable or replaced"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-8.*is not a complete checkpoint.*missing, unreadable or replaced"
+    ):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
 
 
