@@ -58,6 +58,7 @@ def opened(browser: Any, blocks: Any, size: dict[str, int], asked: list[str]) ->
     errors: list[str] = []
     try:
         tab = browser.new_page(viewport=size)
+        tab.set_default_timeout(120_000)  # milliseconds; only a page that hangs takes that long, also on a busy machine
         tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda problem: errors.append(str(problem)))
         tab.on("request", lambda request: asked.append(request.url))
@@ -101,7 +102,7 @@ def test_an_upload_shows_what_each_member_says(browser: Any, tmp_path: Path, tas
     size = {"width": 390, "height": 900} if pixels else {"width": 1280, "height": 900}
     with opened(browser, page(pair, f'{names[0]} <b title="x">'), size, asked) as tab:
         tab.locator("#image input[type=file]").set_input_files(str(file))
-        tab.locator("#verdict >> text=/They|Both/").wait_for(timeout=30_000)
+        tab.locator("#verdict >> text=/They|Both/").wait_for()
         expected = (see_pixels if pixels else see_image)(pair, picture)
         said = tab.locator("#verdict").inner_text()
         # Escapes are not shown, except within what Gradio takes for a link.
@@ -132,7 +133,7 @@ def test_names_in_labels_of_an_image_fetch_nothing(browser: Any, tmp_path: Path)
     blocks = page(make_pair("image-classification", HOSTILE), "my pair")
     with opened(browser, blocks, {"width": 1280, "height": 900}, asked) as tab:
         tab.locator("#image input[type=file]").set_input_files(str(file))
-        tab.locator("#verdict >> text=/They|Both/").wait_for(timeout=30_000)
+        tab.locator("#verdict >> text=/They|Both/").wait_for()
         assert tab.locator("#verdict img, #verdict style").count() == 0
         assert BEACON in tab.locator("#verdict").inner_text()
     assert asked and not [address for address in asked if "beacon" in address]
