@@ -104,7 +104,7 @@ def test_a_cell_comes_back_and_is_no_formula(text: str) -> None:
         "argument --seed: invalid int value: 'hf_SECRET1234'",
         "Bearer hf_oauth_SECRET1234 was refused",
         "there is no folder 'https://me:SECRET1234@huggingface.co/a/b'",
-        "Couldn't find any data file at /work/https:/me:SECRET1234@huggingface.co/a",
+        "Couldn't find any data file at /data/https:/me:SECRET1234@huggingface.co/a",
         "'https://host/a.zip?download=true&access_token=SECRET1234' is not a folder",
     ],
 )
