@@ -38,7 +38,7 @@ from ..data.files import write_json
 from ..data.splitting.assemble import assemble
 from ..training.settings.command_line import parse, settings_given
 from ..training.settings.knobs import Knobs
-from ..training.settings.methods import PRESETS
+from ..training.settings.methods import OF_A_METHOD
 from ..training.settings.terminal import command_parser, print_error
 from .comparing import comparison
 from .comparing.comparison import ORACLE, REFERENCE
@@ -47,8 +47,6 @@ from .train import RECIPES
 from .train import run as train
 
 FORWARD = 1 / 3  # image passes of a forward pass
-# What tells the methods apart. Ratios of labels are for all that have phases, and ignored by the others.
-OF_A_METHOD = {name for preset in PRESETS.values() for name in preset} - {"label_ratios"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,12 +90,14 @@ def parse_own(argv: Sequence[str]) -> argparse.Namespace:
         "--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *SETTINGS], metavar="ARM",
         help=f"methods: {', '.join(ARMS)}; settings of dmt: {', '.join(SETTINGS)} (default: all methods)",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits to report")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="splits to report (default: 0 1 2)")
     parser.add_argument(
         "--trials", type=int, default=1, choices=range(1, len(TRIED) + 1), help="number of learning rates to try"
     )
     parser.add_argument("--tuning_seeds", type=int, nargs="+", default=[1000], help="splits to try them on")
-    parser.add_argument("--output_dir", default="runs/comparison", help="folder for the results of every run")
+    parser.add_argument(
+        "--output_dir", default="runs/comparison", help="folder for the results (default: runs/comparison)"
+    )
     parser.add_argument(
         "--keep_outputs", action="store_true", help="keep the output folder of every run: both models, report and card"
     )

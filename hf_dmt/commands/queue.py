@@ -15,17 +15,19 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from transformers import HfArgumentParser
 
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, data_flags
 from ..data.builtin import BUILTIN_SETS
 from ..data.reading.image_set import ImageSet
 from ..data.splitting.assemble import assemble
 from ..data.splitting.splits import SPLIT_FILE
 from ..report.queue import write_queue
 from ..report.run import Run, read_run
+from ..report.terminal import command_lines
+from ..training.run.protocol import setting_flags
 from ..training.settings.terminal import print_error
 
 
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def how_to_go_on(run: Run, to: str, data: DataArguments) -> str:
-    """How to answer, and the command that trains on the answers."""
+    """How to answer, and the command that trains on the answers with the settings of the run."""
     answer = (
         f"Write labels into {to}/queue.csv, or open {to}/annotations.json in an annotation tool that reads COCO."
         if run.is_pixels
@@ -77,11 +79,11 @@ def how_to_go_on(run: Run, to: str, data: DataArguments) -> str:
     command += ["--task", run.results["task"]] if run.is_pixels else []
     if run.split.get("unlabeled_from") is None and not _chooses_labeled(data):
         data = replace(data, labeled_ids=str(run.folder / SPLIT_FILE))  # otherwise, all of them would be labeled
-    for flag in fields(data):
-        if (value := getattr(data, flag.name)) != flag.default and flag.name != "extra_labels":
-            command += [f"--{flag.name}", str(value)]
+    command += data_flags(data, omit=["extra_labels"])
+    if data.dataset_name is not None:  # otherwise, the recipe of the embedded set has them
+        command += setting_flags(run.results)
     command += ["--output_dir", f"{run.folder}-2"]
-    return f"{answer} Then train on them:\n  {shlex.join(command)}"
+    return f"{answer} Then train on them:\n{command_lines(shlex.join(command), '  ')}"
 
 
 def unlabeled_images(run: Run, data: DataArguments) -> ImageSet:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import datasets
 import transformers
 
+from ..data.arguments import DataArguments, data_flags
 from ..data.builtin import BUILTIN_SETS
 from ..data.splitting.assemble import RunImages, assemble
 from ..hub.offline import fail_fast_offline
@@ -22,12 +23,14 @@ from ..hub.repository import HubError, check_name
 from ..method.selection import DivergedError
 from ..models.timm_members import architecture
 from ..report import print_summary
+from ..report.next_steps import Given
 from ..training.publishing import repository_of
 from ..training.run.checkpoints import last_complete_checkpoint
 from ..training.run.folder import check_output_folder, check_split, locked
 from ..training.run.runtime_errors import RunError
 from ..training.settings.command_line import Parser, parse
 from ..training.settings.help import everything, screens
+from ..training.settings.methods import OF_A_METHOD
 from ..training.settings.terminal import as_flags, print_error, speak_in_flags
 from ..training.trainer import DMTTrainer
 from .launch import launcher_parser, start
@@ -99,7 +102,7 @@ def run(argv: Sequence[str] | None = None) -> int:
                 introduce(trainer, images)
                 if checkpoint is not None:
                     print(f"resuming from {checkpoint}")
-            carry_out(trainer, checkpoint)
+            carry_out(trainer, checkpoint, flags_given(given, data_args))
             code = 0
         except HubError as problem:
             print_error(f"{problem} Everything is in {args.output_dir}. To push it later: {push_command(trainer)}")
@@ -137,7 +140,7 @@ def introduce(trainer: DMTTrainer, images: RunImages) -> None:
         print(as_flags("\n".join(notes)))
 
 
-def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
+def carry_out(trainer: DMTTrainer, checkpoint: str | None, given: Given) -> None:
     """Train, evaluate, export, write the report, and publish.
 
     Raises:
@@ -146,13 +149,44 @@ def carry_out(trainer: DMTTrainer, checkpoint: str | None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint or False)
     folder = trainer.finish()
     if trainer.args.should_save:
-        print_summary(folder)
+        print_summary(folder, given)
         print(f"pair: {folder}\nreport: {folder / 'report.html'}")
     if not trainer.args.push_to_hub:
         return
     trainer.push_to_hub(exported=folder)
     if trainer.args.should_save:
         print(f"published: {trainer.hub_model_id}")
+
+
+# Flags that the commands after a run do not repeat: its folder, secrets, and what compare sets or refuses.
+_OF_THE_FOLDER = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "accept_changes", "hub_token"}
+_OF_A_COMPARISON = {"method", "seed", "split_seed", "max_steps"} | OF_A_METHOD
+
+
+def flags_given(argv: Sequence[str], data: DataArguments) -> Given:
+    """The flags of this run, for the commands that follow it."""
+    again = _without(argv, _OF_THE_FOLDER)
+    in_full = _without(again, {"max_steps"})
+    return Given(
+        train=again,
+        in_full=in_full if len(in_full) < len(again) else [*again, "--max_steps", "-1"],  # set in a config file
+        any_method=_without(again, {"method"} | OF_A_METHOD),
+        compare=_without(again, _OF_A_COMPARISON | {"push_to_hub", "hub_model_id"}),
+        data=data_flags(data),
+        unlabeled=data.unlabeled_dir,
+    )
+
+
+def _without(argv: Sequence[str], names: Collection[str]) -> list[str]:
+    """The words of a command without these flags and their values."""
+    kept: list[str] = []
+    keep = True
+    for word in argv:
+        if word.startswith("--"):
+            keep = word[2:].partition("=")[0].replace("-", "_") not in names
+        if keep:
+            kept.append(word)
+    return kept
 
 
 def push_command(trainer: DMTTrainer) -> str:

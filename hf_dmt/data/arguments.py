@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -43,3 +44,13 @@ class DataArguments:
     unlabeled_dataset_name: str | None = _flag("Hub id or folder of unlabeled images.")
     unlabeled_split: str | None = _flag("Its split (unlabeled, or the only one); alone, a split of --dataset_name.")
     unlabeled_dir: str | None = _flag("Folder of unlabeled images, searched recursively.")
+
+
+def data_flags(data: DataArguments, *, omit: Collection[str] = ()) -> list[str]:
+    """The flags that set these data arguments, as words of a command."""
+    words = []
+    for flag in fields(data):
+        value = getattr(data, flag.name)
+        if flag.name not in omit and value != flag.default:
+            words += [f"--{flag.name}", *map(str, value if isinstance(value, list) else [value])]
+    return words

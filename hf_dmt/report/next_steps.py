@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..data.builtin import BUILTIN_SETS
 from .by_class import ByClass, by_class
@@ -22,52 +24,91 @@ class Step:
     command: str | None = None
 
 
-def next_steps(run: Run, place: str) -> list[Step]:
+@dataclass(frozen=True)
+class Given:
+    """The flags that a run was started with, for commands that can be copied. They contain local paths, so they are
+    for the terminal only.
+
+    Attributes:
+        train: all of them, without those that name or continue the output folder.
+        in_full: without a limit of updates.
+        any_method: without those that tell the methods apart, for another `--method`.
+        compare: those that `hf-dmt compare` accepts.
+        data: those that choose images.
+        unlabeled: a folder of images, if one was given.
+    """
+
+    train: Sequence[str]
+    in_full: Sequence[str]
+    any_method: Sequence[str]
+    compare: Sequence[str]
+    data: Sequence[str]
+    unlabeled: str | None = None
+
+
+def next_steps(run: Run, place: str, given: Given | None = None) -> list[Step]:
     """At most three steps, the most useful first.
 
     Args:
         place: how commands refer to the run's folder; a published page must not contain local paths.
+        given: the flags of the run; without them, `...` stands for what may not be published.
     """
     place = shlex.quote(place)
     if not run.phases or not run.finished:
-        return [Step("Let the run finish.", f"{_train(run)} --output_dir {place} --resume_from_checkpoint true")]
+        again = shlex.join(["hf-dmt", "train", *given.train]) if given else f"hf-dmt train{_same(run)}"
+        return [Step("Let the run finish.", f"{again} --output_dir {place} --resume_from_checkpoint true")]
     gain, classes = gain_of(run), by_class(run)
-    steps = [*_repair(run, gain), *_measure(run, gain), *_label(run, classes, place), *_use(run, place)]
-    return steps[:MOST]
+    first = _in_full(run, given) or [*_repair(run, gain, given), *_measure(run, gain, given)]
+    return [*first, *_label(run, classes, place, given), *_use(run, place, given)][:MOST]
 
 
-def _repair(run: Run, gain: Gain | None) -> list[Step]:
+def _in_full(run: Run, given: Given | None) -> list[Step]:
+    """For a run that was cut short to try it out: its gain or loss says nothing about a full one."""
+    most = (run.results.get("settings") or {}).get("max_steps")
+    if not most or not run.uses_unlabeled or all(entry["steps"] < most for entry in run.phases):
+        return []
+    why = f"--max_steps {most} ended phases early. If this was a try, leave it out for the full run."
+    return [Step(why, _command(run, given.in_full) if given else None)]
+
+
+def _repair(run: Run, gain: Gain | None, given: Given | None) -> list[Step]:
     if gain is None or not (gain.collapsed or gain.having("loss")):
         return []
     if run.knobs.get("strategy") == "online":
         why = "Labels made at every update reinforced their own mistakes: make them between phases instead."
-        return [Step(why, f"{_train(run)} --strategy phases")]
+        return [Step(why, f"{_train(run, given)} --strategy phases")]
     longer = 2 * float(run.knobs.get("supervised_epochs") or 50)
     return [
         Step(
             "Phase 0 may have been too short: train it longer, and keep fewer pseudo labels.",
-            f"{_train(run)} --supervised_epochs {longer:g} --label_ratios 0.2 0.4 0.6",
+            f"{_train(run, given)} --supervised_epochs {longer:g} --label_ratios 0.2 0.4 0.6",
         ),
-        Step("Or train on the labels alone, with the same number of updates.", f"{_train(run)} --method supervised"),
+        Step(
+            "Or train on the labels alone, with the same number of updates.",
+            f"{_train(run, given, any_method=True)} --method supervised",
+        ),
     ]
 
 
-def _measure(run: Run, gain: Gain | None) -> list[Step]:
+def _measure(run: Run, gain: Gain | None, given: Given | None) -> list[Step]:
     if gain is not None and gain.split == "eval":
-        return [Step("Hold out labeled images as a test split (--test_fraction 0.2): the eval split chose the model.")]
+        why = "Hold out labeled images as a test split (--test_fraction 0.2): the eval split chose the model."
+        return [Step(why, f"{_train(run, given)} --test_fraction 0.2" if given else None)]
     if gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
-        return [Step("Repeat with other splits: a single run on so few images is not conclusive.", _compare(run))]
+        why = "Repeat with other splits: a single run on so few images is not conclusive."
+        return [Step(why, _compare(run, given))]
     if gain is None and not run.uses_unlabeled:
-        return [Step("Compare with methods that use the unlabeled images.", _compare(run))]
+        return [Step("Compare with methods that use the unlabeled images.", _compare(run, given))]
     return []
 
 
-def _label(run: Run, classes: ByClass | None, place: str) -> list[Step]:
+def _label(run: Run, classes: ByClass | None, place: str, given: Given | None) -> list[Step]:
     steps = []
     if run.labeled_phases:
         what = "regions" if run.is_pixels else "images"
+        to = _free("to_label") if given else "to_label"
         why = f"Label the 100 {what} on which a and b disagree most; new labels help most there."
-        steps.append(Step(why, f"hf-dmt queue {place} --to to_label --count 100{_images_of(run)}"))
+        steps.append(Step(why, f"hf-dmt queue {place} --to {to} --count 100{_images_of(run, given)}"))
     right = [run.label_fact(entry, name, "accuracy") for entry in run.labeled_phases[-1:] for name in run.makers]
     known = [value for value in right if value is not None]
     if not run.is_pixels and known and min(known) > _GOOD_LABELS and run.results.get("method") == "dmt":
@@ -75,23 +116,37 @@ def _label(run: Run, classes: ByClass | None, place: str) -> list[Step]:
             f"At least {100 * min(known):.0f} % of the pseudo labels are right, so using all of them at full weight "
             "(mutual) may gain more."
         )
-        steps.append(Step(why, f"{_train(run)} --method mutual"))
+        steps.append(Step(why, f"{_train(run, given, any_method=True)} --method mutual"))
     elif classes is not None and classes.never_found:
         names = ", ".join(classes.never_found[:3])
         steps.append(Step(f"Label more images of the classes that the ensemble never finds: {names}."))
     return steps
 
 
-def _use(run: Run, place: str) -> list[Step]:
-    to = "masks/" if run.is_pixels else "labels.csv"
+def _use(run: Run, place: str, given: Given | None) -> list[Step]:
+    to, images = "masks/" if run.is_pixels else "labels.csv", "my_images/"
+    if given:
+        to, images = _free(to), shlex.quote(given.unlabeled or images)
     return [
-        Step("Label a folder of images with the pair.", f"hf-dmt predict {place} my_images/ --to {to}"),
+        Step("Label a folder of images with the pair.", f"hf-dmt predict {place} {images} --to {to}"),
         Step("Try the pair in the browser.", f"hf-dmt demo {place}"),
     ]
 
 
-def _images_of(run: Run) -> str:
+def _free(name: str) -> str:
+    """The name, with a number if there is such a file already: commands that write refuse what another run wrote."""
+    stem, dot, ending = name.rstrip("/").partition(".")
+    number = 1
+    while Path(name).exists():
+        number += 1
+        name = f"{stem}-{number}{dot}{ending}" + "/" * name.endswith("/")
+    return name
+
+
+def _images_of(run: Run, given: Given | None) -> str:
     """Data flags for a command that cannot find the images on its own."""
+    if given:
+        return " " + shlex.join(given.data) if given.data else ""
     labels = " --extra_labels ..." if run.split.get("extra_labeled") else ""
     if run.split.get("dataset") in BUILTIN_SETS or run.split.get("dataset_id"):
         return labels
@@ -99,12 +154,19 @@ def _images_of(run: Run) -> str:
     return f" --dataset_name ...{unlabeled}{labels}"
 
 
-def _train(run: Run) -> str:
+def _train(run: Run, given: Given | None, *, any_method: bool = False) -> str:
+    if given:
+        return _command(run, given.any_method if any_method else given.train)
     return f"hf-dmt train{_same(run)}"
 
 
-def _compare(run: Run) -> str:
-    flags = _same(run)
+def _command(run: Run, flags: Sequence[str]) -> str:
+    """A run like this one beside it."""
+    return shlex.join(["hf-dmt", "train", *flags, "--output_dir", _free(str(run.folder))])
+
+
+def _compare(run: Run, given: Given | None) -> str:
+    flags = (" " + shlex.join(given.compare) if given.compare else "") if given else _same(run)
     return f"hf-dmt compare --arms labeled-only dmt mutual{' --' + flags if flags else ''}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,28 +12,31 @@ from ..data.escaping import printable
 from ..data.members import SCORED
 from .by_class import by_class
 from .gain import Gain, gain_of, headline, signed, why_no_gain
-from .next_steps import next_steps
+from .next_steps import Given, next_steps
 from .run import Run, read_run
 
 WIDTH = 80
 _WORST = 3  # number of listed classes
 
 
-def print_summary(folder: str | Path) -> None:
+def print_summary(folder: str | Path, given: Given | None = None) -> None:
     """Print the summary of a run, in ASCII and at most 80 columns wide unless class names are longer.
+
+    Args:
+        given: the flags of the run, for the commands of the next steps.
 
     Raises:
         ValueError: the folder contains no run.
     """
-    print(summary(read_run(folder)))
+    print(summary(read_run(folder), given))
 
 
-def summary(run: Run) -> str:
+def summary(run: Run, given: Given | None = None) -> str:
     gain = gain_of(run)
     parts = [phase_table(run), _filled(headline(run) if gain else why_no_gain(run))]
     if gain:
         parts.append(_worth(run, gain))
-    parts += [_failures(run), _steps(run)]
+    parts += [_failures(run), _steps(run, given)]
     # A log file may be ASCII; names in other scripts are kept.
     return "\n\n".join(filter(None, parts)).replace("−", "-").replace("–", "-")
 
@@ -120,12 +124,29 @@ def _failures(run: Run) -> str:
     return text
 
 
-def _steps(run: Run) -> str:
+def _steps(run: Run, given: Given | None) -> str:
     lines = ["what to do next"]
-    for number, step in enumerate(next_steps(run, str(run.folder)), start=1):
+    for number, step in enumerate(next_steps(run, str(run.folder), given), start=1):
         lines.append(textwrap.fill(step.why, WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     "))
-        lines += [f"     {step.command}"] if step.command else []
+        lines += [command_lines(step.command, "     ")] if step.command else []
     return "\n".join(lines)
+
+
+def command_lines(command: str, indent: str) -> str:
+    """A command that can be copied, broken before flags if it is longer than a line."""
+    groups: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if groups and not word.startswith("--"):
+            groups[-1] += f" {word}"
+        else:
+            groups.append(word)
+    lines = [indent + groups[0]]
+    for group in groups[1:]:
+        if len(lines[-1]) + len(group) + 1 <= WIDTH - len(" \\"):
+            lines[-1] += f" {group}"
+        else:
+            lines.append(f"{indent}    {group}")
+    return " \\\n".join(lines)
 
 
 def _table(

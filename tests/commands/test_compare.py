@@ -146,7 +146,8 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
     runs.append(record("gamma-0", 0, 0.7, 0.8, alone=0.7))
     comparison.write(kept(tmp_path, *runs), "mine", settings=["gamma-0"])
     text = (tmp_path / "comparison.md").read_text()
-    assert text.strip() == capsys.readouterr().out.strip()
+    told = capsys.readouterr().out
+    assert told.startswith(text) and told.endswith(f"comparison: {tmp_path / 'comparison.md'}\n"), "where it is"
     assert "| dmt | 60.0 | 70.0 | -5.0 | +10.0 | 20.0 | 1.50 | 10 | 1024 | 1 |" in text
     assert text.count("gamma-0") == 1 and "| gamma-0 | 75.0 | 80.0 | +15.0 | +5.0 | 1 |" in text, "its own phase 0"
     assert "| 1 | a | b | 0.900 |  | 0.800 | 62.5 | 70.0 |" in text
@@ -170,6 +171,18 @@ def test_tables_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture
         }
     ]
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_shows_scores_between_0_and_100(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Guards against an interval over two splits, which may be wider than 100 points, that leaves no room for the
+    scores."""
+    from matplotlib.figure import Figure
+
+    limits: list[tuple[float, float]] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: limits.append(self.axes[0].get_xlim()))
+    runs = [record("dmt", seed, 0.1 + 0.8 * seed, 0.2) for seed in (0, 1)]
+    comparison.figure(comparison.rows(comparison.load(kept(tmp_path, *runs))), [], "accuracy")
+    assert limits == [(-1, 101)]
 
 
 def test_a_reader_that_stops_costs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,13 @@ import pytest
 
 from hf_dmt.commands.queue import how_to_go_on
 from hf_dmt.commands.queue import main as queue_command
+from hf_dmt.commands.train import RECIPES
 from hf_dmt.commands.train import run as train
 from hf_dmt.data.arguments import DataArguments
 from hf_dmt.data.reading.rows import DataError
 from hf_dmt.data.splitting.assemble import assemble
-from hf_dmt.report.run import Run
+from hf_dmt.report.run import Run, read_run
+from hf_dmt.training.settings.command_line import parse
 from tests.data.small_files import class_folder, image, save, scene_folder
 
 SHORT = ["--max_steps", "2", "--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--label_ratios", "1.0"]
@@ -29,6 +31,11 @@ SCENE_MODELS = ["--model_a", "tiny:segformer", "--model_b", "tiny:upernet", "--i
 def json_of(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(file.read_text())
     return found
+
+
+def joined(told: str) -> str:
+    """The text with commands on one line."""
+    return " ".join(told.replace("\\\n", "").split())
 
 
 def answer(queue: Path, label: str, count: int) -> list[str]:
@@ -58,7 +65,8 @@ def test_answered_images_continue_the_pair(tmp_path: Path, capsys: pytest.Captur
     asked = list(csv.DictReader(Path(queue, "queue.csv").read_text("utf-8-sig").splitlines()))
     assert 2 < len(asked) <= 5 and all(line["a"] != line["b"] for line in asked)
     assert f"{len(asked)} images to label" in told and f"{queue}/queue.csv" in told
-    assert shlex.join(["--pair", run, "--extra_labels", queue, *data, "--output_dir", f"{run}-2"]) in told
+    assert shlex.join(["--pair", run, "--extra_labels", queue, *data, "--max_steps", "2"]) in joined(told)
+    assert f"--output_dir {run}-2" in told
     assert {path.name for path in Path(queue).iterdir()} == {"cat", "dog", "owl", "images", "queue.csv"}
     [first, second] = answer(Path(queue), "owl", 2)
     Path(queue, "images", asked[2]["file"]).rename(Path(queue, "dog", asked[2]["file"]))
@@ -83,11 +91,26 @@ def test_the_suggested_command_keeps_earlier_answers_and_the_choice_of_labels() 
     run with --num_labeled, so that no answered image is unlabeled anymore."""
     run = Run(Path("runs/2"), {"task": "image-classification"}, [], {"unlabeled_from": None}, {})
     told = how_to_go_on(run, "q2", DataArguments(dataset_name="my", extra_labels=["q1"]))
-    assert "--extra_labels q1 q2 --dataset_name my --labeled_ids runs/2/split.json" in told
+    assert "--extra_labels q1 q2 --dataset_name my --labeled_ids runs/2/split.json" in joined(told)
     told = how_to_go_on(run, "q2", DataArguments(dataset_name="my", num_labeled=12, split_seed=1))
-    assert "--extra_labels q2 --dataset_name my --num_labeled 12 --split_seed 1 --output_dir" in told
+    assert "--extra_labels q2 --dataset_name my --num_labeled 12 --split_seed 1 --output_dir" in joined(told)
     scenes = Run(Path("runs/2"), {"task": "semantic-segmentation"}, [], {"unlabeled_from": "more"}, {})
-    assert "--extra_labels q --task semantic-segmentation" in how_to_go_on(scenes, "q", DataArguments())
+    assert "--extra_labels q --task semantic-segmentation" in joined(how_to_go_on(scenes, "q", DataArguments()))
+
+
+def test_the_suggested_command_trains_with_the_settings_of_the_run(tmp_path: Path) -> None:
+    """Guards against a command that trains on the answers with other settings than the run: all weights, not only the
+    heads, or at another rate."""
+    data = ["--dataset_name", str(class_folder(tmp_path / "data", each=4)), "--num_labeled", "6"]
+    chosen = ["--method", "mutual", "--weight_decay", "0.1", "--learning_rate", "0.002", "--class_balanced", "false"]
+    run = str(tmp_path / "run")
+    assert train([*data, *MODELS, *SHORT, *chosen, "--output_dir", run]) == 0
+    told = how_to_go_on(read_run(run), "q", DataArguments(dataset_name=data[1], num_labeled=6))
+    command = shlex.split(joined(told).partition("Then train on them:")[2])
+    assert command[:2] == ["hf-dmt", "train"] and "--gamma1" not in command, "that of mutual"
+    _, read, args = parse(command[2:], RECIPES)
+    assert (read.extra_labels, args.method, args.weight_decay, args.learning_rate) == (["q"], "mutual", 0.1, 0.002)
+    assert (args.class_balanced, args.max_steps, args.pseudo_batch_size) == (False, 2, 2)
 
 
 def test_answered_regions_continue_the_pair(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hf_dmt.commands import compare, demo, predict, queue
-from hf_dmt.commands.train import RECIPES
+from hf_dmt.commands.train import RECIPES, flags_given
 from hf_dmt.report.by_class import by_class
 from hf_dmt.report.gain import gain_of, headline, signed, why_no_gain
 from hf_dmt.report.html import write_report
@@ -242,6 +242,62 @@ def test_commands_work_in_any_folder_and_after_a_queue(tmp_path: Path) -> None:
             to_queue = asked[0]
             assert ("--extra_labels" in to_queue) == bool(flags) and to_queue[len(to_queue) - len(flags) :] == flags
             assert shlex.quote(str(folder)) in summary(run)
+
+
+FLAGS = ["--model_a", "tiny:vit", "--model_b", "tiny:resnet", "--dataset_name", "my images/", "--unlabeled_dir", "more",
+         "--gamma1", "3", "--label_ratios", "0.5", "1", "--seed=4", "--hub-token", "hf_mine", "--output_dir",
+         "runs/1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "supervised"}, {"has_test": 0}, {"chance": "loss"}])
+def test_the_terminal_gives_commands_that_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+) -> None:
+    """Guards against advice that fails as it is printed: with `...` for the images, into a file or folder that is there
+    already, over the run itself, or with flags that `hf-dmt compare` refuses; and against a token in a log."""
+    monkeypatch.chdir(tmp_path)
+    for taken in ("to_label", "labels.csv", "labels-2.csv"):
+        Path(taken).mkdir()
+    folder = (
+        ended_at(Path("run"), dict.fromkeys(NAMES, 0.3)) if "chance" in settings else write_run(Path("run"), **settings)
+    )
+    run, given = read_run(folder), flags_given(FLAGS, parse(FLAGS, RECIPES)[1])
+    commands = [step.command for step in next_steps(run, "run", given) if step.command]
+    for command in commands:
+        assert_command_exists(command)
+        assert "..." not in command and "runs/1" not in command and "hf_mine" not in command
+        words = shlex.split(command)
+        match words[1]:
+            case "compare":
+                assert not {"--gamma1", "--seed=4"} & set(words) and "my images/" in words
+            case "queue":
+                assert words[2:] == shlex.split("run --to to_label-2 --count 100 --dataset_name 'my images/' "
+                                                "--unlabeled_dir more")  # fmt: skip
+            case "predict":
+                assert words[2:] == ["run", "more", "--to", "labels-3.csv"]
+            case "train":
+                assert "--seed=4" in words and ("--gamma1" in words) == ("--method" not in words)
+                assert words[words.index("--output_dir") + 1] == "run-2"
+    printed = summary(run, given).partition("what to do next")[2]
+    copied = " ".join(printed.replace("\\\n", "").split())
+    assert all(command in copied for command in commands)
+    assert "..." not in printed and max(map(len, printed.splitlines())) <= 80
+    assert "my images/" not in str(next_steps(run, "run")), "a path of this machine"
+
+
+def test_a_try_leads_to_a_full_run(tmp_path: Path) -> None:
+    """Guards against judging the unlabeled images by phases that a limit of updates cut short."""
+    folder = ended_at(tmp_path, dict.fromkeys(NAMES, 0.3))
+    steps = read_run(folder).phases[0]["steps"]
+    change_results(folder, {"settings": {"max_steps": steps}})
+    for flags in ([*FLAGS, "--max_steps", str(steps)], FLAGS):  # the last one as from a config file
+        given = flags_given(flags, parse(flags, RECIPES)[1])
+        first, second, *_ = next_steps(read_run(folder), "run", given)
+        assert f"--max_steps {steps} ended phases early" in first.why and "queue" in str(second.command)
+        assert parse(shlex.split(str(first.command))[2:], RECIPES)[2].max_steps == -1
+        assert next_steps(read_run(folder), "run")[0].command is None
+    change_results(folder, {"settings": {"max_steps": 10_000}})
+    assert "Phase 0 may have been too short" in next_steps(read_run(folder), "run")[0].why
 
 
 def test_right_pseudo_labels_lead_to_full_weight(tmp_path: Path) -> None:

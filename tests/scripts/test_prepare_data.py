@@ -59,7 +59,7 @@ def test_voc_is_linked_split_and_ready_to_train_on(
     arguments += ["--difference_maximized_sampling", str(out / "splits" / "20_subsets_1.json")]
     arguments += ["--labeled_batch_size", "2", "--pseudo_batch_size", "2", "--output_dir", str(tmp_path / "run")]
     ready: list[DMTTrainer] = []
-    monkeypatch.setattr(train, "carry_out", lambda trainer, checkpoint: ready.append(trainer))
+    monkeypatch.setattr(train, "carry_out", lambda trainer, *_: ready.append(trainer))
     assert run_dmt(arguments) == 0
     (trainer,) = ready  # tests/scripts/test_recipes.py trains on such a folder
     assert "12 labeled and 228 unlabeled images" in capsys.readouterr().out and len(trainer.eval_dataset) == 6

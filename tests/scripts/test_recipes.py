@@ -169,7 +169,7 @@ def test_every_recipe_is_ready_to_train(
     written = yaml.safe_load((FOLDER / recipe).read_text(encoding="utf-8"))
     trainers = []
 
-    def stop(trainer: DMTTrainer, checkpoint: str | None) -> None:
+    def stop(trainer: DMTTrainer, *_: object) -> None:
         trainers.append(trainer)
         raise Ready
 

@@ -345,7 +345,7 @@ def write(folder: Path, name: str, settings: Collection[str] = ()) -> None:
     tables = {"methods": plain(found), "settings": plain(varied), "separation": judged, "runs": per_run(runs)}
     write_json(folder / "comparison.json", {"data": name, "metric": metric, **tables})
     write_aside(folder / "comparison.png", figure(found, judged, f"{name}: {metric}"))
-    print(text, flush=True)  # last, for the reader of a pipe may be gone
+    print(f"{text}\ncomparison: {folder / 'comparison.md'}", flush=True)  # last, for the reader of a pipe may be gone
 
 
 def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str) -> bytes:
@@ -364,7 +364,8 @@ def figure(found: list[dict[str, Any]], judged: list[dict[str, Any]], title: str
                           color=color, capsize=2, label=label)  # fmt: skip
     left.set_yticks(range(len(found)), [row["method"] for row in reversed(found)])
     left.set_title(f"{title}, test (95 % interval)", fontsize=10, loc="left")
-    left.set_xlim(right=min(left.get_xlim()[1], 101))  # intervals over two splits can be very wide
+    # Intervals over two splits can be very wide, but scores are between 0 and 100.
+    left.set_xlim(max(left.get_xlim()[0], -1), min(left.get_xlim()[1], 101))
     left.grid(axis="x", linewidth=0.4)
     left.legend(fontsize=8)
     for column, maker in enumerate("ab" if judged else "", start=1):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from ...models.pair import ModelPair
 from ..settings.arguments import DMTTrainingArguments
 from ..settings.knobs import Knobs, as_results
+from ..settings.methods import resolve
 
 _SETTINGS = (
     *("learning_rate", "learning_rate_b", "supervised_learning_rate", "weight_decay", "warmup_steps", "max_grad_norm"),
@@ -45,6 +48,8 @@ def _settings_and_environment(args: DMTTrainingArguments, pair: ModelPair) -> di
         del settings["member_schedule"]
     if args.train == "all":
         del settings["train"]
+    if args.max_steps > 0:  # then phases were shorter than the epochs among the knobs say
+        settings["max_steps"] = args.max_steps
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
     return {
         "settings": {
@@ -62,6 +67,22 @@ def _settings_and_environment(args: DMTTrainingArguments, pair: ModelPair) -> di
             **{name: _version(name) for name in ("hf-dmt", "torch", "transformers")},
         },
     }
+
+
+def setting_flags(results: Mapping[str, Any]) -> list[str]:
+    """The flags that give another run the recorded settings, as words of a command; values as by default are left
+    out, and so is what belongs to the models or the machine."""
+    if not results.get("knobs"):
+        return []
+    preset = as_results(resolve(results["method"], results["task"], {}))
+    plain = {one.name: getattr(one.default, "value", one.default) for one in fields(DMTTrainingArguments)}
+    recorded = {name: value for name, value in results.get("settings", {}).items() if name in plain}
+    words = [] if results["method"] == "dmt" else ["--method", results["method"]]
+    for name, value in {**recorded, **results["knobs"]}.items():
+        if value != (plain if name in recorded else preset).get(name):
+            shown = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in shown)]
+    return words
 
 
 def _version(name: str) -> str:

@@ -31,6 +31,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "online-st": {"strategy": "online", "labeler": "self", "online_threshold": 0.9, **_UNWEIGHTED},
 }
 
+# What tells the methods apart. Ratios of labels are for all that have phases, and ignored by the others.
+OF_A_METHOD = {name for preset in PRESETS.values() for name in preset} - {"label_ratios"}
+
 
 def resolve(method: str, task: str, explicit: dict[str, Any]) -> Knobs:
     """Combine explicit values, preset and the task's defaults.
