@@ -276,4 +276,9 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".run.lock"), pytest.raises(ValueError, match=r"Another run is training in .*Wait"):
         make_trainer(tmp_path).train()
     assert not any(tmp_path.glob("**/*.safetensors"))
+    left = [tmp_path / name for name in (".a.partial", "checkpoint-9/.run.json.partial")]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
     make_trainer(tmp_path).train()  # a lock file that no process holds does not block
+    assert not any(file.exists() for file in left), "what a killed process was writing is still there"

@@ -95,8 +95,8 @@ def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
         ) from problem
     try:
         if lock.lock_counter == 1:
-            for pattern in (".*.partial", "pseudo_labels/*/*/.*.partial", "pseudo_labels/*/*/*/.*.partial"):
-                for path in folder.glob(pattern):  # temporary files of a killed run: only the lock holder writes here
+            for place in ("", "checkpoint-*/", "pseudo_labels/*/*/", "pseudo_labels/*/*/*/"):
+                for path in folder.glob(f"{place}.*.partial"):  # temporary files of a killed run: only the lock holder writes here
                     path.unlink(missing_ok=True)
             write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": platform.node()})
         yield
