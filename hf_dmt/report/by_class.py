@@ -28,6 +28,11 @@ class ClassRow:
     mistaken_for: tuple[str, int] | None
 
     @property
+    def occurs(self) -> bool:
+        """In the truth. A class that is only predicted has an IoU of 0, but there is nothing of it to find."""
+        return self.units != 0 and self.after["ensemble"] is not None
+
+    @property
     def change(self) -> float | None:
         """Of the ensemble, in percentage points."""
         before, after = self.before["ensemble"], self.after["ensemble"]
@@ -53,11 +58,11 @@ class ByClass:
 
     @property
     def present(self) -> int:
-        return sum(row.after["ensemble"] is not None for row in self.rows)
+        return sum(row.occurs for row in self.rows)
 
     @property
     def never_found(self) -> list[str]:
-        return [row.name for row in self.rows if row.after["ensemble"] == 0.0]
+        return [row.name for row in self.rows if row.occurs and row.after["ensemble"] == 0.0]
 
 
 def by_class(run: Run) -> ByClass | None:
@@ -76,7 +81,7 @@ def by_class(run: Run) -> ByClass | None:
         ClassRow(name, units.get(name), _of(first, key, name), _of(last, key, name), _first(mistakes, name))
         for name in run.class_names
     ]
-    rows.sort(key=lambda row: (row.after["ensemble"] is None, row.after["ensemble"] or 0.0))
+    rows.sort(key=lambda row: (not row.occurs, row.after["ensemble"] or 0.0))
     majority = None
     if total := sum(units.values()):
         top = max(units, key=lambda name: units[name])

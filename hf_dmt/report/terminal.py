@@ -109,7 +109,7 @@ def _failures(run: Run) -> str:
     classes = by_class(run)
     if classes is None:
         return ""
-    rows = [row for row in classes.rows if row.after["ensemble"] is not None][:_WORST]
+    rows = [row for row in classes.rows if row.occurs][:_WORST]
     measure = "IoU" if run.is_pixels else "accuracy"
     table: list[tuple[str, str, list[str]]] = [
         ("", "weakest classes", [_short(row.name) for row in rows]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,22 @@ def test_classes_by_hand(tmp_path: Path) -> None:
     assert found.majority == ("x", 0.6)
     before = read_run(tmp_path).phases[0]["test"]["ensemble"]["per_class_accuracy"]["x"]
     assert found.rows[1].change == pytest.approx(100 * (0.9 - before))
+
+
+def test_a_class_that_is_only_predicted_is_not_one_to_find(tmp_path: Path) -> None:
+    """A class without a pixel in the truth has an IoU of 0 as soon as it is predicted. Guards against the advice to
+    label more of it because it is never found, and against a wrong score of the majority's class."""
+    write_run(tmp_path, classes=["x", "y", "z"], pixels=True)
+    results = read_run(tmp_path).results
+    results["phases"][0]["classes"]["test"]["z"] = 0
+    results["test"]["ensemble"]["per_class_iou"] = {"x": 0.9, "y": 0.0, "z": 0.0}
+    change_results(tmp_path, {"test": results["test"], "phases": results["phases"]})
+    run = read_run(tmp_path)
+    found = by_class(run)
+    assert found is not None and (found.present, found.never_found) == (2, ["y"])
+    assert [row.name for row in found.rows] == ["y", "x", "z"]
+    assert not re.search(r"^z ", summary(run), re.M)
+    assert "and 50.0 % mean per-class accuracy" in notes(run, gain_of(run))[0]
 
 
 @pytest.mark.parametrize("settings", [{}, {"method": "supervised"}, {"phases": 1}, {"pixels": True}, {"has_test": 0}])
