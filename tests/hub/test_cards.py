@@ -36,8 +36,8 @@ def test_every_embedded_recipe_has_its_card() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None:
-    """Guards against a number that was not measured, a card older than the template, and metadata that the Hub
-    refuses."""
+    """Guards against a number that was not measured, a card older than the template, metadata that the Hub refuses, and
+    a command to continue that is refused because the default is image classification."""
     folder = tmp_path / name
     shutil.copytree(CARDS / name, folder)
     written = (folder / "README.md").read_text(encoding="utf-8")
@@ -47,6 +47,8 @@ def test_a_finished_card_is_what_its_run_says(name: str, tmp_path: Path) -> None
     cells = [cell.strip() for line in written.splitlines() if line.startswith("|") for cell in line.split("|")]
     shown = [cell for cell in cells if re.fullmatch(r"\d+\.\d", cell) and cell not in ratios]
     assert len(shown) > 20 and set(shown) <= known
+    command = next(line for line in written.splitlines() if line.startswith("hf-dmt train --pair"))
+    assert ("--task semantic-segmentation" in command) == (results["task"] == "semantic-segmentation")
     _, errors, warnings = read_card(written)
     assert not errors and not warnings
     data = ModelCard(written).data
