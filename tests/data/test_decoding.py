@@ -146,6 +146,7 @@ def test_masks_of_every_width_and_form() -> None:
     assert to_mask(Image.fromarray(triple)).tolist() == [[3, 4]]
     assert to_mask(Image.fromarray(triple).convert("RGBA")).tolist() == [[3, 4]]
     assert to_mask(torch.tensor([[[5, 6]]])).tolist() == [[5, 6]]
+    assert to_mask(np.full((1, 3, 8), 5)).shape == (3, 8)  # the shape that torchvision gives a mask
     torch.from_numpy(to_mask(encoded(Image.new("L", (2, 2)))))[0, 0] = 1  # writable, or torch warns per image
 
 
@@ -155,7 +156,8 @@ def test_masks_of_every_width_and_form() -> None:
         (Image.new("RGB", (2, 2), (128, 0, 0)), r"color image.*row 0, column 0 is \[128, 0, 0\].*palette"),
         (Image.new("RGBA", (2, 2), (1, 1, 1, 0)), "transparent"),
         (encoded(Image.new("L", (8, 8), 1), "JPEG"), "JPEG file, whose compression changes class ids"),
-        (np.zeros((2, 2), dtype=np.float32), "float32"),
+        (np.zeros((2, 2), dtype=np.float32), "float32.*give an array of integers"),
+        (np.eye(6, dtype=np.int64)[np.zeros((3, 8), dtype=int)], r"has shape \(3, 8, 6\), but must be \(height"),
         (np.zeros((2, 2, 2, 2), dtype=np.uint8), r"\(2, 2, 2, 2\)"),
     ],
 )

@@ -267,6 +267,18 @@ def test_masks_with_values_that_are_no_class_are_refused_at_once(tmp_path: Path)
         assert "ignore_index" not in str(no.value)
 
 
+def test_advice_for_masks_of_another_form_names_the_mask(tmp_path: Path) -> None:
+    """Guards against advice for `(image, mask)` items that leads to the next error: for masks, `label` is no key."""
+    pair, items = make_pair("segformer", "segformer"), scenes(2)
+    with pytest.raises(
+        ValueError, match=r"is a tuple.* \[\{'image': image, 'mask': mask\} for image, mask in dataset\]"
+    ):
+        make_trainer(tmp_path, pair, labeled=[tuple(item.values()) for item in items])
+    renamed = [{"image": item["image"], "annotation": item["mask"]} for item in items]
+    with pytest.raises(ValueError, match=r"no 'mask'.*dataset.rename_column\('annotation', 'mask'\)"):
+        make_trainer(tmp_path, pair, labeled=renamed)
+
+
 def named(*names: str) -> datasets.Dataset:
     """Labeled images whose label column has names."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})

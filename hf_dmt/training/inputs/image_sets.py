@@ -78,14 +78,18 @@ def check_image_set(source: Any, role: str, model: ModelPair, *, with_target: bo
 
 def _lack(item: Any, key: str, task: str) -> str:
     """What is wrong with an item that lacks a key, and how to correct it, as the end of a sentence."""
+    target = TASKS[task].target
     if not isinstance(item, Mapping):
         pair = isinstance(item, (list, tuple)) and len(item) == 2
-        how = " Convert it: [{'image': image, 'label': label} for image, label in dataset]." if pair else ""
+        convert = f"[{{'image': image, '{target}': {target}}} for image, {target} in dataset]"
+        how = f" Convert it: {convert}." if pair else ""
         return f"is a {type(item).__name__}, but a dictionary with {key!r} is needed.{how}"
     if key in item:
         unlabeled = " Move images without one to unlabeled_dataset." if key != "image" else ""
         return f"has None as its {key!r}, which {task} needs.{unlabeled}"
-    how = "dataset.rename_column(...) renames a column."
+    others = [other for other in item if other not in ("image", target)]
+    renamed = f"{others[0]!r}, {key!r}" if len(others) == 1 else "..."
+    how = f"dataset.rename_column({renamed}) renames a column."
     if key == "image" and "pixel_values" in item:
         how = (
             "The pair makes pixel_values itself, differently for each model: omit the transform (for a "
