@@ -599,7 +599,10 @@ def test_fewer_processes_than_asked_for_are_refused(tmp_path: Path, monkeypatch:
     _, environment = prepare_simple_launcher_cmd_env(arguments)
     for name in environment.keys() - os.environ.keys():
         monkeypatch.setenv(name, environment[name])
-    with pytest.raises(ValueError, match=r"asked for several processes, but only 1 started.*--multi_gpu --num_proc"):
+    with pytest.raises(
+        ValueError,
+        match=r"asked for several processes, but only 1 started.*--multi_gpu --num_proc.* hf-dmt train --num_",
+    ):
         make_trainer(tmp_path)
     with pytest.raises(ValueError, match="asked for 4 processes, but only 2 started"):
         check_processes(2, {**environment, "WORLD_SIZE": "4"})

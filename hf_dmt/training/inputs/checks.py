@@ -165,8 +165,8 @@ def check_processes(world_size: int, environment: Mapping[str, str]) -> None:
             f"accelerate launch was asked for {'several' if left_alone else asked} processes, but only {world_size} "
             "started: --cpu, or --num_processes without --multi_gpu, never starts more than one. For N processes, on "
             "CPUs too: accelerate launch --multi_gpu --num_processes N --num_machines 1 --mixed_precision no "
-            "--dynamo_backend no scripts/run_dmt.py ... For a single process, pass --num_processes 1 and unset "
-            "MASTER_ADDR."
+            "--dynamo_backend no SCRIPT ..., or hf-dmt train --num_processes N ... For a single process, pass "
+            "--num_processes 1 and unset MASTER_ADDR."
         )
 
 
