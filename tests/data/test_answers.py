@@ -120,6 +120,11 @@ def coco(**changes: Any) -> dict[str, Any]:
             {"queue.csv": "id,label\nx.jpg,dog\nx.jpg,owl\n"},
             "contradicting answers.*\n  x.jpg: 'dog' and 'owl'",
         ),
+        (
+            PIXELS,
+            {"queue.csv": None},
+            "cannot be read .*queue.csv.*COCO regions with queue.csv beside them. Other masks",
+        ),
         (PIXELS, {"annotations.json": {"images": []}}, "cannot be read .*categories.*Give the folder"),
         (PIXELS, {"annotations.json": coco(image_id=8)}, "annotation 1 is of image 8, but the file lists no such id"),
     ],
@@ -130,6 +135,9 @@ def test_answers_that_cannot_be_used(tmp_path: Path, task: str, files: dict[str,
         (tmp_path / "queue.csv").write_text("file,id,annotation,label\n1.png,x.jpg,1,\n")
         (tmp_path / "annotations.json").write_text(json.dumps(coco()))
     for name, content in files.items():
+        if content is None:
+            (tmp_path / name).unlink()
+            continue
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DataError, match=reason):
         read_answers(tmp_path, task, NAMES)

@@ -889,6 +889,11 @@ PAINTED = Image.fromarray(COLORS[np.array(files.mask((0, 1, 2)))])
     [
         ("c.csv:name,r,g,b\nbg,0,0,0\nred,255,0,0\ngreen,0,255,0\n", ["bg", "red", "green"], [0, 1, 2]),
         ("c.csv:\ufeffName;R;G;B\r\nvoid;0;0;0\r\nred;255;0;0\r\ngreen;0;255;0\r\n", ["red", "green"], [-100, 0, 1]),
+        (
+            "c.txt:# label:color_rgb:parts:\nbg:0,0,0::\nred:255,0,0::\ngreen:0,255,0::\n",
+            ["bg", "red", "green"],
+            [0, 1, 2],
+        ),
         ('c.json:{"red": "#ff0000", "green": [0, 255, 0], "unlabelled": [0, 0, 0]}', ["red", "green"], [-100, 0, 1]),
         (
             'c.json:[{"name": "x", "color": [255, 0, 0]}, {"name": "y", "rgb": "black"}, {"name": "x", "rgb": "lime"}]',
@@ -974,6 +979,41 @@ def test_masks_are_no_class(images: str, masks: str, mixed: bool, tmp_path: Path
             opened(root)
     else:
         assert opened(root).class_names == sorted((images, masks))
+
+
+def test_the_export_of_cvat_is_read_as_it_is(tmp_path: Path) -> None:
+    """Guards against training on SegmentationObject, whose colors are the numbers of objects."""
+    root = scenes(tmp_path, PAINTED)
+    (root / "images").rename(root / "JPEGImages")
+    (root / "masks").rename(root / "SegmentationClass")
+    files.save(files.mask((7, 8)), root / "SegmentationObject" / "0.png")
+    colors = written(
+        tmp_path / "labelmap.txt", "# label:color_rgb:parts:actions\nbg:0,0,0::\na:255,0,0::\nb:0,255,0::\n"
+    )
+    found = opened(root, PIXELS, mask_colors=colors)
+    assert found.class_names == ["bg", "a", "b"] and values_of(found) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("images/0.json", '{"shapes": [{"label": "road"}]}'),
+        ("masks/instances.json", '{"images": [], "annotations": [{"segmentation": [[0, 0, 1, 1, 1, 0]]}]}'),
+        ("annotations.xml", '<image><polygon label="road"/></image>'),
+        ("dataset.json", '{"annotations": [{"segmentation": []}]}'),
+    ],
+)
+def test_polygons_are_said_not_to_be_read(name: str, content: str, tmp_path: Path) -> None:
+    """Guards against 'Add the masks' as the only answer to people whose annotation tool wrote outlines."""
+    root = scenes(tmp_path / "s", files.mask((0, 1)))
+    for mask in (root / "masks").iterdir():
+        mask.unlink()
+    if not name.startswith("masks/"):
+        (root / "masks").rmdir()
+    written(root / name, content)
+    given = root / "images" if name.startswith("images/") else root / name if name == "dataset.json" else root
+    with pytest.raises(DataError, match=rf"{Path(name).name} contains polygons, which are not read: draw them"):
+        opened(given, PIXELS)
 
 
 def test_files_that_could_be_paired_in_two_ways(tmp_path: Path) -> None:

@@ -47,6 +47,21 @@ _ADVICE = {
     **dict.fromkeys(PACKED, "unpack it first"),
 }
 
+_POLYGONS = (b'"segmentation"', b'"shapes"', b"<polygon")  # of COCO, labelme, CVAT
+
+
+def polygons_in(path: Path) -> str:
+    """What to do with outlines of objects in a file, or in a file of a folder, as the end of an error about missing
+    masks; empty if there are none."""
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.suffix.lower() in (".json", ".xml") and file.is_file():
+            content = file.read_bytes()
+            if any(word in content for word in _POLYGONS):
+                return (
+                    f" {file.name} contains polygons, which are not read: draw them into a PNG of class ids per image."
+                )
+    return ""
+
 
 @cache
 def image_extensions() -> frozenset[str]:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from ..messages import listed
 from ..texts import texts
-from .finding import Folder, find_images, left_out_in
+from .finding import Folder, find_images, left_out_in, polygons_in
 from .rows import DataError, FileRows, same_letters
 from .split_names import role_of, with_role
 
 _ROLES = ("train", "validation", "test")
-IMAGE_FOLDERS = ("images", "image", "img", "imgs")
-MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "segmentation", "gt")
-# Also train_images and train_masks, or JPEGImages and SegmentationClass.
+# The last of each are those of Pascal VOC and CVAT.
+IMAGE_FOLDERS = ("images", "image", "img", "imgs", "jpegimages")
+MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "segmentation", "gt", "segmentationclass")
+# Also train_images and train_masks, or SegmentationObject.
 _OF_IMAGES = re.compile(r"(^|[-_ ]|jpeg)(images?|imgs?)$", re.IGNORECASE)
 _OF_MASKS = re.compile(rf"(^|[-_ ])({'|'.join(MASK_FOLDERS)})$|^segmentation(class|object)$", re.IGNORECASE)
 
@@ -258,7 +259,7 @@ def _images_and_masks(folder: Path, notes: list[str]) -> tuple[Path, Path] | Non
     if not all_masks:
         raise DataError(
             f"{str(images)!r} has no folder 'masks' beside it. Add the masks under the names of the images, or "
-            "pass the images as `unlabeled_dir`."
+            f"pass the images as `unlabeled_dir`.{polygons_in(folder)}"
         )
     for used, *others in (all_images, all_masks):
         if left_out := [other.name for other in others if find_images(other).names]:
@@ -321,6 +322,7 @@ def _paired(
             + (f" The masks have names such as {next(iter(by_name))!r}." if by_name else "")
             + _other_ending(missing, masks.images, mask_folder)
             + left_out_in(mask_folder)
+            + polygons_in(mask_folder)
         )
     known = set(names)
     if alone := [path for name, path in by_name.items() if name not in known]:

@@ -7,6 +7,7 @@ Pillow scales grayscale of fewer than 8 bits to 0..255 (so 3 in a 2-bit mask bec
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ def is_void(name: str) -> bool:
 
 
 def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
-    """The table for `--mask_colors`: a CSV with the columns name, r, g, b, or JSON `{"water": [0, 0, 255]}`.
+    """The table for `--mask_colors`: a CSV with the columns name, r, g, b, JSON `{"water": [0, 0, 255]}`, or the
+    `labelmap.txt` of CVAT.
 
     Colors may also be written as `#0000ff`. Void is the row with a name from `VOID_NAMES`.
 
@@ -73,7 +75,10 @@ def read_colors(file: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
         DataError: not such a table, or a color with two names.
     """
     try:
-        rows = _json_colors(read_json(Path(file))) if file.endswith(".json") else _csv_colors(Path(file))
+        if file.endswith(".json"):
+            rows = _json_colors(read_json(Path(file)))
+        else:
+            rows = _label_map(Path(file)) or _csv_colors(Path(file))
         found = tuple((str(name).strip(), _rgb(color)) for name, color in rows)
         if sum(not is_void(name) for name, _ in found) < 1:
             raise ValueError("it contains no class")
@@ -96,8 +101,8 @@ def to_mask(mask: Any, name: str | None = None, reading: MaskReading = PLAIN) ->
     Palette images keep their indices. Three equal channels are read as one; opaque alpha is dropped.
 
     Args:
-        mask: a PIL image, path, file content or `{"bytes", "path"}`; an array or nested list (H, W) or (H, W,
-            channels); a tensor (H, W) or (channels, H, W).
+        mask: a PIL image, path, file content or `{"bytes", "path"}`; an array or nested list (H, W), (H, W,
+            channels) or (1, H, W); a tensor (H, W) or (channels, H, W).
         name: the mask's name in errors; by default its path.
 
     Raises:
@@ -146,9 +151,12 @@ def to_mask(mask: Any, name: str | None = None, reading: MaskReading = PLAIN) ->
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(
             f"The mask {name} contains {ids.dtype} values, but class ids are integers. Save it as an 8-bit or 16-bit "
-            "PNG."
+            "PNG, or give an array of integers (torchvision's PILToTensor keeps the ids, ToTensor divides them by 255)."
         )
-    if ids.ndim == 3:
+    wide = ids.ndim == 3 and ids.shape[-1] > 4 and reading.band is None  # no file that Pillow opens has more channels
+    if wide and len(ids) == 1:
+        ids = ids[0]
+    elif ids.ndim == 3 and not wide:
         ids = _one_channel(ids, name, reading.band)
     if ids.ndim != 2 or ids.size == 0:
         raise ValueError(f"The mask {name} has shape {ids.shape}, but must be (height, width) of class ids.")
@@ -270,6 +278,13 @@ def _json_colors(content: Any) -> list[tuple[str, Any]]:
     if isinstance(content, Mapping):
         return list(content.items())
     return [(entry["name"], entry.get("color", entry.get("colour", entry.get("rgb")))) for entry in content]
+
+
+def _label_map(file: Path) -> list[tuple[str, Any]]:
+    """Lines such as `road:128,64,128::`, with `#` before a comment; empty for another file."""
+    lines = [line for line in file.read_text("utf-8-sig", "replace").splitlines() if line and line[0] != "#"]
+    found = [re.fullmatch(r"(.+?):(\d+),(\d+),(\d+):.*:.*", line.strip()) for line in lines]
+    return [(line[1], (line[2], line[3], line[4])) for line in found if line] if all(found) else []
 
 
 def _csv_colors(file: Path) -> list[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from ..builtin import BUILTIN_SETS, load_builtin
 from ..tasks import TASKS
 from ..texts import texts
 from .columns import image_column_of, not_a_target, note_on_split_column, target_column_of
-from .finding import find_images
+from .finding import find_images, polygons_in
 from .folders import class_folders, mask_folders, only_folder_with_splits, without_masks
 from .loading import (
     check_class_orders,
@@ -247,7 +247,7 @@ def _local_files(
     if needs_masks:
         raise DataError(
             f"{str(root)!r} has no folders images/ and masks/, and no table with a column of masks. Put the "
-            "files into images/ and masks/ under the same names."
+            f"files into images/ and masks/ under the same names.{polygons_in(root)}"
         )
     images = find_images(root, apart)
     if not images.names:

@@ -17,7 +17,7 @@ from typing import Any
 from ..arguments import DataArguments
 from ..files import from_json, read_csv
 from ..messages import listed
-from .finding import PACKED, files_of, find_images
+from .finding import PACKED, files_of, find_images, polygons_in
 from .rows import NO_FILE, NO_LABEL, DataError, FileRows, is_label, same_letters
 from .split_names import role_of, with_role
 
@@ -217,7 +217,7 @@ def check_is_table(file: Path) -> None:
     if not is_table(file):
         raise DataError(
             f"{str(file)!r} is a file. Give a folder of images, or a table (.csv, .tsv, .jsonl) with the columns "
-            "file_name and label."
+            f"file_name and label.{polygons_in(file)}"
         )
 
 

@@ -131,9 +131,12 @@ def read_answers(
         if isinstance(problem, DataError):
             raise DataError(f"`extra_labels` {str(path)!r}: {problem}") from problem
         reason = str(problem) if isinstance(problem, OSError) else repr(problem)
+        if task == "image-classification":
+            way = "or a CSV with the columns id and label"
+        else:
+            way = f"or its COCO regions with {QUEUE_FILE} beside them. Other masks belong beside the labeled ones"
         raise DataError(
-            f"`extra_labels` {str(path)!r} cannot be read ({reason}). Give the folder of a labeling queue, "
-            + ("or a CSV with the columns id and label." if task == "image-classification" else "or COCO regions.")
+            f"`extra_labels` {str(path)!r} cannot be read ({reason}). Give the folder of a labeling queue, {way}."
         ) from problem
     if not found:
         way = ", or move images into the folder of their class" if task == "image-classification" else ""
