@@ -242,7 +242,8 @@ def test_every_block_runs(
                 exec(compile("\n" * int(block.place.partition(":")[2]) + block.code, str(PAGES[page]), "exec"), names)
                 if trainer := names.pop("trainer", None):
                     labels = dict(enumerate(trainer.model.class_names))
-                    start = ModelPair.from_models(names["model_a"], names["model_b"], id2label=labels)
+                    task = trainer.model.task
+                    start = ModelPair.from_models(names["model_a"], names["model_b"], task=task, id2label=labels)
                     assert_trained(trainer.model, start)
             case "bash":
                 for words in commands(block.code):
