@@ -95,8 +95,9 @@ def locked(folder: str | Path, *, writes: bool) -> Iterator[None]:
         ) from problem
     try:
         if lock.lock_counter == 1:
+            # Temporary files of a killed run: only the lock holder writes here.
             for place in ("", "checkpoint-*/", "pseudo_labels/*/*/", "pseudo_labels/*/*/*/"):
-                for path in folder.glob(f"{place}.*.partial"):  # temporary files of a killed run: only the lock holder writes here
+                for path in folder.glob(f"{place}.*.partial"):
                     path.unlink(missing_ok=True)
             write_json(folder / OWNER_FILE, {"pid": os.getpid(), "host": platform.node()})
         yield
