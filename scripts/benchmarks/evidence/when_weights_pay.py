@@ -111,7 +111,7 @@ def draw(found: list[Point], file: str) -> None:
         axes.set(xlabel="right pseudo labels at the first phase, %", ylabel="points, mean of a and b")
         axes.set_title(title, fontsize=10, loc="left")
         axes.grid(linewidth=0.4)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds), fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(file, dpi=150, facecolor="white", metadata={"Software": None})
 
 
