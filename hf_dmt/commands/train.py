@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ..hub.repository import HubError, check_name
 from ..method.selection import DivergedError
 from ..models.timm_members import architecture
 from ..report import print_summary
-from ..report.next_steps import Given
+from ..report.next_steps import Given, without_flags
 from ..training.publishing import repository_of
 from ..training.run.checkpoints import last_complete_checkpoint
 from ..training.run.folder import check_output_folder, check_split, locked
@@ -165,28 +165,16 @@ _OF_A_COMPARISON = {"method", "seed", "split_seed", "max_steps"} | OF_A_METHOD
 
 def flags_given(argv: Sequence[str], data: DataArguments) -> Given:
     """The flags of this run, for the commands that follow it."""
-    again = _without(argv, _OF_THE_FOLDER)
-    in_full = _without(again, {"max_steps"})
+    again = without_flags(argv, _OF_THE_FOLDER)
+    in_full = without_flags(again, {"max_steps"})
     return Given(
         train=again,
         in_full=in_full if len(in_full) < len(again) else [*again, "--max_steps", "-1"],  # set in a config file
-        any_method=_without(again, {"method"} | OF_A_METHOD),
-        compare=_without(again, _OF_A_COMPARISON | {"push_to_hub", "hub_model_id"}),
+        any_method=without_flags(again, {"method"} | OF_A_METHOD),
+        compare=without_flags(again, _OF_A_COMPARISON | {"push_to_hub", "hub_model_id"}),
         data=data_flags(data),
         unlabeled=data.unlabeled_dir,
     )
-
-
-def _without(argv: Sequence[str], names: Collection[str]) -> list[str]:
-    """The words of a command without these flags and their values."""
-    kept: list[str] = []
-    keep = True
-    for word in argv:
-        if word.startswith("--"):
-            keep = word[2:].partition("=")[0].replace("-", "_") not in names
-        if keep:
-            kept.append(word)
-    return kept
 
 
 def push_command(trainer: DMTTrainer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,16 +76,16 @@ def _repair(run: Run, gain: Gain | None, given: Given | None) -> list[Step]:
         return []
     if run.knobs.get("strategy") == "online":
         why = "Labels made at every update reinforced their own mistakes: make them between phases instead."
-        return [Step(why, f"{_train(run, given)} --strategy phases")]
+        return [Step(why, _train(run, given, "--strategy", "phases"))]
     longer = 2 * float(run.knobs.get("supervised_epochs") or 50)
     return [
         Step(
             "Phase 0 may have been too short: train it longer, and keep fewer pseudo labels.",
-            f"{_train(run, given)} --supervised_epochs {longer:g} --label_ratios 0.2 0.4 0.6",
+            _train(run, given, "--supervised_epochs", f"{longer:g}", "--label_ratios", "0.2", "0.4", "0.6"),
         ),
         Step(
             "Or train on the labels alone, with the same number of updates.",
-            f"{_train(run, given, any_method=True)} --method supervised",
+            _train(run, given, "--method", "supervised"),
         ),
     ]
 
@@ -93,7 +93,7 @@ def _repair(run: Run, gain: Gain | None, given: Given | None) -> list[Step]:
 def _measure(run: Run, gain: Gain | None, given: Given | None) -> list[Step]:
     if gain is not None and gain.split == "eval":
         why = "Hold out labeled images as a test split (--test_fraction 0.2): the eval split chose the model."
-        return [Step(why, f"{_train(run, given)} --test_fraction 0.2" if given else None)]
+        return [Step(why, _train(run, given, "--test_fraction", "0.2") if given else None)]
     if gain is not None and gain.having("unclear") and not gain.having("gain") and not gain.having("loss"):
         why = "Repeat with other splits: a single run on so few images is not conclusive."
         return [Step(why, _compare(run, given))]
@@ -116,7 +116,7 @@ def _label(run: Run, classes: ByClass | None, place: str, given: Given | None) -
             f"At least {100 * min(known):.0f} % of the pseudo labels are right, so using all of them at full weight "
             "(mutual) may gain more."
         )
-        steps.append(Step(why, f"{_train(run, given, any_method=True)} --method mutual"))
+        steps.append(Step(why, _train(run, given, "--method", "mutual")))
     elif classes is not None and classes.never_found:
         names = ", ".join(classes.never_found[:3])
         steps.append(Step(f"Label more images of the classes that the ensemble never finds: {names}."))
@@ -154,10 +154,13 @@ def _images_of(run: Run, given: Given | None) -> str:
     return f" --dataset_name ...{unlabeled}{labels}"
 
 
-def _train(run: Run, given: Given | None, *, any_method: bool = False) -> str:
-    if given:
-        return _command(run, given.any_method if any_method else given.train)
-    return f"hf-dmt train{_same(run)}"
+def _train(run: Run, given: Given | None, *changes: str) -> str:
+    """A run like this one but for the flags in `changes`."""
+    if not given:
+        return f"hf-dmt train{_same(run)} {' '.join(changes)}"
+    flags = given.any_method if "--method" in changes else given.train
+    replaced = {word.removeprefix("--") for word in changes if word.startswith("--")}
+    return _command(run, [*without_flags(flags, replaced), *changes])
 
 
 def _command(run: Run, flags: Sequence[str]) -> str:
@@ -176,3 +179,15 @@ def _same(run: Run) -> str:
     if data in BUILTIN_SETS:
         return "" if data == "digits" else f" --dataset_name {data}"
     return f" --dataset_name {shlex.quote(run.split['dataset_id'])} ..." if run.split.get("dataset_id") else " ..."
+
+
+def without_flags(words: Sequence[str], names: Collection[str]) -> list[str]:
+    """The words of a command without these flags and their values."""
+    kept: list[str] = []
+    keep = True
+    for word in words:
+        if word.startswith("--"):
+            keep = word[2:].partition("=")[0].replace("-", "_") not in names
+        if keep:
+            kept.append(word)
+    return kept

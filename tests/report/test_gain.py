@@ -295,6 +295,7 @@ def test_the_terminal_gives_commands_that_can_be_copied(
             case "train":
                 assert "--seed=4" in words and ("--gamma1" in words) == ("--method" not in words)
                 assert words[words.index("--output_dir") + 1] == "run-2"
+                assert len({word for word in words if word.startswith("--")}) == sum(w.startswith("--") for w in words)
     printed = summary(run, given).partition("what to do next")[2]
     copied = " ".join(printed.replace("\\\n", "").split())
     assert all(command in copied for command in commands)
